@@ -1,0 +1,92 @@
+"""leanconv makes convolutional networks lean: fewer parameters and MACs, measured on your device."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from leanconv.bench.summary import summary
+    from leanconv.conversion.apply import convert, plan_of
+    from leanconv.conversion.calibrate import calibrate_
+    from leanconv.conversion.check import check
+    from leanconv.conversion.dense import to_dense
+    from leanconv.conversion.plan import Plan, plan
+    from leanconv.core.count import Count, count
+    from leanconv.core.errors import LeanconvError
+    from leanconv.core.method import Group, Kept, Method, Site
+    from leanconv.core.operator import ConvOp, LinearOp
+    from leanconv.core.penalty import penalty
+    from leanconv.core.spec import ConvSpec
+    from leanconv.files.load import load
+    from leanconv.files.save import save
+    from leanconv.models.create import create_model, list_models
+    from leanconv.ops import (
+        METHODS,
+        DepthShared,
+        DepthSharedConv2d,
+        SharedBasis,
+        SharedBasisConv2d,
+        Split,
+        SplitConv2d,
+        TiedBlock,
+        TiedBlockConv2d,
+        TiedBlockLinear,
+        TiedGlobalContext,
+        TiedSE,
+    )
+
+# Where each public name lives. They are imported on first use, so that a command line that only wants to print its
+# help does not load torch; the imports above tell type checkers the same.
+_HOME = {
+    "METHODS": "ops",
+    "ConvOp": "core.operator",
+    "ConvSpec": "core.spec",
+    "Count": "core.count",
+    "DepthShared": "ops",
+    "DepthSharedConv2d": "ops",
+    "Group": "core.method",
+    "Kept": "core.method",
+    "LeanconvError": "core.errors",
+    "LinearOp": "core.operator",
+    "Method": "core.method",
+    "Plan": "conversion.plan",
+    "SharedBasis": "ops",
+    "SharedBasisConv2d": "ops",
+    "Site": "core.method",
+    "Split": "ops",
+    "SplitConv2d": "ops",
+    "TiedBlock": "ops",
+    "TiedBlockConv2d": "ops",
+    "TiedBlockLinear": "ops",
+    "TiedGlobalContext": "ops",
+    "TiedSE": "ops",
+    "calibrate_": "conversion.calibrate",
+    "check": "conversion.check",
+    "convert": "conversion.apply",
+    "count": "core.count",
+    "create_model": "models.create",
+    "list_models": "models.create",
+    "load": "files.load",
+    "penalty": "core.penalty",
+    "plan": "conversion.plan",
+    "plan_of": "conversion.apply",
+    "save": "files.save",
+    "summary": "bench.summary",
+    "to_dense": "conversion.dense",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'leanconv' has no attribute {name!r}")
+    value = getattr(import_module(f"leanconv.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

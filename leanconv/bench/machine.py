@@ -1,0 +1,116 @@
+"""What a measurement was made on and with: hardware, versions, commit. No host name, user name or path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import leanconv
+
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy")
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine and the software as plain JSON values; what cannot be found out is None.
+
+    `cpu_flags` holds only the flags that decide which kernels run; `git` is the commit of leanconv's own checkout, `dirty` when
+    its package differs from that commit, and None for an installed copy.
+    """
+    info = _cpuinfo()
+    return {
+        "cpu": info["model"],
+        "physical_cores": info["cores"],
+        "usable_cpus": _usable_cpus(),
+        "torch_threads": torch.get_num_threads(),
+        "cpu_flags": info["flags"],
+        "memory_gib": _memory_gib(),
+        "gpu": _gpu(),
+        "os": _system(),
+        "python": platform.python_version(),
+        "versions": {"leanconv": leanconv.__version__} | {name: _version(name) for name in PACKAGES},
+        "git": _git(Path(leanconv.__file__).parent),
+    }
+
+
+def _cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """Model, number of physical cores and flags of interest, read from Linux; the portable rest elsewhere."""
+    text = path.read_text() if path.exists() else ""
+    entries = [
+        {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        for block in text.strip().split("\n\n")
+    ]
+    first = entries[0]
+    cores = {
+        (entry["physical id"], entry["core id"]) for entry in entries if "core id" in entry and "physical id" in entry
+    }
+    present = (first.get("flags") or first.get("Features") or "").split()
+    return {
+        "model": first.get("model name") or platform.processor() or platform.machine(),
+        "cores": len(cores) or os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in present],
+    }
+
+
+def _system() -> str:
+    """ "Linux 6.12": a build's own suffix is left out, for it may name a site."""
+    release = re.match(r"\d+(\.\d+)?", platform.release())
+    return f"{platform.system()} {release.group()}" if release else platform.system()
+
+
+def _usable_cpus() -> int | None:
+    """CPUs this process may run on: fewer than the machine's in many containers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpu() -> dict[str, Any] | None:
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        "name": properties.name,
+        "count": torch.cuda.device_count(),
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "driver": driver.splitlines()[0] if driver else None,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    # An installed copy may lie inside somebody else's repository: only a tracked package is a checkout
+    if _output("git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(folder), "status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": changes != ""} if commit else None
+
+
+def _output(*command: str) -> str | None:
+    """What `command` prints; None when it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,103 @@
+"""Networks side by side: parameters, MACs, bytes and measured latency."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from leanconv.bench.latency import Latency, measure_latency
+from leanconv.conversion.apply import plan_of
+from leanconv.core.count import Count, count
+from leanconv.core.errors import SettingError
+from leanconv.core.meta import InputSize
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of a summary."""
+
+    name: str
+    count: Count
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows to compare; printed as a table, with ratios to the first row."""
+
+    rows: tuple[Row, ...]
+    input_size: InputSize | None
+    batch: int
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One dict a row: the counts, and the latency where it was measured."""
+        return [
+            {"name": row.name, **asdict(row.count), **({} if row.latency is None else asdict(row.latency))}
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        first = self.rows[0].count
+        table = [["network", "parameters", "stored", "MACs", "bytes"]]
+        if self.rows[0].latency:
+            table[0] += [f"ms (batch {self.batch})", "time ratio"]
+        for row in self.rows:
+            c = row.count
+            line = [row.name, _against(c.params, first.params), f"{c.stored:,}"]
+            line += ["?" if c.macs is None or first.macs is None else _against(c.macs, first.macs), f"{c.bytes:,}"]
+            if row.latency:
+                latency = row.latency
+                line.append(f"{latency.median_ms:.2f} [{latency.q25_ms:.2f}, {latency.q75_ms:.2f}]")
+                line.append(f"{latency.ratio:.2f} [{latency.ratio_q25:.2f}, {latency.ratio_q75:.2f}]")
+            table.append(line)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = []
+        for line in table:
+            cells = [line[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+            lines.append("  ".join(cells))
+        return "\n".join(lines)
+
+
+def summary(
+    *models: nn.Module, input_size: InputSize | None = None, batch: int = 1, latency: bool = True, seconds: float = 3.0
+) -> Summary:
+    """Count `models` and measure them, interleaved; print the result for a table.
+
+    1 MAC is one multiply-add, for one image. Latency is the median over rounds, with quartiles.
+
+    Args:
+        input_size: (channels, height, width); default: what the first model was made for.
+        batch: images a forward pass, for the latency.
+        latency: whether to measure; without it nothing runs but counts.
+        seconds: time to measure for, all models together.
+
+    Raises:
+        SettingError: no model, or no input size known for measuring.
+    """
+    if not models:
+        raise SettingError("summary() needs at least one model")
+    names = _names(models)
+    times: list[Latency | None] = [None] * len(models)
+    if latency:
+        times = [*measure_latency(dict(zip(names, models, strict=True)), input_size, batch=batch, seconds=seconds)]
+    rows = tuple(
+        Row(name, count(model, input_size), time) for name, model, time in zip(names, models, times, strict=True)
+    )
+    return Summary(rows, input_size, batch)
+
+
+def _names(models: tuple[nn.Module, ...]) -> list[str]:
+    """What each network is: the methods of its plan, or its class; numbered where two are alike."""
+    names = []
+    for model in models:
+        plan = plan_of(model)
+        methods = list(dict.fromkeys(group.method.label() for group in plan.groups)) if plan else []
+        names.append(" + ".join(methods[:2]) + (" + ..." if len(methods) > 2 else "") or type(model).__name__)
+    return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _against(value: int, first: int) -> str:
+    return f"{value:,} ({value / first:.1%})" if first else f"{value:,}"

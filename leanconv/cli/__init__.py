@@ -1,0 +1,7 @@
+"""The command line: one small file a verb."""
+
+from __future__ import annotations
+
+from leanconv.cli.app import app, main
+
+__all__ = ["app", "main"]

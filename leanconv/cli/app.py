@@ -1,0 +1,97 @@
+"""The verbs together, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from leanconv import __version__
+from leanconv.cli.compare import compare
+from leanconv.cli.convert import convert
+from leanconv.cli.demo import demo
+from leanconv.cli.doctor import doctor
+from leanconv.cli.evaluate import evaluate
+from leanconv.cli.inspect import inspect
+from leanconv.cli.models import models
+from leanconv.cli.train import train
+from leanconv.core.errors import LeanconvError
+
+VERBS = {
+    "demo": (demo, "demo"),
+    "models": (models, "models 'timm/resnet*'"),
+    "inspect": (inspect, 'inspect timm/resnet50 --method "tied_block(blocks=2)" --exclude conv1'),
+    "convert": (convert, 'convert timm/resnet50 --pretrained --method "tied_block(blocks=2)" --init fit -o lean/'),
+    "train": (train, 'train resnet20 --method "split(ratio=0.5)" --data digits --epochs 20 --out runs/split'),
+    "eval": (evaluate, "eval runs/split --data digits"),
+    "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
+    "doctor": (doctor, "doctor"),
+}
+
+app = typer.Typer(
+    name="leanconv",
+    help="Make convolutional networks lean: fewer parameters and MACs, trained, compared and measured on your machine.",
+    epilog="Start with: leanconv demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for verb, (function, example) in VERBS.items():
+    app.command(verb, epilog=f"Example: leanconv {example}")(function)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 the run failed, 2 bad input, 3 a check was not met, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="leanconv")
+    except SystemExit as end:
+        sys.exit(_flushed(end.code))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except LeanconvError as error:
+        if debug:
+            raise
+        _fail(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(f"{what}; check the path, its permissions and the space left")
+        sys.exit(2)
+
+
+def _fail(message: str) -> None:
+    print(f"leanconv: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _flushed(code: object) -> object:
+    """The exit code, after standard output was flushed: a reader that went away is one line, not a traceback."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail("standard output was closed before everything was written")
+        return 1
+    return code

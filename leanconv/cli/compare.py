@@ -1,0 +1,135 @@
+"""``leanconv compare``: the main job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Pretrained, Target, Where
+from leanconv.cli.output import say, show, show_json
+from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_flags
+
+if TYPE_CHECKING:
+    from leanconv.cli.runs import Job
+
+SCHEMA_VERSION = 1
+LATENCY_SECONDS = 6.0
+
+
+@with_train_flags
+def compare(
+    target: Target,
+    methods: Annotated[str, typer.Option("--methods", help='Separated by commas: "dense,tied_block(blocks=2)".')],
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method, from --seed on.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results. Default: runs/TARGET-DATA.")
+    ] = None,
+    where: Where = None,
+    exclude: Exclude = None,
+    init: Init = "fresh",
+    pretrained: Pretrained = False,
+    recipe: Recipe = None,
+    latency_batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")] = 1,
+    device: Device = "auto",
+    as_json: Json = False,
+    **settings: Any,
+) -> None:
+    """Train TARGET under each method from the same seeds, and show parameters, MACs, accuracy and latency side by side.
+
+    The first convolution stays dense. Accuracy is that of the test part, which each finished network sees once.
+    An interrupted comparison continues when the same command is given again, and finished runs are kept; two
+    comparisons of different methods may share one folder, and the later report has both.
+    """
+    from leanconv.cli.comparison import make_rows, measure, train_all
+    from leanconv.cli.methods import parse_methods
+    from leanconv.cli.runs import Job
+    from leanconv.data import open_data
+
+    asked = parse_methods(methods)
+    images = open_data(data, root=data_root, download=download)
+    config = train_config(recipe, images, settings)
+    folder = out or Path("runs") / f"{target.strip('/').replace('/', '-')}-{images.name}"
+    globs = (tuple(where or ()), tuple(exclude or ()))
+    jobs = [
+        Job(target, method, images, config.replace(seed=config.seed + number), *globs, init, pretrained, keep_stem=True)
+        for number in range(seeds)
+        for method in asked.values()
+    ]
+    try:
+        trained = train_all(jobs, folder, accelerator=device)
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command continues in {folder}")
+        raise
+    options = {
+        "batch": latency_batch,
+        "device": _device(device),
+        "channels_last": config.channels_last,
+        "threads": config.threads,
+        "seconds": LATENCY_SECONDS,
+    }
+    rows = make_rows(trained, measure(trained, jobs[0].input_size, options))
+    summary = summarise(jobs[0], rows, options)
+    page = write(folder, summary, {label: list(method.folders.values()) for label, method in trained.items()})
+    present(summary, page, as_json)
+    if any(row["failed"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> dict[str, Any]:
+    """The results as ``results/schema.json`` wants them."""
+    from leanconv.bench.machine import describe_machine
+
+    machine = describe_machine()
+    git = machine.pop("git") or {"commit": None, "dirty": None}
+    identity = job.identity()
+    shared = {name: value for name, value in identity.items() if name not in ("method", "seed")}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "compare",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git["commit"],
+        "dirty": git["dirty"],
+        "versions": {"python": machine.pop("python"), **machine.pop("versions")},
+        "machine": machine,
+        "command": shlex.join(["leanconv", *sys.argv[1:]]),
+        "settings": {**shared, "latency": {"dtype": "float32", **latency}},
+        "n": max((row["n"] for row in rows), default=0),
+        "seeds": sorted({seed for row in rows for seed in row["seeds"]}),
+        "rows": rows,
+    }
+
+
+def write(folder: Path, summary: dict[str, Any], runs: dict[str, list[Path]]) -> Path:
+    """Write summary.json, report.md and report.html; returns the page's path."""
+    from leanconv.cli.runs import SUMMARY_FILE, history
+    from leanconv.core.atomic import write_json
+    from leanconv.report import page
+
+    write_json(folder / SUMMARY_FILE, summary)
+    return page.write(folder, summary, {label: [history(run) for run in found] for label, found in runs.items()})
+
+
+def present(summary: dict[str, Any], page: Path, as_json: bool) -> None:
+    """Print the table, what it says, and where the report lies."""
+    from leanconv.report import tables, verdict
+
+    if as_json:
+        show_json(summary)
+        say(f"report: {page}")
+        return
+    title = f"{summary['settings']['target']} on {summary['settings']['data']['name']}"
+    show(tables.rich_table(summary["rows"], title), "", *verdict.sentences(summary["rows"]), "", f"report: {page}")

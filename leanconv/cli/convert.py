@@ -1,0 +1,51 @@
+"""``leanconv convert``: a lean network as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leanconv.cli.options import Exclude, Init, Json, Method, Pretrained, Seed, Size, Target, Where, input_size
+from leanconv.cli.output import show, show_json
+
+
+def convert(
+    target: Target,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the lean network.")],
+    method: Method,
+    where: Where = None,
+    exclude: Exclude = None,
+    size: Size = None,
+    init: Init = "fit",
+    pretrained: Pretrained = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Convert TARGET and save it: model.safetensors, which is enough to load it again, and plan.json to read.
+
+    --init fit starts from TARGET's weights, so take a trained network: a folder, or a name with --pretrained.
+    """
+    import torch
+
+    from leanconv.cli.inspect import describe
+    from leanconv.cli.methods import label_of, parse_method
+    from leanconv.cli.target import make_useful_plan, open_target
+    from leanconv.conversion import apply
+    from leanconv.core.base import input_size_of
+    from leanconv.files.save import save
+
+    asked = parse_method(method)
+    torch.manual_seed(seed)
+    model = open_target(target, pretrained=pretrained)
+    shape = input_size(size) or input_size_of(model)
+    plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
+    lean = model if plan is None else apply.convert(model, plan, init)
+    folder = save(lean, out)
+    found = describe(model, lean, plan, shape)
+    before, after = found["before"], found["after"]
+    if as_json:
+        show_json({"target": target, "method": label_of(asked), "out": str(folder), "before": before, "after": after})
+    else:
+        show(f"{label_of(asked)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")

@@ -1,0 +1,57 @@
+"""``leanconv eval``: how good a saved network is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import typer
+
+from leanconv.cli.options import Data, DataRoot, Download, Json
+from leanconv.cli.output import show, show_json
+
+
+def evaluate(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a network in.")],
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    part: Annotated[Literal["test", "train"], typer.Option("--part", help="Which part of the data.")] = "test",
+    ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
+    image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Pixels a side to bring images to.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.")] = 500,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option("--precision", help="bf16 computes in bfloat16.")] = "fp32",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Test the network in DIR: top-1 and top-5 accuracy and loss."""
+    from leanconv import train
+    from leanconv.cli.target import check_fits
+    from leanconv.core.errors import SettingError
+    from leanconv.data import open_data
+    from leanconv.files.load import load
+
+    images = open_data(data, root=data_root, download=download)
+    model = load(folder)
+    size = (image_size, image_size) if image_size else images.image_size
+    if size is None:
+        raise SettingError(f"the images of {images.name} vary in size; give --image-size, 224 say")
+    check_fits(model, images, size)
+    scores = train.evaluate(
+        model,
+        images.test if part == "test" else images.train,
+        mean=images.mean,
+        std=images.std,
+        batch_size=batch_size,
+        ten_crop=ten_crop,
+        precision=precision,
+        image_size=image_size,
+        workers=workers,
+    )
+    if as_json:
+        show_json({"model": folder, "data": images.name, "part": part, "ten_crop": ten_crop} | asdict(scores))
+    else:
+        show(
+            f"{images.name} {part}: top-1 {scores.top1_pct:.2f} %, top-5 {scores.top5_pct:.2f} %, "
+            f"loss {scores.loss:.4f} on {scores.n:,} images"
+        )

@@ -1,0 +1,138 @@
+"""``leanconv inspect``: what a method would do to a network, before anything is trained or downloaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from leanconv.cli.options import Exclude, Json, Method, Size, Target, Where, input_size
+from leanconv.cli.output import show, show_json
+from leanconv.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import nn
+
+    from leanconv.conversion.plan import Plan
+    from leanconv.core.meta import InputSize
+
+
+def inspect(
+    target: Target,
+    method: Method = "dense",
+    where: Where = None,
+    exclude: Exclude = None,
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Show which convolutions of TARGET would convert, which stay dense and why, and what that saves.
+
+    Needs no weights. Everything that --where matches converts unless --exclude names it, the first convolution too.
+    A folder with a lean network is shown as it was converted.
+    """
+    from leanconv.cli.methods import parse_method
+    from leanconv.cli.target import make_plan, open_without_weights, rebuild_dense
+    from leanconv.conversion.apply import convert, plan_of
+    from leanconv.core.base import input_size_of
+
+    asked = parse_method(method)
+    model = open_without_weights(target)
+    shape = input_size(size) or input_size_of(model)
+    plan = plan_of(model)
+    dense: nn.Module | None = model
+    lean = model
+    if plan is not None:
+        if asked is not None:
+            raise SettingError(f"{target} is lean already; inspect it without --method, or name the dense network")
+        dense = rebuild_dense(model)
+        shape = shape or plan.input_size
+    elif asked is not None:
+        if shape is None:
+            raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
+        plan = make_plan(model, asked, where, exclude, shape)
+        lean = convert(model, plan)
+    found = {"target": target, "input_size": shape and list(shape)} | describe(dense, lean, plan, shape)
+    if as_json:
+        show_json(found)
+    else:
+        show(_table(found), _summary(found))
+
+
+def counts(model: nn.Module, shape: InputSize | None) -> dict[str, Any]:
+    """params, macs and weight_bytes of `model`."""
+    from leanconv.core.count import count
+
+    counted = count(model, shape)
+    return {"params": counted.params, "macs": counted.macs, "weight_bytes": counted.bytes}
+
+
+def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape: InputSize | None) -> dict[str, Any]:
+    """The figures of a conversion: in total, and for each convolution of the plan in the network's order."""
+    return {
+        "before": None if dense is None else counts(dense, shape),
+        "after": counts(lean, shape),
+        "layers": [] if plan is None else _layers(lean, plan),
+    }
+
+
+def _layers(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    """One entry a convolution. What a group shares is counted at the first of its convolutions, which owns it."""
+    layers: list[dict[str, Any]] = []
+    for number, group in enumerate(plan.groups):
+        for site, macs in zip(group.sites, group.macs(), strict=True):
+            params = sum(p.numel() for p in lean.get_submodule(site.name).parameters())
+            layers.append(_layer(site, group.method.label(), params, macs, None) | {"group": number})
+    for kept in plan.kept:
+        layers.append(_layer(kept.site, "dense", kept.site.params(), kept.site.macs(), kept.reason) | {"group": None})
+    order = {name: index for index, (name, _) in enumerate(lean.named_modules())}
+    return sorted(layers, key=lambda layer: order[layer["name"]])
+
+
+def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "conv": str(site.spec),
+        "stage": site.stage,
+        "method": method,
+        "kept_because": reason,
+        "params_before": site.params(),
+        "params_after": params,
+        "macs_before": site.macs(),
+        "macs_after": macs,
+    }
+
+
+def _table(found: dict[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from leanconv.report.tables import macs, whole
+
+    table = Table(
+        caption="MACs for one image; 1 MAC = one multiply-add. A shared weight is counted where it is first used.",
+        caption_justify="left",
+    )
+    for head in ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after"):
+        table.add_column(head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold")
+    for layer in found["layers"]:
+        becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
+        counts = [whole(layer["params_before"]), whole(layer["params_after"])]
+        table.add_row(
+            layer["name"] or "(root)", layer["conv"], Text(becomes), *counts, macs(layer["macs_before"]), macs(layer["macs_after"])
+        )
+    before, after = found["before"] or {}, found["after"]
+    counts = [whole(before.get("params")), whole(after["params"]), macs(before.get("macs")), macs(after["macs"])]
+    table.add_section()
+    table.add_row("Whole network", "", "", *counts)
+    return table
+
+
+def _summary(found: dict[str, Any]) -> str:
+    before, after, layers = found["before"], found["after"], found["layers"]
+    if not layers or before is None:
+        return f"{found['target']}: {after['params']:,} parameters"
+    converted = sum(layer["kept_because"] is None for layer in layers)
+    parts = [f"{converted} of {len(layers)} convolutions convert"]
+    for name, text in (("params", "parameters"), ("macs", "MACs"), ("weight_bytes", "weight bytes")):
+        if before[name]:
+            parts.append(f"{text} {before[name]:,} -> {after[name]:,} ({after[name] / before[name]:.2f})")
+    return "; ".join(parts)

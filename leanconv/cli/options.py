@@ -1,0 +1,61 @@
+"""Arguments and flags that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from leanconv.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from leanconv.core.meta import InputSize
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET", help="A network: resnet20, timm/NAME, torchvision/NAME, or a folder that leanconv saved."
+    ),
+]
+Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="GLOB", help="Convert only convolutions whose name matches; may be repeated."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Leave convolutions whose name matches dense; may be repeated."),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--input-size", metavar="C,H,W", help="The image: 3,224,224. Default: what the network was made for."),
+]
+Init = Annotated[
+    Literal["fresh", "fit"],
+    typer.Option("--init", help="New weights: fresh, or fitted to the dense ones."),
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Start from published weights, downloading them if needed.")]
+Data = Annotated[
+    str,
+    typer.Option("--data", metavar="DATA", help="digits, cifar10, cifar100, or a folder of images or parquet files."),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Where cifar10 and cifar100 lie. Default: data.")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 when they are not there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Where randomness starts.")]
+
+
+def input_size(text: str | None) -> InputSize | None:
+    """``"3,224,224"`` as (channels, height, width)."""
+    if text is None:
+        return None
+    try:
+        channels, height, width = (int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise SettingError(f"--input-size {text!r} must be channels,height,width: 3,224,224") from None
+    if min(channels, height, width) < 1:
+        raise SettingError(f"--input-size {text!r} must be three numbers of at least 1: 3,224,224")
+    return channels, height, width

@@ -1,0 +1,31 @@
+"""Data to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDTH = 200  # where there is no terminal to ask: a table in a file or a pipe is not folded
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and lines for a reader."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(part)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON value for a program."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def say(message: str) -> None:
+    """A line about progress."""
+    print(message, file=sys.stderr, flush=True)

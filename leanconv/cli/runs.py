@@ -1,0 +1,242 @@
+"""One training run from start to tested network, in a folder of its own, done once and continued where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanconv.cli.inspect import counts
+from leanconv.cli.methods import label_of
+from leanconv.cli.output import say
+from leanconv.cli.target import check_fits, make_useful_plan, open_target, stem
+from leanconv.core.atomic import write_json
+from leanconv.core.errors import FileError, RunError, SettingError
+from leanconv.core.method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from leanconv.conversion.apply import Init
+    from leanconv.data import ImageData
+    from leanconv.train import FitResult, TrainConfig
+
+RUN_FILE = "run.json"
+SUMMARY_FILE = "summary.json"
+OWN = ("method", "seed")  # what may differ between the runs of one comparison
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides what a run gives.
+
+    Args:
+        method: None trains the network as it is.
+        keep_stem: leave the first convolution dense whatever the globs say.
+    """
+
+    target: str
+    method: Method | None
+    data: ImageData
+    config: TrainConfig
+    where: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    init: Init = "fresh"
+    pretrained: bool = False
+    keep_stem: bool = False
+
+    @property
+    def label(self) -> str:
+        return label_of(self.method)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        asked = self.config.image_size
+        size = (asked, asked) if isinstance(asked, int) else asked or self.data.image_size
+        if size is None:
+            raise SettingError(f"the images of {self.data.name} vary in size; give --image-size, 224 say")
+        return size[0], size[1]
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (self.data.channels, *self.image_size)
+
+    def identity(self) -> dict[str, Any]:
+        """The same as values that JSON knows: two runs with equal identities are the same run."""
+        from leanconv.data import describe
+        from leanconv.train.config import EXECUTION
+
+        train = self.config.model_dump(mode="json", exclude=set(EXECUTION))
+        seed = train.pop("seed")
+        facts = describe(self.data)
+        return {
+            "target": self.target,
+            "method": self.label,
+            "seed": seed,
+            "data": facts | {"classes": len(facts["classes"])},
+            "where": list(self.where),
+            "exclude": list(self.exclude),
+            "stem_kept_dense": self.keep_stem,
+            "init": self.init,
+            "pretrained": self.pretrained,
+            "train": train,
+        }
+
+    def build(self) -> nn.Module:
+        """The network to train, from this job's seed: what is not converted starts alike under every method."""
+        import torch
+
+        from leanconv.conversion.apply import convert
+
+        torch.manual_seed(self.config.seed)
+        classes, channels = len(self.data.classes), self.data.channels
+        model = open_target(self.target, pretrained=self.pretrained, num_classes=classes, in_chans=channels)
+        check_fits(model, self.data, self.image_size)
+        if self.method is None:
+            return model
+        exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
+        plan = make_useful_plan(model, self.method, self.where, exclude, self.input_size)
+        return convert(model, plan, self.init)
+
+    def counts(self) -> dict[str, Any]:
+        """params, macs and weight_bytes of the network."""
+        return counts(self.build(), self.input_size)
+
+
+def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: str = "") -> str | None:
+    """The first setting in which two identities differ, as ``name is a there and b here``; None when they are equal."""
+    for name in sorted({*found, *wanted} - {*ignore}):
+        there, here = found.get(name), wanted.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            inner = difference(there, here, prefix=f"{prefix}{name}.")
+            if inner:
+                return inner
+        elif there != here:
+            return f"{prefix}{name} is {there!r} there and {here!r} here"
+    return None
+
+
+def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, **device: Any) -> dict[str, Any]:
+    """Train, test once and save; a finished run of the same identity is read back, an unfinished one continued.
+
+    Returns:
+        the run's summary: counts, what training gave, and the test scores.
+
+    Raises:
+        SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
+        RunError: training failed.
+    """
+    from leanconv.train import fit
+
+    identity = job.identity()
+    with _alone(folder):
+        started = (folder / RUN_FILE).exists()
+        if started:
+            differs = difference(read_json(folder / RUN_FILE), identity)
+            if differs:
+                raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out")
+            summary = finished(folder)
+            if summary is not None:
+                return summary
+            if not resume:
+                raise SettingError(f"{folder} holds this run, unfinished; add --resume to continue it")
+        elif folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+            raise SettingError(f"{folder} holds something else; choose another folder with --out")
+        model = job.build()
+        write_json(folder / RUN_FILE, identity)
+        fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
+        return _conclude(job, folder, model, fitted)
+
+
+def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> dict[str, Any]:
+    """Save the network, test it, and write the run's summary: only now is the test part looked at."""
+    from leanconv.files.save import save
+    from leanconv.train import evaluate
+
+    model.cpu().eval()
+    save(model, folder)
+    scores = evaluate(
+        model,
+        job.data.test,
+        mean=job.data.mean,
+        std=job.data.std,
+        ten_crop=job.config.ten_crop,
+        precision=job.config.precision,
+        channels_last=job.config.channels_last,
+        image_size=job.config.image_size,
+    )
+    trained = dataclasses.asdict(fitted)
+    trained.pop("history", None)
+    summary = {
+        "status": "finished",
+        "method": job.label,
+        "seed": job.config.seed,
+        "counts": counts(model, job.input_size),
+        "train": trained,
+        "test": dataclasses.asdict(scores),
+    }
+    write_json(folder / SUMMARY_FILE, summary)
+    return summary
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The summary of the run in `folder`; None while it is not finished."""
+    path = folder / SUMMARY_FILE
+    summary = read_json(path) if path.exists() else {}
+    return summary if summary.get("status") == "finished" and summary.get("test") else None
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of each epoch of the run in `folder`."""
+    path = folder / "metrics.jsonl"
+    epochs = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # the half line of a killed process
+            epochs.append(json.loads(line))
+    return epochs
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that leanconv wrote."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(f"{path} is not JSON ({error}); remove its folder and run again") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path} holds no JSON object; remove its folder and run again")
+    return value
+
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder, waiting while another process works in it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:  # the first process of a group holds it
+        yield
+        return
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{folder}: another process is at work on this run; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def failure(error: BaseException) -> str:
+    """Why a run failed, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, RunError) else f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,127 @@
+"""From what the user typed to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leanconv.core.errors import LeanconvError, SettingError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from leanconv.conversion.plan import Plan
+    from leanconv.core.meta import InputSize
+    from leanconv.core.method import Method
+    from leanconv.data import ImageData
+
+
+def is_saved(target: str) -> bool:
+    """Whether `target` is a folder rather than a name."""
+    return Path(target).expanduser().is_dir()
+
+
+def open_target(
+    target: str, *, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None
+) -> nn.Module:
+    """A network by name, or the one saved in a folder.
+
+    Raises:
+        SettingError: an unknown name, or a folder together with a setting that only building takes.
+        FileError: the folder holds no network of leanconv's.
+    """
+    from leanconv.files.load import load
+    from leanconv.models import create_model
+
+    if not is_saved(target):
+        return create_model(target, pretrained, num_classes, in_chans)
+    if pretrained:
+        raise SettingError(f"--pretrained is for networks by name; {target} is a folder and brings its weights")
+    return load(Path(target).expanduser())
+
+
+def open_without_weights(target: str) -> nn.Module:
+    """The same on the meta device, where nothing is allocated or computed."""
+    import torch
+
+    if is_saved(target):
+        return open_target(target)
+    try:
+        with torch.device("meta"):
+            return open_target(target)
+    except LeanconvError as error:
+        if error.__cause__ is None:  # ours: a name or a setting that no device will make valid
+            raise
+        return open_target(target)  # some builders compute with real numbers
+
+
+def rebuild_dense(lean: nn.Module) -> nn.Module | None:
+    """The dense network that `lean` was made from, without weights; None when it was not built by name."""
+    import torch
+
+    from leanconv.core.base import get_base
+    from leanconv.models import create_model
+
+    base = get_base(lean)
+    if base is None:
+        return None
+    with torch.device("meta"):
+        return create_model(base["name"], **base["kwargs"])
+
+
+def stem(model: nn.Module) -> str:
+    """The name of the first convolution."""
+    from torch import nn
+
+    return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
+
+
+def make_plan(
+    model: nn.Module,
+    method: Method,
+    where: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    size: InputSize | None,
+) -> Plan:
+    """The plan that --where and --exclude describe."""
+    from leanconv.conversion.plan import plan
+
+    return plan(model, method, tuple(where or ("*",)), exclude=tuple(exclude or ()), input_size=size)
+
+
+def make_useful_plan(
+    model: nn.Module,
+    method: Method,
+    where: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    size: InputSize | None,
+) -> Plan:
+    """The same.
+
+    Raises:
+        SettingError: nothing converts.
+    """
+    made = make_plan(model, method, where, exclude, size)
+    if not made.groups:
+        reasons = sorted({kept.reason for kept in made.kept})
+        more = f", and {len(reasons) - 1} other reasons that `leanconv inspect` lists" if len(reasons) > 1 else ""
+        raise SettingError(f"{method.label()} converts none of the {len(made.kept)} convolutions: {reasons[0]}{more}")
+    return made
+
+
+def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
+    """Raise SettingError unless `model` takes images of `data` and gives one number a class."""
+    import torch
+
+    from leanconv.core.meta import example_input, on_meta, quiet_failure
+
+    shape = (data.channels, *size)
+    twin = on_meta(model)
+    with quiet_failure(model, shape), torch.no_grad():
+        out = twin(example_input(twin, shape))
+    if tuple(out.shape) != (1, len(data.classes)):
+        raise SettingError(
+            f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
+            "take the data it was trained on"
+        )

@@ -1,0 +1,1 @@
+"""Plan a conversion, carry it out, check it, and take it back."""

@@ -1,0 +1,37 @@
+"""Is everything that should be shared still shared?"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from leanconv.conversion.apply import plan_of
+from leanconv.core.errors import TieError
+from leanconv.core.sharing import check_owners, parameters_in_use
+
+
+def check(lean: nn.Module) -> None:
+    """Raise unless every layer of the plan is in place and every shared weight still is one tensor.
+
+    Two things are compared: the owner of each borrowed weight is part of the model, and each group holds exactly the
+    parameters that its method's formula gives (a tie that was cut holds more).
+
+    Raises:
+        TieError: a tie was lost, an owner is out of reach, or a planned layer is gone.
+    """
+    users = [(name, module) for name, module in lean.named_modules() if hasattr(module, "spec")]
+    check_owners(lean, users)
+    plan = plan_of(lean)
+    for group in plan.groups if plan else ():
+        modules = []
+        for site in group.sites:
+            try:
+                modules.append(lean.get_submodule(site.name))
+            except AttributeError:
+                raise TieError(f"{site.name!r} of the plan is not in the model any more; convert again") from None
+        found, planned = sum(p.numel() for p in parameters_in_use(modules)), group.params()
+        if found != planned:
+            names = ", ".join(repr(site.name) for site in group.sites[:3]) + (", ..." if len(group.sites) > 3 else "")
+            raise TieError(
+                f"{group.method.label()} over {names} holds {found:,} parameters and not the {planned:,} of its plan: "
+                "a tie was cut or a layer was replaced; convert again"
+            )

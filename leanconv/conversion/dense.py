@@ -1,0 +1,42 @@
+"""Back to plain convolutions, where an operator equals one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from leanconv.conversion.apply import ATTRIBUTE, plan_of, swap
+from leanconv.core.method import Kept
+from leanconv.core.operator import LinearOp
+
+
+@torch.no_grad()
+def to_dense(lean: nn.Module) -> nn.Module:
+    """A copy of `lean` with every linear operator replaced by the ``nn.Conv2d`` it equals in eval mode.
+
+    Operators that equal no convolution (a gate, an activation inside) stay, and the copy's plan then still names them.
+    A norm inside an operator is folded with its running statistics, so training from the copy is another training.
+    """
+    training = {name: module.training for name, module in lean.named_modules()}
+    dense = copy.deepcopy(lean).eval()
+    names = {id(module): name for name, module in dense.named_modules()}
+    new: dict[int, nn.Module] = {}
+    for module in dense.modules():
+        if isinstance(module, LinearOp):
+            new[id(module)] = module.to_conv()
+    replaced = {names[key] for key in new}
+    dense = swap(dense, new)
+    for name, module in dense.named_modules():
+        module.training = training.get(name, lean.training)
+    plan = plan_of(lean)
+    if plan is not None:
+        left = tuple(group for group in plan.groups if not replaced.issuperset(site.name for site in group.sites))
+        back = [Kept(site, "made dense again") for group in plan.groups if group not in left for site in group.sites]
+        if left:
+            setattr(dense, ATTRIBUTE, replace(plan, groups=left, kept=(*plan.kept, *back)))
+        elif hasattr(dense, ATTRIBUTE):
+            delattr(dense, ATTRIBUTE)
+    return dense

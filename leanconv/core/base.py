@@ -1,0 +1,53 @@
+"""Where a network came from and what it takes: the two facts that files and plans need about any model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+ATTRIBUTE = "leanconv_base"
+
+
+def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
+    """Note on `model` that ``create_model(name, **kwargs)`` builds one like it.
+
+    Keywords that JSON cannot hold (a class, a function) leave the note empty: such a model is reloaded by handing it in.
+    """
+    try:
+        base = {"name": name, "kwargs": json.loads(json.dumps(dict(kwargs), allow_nan=False))}
+    except (TypeError, ValueError):
+        base = None
+    setattr(model, ATTRIBUTE, base)
+
+
+def get_base(model: nn.Module) -> dict[str, Any] | None:
+    """``{"name", "kwargs"}`` of a model that `create_model` built; None for any other."""
+    return getattr(model, ATTRIBUTE, None)
+
+
+def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
+    """(channels, height, width) that `model` was made for; None when it does not say.
+
+    Read from leanconv's ``default_input_size``, then timm's ``pretrained_cfg``, then torchvision's 224 pixels.
+    """
+    own = getattr(model, "default_input_size", None)
+    if own is not None:
+        return _triple(own)
+    base = get_base(model) or {"name": "", "kwargs": {}}
+    config = getattr(model, "pretrained_cfg", None)
+    if config is not None and config.get("input_size"):
+        channels, height, width = _triple(config["input_size"])
+        # timm keeps the size of the published weights there, whatever in_chans the model was built with
+        return base["kwargs"].get("in_chans", channels), height, width
+    if base["name"].startswith("torchvision/"):
+        side = getattr(model, "image_size", 224)
+        return 3, side, side
+    return None
+
+
+def _triple(size: Any) -> tuple[int, int, int]:
+    channels, height, width = (int(value) for value in size)
+    return channels, height, width

@@ -1,0 +1,37 @@
+"""Errors a user can mend: one line that names the value, the rule and the way out."""
+
+from __future__ import annotations
+
+
+class LeanconvError(Exception):
+    """Base of every error that bad input causes; the command line prints it as one line and exits with 2."""
+
+    exit_code = 2
+
+
+class SettingError(LeanconvError, ValueError):
+    """An argument or a setting that breaks a rule."""
+
+
+class DataError(LeanconvError):
+    """A data folder or file that cannot be used."""
+
+
+class FileError(LeanconvError):
+    """A model file that is missing, broken or foreign."""
+
+
+class TieError(LeanconvError, RuntimeError):
+    """A weight that layers should share is no longer shared, or its owner is out of reach."""
+
+
+class RunError(LeanconvError, RuntimeError):
+    """A run that started well and failed."""
+
+    exit_code = 1
+
+
+class CheckError(LeanconvError):
+    """A check or a budget that was not met."""
+
+    exit_code = 3

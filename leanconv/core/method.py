@@ -1,0 +1,156 @@
+"""A method maps a group of convolutions to a group of modules."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
+
+from torch import nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.spec import ConvSpec, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One convolution of a model and where it stands.
+
+    Args:
+        name: its dotted name; ``""`` when the model is the convolution itself.
+        stage: the ordinal of its output size among those of the model, largest first; None when unknown.
+        sizes: its output's (height, width), once for each time a forward pass calls it; empty when unknown.
+    """
+
+    name: str
+    spec: ConvSpec
+    stage: int | None = None
+    sizes: tuple[Pair, ...] = ()
+
+    def params(self) -> int:
+        return self.spec.params()
+
+    def macs(self) -> int:
+        return sum(self.spec.macs(size) for size in self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A convolution that stays dense, and why."""
+
+    site: Site
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Convolutions that convert together, and the method resolved for them."""
+
+    method: Method
+    sites: tuple[Site, ...]
+
+    @property
+    def specs(self) -> list[ConvSpec]:
+        return [site.spec for site in self.sites]
+
+    def params(self) -> int:
+        return self.method.params(self.specs)
+
+    def macs(self) -> list[int]:
+        """Multiply-adds for one image, one figure a site, by the method's formula."""
+        specs = self.specs
+        return [sum(self.method.macs(specs, i, size) for size in site.sizes) for i, site in enumerate(self.sites)]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Hyper-parameters of one way to make convolutions lean; hashable, printable, serialisable.
+
+    A subclass is a frozen dataclass of settings with defaults; its name in files and on the command line is the
+    snake case of the class.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, as values that JSON knows."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Method:
+        """The method with these settings.
+
+        Raises:
+            SettingError: a setting the method does not have, or a value it refuses.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise SettingError(f"{cls.name} has no setting {name!r}; it has {', '.join(known)}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
+    def label(self) -> str:
+        """The canonical text: the first setting, and each other one that differs from its default."""
+        shown = []
+        for index, field in enumerate(fields(self)):
+            value = getattr(self, field.name)
+            if index == 0 or field.default is MISSING or value != field.default:
+                shown.append(f"{field.name}={value!r}")
+        return f"{self.name}({', '.join(shown)})"
+
+    @abstractmethod
+    def reject(self, spec: ConvSpec) -> str | None:
+        """Why this method cannot stand in for such a convolution; None when it can."""
+
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+        """Which sites convert together, with the method resolved for each group, and which stay dense.
+
+        The default makes every accepted site a group of one.
+        """
+        accepted, kept = self.accept(sites)
+        return [Group(self, (site,)) for site in accepted], kept
+
+    def accept(self, sites: Sequence[Site]) -> tuple[list[Site], list[Kept]]:
+        """The sites that `reject` lets through, and the others with its reason."""
+        accepted: list[Site] = []
+        kept: list[Kept] = []
+        for site in sites:
+            reason = self.reject(site.spec)
+            if reason is None:
+                accepted.append(site)
+            else:
+                kept.append(Kept(site, reason))
+        return accepted, kept
+
+    @abstractmethod
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        """New modules for one group of convolutions, in their order."""
+
+    @abstractmethod
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        """Parameters of the modules that `build(specs)` makes, each shared one once."""
+
+    @abstractmethod
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        """Multiply-adds of one call of module `index` of the group, for one image with an output of `out_hw`."""
+
+    @abstractmethod
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """Set the lean weights nearest to the dense ones, in place."""
+
+
+def by_stage(method: Method, sites: Sequence[Site]) -> None:
+    """Raise where `method` shares within stages and a site's stage is unknown."""
+    for site in sites:
+        if site.stage is None:
+            raise SettingError(
+                f"{method.label()} shares weights within a stage, and the stage of {site.name!r} is unknown; "
+                "pass plan(..., input_size=(channels, height, width)), or stages={glob: number}"
+            )

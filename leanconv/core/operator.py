@@ -1,0 +1,96 @@
+"""Modules that stand in for one convolution."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanconv.core.spec import ConvSpec, Pair
+
+
+class ConvOp(nn.Module):
+    """A module that stands in for one ``nn.Conv2d`` and shows its attributes.
+
+    Subclasses take ``nn.Conv2d``'s signature first and their own settings as keywords. They hold their weights in
+    whatever shape they like: code that reads ``conv.weight`` as a dense weight should ask `LinearOp.weight_dense`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair,
+        padding: int | Pair | str,
+        dilation: int | Pair,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+    ) -> None:
+        super().__init__()
+        self.spec = spec = ConvSpec(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]  # normalised by ConvSpec
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+        )
+        self.in_channels = spec.in_channels
+        self.out_channels = spec.out_channels
+        self.kernel_size = spec.kernel_size
+        self.stride = spec.stride
+        self.padding = spec.padding
+        self.dilation = spec.dilation
+        self.groups = spec.groups
+        self.padding_mode = spec.padding_mode
+
+    def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+        """``F.conv2d`` with the stride, padding, padding mode and dilation of the convolution this stands for."""
+        padding: Pair | str = self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self.spec.pads, mode=self.padding_mode)
+            padding = (0, 0)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def settings_repr(self) -> str:
+        """The operator's own settings, for `repr`."""
+        return ""
+
+    def extra_repr(self) -> str:
+        own = self.settings_repr()
+        return f"{self.spec}, {own}" if own else str(self.spec)
+
+
+class LinearOp(ConvOp):
+    """An operator that equals one dense convolution and can show it."""
+
+    @abstractmethod
+    def weight_dense(self) -> Tensor:
+        """The dense weight this operator stands for, in the convolution's own shape (out, in / groups, kh, kw).
+
+        Raises:
+            RuntimeError: in training mode, where a norm between the factors uses the statistics of its batch.
+        """
+
+    @abstractmethod
+    def bias_dense(self) -> Tensor | None:
+        """The dense bias, or None where there is none."""
+
+    @torch.no_grad()
+    def to_conv(self) -> nn.Conv2d:
+        """The plain convolution this operator equals."""
+        weight, bias = self.weight_dense(), self.bias_dense()
+        settings = {**self.spec.kwargs(), "bias": bias is not None}
+        conv = nn.Conv2d(**settings, device=weight.device, dtype=weight.dtype)
+        conv.weight.copy_(weight)
+        if bias is not None:
+            assert conv.bias is not None
+            conv.bias.copy_(bias)
+        return conv.train(self.training)

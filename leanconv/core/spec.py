@@ -1,0 +1,146 @@
+"""What a convolution computes with: its shapes and settings, none of its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.settings import one_of, whole
+
+Pair = tuple[int, int]
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def pair(value: int | tuple[int, ...] | list[int], name: str) -> Pair:
+    """`value` as (height, width); one number counts for both."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise SettingError(f"{name}={value!r} must be one whole number or two (height, width)")
+    return values
+
+
+def divisors(*numbers: int) -> list[int]:
+    """The whole numbers that divide each of `numbers`, rising."""
+    return [d for d in range(1, min(numbers) + 1) if all(n % d == 0 for n in numbers)]
+
+
+def alternatives(values: list[int]) -> str:
+    """ "1", "1 or 2", "1, 2 or 4": for the way out at the end of an error; a long list is cut to its ends."""
+    words = [str(v) for v in values]
+    if len(words) > 8:
+        words = [*words[:4], "...", *words[-3:]]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """Everything one 2-d convolution computes with, none of its weights.
+
+    Args:
+        padding: (height, width), or ``"same"`` (stride 1 only); ``"valid"`` is read as (0, 0).
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair = (1, 1)
+    padding: Pair | Literal["same"] = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    bias: bool = True
+    padding_mode: str = "zeros"
+
+    def __post_init__(self) -> None:
+        for name in ("kernel_size", "stride", "dilation"):
+            object.__setattr__(self, name, pair(getattr(self, name), name))
+        padding: Any = (0, 0) if self.padding == "valid" else self.padding
+        object.__setattr__(self, "padding", padding if padding == "same" else pair(padding, "padding"))
+        self._validate()
+
+    def _validate(self) -> None:
+        for name in ("in_channels", "out_channels", "groups"):
+            whole(name, getattr(self, name))
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise SettingError(
+                f"groups={self.groups} must divide in_channels={self.in_channels} and out_channels="
+                f"{self.out_channels}; {alternatives(divisors(self.in_channels, self.out_channels))} would"
+            )
+        for name in ("kernel_size", "stride", "dilation"):
+            if min(getattr(self, name)) < 1:
+                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.padding == "same" and self.stride != (1, 1):
+            raise SettingError(f"padding='same' needs stride 1, not {self.stride}; give the padding as numbers")
+        if self.padding != "same" and min(self.padding) < 0:
+            raise SettingError(f"padding={self.padding} must be at least 0")
+        one_of("padding_mode", self.padding_mode, PADDING_MODES)
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> ConvSpec:
+        """The spec of `conv`; the only place that reads an ``nn.Conv2d``."""
+        return cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+        )
+
+    def kwargs(self) -> dict[str, Any]:
+        """The spec as keyword arguments of ``nn.Conv2d`` and of every operator here."""
+        return asdict(self)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def fan_in(self) -> int:
+        """Weights that make one output element."""
+        _, i, kh, kw = self.weight_shape
+        return i * kh * kw
+
+    @property
+    def pointwise(self) -> bool:
+        return self.kernel_size == (1, 1)
+
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Rows and columns added to the input: (left, right, top, bottom), the order of ``F.pad``."""
+        if self.padding == "same":  # torch puts the odd one to the right and below
+            (th, tw) = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+            return (tw // 2, tw - tw // 2, th // 2, th - th // 2)
+        (ph, pw) = self.padding
+        return (pw, pw, ph, ph)
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the output is the input's size divided by the stride, rounded up."""
+        left, right, top, bottom = self.pads
+        (dh, dw), (kh, kw) = self.dilation, self.kernel_size
+        return top + bottom == dh * (kh - 1) and left + right == dw * (kw - 1)
+
+    def params(self) -> int:
+        """Parameters of the dense convolution, bias included."""
+        return self.out_channels * self.fan_in + self.out_channels * self.bias
+
+    def macs(self, out_hw: Pair) -> int:
+        """Multiply-adds of the dense convolution for one image; the bias adds none."""
+        return self.out_channels * self.fan_in * out_hw[0] * out_hw[1]
+
+    def __str__(self) -> str:
+        kh, kw = self.kernel_size
+        parts = [f"{kh}x{kw} {self.in_channels}->{self.out_channels}"]
+        if self.stride != (1, 1):
+            parts.append(f"stride {self.stride[0] if self.stride[0] == self.stride[1] else self.stride}")
+        if self.dilation != (1, 1):
+            parts.append(f"dilation {self.dilation[0] if self.dilation[0] == self.dilation[1] else self.dilation}")
+        if self.groups > 1:
+            parts.append("depthwise" if self.groups == self.in_channels else f"groups {self.groups}")
+        return ", ".join(parts)

@@ -1,0 +1,177 @@
+"""Batches of normalised images, reproducible from a seed and an epoch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from leanconv.core.errors import DataError, SettingError
+from leanconv.data.images import LabelledImages, TensorImages
+from leanconv.data.sampling import Sampling
+from leanconv.data.seeds import generator, mix
+from leanconv.data.transforms import AUGMENTS, Transform, eval_transform, normalise, random_crop_flip, train_transform
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Loader(ABC):
+    """Batches of (float32 images, int64 labels). Each pass is the next epoch; after `set_epoch(e)` it is epoch e."""
+
+    def __init__(self, images: LabelledImages, sampling: Sampling, finish: Transform) -> None:
+        self.images, self.sampling, self.finish = images, sampling, finish
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.sampling.batches()
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.epoch
+        self.epoch += 1
+        return self.batches(epoch)
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+
+
+class MemoryLoader(Loader):
+    """Images in memory, changed a batch at a time in this process."""
+
+    images: TensorImages
+
+    def __init__(
+        self,
+        images: TensorImages,
+        sampling: Sampling,
+        finish: Transform,
+        change: Callable[[Tensor, torch.Generator], Tensor],
+    ) -> None:
+        super().__init__(images, sampling, finish)
+        self.change = change
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        draw = generator(self.sampling.seed, epoch, self.sampling.rank, 1)
+        for rows in self.sampling.order(epoch).split(self.sampling.batch_size)[: len(self)]:
+            yield self.finish(self.change(self.images.images[rows], draw)), self.images.labels[rows]
+
+
+class ItemLoader(Loader):
+    """Images decoded and transformed one at a time, in worker processes if asked."""
+
+    def __init__(
+        self, images: LabelledImages, sampling: Sampling, finish: Transform, transform: Transform, workers: int
+    ) -> None:
+        super().__init__(images, sampling, finish)
+        self.transform, self.workers = transform, workers
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Items(self.images, self.transform, (self.sampling.seed, epoch)),
+            self.sampling.batch_size,
+            sampler=self.sampling.order(epoch).tolist(),
+            num_workers=self.workers,
+            drop_last=self.sampling.drop_last,
+            generator=generator(self.sampling.seed, epoch),  # else each pass would advance the global one
+        )
+        try:
+            for images, labels in loader:
+                yield self.finish(images), labels
+        except DataError as error:
+            if not self.workers:
+                raise
+            error.with_traceback(None)  # it would keep the workers alive, and their late end takes 5 s for each
+            line = str(error).strip().splitlines()[-1]  # of the worker's traceback, which comes as text
+            raise DataError(line.split("DataError: ", 1)[-1]) from error
+
+
+class _Items(Dataset[tuple[Tensor, int]]):
+    """Transformed images, each seeded for itself, so that the number of workers changes nothing."""
+
+    def __init__(self, images: LabelledImages, transform: Transform, key: tuple[int, int]) -> None:
+        self.images, self.transform, self.key = images, transform, key
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        image, label = self.images[row]
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(mix(*self.key, row))
+            return self.transform(image).contiguous(), label
+
+
+def make_loader(
+    images: LabelledImages,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+    augment: str = "none",
+    image_size: int | tuple[int, int] | None = None,
+    train: bool,
+    seed: int = 0,
+    workers: int = 0,
+    channels_last: bool = True,
+    drop_last: bool = False,
+    ten_crop: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """A loader that yields (float32 (N, C, H, W), int64 (N,)) batches; see `Loader` for its epochs.
+
+    Args:
+        augment: one of AUGMENTS; acts when `train` is set, as shuffling does.
+        image_size: pixels of the square (or its own height, width) that images are brought to; their own unless given.
+            Needed for images of varying size.
+        workers: processes that decode and transform; unused where the batch is made in memory.
+        drop_last: leave out a last batch that is not full.
+        ten_crop: when not training, yield (N, 10, C, H, W): corners and centre, then the same mirrored.
+        rank, world_size: which share of how many processes.
+
+    Raises:
+        SettingError: a setting out of its range.
+        DataError: while iterating, an image that cannot be decoded.
+    """
+    if augment not in AUGMENTS:
+        raise SettingError(f"augment={augment!r} must be one of {', '.join(AUGMENTS)}")
+    if len(mean) != images.channels or len(std) != images.channels or min(std) <= 0:
+        raise SettingError(f"mean={mean} and std={std} need one value per channel ({images.channels}), std above 0")
+    if workers < 0:
+        raise SettingError(f"workers={workers} must not be negative; 0 works in this process")
+    if ten_crop and train:
+        raise SettingError("ten_crop=True is an evaluation; use it with train=False")
+    own = images.image_size if isinstance(images, TensorImages) else None
+    size = _size(image_size, own)
+    sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
+    finish = partial(normalise, mean=tuple(mean), std=tuple(std), channels_last=channels_last)
+    if isinstance(images, TensorImages) and size == own and not (train and augment == "random_resized_crop"):
+        if train and augment != "none":
+            return MemoryLoader(images, sampling, finish, partial(random_crop_flip, flip=augment == "crop_flip"))
+        view = eval_transform(size, resize=False, ten_crop=ten_crop)
+        return MemoryLoader(images, sampling, finish, partial(_view, view=view))
+    resize = size != own
+    transform = train_transform(augment, size, resize) if train else eval_transform(size, resize, ten_crop)
+    return ItemLoader(images, sampling, finish, transform, workers)
+
+
+def _view(images: Tensor, _: torch.Generator, view: Transform) -> Tensor:
+    return view(images)
+
+
+def _size(asked: int | tuple[int, int] | None, own: tuple[int, int] | None) -> tuple[int, int]:
+    if asked is None and own is None:
+        raise SettingError("image_size=None needs images of one size, and these vary; give one, 224 say")
+    size = own if asked is None else (asked, asked) if isinstance(asked, int) else (asked[0], asked[1])
+    assert size is not None
+    if min(size) < 1 or (size != own and size[0] != size[1]):
+        rule = "must be positive, and square where images are resized"
+        raise SettingError(f"image_size={asked} {rule}; {max(*size, 1)} would do")
+    return size

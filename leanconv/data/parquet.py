@@ -1,0 +1,167 @@
+"""A folder of parquet files with `image{bytes, path}` and `label`, as Hugging Face `datasets` writes them."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import re
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from leanconv.core.errors import DataError
+from leanconv.data.gather import gather
+from leanconv.data.images import ImageData
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TEST_PARTS = ("test", "validation", "valid", "val")  # the first that is there
+NEEDED = "needs the columns image (a struct with bytes, path) and label (an integer)"
+
+
+class ParquetRows:
+    """The image column of several files, encoded, in memory."""
+
+    def __init__(self, files: list[Path], columns: list[pa.ChunkedArray]) -> None:
+        import pyarrow as pa
+
+        self.files, self.ends = files, list(accumulate(len(column) for column in columns))
+        self.data = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type=columns[0].type)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def name(self, index: int) -> str:
+        file = bisect.bisect_right(self.ends, index)
+        return f"{self.files[file]} row {index - (self.ends[file - 1] if file else 0)}"
+
+    def read(self, index: int) -> bytes:
+        data = self.data[index].as_py()
+        if data is None:
+            raise DataError(f"{self.name(index)}: image.bytes is null; put the encoded image there or drop the row")
+        return data
+
+
+def parquet_folder(folder: Path) -> ImageData:
+    """Train from train-*.parquet; test from test-*.parquet or, without these, validation-*.parquet.
+
+    Class names are those of the Hugging Face schema metadata, else "0".."K-1" for the labels of the train part. Encoded
+    images are held in memory (and decoded there too where they are small and of one size).
+
+    Raises:
+        DataError: a part, a column or a value that is missing or wrong.
+    """
+    train_files = part_files(folder, "train")
+    if not train_files:
+        raise DataError(f"{folder}: no train-*.parquet among its parquet files; name the training files so")
+    test_files = next((files for part in TEST_PARTS if (files := part_files(folder, part))), [])
+    if not test_files:
+        raise DataError(f"{folder}: no test part; add test-*.parquet or validation-*.parquet")
+    _check_memory(folder, train_files + test_files)
+    train_rows, train_labels, names = read_files(train_files)
+    test_rows, test_labels, test_names = read_files(test_files)
+    if names is None:
+        names = _numbered(folder, train_labels)
+    elif test_names is not None and test_names != names:
+        raise DataError(f"{test_files[0]}: its class names differ from those of {train_files[0].name}; make them equal")
+    _check_range(test_rows, test_labels, len(names))
+    train, test = gather(train_rows, train_labels, "train images"), gather(test_rows, test_labels, "test images")
+    return ImageData.of(folder.resolve().name, names, train, test)
+
+
+def part_files(folder: Path, part: str) -> list[Path]:
+    """The files of one part in order, none of them missing from a set numbered -00000-of-00002."""
+    files = sorted(path for pattern in (f"{part}.parquet", f"{part}-*.parquet") for path in folder.glob(pattern))
+    for path in files:
+        if numbered := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.parquet", path.name):
+            stem, digits, count = numbered.groups()
+            names = [f"{stem}{number:0{len(digits)}}-of-{count}.parquet" for number in range(int(count))]
+            for name in set(names) - {file.name for file in files}:
+                raise DataError(f"{folder / name}: missing, one of {int(count)} files; restore it")
+    return files
+
+
+def read_files(files: list[Path]) -> tuple[ParquetRows, Tensor, tuple[str, ...] | None]:
+    """(encoded images, labels, class names where the schema has them) of one part."""
+    parts = [read_file(path) for path in files]
+    if any(part[2] != parts[0][2] for part in parts):
+        raise DataError(f"{files[0]}: its class names differ from those of the part's other files; make them equal")
+    rows = ParquetRows(files, [part[0] for part in parts])
+    labels = torch.cat([part[1] for part in parts])
+    if not len(rows):
+        raise DataError(f"{files[0]}: no rows; a part needs at least one image")
+    _check_range(rows, labels, None if parts[0][2] is None else len(parts[0][2]))
+    return rows, labels, parts[0][2]
+
+
+def read_file(path: Path) -> tuple[pa.ChunkedArray, Tensor, tuple[str, ...] | None]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        _check_columns(path, schema)
+        table = file.read(columns=["image", "label"])
+        data = pc.struct_field(table["image"], "bytes")
+        if table["label"].null_count:
+            row = pc.index(pc.is_null(table["label"]), True).as_py()
+            raise DataError(f"{path} row {row}: label is null; give it a class or drop the row")
+        labels = torch.tensor(table["label"].cast(pa.int64()).to_numpy())
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no readable parquet file ({' '.join(str(error).split())}); fetch it again") from error
+    return data, labels, class_names(path, schema.metadata or {})
+
+
+def class_names(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+    """The names of the ClassLabel feature `label` in the metadata that Hugging Face `datasets` leaves."""
+    if b"huggingface" not in metadata:
+        return None
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names", [])
+        return tuple(map(str, names)) or None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: its huggingface metadata does not describe label; write the file again") from error
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    import pyarrow as pa
+
+    kinds = {field.name: field.type for field in schema}
+    image, label = kinds.get("image", pa.null()), kinds.get("label", pa.null())
+    binary = (pa.binary(), pa.large_binary())
+    encoded = pa.types.is_struct(image) and any(field.name == "bytes" and field.type in binary for field in image)
+    if not encoded or not pa.types.is_integer(label):
+        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise DataError(f"{path}: {NEEDED}; it has {found or 'none'}")
+
+
+def _check_range(rows: ParquetRows, labels: Tensor, classes: int | None) -> None:
+    wrong = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        rule = "must not be negative" if classes is None else f"is out of range 0..{classes - 1} ({classes} classes)"
+        raise DataError(f"{rows.name(row)}: label {int(labels[row])} {rule}; mend the label or drop the row")
+
+
+def _numbered(folder: Path, labels: Tensor) -> tuple[str, ...]:
+    classes = int(labels.max()) + 1
+    if classes > len(labels):
+        found = f"label {classes - 1} among {len(labels)} images"
+        raise DataError(f"{folder}: {found} leaves classes without any; number the classes 0, 1, 2, ...")
+    return tuple(str(number) for number in range(classes))
+
+
+def _check_memory(folder: Path, files: list[Path]) -> None:
+    size = sum(path.stat().st_size for path in files)
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory / 2:
+            sizes = f"{size / 2**30:.0f} GiB of parquet are too much for {memory / 2**30:.0f} GiB of memory"
+            raise DataError(f"{folder}: {sizes}; unpack them as train/CLASS/ and test/CLASS/")

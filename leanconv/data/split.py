@@ -1,0 +1,30 @@
+"""A part of every class held out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leanconv.core.errors import SettingError
+from leanconv.data.seeds import generator
+
+
+def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(kept, held out): sorted row numbers, with `fraction` of each class held out.
+
+    Each class gives round(fraction * its images), at least one where it has two, and never its last one.
+
+    Raises:
+        SettingError: fraction is not between 0 and 1, or no class can give an image.
+    """
+    if not 0 < fraction < 1:
+        raise SettingError(f"fraction={fraction} must lie between 0 and 1; 0.1 holds out a tenth")
+    draw = generator(seed)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():  # sorted, so the draws come in one order
+        rows = (labels == label).nonzero().flatten()
+        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        held[rows[torch.randperm(len(rows), generator=draw)[:count]]] = True
+    if not held.any():
+        raise SettingError(f"fraction={fraction} holds out nothing: every class has a single image; add images")
+    return (~held).nonzero().flatten(), held.nonzero().flatten()

@@ -1,0 +1,1 @@
+"""Lean networks on disk: a plan and plain safetensors, no pickle."""

@@ -1,0 +1,116 @@
+"""Read a lean network back: no pickle, none of the training code, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from leanconv.conversion.apply import convert
+from leanconv.conversion.check import check
+from leanconv.conversion.plan import Plan
+from leanconv.core.errors import FileError, LeanconvError
+from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
+from leanconv.models.create import create_model
+
+# Keywords that would make a builder read or fetch files; a file must not be able to ask for that.
+FORBIDDEN = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
+
+def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+    """The network that `save` wrote, in eval mode, on the CPU.
+
+    Args:
+        directory: the folder, or the safetensors file itself.
+        model: the dense network, for one that is not built by name: ``load(dir, model=MyNet())``.
+
+    Raises:
+        FileError: the file is missing, broken, foreign or of a newer version, or its tensors do not fit the network.
+    """
+    path = Path(directory)
+    if path.is_dir() or not path.suffix:
+        path = path / MODEL_FILE
+    info, tensors = read(path)
+    try:
+        plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
+        base = model if model is not None else _build(info.get("base"), path)
+        lean = base if plan is None else convert(base, plan)
+    except FileError:
+        raise
+    except LeanconvError as error:
+        raise FileError(f"{path.name}: {error}") from error
+    ties = info.get("ties") or {}
+    for name, source in ties.items():
+        if source in tensors:
+            tensors[name] = tensors[source]
+    _fill(lean, tensors, path)
+    check(lean)
+    return lean.eval()
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """leanconv's description and the tensors of a safetensors file."""
+    if not path.is_file():
+        raise FileError(f"no {path.name} in {path.parent}; save one with lc.save(model, dir) or `leanconv train`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"{path.name} is not a whole safetensors file ({error}); save or copy it again") from error
+    if METADATA_KEY not in metadata:
+        raise FileError(
+            f"{path.name} was not saved by leanconv; load it with safetensors, and convert the network again"
+        )
+    try:
+        info = json.loads(metadata[METADATA_KEY])
+        version = info["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise FileError(f"{path.name}: its leanconv metadata cannot be read ({error}); save it again") from error
+    if not isinstance(version, int) or version < 1 or version > FORMAT:
+        raise FileError(f"{path.name} has format {version!r}; this leanconv reads up to {FORMAT}: install a newer one")
+    return info, tensors
+
+
+def _build(base: Any, path: Path) -> nn.Module:
+    if not isinstance(base, dict) or not isinstance(base.get("name"), str) or not isinstance(base.get("kwargs"), dict):
+        raise FileError(f"{path.name} does not say how to build its network; hand it in: load(dir, model=MyNet())")
+    refused = FORBIDDEN & set(base["kwargs"])
+    if refused:
+        raise FileError(
+            f"{path.name} asks for {', '.join(sorted(refused))}, which a model file may not; it is not loaded"
+        )
+    try:
+        return create_model(base["name"], **base["kwargs"])
+    except LeanconvError:
+        raise
+    except Exception as error:  # builders of other libraries raise anything for a setting they do not know
+        raise FileError(f"{path.name}: {base['name']!r} cannot be built with {base['kwargs']} ({error})") from error
+
+
+def _fill(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    wanted = lean.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
+    for what, names in (("lacks", missing), ("has unknown", extra)):
+        if names:
+            raise FileError(f"{path.name} {what} {_some(names)}; it belongs to another network")
+    if shapes:
+        name = shapes[0]
+        raise FileError(
+            f"{path.name}: {name!r} has shape {tuple(tensors[name].shape)} where the network has "
+            f"{tuple(wanted[name].shape)}; it belongs to another network"
+        )
+    for name, tensor in wanted.items():
+        if tensor.dtype != tensors[name].dtype and tensor.is_floating_point():
+            lean.to(tensors[name].dtype)  # saved in half or double precision
+            break
+    lean.load_state_dict(tensors, strict=True)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

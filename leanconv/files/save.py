@@ -1,0 +1,79 @@
+"""Write a lean network: one safetensors file that holds everything, and a readable copy of its plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from leanconv import __version__
+from leanconv.conversion.apply import plan_of
+from leanconv.conversion.check import check
+from leanconv.core.atomic import replacing, write_json
+from leanconv.core.base import get_base
+
+FORMAT = 1
+MODEL_FILE = "model.safetensors"
+PLAN_FILE = "plan.json"
+METADATA_KEY = "leanconv"
+
+
+def description(model: nn.Module) -> dict[str, Any]:
+    """What `load` needs besides the tensors: versions, the base network, the plan, and the names that share a tensor."""
+    plan = plan_of(model)
+    return {
+        "version": FORMAT,
+        "leanconv": __version__,
+        "base": get_base(model),
+        "plan": None if plan is None else plan.to_json(),
+        "ties": ties(model),
+    }
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """{name: the first name} for every state dict entry that is the same tensor as an earlier one."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in first:
+            tied[name] = first[id(tensor)]
+        else:
+            first[id(tensor)] = name
+    return tied
+
+
+def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
+    """Write `lean` to ``directory/model.safetensors``, with ``plan.json`` beside it, a copy for readers.
+
+    Every tensor is stored once. The safetensors file alone is enough to load from: the plan stands in its metadata,
+    and it is renamed into place when complete, so that an interrupted save leaves the old file.
+
+    Raises:
+        TieError: a weight that the plan shares is not shared any more.
+    """
+    check(lean)
+    directory = Path(directory)
+    info = description(lean)
+    tensors = {name: tensor for name, tensor in lean.state_dict().items() if name not in info["ties"]}
+    with replacing(directory / MODEL_FILE) as temporary:
+        save_file(_separate(tensors), temporary, metadata={METADATA_KEY: json.dumps(info), "format": "pt"})
+    write_json(directory / PLAN_FILE, info)
+    return directory
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors of which no two share storage, as safetensors asks."""
+    storages: dict[int, list[str]] = defaultdict(list)
+    out = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        storages[tensor.untyped_storage().data_ptr()].append(name)
+        view = len(storages[tensor.untyped_storage().data_ptr()]) > 1
+        out[name] = tensor.clone() if view or tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+    return out

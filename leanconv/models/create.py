@@ -1,0 +1,173 @@
+"""Networks by name: leanconv's own, timm's and torchvision's."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from leanconv.core.base import set_base
+from leanconv.core.errors import FileError, SettingError
+from leanconv.models.layers import at_least_one
+from leanconv.models.resnet import resnet
+from leanconv.models.vgg import VGG16
+
+HE = "He et al. 2016"
+BASES = "Learning Deeply Shared Filter Bases for Efficient ConvNets"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One of leanconv's own networks: how it is built, what its name fixes, and where it comes from."""
+
+    name: str
+    builder: Callable[..., nn.Module]
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    input_size: tuple[int, int, int] = (3, 32, 32)
+
+
+def _resnet(name: str, depths: tuple[int, ...], source: str, **settings: Any) -> ModelEntry:
+    return ModelEntry(name, partial(resnet, depths), settings, source)
+
+
+MODELS: tuple[ModelEntry, ...] = (
+    _resnet("resnet8", (1, 1, 1), f"{HE}, one block a stage: for quick trials", shortcut="B"),
+    # SPConv counts ResNet-20 with projections; He et al. and the filter bases use option A throughout
+    _resnet("resnet20", (3, 3, 3), f"{HE}; option B as in SPConv", shortcut="B"),
+    _resnet("resnet32", (5, 5, 5), HE, shortcut="A"),
+    _resnet("resnet44", (7, 7, 7), HE, shortcut="A"),
+    _resnet("resnet56", (9, 9, 9), HE, shortcut="A"),
+    _resnet("resnet110", (18, 18, 18), HE, shortcut="A"),
+    _resnet("resnet18_cifar", (2, 2, 2, 2), BASES, width=64, shortcut="B"),
+    _resnet("resnet34_cifar", (3, 4, 6, 3), BASES, width=64, shortcut="B"),
+    ModelEntry("vgg16", VGG16, {"head": "512bn"}, "Simonyan & Zisserman 2015; heads of SPConv and ShardNet"),
+)
+_BY_NAME = {entry.name: entry for entry in MODELS}
+
+
+def list_models() -> list[ModelEntry]:
+    """leanconv's own networks; timm's and torchvision's are built as ``timm/<name>`` and ``torchvision/<name>``."""
+    return list(MODELS)
+
+
+def create_model(
+    name: str, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None, **settings: Any
+) -> nn.Module:
+    """Build a network by name, and note on it (`leanconv.core.base.get_base`) how to build it again.
+
+    Args:
+        name: one of `list_models`, ``timm/<name>`` or ``torchvision/<name>``.
+        pretrained: load the published weights (timm and torchvision only); downloads them when they are not cached.
+        num_classes: size of the output; None keeps the network's own. With torchvision's pretrained weights the network is
+            built with them first and then gets a new last linear layer.
+        in_chans: channels of the image; None keeps 3.
+        settings: passed to the builder.
+
+    Raises:
+        SettingError: an unknown name or setting, or one that the builder refuses.
+        FileError: pretrained weights that could not be had.
+    """
+    given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    given = {key: value for key, value in given.items() if value is not None}
+    kwargs = given | settings
+    source, slash, short = name.partition("/")
+    if source == "timm" and num_classes == 0:
+        given.pop("num_classes")  # timm's way to ask for the features without a head
+    at_least_one(**given)
+    if slash and source == "timm":
+        return _timm(name, short, pretrained, kwargs)
+    if slash and source == "torchvision":
+        return _torchvision(name, short, pretrained, kwargs)
+    if name not in _BY_NAME:
+        import timm
+
+        prefixed = [f"timm/{name}"] if timm.is_model(name) else []  # the commonest slip is a forgotten prefix
+        raise _unknown(name, list(_BY_NAME), prefixed)
+    if pretrained:
+        raise SettingError(
+            f"{name} has no pretrained weights; leave pretrained out, or take a timm/ or torchvision/ network"
+        )
+    entry = _BY_NAME[name]
+    valid = tuple(inspect.signature(entry.builder).parameters)
+    for key in kwargs:
+        if key not in valid:
+            raise SettingError(f"{key} is not a setting of {name}; it has {', '.join(valid)}")
+    model = entry.builder(**(entry.settings | kwargs))
+    set_base(model, name, kwargs)
+    return model
+
+
+def _timm(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(short):
+        raise _unknown(name, [f"timm/{known}" for known in timm.list_models()])
+    model = _build(name, pretrained, partial(timm.create_model, short, pretrained=pretrained, **kwargs))
+    set_base(model, name, kwargs)
+    return model
+
+
+def _torchvision(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if short not in known:
+        raise _unknown(name, [f"torchvision/{entry}" for entry in known])
+    kwargs = dict(kwargs)
+    if kwargs.pop("in_chans", 3) != 3:
+        raise SettingError(
+            f"{name} takes in_chans=3 only; use timm/{short}, which takes any, or grey images repeated to RGB"
+        )
+    if "weights" in kwargs:
+        raise SettingError(f"weights={kwargs['weights']!r} is not a setting of {name}; use pretrained=True")
+    build_kwargs = dict(kwargs)
+    num_classes = build_kwargs.pop("num_classes", None) if pretrained else None
+    weights = "DEFAULT" if pretrained else None
+    model = _build(name, pretrained, partial(models.get_model, short, weights=weights, **build_kwargs))
+    if num_classes is not None:
+        _replace_last_linear_(model, name, num_classes)
+    # What torchvision derives from the weights must be written down, or the network built without them would differ
+    derived = {
+        key: getattr(model, key) for key in ("transform_input", "aux_logits", "image_size") if hasattr(model, key)
+    }
+    set_base(model, name, derived | kwargs)
+    return model
+
+
+def _build(name: str, pretrained: bool, builder: Callable[[], nn.Module]) -> nn.Module:
+    """Run someone else's builder, turning what it raises into one line."""
+    try:
+        return builder()
+    except (TypeError, ValueError, AssertionError) as error:
+        raise SettingError(f"{name} refuses these settings: {_one_line(error)}") from error
+    except Exception as error:  # download errors share no base: urllib, requests and httpx each have their own
+        if pretrained:
+            raise FileError(
+                f"the pretrained weights of {name} could not be had: {_one_line(error)}; try again online, or pretrained=False"
+            ) from error
+        raise SettingError(f"{name} cannot be built: {_one_line(error)}") from error
+
+
+def _replace_last_linear_(model: nn.Module, name: str, num_classes: int) -> None:
+    weighted = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    path, last = weighted[-1]
+    if not isinstance(last, nn.Linear):
+        raise SettingError(f"{name} ends in no linear layer; with pretrained=True leave num_classes={num_classes} out")
+    fresh = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
+    model.set_submodule(path, fresh)
+
+
+def _unknown(name: str, known: list[str], first: list[str] | None = None) -> SettingError:
+    close = first or difflib.get_close_matches(name, known, n=4)
+    hint = f"did you mean {', '.join(close)}?" if close else "try timm/<name> or torchvision/<name>."
+    return SettingError(f"unknown network {name!r}; {hint} `leanconv models` lists them")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,107 @@
+"""VGG-16 for small images, with the heads that the papers put on it.
+
+Source: Simonyan & Zisserman 2015, configuration D: 3x3 convolutions in blocks of 2, 2, 3, 3, 3, a max-pool after each; with batch
+norm. The heads: SPConv: FC 512-512, norm, ReLU, FC; ShardNet: FC, ReLU, dropout twice, then FC.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.models.layers import at_least_one, init_convs_, one_of
+
+DEPTHS = (2, 2, 3, 3, 3)
+WIDTHS = (64, 128, 256, 512, 512)
+HEADS = ("512bn", "512-512", "1024-1024", "linear")
+
+
+class VGG16(nn.Module):
+    """Thirteen 3x3 convolutions, named block1.conv1 to block5.conv3, and a fully connected head.
+
+    With the defaults 14,991,946 parameters, of which the convolutions hold 14,714,688, and 313.5 M MACs at 32x32: the network
+    that SPConv's savings are to be measured against (its printed 16.62 M has a parallel 1x1 on every convolution but the first).
+
+    Args:
+        head: "512bn" (SPConv), "512-512" or "1024-1024" (ShardNet, CIFAR-10 and CIFAR-100), or "linear".
+        conv_bias: whether the convolutions have biases; the counts of both papers include them.
+        widths: channels of each of the five blocks; (n,) * 5 is ShardNet's E-VGGNet(n).
+        dropout: probability after each hidden layer of the two ShardNet heads (not given in the paper).
+
+    Shape:
+        x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        head: str = "512bn",
+        conv_bias: bool = True,
+        widths: Sequence[int] = WIDTHS,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        at_least_one(num_classes=num_classes, in_chans=in_chans)
+        one_of("head", head, HEADS)
+        if not isinstance(widths, Sequence) or len(widths) != len(DEPTHS):
+            raise SettingError(f"widths={widths!r} must hold {len(DEPTHS)} channel counts, one for each block")
+        for width in widths:
+            at_least_one(widths=width)
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise SettingError(f"dropout={dropout!r} must be a number of at least 0 and below 1")
+        self.default_input_size = (in_chans, 32, 32)
+        channels = in_chans
+        for index, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True)):
+            self.add_module(f"block{index + 1}", _block(channels, width, depth, conv_bias))
+            channels = width
+        # The identity at 32x32, where five pools leave one pixel
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.head = _head(head, channels, num_classes, dropout)
+        init_convs_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index in range(len(DEPTHS)):
+            x = getattr(self, f"block{index + 1}")(x)
+        return self.head(torch.flatten(self.avgpool(x), 1))
+
+
+def _block(in_channels: int, width: int, depth: int, bias: bool) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index in range(1, depth + 1):
+        layers[f"conv{index}"] = nn.Conv2d(in_channels if index == 1 else width, width, 3, padding=1, bias=bias)
+        layers[f"bn{index}"] = nn.BatchNorm2d(width)
+        layers[f"relu{index}"] = nn.ReLU(inplace=True)
+    # Rounding up keeps one pixel where an image is too small for five pools; at multiples of 32 it changes nothing
+    layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)
+    return nn.Sequential(layers)
+
+
+def _head(head: str, features: int, num_classes: int, dropout: float) -> nn.Sequential:
+    if head == "linear":
+        return nn.Sequential(OrderedDict(fc=nn.Linear(features, num_classes)))
+    if head == "512bn":
+        return nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(features, 512),
+                bn1=nn.BatchNorm1d(512),
+                relu1=nn.ReLU(inplace=True),
+                fc=nn.Linear(512, num_classes),
+            )
+        )
+    hidden = int(head.partition("-")[0])
+    return nn.Sequential(
+        OrderedDict(
+            fc1=nn.Linear(features, hidden),
+            relu1=nn.ReLU(inplace=True),
+            drop1=nn.Dropout(dropout),
+            fc2=nn.Linear(hidden, hidden),
+            relu2=nn.ReLU(inplace=True),
+            drop2=nn.Dropout(dropout),
+            fc=nn.Linear(hidden, num_classes),
+        )
+    )

@@ -1,0 +1,28 @@
+"""The operators: one file each, with its module, its method, its count formula and its fit."""
+
+from leanconv.core.method import Method
+from leanconv.ops.attention import TiedGlobalContext, TiedSE
+from leanconv.ops.depth_shared import DepthShared, DepthSharedConv2d
+from leanconv.ops.shared_basis import SharedBasis, SharedBasisConv2d
+from leanconv.ops.split import Split, SplitConv2d
+from leanconv.ops.tied_block import TiedBlock, TiedBlockConv2d
+from leanconv.ops.tied_linear import TiedBlockLinear
+
+METHODS: tuple[type[Method], ...] = (TiedBlock, SharedBasis, DepthShared, Split)
+METHODS_BY_NAME: dict[str, type[Method]] = {method.name: method for method in METHODS}
+
+__all__ = [
+    "METHODS",
+    "METHODS_BY_NAME",
+    "DepthShared",
+    "DepthSharedConv2d",
+    "SharedBasis",
+    "SharedBasisConv2d",
+    "Split",
+    "SplitConv2d",
+    "TiedBlock",
+    "TiedBlockConv2d",
+    "TiedBlockLinear",
+    "TiedGlobalContext",
+    "TiedSE",
+]

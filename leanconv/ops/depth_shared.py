@@ -1,0 +1,229 @@
+"""ShardNet: one filter set used again and again through the depth of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Group, Kept, Method, Site, by_stage
+from leanconv.core.operator import LinearOp
+from leanconv.core.penalty import PenaltyTerm, gram_error
+from leanconv.core.settings import one_of, weight
+from leanconv.core.sharing import lend
+from leanconv.core.spec import ConvSpec, Pair
+
+
+class ConvBank(nn.Module):
+    """The weight (and bias) that several convolutions share.
+
+    Args:
+        weight_shape: (out, in / groups, kh, kw).
+        penalty_weight: weight of the orthogonality penalty on the rows of the weight; 0 for none.
+    """
+
+    def __init__(self, weight_shape: tuple[int, int, int, int], bias: bool, penalty_weight: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(weight_shape))
+        self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
+        self.penalty_weight = penalty_weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal over the fan out; orthogonal rows where a penalty will keep them so. The bias starts at 0."""
+        if self.penalty_weight:
+            nn.init.orthogonal_(self.weight)
+        else:
+            nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def penalty_terms(self) -> list[PenaltyTerm]:
+        """A mean of its own for each kind of convolution: its kernel, and whether it widens, narrows or keeps."""
+        if not self.penalty_weight:
+            return []
+        rows, width, kh, kw = self.weight.shape
+        change = "widens" if rows > width else "narrows" if rows < width else "keeps"
+        kind = f"depth_shared {kh}x{kw} {change}"
+        return [PenaltyTerm(kind, self.penalty_weight, gram_error(self.weight.flatten(1)), rows**2)]
+
+
+class DepthSharedConv2d(LinearOp):
+    """A convolution whose weight lives in a bank that other layers use too.
+
+        y = blend(conv(x, bank.weight) + bank.bias)
+
+    Stride, padding and dilation are this use's own; blend is this layer's own 1x1 convolution, absent by default.
+
+    Args:
+        bank: the shared weight; None makes one, which this layer then owns.
+        blend: whether a bias-free 1x1 convolution, initialised to the identity, follows.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+
+    Raises:
+        SettingError: the bank has another shape than this convolution.
+
+    Source: "ShardNet", sections 3.1 and 3.2 (shared and blending layers); "Deeply shared filter bases", section 4.2 (whole
+    convolutions shared by their position in the bottleneck).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        bank: ConvBank | None = None,
+        blend: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        if bank is None:
+            self.bank = ConvBank(self.spec.weight_shape, bias)
+        elif bank.weight.shape != self.spec.weight_shape or (bank.bias is not None) != bias:
+            raise SettingError(
+                f"a bank of shape {tuple(bank.weight.shape)} cannot serve a convolution of weight shape "
+                f"{self.spec.weight_shape} and bias={bias}; share among convolutions of one shape"
+            )
+        else:
+            self.__dict__["bank"] = bank  # a reference: the owner registers it
+        self.blend = nn.Parameter(torch.empty(out_channels, out_channels, 1, 1)) if blend else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The blend starts as the identity; the bank looks after itself."""
+        if self.blend is not None:
+            nn.init.dirac_(self.blend)
+
+    def settings_repr(self) -> str:
+        return "owner" if "bank" in self._modules else "borrowed"
+
+    @property
+    def weight(self) -> Tensor:
+        return self.bank.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.bank.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2d(x, self.bank.weight, self.bank.bias, self.groups)
+        return y if self.blend is None else nn.functional.conv2d(y, self.blend)
+
+    def weight_dense(self) -> Tensor:
+        weight = self.bank.weight
+        if self.blend is None:
+            return weight
+        if self.groups > 1:
+            raise SettingError(
+                "a blended grouped convolution is dense across groups; it has no weight of the host's shape"
+            )
+        return torch.einsum("om,mikl->oikl", self.blend.flatten(1), weight)
+
+    def bias_dense(self) -> Tensor | None:
+        bias = self.bank.bias
+        return bias if bias is None or self.blend is None else self.blend.flatten(1) @ bias
+
+
+@dataclass(frozen=True)
+class DepthShared(Method):
+    """One weight for all convolutions of one shape, through the whole network or through a stage (ShardNet).
+
+    Parameters of one convolution for a whole group, plus O**2 for each blend; MACs as before, plus O**2 for each
+    output position of a blend. Norms stay each layer's own. A convolution with nothing to share with stays dense.
+
+    Args:
+        scope: "network" or "stage": how far a weight is shared.
+        blend: give the last use in each stage a 1x1 convolution of its own, initialised to the identity. In a plan it
+            is written out as the positions in the group that have one.
+        penalty_weight: weight of the orthogonality penalty on the shared weights (0 for none).
+
+    Source: "ShardNet"; with a penalty and a `where` by bottleneck position, "Deeply shared filter bases", section 4.2.
+    """
+
+    scope: Literal["network", "stage"] = "network"
+    blend: bool | tuple[int, ...] = False
+    penalty_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("scope", self.scope, ("network", "stage"))
+        if not isinstance(self.blend, bool) and not _positions(self.blend):
+            raise SettingError(f"blend={self.blend!r} must be true, false or positions in the group")
+        weight("penalty_weight", self.penalty_weight)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        if self.blend and spec.groups > 1:
+            return f"a blend would mix the {spec.groups} groups of this convolution; use blend=False"
+        return None
+
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+        accepted, kept = self.accept(sites)
+        if self.scope == "stage" or self.blend:
+            by_stage(self, accepted)
+        alike: dict[tuple[object, ...], list[Site]] = {}
+        for site in accepted:
+            spec = site.spec
+            where = site.stage if self.scope == "stage" else None
+            alike.setdefault((where, spec.weight_shape, spec.groups, spec.bias), []).append(site)
+        groups = []
+        for members in alike.values():
+            if len(members) == 1:
+                kept.append(Kept(members[0], f"nothing to share with: no other {members[0].spec} in its {self.scope}"))
+            else:
+                groups.append(Group(self._resolved(members), tuple(members)))
+        return groups, kept
+
+    def _resolved(self, sites: Sequence[Site]) -> DepthShared:
+        if self.blend is not True:
+            return self
+        last_use = {site.stage: index for index, site in enumerate(sites)}
+        return replace(self, blend=tuple(sorted(last_use.values())))
+
+    def _blended(self, specs: Sequence[ConvSpec]) -> list[bool]:
+        blend = (len(specs) - 1,) if self.blend is True else self.blend or ()
+        if any(index >= len(specs) for index in blend):
+            raise SettingError(f"blend={blend} names a position outside a group of {len(specs)}")
+        return [index in blend for index in range(len(specs))]
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        bank = ConvBank(specs[0].weight_shape, specs[0].bias, self.penalty_weight)
+        modules: list[nn.Module] = [
+            DepthSharedConv2d(**spec.kwargs(), bank=bank, blend=blend)
+            for spec, blend in zip(specs, self._blended(specs), strict=True)
+        ]
+        lend(bank, modules)
+        return modules
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        return specs[0].params() + sum(self._blended(specs)) * specs[0].out_channels ** 2
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        spec = specs[index]
+        return spec.macs(out_hw) + self._blended(specs)[index] * spec.out_channels**2 * out_hw[0] * out_hw[1]
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """The mean of the dense weights, nearest to all of them in the Frobenius norm; blends become the identity."""
+        first = modules[0]
+        assert isinstance(first, DepthSharedConv2d)
+        first.bank.weight.copy_(torch.stack([conv.weight for conv in convs]).mean(0))
+        biases = [conv.bias for conv in convs if conv.bias is not None]
+        if first.bank.bias is not None:
+            first.bank.bias.copy_(torch.stack(biases).mean(0))
+        for module in modules:
+            module.reset_parameters()  # type: ignore[operator]
+
+
+def _positions(value: object) -> bool:
+    """Whether `value` is a tuple of whole numbers from 0 on."""
+    return isinstance(value, tuple) and all(type(index) is int and index >= 0 for index in value)

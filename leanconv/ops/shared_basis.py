@@ -1,0 +1,364 @@
+"""Filter bases: layers of a stage build their filters from shared components and a few of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Group, Kept, Method, Site, by_stage
+from leanconv.core.operator import LinearOp
+from leanconv.core.penalty import PenaltyTerm, gram_error
+from leanconv.core.settings import flag, weight, whole
+from leanconv.core.sharing import lend
+from leanconv.core.spec import ConvSpec, Pair
+
+
+class FilterBasis(nn.Module):
+    """The shared components of one group of layers: one basis, or several that its layers use in turn.
+
+    Args:
+        bases: how many bases; all of them are kept orthogonal to each other too.
+        shared: components in each.
+        filter_shape: (in, kh, kw).
+    """
+
+    def __init__(self, bases: int, shared: int, filter_shape: tuple[int, int, int], penalty_weight: float) -> None:
+        super().__init__()
+        # all bases in one 4-d tensor: a 5-d parameter cannot become channels_last
+        self.weight = nn.Parameter(torch.empty(bases * shared, *filter_shape))
+        self.shared = shared
+        self.penalty_weight = penalty_weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Orthonormal components."""
+        with torch.no_grad():
+            self.weight.copy_(orthonormal(self.weight))
+
+    def components(self, index: int) -> Tensor:
+        """The filters of one basis: (shared, in, kh, kw)."""
+        return self.weight[index * self.shared : (index + 1) * self.shared]
+
+    def penalty_terms(self) -> list[PenaltyTerm]:
+        """||B B^T - I||_F^2 of all components stacked, as one part of the mean over the whole network."""
+        if not self.penalty_weight:
+            return []
+        rows = self.weight.flatten(1)
+        return [PenaltyTerm("shared_basis", self.penalty_weight, gram_error(rows), len(rows) ** 2)]
+
+
+def orthonormal(like: Tensor) -> Tensor:
+    """A random tensor of this shape whose rows (first dimension) are orthonormal, as far as they fit."""
+    return nn.init.orthogonal_(torch.empty_like(like))
+
+
+class SharedBasisConv2d(LinearOp):
+    """A convolution whose filters are combinations of basis filters, most of them shared with other layers.
+
+        y = coefficients * norm(conv(x, [unique, basis.weight[index]])) + bias
+
+    where * is a 1x1 convolution and [ , ] stacks filters. Stride, padding and dilation are those of the first
+    convolution. There is no activation between the two.
+
+    Args:
+        shared: components taken from the basis; 0 for none.
+        unique: components of this layer's own; 0 for none.
+        norm: a BatchNorm2d between components and coefficients.
+        basis: the shared components; None makes them (when shared > 0), and this layer then owns them.
+        index: which of the basis's bases this layer uses.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        unique: (unique, I, kh, kw); coefficients: (O, unique + shared, 1, 1); bias: (O).
+
+    Raises:
+        SettingError: no component at all, grouped convolutions, or a basis of another shape.
+
+    Source: "Learning deeply shared filter bases", eqs. 1-3 and section 3.3. Order and norm are those of the release,
+    which runs shared and unique components as two convolutions and a concatenation; this runs one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        shared: int = 8,
+        unique: int = 1,
+        norm: bool = True,
+        basis: FilterBasis | None = None,
+        index: int = 0,
+        penalty_weight: float = 10.0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        if groups != 1:
+            raise SettingError(f"groups={groups} must be 1: a basis spans all input channels")
+        if shared < 0 or unique < 0 or shared + unique == 0:
+            raise SettingError(f"shared={shared} and unique={unique} must not be negative, nor both 0")
+        filter_shape = (in_channels, *self.kernel_size)
+        if shared and basis is None:
+            self.basis = FilterBasis(1, shared, filter_shape, penalty_weight)
+        elif basis is not None:
+            found = (basis.shared, *basis.weight.shape[1:])
+            if found != (shared, *filter_shape):
+                raise SettingError(f"a basis of shape {found} has not the {(shared, *filter_shape)} of this layer")
+            self.__dict__["basis"] = basis  # a reference: the owner registers it
+        self.shared, self.index = shared, index
+        rank = shared + unique
+        self.unique = nn.Parameter(torch.empty(unique, *filter_shape)) if unique else None
+        self.norm = nn.BatchNorm2d(rank) if norm else None
+        self.coefficients = nn.Parameter(torch.empty(out_channels, rank, 1, 1))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Orthonormal components of its own, Kaiming normal coefficients; the basis looks after itself."""
+        if self.unique is not None:
+            with torch.no_grad():
+                self.unique.copy_(orthonormal(self.unique))
+        nn.init.kaiming_normal_(self.coefficients, nonlinearity="relu")
+        if self.norm is not None:
+            self.norm.reset_parameters()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def settings_repr(self) -> str:
+        held = "" if not self.shared else " (owner)" if "basis" in self._modules else " (borrowed)"
+        return f"shared={self.shared}{held}, unique={0 if self.unique is None else len(self.unique)}"
+
+    def components(self) -> Tensor:
+        """Its basis filters, own ones first: (rank, I, kh, kw)."""
+        if not self.shared:
+            assert self.unique is not None
+            return self.unique
+        shared = self.basis.components(self.index)
+        return shared if self.unique is None else torch.cat([self.unique, shared])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2d(x, self.components(), None)
+        if self.norm is not None:
+            y = self.norm(y)
+        return nn.functional.conv2d(y, self.coefficients, self.bias)
+
+    def _norm_scale_shift(self) -> tuple[Tensor, Tensor] | None:
+        """The norm as y = scale * x + shift with its running statistics."""
+        norm = self.norm
+        if norm is None:
+            return None
+        if self.training:
+            raise RuntimeError("a norm stands between basis and coefficients: call eval() before weight_dense()")
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return scale, norm.bias - norm.running_mean * scale
+
+    def weight_dense(self) -> Tensor:
+        norm = self._norm_scale_shift()
+        coefficients = self.coefficients.flatten(1)
+        if norm is not None:
+            coefficients = coefficients * norm[0]
+        return torch.einsum("or,rikl->oikl", coefficients, self.components())
+
+    def bias_dense(self) -> Tensor | None:
+        norm = self._norm_scale_shift()
+        if norm is None:
+            return self.bias
+        shift = self.coefficients.flatten(1) @ norm[1]
+        return shift if self.bias is None else shift + self.bias
+
+
+@dataclass(frozen=True)
+class SharedBasis(Method):
+    """Filter bases, shared by the convolutions of one shape in one stage.
+
+    With F = I kh kw inputs to a filter, R = shared + unique and N layers in a group: parameters
+    bases * shared * F + N * (unique * F + R O + 2 R of the norm) + biases; MACs R (F + O) for each output position,
+    so a rank of F O / (F + O) breaks even (0.9 O for a 3x3 with I = O).
+
+    Args:
+        shared: components that all layers of a group share; 0 for none.
+        unique: components that each layer has for itself; 0 for none.
+        bases: how many shared bases a group has; its layers use them in turn (2: the paper's "double" basis).
+        growth: both counts are multiplied by this for each stage after the first one that converts, as the widths are.
+        norm: a BatchNorm2d between components and coefficients.
+        penalty_weight: weight of the orthogonality penalty on the shared components; 0 for none.
+
+    Source: "Learning deeply shared filter bases for efficient ConvNets", sections 3.1-3.3; its networks
+    ResNetL-SsUu keep the first block of every stage dense: say so with `where` or `exclude`.
+    """
+
+    shared: int = 8
+    unique: int = 1
+    bases: int = 1
+    growth: int = 2
+    norm: bool = True
+    penalty_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("shared", 0), ("unique", 0), ("bases", 1), ("growth", 1)):
+            whole(name, getattr(self, name), least)
+        if self.shared + self.unique == 0:
+            raise SettingError("shared=0 and unique=0 leave no filter; one of them must be at least 1")
+        flag("norm", self.norm)
+        weight("penalty_weight", self.penalty_weight)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        if spec.groups != 1:
+            return f"a basis spans all input channels; this convolution has groups={spec.groups}"
+        if spec.pointwise:
+            return "a 1x1 convolution has no spatial filters to share; its weights already are coefficients"
+        return None
+
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+        accepted, kept = self.accept(sites)
+        by_stage(self, accepted)
+        alike: dict[tuple[object, ...], list[Site]] = {}
+        for site in accepted:
+            alike.setdefault((site.stage, site.spec.weight_shape, site.spec.bias), []).append(site)
+        first = min((site.stage or 0 for site in accepted), default=0)
+        groups = []
+        for members in alike.values():
+            factor = self.growth ** ((members[0].stage or 0) - first)
+            method = replace(
+                self,
+                shared=self.shared * factor,
+                unique=self.unique * factor,
+                bases=min(self.bases, len(members)),
+                growth=1,
+            )
+            groups.append(Group(method, tuple(members)))
+        return groups, kept
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        first = specs[0]
+        filter_shape = (first.in_channels, *first.kernel_size)
+        basis = FilterBasis(self.bases, self.shared, filter_shape, self.penalty_weight) if self.shared else None
+        modules: list[nn.Module] = [
+            SharedBasisConv2d(
+                **spec.kwargs(),
+                shared=self.shared,
+                unique=self.unique,
+                norm=self.norm,
+                basis=basis,
+                index=position % self.bases,
+            )
+            for position, spec in enumerate(specs)
+        ]
+        if basis is not None:
+            lend(basis, modules, "basis")
+        return modules
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        rank = self.shared + self.unique
+        own = sum(
+            self.unique * s.fan_in + rank * s.out_channels + 2 * rank * self.norm + s.out_channels * s.bias
+            for s in specs
+        )
+        return self.bases * self.shared * specs[0].fan_in + own
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        spec = specs[index]
+        return (self.shared + self.unique) * (spec.fan_in + spec.out_channels) * out_hw[0] * out_hw[1]
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """Least squares over the dense weights: each basis and its layers by `fit_bases`; the norm does nothing in eval."""
+        layers = [module for module in modules if isinstance(module, SharedBasisConv2d)]
+        for bank in range(self.bases):
+            members = range(bank, len(layers), self.bases)
+            dense = [convs[i].weight.flatten(1).double() for i in members]
+            basis, uniques = fit_bases(dense, self.shared, self.unique)
+            for i, rows, own in zip(members, dense, uniques, strict=True):
+                layer = layers[i]
+                if layer.shared:
+                    target = layer.basis.components(bank)
+                    target.copy_(basis.view_as(target))
+                if layer.unique is not None:
+                    layer.unique.copy_(own.view_as(layer.unique))
+                components = torch.cat([own, basis])
+                layer.coefficients.copy_((rows @ components.T)[:, :, None, None])
+                if layer.norm is not None:
+                    layer.norm.reset_parameters()  # mean 0, variance 1: in eval it then only divides by sqrt(1 + eps)
+                    layer.norm.weight.fill_((1 + layer.norm.eps) ** 0.5)
+                conv_bias = convs[i].bias
+                if layer.bias is not None and conv_bias is not None:
+                    layer.bias.copy_(conv_bias)
+
+
+def top_rows(matrix: Tensor, rank: int) -> Tensor:
+    """The `rank` leading right singular vectors as rows.
+
+    Zero rows fill up where the matrix has fewer directions than `rank`.
+    """
+    _, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    rows = vh[:rank]
+    return torch.cat([rows, rows.new_zeros(rank - len(rows), matrix.shape[1])])
+
+
+def fit_bases(
+    dense: Sequence[Tensor], shared: int, unique: int, sweeps: int = 10, tolerance: float = 1e-7
+) -> tuple[Tensor, list[Tensor]]:
+    """Orthonormal components with a small sum over layers of ||A_i - A_i P_i||_F^2, P_i onto [unique_i, shared].
+
+    With only shared or only unique components this is a truncated SVD, and optimal (Eckart-Young). With both there is
+    no closed form: two steps alternate, each optimal in what it sets, so that the error never rises: the shared
+    components for what the unique ones leave, then each layer's unique ones. The better of two starts counts: the
+    greedy one (shared components first), and the directions that most layers' own best subspaces have in common,
+    which finds the components of a network that is lean already.
+
+    Args:
+        dense: A_i, one (out, in * kh * kw) matrix a layer.
+
+    Returns:
+        shared components (shared, F), and unique ones (unique, F) for each layer, orthogonal to the shared.
+    """
+    f = dense[0].shape[1]
+    if not shared:
+        return dense[0].new_zeros(0, f), [top_rows(a, unique) for a in dense]
+    greedy = top_rows(torch.cat(list(dense)), shared)
+    if not unique:
+        return greedy, [a.new_zeros(0, f) for a in dense]
+    common = top_rows(torch.cat([top_rows(a, shared + unique) for a in dense]), shared)
+    fits = [_alternate(dense, start, unique, sweeps, tolerance) for start in (greedy, common)]
+    _, basis, uniques = min(fits, key=lambda fit: fit[0])
+    return basis, uniques
+
+
+def _alternate(
+    dense: Sequence[Tensor], basis: Tensor, unique: int, sweeps: int, tolerance: float
+) -> tuple[float, Tensor, list[Tensor]]:
+    """(error, shared, unique components) after alternating from a start for the shared ones."""
+
+    def off(rows: Tensor, components: Tensor) -> Tensor:
+        return rows - rows @ components.T @ components
+
+    uniques = [top_rows(off(a, basis), unique) for a in dense]
+    error = _error(dense, basis, uniques)
+    enough = tolerance * sum(float(a.square().sum()) for a in dense)
+    for _ in range(sweeps):
+        new_basis = top_rows(torch.cat([off(a, u) for a, u in zip(dense, uniques, strict=True)]), len(basis))
+        new_uniques = [top_rows(off(a, new_basis), unique) for a in dense]
+        new_error = _error(dense, new_basis, new_uniques)
+        gain = error - new_error
+        if gain > 0:
+            error, basis, uniques = new_error, new_basis, new_uniques
+        if gain <= enough:
+            break
+    return error, basis, uniques
+
+
+def _error(dense: Sequence[Tensor], basis: Tensor, uniques: Sequence[Tensor]) -> float:
+    total = 0.0
+    for a, own in zip(dense, uniques, strict=True):
+        components = torch.cat([own, basis])
+        total += float((a - a @ components.T @ components).square().sum())
+    return total

@@ -1,0 +1,166 @@
+"""Tied block convolution: one thin filter bank, applied to every block of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.core.operator import LinearOp
+from leanconv.core.settings import whole
+from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+
+# Folding blocks into the batch wins from about this many channels a block on (two AVX-512 cores, forward and
+# backward, channels_last); below it a grouped convolution with the weight expanded does.
+FOLD_FROM = 128
+
+
+def tied_block_error(blocks: int, in_channels: int, out_channels: int, groups: int = 1) -> str | None:
+    """Why `blocks` cannot tile these channels; None when it can."""
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels // groups % blocks:
+            each = f" / groups={channels // groups}" if groups > 1 else ""
+            options = divisors(in_channels // groups, out_channels // groups)
+            return f"blocks={blocks} must divide {name}={channels}{each}; {alternatives(options)} would"
+    return None
+
+
+class TiedBlockConv2d(LinearOp):
+    """One thin filter bank, applied to every block of input channels.
+
+        y[:, b*O/B:(b+1)*O/B] = conv(x[:, b*I/B:(b+1)*I/B], weight)   for b in range(B)
+
+    Equal to a convolution with ``groups=blocks`` whose groups hold the same weights: parameters fall by B**2 (the bias
+    by B), MACs by B. Blocks do not mix: put a 1x1 convolution around it. With ``groups`` G it is the paper's TGC: each
+    group has a bank of its own, and channels are ordered by group, then by block.
+
+    Args:
+        blocks: B; divides in_channels / groups and out_channels / groups.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        weight: (O / B, I / (B G), kh, kw); bias: (O / B).
+
+    Raises:
+        SettingError: blocks does not divide a channel count.
+
+    Source: Wang & Yu 2021, "TBC Formulation", eqs. 3 and 4. The release copies its input, drops channels_last, and
+    orders channels by block first when it is given groups; this follows the paper.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        blocks: int = 2,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        whole("blocks", blocks)
+        error = tied_block_error(blocks, in_channels, out_channels, groups)
+        if error:
+            raise SettingError(error)
+        self.blocks = blocks
+        self.form = "fold" if min(in_channels, out_channels) // (blocks * groups) >= FOLD_FROM else "grouped"
+        self.weight = nn.Parameter(
+            torch.empty(out_channels // blocks, in_channels // (blocks * groups), *self.kernel_size)
+        )
+        self.bias = nn.Parameter(torch.empty(out_channels // blocks)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal over the fan out of one block, as ResNet does; the bias starts at 0."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def settings_repr(self) -> str:
+        return f"blocks={self.blocks}, form={self.form}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form == "fold":
+            return self._fold(x)
+        bias = None if self.bias is None else self._over_blocks(self.bias)
+        return self.conv2d(x, self._over_blocks(self.weight), bias, self.groups * self.blocks)
+
+    def _over_blocks(self, bank: Tensor) -> Tensor:
+        """The bank of each group repeated for every block: rows in the order group, block, filter."""
+        if self.groups == 1:
+            return torch.cat([bank] * self.blocks)
+        rows = bank.unflatten(0, (self.groups, -1))
+        return torch.stack([rows] * self.blocks, 1).flatten(0, 2)
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """Blocks as further images of the batch: no expanded weight, one copy of the input when it is channels_last."""
+        n, _, h, w = x.shape
+        g, b = self.groups, self.blocks
+        if g == 1:
+            x = x.reshape(n * b, self.in_channels // b, h, w)
+        else:
+            x = x.reshape(n, g, b, -1, h, w).transpose(1, 2).reshape(n * b, self.in_channels // b, h, w)
+        y = self.conv2d(x, self.weight, self.bias, g)
+        h, w = y.shape[2], y.shape[3]
+        if g == 1:
+            return y.reshape(n, self.out_channels, h, w)
+        return y.reshape(n, b, g, -1, h, w).transpose(1, 2).reshape(n, self.out_channels, h, w)
+
+    def weight_dense(self) -> Tensor:
+        g, b = self.groups, self.blocks
+        rows = self.weight.unflatten(0, (g, -1))
+        eye = torch.eye(b, dtype=rows.dtype, device=rows.device)
+        return torch.einsum("bc,goikl->gbocikl", eye, rows).flatten(3, 4).flatten(0, 2)
+
+    def bias_dense(self) -> Tensor | None:
+        return None if self.bias is None else self._over_blocks(self.bias)
+
+
+@dataclass(frozen=True)
+class TiedBlock(Method):
+    """Tied block convolution (TBC; with host groups TGC).
+
+    Parameters kh kw I O / (B**2 G) + O / B of bias, MACs kh kw I O / (B G) for each output position.
+
+    Args:
+        blocks: B, the number of channel blocks that share one bank.
+
+    Source: Wang & Yu 2021.
+    """
+
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        whole("blocks", self.blocks)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        return tied_block_error(self.blocks, spec.in_channels, spec.out_channels, spec.groups)
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        return [TiedBlockConv2d(**spec.kwargs(), blocks=self.blocks) for spec in specs]
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        b = self.blocks
+        return sum(s.fan_in * s.out_channels // b**2 + s.out_channels // b * s.bias for s in specs)
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        return specs[index].macs(out_hw) // self.blocks
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """The mean over blocks of the dense weight's diagonal blocks: nearest in the Frobenius norm."""
+        for module, conv in zip(modules, convs, strict=True):
+            assert isinstance(module, TiedBlockConv2d)
+            g, b = module.groups, module.blocks
+            blocks = conv.weight.unflatten(1, (b, -1)).unflatten(0, (g, b, -1))  # (G, B, o, B, i, kh, kw)
+            module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).mean(-1).flatten(0, 1))
+            if module.bias is not None and conv.bias is not None:
+                module.bias.copy_(conv.bias.unflatten(0, (g, b, -1)).mean(1).flatten())

@@ -1,0 +1,77 @@
+"""Tied block fully connected layer (TFC)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.settings import whole
+from leanconv.ops.tied_block import tied_block_error
+
+
+class TiedBlockLinear(nn.Module):
+    """One small fully connected layer, applied to every block of features.
+
+        y[..., b*O/B:(b+1)*O/B] = x[..., b*I/B:(b+1)*I/B] @ weight.T + bias   for b in range(B)
+
+    Parameters I O / B**2 + O / B of bias, multiply-adds I O / B for each row.
+
+    Args:
+        blocks: B; divides in_features and out_features.
+
+    Shape:
+        x: (..., I) -> (..., O), any leading dimensions.
+        weight: (O / B, I / B); bias: (O / B).
+
+    Raises:
+        SettingError: blocks does not divide a feature count.
+
+    Source: Wang & Yu 2021, "Tied Block Fully Connected Layer". The release takes 2-d input only and does not check
+    out_features.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, blocks: int = 2) -> None:
+        super().__init__()
+        whole("blocks", blocks)
+        error = tied_block_error(blocks, in_features, out_features)
+        if error:
+            raise SettingError(error.replace("_channels", "_features"))
+        self.in_features, self.out_features, self.blocks = in_features, out_features, blocks
+        self.weight = nn.Parameter(torch.empty(out_features // blocks, in_features // blocks))
+        self.bias = nn.Parameter(torch.empty(out_features // blocks)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As nn.Linear does."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight.shape[1])
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = x.unflatten(-1, (self.blocks, self.in_features // self.blocks))
+        return nn.functional.linear(blocks, self.weight, self.bias).flatten(-2)
+
+    def weight_dense(self) -> Tensor:
+        """The weight of the ``nn.Linear`` this equals: (O, I), zeros outside the blocks."""
+        return torch.block_diag(*[self.weight] * self.blocks)
+
+    def bias_dense(self) -> Tensor | None:
+        """Its bias: (O)."""
+        return None if self.bias is None else self.bias.repeat(self.blocks)
+
+    @torch.no_grad()
+    def fit_(self, linear: nn.Linear) -> TiedBlockLinear:
+        """Set the weights nearest to `linear` in the Frobenius norm: the mean of its diagonal blocks."""
+        b = self.blocks
+        blocks = linear.weight.unflatten(1, (b, -1)).unflatten(0, (b, -1))
+        self.weight.copy_(blocks.diagonal(dim1=0, dim2=2).mean(-1))
+        if self.bias is not None and linear.bias is not None:
+            self.bias.copy_(linear.bias.unflatten(0, (b, -1)).mean(0))
+        return self
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.blocks}"

@@ -1,0 +1,7 @@
+"""Measured rows made readable: tables, figures, plain sentences and one page that holds them all."""
+
+from __future__ import annotations
+
+from leanconv.report.tables import markdown_of
+
+__all__ = ["markdown_of"]

@@ -1,0 +1,113 @@
+"""Figures as SVG text for a page: no files, no resources from elsewhere, drawn in the page's own text colour."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from leanconv.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the page's text colour, and is replaced by it: readable on light and dark pages alike
+AXES = {
+    "params": ("Parameters", 1.0),
+    "macs": ("MACs for one image, millions", 1e6),
+    "latency_ms": ("Latency, ms", 1.0),
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+}
+
+
+def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
+    """Test accuracy against "params", "macs" or "latency_ms", one labelled point a row, with its spread over seeds.
+
+    Returns:
+        SVG; None when no row has both values.
+    """
+    if x not in AXES:
+        raise SettingError(f"x={x!r} must be one of {', '.join(AXES)}")
+    points = [row for row in rows if row.get(x) is not None and row.get("test_top1_pct") is not None]
+    if not points:
+        return None
+    label, unit = AXES[x]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, row in enumerate(points):
+            dense = row["method"] == "dense"
+            colour, marker = ("gray", "D") if dense else (f"C{index % 10}", "o")
+            at, score = row[x] / unit, row["test_top1_pct"]
+            axes.errorbar(at, score, yerr=row.get("test_top1_pct_std"), fmt=marker, color=colour, capsize=3)
+            axes.annotate(row["method"], (at, score), (5, 5), textcoords="offset points", fontsize=8, color=INK)
+        axes.set_xlabel(label)
+        axes.set_ylabel("Test top-1 %")
+        axes.margins(x=0.25, y=0.2)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+
+    return _svg(draw, f"Test accuracy against {label.lower()}")
+
+
+def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str | None:
+    """Accuracy by epoch: on validation where there is one, else on train. One colour a method, one line a seed.
+
+    Args:
+        runs: the metrics of each epoch, by method, one sequence a seed.
+    """
+    epochs = [epoch for seeds in runs.values() for history in seeds for epoch in history]
+    if not epochs:
+        return None
+    key, name = "val_top1_pct", "Validation"
+    if all(epoch.get(key) is None for epoch in epochs):
+        key, name = "train_top1_pct", "Train"
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (method, seeds) in enumerate(runs.items()):
+            colour = "gray" if method == "dense" else f"C{index % 10}"
+            for number, history in enumerate(seeds):
+                points = [(epoch["epoch"], epoch[key]) for epoch in history if epoch.get(key) is not None]
+                style = {"color": colour, "linewidth": 1.2, "alpha": 0.8}
+                axes.plot(*zip(*points, strict=True), label=method if number == 0 else None, **style) if points else None
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel(f"{name} top-1 %")
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        axes.legend(fontsize=8, labelcolor=INK)
+
+    return _svg(draw, f"{name} accuracy by epoch")
+
+
+def _svg(draw: Any, title: str) -> str:
+    """What `draw` paints on a figure, as one SVG element; the same figure gives the same text."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title, quote=True)}" ', 1).strip()

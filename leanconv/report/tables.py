@@ -1,0 +1,156 @@
+"""Rows of a comparison as a table: for the terminal, for Markdown and for the page, with the same words in each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from leanconv.core.errors import FileError, SettingError
+
+Row = dict[str, Any]
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and the text of a row under it; `note` says what the heading means, once below the table."""
+
+    head: str
+    cell: Callable[[Row], str]
+    note: str = ""
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns of a comparison; those that no row has a value for are left out."""
+    shown = [
+        Column("Method", lambda row: row["method"]),
+        Column("Parameters", lambda row: whole(row["params"]), "Parameters: each shared tensor once."),
+        Column("ratio", lambda row: ratio(row["params_ratio"])),
+        Column("MACs", lambda row: macs(row["macs"]), "MACs for one image; 1 MAC = one multiply-add."),
+        Column("ratio", lambda row: ratio(row["macs_ratio"])),
+        Column("Weights", lambda row: size(row["weight_bytes"]), "Weights: parameters and buffers, 1 kB = 1000 bytes."),
+        Column("Test top-1 %", accuracy_cell, "± is the standard deviation over n seeds."),
+    ]
+    if any(row.get("val_top1_pct") is not None for row in rows):
+        shown.append(Column("Validation top-1 %", lambda row: spread(row.get("val_top1_pct"), row.get("val_top1_pct_std"))))
+    shown += [
+        Column("n", lambda row: str(row["n"])),
+        Column("Training", lambda row: duration(row.get("train_seconds")), "Training: mean wall time of one run."),
+    ]
+    if any(row.get("latency_ms") is not None for row in rows):
+        note = "Latency: median and quartiles over interleaved rounds."
+        shown += [
+            Column("Latency ms", lambda row: quartiles(row, "latency_ms"), note),
+            Column("ratio", lambda row: quartiles(row, "latency_ratio")),
+        ]
+    return shown
+
+
+def notes(rows: Sequence[Row]) -> str:
+    """What the headings mean, as one line."""
+    base = rows[0]["ratios_to"] if rows and rows[0].get("ratios_to") else None
+    said = [column.note for column in columns(rows) if column.note]
+    return " ".join([*said, f"Ratios are to {base}."] if base else said)
+
+
+def whole(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def ratio(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
+
+
+def macs(value: int | None) -> str:
+    if value is None:
+        return NONE
+    scale, unit = next((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")) if value >= s or s == 1)
+    return f"{value / scale:.4g} {unit}".strip()
+
+
+def size(value: int | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value / 1e6:,.2f} MB" if value >= 1e6 else f"{value / 1e3:,.1f} kB"
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return NONE
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
+
+
+def quartiles(row: Row, name: str) -> str:
+    if row.get(name) is None:
+        return NONE
+    return f"{row[name]:.2f} ({row[f'{name}_q25']:.2f}-{row[f'{name}_q75']:.2f})"
+
+
+def accuracy_cell(row: Row) -> str:
+    score = spread(row.get("test_top1_pct"), row.get("test_top1_pct_std"))
+    if not row.get("failed"):
+        return score
+    return f"failed: {row['failed']}" if score == NONE else f"{score}; failed: {row['failed']}"
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and texts."""
+    shown = columns(rows)
+    return [column.head for column in shown], [[column.cell(row) for column in shown] for row in rows]
+
+
+def rich_table(rows: Sequence[Row], title: str = "") -> Table:
+    """The table for a terminal."""
+    heads, body = cells(rows)
+    table = Table(title=title or None, caption=notes(rows), caption_justify="left", title_justify="left")
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
+    for texts in body:
+        table.add_row(*map(Text, texts))  # Text, since a message may hold what rich takes for markup
+    return table
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown, with its notes below."""
+    heads, body = cells(rows)
+    lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *body]
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines) + f"\n\n{notes(rows)}\n"
+
+
+def _cell(text: str) -> str:
+    """One line without the characters that mean something there."""
+    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+def markdown_of(path: str | Path, table: str = "main") -> str:
+    """The table of a results file, as Markdown; README blocks are checked against it.
+
+    Raises:
+        FileError: not a results file.
+        SettingError: it has no such table.
+    """
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path.name} is not a results file ({error}); `leanconv compare` writes one") from error
+    if table != "main":
+        raise SettingError(f"{path.name} has no table {table!r}; it has main")
+    try:
+        return markdown(rows)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"{path.name}: its rows lack {error}; `leanconv compare` writes them whole") from error

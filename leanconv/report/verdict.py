@@ -1,0 +1,80 @@
+"""What got better and what did not, in plain sentences: each claim only as strong as what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+SAME = 0.005  # ratios nearer to 1 than this say nothing
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """One sentence or two for each row that can be held against the dense one; none without a dense row."""
+    dense = next((row for row in rows if row["method"] == "dense"), None)
+    return [] if dense is None else [verdict(row, dense) for row in rows if row is not dense]
+
+
+def verdict(row: Row, dense: Row) -> str:
+    """How `row` stands to `dense`: what is better, what is worse, and what the measurement cannot tell."""
+    better: list[str] = []
+    worse: list[str] = []
+    open_: list[str] = []
+    for name, text in (("params_ratio", "parameters"), ("macs_ratio", "MACs")):
+        value = row.get(name)
+        if value is None:
+            continue
+        if abs(value - 1) < SAME:
+            open_.append(f"the {text} are as many as before")
+        else:
+            (better if value < 1 else worse).append(f"{text} ({value:.2f} of dense)")
+    _latency(row, better, worse, open_)
+    if row.get("failed") and row.get("test_top1_pct") is None:
+        open_.append(f"there is no accuracy, since training failed ({row['failed']})")
+    else:
+        _accuracy(row, dense, better, worse, open_)
+    parts = []
+    if better:
+        parts.append("better in " + _list(better))
+    if worse:
+        parts.append("worse in " + _list(worse))
+    text = f"{row['method']}: " + ("; ".join(parts) or "neither better nor worse")
+    return text + (f"; {'; '.join(open_)}." if open_ else ".")
+
+
+def _latency(row: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
+    value = row.get("latency_ratio")
+    if value is None:
+        return
+    low, high = row["latency_ratio_q25"], row["latency_ratio_q75"]
+    text = f"measured latency ({value:.2f} of dense, quartiles {low:.2f}-{high:.2f})"
+    if high < 1 - SAME:
+        better.append(text)
+    elif low > 1 + SAME:
+        worse.append(text)
+    else:
+        open_.append(f"{text.replace(' (', ' is not clearly different (')}")
+
+
+def _accuracy(row: Row, dense: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
+    ours, theirs = row.get("test_top1_pct_by_seed") or {}, dense.get("test_top1_pct_by_seed") or {}
+    if not ours or not theirs:
+        return
+    difference = row["test_top1_pct"] - dense["test_top1_pct"]
+    text = f"test accuracy ({difference:+.2f} points)"
+    if min(len(ours), len(theirs)) < 2:
+        open_.append(f"{text} comes from {_seeds(len(ours))} against {_seeds(len(theirs))} of dense, too few to know its spread")
+    elif min(ours.values()) > max(theirs.values()):
+        better.append(f"test accuracy ({difference:+.2f} points, every seed above every dense one)")
+    elif max(ours.values()) < min(theirs.values()):
+        worse.append(f"test accuracy ({difference:+.2f} points, every seed below every dense one)")
+    else:
+        open_.append(f"{text} is within the spread over seeds")
+
+
+def _seeds(number: int) -> str:
+    return "1 seed" if number == 1 else f"{number} seeds"
+
+
+def _list(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

@@ -1,0 +1,76 @@
+"""Batches for a run: which images, in which order, from which step on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import lightning.pytorch as pl
+
+from leanconv.core.errors import SettingError
+from leanconv.data import ImageData, LabelledImages, Loader, make_loader
+from leanconv.data.loader import Batch
+from leanconv.train.config import TrainConfig
+
+VALIDATION_BATCH = 500
+
+
+class Resumable:
+    """A loader that goes on from the batch after the last step, in the middle of an epoch too.
+
+    It reads the trainer's count of steps, which is in the checkpoint; a loader's own state Lightning restores only in
+    the middle of an epoch.
+    """
+
+    def __init__(self, loader: Loader, trainer: pl.Trainer) -> None:
+        self.loader, self.trainer = loader, trainer
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, done = divmod(self.trainer.global_step, len(self))
+        self.loader.set_epoch(epoch)
+        yield from islice(self.loader, done, None)
+
+
+class Feed(pl.LightningDataModule):
+    """The train part of `data`, less what `config` holds out of it for validation; never the test part."""
+
+    def __init__(self, data: ImageData, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mean, self.std = data.mean, data.std
+        self.train: LabelledImages = data.train
+        self.validation: LabelledImages | None = None
+        if config.validation:
+            self.train, self.validation = data.split(config.validation, config.seed)
+
+    def train_dataloader(self) -> Resumable:
+        trainer, batch_size = self._trainer(), self.config.batch_size
+        if batch_size % trainer.world_size:
+            raise SettingError(f"batch_size={batch_size} must be a multiple of the {trainer.world_size} processes")
+        # a last batch of a few images would give noisy batch statistics, and none at all for a single one
+        drop_last = len(self.train) >= batch_size
+        loader = self._loader(
+            self.train, batch_size=batch_size // trainer.world_size, train=True, augment=self.config.augment,
+            seed=self.config.seed, drop_last=drop_last,
+        )  # fmt: skip
+        return Resumable(loader, trainer)
+
+    def val_dataloader(self) -> Loader | list[Any]:
+        if self.validation is None:
+            return []
+        return self._loader(self.validation, batch_size=VALIDATION_BATCH, train=False)
+
+    def _loader(self, images: LabelledImages, **options: Any) -> Loader:
+        config, trainer = self.config, self._trainer()
+        return make_loader(
+            images, mean=self.mean, std=self.std, image_size=config.image_size, workers=config.workers,
+            channels_last=config.channels_last, rank=trainer.global_rank, world_size=trainer.world_size, **options,
+        )  # fmt: skip
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None
+        return self.trainer

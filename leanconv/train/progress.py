@@ -1,0 +1,75 @@
+"""How a run is going, on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from leanconv.train.callbacks import LOOK_EVERY
+from leanconv.train.module import TrainModule
+
+
+class ProgressBar(pl.Callback):
+    """One bar for the whole run on a terminal, one line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.began, self.first_step = time.perf_counter(), trainer.global_step
+        self.last_epoch = ""
+        if sys.stderr.isatty() and trainer.is_global_zero:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[info]}"))
+            self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("", total=_steps(trainer), info="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None or batch_idx % LOOK_EVERY:
+            return
+        assert isinstance(module, TrainModule)
+        total = _steps(trainer)
+        per_step = (time.perf_counter() - self.began) / (trainer.global_step - self.first_step)
+        speed = module.config.batch_size / per_step
+        left = round((total - trainer.global_step) * per_step)
+        info = f"{speed:,.0f} images/s, {left // 60}:{left % 60:02} left{self.last_epoch}"
+        self.bar.update(
+            self.task,
+            completed=trainer.global_step,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            info=info,
+            refresh=True,
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainModule)
+        if not trainer.is_global_zero:
+            return
+        record = module.history[-1]
+        val = f", val {record['val_top1_pct']:.1f} %" if "val_top1_pct" in record else ""
+        self.last_epoch = f", loss {record['train_loss']:.3f}{val}"
+        if self.bar is None:
+            epoch = f"epoch {record['epoch']}/{trainer.max_epochs}"
+            print(f"{epoch}{self.last_epoch}, {record['images_per_s']:,.0f} images/s", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _steps(trainer: pl.Trainer) -> int:
+    return int(trainer.num_training_batches) * (trainer.max_epochs or 0)

@@ -1,0 +1,67 @@
+"""The learning rate as a function of how far a run is.
+
+Functions rather than scheduler objects: there is no state to store, so a resumed run follows the same curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from leanconv.train.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()) -> float:
+    """The learning rate of optimiser step `step` (from 0).
+
+    - "constant": lr.
+    - "cosine": from lr to 0 on half a cosine, after the warm-up.
+    - "onecycle": up from lr / div_factor and down to that / final_div_factor, on two half cosines (torch's OneCycleLR).
+    - "step": times gamma at each milestone.
+    - "plateau": times gamma where the validation loss has not fallen for more than `patience` epochs (torch's
+      ReduceLROnPlateau).
+
+    The warm-up rises linearly: (step + 1) / its number of steps.
+
+    Args:
+        val_losses: validation loss of each epoch so far; read by "plateau" only.
+    """
+    total = config.epochs * steps_per_epoch
+    warm = round(config.warmup_epochs * steps_per_epoch)
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    if config.schedule == "cosine":
+        return config.lr * _half_cosine((step - warm) / (total - warm))
+    if config.schedule == "onecycle":
+        return _one_cycle(config, step, total)
+    if config.schedule == "step":
+        passed = sum(step >= epoch * steps_per_epoch for epoch in config.milestone_epochs())
+        return config.lr * config.gamma**passed
+    if config.schedule == "plateau":
+        return _plateau(config, val_losses)
+    return config.lr
+
+
+def _half_cosine(part: float) -> float:
+    """From 1 at 0 to 0 at 1."""
+    return (1 + math.cos(math.pi * part)) / 2
+
+
+def _one_cycle(config: TrainConfig, step: int, total: int) -> float:
+    first = config.lr / config.div_factor
+    last = first / config.final_div_factor
+    peak = config.pct_start * total - 1  # torch counts the steps from 0 to total - 1
+    if step < peak:
+        return config.lr + (first - config.lr) * _half_cosine(step / peak)
+    return last + (config.lr - last) * _half_cosine((step - peak) / max(total - 1 - peak, 1))
+
+
+def _plateau(config: TrainConfig, val_losses: Sequence[float]) -> float:
+    import torch
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=config.lr)
+    scheduler = ReduceLROnPlateau(optimizer, factor=config.gamma, patience=config.patience)
+    for loss in val_losses:  # replayed, so that nothing but the history needs to be kept
+        scheduler.step(loss)
+    return float(optimizer.param_groups[0]["lr"])

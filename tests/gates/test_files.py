@@ -1,0 +1,80 @@
+"""Files stay short, and name no machine and no package registry."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.gates import tree
+
+LONGEST = 400
+# Written so that no pattern matches its own text.
+PLACES = {
+    "an absolute path of a machine": re.compile(
+        r"(?<![\w.~$}\]/-])/(?:work|home|root|Users|opt|mnt|srv|scratch|workspace)/[\w.]|\b[A-Z]:\\\\?Users\b"
+    ),
+    "a package registry": re.compile(
+        r"\bpypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|\bartifactory\b|(?<!\w)--(?:extra-)?index-url[= ]|"
+        r"index-url\s*=\s*\S|:[/]{2}[^/\s\"']*\b(?:nexus|registry|mirrors?)\b",
+        re.IGNORECASE,
+    ),
+}
+
+
+def places(text: str) -> list[str]:
+    """What `text` should not name, with its line."""
+    return [
+        f"line {number} names {what}: {line.strip()[:80]}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for what, pattern in PLACES.items()
+        if pattern.search(line)
+    ]
+
+
+def test_no_file_is_long():
+    lengths = {tree.name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in tree.files("*.py")}
+    assert len(lengths) > 50, "the gate does not see the repository"
+    long = {name: lines for name, lines in lengths.items() if lines > LONGEST}
+    assert not long, f"over {LONGEST} lines, split it by what it does: {long}"
+
+
+def test_no_file_names_a_place():
+    found = {}
+    for path in tree.files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # an image or an archive
+        if text_places := places(text):
+            found[tree.name(path)] = text_places
+    assert not found
+
+
+def parts(*texts: str) -> str:
+    return "".join(texts)  # so that this file does not hold what it forbids
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        parts("data: /", "home/me/cifar"),
+        parts('open("/', 'work/x")'),
+        parts("pip install --index", "-url x"),
+        parts("https://pypi", ".org/simple"),
+        parts("https://files.python", "hosted.org"),
+        parts("url = https://nex", "us.example/repo"),
+    ],
+)
+def test_the_gate_sees_places(text: str):
+    assert places(text)
+
+
+@pytest.mark.parametrize("text", ["runs/home/x", "/tmp/x", "#!/usr/bin/env bash", "https://arxiv.org/abs/1", "~/opt/a"])
+def test_the_gate_passes_what_is_none(text: str):
+    assert not places(text)
+
+
+def test_every_package_folder_has_an_init():
+    folders = {path.parent for path in tree.sources()}
+    assert [tree.name(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []

@@ -1,0 +1,113 @@
+"""Packages import only those before them, and importing leanconv is quick."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gates import tree
+
+FREE = ("__version__", "__file__", "__path__")  # what a module may take from `leanconv` itself
+HEAVY = ("lightning", "matplotlib", "pyarrow", "sklearn", "timm", "torchvision", "pandas")
+
+
+def imported(source: str, module: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that `source` imports, anywhere in it; `module` is the package it lies in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: -node.level + 1 or None] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("leanconv", "lc"):
+            yield node.lineno, f"leanconv.{node.attr}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            yield from ((node.lineno, str(name)) for name in names)
+
+
+def violations(source: str, module: str) -> list[str]:
+    """Imports that go forward in tree.ORDER; `module` is the dotted package that holds the source."""
+    own = module.split(".")[1]
+    found = []
+    for line, target in imported(source, module):
+        parts = target.split(".")
+        if parts[0] != "leanconv" or len(parts) == 1 or parts[1] in FREE:
+            continue
+        if parts[1] not in tree.ORDER:
+            found.append(f"line {line}: {target}: import it from its own module, not through leanconv")
+        elif tree.ORDER.index(parts[1]) > tree.ORDER.index(own):
+            found.append(f"line {line}: {own} may not import {parts[1]} ({target})")
+    return found
+
+
+def test_every_package_has_its_place():
+    packages = {path.relative_to(tree.PACKAGE).parts[0] for path in tree.sources("*.py") if path.parent != tree.PACKAGE}
+    assert packages <= {*tree.ORDER}, f"{packages - {*tree.ORDER}}: add it to ORDER in tests/gates/tree.py"
+    modules = {path.name for path in tree.sources() if path.parent == tree.PACKAGE}
+    assert modules <= {"__init__.py", "__main__.py"}, "a module belongs in a package"
+
+
+@pytest.mark.parametrize("path", [p for p in tree.sources() if p.parent != tree.PACKAGE], ids=tree.name)
+def test_imports_go_backwards(path: Path):
+    module = ".".join(path.parent.relative_to(tree.ROOT).parts)
+    found = violations(path.read_text(encoding="utf-8"), module)
+    assert not found, f"{tree.name(path)}: {'; '.join(found)}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from leanconv.data import open_data",
+        "import leanconv.data.loader",
+        "from leanconv import data",
+        "from leanconv import plan",
+        "def f():\n    from ..data import open_data",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from leanconv.cli.app import app",
+        "from .. import train",
+        "import leanconv\nleanconv.plan",
+        "import leanconv as lc\nlc.convert(1)",
+        "import importlib\nimportlib.import_module('leanconv.report')",
+    ],
+)
+def test_the_gate_sees_imports_that_go_forward(source: str):
+    assert violations(source, "leanconv.models")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from leanconv.core.spec import ConvSpec",
+        "from .layers import x",
+        "from ..core import spec",
+        "from leanconv import __version__",
+        "import leanconv\nleanconv.__version__",
+        "import torch.data",
+    ],
+)
+def test_the_gate_passes_imports_that_go_backwards(source: str):
+    assert not violations(source, "leanconv.models")
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import leanconv", HEAVY),
+        ("import leanconv as lc; [getattr(lc, name) for name in lc.__all__]", ("lightning", "matplotlib", "sklearn")),
+        ("from leanconv.cli import main; main(['--help'])", ("torch", *HEAVY)),
+        ("from leanconv.cli import main; main(['compare', '--help'])", ("torch", *HEAVY)),
+    ],
+    ids=["import", "all names", "help", "compare help"],
+)
+def test_starting_is_quick(code: str, heavy: tuple[str, ...]):
+    script = f"import atexit, sys\natexit.register(lambda: print('loaded:', *sys.modules, file=sys.stderr))\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tree.ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    loaded = {module for line in done.stderr.splitlines() if line.startswith("loaded:") for module in line.split()}
+    assert "leanconv" in loaded and not loaded & {*heavy}, f"loads {sorted(loaded & {*heavy})}"

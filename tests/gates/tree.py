@@ -1,0 +1,52 @@
+"""The repository as the gates see it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "leanconv"
+RESULTS = ROOT / "results"
+# Each package may import those before it, and itself.
+ORDER = (
+    "core",
+    "ops",
+    "conversion",
+    "models",
+    "files",
+    "data",
+    "train",
+    "bench",
+    "inference",
+    "deploy",
+    "search",
+    "detect",
+    "analyse",
+    "papers",
+    "report",
+    "cli",
+)
+
+
+def files(pattern: str = "*") -> list[Path]:
+    """The files that are tracked, or would be after `git add`; without git, all outside hidden and made folders."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        found = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        made = ("runs", "data", "build", "dist")
+        tops = [p for p in ROOT.iterdir() if p.name == ".ci" or (not p.name.startswith(".") and p.name not in made)]
+        found = [p for top in tops for p in (top.rglob("*") if top.is_dir() else [top]) if "__pycache__" not in p.parts]
+    return sorted(path for path in found if path.is_file() and path.match(pattern))
+
+
+def sources(pattern: str = "*.py") -> list[Path]:
+    """The files of the package."""
+    return [path for path in files(pattern) if path.is_relative_to(PACKAGE)]
+
+
+def name(path: Path) -> str:
+    """The path as a message shows it."""
+    return path.relative_to(ROOT).as_posix()

@@ -1,0 +1,21 @@
+"""``python -m tests.gates.update``: write anew what the gates compare with: names, flags, and tables in documents."""
+
+from __future__ import annotations
+
+from leanconv.core.atomic import write_text
+from leanconv.report import markdown_of
+from tests.gates import blocks, surface, tree
+
+
+def main() -> None:
+    texts = {surface.NAMES: surface.public_names(), surface.FLAGS: surface.cli_flags()}
+    for path in tree.files("*.md"):
+        texts[path] = blocks.rendered(path.read_text(encoding="utf-8"), tree.RESULTS, markdown_of)
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            print(f"wrote {tree.name(path)}")
+
+
+if __name__ == "__main__":
+    main()

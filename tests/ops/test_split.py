@@ -1,0 +1,118 @@
+"""The split convolution by its equations, its variants, and its fused gate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import leanconv as lc
+from leanconv.core.errors import SettingError
+from leanconv.ops.gated_sum import gated_sum
+from leanconv.ops.split import representative_channels
+from tests.ops.contract import unsettle_
+
+
+def plain_gated_sum(a, b):
+    """Eqs. 4-6 of the paper, letter by letter."""
+    means = torch.stack([a.mean((2, 3)), b.mean((2, 3))])
+    beta, gamma = torch.softmax(means, 0)[..., None, None]
+    return beta * a + gamma * b
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gated_sum_and_its_gradients_equal_the_plain_form(layout):
+    torch.manual_seed(0)
+    a, b, dy = (torch.randn(3, 4, 5, 6, dtype=torch.float64).to(memory_format=layout) for _ in range(3))
+    ours = [t.clone().requires_grad_() for t in (a, b)]
+    plain = [t.clone().requires_grad_() for t in (a, b)]
+    y, wanted = gated_sum(*ours), plain_gated_sum(*plain)
+    torch.testing.assert_close(y, wanted)
+    assert y.is_contiguous(memory_format=layout)
+    y.backward(dy)
+    wanted.backward(dy)
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(gated_sum(a, b), wanted)
+    assert torch.autograd.gradcheck(gated_sum, tuple(ours))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 1), (2, 1)])
+def test_eq_7_branch_by_branch(stride, size):
+    torch.manual_seed(0)
+    op = lc.SplitConv2d(8, 6, 3, stride, 1, ratio=0.5).double().eval()
+    unsettle_(op)
+    x = torch.randn(2, 8, *size, dtype=torch.float64)
+    kernel = torch.zeros(6, 4, 3, 3, dtype=torch.float64)  # the grouped kernel is block-diagonal (eq. 3)
+    kernel[:3, :2], kernel[3:, 2:] = op.grouped.weight[:3], op.grouped.weight[3:]
+    height, width = (-(-s // stride) for s in size)
+    averaged = torch.stack(
+        [
+            x[:, :, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].mean((2, 3))
+            for i in range(height)
+            for j in range(width)
+        ],
+        -1,
+    ).unflatten(-1, (height, width))
+    representative, rest = averaged[:, :4], averaged[:, 4:]
+    u3 = nn.functional.conv2d(x[:, :4], kernel, None, stride, 1) + op.point(representative)
+    u1 = op.redundant(rest)
+    torch.testing.assert_close(op(x), plain_gated_sum(op.norm3(u3), op.norm1(u1)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "ratio", "groups", "wanted"),
+    [
+        (16, 0.5, 2, 8),
+        (3, 0.5, 1, 2),
+        (3, 0.5, 2, 2),
+        (7, 0.5, 2, 4),
+        (16, 0.01, 2, 2),
+        (10, 1.0, 4, 8),
+        (12, 0.375, 1, 5),
+    ],
+)
+def test_representative_channels_round_to_the_groups(channels, ratio, groups, wanted):
+    assert representative_channels(channels, ratio, groups) == wanted
+
+
+# Table 4 of the paper, every 3x3 of ResNet-20 but the first: it prints 0.10, 0.12, 0.15, 0.10, 0.088 M, cut off, not rounded
+VARIANTS = [
+    (lc.Split(), 0.1051),
+    (lc.Split(representative="chain"), 0.1225),
+    (lc.Split(representative="full"), 0.1570),
+    (lc.Split(fusion=False), 0.1051),
+    (lc.Split(redundant=False), 0.0882),
+]
+
+
+@pytest.mark.parametrize(("method", "millions"), VARIANTS, ids=lambda value: getattr(value, "label", lambda: None)())
+def test_ablation_variants_have_the_papers_counts(method, millions):
+    model = lc.create_model("resnet20")
+    lean = lc.convert(model, lc.plan(model, method, exclude="conv1"))
+    assert lc.count(lean).params / 1e6 == pytest.approx(millions, abs=5e-5)
+
+
+@pytest.mark.parametrize("method", [method for method, _ in VARIANTS], ids=lambda method: method.label())
+def test_trains_in_bf16_channels_last(method):
+    torch.manual_seed(0)
+    model = lc.create_model("resnet8")
+    lean = lc.convert(model, lc.plan(model, method, exclude="conv1")).to(memory_format=torch.channels_last).train()
+    x = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = lean(x)
+    y.float().logsumexp(1).mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in lean.parameters())
+
+
+def test_refusals_say_why():
+    with pytest.raises(SettingError, match=r"stride=\(3, 3\) must be 1 or 2"):
+        lc.SplitConv2d(8, 8, 3, 3, 1)
+    with pytest.raises(SettingError, match="the branches would not meet"):
+        lc.SplitConv2d(8, 8, 3)
+    with pytest.raises(
+        SettingError, match=r"groups=2 must divide out_channels=9 and not exceed in_channels=8; 1 or 3 would"
+    ):
+        lc.SplitConv2d(8, 9, 3, padding=1)
