@@ -84,7 +84,11 @@ def main() -> None:
             name: {"median": round(median[name]), "min": round(min(values)), "max": round(max(values))}
             for name, values in rates.items()
         },
-        "ratio": {"median": round(statistics.median(ratios), 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3)},
+        "ratio": {
+            "median": round(statistics.median(ratios), 3),
+            "min": round(min(ratios), 3),
+            "max": round(max(ratios), 3),
+        },
     }
     print(json.dumps(report, indent=2))
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from leanconv.core.base import input_size_of
 from leanconv.core.errors import SettingError
 
-SAMPLE_MS = 2.0  # shorter calls are repeated until a sample lasts this long: a timer's and a scheduler's noise is in the microseconds
+# shorter calls are repeated until a sample lasts this long: a timer's and a scheduler's noise is in the microseconds
+SAMPLE_MS = 2.0
 WARM_UP_CALLS = 60  # until malloc keeps its pages: with fewer, large outputs are timed with their page faults
 WARM_UP_SECONDS = 1.0
 

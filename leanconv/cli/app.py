@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -19,7 +20,7 @@ from leanconv.cli.models import models
 from leanconv.cli.train import train
 from leanconv.core.errors import LeanconvError
 
-VERBS = {
+VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "demo"),
     "models": (models, "models 'timm/resnet*'"),
     "inspect": (inspect, 'inspect timm/resnet50 --method "tied_block(blocks=2)" --exclude conv1'),
@@ -86,7 +87,7 @@ def _fail(message: str) -> None:
     print(f"leanconv: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _flushed(code: object) -> object:
+def _flushed(code: str | int | None) -> str | int | None:
     """The exit code, after standard output was flushed: a reader that went away is one line, not a traceback."""
     try:
         sys.stdout.flush()

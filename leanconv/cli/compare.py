@@ -30,14 +30,17 @@ def compare(
     download: Download = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method, from --seed on.")] = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results. Default: runs/TARGET-DATA.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder of the results. Default: runs/TARGET-DATA."),
     ] = None,
     where: Where = None,
     exclude: Exclude = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
-    latency_batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")] = 1,
+    latency_batch: Annotated[
+        int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
+    ] = 1,
     device: Device = "auto",
     as_json: Json = False,
     **settings: Any,
@@ -106,7 +109,7 @@ def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> 
         "versions": {"python": machine.pop("python"), **machine.pop("versions")},
         "machine": machine,
         "command": shlex.join(["leanconv", *sys.argv[1:]]),
-        "settings": {**shared, "latency": {"dtype": "float32", **latency}},
+        "settings": {**shared, "execution": job.execution(), "latency": {"dtype": "float32", **latency}},
         "n": max((row["n"] for row in rows), default=0),
         "seeds": sorted({seed for row in rows for seed in row["seeds"]}),
         "rows": rows,

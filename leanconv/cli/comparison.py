@@ -83,7 +83,9 @@ def refuse_others(out: Path, job: Job) -> None:
 
 
 def _run_folders(out: Path) -> list[Path]:
-    return sorted(path.parent for path in out.glob(f"*/seed*/{runs.RUN_FILE}") if FOLDER_OF_SEED.fullmatch(path.parent.name))
+    return sorted(
+        path.parent for path in out.glob(f"*/seed*/{runs.RUN_FILE}") if FOLDER_OF_SEED.fullmatch(path.parent.name)
+    )
 
 
 def _of_others(out: Path, own: Mapping[str, Method]) -> dict[str, Method]:
@@ -100,7 +102,9 @@ def _of_others(out: Path, own: Mapping[str, Method]) -> dict[str, Method]:
     return others
 
 
-def measure(methods: Mapping[str, Method], input_size: tuple[int, int, int], options: Mapping[str, Any]) -> dict[str, Latency]:
+def measure(
+    methods: Mapping[str, Method], input_size: tuple[int, int, int], options: Mapping[str, Any]
+) -> dict[str, Latency]:
     """The inference latency of one network a method, interleaved; ratios are to dense, else to the first."""
     from leanconv.bench.latency import measure_latency
     from leanconv.files.load import load
@@ -119,7 +123,13 @@ def make_rows(methods: Mapping[str, Method], latencies: Mapping[str, Latency]) -
     rows = []
     for label, method in methods.items():
         done = [method.done[seed] for seed in sorted(method.done)]
-        row: Row = {"method": label, "n": len(done), "seeds": sorted(method.done), "ratios_to": base.label, **method.counts}
+        row: Row = {
+            "method": label,
+            "n": len(done),
+            "seeds": sorted(method.done),
+            "ratios_to": base.label,
+            **method.counts,
+        }
         for name in ("params", "macs"):
             row[f"{name}_ratio"] = method.counts[name] / base.counts[name]
         row |= _scores("test_top1_pct", {run["seed"]: run["test"]["top1_pct"] for run in done})

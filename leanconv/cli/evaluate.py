@@ -18,9 +18,13 @@ def evaluate(
     download: Download = False,
     part: Annotated[Literal["test", "train"], typer.Option("--part", help="Which part of the data.")] = "test",
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
-    image_size: Annotated[int | None, typer.Option("--image-size", min=1, help="Pixels a side to bring images to.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Pixels a side to bring images to.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.")] = 500,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option("--precision", help="bf16 computes in bfloat16.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option("--precision", help="bf16 computes in bfloat16.")
+    ] = "fp32",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -36,15 +36,14 @@ def inspect(
 
     asked = parse_method(method)
     model = open_without_weights(target)
-    shape = input_size(size) or input_size_of(model)
     plan = plan_of(model)
+    shape = input_size(size) or (plan and plan.input_size) or input_size_of(model)
     dense: nn.Module | None = model
     lean = model
     if plan is not None:
         if asked is not None:
             raise SettingError(f"{target} is lean already; inspect it without --method, or name the dense network")
         dense = rebuild_dense(model)
-        shape = shape or plan.input_size
     elif asked is not None:
         if shape is None:
             raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
@@ -107,17 +106,25 @@ def _table(found: dict[str, Any]) -> Table:
 
     from leanconv.report.tables import macs, whole
 
+    image = " of " + "x".join(map(str, found["input_size"])) if found["input_size"] else ""
     table = Table(
-        caption="MACs for one image; 1 MAC = one multiply-add. A shared weight is counted where it is first used.",
+        caption=f"MACs for one image{image}; 1 MAC = one multiply-add. A shared weight is counted where it is first used.",
         caption_justify="left",
     )
     for head in ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after"):
-        table.add_column(head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold")
+        table.add_column(
+            head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold"
+        )
     for layer in found["layers"]:
         becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
         counts = [whole(layer["params_before"]), whole(layer["params_after"])]
         table.add_row(
-            layer["name"] or "(root)", layer["conv"], Text(becomes), *counts, macs(layer["macs_before"]), macs(layer["macs_after"])
+            layer["name"] or "(root)",
+            layer["conv"],
+            Text(becomes),
+            *counts,
+            macs(layer["macs_before"]),
+            macs(layer["macs_after"]),
         )
     before, after = found["before"] or {}, found["after"]
     counts = [whole(before.get("params")), whole(after["params"]), macs(before.get("macs")), macs(after["macs"])]

@@ -36,7 +36,9 @@ def parse_method(text: str) -> Method | None:
     """One method; None for ``dense``."""
     methods = parse_methods(text)
     if len(methods) > 1:
-        raise SettingError(f"one method is wanted here, and {text!r} has {len(methods)}; `leanconv compare` takes several")
+        raise SettingError(
+            f"one method is wanted here, and {text!r} has {len(methods)}; `leanconv compare` takes several"
+        )
     return next(iter(methods.values()))
 
 
@@ -95,7 +97,9 @@ def _method(node: ast.expr, text: str) -> Method | None:
         raise SettingError(f"{name}: {error}") from error
     except (TypeError, ValueError):
         shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-        raise SettingError(f"{name}({shown}) has a value of the wrong kind; by default it is {name}({defaults})") from None
+        raise SettingError(
+            f"{name}({shown}) has a value of the wrong kind; by default it is {name}({defaults})"
+        ) from None
 
 
 def _value(method: str, setting: str, node: ast.expr) -> Any:

@@ -35,7 +35,9 @@ Init = Annotated[
     Literal["fresh", "fit"],
     typer.Option("--init", help="New weights: fresh, or fitted to the dense ones."),
 ]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Start from published weights, downloading them if needed.")]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Start from published weights, downloading them if needed.")
+]
 Data = Annotated[
     str,
     typer.Option("--data", metavar="DATA", help="digits, cifar10, cifar100, or a folder of images or parquet files."),

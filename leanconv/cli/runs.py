@@ -87,6 +87,12 @@ class Job:
             "train": train,
         }
 
+    def execution(self) -> dict[str, Any]:
+        """How the run is carried out, which does not decide what it gives."""
+        from leanconv.train.config import EXECUTION
+
+        return {name: getattr(self.config, name) for name in EXECUTION}
+
     def build(self) -> nn.Module:
         """The network to train, from this job's seed: what is not converted starts alike under every method."""
         import torch

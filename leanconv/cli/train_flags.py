@@ -58,7 +58,9 @@ FLAGS = (
     Flag("div_factor", float, 25.0, "onecycle starts at lr divided by this."),
     Flag("final_div_factor", float, 1e4, "onecycle ends at its start divided by this."),
     Flag("label_smoothing", float, 0.0, "Label smoothing."),
-    Flag("augment", Literal["none", "crop", "crop_flip", "random_resized_crop"], "crop_flip", "Changes to train images."),
+    Flag(
+        "augment", Literal["none", "crop", "crop_flip", "random_resized_crop"], "crop_flip", "Changes to train images."
+    ),
     Flag("image_size", int, None, "Pixels a side that images are brought to; their own by default."),
     Flag("ten_crop", bool, False, "Test on ten crops of each image."),
     Flag("precision", Literal["fp32", "bf16"], "fp32", "bf16 computes in bfloat16 where that is safe."),
@@ -75,7 +77,11 @@ FLAGS = (
 
 Recipe = Annotated[
     str | None,
-    typer.Option("--recipe", help="Settings to start from, under the flags. Default: quick_digits for digits, else cifar_fast; [values] below are of neither."),
+    typer.Option(
+        "--recipe",
+        help="Settings that the flags change. Default: quick_digits for digits, else cifar_fast, "
+        "which may differ from the [values] below.",
+    ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train; auto takes a GPU if there is one.")
@@ -88,7 +94,8 @@ def with_train_flags(function: Function) -> Function:
     signature = inspect.signature(function)
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name != "settings"]
     added = [
-        inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flag.option()) for flag in FLAGS
+        inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flag.option())
+        for flag in FLAGS
     ]
     function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}

@@ -64,7 +64,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> 
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 stem, then stages of basic blocks named layer1, layer2, ...; each stage but the first halves the map and doubles the width.
+    """A 3x3 stem, then stages of basic blocks named layer1, layer2, ...
+
+    Each stage but the first halves the map and doubles the width.
 
     Args:
         depths: blocks in each stage.

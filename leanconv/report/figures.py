@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 INK = "#010203"  # stands for the page's text colour, and is replaced by it: readable on light and dark pages alike
 AXES = {
-    "params": ("Parameters", 1.0),
+    "params": ("Parameters, thousands", 1e3),
     "macs": ("MACs for one image, millions", 1e6),
     "latency_ms": ("Latency, ms", 1.0),
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -44,6 +44,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
     """
     if x not in AXES:
         raise SettingError(f"x={x!r} must be one of {', '.join(AXES)}")
+    colours = _colours([row["method"] for row in rows])
     points = [row for row in rows if row.get(x) is not None and row.get("test_top1_pct") is not None]
     if not points:
         return None
@@ -51,12 +52,12 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for index, row in enumerate(points):
-            dense = row["method"] == "dense"
-            colour, marker = ("gray", "D") if dense else (f"C{index % 10}", "o")
-            at, score = row[x] / unit, row["test_top1_pct"]
-            axes.errorbar(at, score, yerr=row.get("test_top1_pct_std"), fmt=marker, color=colour, capsize=3)
-            axes.annotate(row["method"], (at, score), (5, 5), textcoords="offset points", fontsize=8, color=INK)
+        for index, row in enumerate(sorted(points, key=lambda row: row[x])):
+            method, at, score = row["method"], row[x] / unit, row["test_top1_pct"]
+            marker = "D" if method == "dense" else "o"
+            axes.errorbar(at, score, yerr=row.get("test_top1_pct_std"), fmt=marker, color=colours[method], capsize=3)
+            place = (5, 5) if index % 2 == 0 else (5, -12)  # above and below in turn, so that neighbours do not collide
+            axes.annotate(method, (at, score), place, textcoords="offset points", fontsize=8, color=INK)
         axes.set_xlabel(label)
         axes.set_ylabel("Test top-1 %")
         axes.margins(x=0.25, y=0.2)
@@ -78,20 +79,28 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
     if all(epoch.get(key) is None for epoch in epochs):
         key, name = "train_top1_pct", "Train"
 
+    colours = _colours(list(runs))
+
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for index, (method, seeds) in enumerate(runs.items()):
-            colour = "gray" if method == "dense" else f"C{index % 10}"
+        for method, seeds in runs.items():
             for number, history in enumerate(seeds):
                 points = [(epoch["epoch"], epoch[key]) for epoch in history if epoch.get(key) is not None]
-                style = {"color": colour, "linewidth": 1.2, "alpha": 0.8}
-                axes.plot(*zip(*points, strict=True), label=method if number == 0 else None, **style) if points else None
+                label = method if number == 0 else None
+                axes.plot(
+                    [x for x, _ in points], [y for _, y in points], color=colours[method], linewidth=1.2, label=label
+                )
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
         axes.legend(fontsize=8, labelcolor=INK)
 
     return _svg(draw, f"{name} accuracy by epoch")
+
+
+def _colours(methods: Sequence[str]) -> dict[str, str]:
+    """The colour of each method, the same in every figure of a page."""
+    return {method: "gray" if method == "dense" else f"C{index % 10}" for index, method in enumerate(methods)}
 
 
 def _svg(draw: Any, title: str) -> str:

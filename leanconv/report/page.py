@@ -26,7 +26,11 @@ def html(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[M
     heads, body = tables.cells(rows)
     drawn = [figures.accuracy_against(rows, x) for x in figures.AXES]
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
@@ -60,7 +64,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
     said = "".join(f"- {sentence}\n" for sentence in verdict.sentences(rows))
     seeds = ", ".join(map(str, summary["seeds"]))
     facts = "".join(
-        f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in _facts(summary[key])) for title, key in FACTS
+        f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in _facts(summary[key]))
+        for title, key in FACTS
     )
     title = f"# {summary['settings']['target']} on {summary['settings']['data']['name']}\n"
     return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. `{summary['command']}`, {summary['created']}.\n{facts}"

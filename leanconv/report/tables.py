@@ -38,7 +38,9 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column("Test top-1 %", accuracy_cell, "± is the standard deviation over n seeds."),
     ]
     if any(row.get("val_top1_pct") is not None for row in rows):
-        shown.append(Column("Validation top-1 %", lambda row: spread(row.get("val_top1_pct"), row.get("val_top1_pct_std"))))
+        shown.append(
+            Column("Validation top-1 %", lambda row: spread(row.get("val_top1_pct"), row.get("val_top1_pct_std")))
+        )
     shown += [
         Column("n", lambda row: str(row["n"])),
         Column("Training", lambda row: duration(row.get("train_seconds")), "Training: mean wall time of one run."),

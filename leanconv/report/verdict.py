@@ -63,7 +63,9 @@ def _accuracy(row: Row, dense: Row, better: list[str], worse: list[str], open_: 
     difference = row["test_top1_pct"] - dense["test_top1_pct"]
     text = f"test accuracy ({difference:+.2f} points)"
     if min(len(ours), len(theirs)) < 2:
-        open_.append(f"{text} comes from {_seeds(len(ours))} against {_seeds(len(theirs))} of dense, too few to know its spread")
+        open_.append(
+            f"{text} comes from {_seeds(len(ours))} against {_seeds(len(theirs))} of dense, too few to know its spread"
+        )
     elif min(ours.values()) > max(theirs.values()):
         better.append(f"test accuracy ({difference:+.2f} points, every seed above every dense one)")
     elif max(ours.values()) < min(theirs.values()):

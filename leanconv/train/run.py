@@ -178,7 +178,7 @@ def _check_fits(model: nn.Module, checkpoint: dict[str, Any], path: Path) -> Non
 
 @contextlib.contextmanager
 def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
-    """Ctrl-C stops the recorder after the step under way, a second one at once.
+    """Ctrl-C, or a polite kill, stops the recorder after the step under way; a second Ctrl-C stops at once.
 
     Several processes would stop at different steps and wait for each other, so there the first one stops at once.
     """
@@ -189,9 +189,10 @@ def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     in_main = threading.current_thread() is threading.main_thread()  # the only thread that may set a handler
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if in_main and processes == 1:
-        signal.signal(signal.SIGINT, ask)
+        for number in before:
+            signal.signal(number, ask)
     try:
         yield
     except Interrupted:
@@ -202,7 +203,8 @@ def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
         raise
     finally:
         if in_main:
-            signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+            for number, handler in before.items():  # Lightning leaves SIGINT ignored
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,9 @@ def test_gradients(method, name):
     names, parameters = zip(*lean.named_parameters(), strict=True)
 
     def run(x, *values):
-        return torch.stack([y.sum((2, 3)) for y in torch.func.functional_call(lean, dict(zip(names, values, strict=True)), (x,))])
+        return torch.stack(
+            [y.sum((2, 3)) for y in torch.func.functional_call(lean, dict(zip(names, values, strict=True)), (x,))]
+        )
 
     assert torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True)
     lean.train()

@@ -22,15 +22,15 @@ TIMES = ("seconds", "images_per_s")
 class CtrlC(nn.Module):
     """Presses it during a training step."""
 
-    def __init__(self, step: int, presses: int = 1) -> None:
+    def __init__(self, step: int, presses: int = 1, number: int = signal.SIGINT) -> None:
         super().__init__()
-        self.step, self.presses = step, presses
+        self.step, self.presses, self.number = step, presses, number
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.step -= 1
             for _ in range(self.presses if self.step == -1 else 0):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self.number)
         return x
 
 
@@ -62,11 +62,12 @@ def test_stopped_at_any_step_and_continued(config: TrainConfig, data: ImageData,
         assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == result.history
 
 
-def test_stopped_twice(data: ImageData, tmp_path: Path) -> None:
+def test_killed_politely_then_stopped(data: ImageData, tmp_path: Path) -> None:
     whole = Net()
     fit(whole, data, SMALL, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
-        fit(Net(CtrlC(1)), data, SMALL, tmp_path / "parts", progress=False)
+        fit(Net(CtrlC(1, number=signal.SIGTERM)), data, SMALL, tmp_path / "parts", progress=False)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with pytest.raises(KeyboardInterrupt):
         fit(Net(CtrlC(4)), data, SMALL, tmp_path / "parts", resume=True, progress=False)
     model = Net()

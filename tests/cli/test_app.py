@@ -1,0 +1,128 @@
+"""What holds for every verb: help, exit codes, one line an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from typer.main import get_command
+
+from leanconv.cli import app
+from leanconv.cli.app import VERBS
+from leanconv.cli.train_flags import FLAGS
+from leanconv.train import TrainConfig
+
+from .conftest import one_line
+
+HELP = "import sys; from leanconv.cli import main\ntry: main(['--help'])\nfinally: print([m for m in {} if m in sys.modules])"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_has_an_example(call: Callable, verb: str) -> None:
+    answer = call(verb, "--help")
+    assert answer.code == 0
+    assert f"Example: leanconv {verb}" in " ".join(answer.out.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_flag_says_what_it_does(verb: str) -> None:
+    command = get_command(app).commands[verb]  # type: ignore[attr-defined]
+    assert [parameter.name for parameter in command.params if not parameter.help] == []
+
+
+def test_version(call: Callable) -> None:
+    import leanconv
+
+    assert call("--version").out.strip() == leanconv.__version__
+
+
+def test_training_flags_are_the_settings() -> None:
+    assert [flag.name for flag in FLAGS] == list(TrainConfig.model_fields)
+    for flag in FLAGS:
+        field = TrainConfig.model_fields[flag.name]
+        assert field.default == flag.default, flag.name
+        annotation = str(field.annotation) if flag.kind is tuple else field.annotation
+        kinds = (
+            [arg for arg in get_args(annotation) if arg is not type(None)] if type(None) in get_args(annotation) else []
+        )
+        assert (
+            str(flag.kind.__name__ if isinstance(flag.kind, type) else flag.kind) in str(annotation)
+            or flag.kind in kinds
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("inspect", "resnet21"), ("unknown network 'resnet21'", "resnet20")),
+        (("inspect", "resnet8", "--method", "tied_blok"), ("did you mean 'tied_block'",)),
+        (("inspect", "resnet8", "--method", "split", "--where", "nothing*"), ("matches none",)),
+        (("inspect", "resnet8", "--input-size", "3,32"), ("--input-size '3,32' must be",)),
+        (("inspect", "resnet8", "--input-size", "5,32,32"), ("does not run on an input",)),
+        (("convert", "resnet8", "-m", "tied_block(blocks=5)", "-o", "x"), ("converts none",)),
+        (("train", "resnet8", "--out", "x", "--data", "nowhere"), ("nowhere", "no such folder")),
+        (("train", "resnet8", "--out", "x", "--epochs", "0"), ("epochs=0",)),
+        (("train", "resnet8", "--out", "x", "--recipe", "best"), ("'best' does not exist", "quick_digits")),
+        (("train", "resnet8", "--out", "x", "--milestones", "a,b"), ("must be numbers",)),
+        (("eval", "nowhere"), ("nowhere",)),
+        (("compare", "resnet8", "--methods", "dense,dense"), ("given twice",)),
+        (("compare", "resnet8", "--methods", "dense", "--data", "cifar10", "--data-root", "no"), ("--download",)),
+    ],
+    ids=lambda value: " ".join(value[:2]),
+)
+def test_bad_input_is_one_line_and_2(
+    call: Callable, arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = call(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert one_line(answer, *words), answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_usage_errors_are_2(call: Callable) -> None:
+    assert call("inspect").code == 2
+    assert call("compare", "resnet8").code == 2
+    assert call("inspect", "resnet8", "--bogus").code == 2
+    assert call("train", "resnet8", "--out", "x", "--schedule", "linear").code == 2
+
+
+def test_debug_shows_the_traceback() -> None:
+    from leanconv.cli import main
+    from leanconv.core.errors import SettingError
+
+    with pytest.raises(SettingError):
+        main(["inspect", "resnet21", "--debug"])
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(call: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer = call("convert", "resnet8", "-m", "split", "-o", tmp_path / "file" / "out")
+    assert answer.code == 2
+    assert one_line(answer, "check the path")
+
+
+def test_help_waits_for_nothing() -> None:
+    heavy = ["torch", "lightning", "matplotlib", "timm", "pydantic", "sklearn"]
+    done = subprocess.run([sys.executable, "-c", HELP.format(heavy)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    script = "from leanconv.cli import main; import time; time.sleep(0.5); main(['--help'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 1

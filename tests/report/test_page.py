@@ -1,0 +1,103 @@
+"""The page and its figures: whole, self-contained, safe."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from leanconv.core.errors import SettingError
+from leanconv.report import figures, page
+
+from .sample import DENSE, ROWS, histories, summary
+
+LOADING = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
+
+
+class Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in LOADING]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_loads_nothing() -> None:
+    text = page.html(summary(), histories())
+    reader = Reader()
+    reader.feed(text)
+    assert not {"script", "link", "img", "iframe", "object", "base"} & set(reader.tags)
+    assert all(link.startswith("#") for link in reader.links)
+    assert "@import" not in text
+    assert text.count("url(") == text.count("url(#")
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_page_holds_table_sentences_figures_and_facts() -> None:
+    reader = Reader()
+    reader.feed(page.html(summary(), histories()))
+    for wanted in (
+        "272,474",
+        "105,082",
+        "91.20 ± 0.40",
+        "worse in measured latency",
+        "Epoch",
+        "train.lr",
+        "a CPU",
+        "1, 2",
+    ):
+        assert wanted in reader.text
+    assert reader.tags.count("svg") == 4
+    assert "b" not in reader.tags  # a method's name is text, whatever it looks like
+
+
+def test_page_without_a_finished_run() -> None:
+    text = page.html(summary([ROWS[2]]), {})
+    assert "No run has finished" in text
+    assert "<svg" not in text
+
+
+def test_write(tmp_path: Path) -> None:
+    path = page.write(tmp_path / "new", summary(), histories())
+    assert path.read_text() == page.html(summary(), histories())
+    markdown = (tmp_path / "new" / "report.md").read_text()
+    assert markdown.startswith("# resnet20 on digits\n")
+    assert "- split(ratio=0.5): better in parameters (0.39 of dense)" in markdown
+
+
+@pytest.mark.parametrize("x", figures.AXES)
+def test_figure_is_one_svg_in_the_pages_colour(x: str) -> None:
+    svg = figures.accuracy_against(ROWS, x)
+    assert svg is not None
+    root = ET.fromstring(svg)
+    assert root.tag.endswith("svg")
+    text = "".join(root.itertext())
+    assert "dense" in text
+    assert "split(ratio=0.5)" in text
+    assert figures.INK not in svg
+    assert "currentColor" in svg
+    assert svg == figures.accuracy_against(ROWS, x)
+
+
+def test_figures_of_nothing() -> None:
+    assert figures.accuracy_against([ROWS[2]], "params") is None
+    assert figures.training_curves({"dense": [[]]}) is None
+    with pytest.raises(SettingError, match="must be one of params, macs, latency_ms"):
+        figures.accuracy_against([DENSE], "flops")
+
+
+def test_curves_fall_back_to_train() -> None:
+    without = {"dense": [[{"epoch": 1, "train_top1_pct": 40.0}, {"epoch": 2, "train_top1_pct": 50.0}]]}
+    svg = figures.training_curves(without)
+    assert svg is not None
+    assert "Train top-1 %" in svg
+    assert "Validation top-1 %" in (figures.training_curves(histories()) or "")
