@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -108,12 +109,17 @@ def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> 
         "dirty": git["dirty"],
         "versions": {"python": machine.pop("python"), **machine.pop("versions")},
         "machine": machine,
-        "command": shlex.join(["leanconv", *sys.argv[1:]]),
+        "command": shlex.join(["leanconv", *map(_portable, sys.argv[1:])]),
         "settings": {**shared, "execution": job.execution(), "latency": {"dtype": "float32", **latency}},
         "n": max((row["n"] for row in rows), default=0),
         "seeds": sorted({seed for row in rows for seed in row["seeds"]}),
         "rows": rows,
     }
+
+
+def _portable(argument: str) -> str:
+    """A path seen from here: results are shared, and say nothing about the machine's folders."""
+    return os.path.relpath(argument) if os.path.isabs(argument) else argument
 
 
 def write(folder: Path, summary: dict[str, Any], runs: dict[str, list[Path]]) -> Path:

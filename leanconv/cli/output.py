@@ -18,7 +18,7 @@ def show(*parts: RenderableType) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def show_json(value: Any) -> None:

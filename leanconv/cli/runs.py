@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
+LOCK_FILE = ".lock"
 OWN = ("method", "seed")  # what may differ between the runs of one comparison
 
 
@@ -140,23 +141,29 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
     from leanconv.train import fit
 
     identity = job.identity()
+    model = job.build()  # before the folder is there: a mistake leaves nothing behind
     with _alone(folder):
-        started = (folder / RUN_FILE).exists()
-        if started:
-            differs = difference(read_json(folder / RUN_FILE), identity)
-            if differs:
-                raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out")
-            summary = finished(folder)
-            if summary is not None:
-                return summary
-            if not resume:
+        if leads():
+            _check_folder(folder, identity)
+        summary = finished(folder)
+        if summary is not None:
+            return summary
+        if leads():
+            if (folder / RUN_FILE).exists() and not resume:
                 raise SettingError(f"{folder} holds this run, unfinished; add --resume to continue it")
-        elif folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
-            raise SettingError(f"{folder} holds something else; choose another folder with --out")
-        model = job.build()
-        write_json(folder / RUN_FILE, identity)
+            write_json(folder / RUN_FILE, identity)
         fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
         return _conclude(job, folder, model, fitted)
+
+
+def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Raise SettingError when `folder` holds another run, or something else."""
+    if (folder / RUN_FILE).exists():
+        differs = difference(read_json(folder / RUN_FILE), identity)
+        if differs:
+            raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out")
+    elif any(path.name != LOCK_FILE for path in folder.iterdir()):
+        raise SettingError(f"{folder} holds something else; choose another folder with --out")
 
 
 def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> dict[str, Any]:
@@ -218,7 +225,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-LOCK_FILE = ".lock"
+def leads() -> bool:
+    """Whether this is the first of the processes that share a run, or the only one: it alone checks, locks and prints."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 @contextlib.contextmanager
@@ -227,7 +236,7 @@ def _alone(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:  # the first process of a group holds it
+    if not leads():
         yield
         return
     lock = FileLock(folder / LOCK_FILE)

@@ -36,7 +36,7 @@ def train(
     The folder holds the settings, the metrics of each epoch, a checkpoint, the network and the result.
     """
     from leanconv.cli.methods import parse_method
-    from leanconv.cli.runs import Job, run
+    from leanconv.cli.runs import Job, leads, run
     from leanconv.data import open_data
 
     images = open_data(data, root=data_root, download=download)
@@ -48,6 +48,8 @@ def train(
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the run in {out}")
         raise
+    if not leads():
+        return
     if as_json:
         show_json(summary)
     else:

@@ -24,6 +24,8 @@ class TrainConfig(BaseModel):
         patience: epochs without a lower validation loss that "plateau" waits for.
         warmup_epochs: epochs over which the learning rate first rises linearly.
         pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum stays.
+        image_size: pixels of the square that images are brought to; see `make_loader`.
+        ten_crop: for the evaluation after the run; validation looks at one crop of each image.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
         ema: decay per step of an averaged copy of the weights, which is then what is validated and kept.
         validation: fraction of the train part held out; 0 trains on all of it and selects nothing.

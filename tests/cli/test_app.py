@@ -68,6 +68,8 @@ def test_training_flags_are_the_settings() -> None:
         (("train", "resnet8", "--out", "x", "--epochs", "0"), ("epochs=0",)),
         (("train", "resnet8", "--out", "x", "--recipe", "best"), ("'best' does not exist", "quick_digits")),
         (("train", "resnet8", "--out", "x", "--milestones", "a,b"), ("must be numbers",)),
+        (("train", "resnet8", "--out", "x", "-m", "tied_block(blocks=5)"), ("converts none",)),
+        (("train", "resnet21", "--out", "x"), ("unknown network",)),
         (("eval", "nowhere"), ("nowhere",)),
         (("compare", "resnet8", "--methods", "dense,dense"), ("given twice",)),
         (("compare", "resnet8", "--methods", "dense", "--data", "cifar10", "--data-root", "no"), ("--download",)),

@@ -94,7 +94,7 @@ def test_same_seed_same_weights(call: Callable, tmp_path: Path) -> None:
         )
     a, b, c = (lc.load(tmp_path / name).state_dict() for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert not torch.equal(a["conv1.weight"], c["conv1.weight"])
+    assert not torch.equal(a["fc.weight"], c["fc.weight"])
 
 
 def test_models_lists_own_networks(call: Callable) -> None:
@@ -122,4 +122,4 @@ def test_doctor_finds_a_broken_method(call: Callable, monkeypatch: pytest.Monkey
     monkeypatch.setattr(lc.TiedBlock, "params", lambda self, specs: 1)
     broken = call("doctor")
     assert broken.code == 3
-    assert "problem: tied_block gives a wrong count" in broken.out
+    assert "problem: tied_block" in broken.out

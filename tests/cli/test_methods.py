@@ -43,7 +43,7 @@ BAD = [
     ("split(fusion=false)", "write fusion=False"),
     ("depth_shared(scope=stage)", "write scope='stage'"),
     ("depth_shared(scope='stag')", "scope='stag' must be 'network' or 'stage'"),
-    ("tied_block(blocks=0)", "blocks=0 must be at least 1"),
+    ("tied_block(blocks=0)", "tied_block: blocks=0 must be"),
     ("tied_block(blocks='a')", "blocks='a' must be"),
     ("split(ratio=-0.5)", "ratio=-0.5 must be"),
     ("split(ratio=1e400)", "ratio=inf must be"),
