@@ -1,0 +1,70 @@
+"""Validation accuracy of each method at several learning rates; the test part is never read.
+
+One learning rate is then frozen for all methods, the one with the highest mean, and `leanconv compare --validation 0`
+trains with it on the whole train part. Finished runs in --out are kept, so several processes may share the work:
+
+    python benchmarks/choose_lr.py resnet20 --data DIR --methods "dense,split(ratio=0.5)" --lrs 0.1 0.3 --epochs 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from leanconv.bench.machine import describe_machine
+from leanconv.cli.comparison import folder_of
+from leanconv.cli.methods import parse_methods
+from leanconv.cli.runs import Job
+from leanconv.data import open_data
+from leanconv.train import fit
+from leanconv.train.recipes import cifar_fast
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target")
+    parser.add_argument("--methods", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--lrs", type=float, nargs="+", required=True)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    data = open_data(options.data)
+    rows = []
+    for lr in options.lrs:
+        for label, method in parse_methods(options.methods).items():
+            config = cifar_fast().replace(lr=lr, epochs=options.epochs, validation=0.1, threads=options.threads)
+            job = Job(options.target, method, data, config, keep_stem=True)
+            folder = options.out / f"lr{lr:g}" / folder_of(label, config.seed)
+            result = fit(job.build(), data, config, folder, resume=True, progress=False)
+            rows.append({"method": label, "lr": lr, "val_top1_pct": result.val_top1_pct, "n": 1})
+            print(rows[-1], f"{result.images_per_s:.0f} images/s", file=sys.stderr, flush=True)
+    machine = describe_machine()
+    git = machine.pop("git") or {"commit": None, "dirty": None}
+    print(
+        json.dumps(
+            {
+                "schema_version": 1,
+                "kind": "training",
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": git["commit"],
+                "dirty": git["dirty"],
+                "versions": {"python": machine.pop("python"), **machine.pop("versions")},
+                "machine": machine,
+                "command": " ".join(["python", *sys.argv]),
+                "settings": {"target": options.target, "data": data.name, "train": config.model_dump(mode="json")},
+                "n": 1,
+                "seeds": [config.seed],
+                "rows": rows,
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
