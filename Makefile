@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "'$(PYTHON) -m venv' failed: install the venv module of your Python (python3-venv on Debian)" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade
 	@$(BIN)/python -m pip install --quiet uv || echo "no uv here; installing with pip, which takes longer"
-	$(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]' \
+	$(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' \
 		|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
