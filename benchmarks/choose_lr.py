@@ -14,10 +14,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from leanconv.bench.machine import describe_machine
 from leanconv.cli.comparison import folder_of
 from leanconv.cli.methods import parse_methods
 from leanconv.cli.runs import Job
+from leanconv.core.machine import describe_machine
 from leanconv.data import open_data
 from leanconv.train import fit
 from leanconv.train.recipes import cifar_fast

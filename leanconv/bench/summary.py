@@ -9,6 +9,7 @@ from torch import nn
 
 from leanconv.bench.latency import Latency, measure_latency
 from leanconv.conversion.apply import plan_of
+from leanconv.core.base import input_size_of
 from leanconv.core.count import Count, count
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
@@ -79,14 +80,13 @@ def summary(
     """
     if not models:
         raise SettingError("summary() needs at least one model")
+    size = input_size or input_size_of(models[0])  # one for all, or the ratios would compare different images
     names = _names(models)
     times: list[Latency | None] = [None] * len(models)
     if latency:
-        times = [*measure_latency(dict(zip(names, models, strict=True)), input_size, batch=batch, seconds=seconds)]
-    rows = tuple(
-        Row(name, count(model, input_size), time) for name, model, time in zip(names, models, times, strict=True)
-    )
-    return Summary(rows, input_size, batch)
+        times = [*measure_latency(dict(zip(names, models, strict=True)), size, batch=batch, seconds=seconds)]
+    rows = tuple(Row(name, count(model, size), time) for name, model, time in zip(names, models, times, strict=True))
+    return Summary(rows, size, batch)
 
 
 def _names(models: tuple[nn.Module, ...]) -> list[str]:

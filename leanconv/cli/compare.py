@@ -95,7 +95,7 @@ def _device(asked: str) -> str:
 
 def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> dict[str, Any]:
     """The results as ``results/schema.json`` wants them."""
-    from leanconv.bench.machine import describe_machine
+    from leanconv.core.machine import describe_machine
 
     machine = describe_machine()
     git = machine.pop("git") or {"commit": None, "dirty": None}

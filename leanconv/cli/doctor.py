@@ -26,7 +26,7 @@ def doctor(as_json: Json = False) -> None:
 
     Exits with 3 when something is.
     """
-    from leanconv.bench.machine import describe_machine
+    from leanconv.core.machine import describe_machine
 
     machine = describe_machine()
     extras = {name: _missing(modules) for name, modules in EXTRAS.items()}

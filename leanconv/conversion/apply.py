@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leanconv.conversion.plan import Plan
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group
+from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
 
 ATTRIBUTE = "leanconv_plan"
@@ -20,15 +22,16 @@ Init = Literal["fresh", "fit"]
 
 
 def plan_of(model: nn.Module) -> Plan | None:
-    """The plan that a converted model carries; None for any other model."""
-    return getattr(model, ATTRIBUTE, None)
+    """The plan that a converted model carries, wrapped or not; None for any other model."""
+    return getattr(unwrapped(model), ATTRIBUTE, None)
 
 
 def convert(model: nn.Module, plan: Plan, init: Init = "fresh") -> nn.Module:
     """A converted copy of `model` that carries `plan`; `model` itself is not changed.
 
-    Each new module takes over device, dtype, training flag and ``requires_grad`` of the convolution it replaces; a
-    convolution that stands under several names stays one module under all of them. Everything else is copied.
+    Each new module takes over device, dtype, memory format, training flag and ``requires_grad`` of the convolution it
+    replaces (a shared weight is trained when one of its users is); a convolution that stands under several names stays
+    one module under all of them. Everything else is copied.
 
     Args:
         init: ``"fresh"`` initialises the new weights, for training from scratch; ``"fit"`` sets those nearest to the
@@ -42,6 +45,10 @@ def convert(model: nn.Module, plan: Plan, init: Init = "fresh") -> nn.Module:
     if plan_of(model) is not None:
         raise SettingError(
             "the model is lean already; plan the dense model once, with rules [(where, method), ...] for several methods"
+        )
+    if init == "fit" and any(parameter.is_meta for parameter in model.parameters()):
+        raise SettingError(
+            "init='fit' needs the dense weights, and some are on the meta device; load them, or init='fresh'"
         )
     lean: nn.Module = copy.deepcopy(model)
     new: dict[int, nn.Module] = {}
@@ -64,22 +71,49 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
     if init == "fit":
         with torch.no_grad():
             group.method.fit_(modules, convs)
-    trainable = any(parameter.requires_grad for conv in convs for parameter in conv.parameters())
+    trainable: dict[nn.Parameter, bool] = {}
     for module, conv in zip(modules, convs, strict=True):
         module.train(conv.training)
-        module.requires_grad_(trainable)
+        if _is_channels_last(conv.weight):
+            module.to(memory_format=torch.channels_last)
+        for part in (module, *borrowed(module)):
+            for name, parameter in part.named_parameters():
+                source = conv.bias if name == "bias" and conv.bias is not None else conv.weight
+                trainable[parameter] = trainable.get(parameter, False) or source.requires_grad
+    for parameter, flag in trainable.items():
+        parameter.requires_grad_(flag)
     return modules
 
 
+def _is_channels_last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
 def swap(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
-    """`model` with every module whose id is a key of `new` replaced, under each of its names; the root included."""
+    """`model` with every module whose id is a key of `new` replaced, wherever it stands; the root included.
+
+    A model may hold a layer twice: registered, and in a plain attribute, list, tuple or dict that its forward uses.
+    """
     if id(model) in new:
         return new[id(model)]
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in new:
-                parent._modules[name] = new[id(child)]
+        for name, value in parent.__dict__.items():
+            parent.__dict__[name] = _replaced(value, new)
     return model
+
+
+def _replaced(value: Any, new: dict[int, nn.Module]) -> Any:
+    """`value` with the modules in `new` replaced, in place where it can be changed."""
+    if isinstance(value, nn.Module):
+        return new.get(id(value), value)
+    if type(value) is list:
+        value[:] = [_replaced(item, new) for item in value]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _replaced(item, new)
+    elif type(value) is tuple:
+        return tuple(_replaced(item, new) for item in value)
+    return value
 
 
 def _conv_at(model: nn.Module, name: str, spec: ConvSpec) -> nn.Conv2d:

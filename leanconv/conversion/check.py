@@ -5,29 +5,37 @@ from __future__ import annotations
 from torch import nn
 
 from leanconv.conversion.apply import plan_of
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import TieError
+from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners, parameters_in_use
 
 
 def check(lean: nn.Module) -> None:
     """Raise unless every layer of the plan is in place and every shared weight still is one tensor.
 
-    Two things are compared: the owner of each borrowed weight is part of the model, and each group holds exactly the
-    parameters that its method's formula gives (a tie that was cut holds more).
+    Three things are compared: each planned layer is the operator of its plan; the owner of each borrowed weight is part
+    of the model; and each group holds exactly the parameters that its method's formula gives (a tie that was cut holds
+    more).
 
     Raises:
         TieError: a tie was lost, an owner is out of reach, or a planned layer is gone.
     """
-    users = [(name, module) for name, module in lean.named_modules() if hasattr(module, "spec")]
+    lean = unwrapped(lean)
+    users = [(name, module) for name, module in lean.named_modules() if isinstance(module, ConvOp)]
     check_owners(lean, users)
     plan = plan_of(lean)
     for group in plan.groups if plan else ():
-        modules = []
+        modules: list[nn.Module] = []
         for site in group.sites:
             try:
                 modules.append(lean.get_submodule(site.name))
             except AttributeError:
                 raise TieError(f"{site.name!r} of the plan is not in the model any more; convert again") from None
+            if not isinstance(modules[-1], ConvOp) or modules[-1].spec != site.spec:
+                raise TieError(
+                    f"{site.name!r} should be the {group.method.name} of its plan and is {modules[-1]}; convert again"
+                )
         found, planned = sum(p.numel() for p in parameters_in_use(modules)), group.params()
         if found != planned:
             names = ", ".join(repr(site.name) for site in group.sites[:3]) + (", ..." if len(group.sites) > 3 else "")

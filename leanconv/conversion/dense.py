@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from leanconv.conversion.apply import ATTRIBUTE, plan_of, swap
+from leanconv.core.base import unwrapped
 from leanconv.core.method import Kept
 from leanconv.core.operator import LinearOp
 
@@ -20,6 +21,7 @@ def to_dense(lean: nn.Module) -> nn.Module:
     Operators that equal no convolution (a gate, an activation inside) stay, and the copy's plan then still names them.
     A norm inside an operator is folded with its running statistics, so training from the copy is another training.
     """
+    lean = unwrapped(lean)
     training = {name: module.training for name, module in lean.named_modules()}
     dense = copy.deepcopy(lean).eval()
     names = {id(module): name for name, module in dense.named_modules()}

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from leanconv.conversion.sites import find_sites
 from leanconv.core.base import input_size_of
 from leanconv.core.errors import FileError, SettingError
-from leanconv.core.meta import InputSize, example_input, on_meta, quiet_failure
+from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Kept, Method, Site
-from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops import METHODS_BY_NAME
 
@@ -75,6 +74,10 @@ class Plan:
             )
             kept = tuple(Kept(_site_from_json(kept["site"]), str(kept["reason"])) for kept in value["kept"])
             size = value["input_size"]
+            names = [site.name for group in groups for site in group.sites] + [item.site.name for item in kept]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"it names {twice!r} twice")
             return cls(groups, kept, None if size is None else tuple(int(n) for n in size))  # type: ignore[arg-type]
         except KeyError as error:
             raise FileError(f"not a plan: {error} is missing or unknown; write plans with Plan.to_json") from error
@@ -100,7 +103,10 @@ def _site_to_json(site: Site) -> dict[str, Any]:
 
 def _site_from_json(value: Any) -> Site:
     sizes: list[Pair] = [(int(h), int(w)) for h, w in value["sizes"]]
-    return Site(str(value["name"]), ConvSpec(**value["conv"]), value["stage"], tuple(sizes))
+    stage = value["stage"]
+    if stage is not None and type(stage) is not int:
+        raise TypeError(f"stage={stage!r} is no whole number")
+    return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes))
 
 
 def plan(
@@ -127,31 +133,31 @@ def plan(
             something else.
 
     Raises:
-        SettingError: nothing matches a rule, or a method needs stages and the input size is unknown.
+        SettingError: a rule matches nothing, the model does not run on `input_size`, or a method needs stages and no
+            input size is known.
     """
-    rules = [(where, method)] if isinstance(method, Method) else list(method)
+    rules = _rules(method, where)
     size = input_size or input_size_of(model)
-    sites, kept = _find(model, size, stages or {}, tuple(subclasses))
+    size = None if size is None else _triple(size)
+    sites, kept = find_sites(model, size, input_size is not None, stages or {}, tuple(subclasses))
     excluded = _matcher(exclude)
     matchers = [_matcher(rule_where) for rule_where, _ in rules]
+    every = [*sites, *(item.site for item in kept)]
+    for (rule_where, _), matches in zip(rules, matchers, strict=True):
+        if every and not any(map(matches, every)):
+            names = ", ".join(repr(site.name) for site in every[:3])
+            raise SettingError(f"where={rule_where!r} matches none of the {len(every)} convolutions ({names}, ...)")
     chosen: list[list[Site]] = [[] for _ in rules]
-    matched = [False] * len(rules)
     for site in sites:
-        hits = [index for index, matches in enumerate(matchers) if matches(site)]
-        for index in hits:
-            matched[index] = True
+        rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
         if excluded(site):
             kept.append(Kept(site, "excluded"))
-        elif not hits:
+        elif rule is None:
             kept.append(Kept(site, "no rule matches it"))
-        elif rules[hits[0]][1] is None:
+        elif rules[rule][1] is None:
             kept.append(Kept(site, "a rule keeps it dense"))
         else:
-            chosen[hits[0]].append(site)
-    for (rule_where, _), hit in zip(rules, matched, strict=True):
-        if not hit and sites:
-            names = ", ".join(repr(site.name) for site in sites[:3])
-            raise SettingError(f"where={rule_where!r} matches none of the {len(sites)} convolutions ({names}, ...)")
+            chosen[rule].append(site)
     groups: list[Group] = []
     for (_, rule_method), members in zip(rules, chosen, strict=True):
         if rule_method is not None and members:
@@ -163,58 +169,30 @@ def plan(
     return Plan(tuple(groups), tuple(kept), size)
 
 
+def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
+    if isinstance(method, Method):
+        return [(where, method)]
+    try:
+        rules = [(rule_where, rule_method) for rule_where, rule_method in method]
+    except (TypeError, ValueError):
+        rules = []
+    if not rules or not all(isinstance(rule_method, Method | None) for _, rule_method in rules):
+        raise SettingError(
+            f"method={method!r} must be a method such as TiedBlock(blocks=2), or rules [(where, method or None), ...]"
+        )
+    return rules
+
+
+def _triple(size: Sequence[int]) -> InputSize:
+    if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise SettingError(f"input_size={size!r} must be (channels, height, width)")
+    return size[0], size[1], size[2]
+
+
 def _matcher(where: Where) -> Callable[[Site], bool]:
     if callable(where):
         return where
-    globs = (where,) if isinstance(where, str) else tuple(where)
-    for glob in globs:
-        if not isinstance(glob, str):
-            raise SettingError(f"where={where!r} must be a glob, several globs, or a function of a Site")
+    globs = (where,) if isinstance(where, str) else where
+    if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
+        raise SettingError(f"where={where!r} must be a glob, several globs, or a function of a Site")
     return lambda site: any(fnmatch.fnmatchcase(site.name, glob) for glob in globs)
-
-
-def _find(
-    model: nn.Module, input_size: InputSize | None, stages: Mapping[str, int], subclasses: tuple[type, ...]
-) -> tuple[list[Site], list[Kept]]:
-    """The convolutions that may be replaced, and those that may not, in the model's order; never parts of an operator."""
-    ours = {id(part) for module in model.modules() if isinstance(module, ConvOp) for part in module.modules()}
-    convs = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and id(module) not in ours
-    ]
-    sizes = _output_sizes(model, [name for name, _ in convs], input_size) if input_size and convs else {}
-    areas = sorted({h * w for calls in sizes.values() for h, w in calls}, reverse=True)
-    sites: list[Site] = []
-    kept: list[Kept] = []
-    for name, module in convs:
-        calls = sizes.get(name, ())
-        stage = areas.index(calls[0][0] * calls[0][1]) if calls else None
-        for glob, number in stages.items():
-            if fnmatch.fnmatchcase(name, glob):
-                stage = number
-        site = Site(name, ConvSpec.of(module), stage, tuple(calls))
-        if type(module) is not nn.Conv2d and type(module) not in subclasses:
-            kept.append(Kept(site, f"{type(module).__name__} is a subclass of Conv2d; opt in with subclasses="))
-        elif module._forward_hooks or module._forward_pre_hooks:
-            kept.append(Kept(site, "it has forward hooks, which a new module would lose; remove them first"))
-        elif sizes and stage is None:
-            kept.append(Kept(site, "a forward pass in eval mode never calls it"))
-        else:
-            sites.append(site)
-    return sites, kept
-
-
-def _output_sizes(model: nn.Module, names: list[str], input_size: InputSize) -> dict[str, list[Pair]]:
-    """The output's (height, width) of each named convolution, one for each call of a forward pass without weights."""
-    twin = on_meta(model)
-    sizes: dict[str, list[Pair]] = {}
-    for name in names:
-
-        def record(module: nn.Module, args: Any, output: torch.Tensor, name: str = name) -> None:
-            sizes.setdefault(name, []).append((output.shape[-2], output.shape[-1]))
-
-        twin.get_submodule(name).register_forward_hook(record)
-    with quiet_failure(model, input_size), torch.no_grad():
-        twin(example_input(twin, input_size))
-    return sizes

@@ -7,8 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 ATTRIBUTE = "leanconv_base"
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, an averaged model or a (distributed) data parallel wrapper."""
+    inner: Any = model
+    while True:
+        if isinstance(inner, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        else:
+            return inner
 
 
 def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
@@ -25,7 +38,7 @@ def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
 
 def get_base(model: nn.Module) -> dict[str, Any] | None:
     """``{"name", "kwargs"}`` of a model that `create_model` built; None for any other."""
-    return getattr(model, ATTRIBUTE, None)
+    return getattr(unwrapped(model), ATTRIBUTE, None)
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:

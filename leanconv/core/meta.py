@@ -18,6 +18,9 @@ def on_meta(model: nn.Module) -> nn.Module:
     """A copy of `model` in eval mode whose parameters and buffers are on the meta device; nothing is moved or cloned.
 
     Sharing is kept: a tensor that stands under two names is one tensor in the copy.
+
+    Raises:
+        SettingError: a module holds a tensor that cannot be copied.
     """
     memo: dict[int, object] = {}
     for module in model.modules():
@@ -28,7 +31,13 @@ def on_meta(model: nn.Module) -> nn.Module:
         for buffer in module._buffers.values():
             if buffer is not None:
                 memo[id(buffer)] = buffer.to("meta")
-    twin: nn.Module = copy.deepcopy(model, memo)
+    try:
+        twin: nn.Module = copy.deepcopy(model, memo)
+    except RuntimeError as error:  # a tensor that is computed from a parameter, as weight_norm and pruning leave them
+        raise SettingError(
+            f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); make reparametrised weights plain "
+            "first, with torch.nn.utils.remove_weight_norm or torch.nn.utils.prune.remove"
+        ) from error
     for module in twin.modules():  # a hook of the user's may want real values
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
             hooks.clear()

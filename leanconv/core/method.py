@@ -51,6 +51,10 @@ class Group:
     method: Method
     sites: tuple[Site, ...]
 
+    def __post_init__(self) -> None:
+        if not self.sites:
+            raise SettingError(f"a group of {self.method.label()} holds no convolution; it needs at least one")
+
     @property
     def specs(self) -> list[ConvSpec]:
         return [site.spec for site in self.sites]

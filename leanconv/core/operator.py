@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leanconv.core.errors import TieError
+from leanconv.core.sharing import borrowed, parameters_in_use
 from leanconv.core.spec import ConvSpec, Pair
 
 
@@ -59,6 +61,16 @@ class ConvOp(nn.Module):
             padding = (0, 0)
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
+    def _replicate_for_data_parallel(self) -> nn.Module:
+        """What ``nn.DataParallel`` calls for its copies, which would all borrow from the first device.
+
+        Raises:
+            TieError: this operator borrows weights.
+        """
+        if any(True for _ in borrowed(self)):
+            raise TieError("DataParallel copies layers without what they share; use DistributedDataParallel (torchrun)")
+        return super()._replicate_for_data_parallel()
+
     def settings_repr(self) -> str:
         """The operator's own settings, for `repr`."""
         return ""
@@ -93,4 +105,5 @@ class LinearOp(ConvOp):
         if bias is not None:
             assert conv.bias is not None
             conv.bias.copy_(bias)
+        conv.requires_grad_(any(parameter.requires_grad for parameter in parameters_in_use([self])))
         return conv.train(self.training)

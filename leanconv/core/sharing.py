@@ -48,10 +48,9 @@ def check_owners(model: nn.Module, users: Sequence[tuple[str, nn.Module]]) -> No
     """
     registered = {id(module) for module in model.modules()}
     for name, user in users:
-        for part in user.modules():
-            for bank in borrowed(part):
-                if id(bank) not in registered:
-                    raise TieError(
-                        f"{name!r} uses shared weights whose owner is not in this model; keep the owner's layer, "
-                        "copy the whole network rather than a part of it, or convert again"
-                    )
+        for bank in borrowed(user):
+            if id(bank) not in registered:
+                raise TieError(
+                    f"{name!r} uses shared weights whose owner is not in this model; keep the owner's layer, "
+                    "copy the whole network rather than a part of it, or convert again"
+                )

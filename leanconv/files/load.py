@@ -44,6 +44,8 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     except LeanconvError as error:
         raise FileError(f"{path.name}: {error}") from error
     ties = info.get("ties") or {}
+    if not isinstance(ties, dict):
+        raise FileError(f"{path.name}: its ties are {ties!r} and not names to names; save it again")
     for name, source in ties.items():
         if source in tensors:
             tensors[name] = tensors[source]
@@ -105,10 +107,8 @@ def _fill(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             f"{path.name}: {name!r} has shape {tuple(tensors[name].shape)} where the network has "
             f"{tuple(wanted[name].shape)}; it belongs to another network"
         )
-    for name, tensor in wanted.items():
-        if tensor.dtype != tensors[name].dtype and tensor.is_floating_point():
-            lean.to(tensors[name].dtype)  # saved in half or double precision
-            break
+    for name, tensor in lean.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
     lean.load_state_dict(tensors, strict=True)
 
 

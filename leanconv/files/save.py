@@ -16,7 +16,7 @@ from leanconv import __version__
 from leanconv.conversion.apply import plan_of
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
-from leanconv.core.base import get_base
+from leanconv.core.base import get_base, unwrapped
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -57,6 +57,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
     Raises:
         TieError: a weight that the plan shares is not shared any more.
     """
+    lean = unwrapped(lean)
     check(lean)
     directory = Path(directory)
     info = description(lean)

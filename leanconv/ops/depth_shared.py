@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Kept, Method, Site, by_stage
 from leanconv.core.operator import LinearOp
-from leanconv.core.penalty import PenaltyTerm, gram_error
+from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.settings import one_of, weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
@@ -36,7 +36,8 @@ class ConvBank(nn.Module):
     def reset_parameters(self) -> None:
         """Kaiming normal over the fan out; orthogonal rows where a penalty will keep them so. The bias starts at 0."""
         if self.penalty_weight:
-            nn.init.orthogonal_(self.weight)
+            with torch.no_grad():
+                self.weight.copy_(orthonormal(self.weight))
         else:
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
@@ -48,6 +49,8 @@ class ConvBank(nn.Module):
             return []
         rows, width, kh, kw = self.weight.shape
         change = "widens" if rows > width else "narrows" if rows < width else "keeps"
+        if width == 1 and kh * kw > 1:
+            change = "depthwise"
         kind = f"depth_shared {kh}x{kw} {change}"
         return [PenaltyTerm(kind, self.penalty_weight, gram_error(self.weight.flatten(1)), rows**2)]
 
@@ -146,7 +149,8 @@ class DepthShared(Method):
     Args:
         scope: "network" or "stage": how far a weight is shared.
         blend: give the last use in each stage a 1x1 convolution of its own, initialised to the identity. In a plan it
-            is written out as the positions in the group that have one.
+            is written out as the positions in the group that have one. (The paper's own networks put it behind the
+            norm and the activation, before a pooling, and none after the last stage.)
         penalty_weight: weight of the orthogonality penalty on the shared weights (0 for none).
 
     Source: "ShardNet"; with a penalty and a `where` by bottleneck position, "Deeply shared filter bases", section 4.2.

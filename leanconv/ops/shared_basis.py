@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Kept, Method, Site, by_stage
 from leanconv.core.operator import LinearOp
-from leanconv.core.penalty import PenaltyTerm, gram_error
+from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.settings import flag, weight, whole
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
@@ -49,11 +50,6 @@ class FilterBasis(nn.Module):
             return []
         rows = self.weight.flatten(1)
         return [PenaltyTerm("shared_basis", self.penalty_weight, gram_error(rows), len(rows) ** 2)]
-
-
-def orthonormal(like: Tensor) -> Tensor:
-    """A random tensor of this shape whose rows (first dimension) are orthonormal, as far as they fit."""
-    return nn.init.orthogonal_(torch.empty_like(like))
 
 
 class SharedBasisConv2d(LinearOp):
@@ -104,8 +100,7 @@ class SharedBasisConv2d(LinearOp):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         if groups != 1:
             raise SettingError(f"groups={groups} must be 1: a basis spans all input channels")
-        if shared < 0 or unique < 0 or shared + unique == 0:
-            raise SettingError(f"shared={shared} and unique={unique} must not be negative, nor both 0")
+        SharedBasis(shared, unique, norm=norm, penalty_weight=penalty_weight)  # checks its settings
         filter_shape = (in_channels, *self.kernel_size)
         if shared and basis is None:
             self.basis = FilterBasis(1, shared, filter_shape, penalty_weight)
@@ -188,7 +183,8 @@ class SharedBasis(Method):
     Args:
         shared: components that all layers of a group share; 0 for none.
         unique: components that each layer has for itself; 0 for none.
-        bases: how many shared bases a group has; its layers use them in turn (2: the paper's "double" basis).
+        bases: how many shared bases a group has; its layers use them in turn. 2 is the paper's "double" basis, one for
+            the first convolutions of the blocks and one for the second, where whole blocks convert.
         growth: both counts are multiplied by this for each stage after the first one that converts, as the widths are.
         norm: a BatchNorm2d between components and coefficients.
         penalty_weight: weight of the orthogonality penalty on the shared components; 0 for none.
@@ -225,10 +221,10 @@ class SharedBasis(Method):
         alike: dict[tuple[object, ...], list[Site]] = {}
         for site in accepted:
             alike.setdefault((site.stage, site.spec.weight_shape, site.spec.bias), []).append(site)
-        first = min((site.stage or 0 for site in accepted), default=0)
+        first = min((_stage(site) for site in accepted), default=0)
         groups = []
         for members in alike.values():
-            factor = self.growth ** ((members[0].stage or 0) - first)
+            factor = self.growth ** (_stage(members[0]) - first)
             method = replace(
                 self,
                 shared=self.shared * factor,
@@ -237,6 +233,7 @@ class SharedBasis(Method):
                 growth=1,
             )
             groups.append(Group(method, tuple(members)))
+        _warn_above_break_even(groups)
         return groups, kept
 
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
@@ -294,14 +291,45 @@ class SharedBasis(Method):
                     layer.bias.copy_(conv_bias)
 
 
-def top_rows(matrix: Tensor, rank: int) -> Tensor:
+def _stage(site: Site) -> int:
+    assert site.stage is not None  # by_stage has refused it
+    return site.stage
+
+
+def _warn_above_break_even(groups: Sequence[Group]) -> None:
+    """Say where a rank is so high that the layers cost more MACs than before."""
+    costly = []
+    for group in groups:
+        method, spec = group.method, group.sites[0].spec
+        assert isinstance(method, SharedBasis)
+        even = spec.fan_in * spec.out_channels / (spec.fan_in + spec.out_channels)
+        if method.shared + method.unique > even:
+            costly.append(f"{group.sites[0].name!r} (rank {method.shared + method.unique}, break-even {even:.1f})")
+    if costly:
+        more = f" and {len(costly) - 3} more" if len(costly) > 3 else ""
+        warnings.warn(
+            f"shared_basis costs more MACs than the dense convolutions in the groups of {', '.join(costly[:3])}{more}; "
+            "lower shared, unique or growth",
+            stacklevel=4,
+        )
+
+
+def top_rows(matrix: Tensor, rank: int, beside: Tensor | None = None) -> Tensor:
     """The `rank` leading right singular vectors as rows.
 
-    Zero rows fill up where the matrix has fewer directions than `rank`.
+    Where the matrix has fewer rows than that, random directions orthogonal to them and to the rows of `beside` fill up, so
+    that training can use them: a zero filter with zero coefficients would never get a gradient.
     """
     _, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     rows = vh[:rank]
-    return torch.cat([rows, rows.new_zeros(rank - len(rows), matrix.shape[1])])
+    if len(rows) == rank:
+        return rows
+    taken = rows if beside is None else torch.cat([rows, beside])
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(rank - len(rows), matrix.shape[1], generator=generator, dtype=matrix.dtype).to(matrix.device)
+    for _ in range(2):  # once more, for what rounding left
+        random = random - random @ taken.T @ taken
+    return torch.cat([rows, torch.linalg.qr(random.T).Q.T])
 
 
 def fit_bases(
@@ -341,12 +369,12 @@ def _alternate(
     def off(rows: Tensor, components: Tensor) -> Tensor:
         return rows - rows @ components.T @ components
 
-    uniques = [top_rows(off(a, basis), unique) for a in dense]
+    uniques = [top_rows(off(a, basis), unique, basis) for a in dense]
     error = _error(dense, basis, uniques)
     enough = tolerance * sum(float(a.square().sum()) for a in dense)
     for _ in range(sweeps):
         new_basis = top_rows(torch.cat([off(a, u) for a, u in zip(dense, uniques, strict=True)]), len(basis))
-        new_uniques = [top_rows(off(a, new_basis), unique) for a in dense]
+        new_uniques = [top_rows(off(a, new_basis), unique, new_basis) for a in dense]
         new_error = _error(dense, new_basis, new_uniques)
         gain = error - new_error
         if gain > 0:

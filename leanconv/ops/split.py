@@ -97,6 +97,7 @@ class SplitConv2d(ConvOp):
         redundant: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        Split(ratio, split_groups, fusion, representative, redundant)  # checks its settings
         error = split_error(self.spec, split_groups)
         if error:
             raise SettingError(error)

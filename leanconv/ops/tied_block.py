@@ -105,15 +105,15 @@ class TiedBlockConv2d(LinearOp):
         """Blocks as further images of the batch: no expanded weight, one copy of the input when it is channels_last."""
         n, _, h, w = x.shape
         g, b = self.groups, self.blocks
-        if g == 1:
-            x = x.reshape(n * b, self.in_channels // b, h, w)
-        else:
-            x = x.reshape(n, g, b, -1, h, w).transpose(1, 2).reshape(n * b, self.in_channels // b, h, w)
+        i, o = self.in_channels // b, self.out_channels // b
+        if g > 1:
+            x = x.reshape(n, g, b, i // g, h, w).transpose(1, 2)
+        x = x.reshape(n * b, i, h, w)
         y = self.conv2d(x, self.weight, self.bias, g)
         h, w = y.shape[2], y.shape[3]
-        if g == 1:
-            return y.reshape(n, self.out_channels, h, w)
-        return y.reshape(n, b, g, -1, h, w).transpose(1, 2).reshape(n, self.out_channels, h, w)
+        if g > 1:
+            y = y.reshape(n, b, g, o // g, h, w).transpose(1, 2)
+        return y.reshape(n, self.out_channels, h, w)
 
     def weight_dense(self) -> Tensor:
         g, b = self.groups, self.blocks

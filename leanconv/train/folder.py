@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import pickle
-import platform
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +15,8 @@ import yaml
 
 from leanconv.core.atomic import write_json, write_text
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.machine import describe_machine
 from leanconv.train.config import EXECUTION, TrainConfig
-
-PACKAGES = ("leanconv", "torch", "torchvision", "lightning", "numpy")
 
 
 class RunFolder:
@@ -49,7 +46,7 @@ class RunFolder:
             self._check_same(settings)
             return read_checkpoint(self.checkpoint)
         write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
-        write_json(self.env, environment())
+        write_json(self.env, describe_machine())
         self.best.unlink(missing_ok=True)
         self.summary.unlink(missing_ok=True)
         return None
@@ -87,26 +84,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "progress" not in checkpoint:
         raise FileError(f"{path}: not a checkpoint of leanconv's; delete it to start again, or choose another folder")
     return checkpoint
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, without names of hosts, users or folders."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "os": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -39,6 +39,49 @@ def test_a_convolution_under_two_names_stays_one_module():
     assert isinstance(lean.first, lc.TiedBlockConv2d) and lean.first is lean.second is lean.third[0]
 
 
+@pytest.mark.parametrize("container", [list, tuple, lambda convs: {"all": convs}])
+def test_a_convolution_that_also_stands_in_a_plain_container_is_replaced_there(container):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            convs = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)]
+            for index, conv in enumerate(convs):
+                self.add_module(f"conv{index}", conv)
+            self.used = container(convs)
+            self.direct = None
+            self.__dict__["direct"] = convs[0]
+
+        def forward(self, x):
+            for conv in self.used["all"] if isinstance(self.used, dict) else self.used:
+                x = conv(x)
+            return self.direct(x)
+
+    model = Both()
+    lean = lc.convert(model, lc.plan(model, lc.TiedBlock(), input_size=(4, 6, 6)))
+    used = lean.used["all"] if isinstance(lean.used, dict) else lean.used
+    assert used[0] is lean.direct is lean.conv0
+    assert isinstance(used[1], lc.TiedBlockConv2d)
+    assert not isinstance(model.conv0, lc.TiedBlockConv2d)
+
+
+def test_frozen_parameters_stay_frozen_one_by_one():
+    model = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in range(3)))
+    model[0].weight.requires_grad_(False)
+    lean = lc.convert(model, lc.plan(model, lc.TiedBlock()))
+    assert [p.requires_grad for p in lean[0].parameters()] == [False, True]
+    shared = lc.convert(model, lc.plan(model, lc.DepthShared()))
+    assert all(p.requires_grad for p in shared.parameters())  # one of the users trains it
+    model.requires_grad_(False)
+    frozen = lc.convert(model, lc.plan(model, lc.DepthShared()))
+    assert not any(p.requires_grad for p in [*frozen.parameters(), *lc.to_dense(frozen).parameters()])
+
+
+def test_channels_last_weights_stay_so():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3)).to(memory_format=torch.channels_last)
+    lean = lc.convert(model, lc.plan(model, lc.TiedBlock()))
+    assert lean[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_device_dtype_training_flag_and_requires_grad_are_kept():
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)).to(torch.float64)
     model[0].eval()
@@ -61,6 +104,7 @@ def test_timm_extras_are_kept():
     assert [tuple(y.shape[1:]) for y in lean(torch.randn(1, 3, 64, 64))] == [(64, 16, 16), (128, 8, 8)]
 
 
+@pytest.mark.filterwarnings("ignore:shared_basis costs more MACs")
 def test_fit_of_nothing_to_save_reproduces_a_pretrained_style_network():
     torch.manual_seed(0)
     model = lc.create_model("resnet20")
@@ -74,6 +118,7 @@ def test_fit_of_nothing_to_save_reproduces_a_pretrained_style_network():
     torch.testing.assert_close(lean(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:shared_basis costs more MACs")
 def test_calibration_keeps_eval_and_makes_training_start_there():
     torch.manual_seed(0)
     model = lc.create_model("resnet20").eval()
@@ -123,20 +168,23 @@ def test_shared_basis_fit_finds_the_components_of_a_lean_network():
         torch.testing.assert_close(ours.weight_dense(), wanted.weight_dense(), rtol=1e-6, atol=1e-8)
 
 
-def test_split_fit_is_the_least_squares_solution_at_stride_1_and_2():
-    """Against a generic solver: the weights of each branch that come nearest to the dense weight, gate at 1/2."""
+@pytest.mark.parametrize("fusion", [True, False])
+def test_split_fit_is_the_least_squares_solution_at_stride_1_and_2(fusion):
+    """No small step of any branch's weights comes nearer to the dense weight, with the gate at 1/2."""
     torch.manual_seed(0)
     for stride in (1, 2):
-        conv = nn.Conv2d(4, 4, 3, stride, 1, bias=False).double()
-        lean = lc.convert(conv, lc.plan(conv, lc.Split(ratio=0.5)), init="fit").eval()
+        conv = nn.Conv2d(4, 4, 3, stride, 1).double()
+        lean = lc.convert(conv, lc.plan(conv, lc.Split(ratio=0.5, fusion=fusion)), init="fit").eval()
+        gate = 0.5 if fusion else 1.0
+        torch.testing.assert_close(gate * (lean.norm3.bias + lean.norm1.bias), conv.bias)
 
-        def effective(op=lean, stride=stride):
-            """The 4x4 window of taps that both branches reach, with the gate at 1/2."""
+        def effective(op=lean, stride=stride, gate=gate):
+            """The 4x4 window of taps that both branches reach."""
             taps = torch.zeros(4, 4, 4, 4, dtype=torch.float64)
             grouped = torch.zeros(4, 2, 3, 3, dtype=torch.float64)
             grouped[:2, :1], grouped[2:, 1:] = op.grouped.weight[:2], op.grouped.weight[2:]
-            taps[:, :2, :3, :3] += grouped / 2
-            cheap = torch.cat([op.point.weight, op.redundant.weight], 1) / 2
+            taps[:, :2, :3, :3] += gate * grouped
+            cheap = torch.cat([op.point.weight, op.redundant.weight], 1) * gate
             taps[:, :, 1 : 1 + stride, 1 : 1 + stride] += cheap / stride**2
             return taps
 

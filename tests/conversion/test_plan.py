@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import leanconv as lc
 from leanconv.core.errors import FileError, SettingError
@@ -87,8 +88,8 @@ def test_sharing_needs_stages_and_says_how_to_give_them():
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
     with pytest.raises(SettingError, match="the stage of '0' is unknown; pass plan"):
         lc.plan(model, lc.SharedBasis())
-    assert len(lc.plan(model, lc.SharedBasis(), stages={"*": 0}).groups) == 1
-    assert len(lc.plan(model, lc.SharedBasis(), input_size=(4, 9, 9)).groups) == 2  # no padding: two sizes, two stages
+    assert len(lc.plan(model, lc.SharedBasis(shared=2), stages={"*": 0}).groups) == 1
+    assert len(lc.plan(model, lc.SharedBasis(shared=1, growth=1), input_size=(4, 9, 9)).groups) == 2
     assert len(lc.plan(model, lc.TiedBlock()).groups) == 2  # a local method needs none
 
 
@@ -116,10 +117,6 @@ def test_a_subclass_of_conv2d_stays_unless_opted_in():
 
 
 def test_hooks_and_uncalled_convolutions_stay():
-    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
-    model.aux = nn.Conv2d(4, 4, 1)
-    model.forward = lambda x: model[1](model[0](x))
-    model[0].register_forward_hook(lambda *_: None)
     hooked = nn.Sequential(nn.Conv2d(4, 4, 1))
     hooked[0].register_forward_pre_hook(lambda *_: None)
     assert "forward hooks" in reasons(lc.plan(hooked, lc.TiedBlock()))["0"]
@@ -133,6 +130,58 @@ def test_hooks_and_uncalled_convolutions_stay():
             return self.used(x)
 
     assert "never calls it" in reasons(lc.plan(Auxiliary(), lc.TiedBlock(), input_size=(4, 5, 5)))["aux"]
+
+
+def test_convolutions_that_share_a_parameter_stay():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    model[1].weight = model[0].weight
+    plan = lc.plan(model, lc.TiedBlock())
+    assert names(plan) == ["2"]
+    assert reasons(plan)["0"] == "it shares a parameter with '1'; converting it would undo that"
+
+
+def test_a_network_that_only_runs_with_weights_can_be_planned_where_no_stage_is_needed():
+    class Values(nn.Module):
+        default_input_size = (4, 6, 6)
+
+        def __init__(self):
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+        def forward(self, x):
+            for conv in self.convs:
+                x = conv(x)
+                if x.sum() > 0:
+                    x = -x
+            return x
+
+    assert len(names(lc.plan(Values(), lc.TiedBlock()))) == 2
+    with pytest.raises(SettingError, match="does not run on an input of"):
+        lc.plan(Values(), lc.TiedBlock(), input_size=(4, 6, 6))
+    with pytest.raises(SettingError, match="is unknown; pass plan"):
+        lc.plan(Values(), lc.SharedBasis())
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (nn.Conv2d(4, 4, 3), dict(method=lc.TiedBlock), "must be a method such as TiedBlock"),
+        (nn.Conv2d(4, 4, 3), dict(method="split"), "must be a method such as TiedBlock"),
+        (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), input_size=(9, 9)), r"input_size=\(9, 9\) must be"),
+        (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), where=3), "must be a glob, several globs"),
+        (nn.LazyConv2d(4, 3), dict(method=lc.Split()), "is lazy and has no shape yet; run the model once"),
+    ],
+)
+def test_bad_use_is_one_clear_error(model, settings, message):
+    with pytest.raises(SettingError, match=message):
+        lc.plan(model, **settings)
+
+
+def test_reparametrised_weights_are_named():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    prune.l1_unstructured(model[0], "weight", amount=0.5)
+    with pytest.raises(SettingError, match="make reparametrised weights plain first"):
+        lc.plan(model, lc.DepthShared(), input_size=(4, 6, 6))
 
 
 def test_plans_never_look_inside_operators(resnet):

@@ -31,9 +31,9 @@ def test_is_zero_without_owners():
     assert lc.penalty(nn.Linear(1, 1)).item() == 0 and not lc.penalty(nn.ReLU()).requires_grad
 
 
-def test_two_weights_for_one_kind_are_refused():
-    with pytest.raises(ValueError, match=r"two weights, 1\.0 and 2\.0"):
-        lc.penalty(nn.Sequential(Owner("a", 1.0, 1, 1), Owner("a", 2.0, 1, 1)))
+def test_owners_with_another_weight_are_another_kind():
+    model = nn.Sequential(Owner("a", 1.0, 3, 4), Owner("a", 2.0, 5, 10))
+    assert lc.penalty(model).item() == pytest.approx(1 * 3 / 4 + 2 * 5 / 10)
 
 
 def test_gram_error_is_exact_under_autocast():

@@ -74,9 +74,14 @@ def test_a_dense_network_and_a_users_own_ties_come_back(tmp_path):
     assert lc.plan_of(lc.load(tmp_path / "dense")) is None
 
 
-def test_half_precision_stays_half(tmp_path):
-    lc.save(lean_resnet().half(), tmp_path)
-    assert {p.dtype for p in lc.load(tmp_path).parameters()} == {torch.float16}
+def test_precision_comes_back_tensor_by_tensor(tmp_path):
+    lean = lean_resnet().half()
+    for module in lean.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+    lc.save(lean, tmp_path)
+    dtypes = {name: tensor.dtype for name, tensor in lean.state_dict().items()}
+    assert {name: tensor.dtype for name, tensor in lc.load(tmp_path).state_dict().items()} == dtypes
 
 
 def test_the_plan_file_is_a_readable_copy_and_not_needed(tmp_path):
@@ -128,6 +133,13 @@ SPOIL = {
         "asks for checkpoint_path",
     ),
     "an unknown method": (lambda t, i: i["plan"]["groups"][0].update(method="prune"), "'prune' is missing or unknown"),
+    "an empty group": (lambda t, i: i["plan"]["groups"][0].update(sites=[]), "holds no convolution"),
+    "a site named twice": (lambda t, i: i["plan"]["groups"].append(i["plan"]["groups"][0]), "names 'layer1.* twice"),
+    "a stage that is no number": (
+        lambda t, i: i["plan"]["groups"][0]["sites"][0].update(stage="one"),
+        "stage='one' is no whole number",
+    ),
+    "ties that are no names": (lambda t, i: i.update(ties=["fc.weight"]), "not names to names"),
     "a plan for another network": (
         lambda t, i: i["plan"]["groups"][0]["sites"][0]["conv"].update(in_channels=32),
         "the plan was made for another model",

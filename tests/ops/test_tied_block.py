@@ -44,6 +44,19 @@ def test_forms_are_equal(groups, settings):
         torch.testing.assert_close(*out)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_fold_form_traces_compiles_and_exports(groups):
+    op = lc.TiedBlockConv2d(8, 16, 3, padding=1, groups=groups, blocks=2).double().eval()
+    op.form = "fold"
+    x, other = torch.randn(2, 8, 6, 6).double(), torch.randn(3, 8, 7, 9).double()
+    torch.testing.assert_close(torch.fx.symbolic_trace(op)(other), op(other))
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(op, backend="aot_eager", fullgraph=True)(x), op(x))
+    dynamic = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    torch.testing.assert_close(torch.export.export(op, (x,), dynamic_shapes=(dynamic,)).module()(other), op(other))
+    assert op(x[:0]).shape == (0, 16, 6, 6)
+
+
 def test_wide_layers_fold_and_narrow_ones_group():
     assert lc.TiedBlockConv2d(512, 512, 3, blocks=4).form == "fold"
     assert lc.TiedBlockConv2d(64, 64, 3, blocks=2).form == "grouped"

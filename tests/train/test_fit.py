@@ -36,7 +36,7 @@ def test_it_learns_and_leaves_a_folder(data: ImageData, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [record["epoch"] for record in result.history] == [1, 2, 3, 4, 5, 6]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["lr"] == 0.1
-    assert json.loads((tmp_path / "env.json").read_text())["torch"] == torch.__version__.split("+")[0]
+    assert json.loads((tmp_path / "env.json").read_text())["versions"]["torch"] == torch.__version__.split("+")[0]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["val_top1_pct"] == result.val_top1_pct
     assert sorted(path.name for path in tmp_path.iterdir()) == [

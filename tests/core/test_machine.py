@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leanconv.bench.machine import _cpuinfo, _git, _system, describe_machine
+from leanconv.core.machine import _cpuinfo, _git, _system, describe_machine
 
 CPUINFO = """processor\t: {cpu}
 model name\t: Example 9000 @ 2.0GHz
