@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from leanconv.cli.comparison import folder_of
 from leanconv.cli.methods import parse_methods
 from leanconv.cli.runs import Job
-from leanconv.core.machine import describe_machine
+from leanconv.core.machine import provenance
 from leanconv.data import open_data
 from leanconv.train import fit
 from leanconv.train.recipes import cifar_fast
@@ -43,27 +43,15 @@ def main() -> None:
             result = fit(job.build(), data, config, folder, resume=True, progress=False)
             rows.append({"method": label, "lr": lr, "val_top1_pct": result.val_top1_pct, "n": 1})
             print(rows[-1], f"{result.images_per_s:.0f} images/s", file=sys.stderr, flush=True)
-    machine = describe_machine()
-    git = machine.pop("git") or {"commit": None, "dirty": None}
-    print(
-        json.dumps(
-            {
-                "schema_version": 1,
-                "kind": "training",
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "commit": git["commit"],
-                "dirty": git["dirty"],
-                "versions": {"python": machine.pop("python"), **machine.pop("versions")},
-                "machine": machine,
-                "command": " ".join(["python", *sys.argv]),
-                "settings": {"target": options.target, "data": data.name, "train": config.model_dump(mode="json")},
-                "n": 1,
-                "seeds": [config.seed],
-                "rows": rows,
-            },
-            indent=2,
-        )
-    )
+    result = {
+        **provenance(shlex.join(["python", *sys.argv])),
+        "kind": "training",
+        "settings": {"target": options.target, "data": data.name, "train": config.model_dump(mode="json")},
+        "n": 1,
+        "seeds": [config.seed],
+        "rows": rows,
+    }
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from leanconv.core.machine import provenance
 from leanconv.data import ImageData, TensorImages
 from leanconv.models import create_model
 from leanconv.train import TrainConfig, fit
@@ -75,20 +78,25 @@ def main() -> None:
     for _ in range(options.rounds):
         rates["bare"].append(bare(config, options.steps))
         rates["pipeline"].append(pipeline(config, options.steps))
-    median = {name: statistics.median(values) for name, values in rates.items()}
     ratios = [after / before for before, after in zip(rates["bare"], rates["pipeline"], strict=True)]
+    rows = [
+        {
+            "loop": name,
+            "images_per_s": round(statistics.median(values)),
+            "images_per_s_min": round(min(values)),
+            "images_per_s_max": round(max(values)),
+            "n": len(values),
+        }
+        for name, values in rates.items()
+    ]
+    rows.append({"loop": "pipeline / bare", "ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)})
     report = {
-        **vars(options),
-        "torch": torch.__version__,
-        "images_per_s": {
-            name: {"median": round(median[name]), "min": round(min(values)), "max": round(max(values))}
-            for name, values in rates.items()
-        },
-        "ratio": {
-            "median": round(statistics.median(ratios), 3),
-            "min": round(min(ratios), 3),
-            "max": round(max(ratios), 3),
-        },
+        **provenance(shlex.join(["python", *sys.argv])),
+        "kind": "training",
+        "settings": {"target": "resnet20", **vars(options), "train": config.model_dump(mode="json")},
+        "n": options.rounds,
+        "seeds": [],
+        "rows": rows,
     }
     print(json.dumps(report, indent=2))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,6 @@ from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_fl
 if TYPE_CHECKING:
     from leanconv.cli.runs import Job
 
-SCHEMA_VERSION = 1
 LATENCY_SECONDS = 6.0
 
 
@@ -95,21 +93,13 @@ def _device(asked: str) -> str:
 
 def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> dict[str, Any]:
     """The results as ``results/schema.json`` wants them."""
-    from leanconv.core.machine import describe_machine
+    from leanconv.core.machine import provenance
 
-    machine = describe_machine()
-    git = machine.pop("git") or {"commit": None, "dirty": None}
     identity = job.identity()
     shared = {name: value for name, value in identity.items() if name not in ("method", "seed")}
     return {
-        "schema_version": SCHEMA_VERSION,
+        **provenance(shlex.join(["leanconv", *map(_portable, sys.argv[1:])])),
         "kind": "compare",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git["commit"],
-        "dirty": git["dirty"],
-        "versions": {"python": machine.pop("python"), **machine.pop("versions")},
-        "machine": machine,
-        "command": shlex.join(["leanconv", *map(_portable, sys.argv[1:])]),
         "settings": {**shared, "execution": job.execution(), "latency": {"dtype": "float32", **latency}},
         "n": max((row["n"] for row in rows), default=0),
         "seeds": sorted({seed for row in rows for seed in row["seeds"]}),

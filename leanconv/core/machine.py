@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import leanconv
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+SCHEMA_VERSION = 1  # of results/schema.json
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy")
 
 
@@ -37,6 +39,21 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"leanconv": leanconv.__version__} | {name: _version(name) for name in PACKAGES},
         "git": _git(Path(leanconv.__file__).parent),
+    }
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """When, on what and with what something was measured: the head of every file in ``results/``."""
+    machine = describe_machine()
+    git = machine.pop("git") or {"commit": None, "dirty": None}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git["commit"],
+        "dirty": git["dirty"],
+        "versions": {"python": machine.pop("python"), **machine.pop("versions")},
+        "machine": machine,
+        "command": command,
     }
 
 
