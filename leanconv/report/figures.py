@@ -37,7 +37,7 @@ STYLE: dict[Any, Any] = {
 
 
 def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
-    """Test accuracy against "params", "macs" or "latency_ms", one labelled point a row, with its spread over seeds.
+    """Test accuracy against "params", "macs" or "latency_ms", one point a row, with its spread over seeds.
 
     Returns:
         SVG; None when no row has both values.
@@ -52,16 +52,24 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for index, row in enumerate(sorted(points, key=lambda row: row[x])):
-            method, at, score = row["method"], row[x] / unit, row["test_top1_pct"]
-            marker = "D" if method == "dense" else "o"
-            axes.errorbar(at, score, yerr=row.get("test_top1_pct_std"), fmt=marker, color=colours[method], capsize=3)
-            place = (5, 5) if index % 2 == 0 else (5, -12)  # above and below in turn, so that neighbours do not collide
-            axes.annotate(method, (at, score), place, textcoords="offset points", fontsize=8, color=INK)
+        for row in points:
+            method = row["method"]
+            axes.errorbar(
+                row[x] / unit,
+                row["test_top1_pct"],
+                yerr=row.get("test_top1_pct_std"),
+                fmt="D" if method == "dense" else "o",
+                color=colours[method],
+                capsize=3,
+                label=method,
+            )
+        axes.set_xlim(left=0)
         axes.set_xlabel(label)
         axes.set_ylabel("Test top-1 %")
-        axes.margins(x=0.25, y=0.2)
+        axes.margins(y=0.2)
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        # beside the points: methods lie so close together that labels on them would collide
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
 
     return _svg(draw, f"Test accuracy against {label.lower()}")
 
@@ -93,7 +101,7 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-        axes.legend(fontsize=8, labelcolor=INK)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
 
     return _svg(draw, f"{name} accuracy by epoch")
 
@@ -110,7 +118,7 @@ def _svg(draw: Any, title: str) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
         out = io.StringIO()
