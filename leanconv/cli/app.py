@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +20,7 @@ from leanconv.cli.evaluate import evaluate
 from leanconv.cli.inspect import inspect
 from leanconv.cli.models import models
 from leanconv.cli.train import train
-from leanconv.core.errors import LeanconvError
+from leanconv.core.errors import LeanconvError, LeanconvWarning
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "demo"),
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 the run failed, 2 bad input, 3 a check was not met, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="leanconv")
     except SystemExit as end:
@@ -81,6 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _fail(f"{what}; check the path, its permissions and the space left")
         sys.exit(2)
+
+
+def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """A warning of leanconv's as one line; `others` shows those of other libraries."""
+    if issubclass(category, LeanconvWarning):
+        _fail(f"warning: {message}")
+    else:
+        others(message, category, *where)
 
 
 def _fail(message: str) -> None:

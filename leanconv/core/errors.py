@@ -9,6 +9,10 @@ class LeanconvError(Exception):
     exit_code = 2
 
 
+class LeanconvWarning(UserWarning):
+    """Something that works and is probably not what was meant; the command line prints it as one line."""
+
+
 class SettingError(LeanconvError, ValueError):
     """An argument or a setting that breaks a rule."""
 

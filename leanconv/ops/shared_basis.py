@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.method import Group, Kept, Method, Site, by_stage
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
@@ -310,6 +310,7 @@ def _warn_above_break_even(groups: Sequence[Group]) -> None:
         warnings.warn(
             f"shared_basis costs more MACs than the dense convolutions in the groups of {', '.join(costly[:3])}{more}; "
             "lower shared, unique or growth",
+            LeanconvWarning,
             stacklevel=4,
         )
 

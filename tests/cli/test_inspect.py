@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,3 +125,12 @@ def test_doctor_finds_a_broken_method(call: Callable, monkeypatch: pytest.Monkey
     broken = call("doctor")
     assert broken.code == 3
     assert "problem: tied_block" in broken.out
+
+
+def test_a_warning_is_one_line_on_standard_error():
+    words = ["inspect", "resnet8", "--method", "shared_basis(shared=16)", "--exclude", "conv1"]
+    code = "from leanconv.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("leanconv: warning: shared_basis costs more MACs")
