@@ -97,7 +97,7 @@ def make_useful_plan(
     exclude: Sequence[str] | None,
     size: InputSize | None,
 ) -> Plan:
-    """The same.
+    """As `make_plan`, for the verbs that must convert something.
 
     Raises:
         SettingError: nothing converts.

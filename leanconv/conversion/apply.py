@@ -78,7 +78,8 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
             module.to(memory_format=torch.channels_last)
         for part in (module, *borrowed(module)):
             for name, parameter in part.named_parameters():
-                source = conv.bias if name == "bias" and conv.bias is not None else conv.weight
+                is_bias = name.rpartition(".")[2] == "bias"  # its owner registers a shared one as bank.bias
+                source = conv.bias if is_bias and conv.bias is not None else conv.weight
                 trainable[parameter] = trainable.get(parameter, False) or source.requires_grad
     for parameter, flag in trainable.items():
         parameter.requires_grad_(flag)

@@ -71,6 +71,11 @@ def test_frozen_parameters_stay_frozen_one_by_one():
     assert [p.requires_grad for p in lean[0].parameters()] == [False, True]
     shared = lc.convert(model, lc.plan(model, lc.DepthShared()))
     assert all(p.requires_grad for p in shared.parameters())  # one of the users trains it
+    for conv in model:
+        conv.weight.requires_grad_(True)
+        conv.bias.requires_grad_(False)
+    bank = lc.convert(model, lc.plan(model, lc.DepthShared()))[0].bank
+    assert (bank.weight.requires_grad, bank.bias.requires_grad) == (True, False)
     model.requires_grad_(False)
     frozen = lc.convert(model, lc.plan(model, lc.DepthShared()))
     assert not any(p.requires_grad for p in [*frozen.parameters(), *lc.to_dense(frozen).parameters()])
