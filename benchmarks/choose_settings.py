@@ -1,14 +1,15 @@
-"""Validation accuracy of each method at several learning rates; the test part is never read.
+"""Validation accuracy of each method at several learning rates and weight decays; the test part is never read.
 
-One learning rate is then frozen for all methods, the one with the highest mean, and `leanconv compare --validation 0`
+One setting is then frozen for all methods, the one with the highest mean, and `leanconv compare --validation 0`
 trains with it on the whole train part. Finished runs in --out are kept, so several processes may share the work:
 
-    python benchmarks/choose_lr.py resnet20 --data DIR --methods "dense,split(ratio=0.5)" --lrs 0.1 0.3 --epochs 5
+    python benchmarks/choose_settings.py resnet20 --data DIR --methods "dense,tied_block" --lrs 0.1 0.3 --epochs 5
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -28,27 +29,30 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--methods", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--lrs", type=float, nargs="+", required=True)
+    parser.add_argument("--lrs", type=float, nargs="+", default=[cifar_fast().lr])
+    parser.add_argument("--weight-decays", type=float, nargs="+", default=[cifar_fast().weight_decay])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     data = open_data(options.data)
     rows = []
-    for lr in options.lrs:
+    frozen = cifar_fast().replace(epochs=options.epochs, validation=0.1, threads=options.threads)
+    for lr, weight_decay in itertools.product(options.lrs, options.weight_decays):
         for label, method in parse_methods(options.methods).items():
-            config = cifar_fast().replace(lr=lr, epochs=options.epochs, validation=0.1, threads=options.threads)
+            config = frozen.replace(lr=lr, weight_decay=weight_decay)
             job = Job(options.target, method, data, config, keep_stem=True)
-            folder = options.out / f"lr{lr:g}" / folder_of(label, config.seed)
+            folder = options.out / f"lr{lr:g}-wd{weight_decay:g}" / folder_of(label, config.seed)
             result = fit(job.build(), data, config, folder, resume=True, progress=False)
-            rows.append({"method": label, "lr": lr, "val_top1_pct": result.val_top1_pct, "n": 1})
+            score = result.val_top1_pct
+            rows.append({"method": label, "lr": lr, "weight_decay": weight_decay, "val_top1_pct": score, "n": 1})
             print(rows[-1], f"{result.images_per_s:.0f} images/s", file=sys.stderr, flush=True)
     result = {
         **provenance(shlex.join(["python", *sys.argv])),
         "kind": "training",
-        "settings": {"target": options.target, "data": data.name, "train": config.model_dump(mode="json")},
+        "settings": {"target": options.target, "data": data.name, "train": frozen.model_dump(mode="json")},
         "n": 1,
-        "seeds": [config.seed],
+        "seeds": [frozen.seed],
         "rows": rows,
     }
     print(json.dumps(result, indent=2))
