@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,23 +12,13 @@ from torch import nn
 
 from leanconv.core.base import set_base
 from leanconv.core.errors import FileError, SettingError
+from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
 from leanconv.models.resnet import resnet
 from leanconv.models.vgg import VGG16
 
 HE = "He et al. 2016"
 BASES = "Learning Deeply Shared Filter Bases for Efficient ConvNets"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One of leanconv's own networks: how it is built, what its name fixes, and where it comes from."""
-
-    name: str
-    builder: Callable[..., nn.Module]
-    settings: dict[str, Any] = field(default_factory=dict)
-    source: str = ""
-    input_size: tuple[int, int, int] = (3, 32, 32)
 
 
 def _resnet(name: str, depths: tuple[int, ...], source: str, **settings: Any) -> ModelEntry:

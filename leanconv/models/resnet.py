@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanconv.models.layers import at_least_one, init_convs_, one_of
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
 
 
 class PadShortcut(nn.Module):
@@ -63,7 +63,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> 
     )
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(ImageNetwork):
     """A 3x3 stem, then stages of basic blocks named layer1, layer2, ...
 
     Each stage but the first halves the map and doubles the width.
@@ -80,10 +80,9 @@ class CifarResNet(nn.Module):
     def __init__(
         self, depths: Sequence[int], num_classes: int = 10, in_chans: int = 3, width: int = 16, shortcut: str = "A"
     ) -> None:
-        super().__init__()
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width)
         one_of("shortcut", shortcut, ("A", "B"))
-        self.default_input_size = (in_chans, 32, 32)
+        super().__init__(num_classes, (in_chans, 32, 32))
         self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -94,6 +93,7 @@ class CifarResNet(nn.Module):
             first = BasicBlock(channels, out_channels, 1 if index == 0 else 2, shortcut)
             rest = [BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(first, *rest))
+            self.feature_info.append({"num_chs": out_channels, "reduction": 2**index, "module": name})
             channels = out_channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)

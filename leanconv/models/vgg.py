@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.models.layers import at_least_one, init_convs_, one_of
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
 
 DEPTHS = (2, 2, 3, 3, 3)
 WIDTHS = (64, 128, 256, 512, 512)
 HEADS = ("512bn", "512-512", "1024-1024", "linear")
 
 
-class VGG16(nn.Module):
+class VGG16(ImageNetwork):
     """Thirteen 3x3 convolutions, named block1.conv1 to block5.conv3, and a fully connected head.
 
     With the defaults 14,991,946 parameters, of which the convolutions hold 14,714,688, and 313.5 M MACs at 32x32: the network
@@ -45,7 +45,6 @@ class VGG16(nn.Module):
         widths: Sequence[int] = WIDTHS,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
         at_least_one(num_classes=num_classes, in_chans=in_chans)
         one_of("head", head, HEADS)
         if not isinstance(widths, Sequence) or len(widths) != len(DEPTHS):
@@ -54,10 +53,12 @@ class VGG16(nn.Module):
             at_least_one(widths=width)
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise SettingError(f"dropout={dropout!r} must be a number of at least 0 and below 1")
-        self.default_input_size = (in_chans, 32, 32)
+        super().__init__(num_classes, (in_chans, 32, 32))
         channels = in_chans
         for index, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True)):
             self.add_module(f"block{index + 1}", _block(channels, width, depth, conv_bias))
+            module = {"num_chs": width, "reduction": 2 ** (index + 1), "module": f"block{index + 1}"}
+            self.feature_info.append(module)
             channels = width
         # The identity at 32x32, where five pools leave one pixel
         self.avgpool = nn.AdaptiveAvgPool2d(1)

@@ -149,7 +149,7 @@ class SplitConv2d(ConvOp):
         used, rest = x.split((self.used, self.in_channels - self.used), 1)
         u3 = self.grouped(used)
         if self.pool is not None:
-            used, rest = self.pool(x).split((self.used, self.in_channels - self.used), 1)
+            used, rest = self._pooled(self.pool, x, used, rest)
         if self.point is not None:
             u3 = self.point(u3) if self.chained else u3 + self.point(used)
         u3 = self.norm3(u3)
@@ -157,6 +157,17 @@ class SplitConv2d(ConvOp):
             return u3
         u1 = self.norm1(self.redundant(rest))
         return gated_sum(u3, u1) if self.fusion else u3 + u1
+
+    def _pooled(self, pool: nn.Module, x: Tensor, used: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Both parts at the size of the output, for the 1x1 convolutions that there are: one pooling where both need it."""
+        beside = self.point is not None and not self.chained
+        if beside and self.redundant is not None:
+            used, rest = pool(x).split((self.used, self.in_channels - self.used), 1)
+        elif beside:
+            used = pool(used)
+        elif self.redundant is not None:
+            rest = pool(rest)
+        return used, rest
 
 
 @dataclass(frozen=True)

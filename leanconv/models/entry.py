@@ -1,0 +1,20 @@
+"""What a network of leanconv's is known by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One of leanconv's own networks: how it is built, what its name fixes, and where it comes from."""
+
+    name: str
+    builder: Callable[..., nn.Module]
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    input_size: tuple[int, int, int] = (3, 32, 32)
