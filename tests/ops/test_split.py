@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -60,6 +62,41 @@ def test_eq_7_branch_by_branch(stride, size):
     u3 = nn.functional.conv2d(x[:, :4], kernel, None, stride, 1) + op.point(representative)
     u1 = op.redundant(rest)
     torch.testing.assert_close(op(x), plain_gated_sum(op.norm3(u3), op.norm1(u1)))
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        dict(kernel_size=3, padding=1),
+        dict(kernel_size=(2, 4), padding="same"),
+        dict(kernel_size=(3, 1), padding=(2, 0), dilation=2),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_merged_form_trains_as_the_plain_one(kernel, layout):
+    torch.manual_seed(0)
+    merged = lc.SplitConv2d(8, 6, **kernel, padding_mode="circular", ratio=0.5).double().train()
+    plain = copy.deepcopy(merged)
+    assert merged.merges
+    plain.merges = False
+    x, dy = torch.randn(2, 8, 7, 6, dtype=torch.float64), torch.randn(2, 6, 7, 6, dtype=torch.float64)
+    results = []
+    for op in (merged, plain):
+        leaf = x.to(memory_format=layout).requires_grad_()
+        y = op(leaf)
+        y.backward(dy)
+        results.append([y, leaf.grad, *(parameter.grad for parameter in op.parameters()), *op.buffers()])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_where_merging_would_differ_or_cost_it_is_not_done():
+    assert lc.SplitConv2d(64, 64, 3, padding=1).merges
+    assert not lc.SplitConv2d(128, 128, 3, padding=1).merges
+    assert not lc.SplitConv2d(8, 8, 3, 2, 1).merges
+    assert not lc.SplitConv2d(8, 8, 3, padding=1, representative="chain").merges
+    assert not lc.SplitConv2d(8, 8, 3, padding=1, representative="full").merges
+    assert lc.SplitConv2d(8, 8, 3, padding=1, redundant=False).merges
 
 
 @pytest.mark.parametrize(
