@@ -19,6 +19,7 @@ from leanconv.cli.doctor import doctor
 from leanconv.cli.evaluate import evaluate
 from leanconv.cli.inspect import inspect
 from leanconv.cli.models import models
+from leanconv.cli.reproduce import reproduce
 from leanconv.cli.train import train
 from leanconv.core.errors import LeanconvError, LeanconvWarning
 
@@ -30,6 +31,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "train": (train, 'train resnet20 --method "split(ratio=0.5)" --data digits --epochs 20 --out runs/split'),
     "eval": (evaluate, "eval runs/split --data digits"),
     "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
+    "reproduce": (reproduce, "reproduce spconv --table 1"),
     "doctor": (doctor, "doctor"),
 }
 

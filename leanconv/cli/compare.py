@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Pretrained, Target, Where
+from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Pretrained, Where
 from leanconv.cli.output import say, show, show_json
 from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_flags
+from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
     from leanconv.cli.runs import Job
@@ -22,8 +23,16 @@ LATENCY_SECONDS = 6.0
 
 @with_train_flags
 def compare(
-    target: Target,
-    methods: Annotated[str, typer.Option("--methods", help='Separated by commas: "dense,tied_block(blocks=2)".')],
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...",
+            help="One network or several: resnet20, basis_resnet56(bases=2), timm/NAME, torchvision/NAME, or a folder.",
+        ),
+    ],
+    methods: Annotated[
+        str, typer.Option("--methods", help='Separated by commas: "dense,tied_block(blocks=2)".')
+    ] = "dense",
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
@@ -44,13 +53,14 @@ def compare(
     as_json: Json = False,
     **settings: Any,
 ) -> None:
-    """Train TARGET under each method from the same seeds, and show parameters, MACs, accuracy and latency side by side.
+    """Train each TARGET under each method from the same seeds, and show parameters, MACs, accuracy and latency side by side.
 
-    The first convolution stays dense. Accuracy is that of the test part, which each finished network sees once.
-    An interrupted comparison continues when the same command is given again, and finished runs are kept; two
-    comparisons of different methods may share one folder, and the later report has both.
+    Several targets are rows of one table, each under every method; ratios are to the first. The first convolution of a
+    network stays dense. Accuracy is that of the test part, which each finished network sees once. An interrupted
+    comparison continues when the same command is given again, and finished runs are kept; two comparisons of different
+    methods may share one folder, and the later report has both.
     """
-    from leanconv.cli.comparison import make_rows, measure, train_all
+    from leanconv.cli.comparison import make_rows, measure, slug, train_all
     from leanconv.cli.methods import parse_methods
     from leanconv.cli.runs import Job
     from leanconv.data import open_data
@@ -58,12 +68,21 @@ def compare(
     asked = parse_methods(methods)
     images = open_data(data, root=data_root, download=download)
     config = train_config(recipe, images, settings)
-    folder = out or Path("runs") / f"{target.strip('/').replace('/', '-')}-{images.name}"
-    globs = (tuple(where or ()), tuple(exclude or ()))
+    folder = out or Path("runs") / f"{'-'.join(slug(target) for target in targets)}-{images.name}"
+    shared = (tuple(where or ()), tuple(exclude or ()), init, pretrained)
     jobs = [
-        Job(target, method, images, config.replace(seed=config.seed + number), *globs, init, pretrained, keep_stem=True)
-        for number in range(seeds)
-        for method in asked.values()
+        Job(
+            target,
+            method,
+            images,
+            config.replace(seed=seed),
+            *shared,
+            keep_stem=True,
+            name=_name(targets, target, label),
+        )
+        for seed in range(config.seed, config.seed + seeds)
+        for target in targets
+        for label, method in asked.items()
     ]
     try:
         trained = train_all(jobs, folder, accelerator=device)
@@ -79,10 +98,22 @@ def compare(
     }
     rows = make_rows(trained, measure(trained, jobs[0].input_size, options))
     summary = summarise(jobs[0], rows, options)
+    summary["settings"]["target"] = ", ".join(targets)
     page = write(folder, summary, {label: list(method.folders.values()) for label, method in trained.items()})
     present(summary, page, as_json)
     if any(row["failed"] for row in rows):
         raise typer.Exit(1)
+
+
+def _name(targets: list[str], target: str, label: str) -> str | None:
+    """What a run is called: the method for one network, the network (and its method) for several."""
+    from leanconv.cli.methods import DENSE
+
+    if len(targets) == 1:
+        return None
+    if len(set(targets)) < len(targets):
+        raise SettingError(f"{target} is given twice; leave one out")
+    return target if label == DENSE else f"{target} {label}"
 
 
 def _device(asked: str) -> str:

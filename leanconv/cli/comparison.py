@@ -39,8 +39,12 @@ class Method:
 
 def folder_of(label: str, seed: int) -> Path:
     """Where a run lives, below the folder of its comparison."""
-    slug = re.sub(r"[^A-Za-z0-9._=]+", "-", re.sub(r"['\"]", "", label)).strip("-")
-    return Path(slug) / f"seed{seed}"
+    return Path(slug(label)) / f"seed{seed}"
+
+
+def slug(label: str) -> str:
+    """`label` as a file name."""
+    return re.sub(r"[^A-Za-z0-9._=]+", "-", re.sub(r"['\"]", "", label)).strip("-")
 
 
 def train_all(jobs: Sequence[Job], out: Path, *, progress: bool = True, **device: Any) -> dict[str, Method]:
@@ -52,8 +56,9 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: bool = True, **device
     Raises:
         SettingError: `out` holds runs with other settings, or a method cannot convert the network.
     """
+    several = len({job.target for job in jobs}) > 1
     for job in jobs:
-        refuse_others(out, job)
+        refuse_others(out, job, (*runs.OWN, "target") if several else runs.OWN)
     # Each network is built once before the first hour of training: a mistake in any method or glob shows now
     methods = {job.label: Method(job.label, job.counts()) for job in {job.label: job for job in jobs}.values()}
     for number, job in enumerate(jobs, 1):
@@ -73,11 +78,11 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: bool = True, **device
     return methods | _of_others(out, methods)
 
 
-def refuse_others(out: Path, job: Job) -> None:
-    """Raise SettingError when `out` holds a run that could not stand in one table with `job`."""
+def refuse_others(out: Path, job: Job, may_differ: tuple[str, ...] = runs.OWN) -> None:
+    """Raise SettingError when `out` holds a run that differs from `job` in more than `may_differ`."""
     wanted = job.identity()
     for folder in _run_folders(out):
-        differs = runs.difference(runs.read_json(folder / runs.RUN_FILE), wanted, ignore=runs.OWN)
+        differs = runs.difference(runs.read_json(folder / runs.RUN_FILE), wanted, ignore=may_differ)
         if differs:
             raise SettingError(f"{folder} was run with other settings: {differs}; choose another folder with --out")
 
@@ -119,7 +124,7 @@ def measure(
 
 def make_rows(methods: Mapping[str, Method], latencies: Mapping[str, Latency]) -> list[Row]:
     """One row a method; ratios are to dense, else to the first."""
-    base = methods[DENSE] if DENSE in methods else next(iter(methods.values()))
+    base = methods.get(DENSE) or next(iter(methods.values()))
     rows = []
     for label, method in methods.items():
         done = [method.done[seed] for seed in sorted(method.done)]

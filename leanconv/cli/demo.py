@@ -25,4 +25,4 @@ def demo(
 
     say(f"leanconv compare {TARGET} --methods {METHODS!r} --data digits --seeds {seeds} --out {out}")
     # One thread: these images are too small to divide, and threads that wait for each other stall on a busy machine
-    compare(TARGET, METHODS, data="digits", seeds=seeds, out=out, epochs=epochs, threads=1, as_json=as_json)
+    compare([TARGET], METHODS, data="digits", seeds=seeds, out=out, epochs=epochs, threads=1, as_json=as_json)

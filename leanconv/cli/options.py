@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="TARGET", help="A network: resnet20, timm/NAME, torchvision/NAME, or a folder that leanconv saved."
+        metavar="TARGET",
+        help="A network: resnet20, basis_resnet56(bases=2), timm/NAME, torchvision/NAME, or a folder that leanconv saved.",
     ),
 ]
 Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]

@@ -38,6 +38,7 @@ class Job:
 
     Args:
         method: None trains the network as it is.
+        name: what the run is called in tables; by default the text of its method.
         keep_stem: leave the first convolution dense whatever the globs say.
     """
 
@@ -50,10 +51,11 @@ class Job:
     init: Init = "fresh"
     pretrained: bool = False
     keep_stem: bool = False
+    name: str | None = None
 
     @property
     def label(self) -> str:
-        return label_of(self.method)
+        return self.name or label_of(self.method)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -77,7 +79,7 @@ class Job:
         facts = describe(self.data)
         return {
             "target": self.target,
-            "method": self.label,
+            "method": label_of(self.method),
             "seed": seed,
             "data": facts | {"classes": len(facts["classes"])},
             "where": list(self.where),

@@ -10,13 +10,14 @@ SAME = 0.005  # ratios nearer to 1 than this say nothing
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """One sentence or two for each row that can be held against the dense one; none without a dense row."""
-    dense = next((row for row in rows if row["method"] == "dense"), None)
-    return [] if dense is None else [verdict(row, dense) for row in rows if row is not dense]
+    """One sentence or two for each row against the one that the ratios are to; none where that is missing."""
+    base = next((row for row in rows if row["method"] == row.get("ratios_to", "dense")), None)
+    return [] if base is None else [verdict(row, base) for row in rows if row is not base]
 
 
-def verdict(row: Row, dense: Row) -> str:
-    """How `row` stands to `dense`: what is better, what is worse, and what the measurement cannot tell."""
+def verdict(row: Row, base: Row) -> str:
+    """How `row` stands to `base`: what is better, what is worse, and what the measurement cannot tell."""
+    name_of_base = base["method"]
     better: list[str] = []
     worse: list[str] = []
     open_: list[str] = []
@@ -27,12 +28,12 @@ def verdict(row: Row, dense: Row) -> str:
         if abs(value - 1) < SAME:
             open_.append(f"the {text} are as many as before")
         else:
-            (better if value < 1 else worse).append(f"{text} ({value:.2f} of dense)")
-    _latency(row, better, worse, open_)
+            (better if value < 1 else worse).append(f"{text} ({value:.2f} of {name_of_base})")
+    _latency(row, name_of_base, better, worse, open_)
     if row.get("failed") and row.get("test_top1_pct") is None:
         open_.append(f"there is no accuracy, since training failed ({row['failed']})")
     else:
-        _accuracy(row, dense, better, worse, open_)
+        _accuracy(row, base, better, worse, open_)
     parts = []
     if better:
         parts.append("better in " + _list(better))
@@ -42,12 +43,12 @@ def verdict(row: Row, dense: Row) -> str:
     return text + (f"; {'; '.join(open_)}." if open_ else ".")
 
 
-def _latency(row: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
+def _latency(row: Row, base: str, better: list[str], worse: list[str], open_: list[str]) -> None:
     value = row.get("latency_ratio")
     if value is None:
         return
     low, high = row["latency_ratio_q25"], row["latency_ratio_q75"]
-    text = f"measured latency ({value:.2f} of dense, quartiles {low:.2f}-{high:.2f})"
+    text = f"measured latency ({value:.2f} of {base}, quartiles {low:.2f}-{high:.2f})"
     if high < 1 - SAME:
         better.append(text)
     elif low > 1 + SAME:
@@ -56,20 +57,20 @@ def _latency(row: Row, better: list[str], worse: list[str], open_: list[str]) ->
         open_.append(f"{text.replace(' (', ' is not clearly different (')}")
 
 
-def _accuracy(row: Row, dense: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
-    ours, theirs = row.get("test_top1_pct_by_seed") or {}, dense.get("test_top1_pct_by_seed") or {}
+def _accuracy(row: Row, base: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
+    ours, theirs = row.get("test_top1_pct_by_seed") or {}, base.get("test_top1_pct_by_seed") or {}
     if not ours or not theirs:
         return
-    difference = row["test_top1_pct"] - dense["test_top1_pct"]
+    difference = row["test_top1_pct"] - base["test_top1_pct"]
     text = f"test accuracy ({difference:+.2f} points)"
     if min(len(ours), len(theirs)) < 2:
         open_.append(
-            f"{text} comes from {_seeds(len(ours))} against {_seeds(len(theirs))} of dense, too few to know its spread"
+            f"{text} comes from {_seeds(len(ours))} against {_seeds(len(theirs))} of {base['method']}, too few to know its spread"
         )
     elif min(ours.values()) > max(theirs.values()):
-        better.append(f"test accuracy ({difference:+.2f} points, every seed above every dense one)")
+        better.append(f"test accuracy ({difference:+.2f} points, every seed above every {base['method']} one)")
     elif max(ours.values()) < min(theirs.values()):
-        worse.append(f"test accuracy ({difference:+.2f} points, every seed below every dense one)")
+        worse.append(f"test accuracy ({difference:+.2f} points, every seed below every {base['method']} one)")
     else:
         open_.append(f"{text} is within the spread over seeds")
 

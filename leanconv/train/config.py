@@ -78,6 +78,23 @@ class TrainConfig(BaseModel):
         """A copy with some settings changed, checked again."""
         return TrainConfig(**{**self.model_dump(), **settings})
 
+    def scaled(self, factor: float) -> TrainConfig:
+        """The same recipe over `factor` times its epochs; milestones, warm-up and patience shrink with them.
+
+        Raises:
+            SettingError: a factor outside (0, 1].
+        """
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
+            raise SettingError(f"scale={factor!r} must be a number above 0 and at most 1; 1 is the full length")
+        epochs = max(1, round(self.epochs * factor))
+        part = epochs / self.epochs
+        return self.replace(
+            epochs=epochs,
+            milestones=tuple(m if m < 1 else m / self.epochs for m in self.milestones),
+            warmup_epochs=self.warmup_epochs * part,
+            patience=round(self.patience * part),
+        )
+
     def milestone_epochs(self) -> tuple[float, ...]:
         """The milestones in epochs."""
         return tuple(m * self.epochs if m < 1 else m for m in self.milestones)

@@ -39,6 +39,18 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return folders
 
 
+def test_several_networks_in_one_table(call: Callable, tmp_path: Path) -> None:
+    command = ("compare", "resnet8", "resnet8(width=8)", "--data", "digits", "--out", tmp_path, *TINY)
+    answer = call(*command, "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert [row["method"] for row in told["rows"]] == ["resnet8", "resnet8(width=8)"]
+    assert [row["ratios_to"] for row in told["rows"]] == ["resnet8"] * 2
+    assert told["rows"][1]["params_ratio"] == told["rows"][1]["params"] / told["rows"][0]["params"] < 0.3
+    assert "resnet8(width=8): better in parameters (0.25 of resnet8)" in (tmp_path / "report.md").read_text()
+    assert one_line(call(*command, "--methods", "dense,tied_block", "resnet8"), "resnet8 is given twice")
+
+
 def test_compare_from_start_to_report(call: Callable, tmp_path: Path, trained: list[str]) -> None:
     command = ("compare", "resnet8", "--data", "digits", "--out", tmp_path / "out", *TINY)
     answer = call(*command, "--methods", METHODS, "--seeds", 2, "--json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leanconv.cli.methods import NAMES, label_of, parse_method, parse_methods
+from leanconv.cli.target import parse_target
 from leanconv.core.errors import SettingError
 from leanconv.ops import METHODS, DepthShared, SharedBasis, Split, TiedBlock
 
@@ -77,3 +78,23 @@ def test_one_method_is_one_method() -> None:
     assert parse_method("dense") is None
     with pytest.raises(SettingError, match="has 2; `leanconv compare` takes several"):
         parse_method("dense,split")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "settings"),
+    [
+        ("resnet20", "resnet20", {}),
+        ("timm/resnet50.a1_in1k", "timm/resnet50.a1_in1k", {}),
+        ("resnet20(width=32, shortcut='A')", "resnet20", {"width": 32, "shortcut": "A"}),
+        ("vgg16(widths=(8, 8, 8, 8, 8))", "vgg16", {"widths": (8,) * 5}),
+        ("timm/resnet50()", "timm/resnet50", {}),
+    ],
+)
+def test_targets_with_settings(text, name, settings):
+    assert parse_target(text) == (name, settings)
+
+
+@pytest.mark.parametrize("text", ["resnet20(", "resnet20(32)", "resnet20(width=f())", "resnet20(**x)", "a(b=1)(c=2)"])
+def test_what_is_no_target(text):
+    with pytest.raises(SettingError, match="is not a network; write a name"):
+        parse_target(text)

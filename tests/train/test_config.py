@@ -74,3 +74,17 @@ def test_the_papers_schedules() -> None:
     tied = curve("imagenet_tbc")
     assert (len(tied), tied[29], tied[30], tied[60], tied[90]) == pytest.approx((100, 0.1, 0.01, 1e-3, 1e-4))
     assert len(curve("imagenet_spconv")) == 90
+
+
+def test_a_scaled_recipe_keeps_its_shape() -> None:
+    full = RECIPES["cifar_paper_resnet"]()
+    short = full.scaled(0.25)
+    assert short.epochs == 41
+    assert short.milestone_epochs() == pytest.approx((20.5, 30.75))
+    assert full.scaled(1).milestone_epochs() == pytest.approx(full.milestone_epochs())
+    assert RECIPES["cifar_shardnet"]().scaled(0.1).patience == 1
+    assert RECIPES["cifar_filter_bases"]().scaled(0.1).milestones == (0.5, 0.75)
+    assert full.scaled(0.001).epochs == 1
+    for bad in (0, -1, 1.5, True, "half"):
+        with pytest.raises(SettingError, match="must be a number above 0 and at most 1"):
+            full.scaled(bad)

@@ -1,0 +1,186 @@
+"""``leanconv reproduce``: the papers' printed figures beside ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from leanconv.cli.options import DataRoot, Download, Json, Seed
+from leanconv.cli.output import say, show, show_json
+from leanconv.cli.train_flags import Device
+from leanconv.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from leanconv.cli.runs import Job
+    from leanconv.papers.rows import Accuracy
+
+
+def reproduce(
+    paper: Annotated[
+        Literal["tbc", "filter_bases", "shardnet", "spconv"] | None,
+        typer.Argument(help="One of the four papers; all by default."),
+    ] = None,
+    table: Annotated[str | None, typer.Option("--table", help="One table of the paper: 1, 2, ...")] = None,
+    train: Annotated[
+        str | None,
+        typer.Option("--train", metavar="ROW", help="Train the networks whose row of a printed accuracy is called so."),
+    ] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Part of the published epochs to train for.")] = 1.0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="DATA", help="The images. Default: the paper's, by name, where they can be had."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each row, from --seed on.")] = 1,
+    seed: Seed = 0,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option("--precision", help="Other than the recipe's.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of trained rows.")] = Path(
+        "runs/reproduce"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Count every network of the papers and compare with print; with --train, train towards a printed accuracy.
+
+    Our side is always counted on the network built here. A trained row follows the paper's recipe, its epochs shortened
+    by --scale, and is tested once, after the last epoch.
+    """
+    if train is not None:
+        chosen = {"data": data, "root": data_root, "download": download}
+        changes = {"precision": precision, "threads": threads}
+        _train(train, paper, table, scale, chosen, range(seed, seed + seeds), changes, device, out, as_json)
+        return
+    if scale != 1.0 or data is not None:
+        raise SettingError("--scale and --data are for --train ROW; without it nothing is trained")
+    from leanconv.papers import catalogue
+    from leanconv.report import paper_tables
+
+    rows = catalogue.rows(paper, table)
+    if as_json:
+        show_json([row.to_json() for row in rows])
+        return
+    for name, title in catalogue.PAPERS.items():
+        found = [row for row in rows if row.paper == name]
+        if found:
+            show(paper_tables.rich_table(found, title), paper_tables.summary(found), "")
+    show(paper_tables.summary(rows))
+
+
+def _train(
+    pattern: str,
+    paper: str | None,
+    table: str | None,
+    scale: float,
+    chosen: dict[str, Any],
+    seeds: range,
+    changes: dict[str, Any],
+    device: str,
+    out: Path,
+    as_json: bool,
+) -> None:
+    from leanconv.cli.comparison import make_rows, train_all
+    from leanconv.core.atomic import write_json
+    from leanconv.papers import catalogue
+
+    printed = catalogue.to_train(pattern, paper, table)
+    if len({row.dataset for row in printed}) > 1:
+        raise SettingError(f"{pattern!r} names rows on {_several(printed)}; choose with PAPER and --table")
+    folder = out / f"{printed[0].paper}-{printed[0].dataset}-scale{scale:g}"
+    jobs = [_job(row, number, scale, chosen, changes) for number in seeds for row in printed]
+    try:
+        trained = train_all(jobs, folder, accelerator=device)
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command continues in {folder}")
+        raise
+    rows = [_beside(row, made) for row in printed for made in make_rows(trained, {}) if made["method"] == _label(row)]
+    summary = _summarise(rows, jobs[0], scale)
+    write_json(folder / "summary.json", summary)
+    if as_json:
+        show_json(summary)
+    else:
+        show(_table(rows, jobs[0].config.epochs), f"written: {folder / 'summary.json'}")
+    if any(row["failed"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _several(printed: list[Accuracy]) -> str:
+    return " and ".join(dict.fromkeys(row.dataset for row in printed))
+
+
+def _label(row: Accuracy) -> str:
+    return f"{row.row} ({row.network})"
+
+
+def _job(row: Accuracy, seed: int, scale: float, chosen: dict[str, Any], changes: dict[str, Any]) -> Job:
+    from leanconv.cli.runs import Job
+    from leanconv.data import open_data
+    from leanconv.train.recipes import RECIPES
+
+    assert row.network is not None and row.recipe is not None
+    asked = chosen["data"] or row.dataset
+    if asked not in ("cifar10", "cifar100") and chosen["data"] is None:
+        raise SettingError(f"{row.row} is trained on {row.dataset}, which leanconv does not fetch; give --data FOLDER")
+    images = open_data(asked, root=chosen["root"], download=chosen["download"])
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = RECIPES[row.recipe]().scaled(scale).replace(seed=seed, **given)
+    return Job(str(row.network), None, images, config, name=_label(row))
+
+
+def _beside(printed: Accuracy, made: dict[str, Any]) -> dict[str, Any]:
+    """A trained row with the printed figure; an error is compared with 100 minus the accuracy."""
+    ours = made["test_top1_pct"] if printed.metric in ("top1", "error") else made["test_top5_pct"]
+    if ours is not None and printed.metric == "error":
+        ours = 100 - ours
+    note = {field.name: getattr(printed, field.name) for field in dataclasses.fields(printed)}
+    return made | note | {"network": str(printed.network), "ours": ours}
+
+
+def _summarise(rows: list[dict[str, Any]], job: Job, scale: float) -> dict[str, Any]:
+    from leanconv.core.machine import provenance
+
+    identity = job.identity()
+    return {
+        **provenance(shlex.join(["leanconv", *sys.argv[1:]])),
+        "kind": "accuracy",
+        "settings": {
+            "data": identity["data"],
+            "scale": scale,
+            "train": identity["train"],
+            "execution": job.execution(),
+        },
+        "n": max((row["n"] for row in rows), default=0),
+        "seeds": sorted({seed for row in rows for seed in row["seeds"]}),
+        "rows": rows,
+    }
+
+
+def _table(rows: list[dict[str, Any]], epochs: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from leanconv.report.tables import macs, spread, whole
+
+    table = Table(
+        caption=f"Ours after {epochs} epochs, tested once. ± is the standard deviation over n seeds.",
+        caption_justify="left",
+    )
+    for head in ("Row", "Network", "Metric", "Printed", "Ours", "n", "Parameters", "MACs"):
+        table.add_column(head, justify="left" if head in ("Row", "Network", "Metric") else "right", overflow="fold")
+    for row in rows:
+        deviation = row["test_top5_pct_std"] if row["metric"] == "top5" else row["test_top1_pct_std"]
+        texts = [row["row"], row["network"], row["metric"], row["printed"], spread(row["ours"], deviation)]
+        table.add_row(*map(Text, [*texts, str(row["n"]), whole(row["params"]), macs(row["macs"])]))
+    return table

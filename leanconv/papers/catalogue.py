@@ -1,0 +1,77 @@
+"""The four papers together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TypeVar
+
+from leanconv.core.errors import SettingError
+from leanconv.papers.rows import Accuracy, Row
+
+PAPERS = {
+    "tbc": "Tied Block Convolution: Leaner and Better CNNs with Shared Thinner Filters",
+    "filter_bases": "Learning Deeply Shared Filter Bases for Efficient ConvNets",
+    "shardnet": "ShardNet: One Filter Set to Rule Them All",
+    "spconv": "Split to Be Slim: An Overlooked Redundancy in Vanilla Convolution",
+}
+Printed = TypeVar("Printed", Row, Accuracy)
+
+
+def rows(paper: str | None = None, table: str | None = None) -> list[Row]:
+    """The printed figures of a paper (default: all four) and of one of its tables.
+
+    Raises:
+        SettingError: an unknown paper or table.
+    """
+    found: list[Row] = [row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ROWS]
+    return _of_table(found, table)
+
+
+def accuracies(paper: str | None = None, table: str | None = None) -> list[Accuracy]:
+    """The printed accuracies, as `rows`."""
+    found: list[Accuracy] = [
+        row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ACCURACIES
+    ]
+    return _of_table(found, table)
+
+
+def to_train(pattern: str, paper: str | None = None, table: str | None = None) -> list[Accuracy]:
+    """The printed accuracies whose row is called so (or matches the glob) and that can be trained towards.
+
+    Raises:
+        SettingError: nothing is called so, or nothing of it can be trained.
+    """
+    every = accuracies(paper, table)
+    found = [row for row in every if row.row == pattern] or [
+        row for row in every if fnmatch.fnmatchcase(row.row.lower(), pattern.lower())
+    ]
+    if not found:
+        names = sorted({row.row for row in every if row.network is not None and row.recipe is not None})
+        raise SettingError(f"no printed accuracy is called {pattern!r}; there are {'; '.join(names)}")
+    ready = [row for row in found if row.network is not None and row.recipe is not None]
+    if not ready:
+        raise SettingError(
+            f"{found[0].row} ({found[0].paper}, table {found[0].table}) cannot be trained here: "
+            f"{found[0].reason or 'the paper quotes it from others'}"
+        )
+    return ready
+
+
+def _papers(paper: str | None) -> Sequence[str]:
+    if paper is None:
+        return list(PAPERS)
+    if paper not in PAPERS:
+        raise SettingError(f"unknown paper {paper!r}; there are {', '.join(PAPERS)}")
+    return [paper]
+
+
+def _of_table(found: list[Printed], table: str | None) -> list[Printed]:
+    if table is None:
+        return found
+    chosen = [row for row in found if row.table == table]
+    if not chosen:
+        names = list(dict.fromkeys(row.table for row in found))
+        raise SettingError(f"unknown table {table!r}; there are {', '.join(map(repr, names))}")
+    return chosen
