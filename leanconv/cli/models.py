@@ -30,8 +30,8 @@ def models(
         show(_table(rows))
     if not rows:
         say(f"no network matches {pattern!r}; `leanconv models` lists leanconv's own, 'timm/*' all of timm's")
-    elif len(found) > COUNTED:
-        say(f"{len(found)} networks; parameters and MACs are counted for {COUNTED} or fewer: narrow the pattern")
+    elif pattern is not None and len(found) > COUNTED:
+        say(f"{len(found)} networks; those of others are counted when there are {COUNTED} or fewer: narrow the pattern")
     elif pattern is None:
         say("timm/NAME and torchvision/NAME work everywhere too: leanconv models 'timm/resnet*'")
 
@@ -56,7 +56,11 @@ def _find(pattern: str | None) -> list[tuple[str, str]]:
 
 
 def _row(name: str, source: str, counted: bool) -> dict[str, Any]:
+    from leanconv.models.known import known_counts
+
     row: dict[str, Any] = {"name": name, "source": source, "params": None, "macs": None, "input_size": None}
+    if name in known_counts():
+        return row | known_counts()[name]
     if not counted:
         return row
     from leanconv.cli.target import open_without_weights

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import convert
+from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError
@@ -38,7 +38,8 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
         base = model if model is not None else _build(info.get("base"), path)
-        lean = base if plan is None else convert(base, plan)
+        # A paper's network is built lean and carries the plan already
+        lean = base if plan is None or plan_of(base) == plan else convert(base, plan)
     except FileError:
         raise
     except LeanconvError as error:

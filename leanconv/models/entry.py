@@ -11,10 +11,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One of leanconv's own networks: how it is built, what its name fixes, and where it comes from."""
+    """One of leanconv's own networks: how it is built, what its name fixes, and where it comes from.
+
+    Args:
+        feature_cls: how timm takes features out of it (``features_only=True``): "list" cuts it into its children,
+            "getter" asks its forward_intermediates.
+    """
 
     name: str
     builder: Callable[..., nn.Module]
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     input_size: tuple[int, int, int] = (3, 32, 32)
+    feature_cls: str = "list"

@@ -53,7 +53,10 @@ def _entrypoint(entry: ModelEntry) -> Callable[..., nn.Module]:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         from timm.models import build_model_with_cfg
 
-        model: nn.Module = build_model_with_cfg(_Builder(entry.name), entry.name, pretrained, **kwargs)
+        features = {"feature_cls": entry.feature_cls}
+        model: nn.Module = build_model_with_cfg(
+            _Builder(entry.name), entry.name, pretrained, feature_cfg=features, **kwargs
+        )
         return model
 
     build.__name__ = build.__qualname__ = entry.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TypeVar
@@ -35,6 +36,11 @@ def accuracies(paper: str | None = None, table: str | None = None) -> list[Accur
         row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ACCURACIES
     ]
     return _of_table(found, table)
+
+
+def about(paper: str) -> str:
+    """What a reader should know of the rows of a paper: its module's own words."""
+    return inspect.getdoc(import_module(f"leanconv.papers.{_papers(paper)[0]}")) or ""
 
 
 def to_train(pattern: str, paper: str | None = None, table: str | None = None) -> list[Accuracy]:

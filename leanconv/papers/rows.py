@@ -56,10 +56,17 @@ class Cell:
         digits, unit = self._parts()
         return float(digits) * SCALES[unit]
 
-    def rounds(self, value: float) -> float:
-        """`value` with the digits that this cell shows."""
+    def agrees(self, value: float) -> bool:
+        """Whether `value` is this figure: to half of its last digit, or when cut off there."""
         digits, unit = self._parts()
-        return round(value / SCALES[unit], _decimals(digits)) * SCALES[unit]
+        ours, printed, step = value / SCALES[unit], float(digits), 10.0 ** -_decimals(digits)
+        tiny = 1e-9 * max(1.0, abs(ours))
+        return abs(ours - printed) <= step / 2 + tiny or math.isclose(math.floor(ours / step + 1e-9) * step, printed)
+
+    def rounds(self, value: float) -> float:
+        """`value` with the digits that this cell shows: its own figure where it agrees, rounded or cut off as it was."""
+        digits, unit = self._parts()
+        return self.value if self.agrees(value) else round(value / SCALES[unit], _decimals(digits)) * SCALES[unit]
 
 
 Side = Network | Cell
@@ -151,9 +158,7 @@ class Row:
         ours, printed = self.ours(), float(self.printed)
         if ours is None:
             return "quoted"
-        step = 10.0 ** -_decimals(self.printed)
-        tiny = 1e-9 * max(1.0, abs(ours))
-        if abs(ours - printed) <= step / 2 + tiny or math.isclose(math.floor(ours / step + 1e-9) * step, printed):
+        if Cell(self.printed).agrees(ours):
             return "exact"
         return "close" if abs(ours / printed - 1) <= CLOSE_PCT / 100 else "differs"
 

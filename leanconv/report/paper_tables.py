@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from leanconv.papers import catalogue
 from leanconv.papers.rows import Accuracy, Row
 from leanconv.report.tables import NONE
 
@@ -90,6 +91,20 @@ def accuracy_markdown(accuracies: Sequence[Accuracy]) -> str:
         for row in accuracies
     ]
     return "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines) + "\n"
+
+
+def page(paper: str) -> str:
+    """One paper as a document: what to know, every printed figure beside ours, and the printed accuracies."""
+    rows, accuracies = catalogue.rows(paper), catalogue.accuracies(paper)
+    return (
+        f"# {catalogue.PAPERS[paper]}\n\n"
+        f"<!-- written by `python -m tests.gates.update` from leanconv/papers/{paper}.py -->\n\n"
+        f"{catalogue.about(paper)}\n\n"
+        f"## Counted\n\n{summary(rows)} `leanconv reproduce {paper}` prints them; ours is counted on the network that "
+        f"`leanconv.create_model` builds. {NOTE}\n\n{markdown(rows)}\n"
+        f"## Printed accuracies\n\nAs printed, in percent. `leanconv reproduce {paper} --train ROW` trains a row that has a "
+        f"network and a recipe.\n\n{accuracy_markdown(accuracies)}"
+    )
 
 
 def _escaped(text: str) -> str:

@@ -1,0 +1,181 @@
+"""The networks of the TBC paper.
+
+Source: Wang & Yu 2021, "Tied Block Convolution: Leaner and Better CNNs with Shared Thinner Filters". Its release holds
+operators only; every network here is rebuilt from the text, Figs. 4 and 5, and the printed counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from leanconv.conversion.plan import Rule
+from leanconv.core.settings import one_of, whole
+from leanconv.models.entry import ModelEntry
+from leanconv.models.planned import converted
+from leanconv.models.tied_resnet import TiedResNet
+from leanconv.ops.attention import TiedGlobalContext
+from leanconv.ops.tied_block import TiedBlock, TiedBlockConv2d
+
+TIED_IN_RESNEST: dict[str, tuple[str, ...]] = {
+    "text": ("layer*.conv1", "layer*.conv2.conv"),
+    "fitted": ("layer*.conv2.conv", "layer*.downsample.1", "layer*.conv2.fc1"),
+}
+
+
+def _timm(name: str, num_classes: int, in_chans: int, **settings: Any) -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **settings)
+    model.default_input_size = (in_chans, 224, 224)  # type: ignore[assignment]
+    return model
+
+
+def _tied(dense: nn.Module, where: Sequence[str], blocks: int) -> nn.Module:
+    """`dense` with TBC where the globs say; one block is an ordinary convolution, and leaves it as it is."""
+    whole("blocks", blocks)
+    rules: list[Rule] = [(glob, TiedBlock(blocks)) for glob in where]
+    return dense if blocks == 1 else converted(dense, rules)
+
+
+def tied_se_resnet50(num_classes: int = 1000, in_chans: int = 3, blocks: int = 8) -> nn.Module:
+    """SE-ResNet-50 (reduction 16) whose squeeze and excitation are tied, with biases.
+
+    Args:
+        blocks: B of both layers; 1 is the ordinary network.
+
+    Raises:
+        SettingError: blocks is no whole number.
+
+    Source: Wang & Yu 2021, Fig. 5a and Table 3. timm's SE layers are 1x1 convolutions, so TFC is TBC.
+    """
+    return _tied(_timm("seresnet50", num_classes, in_chans), ("*.se.fc?",), blocks)
+
+
+def tied_se_efficientnet_b0(num_classes: int = 1000, in_chans: int = 3, blocks: int = 2) -> nn.Module:
+    """EfficientNet-B0 whose squeeze and excitation are tied, with biases.
+
+    Where `blocks` does not divide a squeeze width, that layer stays dense, and the plan says so: B = 4 does not divide
+    the 6 and 10 channels of four of the sixteen SE blocks.
+
+    Args:
+        blocks: B of both layers; 1 is the ordinary network.
+
+    Raises:
+        SettingError: blocks is no whole number.
+
+    Source: Wang & Yu 2021, Fig. 5a and Table 3, which prints B = 4 without saying what becomes of those widths.
+    """
+    return _tied(_timm("efficientnet_b0", num_classes, in_chans), ("*.se.conv_reduce", "*.se.conv_expand"), blocks)
+
+
+def gc_resnet50(
+    num_classes: int = 1000, in_chans: int = 3, reduction: int = 4, blocks: int = 1, groups: int = 1
+) -> nn.Module:
+    """ResNet-50 with a global context block in each of the 13 bottlenecks of c3 to c5.
+
+    It stands behind the last norm of the bottleneck, before the shortcut is added, as in GCNet. The mask convolution is
+    never tied.
+
+    Args:
+        reduction: of the context block's hidden width.
+        blocks: B of its two 1x1 convolutions; 1 is the ordinary block.
+        groups: G of the two, which makes them TGC. Fitted: G = 2, B = 2 has the 1.3 M that Table 4 prints for B = 4.
+
+    Raises:
+        SettingError: blocks, groups or reduction does not divide a width.
+
+    Source: Wang & Yu 2021, Fig. 5b and Table 4; Cao et al. 2019.
+    """
+    whole("groups", groups)
+    model = _timm("resnet50", num_classes, in_chans)
+    for stage in ("layer2", "layer3", "layer4"):
+        for bottleneck in model.get_submodule(stage).children():
+            channels = bottleneck.get_submodule("conv3").out_channels
+            block = TiedGlobalContext(int(channels), reduction, blocks=blocks)  # type: ignore[arg-type]
+            if groups > 1:
+                hidden = block.squeeze.out_channels
+                block.squeeze = TiedBlockConv2d(block.squeeze.in_channels, hidden, 1, groups=groups, blocks=blocks)
+                block.expand = TiedBlockConv2d(hidden, block.expand.out_channels, 1, groups=groups, blocks=blocks)
+                block.reset_parameters()
+            bottleneck.se = block  # timm's place for attention of any kind
+    return model
+
+
+def tied_resnest50(
+    num_classes: int = 1000, in_chans: int = 3, tied: str = "text", avd_first: bool = False, blocks: int = 2
+) -> nn.Module:
+    """ResNeSt-50 (radix 2, one cardinal of 64) with tied convolutions.
+
+    Args:
+        tied: "text": the entry 1x1 and the split-attention 3x3 of every bottleneck, as the paper says; "fitted": the 3x3,
+            the shortcut and the attention's first layer, which comes nearest to the printed parameters.
+        avd_first: pool before the 3x3 of a block that halves the map, as ResNeSt-50-fast does, rather than behind it.
+        blocks: B; 1 is the ordinary network.
+
+    Raises:
+        SettingError: an unknown `tied`, or blocks that are no whole number.
+
+    Source: Wang & Yu 2021, Fig. 4c and Table 1. The default pools behind the 3x3, which is fitted on the printed FLOPs
+    (the table's heading says "fast", whose FLOPs are 18 % below them); no parameter depends on it.
+    """
+    one_of("tied", tied, tuple(TIED_IN_RESNEST))
+    dense = _timm("resnest50d", num_classes, in_chans, block_args={"radix": 2, "avd": True, "avd_first": avd_first})
+    return _tied(dense, TIED_IN_RESNEST[tied], blocks)
+
+
+IMAGENET = (3, 224, 224)
+TBC = "Wang & Yu 2021"
+DEEP = (3, 4, 23, 3)
+MIXER = "fitted: the mixer"
+BOTH = "fitted: the mixer and the splits' blocks"
+
+
+def _resnet(name: str, where: str, fitted: str, **settings: Any) -> ModelEntry:
+    return ModelEntry(name, TiedResNet, settings, f"{TBC}, {where}; {fitted}", IMAGENET)
+
+
+_SE = {"attention": "se", "reduction": 32}
+_NEXT = "splits from the text, no counts printed; assumed: groups, blocks and no mixer, after the 101-S"
+
+ENTRIES: tuple[ModelEntry, ...] = (
+    _resnet("tied_resnet50", "Table 1", MIXER),
+    _resnet("tied_resnet50_s", "Table 1", BOTH, base_width=18),
+    _resnet("tied_resnet101", "Table 1", MIXER, depths=DEEP),
+    _resnet("tied_resnet101_s", "Table 1", BOTH, depths=DEEP, base_width=18),
+    _resnet("tied_resnet50_2s48w", "Table 5", BOTH, splits=2, base_width=48),
+    _resnet("tied_resnet50_6s24w", "Table 5", BOTH, splits=6, base_width=24),
+    _resnet("tied_resnet50_8s18w", "Table 5", BOTH, splits=8, base_width=18),
+    _resnet("tied_resnet50_concat", "Table 6", MIXER, mixer="concatenate"),
+    _resnet(
+        "tied_resnet50_concat_added", "Table 6", "fitted: the mixer, on this table's row alone",
+        mixer="concatenate", mixer_output="add",
+    ),
+    _resnet("tied_resnet50_unmixed", '"TBC/TGC in Bottleneck Modules"', "without the mixer, no counts printed", mixer=None),
+    _resnet("tied_resnext50", "Fig. 4b", _NEXT, base_width=64, groups=4, mixer=None),
+    _resnet("tied_resnext50_s", "Fig. 4b", _NEXT, base_width=36, groups=2, mixer=None),
+    _resnet(
+        "tied_resnext101", "Fig. 4b", "printed nowhere; assumed: twice the 50's width, as of ResNeXt-101-32x8d, the rest so too",
+        depths=DEEP, base_width=128, groups=4, mixer=None,
+    ),
+    _resnet(
+        "tied_resnext101_s", "Table 1", "fitted: width, groups, blocks and no mixer",
+        depths=DEEP, base_width=72, groups=4, mixer=None,
+    ),
+    _resnet("tied_senet101", "Table 1", "fitted: the mixer and SE's reduction of 32", depths=DEEP, **_SE),
+    _resnet(
+        "tied_senet101_s", "Table 1", "fitted: the mixer, the splits' blocks and SE's reduction of 32",
+        depths=DEEP, base_width=18, **_SE,
+    ),
+    ModelEntry(
+        "resnest50_fast", tied_resnest50, {"blocks": 1, "avd_first": True},
+        f"Zhang et al. 2020, the baseline of {TBC}, Table 1", IMAGENET,
+    ),
+    ModelEntry("tied_resnest50_s", tied_resnest50, {}, f"{TBC}, Table 1; fitted: where it pools, on the FLOPs", IMAGENET),
+    ModelEntry("tied_se_resnet50", tied_se_resnet50, {}, f"{TBC}, Table 3", IMAGENET),
+    ModelEntry("tied_se_efficientnet_b0", tied_se_efficientnet_b0, {}, f"{TBC}, Table 3", IMAGENET, "getter"),
+    ModelEntry("gc_resnet50", gc_resnet50, {}, f"Cao et al. 2019, the baseline of {TBC}, Table 4", IMAGENET),
+    ModelEntry("tied_gc_resnet50", gc_resnet50, {"blocks": 2}, f"{TBC}, Table 4", IMAGENET),
+)  # fmt: skip

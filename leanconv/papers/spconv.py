@@ -1,0 +1,198 @@
+"""SPConv counts operations as an early release of thop did: a norm's element is four, a fully connected output twice its
+inputs. Under that convention every count of an SPConv network is met, one misprint aside; plain MACs are 3 to 17 % lower.
+
+- Its VGG-16 "baseline" (16.62 M, 349.51 M) has a 1x1 beside every 3x3 but the first. VGG-16 with this head has 14.99 M
+  parameters and 315.1 M operations, so that the printed savings of Table 1 are flattered: ratio 1/2 saves 62.6 % of the
+  parameters, not 66.3 %.
+- The savings of the peers in the same table are held against that baseline too.
+- VGG-16 at ratio 1/16 has 50.14 M operations, not 55.14 M; ResNet-20 at ratio 1/4 saves 69.0 % of them, not 75.88 %.
+- ResNet-20 is counted with projection shortcuts (option B).
+"""
+
+from __future__ import annotations
+
+from leanconv.papers.conventions import Measure, early_thop, params, params_of
+from leanconv.papers.rows import Accuracy, Evidence, Figure, How, Network, Row, network
+
+R20, R20_DENSE = network("spconv_resnet20"), network("resnet20")
+VGG, VGG_DENSE, VGG_PRINTED = network("spconv_vgg16"), network("vgg16"), network("spconv_vgg16_printed_baseline")
+R50, R50_DENSE = network("spconv_resnet50"), network("timm/resnet50")
+OPTION_B = "projection shortcuts; every 3x3 but the first split"
+SPLIT = "two groups, a bias on the redundant 1x1, two inner norms, a 2x2 average before both 1x1s at stride 2"
+PRINTED_BASE = "a 1x1 beside every 3x3 but the first, as its printed counts show"
+FLATTERED = "held against the printed baseline with its extra 1x1s; against VGG-16 itself the saving is smaller"
+
+
+def ratio(base: str, value: float) -> Network:
+    return network(base, ratio=value)
+
+
+def _row(
+    table: str, row: str, metric: str, printed: str, unit: str, measure: Measure, of: Network, config: str,
+    against: Network | None = None, how: How = "value", evidence: Evidence = "derived", reason: str = "",
+    rounded: tuple[str, str] | None = None,
+) -> Row:  # fmt: skip
+    figure = Figure(measure, of, against, how, rounded)
+    return Row("spconv", table, row, metric, printed, unit, figure, config, evidence, reason)
+
+
+def _both(
+    table: str, row: str, of: Network, counts: tuple[str, str], units: tuple[str, str], config: str,
+    evidence: Evidence = "derived", reasons: tuple[str, str] = ("", ""),
+) -> list[Row]:  # fmt: skip
+    """A network's parameters and operations."""
+    return [
+        _row(table, row, "params", counts[0], units[0], params, of, config, evidence=evidence, reason=reasons[0]),
+        _row(table, row, "flops", counts[1], units[1], early_thop, of, config, evidence=evidence, reason=reasons[1]),
+    ]
+
+
+def _saved(
+    table: str,
+    row: str,
+    of: Network,
+    base: Network,
+    metric: str,
+    printed: str,
+    rounded: tuple[str, str],
+    reason: str = "",
+) -> Row:
+    """A cell of the columns "reduced": the paper divides its own cells, which are rounded."""
+    measure = params if metric == "params" else early_thop
+    config = f"against {base}, from the cells {rounded[1]} and {rounded[0]}"
+    return _row(
+        table, row, f"{metric} saved", printed, "%", measure, of, config, base, "saved_pct", "derived", reason, rounded
+    )
+
+
+TABLE_1 = [
+    *_both("1", "ResNet-20 baseline", R20_DENSE, ("0.27", "41.62"), ("M", "M"), "projection shortcuts (option B)"),
+    *_both("1", "ResNet-20 ratio 1/2", R20, ("0.10", "17.91"), ("M", "M"), f"{OPTION_B}; {SPLIT}"),
+    *_both("1", "ResNet-20 ratio 1/4", ratio("spconv_resnet20", 0.25), ("0.071", "12.89"), ("M", "M"), OPTION_B),
+    *(
+        _saved("1", f"ResNet-20 ratio {name}", ratio("spconv_resnet20", value), R20_DENSE, metric, printed, cells, reason)
+        for name, value, metric, printed, cells, reason in (
+            ("1/2", 0.5, "params", "63.00", ("0.27M", "0.10M"), "its cells give 62.96"),
+            ("1/2", 0.5, "flops", "56.96", ("41.62M", "17.91M"), ""),
+            ("1/4", 0.25, "params", "73.70", ("0.27M", "0.071M"), ""),
+            ("1/4", 0.25, "flops", "75.88", ("41.62M", "12.89M"), "a misprint: its own cells give 69.03"),
+        )
+    ),
+    *_both("1", "VGG-16 baseline (as printed)", VGG_PRINTED, ("16.62", "349.51"), ("M", "M"), PRINTED_BASE, "inferred"),
+    *_both(
+        "1", "VGG-16 baseline (true VGG-16)", VGG_DENSE, ("16.62", "349.51"), ("M", "M"), "13 3x3s with norms, FC 512 (norm)-10",
+        reasons=(f"printed is another network: {PRINTED_BASE}",) * 2,
+    ),
+    *_both("1", "VGG-16 ratio 1/2", VGG, ("5.6", "118.27"), ("M", "M"), SPLIT),
+    *_both("1", "VGG-16 ratio 1/4", ratio("spconv_vgg16", 0.25), ("3.77", "79.34"), ("M", "M"), SPLIT),
+    *_both("1", "VGG-16 ratio 1/8", ratio("spconv_vgg16", 0.125), ("2.85", "59.87"), ("M", "M"), SPLIT),
+    *_both(
+        "1", "VGG-16 ratio 1/16", ratio("spconv_vgg16", 0.0625), ("2.39", "55.14"), ("M", "M"), SPLIT,
+        reasons=("", "a misprint of 50.14: the other ratios, counted alike, are met to the last digit"),
+    ),
+    *(
+        _saved("1", f"VGG-16 ratio {name}", ratio("spconv_vgg16", value), VGG_PRINTED, metric, printed, cells, reason + FLATTERED)
+        for name, value, metric, printed, cells, reason in (
+            ("1/2", 0.5, "params", "66.30", ("16.62M", "5.6M"), ""),
+            ("1/2", 0.5, "flops", "66.24", ("349.51M", "118.27M"), "its own cells give 66.16; "),
+            ("1/4", 0.25, "params", "77.31", ("16.62M", "3.77M"), ""),
+            ("1/4", 0.25, "flops", "77.29", ("349.51M", "79.34M"), ""),
+            ("1/8", 0.125, "params", "82.85", ("16.62M", "2.85M"), ""),
+            ("1/8", 0.125, "flops", "82.87", ("349.51M", "59.87M"), ""),
+            ("1/16", 0.0625, "params", "85.62", ("16.62M", "2.39M"), ""),
+            ("1/16", 0.0625, "flops", "84.22", ("349.51M", "55.14M"), "follows from the misprinted 55.14; "),
+        )
+    ),
+    _row(
+        "1", "VGG-16 ratio 1/2, against true VGG-16", "params saved", "66.30", "%", params, VGG, f"against {VGG_DENSE}",
+        VGG_DENSE, "saved_pct", reason="what is saved of VGG-16 itself",
+    ),
+]  # fmt: skip
+TABLE_2 = [
+    *_both("2", "ResNet-50 baseline", R50_DENSE, ("25.56", "4.14"), ("M", "G"), "stride on the 3x3"),
+    *_both("2", "ResNet-50 ratio 1/2", R50, ("18.34", "2.97"), ("M", "G"), f"bottleneck 3x3s split; {SPLIT}"),
+    *_both("2", "ResNet-50 ratio 1/4", ratio("spconv_resnet50", 0.25), ("16.93", "2.74"), ("M", "G"), SPLIT),
+    *_both("2", "ResNet-50 ratio 1/8", ratio("spconv_resnet50", 0.125), ("16.22", "2.62"), ("M", "G"), SPLIT),
+    *(
+        _saved("2", f"ResNet-50 ratio {name}", ratio("spconv_resnet50", value), R50_DENSE, metric, printed, cells, reason)
+        for name, value, metric, printed, cells, reason in (
+            ("1/2", 0.5, "params", "28.24", ("25.56M", "18.34M"), ""),
+            ("1/2", 0.5, "flops", "28.26", ("4.14G", "2.97G"), ""),
+            ("1/4", 0.25, "params", "33.76", ("25.56M", "16.93M"), ""),
+            ("1/4", 0.25, "flops", "33.82", ("4.14G", "2.74G"), ""),
+            ("1/8", 0.125, "params", "36.54", ("25.56M", "16.22M"), ""),
+            ("1/8", 0.125, "flops", "36.72", ("4.14G", "2.62G"), "its own cells give 36.715"),
+        )
+    ),
+]  # fmt: skip
+NO_HEAD = "ResNet-50 without pooling and classifier"
+TABLE_3 = [
+    *_both("3", "Backbone, vanilla", network("resnet50_backbone"), ("23.51", "4.13"), ("M", "G"), NO_HEAD),
+    *_both("3", "Backbone, ratio 1/2", network("spconv_resnet50_backbone"), ("16.29", "2.96"), ("M", "G"), NO_HEAD),
+]
+ABLATIONS: tuple[tuple[str, dict[str, object], str, str, str], ...] = (
+    ("P1+P21+P3", {}, "0.10", "17.91", "the split convolution itself"),
+    ("P1+P22+P3", {"representative": "chain"}, "0.12", "20.38", "the 1x1 after the grouped convolution"),
+    ("P1+P20+P3", {"representative": "full"}, "0.15", "25.70", "one 3x3 without groups"),
+    ("P1+P21", {"fusion": False}, "0.10", "17.56", "branches added, no gate"),
+    ("P21", {"redundant": False}, "0.088", "14.47", "the other channels dropped, one inner norm"),
+)
+TABLE_4 = [
+    row
+    for name, settings, held, done, config in ABLATIONS
+    for row in _both("4", name, network("spconv_resnet20", **settings), (held, done), ("M", "M"), config)
+]
+HEADLINES = [
+    _row(
+        "section 3.5", "3x3 at ratio 1/2, two groups", "params", "2.8", "x", params_of("block5.conv2.[gprw]*t"), VGG,
+        "weights of one 3x3, 512 -> 512: eq. 9", VGG_DENSE, "factor",
+    ),
+]  # fmt: skip
+ROWS: tuple[Row, ...] = (*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_4, *HEADLINES)
+
+
+def _accuracy(
+    table: str, row: str, dataset: str, printed: str, of: Network | None, recipe: str | None, metric: str = "top1",
+    reason: str = "",
+) -> Accuracy:  # fmt: skip
+    return Accuracy("spconv", table, row, dataset, printed, metric, of, recipe, reason)
+
+
+def _imagenet(row: str, top1: str, top5: str, of: Network | None, reason: str = "") -> list[Accuracy]:
+    recipe = None if of is None else "imagenet_spconv"
+    printed = {"top1": top1, "top5": top5}
+    return [_accuracy("2", row, "imagenet", text, of, recipe, m, reason) for m, text in printed.items() if text]
+
+
+DETECTION = "a detector; the backbone's counts are rows of Table 3"
+DETECTION_METRICS = ("AP50", "APs", "APm", "APl", "AP", "ARs", "ARm", "ARl", "AR")
+DETECTORS = {
+    "Faster R-CNN, vanilla": "58.2 21.6 39.8 46.8 36.3 32.7 55.3 64.5 51.5",
+    "Faster R-CNN, ratio 1/2": "58.9 21.8 40.4 46.3 36.4 33.9 55.6 63.7 51.6",
+    "RetinaNet, vanilla": "55.6 19.7 39.3 47 35.6 32.9 56.7 66.9 52.2",
+    "RetinaNet, ratio 1/2": "56.4 20.6 40.4 47.5 35.9 33.4 56.8 68.1 52.8",
+}
+RESNET, VGG_RECIPE = "cifar_paper_resnet", "cifar_spconv_vgg"
+ACCURACIES: tuple[Accuracy, ...] = (
+    _accuracy("1", "ResNet-20 baseline", "cifar10", "92", R20_DENSE, RESNET),
+    _accuracy("1", "ResNet-20 ratio 1/2", "cifar10", "92.23", R20, RESNET),
+    _accuracy("1", "ResNet-20 ratio 1/4", "cifar10", "91.15", ratio("spconv_resnet20", 0.25), RESNET),
+    _accuracy("1", "VGG-16 baseline", "cifar10", "94.00", VGG_DENSE, VGG_RECIPE, reason="the network it counts has extra 1x1s"),
+    *(
+        _accuracy("1", f"VGG-16 ratio 1/{round(1 / value)}", "cifar10", text, ratio("spconv_vgg16", value), VGG_RECIPE)
+        for value, text in ((0.5, "94.40"), (0.25, "93.94"), (0.125, "93.77"), (0.0625, "93.43"))
+    ),
+    *_imagenet("ResNet-50 baseline", "75.91", "92.78", R50_DENSE),
+    *_imagenet("ResNet-50 ratio 1/2", "76.26", "93.05", R50),
+    *_imagenet("ResNet-50 ratio 1/4", "75.95", "92.99", ratio("spconv_resnet50", 0.25)),
+    *_imagenet("ResNet-50 ratio 1/8", "75.40", "92.77", ratio("spconv_resnet50", 0.125)),
+    *(
+        _accuracy("3", row, "coco", printed, None, None, metric, DETECTION)
+        for row, figures in DETECTORS.items()
+        for metric, printed in zip(DETECTION_METRICS, figures.split(), strict=True)
+    ),
+    *(
+        _accuracy("4", name, "cifar10", printed, network("spconv_resnet20", **settings), RESNET)
+        for (name, settings, *_), printed in zip(ABLATIONS, ("92.23", "91.84", "92.27", "91.51", "89.43"), strict=True)
+    ),
+)  # fmt: skip
