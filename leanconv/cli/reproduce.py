@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leanconv.cli.runs import Job
+    from leanconv.data import ImageData
     from leanconv.papers.rows import Accuracy
+    from leanconv.train import TrainConfig
 
 
 def reproduce(
@@ -92,6 +94,7 @@ def _train(
     as_json: bool,
 ) -> None:
     from leanconv.cli.comparison import make_rows, train_all
+    from leanconv.cli.runs import Job
     from leanconv.core.atomic import write_json
     from leanconv.papers import catalogue
 
@@ -99,7 +102,13 @@ def _train(
     if len({row.dataset for row in printed}) > 1:
         raise SettingError(f"{pattern!r} names rows on {_several(printed)}; choose with PAPER and --table")
     folder = out / f"{printed[0].paper}-{printed[0].dataset}-scale{scale:g}"
-    jobs = [_job(row, number, scale, chosen, changes) for number in seeds for row in printed]
+    configs = [_config(row, scale, changes) for row in printed]  # before the images are read: a mistake shows at once
+    images = _images(printed[0], chosen)
+    jobs = [
+        Job(str(row.network), None, images, config.replace(seed=seed), name=_label(row))
+        for seed in seeds
+        for row, config in zip(printed, configs, strict=True)
+    ]
     try:
         trained = train_all(jobs, folder, accelerator=device)
     except KeyboardInterrupt:
@@ -124,19 +133,20 @@ def _label(row: Accuracy) -> str:
     return f"{row.row} ({row.network})"
 
 
-def _job(row: Accuracy, seed: int, scale: float, chosen: dict[str, Any], changes: dict[str, Any]) -> Job:
-    from leanconv.cli.runs import Job
-    from leanconv.data import open_data
+def _config(row: Accuracy, scale: float, changes: dict[str, Any]) -> TrainConfig:
     from leanconv.train.recipes import RECIPES
 
-    assert row.network is not None and row.recipe is not None
-    asked = chosen["data"] or row.dataset
-    if asked not in ("cifar10", "cifar100") and chosen["data"] is None:
-        raise SettingError(f"{row.row} is trained on {row.dataset}, which leanconv does not fetch; give --data FOLDER")
-    images = open_data(asked, root=chosen["root"], download=chosen["download"])
+    assert row.recipe is not None
     given = {name: value for name, value in changes.items() if value is not None}
-    config = RECIPES[row.recipe]().scaled(scale).replace(seed=seed, **given)
-    return Job(str(row.network), None, images, config, name=_label(row))
+    return RECIPES[row.recipe]().scaled(scale).replace(**given)
+
+
+def _images(row: Accuracy, chosen: dict[str, Any]) -> ImageData:
+    from leanconv.data import open_data
+
+    if chosen["data"] is None and row.dataset not in ("cifar10", "cifar100"):
+        raise SettingError(f"{row.row} is trained on {row.dataset}, which leanconv does not fetch; give --data FOLDER")
+    return open_data(chosen["data"] or row.dataset, root=chosen["root"], download=chosen["download"])
 
 
 def _beside(printed: Accuracy, made: dict[str, Any]) -> dict[str, Any]:

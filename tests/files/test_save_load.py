@@ -196,3 +196,14 @@ def test_replacing_is_all_or_nothing(tmp_path):
     with replacing(target) as temporary:
         temporary.write_text("new")
     assert target.read_text() == "new"
+
+
+def test_a_papers_network_is_built_lean_and_loads_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    lean = lc.create_model("spconv_resnet20", width=8, ratio=0.25).eval()
+    assert lc.plan_of(lean) is not None
+    lc.save(lean, tmp_path)
+    torch.testing.assert_close(outputs(lc.load(tmp_path)), outputs(lean))
+    dense = lc.create_model("resnet20", width=8)
+    again = lc.load(tmp_path, model=dense)  # the same file over the dense network: its plan says what to make of it
+    torch.testing.assert_close(outputs(again), outputs(lean))
