@@ -139,6 +139,48 @@ class DepthSharedConv2d(LinearOp):
         return bias if bias is None or self.blend is None else self.blend.flatten(1) @ bias
 
 
+class PaddedDepthSharedConv2d(LinearOp):
+    """The first use of a shared convolution: an image of few channels, padded with empty ones to the bank's many.
+
+        y = conv(pad(x), bank.weight) + bank.bias = conv(x, bank.weight[:, :in_channels]) + bank.bias
+
+    Empty channels add nothing, so neither they nor their weights are touched.
+
+    Args:
+        bank: the shared weight; this layer owns it.
+
+    Shape:
+        x: (N, in_channels, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+
+    Raises:
+        SettingError: the bank takes fewer channels than the image has.
+
+    Source: "ShardNet", section 3 ("we pad the input image with empty channels"), which multiplies by them.
+    """
+
+    def __init__(self, in_channels: int, bank: ConvBank, stride: int | Pair = 1, padding: int | Pair | str = 0) -> None:
+        out_channels, width, *kernel_size = bank.weight.shape
+        if in_channels > width:
+            raise SettingError(
+                f"in_channels={in_channels} must not exceed the {width} channels of the shared weight; take a wider one"
+            )
+        size: Pair = (kernel_size[0], kernel_size[1])
+        super().__init__(in_channels, out_channels, size, stride, padding, 1, 1, bank.bias is not None, "zeros")
+        self.bank = bank
+
+    def settings_repr(self) -> str:
+        return "owner, padded image"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d(x, self.weight_dense(), self.bank.bias)
+
+    def weight_dense(self) -> Tensor:
+        return self.bank.weight[:, : self.in_channels]
+
+    def bias_dense(self) -> Tensor | None:
+        return self.bank.bias
+
+
 @dataclass(frozen=True)
 class DepthShared(Method):
     """One weight for all convolutions of one shape, through the whole network or through a stage (ShardNet).

@@ -93,6 +93,55 @@ def imagenet_spconv() -> TrainConfig:
     return _imagenet(epochs=90)
 
 
+def imagenet_filter_bases() -> TrainConfig:
+    """ImageNet residual networks with filter bases.
+
+    Paper: deeply shared filter bases, section 4.2: batch 512, 150 epochs, lr 0.1, a tenth at 60, 100 and 140, weight decay
+    1e-4. (The release's README has batch 256.)
+    Hardware: not given.
+    """
+    return _imagenet(epochs=150).replace(batch_size=512, milestones=(60, 100, 140))
+
+
+def imagenet_filter_bases_mobilenet() -> TrainConfig:
+    """ImageNet MobileNetV2 with shared filters.
+
+    Paper: deeply shared filter bases, section 4.2: 300 epochs, lr 0.1, a tenth at 150, 225 and 285, weight decay 1e-5.
+    Hardware: not given.
+    """
+    return _imagenet(epochs=300).replace(batch_size=512, milestones=(150, 225, 285), weight_decay=1e-5)
+
+
+def tiny_shardnet_vgg() -> TrainConfig:
+    """Tiny ImageNet VGG networks with one filter set through the depth.
+
+    Paper: ShardNet, appendix A.4: 100 epochs, lr 0.01 divided by 10 on a plateau, weight decay 5e-4, random-resized crops
+    of 56 pixels, ten crops at test. The batch size, what is watched and for how long are not given.
+    Hardware: not given.
+    """
+    return cifar_shardnet().replace(
+        epochs=100, lr=0.01, gamma=0.1, augment="random_resized_crop", image_size=56, ten_crop=True, precision="bf16"
+    )
+
+
+def tiny_shardnet_resnet() -> TrainConfig:
+    """Tiny ImageNet residual networks with one filter set: as `tiny_shardnet_vgg`, with lr 0.05.
+
+    Paper: ShardNet, appendix A.4.
+    Hardware: not given.
+    """
+    return tiny_shardnet_vgg().replace(lr=0.05)
+
+
+def imagenet_shardnet() -> TrainConfig:
+    """ImageNet networks with one filter set: as `tiny_shardnet_vgg`, with lr 0.1 and crops of 224 pixels.
+
+    Paper: ShardNet, appendix A.4.
+    Hardware: not given.
+    """
+    return tiny_shardnet_vgg().replace(lr=0.1, image_size=224, workers=8)
+
+
 def _imagenet(epochs: int) -> TrainConfig:
     return TrainConfig(
         epochs=epochs, batch_size=256, schedule="step", milestones=tuple(range(30, epochs, 30)), weight_decay=1e-4,
@@ -111,5 +160,10 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
         cifar_spconv_vgg,
         imagenet_tbc,
         imagenet_spconv,
+        imagenet_filter_bases,
+        imagenet_filter_bases_mobilenet,
+        tiny_shardnet_vgg,
+        tiny_shardnet_resnet,
+        imagenet_shardnet,
     )
 }

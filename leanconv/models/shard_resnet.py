@@ -1,0 +1,150 @@
+"""ShardNet's residual networks, for small images and for ImageNet.
+
+Source: "ShardNet", Tables 4 and 5, Fig. 6 and appendix A.3; what counts what was inferred from Tables 2, 7 and 8.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.settings import flag
+from leanconv.models.entry import ModelEntry
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+from leanconv.models.shard_layers import FilterSet, init_blend_
+
+Stem = Literal["shared", "3x3", "7x7"]
+STEMS = ("shared", "3x3", "7x7")
+EXPANSION = 4
+
+
+class ShardBlock(nn.Module):
+    """relu(convolutions(x) + x), each convolution followed by a norm of its own, all but the last by ReLU.
+
+    "basic": two 3x3; "bottleneck": 1x1 from 4 w to w, 3x3, 1x1 back to 4 w. The shape never changes, so there is no
+    projection.
+    """
+
+    def __init__(self, filters: FilterSet, width: int, bottleneck: bool) -> None:
+        super().__init__()
+        wide = EXPANSION * width
+        shapes = [(wide, width, 1), (width, width, 3), (width, wide, 1)] if bottleneck else [(width, width, 3)] * 2
+        for number, (in_channels, out_channels, kernel_size) in enumerate(shapes, 1):
+            self.add_module(f"conv{number}", filters.conv(in_channels, out_channels, kernel_size))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(out_channels))
+            self.add_module(f"relu{number}", nn.ReLU(inplace=True))
+        self.depth = len(shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for number in range(1, self.depth + 1):
+            out = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(out))
+            if number == self.depth:
+                out = out + x
+            out = getattr(self, f"relu{number}")(out)
+        return out
+
+
+class ShardResNet(ImageNetwork):
+    """A stem, then scales of residual blocks, with a 1x1 convolution and a max-pool between two scales.
+
+    With `shared`, one filter set serves all blocks (SLb-ResNet(n), SL-ResNet-34(n)), or one for each of a bottleneck's three
+    convolutions (SL-ResNet-50(n)); the width is the same at every scale, and the 1x1s between them, ``blend1``, ``blend2``,
+    ..., are the blending layers. Without it, each convolution has its own and the width doubles (Eb-ResNet(p), E-ResNet).
+    All other convolutions have biases. Parameters of convolutions: SLb 11 n**2 + 3 n; SL-34 12 n**2 + n and the stem;
+    SL-50 69 n**2 + 6 n and the stem. SL-ResNet-34(512) has 22 times the MACs of ResNet-34.
+
+    Args:
+        width: n, or p.
+        blocks: in each scale (b).
+        scales: how many.
+        bottleneck: bottlenecks in place of basic blocks; a 1x1 without bias then widens the stem's output.
+        stem: "shared": the shared filter set itself, on the padded image; "3x3": one of its own; "7x7": one of stride 2
+            and a max-pool (ImageNet). Without `shared`, "shared" is a 3x3.
+        blend_bias: whether the 1x1s between scales have biases (they do in the CIFAR networks' counts).
+
+    Shape:
+        x: (N, in_chans, H, W) -> (N, num_classes).
+
+    Raises:
+        SettingError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        width: int = 128,
+        blocks: int = 3,
+        scales: int = 3,
+        shared: bool = True,
+        bottleneck: bool = False,
+        stem: Stem = "shared",
+        blend_bias: bool = True,
+    ) -> None:
+        at_least_one(num_classes=num_classes, in_chans=in_chans, width=width, blocks=blocks, scales=scales)
+        for name, value in (("shared", shared), ("bottleneck", bottleneck), ("blend_bias", blend_bias)):
+            flag(name, value)
+        one_of("stem", stem, STEMS)
+        side = {"shared": 32, "3x3": 56, "7x7": 224}[stem]
+        super().__init__(num_classes, (in_chans, side, side))
+        filters, factor = FilterSet(shared), EXPANSION if bottleneck else 1
+        reduction = 4 if stem == "7x7" else 1
+        if stem == "shared":
+            self.conv1 = filters.image_conv(in_chans, width, 3)
+        else:
+            size, stride = (7, 2) if stem == "7x7" else (3, 1)
+            self.conv1 = nn.Conv2d(in_chans, width, size, stride, size // 2)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        if bottleneck:
+            self.widen = nn.Conv2d(width, factor * width, 1, bias=False)
+        if stem == "7x7":
+            self.maxpool = nn.MaxPool2d(2)
+        for scale in range(1, scales + 1):
+            layers = [ShardBlock(filters, width, bottleneck) for _ in range(blocks)]
+            self.add_module(f"layer{scale}", nn.Sequential(*layers))
+            module = {"num_chs": factor * width, "reduction": reduction, "module": f"layer{scale}"}
+            self.feature_info.append(module)
+            if scale < scales:
+                wider = width if shared else 2 * width
+                self.add_module(f"blend{scale}", nn.Conv2d(factor * width, factor * wider, 1, bias=blend_bias))
+                self.add_module(f"pool{scale}", nn.MaxPool2d(2))
+                width, reduction = wider, 2 * reduction
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(factor * width, num_classes)
+        init_convs_(self)
+        for name, child in self.named_children():
+            if shared and name.startswith("blend"):
+                assert isinstance(child, nn.Conv2d)
+                init_blend_(child)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, child in self.named_children():
+            if name != "fc":
+                x = child(x)
+        return self.fc(torch.flatten(x, 1))
+
+
+TINY, IMAGENET = (3, 56, 56), (3, 224, 224)
+_PAPER = "ShardNet, Tables 2 and 5"
+_DEEP = {"blocks": 4, "scales": 4, "blend_bias": False}
+_OWN = {"shared": False, "width": 64}
+_WIDE = {"width": 512}
+_50 = {"bottleneck": True}
+_TINY = {"stem": "3x3", "num_classes": 200}
+_LARGE = {"stem": "7x7", "num_classes": 1000}
+ENTRIES: tuple[ModelEntry, ...] = (
+    ModelEntry("shard_resnet", ShardResNet, {}, "ShardNet, Tables 4, 7 and 8: SLb-ResNet(n), b = 3"),
+    ModelEntry("shard_resnet_e", ShardResNet, {"shared": False, "width": 16}, "ShardNet, Tables 4 and 7: Eb-ResNet(p), b = 3"),
+    ModelEntry("shard_resnet34_tiny", ShardResNet, _DEEP | _WIDE | _TINY, f"{_PAPER}: SL-ResNet-34(n)", TINY),
+    ModelEntry("shard_resnet50_tiny", ShardResNet, _DEEP | _WIDE | _TINY | _50, f"{_PAPER}: SL-ResNet-50(n)", TINY),
+    ModelEntry("shard_resnet34_e_tiny", ShardResNet, _DEEP | _OWN | _TINY, f"{_PAPER}: E-ResNet-34", TINY),
+    ModelEntry("shard_resnet50_e_tiny", ShardResNet, _DEEP | _OWN | _TINY | _50, f"{_PAPER}: E-ResNet-50", TINY),
+    ModelEntry("shard_resnet34", ShardResNet, _DEEP | _WIDE | _LARGE, f"{_PAPER}: SL-ResNet-34(n)", IMAGENET),
+    ModelEntry("shard_resnet50", ShardResNet, _DEEP | _WIDE | _LARGE | _50, f"{_PAPER}: SL-ResNet-50(n)", IMAGENET),
+    ModelEntry("shard_resnet34_e", ShardResNet, _DEEP | _OWN | _LARGE, f"{_PAPER}: E-ResNet-34", IMAGENET),
+    ModelEntry("shard_resnet50_e", ShardResNet, _DEEP | _OWN | _LARGE | _50, f"{_PAPER}: E-ResNet-50", IMAGENET),
+)  # fmt: skip

@@ -1,0 +1,304 @@
+"""ShardNet counts |Wconv|: weights and biases of convolutions, without norms and fully connected layers. Its compression
+factors C divide cells that are rounded already, and so do ours before they are compared.
+
+- It never prints compute, and compute explodes: sharing saves parameters, never MACs, and the shared networks are wider.
+  The column MACs stands beside every factor: SL-ResNet-34(512) does about 22 times ResNet-34's.
+- Factors are held against several baselines. The 117.7 of Table 8 is against a ResNet-34 of 21.3 M; against the network it
+  was made from (E3-ResNet) the same network has 1.6, and against b = 7 blocks 3.8, which the text calls 4.0.
+- "ResNet-34" and "ResNet-50" in Table 2 are the paper's own E-networks with four blocks a scale, not He et al.'s; their
+  Tiny ImageNet cells stand in the ImageNet table again.
+- In Table 2 one cell (18.5 M) holds the classifier, and another (18.1 M) is met with the stem by cutting off, without it by
+  rounding.
+- Table 2b's cells for ShaResNet are all parameters, not |Wconv|.
+"""
+
+from __future__ import annotations
+
+from leanconv.papers.conventions import Counted, Measure, conv_and_fc_params, conv_params, params_of
+from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, Network, Row, Side, network
+
+CELLS = "from the rounded cells, as the paper divides"
+
+
+def _split(cell: str) -> tuple[str, str]:
+    return cell[:-1], cell[-1]
+
+
+def _count(
+    table: str, row: str, of: Network, cell: str, config: str, measure: Measure = conv_params, reason: str = "",
+    evidence: Evidence = "inferred", metric: str = "conv_params",
+) -> Row:  # fmt: skip
+    printed, unit = _split(cell)
+    return Row("shardnet", table, row, metric, printed, unit, Figure(measure, of), config, evidence, reason)
+
+
+def _factor(
+    table: str, row: str, printed: str, of: Side, against: Side, cells: tuple[str, str], reason: str = "",
+    base: Network | None = None, metric: str = "C", evidence: Evidence = "arithmetic",
+) -> Row:  # fmt: skip
+    """A compression factor; `cells` are those of (against, of)."""
+    config = f"{cells[0]} / {cells[1]}, {CELLS}"
+    figure = Figure(conv_params, of, against, "factor", cells, base)
+    return Row("shardnet", table, row, metric, printed, "x", figure, config, evidence, reason)
+
+
+# Tables 1a and 6: width, cells of E, S and SL, factors of S and SL
+VGG = (
+    (32, "112K", "9.3K", "13.3K", "12.0", "8.4"),
+    (64, "445K", "37K", "53.3K", "12.0", "8.3"),
+    (128, "1.8M", "148K", "213K", "12.2", "8.4"),
+    (256, "7.1M", "590K", "852K", "12.0", "8.3"),
+    (320, "11.1M", "922K", "1.3M", "12.0", "8.5"),
+    (512, "28M", "2.4M", "3.4M", "11.7", "8.2"),
+)
+
+
+def vgg(variant: str, width: int, **settings: object) -> Network:
+    name = "shard_vgg16" if variant == "SL" else f"shard_vgg16_{variant.lower()}"
+    return network(name, width=width, **settings)
+
+
+def _vgg_rows() -> list[Row]:
+    rows = []
+    for width, e, s, sl, c_s, c_sl in VGG:
+        nets = {variant: vgg(variant, width) for variant in ("E", "S", "SL")}
+        s_reason = "9 n^2 + n is 9,248; the cell 9.3K is neither rounded nor cut off" if width == 32 else ""
+        rows += [
+            _count("1a/6", f"E-VGGNet n={width}", nets["E"], e, "13 convolutions with biases, the first 3 -> n"),
+            _count("1a/6", f"S-VGGNet n={width}", nets["S"], s, "one convolution, image padded to n", reason=s_reason),
+            _count("1a/6", f"SL-VGGNet n={width}", nets["SL"], sl, "and four 1x1 without biases, before pools 1-4"),
+            _factor("1a/6", f"S-VGGNet n={width}", c_s, nets["S"], nets["E"], (e, s), s_reason),
+            _factor("1a/6", f"SL-VGGNet n={width}", c_sl, nets["SL"], nets["E"], (e, sl)),
+        ]  # fmt: skip
+    tiny = {variant: vgg(variant, 64, head="2048", num_classes=200) for variant in ("E", "SL")}
+    reason = "a misprint: Tables 1a and 6a print 8.3 for the same counts"
+    rows.append(_factor("6b", "SL-VGGNet n=64, Tiny ImageNet", "8.0", tiny["SL"], tiny["E"], ("445K", "53.3K"), reason))
+    return rows
+
+
+VGGNET = network("vgg16", head="512-512")
+
+
+def _sl_rows() -> list[Row]:
+    rows = [_count("1b-d", "VGGNet", VGGNET, "14.7M", "VGG-16's thirteen convolutions with biases", evidence="derived")]
+    for width, cell, factor in ((512, "3.4M", "4.3"), (256, "852K", "17.3")):
+        for uses in (2, 3):
+            net, name = vgg(f"SL{uses}", width), f"SL{uses}-VGGNet n={width}"
+            rows += [
+                _count("1b-d", name, net, cell, f"five blocks of {uses} uses, four blending layers"),
+                _factor("1b-d", name, factor, net, VGGNET, ("14.7M", cell)),
+            ]
+    return rows
+
+
+E34, E50 = network("shard_resnet34_e_tiny"), network("shard_resnet50_e_tiny")
+SL34, SL50 = network("shard_resnet34_tiny"), network("shard_resnet50_tiny")
+SL34_NARROW, SL50_NARROW = network("shard_resnet34_tiny", width=256), network("shard_resnet50_tiny", width=256)
+LARGE34, LARGE50 = network("shard_resnet34"), network("shard_resnet50")
+FOUR = "four blocks a scale, 1x1 without biases between scales"
+QUOTIENT = "its own cells give 33.75"
+WITH_HEAD = "meant with the classifier: see the row below"
+
+
+def stemless(measure: Measure) -> Measure:
+    """As `measure`, without the first convolution: what one cell of Table 2 turns out to leave out."""
+
+    def without_stem(c: Counted) -> float:
+        return measure(c) - params_of("conv1.*")(c)
+
+    return without_stem
+
+
+RESNET = [
+    _count("2", "ResNet-34* (E-ResNet-34)", E34, "25.2M", f"{FOUR}; not He et al.'s, which has 21.8 M"),
+    _count("2", "ResNet-50* (E-ResNet-50)", E50, "26.8M", FOUR, reason=WITH_HEAD),
+    _count("2", "ResNet-50* (E-ResNet-50), with classifier", E50, "26.8M", FOUR, conv_and_fc_params, "cut off, not rounded"),
+    _count("2", "SL-ResNet-34 n=512, Tiny ImageNet", SL34, "3.2M", "one convolution in all blocks, own stem, three 1x1"),
+    _count("2", "SL-ResNet-34 n=256, Tiny ImageNet", SL34_NARROW, "794K", "the same"),
+    _count("2", "SL-ResNet-50 n=512, Tiny ImageNet", SL50, "18.5M", "one bottleneck in all blocks", reason=WITH_HEAD),
+    _count("2", "SL-ResNet-50 n=512, Tiny ImageNet, with classifier", SL50, "18.5M", "with FC-200", conv_and_fc_params),
+    _count("2", "SL-ResNet-50 n=256, Tiny ImageNet", SL50_NARROW, "4.5M", "without the classifier, unlike n=512"),
+    _count("2", "SL-ResNet-50 n=512, ImageNet", LARGE50, "18.1M", "with the 7x7 stem; cut off, not rounded"),
+    _count("2", "SL-ResNet-50 n=512, ImageNet, without stem", LARGE50, "18.1M", "69 n^2", stemless(conv_params)),
+    _count("2", "SL-ResNet-34 n=512, ImageNet", LARGE34, "3.2M", "with the 7x7 stem"),
+    _factor("2", "ResNet-34*, Tiny ImageNet", "1.1", E34, Cell("26.8M"), ("26.8M", "25.2M"), base=E50),
+    _factor("2", "SL-ResNet-34 n=512, Tiny ImageNet", "8.4", SL34, Cell("26.8M"), ("26.8M", "3.2M"), base=E50),
+    _factor("2", "SL-ResNet-34 n=256, Tiny ImageNet", "33.6", SL34_NARROW, Cell("26.8M"), ("26.8M", "794K"), QUOTIENT, E50),
+    _factor("2", "SL-ResNet-50 n=512, Tiny ImageNet", "1.4", Cell("18.5M"), Cell("26.8M"), ("26.8M", "18.5M"), base=E50),
+    _factor("2", "ResNet-50, ImageNet", "2.6", Cell("26.8M"), Cell("69M"), ("69M", "26.8M")),
+    _factor("2", "ResNet-34, ImageNet", "2.7", E34, Cell("69M"), ("69M", "25.2M")),
+    _factor("2", "ShaResNet-50", "3.4", Cell("20.5M"), Cell("69M"), ("69M", "20.5M")),
+    _factor("2", "ShaResNet-34", "5.1", Cell("13.6M"), Cell("69M"), ("69M", "13.6M")),
+    _factor("2", "Lego-Res50", "8.5", Cell("8.1M"), Cell("69M"), ("69M", "8.1M")),
+    _factor("2", "FSNet-ResNet-50", "15.3", Cell("4.5M"), Cell("69M"), ("69M", "4.5M")),
+    _factor("2", "SL-ResNet-50 n=512, ImageNet", "3.8", Cell("18.1M"), Cell("69M"), ("69M", "18.1M")),
+    _factor("2", "SL-ResNet-34 n=512, ImageNet", "21.6", LARGE34, Cell("69M"), ("69M", "3.2M")),
+    _factor(
+        "2", "SL-ResNet-34 n=512 against ResNet-34 itself", "8.4", LARGE34, network("timm/resnet34"), ("21.3M", "3.2M"),
+        "no cell of the paper: its 8.4 is against its own ResNet-50; against He et al.'s ResNet-34 it is less",
+    ),
+]  # fmt: skip
+SMALL = "stem 3 -> p, basic blocks of widths p, 2p, 4p, 1x1 with biases between scales"
+SHARED = "the stem is the shared convolution; two 1x1 with biases"
+# Table 7: blocks, cell of E, then (width, factor)
+CIFAR10 = (
+    (3, "294K", ((64, "6.5"), (96, "2.9"), (128, "1.6"))),
+    (5, "488K", ((64, "10.8"), (96, "4.8"), (128, "2.7"))),
+    (7, "682K", ((64, "15.2"), (96, "6.7"), (128, "3.8"))),
+)
+CIFAR100 = (
+    (3, "1.2M", ((128, "6.6"), (256, "1.7"))),
+    (5, "1.9M", ((128, "10.5"), (256, "2.6"))),
+    (7, "2.7M", ((128, "14.9"), (256, "3.7"))),
+)
+SL_CELLS = {
+    64: "45K",
+    96: "102K",
+    128: "181K",
+    256: "722K",
+}  # 11 n^2 + 3 n; the paper prints the one of n=128 (Table 8)
+
+
+def _small_rows() -> list[Row]:
+    rows = []
+    for data, classes, width, lines in (("CIFAR-10", 10, 16, CIFAR10), ("CIFAR-100", 100, 32, CIFAR100)):
+        for blocks, cell, factors in lines:
+            e = network("shard_resnet_e", blocks=blocks, width=width, num_classes=classes)
+            rows.append(_count("7", f"E{blocks}-ResNet, {data}", e, cell, f"{SMALL}, p={width}"))
+            for wide, factor in factors:
+                sl = network("shard_resnet", blocks=blocks, width=wide, num_classes=classes)
+                name = f"SL{blocks}-ResNet n={wide}, {data}"
+                rows.append(_factor("7", name, factor, sl, e, (cell, SL_CELLS[wide]), evidence="inferred"))
+    return rows
+
+
+SL3 = network("shard_resnet")
+BIG = Cell("21.30M")
+R34 = network("resnet34_cifar")
+TABLE_8 = [
+    _count("8", "SL3-ResNet n=128", SL3, "181K", SHARED),
+    _factor("8", "SL3-ResNet n=128", "117.7", SL3, BIG, ("21.30M", "181K"), base=R34),
+    _factor("8", "ResNet*", "31.2", network("shard_resnet_e", blocks=7, width=16), BIG, ("21.30M", "682K"), base=R34),
+    _factor(
+        "8", "SL3-ResNet n=128, against ResNet* (text)", "4.0", SL3, network("shard_resnet_e", blocks=7, width=16),
+        ("682K", "181K"), "the text's 4.0; Table 7 has 3.8 for b=7, and 1.6 for the b=3 that it was made from",
+    ),
+    *(
+        _factor("8", name, factor, Cell(cell), BIG, ("21.30M", cell), reason)
+        for name, factor, cell, reason in (
+            ("ResNet-18", "1.9", "11.18M", ""), ("FSNet-ResNet-18", "26.3", "810K", ""),
+            ("FSNet-ResNet-34", "12.7", "1.68M", ""), ("FSNet-ResNet-50", "8.5", "2.51M", ""),
+            ("ShaResNet-164", "23.0", "0.93M", "its own cells give 22.9"),
+        )
+    ),
+]  # fmt: skip
+HEADLINES = [
+    Row(
+        "shardnet", "section 5", "SL2-VGGNet n=256, CIFAR-10", "C", "17", "x",
+        Figure(conv_params, vgg("SL2", 256), VGGNET, "factor"), "14.7M / 852K", "derived",
+    ),
+]  # fmt: skip
+ROWS: tuple[Row, ...] = (*_vgg_rows(), *_sl_rows(), *RESNET, *_small_rows(), *TABLE_8, *HEADLINES)
+
+RECIPE = "cifar_shardnet"
+VGG_ACCURACIES = {  # CIFAR-10 (Table 1a); CIFAR-100 (Table 6a): E, S, SL
+    "cifar10": (
+        (32, "87.2", "73.6", "74.7"), (64, "91.2", "85.5", "87.7"), (128, "93.0", "90.7", "91.3"),
+        (256, "94.1", "92.8", "93.5"), (512, "94.5", "93.7", "94.5"),
+    ),
+    "cifar100": (
+        (64, "64.4", "41.1", "47.7"), (128, "70.8", "59.1", "64.1"), (256, "74.6", "67.2", "69.1"),
+        (320, "75.3", "68.7", "71.1"), (512, "76.9", "72.5", "73.4"),
+    ),
+}  # fmt: skip
+TOP_VGG = {
+    "cifar10": (("SL2", 512, "94.5"), ("SL3", 512, "94.7"), ("SL2", 256, "93.7"), ("SL3", 256, "93.8")),
+    "cifar100": (("SL2", 512, "74.0"), ("SL3", 512, "74.4"), ("SL2", 256, "69.7"), ("SL3", 256, "71.0")),
+}
+RESNET_ACCURACIES = {
+    "cifar10": (
+        (3, "91.8", ((64, "89.7"), (96, "92.2"), (128, "93.1"))), (5, "92.9", ((64, "90.1"), (96, "92.0"), (128, "93.0"))),
+        (7, "93.4", ((64, "89.6"), (96, "91.9"), (128, "93.2"))),
+    ),
+    "cifar100": (
+        (3, "72.5", ((128, "68.1"), (256, "74.0"))), (5, "74.1", ((128, "68.1"), (256, "74.8"))),
+        (7, "74.6", ((128, "70.1"), (256, "73.9"))),
+    ),
+}  # fmt: skip
+
+
+def _accuracies() -> list[Accuracy]:
+    found = []
+
+    def add(table: str, row: str, data: str, printed: str, of: Network | None, recipe: str | None = RECIPE) -> None:
+        found.append(Accuracy("shardnet", table, row, data, printed, "top1", of, recipe))
+
+    for data, lines in VGG_ACCURACIES.items():
+        head = {} if data == "cifar10" else {"head": "1024-1024"}
+        for width, *printed in lines:
+            for variant, text in zip(("E", "S", "SL"), printed, strict=True):
+                add(
+                    "1a" if data == "cifar10" else "6a",
+                    f"{variant}-VGGNet n={width}",
+                    data,
+                    text,
+                    vgg(variant, width, **head),
+                )
+        for variant, width, text in TOP_VGG[data]:
+            add(
+                "1b" if data == "cifar10" else "1c",
+                f"{variant}-VGGNet n={width}",
+                data,
+                text,
+                vgg(variant, width, **head),
+            )
+        for blocks, e, shared in RESNET_ACCURACIES[data]:
+            first = 16 if data == "cifar10" else 32
+            add("7", f"E{blocks}-ResNet", data, e, network("shard_resnet_e", blocks=blocks, width=first))
+            for width, text in shared:
+                add(
+                    "7", f"SL{blocks}-ResNet n={width}", data, text, network("shard_resnet", blocks=blocks, width=width)
+                )
+    add("1b", "VGGNet*", "cifar10", "93.9", VGGNET)
+    add("1c", "VGGNet*", "cifar100", "74.3", network("vgg16", head="1024-1024"))
+    for name, text in (("Lego-VGGNet-16-w o=2 m=0.5", "93.23"), ("Lego-VGGNet-16-w o=4 m=0.25", "91.35")):
+        add("1b", name, "cifar10", text, None, None)
+    return found
+
+
+def _top5(
+    table: str, row: str, data: str, top1: str, top5: str, of: Network | None, recipe: str | None
+) -> list[Accuracy]:
+    texts = {"top1": top1, "top5": top5}
+    return [Accuracy("shardnet", table, row, data, text, m, of, recipe) for m, text in texts.items() if text]
+
+
+TINY_VGG = {"head": "2048", "num_classes": 200}
+ACCURACIES: tuple[Accuracy, ...] = (
+    *_accuracies(),
+    *_top5("1d", "VGGNet*", "tiny_imagenet", "58.7", "81.4", None, None),
+    *_top5("1d", "SL2-VGGNet n=512", "tiny_imagenet", "59.4", "82.8", vgg("SL2", 512, **TINY_VGG), "tiny_shardnet_vgg"),
+    *_top5("1d", "SL2-VGGNet n=256", "tiny_imagenet", "53.4", "79.1", vgg("SL2", 256, **TINY_VGG), "tiny_shardnet_vgg"),
+    *_top5("2a", "ResNet-50*", "tiny_imagenet", "62.8", "84.1", E50, "tiny_shardnet_resnet"),
+    *_top5("2a", "ResNet-34*", "tiny_imagenet", "60.0", "82.1", E34, "tiny_shardnet_resnet"),
+    *_top5("2a", "SL-ResNet-50 n=512", "tiny_imagenet", "62.7", "84.5", SL50, "tiny_shardnet_resnet"),
+    *_top5("2a", "SL-ResNet-50 n=256", "tiny_imagenet", "60.3", "83.2", SL50_NARROW, "tiny_shardnet_resnet"),
+    *_top5("2a", "SL-ResNet-34 n=512", "tiny_imagenet", "62.5", "83.8", SL34, "tiny_shardnet_resnet"),
+    *_top5("2a", "SL-ResNet-34 n=256", "tiny_imagenet", "56.2", "80.0", SL34_NARROW, "tiny_shardnet_resnet"),
+    *_top5("2b", "SWRN 50-2", "imagenet", "78.26", "94.05", None, None),
+    *_top5("2b", "ResNet-50", "imagenet", "77.15", "93.3", None, None),
+    *_top5("2b", "ResNet-34", "imagenet", "75.5", "92.5", None, None),
+    *_top5("2b", "ShaResNet-50", "imagenet", "75.39", "92.59", None, None),
+    *_top5("2b", "ShaResNet-34", "imagenet", "71.75", "90.58", None, None),
+    *_top5("2b", "Lego-Res50", "imagenet", "", "89.7", None, None),
+    *_top5("2b", "FSNet-ResNet-50", "imagenet", "64.11", "85.94", None, None),
+    *_top5("2b", "SL-ResNet-50 n=512", "imagenet", "72.4", "91.4", LARGE50, "imagenet_shardnet"),
+    *_top5("2b", "SL-ResNet-34 n=512", "imagenet", "69.7", "89.3", LARGE34, "imagenet_shardnet"),
+    *(
+        Accuracy("shardnet", "8", row, "cifar10", printed)
+        for row, printed in (
+            ("ResNet-34", "94.72"), ("ResNet-18", "94.18"), ("FSNet-ResNet-18", "93.93"), ("FSNet-ResNet-34", "94.29"),
+            ("FSNet-ResNet-50", "94.91"), ("ShaResNet-164", "93.8"),
+        )
+    ),
+)  # fmt: skip
