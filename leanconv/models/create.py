@@ -12,7 +12,7 @@ from torch import nn
 
 from leanconv.core.base import set_base
 from leanconv.core.errors import FileError, SettingError
-from leanconv.models import shard_resnet, shard_vgg, spconv, tied
+from leanconv.models import bases, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
 from leanconv.models.resnet import resnet
@@ -38,6 +38,7 @@ MODELS: tuple[ModelEntry, ...] = (
     _resnet("resnet34_cifar", (3, 4, 6, 3), BASES, width=64, shortcut="B"),
     ModelEntry("vgg16", VGG16, {"head": "512bn"}, "Simonyan & Zisserman 2015; heads of SPConv and ShardNet"),
     *tied.ENTRIES,
+    *bases.ENTRIES,
     *shard_vgg.ENTRIES,
     *shard_resnet.ENTRIES,
     *spconv.ENTRIES,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import nn
 
 from leanconv.conversion.apply import convert
 from leanconv.conversion.plan import Rule, Where, plan
+from leanconv.core.errors import LeanconvWarning
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 
@@ -25,4 +27,6 @@ def converted(
     The arguments are those of `leanconv.plan`. What timm reads off a network (its features, its classifier, its
     configuration) is kept.
     """
-    return convert(dense, plan(dense, method, where, exclude=exclude, input_size=input_size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeanconvWarning)  # what a paper's network costs is in its docstring and counts
+        return convert(dense, plan(dense, method, where, exclude=exclude, input_size=input_size))

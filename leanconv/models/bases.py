@@ -1,0 +1,271 @@
+"""The networks of the filter-basis paper: ordinary ones whose convolutions share bases, or are shared whole.
+
+Source: "Learning Deeply Shared Filter Bases for Efficient ConvNets", sections 3.3, 4.1 and 4.2, Figs. 5 to 7, and the counts of
+its release. The first block of every stage stays dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.settings import one_of, whole
+from leanconv.core.sharing import lend
+from leanconv.models.entry import ModelEntry
+from leanconv.models.mobilenet import MobileNetV2
+from leanconv.models.planned import converted
+from leanconv.models.resnet import resnet
+from leanconv.models.spconv import imagenet_resnet
+from leanconv.ops.depth_shared import ConvBank, DepthShared, DepthSharedConv2d
+from leanconv.ops.shared_basis import SharedBasis
+
+PENALTY = 10.0  # of the paper's code, on the mean over Gram entries
+FIRST_BLOCKS = "layer*.0.*"
+RESNEXT = "ResNeXt-50 32x4d"
+
+
+def basis_cifar_resnet(
+    depths: Sequence[int],
+    num_classes: int = 10,
+    in_chans: int = 3,
+    width: int = 16,
+    shortcut: str = "A",
+    shared: int = 16,
+    unique: int = 1,
+    bases: int = 1,
+    penalty_weight: float = PENALTY,
+) -> nn.Module:
+    """ResNetL-SsUu for small images: each 3x3 behind the first block of a stage has `shared` components in common with the
+    others of its stage and `unique` of its own; both double with the stage.
+
+    Args:
+        bases: 1, or 2: one for the first convolutions of the blocks and one for the second (the starred rows).
+        penalty_weight: of the orthogonality penalty; 0 leaves it off (the rows with a dagger).
+
+    Source: section 4.1; ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two, of ResNet-56's
+    853,018, and 115 % of its MACs: 17 of 16 channels are above what breaks even.
+    """
+    dense = resnet(depths, num_classes, in_chans, width, shortcut)
+    method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
+    return converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
+
+
+def basis_resnet34_imagenet(
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    shared: int = 48,
+    unique: int = 1,
+    bases: int = 2,
+    penalty_weight: float = PENALTY,
+) -> nn.Module:
+    """ResNet34-SsUu for ImageNet, by default the paper's S48U1 with two bases a stage: 11,786,968 parameters.
+
+    Source: section 4.2.
+    """
+    dense = imagenet_resnet("BasicBlock", (3, 4, 6, 3), num_classes, in_chans)
+    method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
+    return converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
+
+
+FORMS = {"code": ("conv2", "conv3"), "text": ("conv1", "conv2"), "spatial": ("conv2",)}
+
+
+def basis_bottleneck_resnet(
+    depths: tuple[int, ...],
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    form: Literal["code", "text", "spatial"] = "code",
+    penalty_weight: float = PENALTY,
+) -> nn.Module:
+    """ResNet50-Shared and ResNet101-Shared: whole convolutions are one within a stage, by their place in the bottleneck.
+
+    Args:
+        form: which places. "text" (and Fig. 6): the first 1x1 and the 3x3; "code": the 3x3 and the last 1x1. The counts
+            are equal, 18,262,056 parameters of ResNet-50's 25,557,032; the functions are not. "spatial": the 3x3 alone.
+
+    Source: section 4.2; "code" and "spatial" are the release's.
+    """
+    one_of("form", form, tuple(FORMS))
+    dense = imagenet_resnet("Bottleneck", depths, num_classes, in_chans)
+    where = [f"layer*.{name}" for name in FORMS[form]]
+    return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
+
+
+PLACES = {"expand": ("conv1",), "expand_project": ("conv1", "conv3"), "expand_depthwise": ("conv1", "conv2")}
+
+
+def basis_mobilenetv2(
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    images: Literal["small", "imagenet"] = "imagenet",
+    form: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
+    penalty_weight: float = PENALTY,
+) -> nn.Module:
+    """MobileNetV2-Shared: convolutions are one within the stages of 32, 64, 96 and 160 channels, from the second block on.
+
+    Args:
+        form: which. "expand": the expanding 1x1 (the row with a dagger); "expand_project": both 1x1 (the release, whose
+            counts the paper prints); "expand_depthwise": the 1x1 and the depthwise 3x3, as the text says, which saves 12 %
+            and not the printed 22 %.
+
+    Source: section 4.1.2, 4.2 and Fig. 7.
+    """
+    one_of("form", form, tuple(PLACES))
+    dense = MobileNetV2(num_classes, in_chans, images)
+    where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in PLACES[form]]
+    return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
+
+
+def resnext50_cifar(num_classes: int = 100, in_chans: int = 3) -> nn.Module:
+    """ResNeXt-50 32x4d for small images: a 3x3 stem of stride 1 and no max-pool."""
+    model = imagenet_resnet("Bottleneck", (3, 4, 6, 3), num_classes, in_chans, cardinality=32, base_width=4)
+    return _for_small_images(model, in_chans, "conv1", "maxpool")
+
+
+def densenet121_cifar(num_classes: int = 100, in_chans: int = 3) -> nn.Module:
+    """DenseNet-121 (growth 32) for small images: a 3x3 stem of stride 1, without norm and pool."""
+    from timm.models.densenet import DenseNet
+
+    model = DenseNet(growth_rate=32, block_config=(6, 12, 24, 16), num_classes=num_classes, in_chans=in_chans)
+    return _for_small_images(model, in_chans, "features.conv0", "features.norm0", "features.pool0")
+
+
+def _for_small_images(model: Any, in_chans: int, stem: str, *gone: str) -> nn.Module:
+    old = model.get_submodule(stem)
+    conv = nn.Conv2d(in_chans, old.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    model.set_submodule(stem, conv)
+    for name in gone:
+        model.set_submodule(name, nn.Identity())
+    model.default_input_size = (in_chans, 32, 32)
+    model.feature_info = [
+        {**info, "reduction": info["reduction"] // 4} for info in model.feature_info if info["reduction"] >= 4
+    ]
+    return model
+
+
+def basis_densenet121(
+    num_classes: int = 100,
+    in_chans: int = 3,
+    shared: int = 16,
+    unique: int = 1,
+    bases: int = 1,
+    penalty_weight: float = PENALTY,
+) -> nn.Module:
+    """DenseNet121-SsUu for small images: one basis for the 3x3s of each dense block, equal ranks in all, no layer left out.
+
+    5,084,504 parameters at S16U1. The release's block 4 uses the basis of block 3, and its own, which it also counts, is
+    never used; here each block uses its own.
+
+    Source: section 4.1.2 (as "S64U4", the label that belongs to ResNeXt-50).
+    """
+    dense = densenet121_cifar(num_classes, in_chans)
+    method = SharedBasis(shared, unique, bases, growth=1, penalty_weight=penalty_weight)
+    return converted(dense, method, "features.denseblock*.conv2")
+
+
+class SharedGroupedConv2d(nn.Module):
+    """A grouped 3x3 of a layer's own and one that a stage shares, side by side.
+
+        y = cat[unique(x), shared(x)]
+
+    Shape:
+        x: (N, C, H, W) -> (N, unique + shared, H, W).
+    """
+
+    def __init__(self, unique: nn.Conv2d, shared: DepthSharedConv2d) -> None:
+        super().__init__()
+        self.unique = unique
+        self.shared = shared
+        self.out_channels = unique.out_channels + shared.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.unique(x), self.shared(x)], 1)
+
+
+SHARED_GROUPS = 16
+
+
+def basis_resnext50(
+    num_classes: int = 100, in_chans: int = 3, shared: int = 64, unique: int = 4, penalty_weight: float = PENALTY
+) -> nn.Module:
+    """ResNeXt50-SsUu for small images: the grouped 3x3 behind the first block of a stage becomes a basis of `unique`
+    grouped filters of its own and `shared` ones (16 groups) of its stage, both doubling with the stage; the last 1x1, behind
+    norm and ReLU, is its coefficients. 19,333,380 parameters at S64U4.
+
+    Args:
+        unique: a multiple of 4: its filters stand in unique / 4 groups.
+
+    Raises:
+        SettingError: unique is no multiple of 4, or shared none of 16.
+
+    Source: section 4.1.2 and the release (there labelled S16U1, which cannot be built: 1 / 4 groups).
+    """
+    whole("unique", unique)
+    whole("shared", shared)
+    for name, value, divisor in (("unique", unique, 4), ("shared", shared, SHARED_GROUPS)):
+        if value % divisor:
+            raise SettingError(
+                f"{name}={value} must be a multiple of {divisor}; {value // divisor * divisor + divisor} is"
+            )
+    model: Any = resnext50_cifar(num_classes, in_chans)
+    for stage, layer in enumerate((model.layer1, model.layer2, model.layer3, model.layer4)):
+        bank: ConvBank | None = None
+        users: list[nn.Module] = []
+        for block in list(layer)[1:]:
+            channels, out_channels = block.conv2.in_channels, block.conv3.out_channels
+            common, own = shared * 2**stage, unique * 2**stage
+            if bank is None:
+                bank = ConvBank((common, channels // SHARED_GROUPS, 3, 3), False, penalty_weight)
+            of_stage = DepthSharedConv2d(channels, common, 3, padding=1, groups=SHARED_GROUPS, bias=False, bank=bank)
+            users.append(of_stage)
+            of_layer = nn.Conv2d(channels, own, 3, padding=1, groups=own // 4, bias=False)
+            coefficients = nn.Conv2d(own + common, out_channels, 1, bias=False)
+            for conv in (of_layer, coefficients):
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            block.conv2 = SharedGroupedConv2d(of_layer, of_stage)
+            block.bn2 = nn.BatchNorm2d(own + common)
+            block.conv3 = coefficients
+        assert bank is not None
+        lend(bank, users)
+    return model
+
+
+SMALL, IMAGENET = (3, 32, 32), (3, 224, 224)
+PAPER = "Deeply shared filter bases"
+
+
+def _small(name: str, depths: tuple[int, ...], **settings: Any) -> ModelEntry:
+    return ModelEntry(name, partial(basis_cifar_resnet, depths), settings, f"{PAPER}, section 4.1", SMALL)
+
+
+ENTRIES: tuple[ModelEntry, ...] = (
+    _small("basis_resnet32", (5, 5, 5)),
+    _small("basis_resnet56", (9, 9, 9)),
+    _small("basis_resnet34", (3, 4, 6, 3), num_classes=100, width=64, shortcut="B", shared=32),
+    ModelEntry("basis_resnet34_imagenet", basis_resnet34_imagenet, {}, f"{PAPER}, section 4.2", IMAGENET),
+    ModelEntry(
+        "basis_resnet50_shared", partial(basis_bottleneck_resnet, (3, 4, 6, 3)), {}, f"{PAPER}, section 4.2", IMAGENET
+    ),
+    ModelEntry(
+        "basis_resnet101_shared", partial(basis_bottleneck_resnet, (3, 4, 23, 3)), {"form": "spatial"},
+        f"{PAPER}, its release", IMAGENET,
+    ),
+    ModelEntry("basis_resnext50", basis_resnext50, {}, f"{PAPER}, section 4.1", SMALL),
+    ModelEntry("basis_densenet121", basis_densenet121, {}, f"{PAPER}, section 4.1", SMALL, "hook"),
+    ModelEntry(
+        "basis_mobilenetv2", basis_mobilenetv2, {"images": "small", "num_classes": 100}, f"{PAPER}, section 4.1", SMALL
+    ),
+    ModelEntry("basis_mobilenetv2_imagenet", basis_mobilenetv2, {}, f"{PAPER}, section 4.2", IMAGENET),
+    ModelEntry("resnext50_cifar", resnext50_cifar, {}, f"{RESNEXT}, the baseline of {PAPER}", SMALL),
+    ModelEntry("densenet121_cifar", densenet121_cifar, {}, f"DenseNet-121, the baseline of {PAPER}", SMALL, "hook"),
+    ModelEntry(
+        "mobilenetv2_cifar", MobileNetV2, {"images": "small", "num_classes": 100}, f"MobileNetV2, the baseline of {PAPER}", SMALL
+    ),
+    ModelEntry("mobilenetv2_imagenet", MobileNetV2, {}, f"MobileNetV2, the baseline of {PAPER}", IMAGENET),
+)  # fmt: skip

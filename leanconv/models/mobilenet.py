@@ -1,0 +1,98 @@
+"""MobileNetV2 as the filter-basis paper counts it.
+
+Source: Sandler et al. 2018; the differences are those of the release of "Learning Deeply Shared Filter Bases": every block
+has an expansion (the first too), stem and head convolutions have biases, ReLU stands for ReLU6 inside blocks, and the
+network for small images joins blocks of stride 1 that change their width by a projection.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+
+# expansion, channels, blocks, stride on ImageNet; small images keep the size where (stage index) says 1
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+SMALL_STRIDES = (1, 2, 2, 2, 1, 1, 1)
+
+
+class InvertedResidual(nn.Module):
+    """project(depthwise(expand(x))), each with a norm, ReLU behind the first two; x is added where the stride is 1.
+
+    Where stride is 1 and the width changes, `projection` adds a 1x1 convolution of x; without it nothing is added.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, projection: bool) -> None:
+        super().__init__()
+        hidden = expansion * in_channels
+        self.conv1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(hidden, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module | None = None
+        if stride == 1 and in_channels == out_channels:
+            self.shortcut = nn.Identity()
+        elif stride == 1 and projection:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return out if self.shortcut is None else out + self.shortcut(x)
+
+
+class MobileNetV2(ImageNetwork):
+    """Seven stages of inverted residuals, named layer1 to layer7.
+
+    2,428,004 parameters for small images and 100 classes, 3,507,272 for ImageNet.
+
+    Args:
+        images: "small" (32 pixels: a 1x1 stem that pads by one pixel, three halvings, projections) or "imagenet" (224
+            pixels: a 3x3 stem of stride 2, five halvings).
+
+    Shape:
+        x: (N, in_chans, H, W) -> (N, num_classes).
+    """
+
+    def __init__(
+        self, num_classes: int = 1000, in_chans: int = 3, images: Literal["small", "imagenet"] = "imagenet"
+    ) -> None:
+        at_least_one(num_classes=num_classes, in_chans=in_chans)
+        one_of("images", images, ("small", "imagenet"))
+        small = images == "small"
+        side = 32 if small else 224
+        super().__init__(num_classes, (in_chans, side, side))
+        self.conv1 = nn.Conv2d(in_chans, 32, 1, padding=1) if small else nn.Conv2d(in_chans, 32, 3, 2, 1)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU6(inplace=True)
+        channels, reduction = 32, 1 if small else 2
+        for index, (expansion, width, depth, stride) in enumerate(STAGES):
+            first_stride = SMALL_STRIDES[index] if small else stride
+            reduction *= first_stride
+            blocks = [InvertedResidual(channels, width, expansion, first_stride, small)]
+            blocks += [InvertedResidual(width, width, expansion, 1, small) for _ in range(depth - 1)]
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"layer{index + 1}"})
+            channels = width
+        self.head_conv = nn.Conv2d(channels, 1280, 1)
+        self.head_bn = nn.BatchNorm2d(1280)
+        self.head_relu = nn.ReLU6(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(1280, num_classes)
+        init_convs_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, child in self.named_children():
+            if name != "fc":
+                x = child(x)
+        return self.fc(torch.flatten(x, 1))
