@@ -31,8 +31,9 @@ def compare(
         ),
     ],
     methods: Annotated[
-        str, typer.Option("--methods", help='Separated by commas: "dense,tied_block(blocks=2)".')
-    ] = "dense",
+        str | None,
+        typer.Option("--methods", help='Separated by commas: "dense,tied_block(blocks=2)". Several networks: dense.'),
+    ] = None,
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
@@ -61,11 +62,15 @@ def compare(
     methods may share one folder, and the later report has both.
     """
     from leanconv.cli.comparison import make_rows, measure, slug, train_all
-    from leanconv.cli.methods import parse_methods
+    from leanconv.cli.methods import DENSE, parse_methods
     from leanconv.cli.runs import Job
     from leanconv.data import open_data
 
-    asked = parse_methods(methods)
+    if methods is None and len(targets) == 1:
+        raise SettingError(
+            f'nothing to compare {targets[0]} with; add --methods "dense,split(ratio=0.5)" or another network'
+        )
+    asked = parse_methods(methods or DENSE)
     images = open_data(data, root=data_root, download=download)
     config = train_config(recipe, images, settings)
     folder = out or Path("runs") / f"{'-'.join(slug(target) for target in targets)}-{images.name}"

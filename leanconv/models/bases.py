@@ -44,11 +44,16 @@ def basis_cifar_resnet(
     others of its stage and `unique` of its own; both double with the stage.
 
     Args:
+        depths, width, shortcut: of the host network, see `leanconv.models.resnet.CifarResNet`.
+        shared, unique: s and u, the components in the first stage.
         bases: 1, or 2: one for the first convolutions of the blocks and one for the second (the starred rows).
-        penalty_weight: of the orthogonality penalty; 0 leaves it off (the rows with a dagger).
+        penalty_weight: lambda of the orthogonality penalty; 0 leaves it off (the rows with a dagger).
 
-    Source: section 4.1; ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two, of ResNet-56's
-    853,018, and 115 % of its MACs: 17 of 16 channels are above what breaks even.
+    Raises:
+        SettingError: a setting that the host or the method refuses.
+
+    Source: sections 3.3 and 4.1, Fig. 5; ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two,
+    of ResNet-56's 853,018, and 116 % of its MACs: 17 components of 16 channels are above what breaks even.
     """
     dense = resnet(depths, num_classes, in_chans, width, shortcut)
     method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
@@ -65,7 +70,13 @@ def basis_resnet34_imagenet(
 ) -> nn.Module:
     """ResNet34-SsUu for ImageNet, by default the paper's S48U1 with two bases a stage: 11,786,968 parameters.
 
-    Source: section 4.2.
+    Args:
+        shared, unique, bases, penalty_weight: as of `basis_cifar_resnet`.
+
+    Raises:
+        SettingError: a setting that the method refuses.
+
+    Source: section 4.2, whose "54.0 % of the parameters" is this network; with one basis a stage it would be 43.3 %.
     """
     dense = imagenet_resnet("BasicBlock", (3, 4, 6, 3), num_classes, in_chans)
     method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
@@ -87,6 +98,11 @@ def basis_bottleneck_resnet(
     Args:
         form: which places. "text" (and Fig. 6): the first 1x1 and the 3x3; "code": the 3x3 and the last 1x1. The counts
             are equal, 18,262,056 parameters of ResNet-50's 25,557,032; the functions are not. "spatial": the 3x3 alone.
+        penalty_weight: of a mean over Gram entries for each place, all added. A last 1x1 has more rows than columns, so
+            that its part never reaches zero.
+
+    Raises:
+        SettingError: an unknown form.
 
     Source: section 4.2; "code" and "spatial" are the release's.
     """
@@ -112,8 +128,14 @@ def basis_mobilenetv2(
         form: which. "expand": the expanding 1x1 (the row with a dagger); "expand_project": both 1x1 (the release, whose
             counts the paper prints); "expand_depthwise": the 1x1 and the depthwise 3x3, as the text says, which saves 12 %
             and not the printed 22 %.
+        images: "small" or "imagenet", see `leanconv.models.mobilenet.MobileNetV2`.
+        penalty_weight: of a mean over Gram entries for each kind of convolution, all added. A depthwise 3x3 has nine columns
+            and many more rows, so that its part never comes near zero.
 
-    Source: section 4.1.2, 4.2 and Fig. 7.
+    Raises:
+        SettingError: an unknown form or kind of images.
+
+    Source: sections 4.1.2 and 4.2, Fig. 7.
     """
     one_of("form", form, tuple(PLACES))
     dense = MobileNetV2(num_classes, in_chans, images)
@@ -162,6 +184,12 @@ def basis_densenet121(
     5,084,504 parameters at S16U1. The release's block 4 uses the basis of block 3, and its own, which it also counts, is
     never used; here each block uses its own.
 
+    Args:
+        shared, unique, bases, penalty_weight: as of `basis_cifar_resnet`; the ranks do not grow.
+
+    Raises:
+        SettingError: a setting that the method refuses.
+
     Source: section 4.1.2 (as "S64U4", the label that belongs to ResNeXt-50).
     """
     dense = densenet121_cifar(num_classes, in_chans)
@@ -199,7 +227,9 @@ def basis_resnext50(
     norm and ReLU, is its coefficients. 19,333,380 parameters at S64U4.
 
     Args:
-        unique: a multiple of 4: its filters stand in unique / 4 groups.
+        shared: a multiple of 16, the groups of the shared filters in every stage.
+        unique: a multiple of 4: the own filters stand in unique / 4 groups, twice as many with each stage.
+        penalty_weight: lambda of the orthogonality penalty on the shared filters; 0 for none.
 
     Raises:
         SettingError: unique is no multiple of 4, or shared none of 16.

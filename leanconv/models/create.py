@@ -12,7 +12,7 @@ from torch import nn
 
 from leanconv.core.base import set_base
 from leanconv.core.errors import FileError, SettingError
-from leanconv.models import bases, shard_resnet, shard_vgg, spconv, tied
+from leanconv.models import bases, peers, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
 from leanconv.models.resnet import resnet
@@ -42,6 +42,7 @@ MODELS: tuple[ModelEntry, ...] = (
     *shard_vgg.ENTRIES,
     *shard_resnet.ENTRIES,
     *spconv.ENTRIES,
+    *peers.ENTRIES,
 )
 _BY_NAME = {entry.name: entry for entry in MODELS}
 
@@ -159,7 +160,8 @@ def _replace_last_linear_(model: nn.Module, name: str, num_classes: int) -> None
 
 
 def _unknown(name: str, known: list[str], first: list[str] | None = None) -> SettingError:
-    close = first or difflib.get_close_matches(name, known, n=4)
+    elsewhere = "/" in name and not name.startswith(("timm/", "torchvision/"))
+    close = first or ([] if elsewhere else difflib.get_close_matches(name, known, n=4))
     hint = f"did you mean {', '.join(close)}?" if close else "try timm/<name> or torchvision/<name>."
     return SettingError(f"unknown network {name!r}; {hint} `leanconv models` lists them")
 

@@ -1,8 +1,8 @@
 """MobileNetV2 as the filter-basis paper counts it.
 
 Source: Sandler et al. 2018; the differences are those of the release of "Learning Deeply Shared Filter Bases": every block
-has an expansion (the first too), stem and head convolutions have biases, ReLU stands for ReLU6 inside blocks, and the
-network for small images joins blocks of stride 1 that change their width by a projection.
+has an expanding 1x1 (the first too, 32 -> 32), stem and head convolutions have biases, ReLU stands for ReLU6 inside blocks,
+and the network for small images has projections around blocks of stride 1 that change the width.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.errors import SettingError
 from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
 
-# expansion, channels, blocks, stride on ImageNet; small images keep the size where (stage index) says 1
+# expansion, channels, blocks, stride of the first block (on ImageNet)
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 SMALL_STRIDES = (1, 2, 2, 2, 1, 1, 1)
 
@@ -59,17 +60,29 @@ class MobileNetV2(ImageNetwork):
     Args:
         images: "small" (32 pixels: a 1x1 stem that pads by one pixel, three halvings, projections) or "imagenet" (224
             pixels: a 3x3 stem of stride 2, five halvings).
+        dropout: probability before the classifier; None is the release's: 0.2 on ImageNet, none on small images.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
+
+    Raises:
+        SettingError: a setting out of range.
     """
 
     def __init__(
-        self, num_classes: int = 1000, in_chans: int = 3, images: Literal["small", "imagenet"] = "imagenet"
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        images: Literal["small", "imagenet"] = "imagenet",
+        dropout: float | None = None,
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
         one_of("images", images, ("small", "imagenet"))
         small = images == "small"
+        if dropout is None:
+            dropout = 0.0 if small else 0.2
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise SettingError(f"dropout={dropout!r} must be a number of at least 0 and below 1")
         side = 32 if small else 224
         super().__init__(num_classes, (in_chans, side, side))
         self.conv1 = nn.Conv2d(in_chans, 32, 1, padding=1) if small else nn.Conv2d(in_chans, 32, 3, 2, 1)
@@ -88,6 +101,7 @@ class MobileNetV2(ImageNetwork):
         self.head_bn = nn.BatchNorm2d(1280)
         self.head_relu = nn.ReLU6(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(1280, num_classes)
         init_convs_(self)
 

@@ -14,7 +14,7 @@ factors C divide cells that are rounded already, and so do ours before they are 
 
 from __future__ import annotations
 
-from leanconv.papers.conventions import Counted, Measure, conv_and_fc_params, conv_params, params_of
+from leanconv.papers.conventions import Counted, Measure, conv_and_fc_params, conv_params, params, params_of
 from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, Network, Row, Side, network
 
 CELLS = "from the rounded cells, as the paper divides"
@@ -90,6 +90,33 @@ def _sl_rows() -> list[Row]:
             ]
     return rows
 
+
+LEGO_2, LEGO_4 = network("lego_vgg16"), network("lego_vgg16", splits=4, ratio=0.25)
+LEGOS = "the lego filters and the first convolution, without what chooses and scales them"
+
+
+def legos(c: Counted) -> float:
+    """As `conv_params`, without LegoNet's selectors and coefficients, which its own count leaves out."""
+    return conv_params(c) - params_of("*.selector")(c) - params_of("*.coefficients")(c)
+
+
+LEGO = [
+    _count("1b", "Lego-VGGNet-16-w o=2 m=0.5", LEGO_2, "3.7M", LEGOS, legos),
+    _count("1b", "Lego-VGGNet-16-w o=4 m=0.25", LEGO_4, "900K", LEGOS, legos, "printed with one digit"),
+    *(
+        Row("shardnet", "1b", name, "C", printed, "x", Figure(legos, net, VGGNET, "factor"), LEGOS, "inferred")
+        for name, net, printed in (
+            ("Lego-VGGNet-16-w o=2 m=0.5", LEGO_2, "4.0"), ("Lego-VGGNet-16-w o=4 m=0.25", LEGO_4, "16.0"),
+        )
+    ),
+]  # fmt: skip
+ALL = "all parameters, not |Wconv|"
+PEERS = [
+    _count("2", "SWRN 50-2", network("soft_wide_resnet50_2"), "69M", f"{ALL}; as many templates as layers", params, metric="params"),
+    _count("2", "ShaResNet-50", network("sha_resnet50"), "20.5M", f"{ALL}; 3x3 of stride 1 shared by stage", params, metric="params"),
+    _count("2", "ShaResNet-34", network("sha_resnet34"), "13.6M", f"{ALL}; second 3x3 of the blocks shared by stage", params, metric="params"),
+    _count("8", "ShaResNet-164", network("sha_resnet164"), "0.93M", f"{ALL}; its release's CIFAR network", params, metric="params"),
+]  # fmt: skip
 
 E34, E50 = network("shard_resnet34_e_tiny"), network("shard_resnet50_e_tiny")
 SL34, SL50 = network("shard_resnet34_tiny"), network("shard_resnet50_tiny")
@@ -198,7 +225,7 @@ HEADLINES = [
         Figure(conv_params, vgg("SL2", 256), VGGNET, "factor"), "14.7M / 852K", "derived",
     ),
 ]  # fmt: skip
-ROWS: tuple[Row, ...] = (*_vgg_rows(), *_sl_rows(), *RESNET, *_small_rows(), *TABLE_8, *HEADLINES)
+ROWS: tuple[Row, ...] = (*_vgg_rows(), *_sl_rows(), *LEGO, *PEERS, *RESNET, *_small_rows(), *TABLE_8, *HEADLINES)
 
 RECIPE = "cifar_shardnet"
 VGG_ACCURACIES = {  # CIFAR-10 (Table 1a); CIFAR-100 (Table 6a): E, S, SL
@@ -261,8 +288,10 @@ def _accuracies() -> list[Accuracy]:
                 )
     add("1b", "VGGNet*", "cifar10", "93.9", VGGNET)
     add("1c", "VGGNet*", "cifar100", "74.3", network("vgg16", head="1024-1024"))
-    for name, text in (("Lego-VGGNet-16-w o=2 m=0.5", "93.23"), ("Lego-VGGNet-16-w o=4 m=0.25", "91.35")):
-        add("1b", name, "cifar10", text, None, None)
+    for name, text, of in (
+        ("Lego-VGGNet-16-w o=2 m=0.5", "93.23", LEGO_2), ("Lego-VGGNet-16-w o=4 m=0.25", "91.35", LEGO_4),
+    ):  # fmt: skip
+        add("1b", name, "cifar10", text, of)
     return found
 
 

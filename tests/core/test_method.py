@@ -7,7 +7,10 @@ from leanconv.core.errors import SettingError
 
 
 def test_names_are_the_snake_case_of_the_class():
-    assert [method.name for method in lc.METHODS] == ["tied_block", "shared_basis", "depth_shared", "split"]
+    assert [method.name for method in lc.METHODS] == [
+        *("tied_block", "shared_basis", "depth_shared", "split"),
+        *("grouped", "ghost", "het", "lego", "soft_shared", "filter_summary"),
+    ]
 
 
 def test_label_shows_the_first_setting_and_what_differs():

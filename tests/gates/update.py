@@ -1,16 +1,22 @@
-"""``python -m tests.gates.update``: write anew what the gates compare with: names, flags, and tables in documents."""
+"""``python -m tests.gates.update``: write anew what the gates compare with: names, flags, counts of networks,
+and tables in documents."""
 
 from __future__ import annotations
 
 from leanconv.core.atomic import write_text
-from leanconv.report import markdown_of
+from leanconv.models import known
+from leanconv.papers import catalogue
+from leanconv.report import markdown_of, paper_tables
 from tests.gates import blocks, surface, tree
 
 
 def main() -> None:
     texts = {surface.NAMES: surface.public_names(), surface.FLAGS: surface.cli_flags()}
+    texts[tree.PACKAGE / "models" / known.FILE] = known.all_counts()
     for path in tree.files("*.md"):
         texts[path] = blocks.rendered(path.read_text(encoding="utf-8"), tree.RESULTS, markdown_of)
+    for paper in catalogue.PAPERS:
+        texts[tree.ROOT / "docs" / "papers" / f"{paper}.md"] = paper_tables.page(paper)
     for path, text in texts.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)

@@ -68,6 +68,14 @@ CASES: list[Case] = [
     case(lc.Split(ratio=0.3, representative="full"), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.5, redundant=False), *_SPLIT_REJECTS),
     case(lc.Split(ratio=1.0, groups=1), *_SPLIT_REJECTS),
+    case(lc.Grouped(groups=2), "depthwise"),
+    case(lc.Ghost(), "groups", "depthwise"),
+    case(lc.Ghost(expansion=3, kernel_size=5, norm=False, activation=False), "groups", "depthwise"),
+    case(lc.Het(part=2), "1x1", "1x1 stride 2", "depthwise"),
+    case(lc.Het(part=4), "1x1", "1x1 stride 2", "depthwise", "uneven"),
+    case(lc.Lego(splits=2, ratio=0.4), "groups", "depthwise"),
+    case(lc.SoftShared(templates=2)),
+    case(lc.FilterSummary(ratio=0.3)),
 ]
 ACCEPTED = [(case.method, name) for case in CASES for name in SPECS if name in case.accepts]
 REJECTED = [(case.method, name) for case in CASES for name in SPECS if name not in case.accepts]

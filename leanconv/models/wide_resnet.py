@@ -1,0 +1,125 @@
+"""Pre-activation residual networks for small images: wide ones of basic blocks, deep ones of bottlenecks.
+
+Source: Zagoruyko & Komodakis 2016, "Wide Residual Networks" (6n + 4 layers, widths 16k/32k/64k); He et al. 2016b, "Identity
+Mappings in Deep Residual Networks" (9n + 2 layers of bottlenecks).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
+
+
+class PreActivationBlock(nn.Module):
+    """x + conv(relu(norm(... conv(relu(norm(x)))))): the norm and the ReLU stand before each convolution.
+
+    Two 3x3 convolutions, or 1x1, 3x3, 1x1 whose inner width is a part of the outer; the first one has the stride. Where the
+    shape changes, a 1x1 convolution of relu(norm(x)) takes the place of x.
+
+    Args:
+        reduction: 1 for two 3x3 convolutions; more for a bottleneck of out_channels / reduction channels.
+
+    Shape:
+        x: (N, in_channels, H, W) -> (N, out_channels, H', W'), divided by the stride and rounded up.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, reduction: int) -> None:
+        super().__init__()
+        kernels = (3, 3) if reduction == 1 else (1, 3, 1)
+        self.depth = len(kernels)
+        channels = in_channels
+        for index, kernel in enumerate(kernels):
+            last = index == self.depth - 1
+            width = out_channels if last else out_channels // reduction
+            step = stride if index == 0 else 1
+            conv = nn.Conv2d(channels, width, kernel, step, padding=kernel // 2, bias=False)
+            self.add_module(f"bn{index + 1}", nn.BatchNorm2d(channels))
+            self.add_module(f"relu{index + 1}", nn.ReLU(inplace=True))
+            self.add_module(f"conv{index + 1}", conv)
+            channels = width
+        self.shortcut: nn.Conv2d | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for index in range(1, self.depth + 1):
+            out = getattr(self, f"relu{index}")(getattr(self, f"bn{index}")(out))
+            if index == 1 and self.shortcut is not None:
+                x = self.shortcut(out)
+            out = getattr(self, f"conv{index}")(out)
+        return out + x
+
+
+class PreActivationResNet(ImageNetwork):
+    """A 3x3 stem of 16 channels, three stages of `PreActivationBlock` named layer1 to layer3, a last norm and ReLU.
+
+    Args:
+        blocks: in each stage; each stage but the first halves the map and doubles the width.
+        width: channels of the first stage's output.
+        reduction: see `PreActivationBlock`.
+
+    Shape:
+        x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
+    """
+
+    def __init__(self, blocks: int, width: int, reduction: int, num_classes: int = 10, in_chans: int = 3) -> None:
+        at_least_one(num_classes=num_classes, in_chans=in_chans)
+        super().__init__(num_classes, (in_chans, 32, 32))
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
+        channels = 16
+        for index in range(3):
+            out_channels = width * 2**index
+            first = PreActivationBlock(channels, out_channels, 1 if index == 0 else 2, reduction)
+            rest = [PreActivationBlock(out_channels, out_channels, 1, reduction) for _ in range(blocks - 1)]
+            self.add_module(f"layer{index + 1}", nn.Sequential(first, *rest))
+            self.feature_info.append({"num_chs": out_channels, "reduction": 2**index, "module": f"layer{index + 1}"})
+            channels = out_channels
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        init_convs_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(torch.flatten(self.avgpool(self.relu(self.bn(x))), 1))
+
+
+def wide_resnet(num_classes: int = 10, in_chans: int = 3, depth: int = 28, widen: int = 10) -> PreActivationResNet:
+    """Wide residual network of basic blocks.
+
+    Args:
+        depth: 6n + 4 layers, n blocks a stage.
+        widen: k; the stages have 16k, 32k and 64k channels.
+
+    Raises:
+        SettingError: no n gives that depth.
+    """
+    at_least_one(widen=widen)
+    return PreActivationResNet(_blocks(depth, 6, 4), 16 * widen, 1, num_classes, in_chans)
+
+
+def preact_resnet(num_classes: int = 10, in_chans: int = 3, depth: int = 164) -> PreActivationResNet:
+    """Residual network of pre-activation bottlenecks, 64, 128 and 256 channels wide with inner widths of a quarter.
+
+    Args:
+        depth: 9n + 2 layers, n blocks a stage.
+
+    Raises:
+        SettingError: no n gives that depth.
+    """
+    return PreActivationResNet(_blocks(depth, 9, 2), 64, 4, num_classes, in_chans)
+
+
+def _blocks(depth: int, each: int, other: int) -> int:
+    """Blocks a stage, of `each` layers over the three stages."""
+    at_least_one(depth=depth)
+    blocks = (depth - other) // each
+    if depth != each * blocks + other or blocks < 1:
+        near = each * max(blocks, 1) + other
+        raise SettingError(f"depth={depth} must be {each}n + {other}; {near} or {near + each} would do")
+    return blocks

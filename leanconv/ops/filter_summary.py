@@ -1,0 +1,139 @@
+"""Filter summary: the filters of a layer are overlapping windows of one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.core.operator import LinearOp
+from leanconv.core.spec import ConvSpec, Pair
+
+
+def _check_ratio(ratio: float) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+        raise SettingError(f"ratio={ratio!r} must be a number above 0 and at most 1")
+
+
+def window_stride(ratio: float, spec: ConvSpec) -> int:
+    """Steps from one filter's window to the next: the whole number with which O windows of F come nearest to ratio O F."""
+    filters, length = spec.out_channels, spec.fan_in
+    if filters == 1:
+        return 1
+    return min(max(round((ratio * filters - 1) * length / (filters - 1)), 1), length)
+
+
+class FilterSummaryConv2d(LinearOp):
+    """A convolution whose filters overlap as windows of one vector.
+
+        W[f] = summary[f s : f s + F] as (I / G, kh, kw),   F = kh kw I / G,   len(summary) = F + (O - 1) s
+
+    so that the last window ends where the summary does. It is run as an ordinary convolution: MACs are those of the dense
+    layer.
+
+    Args:
+        ratio: length of the summary, as a part of the O F weights; the nearest that a whole s >= 1 allows.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        summary: (F + (O - 1) s); bias: (O).
+
+    Raises:
+        SettingError: ratio is not above 0 and at most 1.
+
+    Source: Yang et al. 2019, "FSNet: Compression of Deep Convolutional Neural Networks by Filter Summary". Unverified: built from
+    its abstract ("the convolutional filters are located in FS as overlapping 1D segments"), without the paper's formulas
+    and without code to compare with; the order of the weights within a window, the whole stride and the start are ours.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        ratio: float = 0.25,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        _check_ratio(ratio)
+        self.window_stride = window_stride(ratio, self.spec)
+        self.summary = nn.Parameter(torch.empty(self.spec.fan_in + (out_channels - 1) * self.window_stride))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal, so that the filters have the variance of Kaiming's over the fan out; the bias starts at 0."""
+        out, _, kh, kw = self.spec.weight_shape
+        nn.init.normal_(self.summary, std=(2 * self.groups / (out * kh * kw)) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def settings_repr(self) -> str:
+        return f"window_stride={self.window_stride} of {self.spec.fan_in}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d(x, self.weight_dense(), self.bias, self.groups)
+
+    def weight_dense(self) -> Tensor:
+        windows = self.summary.unfold(0, self.spec.fan_in, self.window_stride)
+        # written out: the windows lie over each other in memory, which a convolution may not expect
+        return windows.contiguous().view(self.spec.weight_shape)
+
+    def bias_dense(self) -> Tensor | None:
+        return self.bias
+
+
+@dataclass(frozen=True)
+class FilterSummary(Method):
+    """Filters as overlapping windows of one vector (FSNet, unverified: see `FilterSummaryConv2d`).
+
+    With F = kh kw I / G weights in a filter and windows s apart: parameters F + (O - 1) s, about ratio O F, + O of bias;
+    MACs as before.
+
+    Args:
+        ratio: length of the vector, as a part of the layer's weights.
+
+    Source: Yang et al. 2019.
+    """
+
+    ratio: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.ratio)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        return None
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        return [FilterSummaryConv2d(**spec.kwargs(), ratio=self.ratio) for spec in specs]
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        return sum(
+            s.fan_in + (s.out_channels - 1) * window_stride(self.ratio, s) + s.out_channels * s.bias for s in specs
+        )
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        return specs[index].macs(out_hw)
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """Each element is the mean of the dense weights that it stands for: nearest in the Frobenius norm."""
+        for module, conv in zip(modules, convs, strict=True):
+            assert isinstance(module, FilterSummaryConv2d)
+            rows = conv.weight.flatten(1)
+            starts = module.window_stride * torch.arange(len(rows), device=rows.device)
+            places = (starts[:, None] + torch.arange(rows.shape[1], device=rows.device)).flatten()
+            total = torch.zeros_like(module.summary).index_add_(0, places, rows.flatten())
+            times = torch.zeros_like(module.summary).index_add_(0, places, torch.ones_like(rows).flatten())
+            module.summary.copy_(total / times)
+            if module.bias is not None and conv.bias is not None:
+                module.bias.copy_(conv.bias)

@@ -1,0 +1,261 @@
+"""Ghost modules: a few filters, and cheap depthwise ones that make the other maps out of theirs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.core.operator import ConvOp
+from leanconv.core.settings import flag, whole
+from leanconv.core.spec import ConvSpec, Pair
+
+
+def ghost_error(spec: ConvSpec) -> str | None:
+    """Why a ghost module cannot stand in for `spec`; None when it can."""
+    if spec.groups != 1:
+        return (
+            f"this convolution has groups={spec.groups}; the primary filters of a ghost module see all input channels"
+        )
+    return None
+
+
+class GhostConv2d(ConvOp):
+    """A convolution of which only O / s maps are computed in full; a depthwise one makes the others of them.
+
+        p = relu(norm(primary(x)))                   the first m = ceil(O / s) maps
+        c = relu(norm(cheap(p)))                     s - 1 more out of each, by d x d filters
+        y = concat(p, c)[:, :O]
+
+    Map m + i (s - 1) + r comes from map i. The primary convolution has the host's stride, padding, padding mode and
+    dilation; the cheap one pads with zeros to keep the size. With norms the host's bias is their shift; without, both
+    convolutions have one.
+
+    Args:
+        expansion: s, the maps made out of each primary one, itself included; 1 leaves the primary convolution alone.
+        cheap_kernel_size: d, odd.
+        norm: a BatchNorm2d behind each of the two convolutions.
+        activation: a ReLU behind each (behind its norm, where there is one).
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+
+    Raises:
+        SettingError: grouped convolutions, or an even cheap_kernel_size.
+
+    Source: Han et al. 2020, "GhostNet: More Features from Cheap Operations", section 3.1. Norms and ReLUs are those
+    of the release; equal to no dense convolution where a ReLU stands inside. Where s does not divide O, some cheap filters
+    are computed and cut off, as there.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        expansion: int = 2,
+        cheap_kernel_size: int = 3,
+        norm: bool = True,
+        activation: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        Ghost(expansion, cheap_kernel_size, norm, activation)  # checks its settings
+        error = ghost_error(self.spec)
+        if error:
+            raise SettingError(error)
+        self.expansion = expansion
+        primary, cheap = _widths(out_channels, expansion)
+        biased = bias and not norm
+        conv = nn.Conv2d(
+            in_channels,
+            primary,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            bias=biased,
+            padding_mode=padding_mode,  # type: ignore[arg-type]
+        )
+        self.primary = _branch(conv, norm, activation)
+        self.cheap: nn.Sequential | None = None
+        if cheap:
+            size = cheap_kernel_size
+            conv = nn.Conv2d(primary, cheap, size, padding=size // 2, groups=primary, bias=biased)
+            self.cheap = _branch(conv, norm, activation)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal over the fan out of one input channel, as ResNet does; biases start at 0."""
+        for branch in (self.primary, self.cheap):
+            for part in branch or ():
+                if isinstance(part, nn.Conv2d):
+                    # torch takes all filters for the fan out; an input channel reaches those of its own group
+                    nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+                    with torch.no_grad():
+                        part.weight.mul_(part.groups**0.5)
+                    if part.bias is not None:
+                        nn.init.zeros_(part.bias)
+                elif isinstance(part, nn.BatchNorm2d):
+                    part.reset_parameters()
+
+    def settings_repr(self) -> str:
+        return f"{_widths(self.out_channels, self.expansion)[0]} of {self.out_channels} maps primary"
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.primary(x)
+        if self.cheap is None:
+            return primary
+        y = torch.cat([primary, self.cheap(primary)], 1)
+        return y if self.out_channels % self.expansion == 0 else y[:, : self.out_channels]
+
+
+def _branch(conv: nn.Conv2d, norm: bool, activation: bool) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+    if norm:
+        layers["norm"] = nn.BatchNorm2d(conv.out_channels)
+    if activation:
+        layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
+
+
+def _widths(out_channels: int, expansion: int) -> tuple[int, int]:
+    """Filters of the primary and of the cheap convolution."""
+    primary = -(-out_channels // expansion)
+    return primary, primary * (expansion - 1)
+
+
+@dataclass(frozen=True)
+class Ghost(Method):
+    """Ghost module.
+
+    With k = kh kw, m = ceil(O / s) primary maps and c = m (s - 1) cheap ones: parameters k I m + d**2 c + 2 (m + c) of the
+    norms, or m + c of bias where there are none; MACs k I m + d**2 c for each output position.
+
+    Args:
+        expansion: s, the maps made out of each primary one, itself included.
+        kernel_size: d, of the cheap filters; odd.
+        norm: a BatchNorm2d behind each of the two convolutions. The host's own norm stays behind the module: a count with
+            one norm for each convolution of the host (SPConv's Table 1) has none in here.
+        activation: a ReLU behind each of the two convolutions.
+
+    Source: Han et al. 2020. Counted: Ghost-VGG-16 has 7,652,074 parameters with the host's norms alone
+    (norm=False) and 7,660,394 with both; Ghost-ResNet-50 14,006,504 with both and 13,953,512 with the host's alone.
+    """
+
+    expansion: int = 2
+    kernel_size: int = 3
+    norm: bool = True
+    activation: bool = True
+
+    def __post_init__(self) -> None:
+        whole("expansion", self.expansion)
+        whole("kernel_size", self.kernel_size)
+        if self.kernel_size % 2 == 0:
+            d = self.kernel_size
+            raise SettingError(
+                f"kernel_size={d} must be odd, so that the cheap maps keep the size; {d - 1} or {d + 1} would"
+            )
+        flag("norm", self.norm)
+        flag("activation", self.activation)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        return ghost_error(spec)
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        return [
+            GhostConv2d(
+                **spec.kwargs(),
+                expansion=self.expansion,
+                cheap_kernel_size=self.kernel_size,
+                norm=self.norm,
+                activation=self.activation,
+            )
+            for spec in specs
+        ]
+
+    def _weights(self, spec: ConvSpec) -> int:
+        primary, cheap = _widths(spec.out_channels, self.expansion)
+        return primary * spec.fan_in + cheap * self.kernel_size**2
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        total = 0
+        for spec in specs:
+            maps = sum(_widths(spec.out_channels, self.expansion))
+            total += self._weights(spec) + maps * (2 if self.norm else int(spec.bias))
+        return total
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        return self._weights(specs[index]) * out_hw[0] * out_hw[1]
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """The primary filters are the first dense ones; the cheap ones come nearest to the others by least squares.
+
+        Norms do nothing in eval; the ReLUs and the borders of the map are left out of account.
+        """
+        for module, conv in zip(modules, convs, strict=True):
+            assert isinstance(module, GhostConv2d)
+            _fit(module, conv)
+
+
+def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
+    primary, cheap = _widths(module.out_channels, module.expansion)
+    weight, bias = conv.weight, conv.bias if conv.bias is not None else conv.weight.new_zeros(len(conv.weight))
+    _set(module.primary, weight[:primary], bias[:primary])
+    if module.cheap is None:
+        return
+    unused = primary + cheap - module.out_channels  # outputs that are cut off; they may be anything
+    each = module.expansion - 1
+    rest = F.pad(weight[primary:], (0, 0, 0, 0, 0, 0, 0, unused)).unflatten(0, (primary, each))
+    taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap.conv.kernel_size[0])
+    # a cheap filter also sees the bias of its primary map
+    shift = F.pad(bias[primary:], (0, unused)) - (taps.sum((2, 3)) * bias[:primary, None]).flatten()
+    _set(module.cheap, taps.flatten(0, 1)[:, None], shift)
+
+
+def _set(branch: nn.Sequential, weight: Tensor, bias: Tensor) -> None:
+    """Make a branch compute conv(x, weight) + bias in eval, but for its ReLU."""
+    branch.conv.weight.copy_(weight)
+    if branch.conv.bias is not None:
+        branch.conv.bias.copy_(bias)
+    for part in branch:
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
+            part.weight.fill_((1 + part.eps) ** 0.5)
+            part.bias.copy_(bias)
+
+
+def _nearest_taps(sources: Tensor, targets: Tensor, spec: ConvSpec, size: int) -> Tensor:
+    """The size x size filters over a source's map that come nearest to the targets' maps: (m, s - 1, size, size).
+
+    A tap moves the source filter by the stride over the input; least squares over the moved filters.
+
+    Args:
+        sources: (m, I, kh, kw); targets: (m, s - 1, I, kh, kw).
+    """
+    (kh, kw), (dh, dw), (sh, sw), half = spec.kernel_size, spec.dilation, spec.stride, size // 2
+    height, width = dh * (kh - 1) + 1 + 2 * half * sh, dw * (kw - 1) + 1 + 2 * half * sw
+
+    def placed(filters: Tensor, row: int, column: int) -> Tensor:
+        """Filters on a canvas of input pixels, their first tap at (row, column): (..., I height width)."""
+        canvas = filters.new_zeros(*filters.shape[:-2], height, width)
+        canvas[..., row : row + dh * (kh - 1) + 1 : dh, column : column + dw * (kw - 1) + 1 : dw] = filters
+        return canvas.flatten(-3)
+
+    moved = torch.stack([placed(sources, r * sh, c * sw) for r in range(size) for c in range(size)], 1).double()
+    wanted = placed(targets, half * sh, half * sw).double()
+    gram, right = moved @ moved.mT, moved @ wanted.mT  # (m, taps, taps), (m, taps, s - 1)
+    taps = torch.linalg.pinv(gram, hermitian=True) @ right
+    return taps.mT.unflatten(-1, (size, size)).to(sources.dtype)

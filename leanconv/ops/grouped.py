@@ -1,0 +1,121 @@
+"""Plain grouped convolution: what tied blocks are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.core.operator import LinearOp
+from leanconv.core.settings import whole
+from leanconv.core.spec import ConvSpec, Pair
+from leanconv.ops.tied_block import tied_block_error
+
+
+class GroupedConv2d(LinearOp):
+    """A convolution in more groups than the one it stands for.
+
+        y[:, g*O/G:(g+1)*O/G] = conv(x[:, g*I/G:(g+1)*I/G], weight[g*O/G:(g+1)*O/G])   for g in range(G)
+
+    Parameters and MACs fall by G.
+
+    Args:
+        ways: G; the groups of the convolution it stands for are divided further.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        weight: (O, I / G, kh, kw).
+
+    Raises:
+        SettingError: ways does not divide a channel count.
+
+    Source: Krizhevsky et al. 2012; the comparator of Wang & Yu 2021, eq. 2.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        ways: int = 2,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        whole("ways", ways)
+        error = tied_block_error(ways, in_channels, out_channels, groups)
+        if error:
+            raise SettingError(error.replace("blocks=", "ways=", 1))
+        self.ways = ways
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // (groups * ways), *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal over the fan out of a group; the bias starts at 0."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def settings_repr(self) -> str:
+        return f"ways={self.ways}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)
+
+    def weight_dense(self) -> Tensor:
+        rows = self.weight.unflatten(0, (self.groups, self.ways, -1))  # (host group, way, o, i, kh, kw)
+        eye = torch.eye(self.ways, dtype=rows.dtype, device=rows.device)
+        return torch.einsum("wv,gwoikl->gwovikl", eye, rows).flatten(3, 4).flatten(0, 2)
+
+    def bias_dense(self) -> Tensor | None:
+        return self.bias
+
+
+@dataclass(frozen=True)
+class Grouped(Method):
+    """Plain grouped convolution.
+
+    Parameters kh kw I O / G + O of bias, MACs kh kw I O / G for each output position; G times the groups it has already.
+
+    Args:
+        groups: G, groups in place of one.
+
+    Source: Krizhevsky et al. 2012.
+    """
+
+    groups: int = 2
+
+    def __post_init__(self) -> None:
+        whole("groups", self.groups)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        error = tied_block_error(self.groups, spec.in_channels, spec.out_channels, spec.groups)
+        return error and error.replace("blocks=", "groups=", 1)
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        return [GroupedConv2d(**spec.kwargs(), ways=self.groups) for spec in specs]
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        return sum(s.fan_in * s.out_channels // self.groups + s.out_channels * s.bias for s in specs)
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        return specs[index].macs(out_hw) // self.groups
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """The diagonal blocks of the dense weight: nearest in the Frobenius norm."""
+        for module, conv in zip(modules, convs, strict=True):
+            assert isinstance(module, GroupedConv2d)
+            blocks = conv.weight.unflatten(1, (module.ways, -1)).unflatten(0, (module.groups, module.ways, -1))
+            module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2))
+            if module.bias is not None and conv.bias is not None:
+                module.bias.copy_(conv.bias)

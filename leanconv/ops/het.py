@@ -1,0 +1,198 @@
+"""Heterogeneous kernels: each filter has k x k taps on a part of the channels and 1x1 taps on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.core.operator import LinearOp
+from leanconv.core.settings import whole
+from leanconv.core.spec import ConvSpec, Pair
+from leanconv.ops.tied_block import tied_block_error
+
+
+def het_error(part: int, spec: ConvSpec) -> str | None:
+    """Why filters of `spec` cannot be k x k on one channel of `part`; None when they can."""
+    if spec.pointwise:
+        return "a 1x1 convolution has no other taps to leave out"
+    error = tied_block_error(part, spec.in_channels, spec.out_channels, spec.groups)
+    return None if error is None else error.replace("blocks=", "part=", 1)
+
+
+def _weights(part: int, spec: ConvSpec) -> tuple[int, int]:
+    """Weights of the k x k and of the 1x1 kernels: O I / G (k / P) and O I / G (1 - 1 / P)."""
+    channels = spec.in_channels // spec.groups
+    return spec.out_channels * spec.fan_in // part, spec.out_channels * (channels - channels // part)
+
+
+class HetConv2d(LinearOp):
+    """A convolution whose filters are k x k on one channel of P and 1x1 on the others, shifted from filter to filter.
+
+        y[:, f] = sum over c of conv(x[:, c], W[f, c]),   W[f, c] is k x k where (c - f) mod P == 0 and 1x1 elsewhere
+
+    A 1x1 kernel stands where the k x k one has its middle tap. Channels of one remainder are a class: the k x k kernels
+    are a grouped convolution over classes, the 1x1s another one in which each class sees all others.
+
+    Args:
+        part: P; divides in_channels / groups and out_channels / groups. c and f count within a group.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        weight: (O, I / (P G), kh, kw); point: (O, I / G (1 - 1 / P), 1, 1), None for P = 1; both with the filters of a
+        group in the order of their class. bias: (O).
+
+    Raises:
+        SettingError: part does not divide a channel count, or a 1x1 convolution.
+
+    Source: Singh et al. 2019, "HetConv: Heterogeneous Kernel-Based Convolutions for Deep CNNs", section 3. The reordering of
+    the channels costs time that its MACs do not show.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        part: int = 4,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        whole("part", part)
+        error = het_error(part, self.spec)
+        if error:
+            raise SettingError(error)
+        self.part = part
+        width = in_channels // (groups * part)
+        self.weight = nn.Parameter(torch.empty(out_channels, width, *self.kernel_size))
+        self.point = nn.Parameter(torch.empty(out_channels, width * (part - 1), 1, 1)) if part > 1 else None
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal, with 2 / (the weights that one input channel meets) for a variance, as ResNet does; the bias starts at 0."""
+        deviation = (2 * self.in_channels / sum(_weights(self.part, self.spec))) ** 0.5
+        nn.init.normal_(self.weight, std=deviation)
+        if self.point is not None:
+            nn.init.normal_(self.point, std=deviation)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def settings_repr(self) -> str:
+        return f"part={self.part}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        classes = self.groups * self.part
+        bias = self.bias
+        if bias is not None:
+            bias = bias.unflatten(0, (self.groups, -1, self.part)).transpose(1, 2).flatten()
+        y = self.conv2d(self._by_class(x).flatten(1, 3), self.weight, bias, classes)
+        if self.point is not None:
+            y = y + F.conv2d(self._others(self._at_middle_tap(x)), self.point, None, self.stride, groups=classes)
+        return y.unflatten(1, (self.groups, self.part, -1)).transpose(2, 3).flatten(1, 3)  # filters in their own order
+
+    def _by_class(self, x: Tensor) -> Tensor:
+        """The channels of each group by their remainder: (N, G, P, I / (P G), H, W)."""
+        return x.unflatten(1, (self.groups, -1, self.part)).transpose(2, 3)
+
+    def _others(self, x: Tensor) -> Tensor:
+        """For each class of each group the channels of all other classes, the next one first: (N, I (P - 1), H, W)."""
+        x = self._by_class(x)
+        parts = []
+        for p in range(self.part):
+            if p < self.part - 1:
+                parts.append(x[:, :, p + 1 :])
+            if p:
+                parts.append(x[:, :, :p])
+        return torch.cat(parts, 2).flatten(1, 3)
+
+    def _middle(self) -> Pair:
+        """The tap that the 1x1 kernels stand on."""
+        return (self.kernel_size[0] - 1) // 2, (self.kernel_size[1] - 1) // 2
+
+    def _at_middle_tap(self, x: Tensor) -> Tensor:
+        """The pixels that the middle tap passes over: x itself where the padding is half the kernel."""
+        (left, right, top, bottom), (dh, dw), (kh, kw) = self.spec.pads, self.dilation, self.kernel_size
+        row, column = self._middle()
+        before = (dw * column, dw * (kw - 1 - column), dh * row, dh * (kh - 1 - row))
+        if self.padding_mode != "zeros" and before != self.spec.pads:
+            x = F.pad(x, self.spec.pads, mode=self.padding_mode)
+            left = right = top = bottom = 0
+        moved = (left - before[0], right - before[1], top - before[2], bottom - before[3])
+        return F.pad(x, moved) if any(moved) else x
+
+    def weight_dense(self) -> Tensor:
+        g, p = self.groups, self.part
+        kernels = self.weight.unflatten(0, (g, p, -1))  # (G, P, o, i, kh, kw)
+        row, column = self._middle()
+        kh, kw = self.kernel_size
+        dense = []
+        for cls in range(p):
+            blocks = {cls: kernels[:, cls]}
+            if self.point is not None:
+                points = self.point.unflatten(0, (g, p, -1))[:, cls].unflatten(2, (p - 1, -1))  # (G, o, P - 1, i, 1, 1)
+                points = F.pad(points, (column, kw - 1 - column, row, kh - 1 - row))
+                blocks |= {(cls + 1 + other) % p: points[:, :, other] for other in range(p - 1)}
+            dense.append(torch.stack([blocks[c] for c in range(p)], 3))  # (G, o, i, P, kh, kw)
+        return torch.stack(dense, 2).flatten(3, 4).flatten(0, 2)  # (G, o, P, i P, kh, kw)
+
+    def bias_dense(self) -> Tensor | None:
+        return self.bias
+
+
+@dataclass(frozen=True)
+class Het(Method):
+    """Heterogeneous kernels (HetConv).
+
+    Parameters (k / P + 1 - 1 / P) I O / G + O of bias with k = kh kw, MACs (k / P + 1 - 1 / P) I O / G for each output
+    position.
+
+    Args:
+        part: P; one k x k kernel for so many channels of a filter, 1x1 kernels on the others.
+
+    Source: Singh et al. 2019.
+    """
+
+    part: int = 4
+
+    def __post_init__(self) -> None:
+        whole("part", self.part)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        return het_error(self.part, spec)
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        return [HetConv2d(**spec.kwargs(), part=self.part) for spec in specs]
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        return sum(sum(_weights(self.part, s)) + s.out_channels * s.bias for s in specs)
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        return sum(_weights(self.part, specs[index])) * out_hw[0] * out_hw[1]
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """The dense weight at the taps that there are: nearest in the Frobenius norm."""
+        for module, conv in zip(modules, convs, strict=True):
+            assert isinstance(module, HetConv2d)
+            g, p = module.groups, module.part
+            row, column = module._middle()
+            dense = conv.weight.unflatten(0, (g, -1, p)).unflatten(3, (-1, p))  # (G, o, P, i, P, kh, kw)
+            for cls in range(p):
+                own = dense[:, :, cls, :, cls]
+                module.weight.unflatten(0, (g, p, -1))[:, cls].copy_(own)
+                if module.point is not None:
+                    others = [dense[:, :, cls, :, (cls + 1 + other) % p, row, column] for other in range(p - 1)]
+                    module.point.unflatten(0, (g, p, -1))[:, cls, :, :, 0, 0].copy_(torch.cat(others, 2))
+            if module.bias is not None and conv.bias is not None:
+                module.bias.copy_(conv.bias)

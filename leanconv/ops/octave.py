@@ -1,0 +1,127 @@
+"""Octave convolution: maps come in pairs, some of the channels at half the size."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanconv.core import spec
+from leanconv.core.errors import SettingError
+
+Pair = tuple[Tensor, Tensor | None]
+
+
+def low_channels(channels: int, alpha: float, name: str = "alpha") -> int:
+    """How many of `channels` are low: alpha * channels, rounded.
+
+    Raises:
+        SettingError: alpha is no number from 0 on and below 1, or leaves no high channel.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1:
+        raise SettingError(f"{name}={alpha!r} must be a number of at least 0 and below 1")
+    low = round(alpha * channels)
+    if low == channels:
+        raise SettingError(f"{name}={alpha!r} leaves no high map of {channels} channels; {1 - 1 / channels:.3g} would")
+    return low
+
+
+class OctaveConv2d(nn.Module):
+    """A convolution on pairs of maps, of which the second, low one has half the height and width.
+
+        high' = conv(high, W_hh) + up(conv(low, W_lh))
+        low'  = conv(pool(high), W_hl) + conv(low, W_ll)
+
+    pool is the average over 2x2 pixels (at an odd border over what is left), up repeats each pixel 2x2 times and cuts off
+    what is too much. All four paths have the stride. Weights and biases are as many as in the dense convolution; MACs fall
+    to 1 - 0.75 a (2 - a) of its for alpha_in = alpha_out = a. With both 0 it is ``nn.Conv2d``.
+
+    Args:
+        alpha_in, alpha_out: the part of the channels that is low, from 0 on and below 1.
+        padding: half of the kernel, so that both maps keep their ratio; free where both alphas are 0.
+
+    Shape:
+        x: (high, low): (N, I - l, H, W) and (N, l, H / 2, W / 2) rounded up, or None where l = alpha_in * I is 0
+        -> (high, low): the same of O, alpha_out, and H and W divided by the stride and rounded up.
+
+    Raises:
+        SettingError: an alpha out of range, groups, or a padding that changes the size by more than the stride.
+
+    Source: Chen et al. 2019, "Drop an Octave", section 3.2. Strided layers are strided convolutions here, so that
+    alpha 0 is the ordinary network. A bias belongs to the paths from the high map.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | spec.Pair,
+        stride: int | spec.Pair = 1,
+        padding: int | spec.Pair | str = 0,
+        dilation: int | spec.Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        alpha_in: float = 0.5,
+        alpha_out: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.spec = spec.ConvSpec(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]  # normalised by ConvSpec
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+        )
+        self.low_in = low_channels(in_channels, alpha_in, "alpha_in")
+        self.low_out = low_channels(out_channels, alpha_out, "alpha_out")
+        paired = self.low_in or self.low_out
+        if paired and groups != 1:
+            raise SettingError(f"groups={groups} must be 1: every output channel sees both maps; alpha 0 takes groups")
+        if paired and not self.spec.keeps_size:
+            raise SettingError(
+                f"padding={self.spec.padding} with kernel_size={self.spec.kernel_size} and dilation={self.spec.dilation} "
+                "changes the size by more than the stride, so that the two maps would not fit; padding of "
+                "dilation * (kernel_size - 1) / 2 would"
+            )
+        high_in, high_out = in_channels - self.low_in, out_channels - self.low_out
+        self.high_to_high = self._path(high_in, high_out, bias)
+        self.high_to_low = self._path(high_in, self.low_out, bias) if self.low_out else None
+        self.low_to_high = self._path(self.low_in, high_out, False) if self.low_in else None
+        self.low_to_low = self._path(self.low_in, self.low_out, False) if self.low_in and self.low_out else None
+        self.pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        self.reset_parameters()
+
+    def _path(self, in_channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
+        settings = self.spec.kwargs() | {"in_channels": in_channels, "out_channels": out_channels, "bias": bias}
+        return nn.Conv2d(**settings)
+
+    def reset_parameters(self) -> None:
+        """Normal over the fan out of the dense convolution, as ResNet does; biases start at 0."""
+        kh, kw = self.spec.kernel_size
+        deviation = (2 * self.spec.groups / (self.spec.out_channels * kh * kw)) ** 0.5
+        for path in (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low):
+            if path is not None:
+                nn.init.normal_(path.weight, std=deviation)
+                if path.bias is not None:
+                    nn.init.zeros_(path.bias)
+
+    def forward(self, x: Pair) -> Pair:
+        high, low = x
+        new_high = self.high_to_high(high)
+        if self.low_to_high is not None:
+            up = F.interpolate(self.low_to_high(low), scale_factor=2, mode="nearest")
+            new_high = new_high + up[:, :, : new_high.shape[2], : new_high.shape[3]]
+        if self.high_to_low is None:
+            return new_high, None
+        new_low = self.high_to_low(self.pool(high))
+        if self.low_to_low is not None:
+            new_low = new_low + self.low_to_low(low)
+        return new_high, new_low
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}, low channels {self.low_in}->{self.low_out}"

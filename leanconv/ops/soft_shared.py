@@ -1,0 +1,188 @@
+"""Soft parameter sharing: layers mix their weights from the templates of one bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Group, Kept, Method, Site, by_stage
+from leanconv.core.operator import LinearOp
+from leanconv.core.settings import whole
+from leanconv.core.sharing import lend
+from leanconv.core.spec import ConvSpec, Pair
+from leanconv.ops.low_rank import top_rows
+
+
+class TemplateBank(nn.Module):
+    """The templates that several convolutions of one weight shape mix their weights from.
+
+    Args:
+        templates: k, how many.
+        weight_shape: (out, in / groups, kh, kw) of each.
+    """
+
+    def __init__(self, templates: int, weight_shape: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.templates = templates
+        # all templates in one 4-d tensor: a 5-d parameter cannot become channels_last
+        self.weight = nn.Parameter(torch.empty(templates * weight_shape[0], *weight_shape[1:]))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal over the fan out of each template."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        with torch.no_grad():
+            self.weight.mul_(self.templates**0.5)  # torch takes the filters of all templates for the fan out
+
+    def mixed(self, coefficients: Tensor) -> Tensor:
+        """sum over j of coefficients[j] * template j: (out, in / groups, kh, kw)."""
+        templates = self.weight.unflatten(0, (self.templates, -1))
+        return (coefficients[:, None, None, None, None] * templates).sum(0)
+
+
+class SoftSharedConv2d(LinearOp):
+    """A convolution whose weight is a combination of templates that other layers use too.
+
+        y = conv(x, W) + bias,   W = sum over j of coefficients[j] * bank.template[j]
+
+    Stride, padding, dilation, coefficients and bias are this layer's own. Mixing costs k multiplications for each weight
+    once a call, whatever the size of the map; it is no part of the MACs.
+
+    Args:
+        templates: k, in the bank.
+        bank: the shared templates; None makes them, and this layer then owns them.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        coefficients: (k); bias: (O).
+
+    Raises:
+        SettingError: the bank has another number of templates, or another shape than this convolution.
+
+    Source: Savarese & Maire 2019, "Learning Implicitly Recurrent CNNs Through Parameter Sharing".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        templates: int = 2,
+        bank: TemplateBank | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        whole("templates", templates)
+        if bank is None:
+            self.bank = TemplateBank(templates, self.spec.weight_shape)
+        else:
+            found = (bank.templates, len(bank.weight) // bank.templates, *bank.weight.shape[1:])
+            if found != (templates, *self.spec.weight_shape):
+                raise SettingError(
+                    f"a bank of shape {found} cannot serve {templates} templates of weight shape "
+                    f"{self.spec.weight_shape}; share among convolutions of one shape"
+                )
+            self.__dict__["bank"] = bank  # a reference: the owner registers it
+        self.coefficients = nn.Parameter(torch.empty(templates))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Coefficients of length 1, so that weights start as large as one template; the bank looks after itself."""
+        with torch.no_grad():
+            self.coefficients.copy_(nn.functional.normalize(torch.randn_like(self.coefficients), dim=0))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def settings_repr(self) -> str:
+        return f"templates={self.bank.templates} ({'owner' if 'bank' in self._modules else 'borrowed'})"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d(x, self.weight_dense(), self.bias, self.groups)
+
+    def weight_dense(self) -> Tensor:
+        return self.bank.mixed(self.coefficients)
+
+    def bias_dense(self) -> Tensor | None:
+        return self.bias
+
+
+@dataclass(frozen=True)
+class SoftShared(Method):
+    """Templates for all convolutions of one shape in one stage, mixed anew by each (soft sharing, SWRN).
+
+    With N layers in a group: parameters k kh kw I O / G of the templates + N (k + O of bias); MACs as before. With as many
+    templates as layers nothing is saved and nothing lost. A convolution with nothing to share with stays dense.
+
+    Args:
+        templates: k, in each bank.
+
+    Source: Savarese & Maire 2019.
+    """
+
+    templates: int = 2
+
+    def __post_init__(self) -> None:
+        whole("templates", self.templates)
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        return None
+
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+        accepted, kept = self.accept(sites)
+        by_stage(self, accepted)
+        alike: dict[tuple[object, ...], list[Site]] = {}
+        for site in accepted:
+            alike.setdefault((site.stage, site.spec.weight_shape, site.spec.groups), []).append(site)
+        groups = []
+        for members in alike.values():
+            if len(members) == 1:
+                kept.append(Kept(members[0], f"nothing to share with: no other {members[0].spec} in its stage"))
+            else:
+                groups.append(Group(self, tuple(members)))
+        return groups, kept
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        bank = TemplateBank(self.templates, specs[0].weight_shape)
+        modules = [SoftSharedConv2d(**spec.kwargs(), templates=self.templates, bank=bank) for spec in specs]
+        # Layers start as different as they can, as in the release: orthogonal coefficients
+        start = nn.init.orthogonal_(torch.empty(len(specs), self.templates, device=bank.weight.device))
+        with torch.no_grad():
+            for module, row in zip(modules, nn.functional.normalize(start, dim=1), strict=True):
+                module.coefficients.copy_(row)
+        lend(bank, modules)
+        return list(modules)
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        first = specs[0]
+        own = sum(self.templates + s.out_channels * s.bias for s in specs)
+        return self.templates * first.out_channels * first.fan_in + own
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        return specs[index].macs(out_hw)
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+        """Truncated SVD of the stacked weights, one row a layer: nearest in the Frobenius norm (Eckart-Young)."""
+        layers = [module for module in modules if isinstance(module, SoftSharedConv2d)]
+        stacked = torch.stack([conv.weight.flatten() for conv in convs]).double()
+        templates = top_rows(stacked, self.templates)
+        coefficients = stacked @ templates.T
+        # Templates as large as the layers' weights, coefficients about 1; a template without a part in any stays usable
+        size = coefficients.square().mean(0).sqrt()
+        size = torch.where(size > 1e-6 * size.max(), size, size.max().clamp(min=1e-12))
+        bank = layers[0].bank
+        bank.weight.copy_((templates * size[:, None]).reshape_as(bank.weight))
+        for layer, conv, row in zip(layers, convs, coefficients / size, strict=True):
+            layer.coefficients.copy_(row)
+            if layer.bias is not None and conv.bias is not None:
+                layer.bias.copy_(conv.bias)
