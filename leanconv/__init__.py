@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from leanconv import search
     from leanconv.bench.summary import summary
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from leanconv.core.spec import ConvSpec
     from leanconv.files.load import load
     from leanconv.files.save import save
+    from leanconv.inference.optimize import forms_chosen, optimize
     from leanconv.models.create import create_model, list_models
     from leanconv.ops import (
         METHODS,
@@ -94,8 +96,10 @@ _HOME = {
     "convert": "conversion.apply",
     "count": "core.count",
     "create_model": "models.create",
+    "forms_chosen": "inference.optimize",
     "list_models": "models.create",
     "load": "files.load",
+    "optimize": "inference.optimize",
     "penalty": "core.penalty",
     "plan": "conversion.plan",
     "plan_of": "conversion.apply",
@@ -103,10 +107,13 @@ _HOME = {
     "summary": "bench.summary",
     "to_dense": "conversion.dense",
 }
-__all__ = [*_HOME]
+_PACKAGES = ("search",)  # reached as lc.search.faster_only and the like
+__all__ = [*_HOME, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"leanconv.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'leanconv' has no attribute {name!r}")
     value = getattr(import_module(f"leanconv.{_HOME[name]}"), name)
@@ -115,4 +122,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

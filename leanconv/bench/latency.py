@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ WARM_UP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a call, and the ratio to the first network: medians over rounds, with quartiles."""
+    """Milliseconds a call, and the ratio to one of the networks: medians over rounds, with quartiles."""
 
     name: str
     median_ms: float
@@ -93,7 +93,7 @@ def measure_latency(
             ) from error
         return lambda: model(x)
 
-    with _threads(threads), torch.inference_mode():
+    with threads_set(threads), torch.inference_mode():
         calls = {name: call_of(name, model) for name, model in models.items()}
         return time_interleaved(calls, device=device, min_rounds=min_rounds, seconds=seconds)
 
@@ -104,8 +104,15 @@ def time_interleaved(
     device: str | torch.device = "cpu",
     min_rounds: int = 20,
     seconds: float = 5.0,
+    warm_up: float = WARM_UP_SECONDS,
+    base: Collection[str] | None = None,
 ) -> list[Latency]:
-    """Time `calls` in rounds; each sample follows one untimed call, so that the last network's cache is not in it."""
+    """Time `calls` in rounds; each sample follows one untimed call, so that the last network's cache is not in it.
+
+    Args:
+        warm_up: seconds that each is called before, at most.
+        base: ratios are to the fastest of these; None for the first.
+    """
     if not calls:
         return []
     if min_rounds < 1:
@@ -113,7 +120,7 @@ def time_interleaved(
     sample = _cuda_ms if torch.device(device).type == "cuda" else _cpu_ms
     names = list(calls)
     with _no_garbage_collection():
-        repeats = {name: _warm_up(call, sample) for name, call in calls.items()}
+        repeats = {name: _warm_up(call, sample, warm_up) for name, call in calls.items()}
         rounds: list[dict[str, float]] = []
         end = time.perf_counter() + seconds
         while len(rounds) < min_rounds or time.perf_counter() < end:
@@ -124,7 +131,9 @@ def time_interleaved(
                 times[name] = sample(calls[name], repeats[name])
             rounds.append(times)
     table = np.array([[times[name] for name in names] for times in rounds])
-    ratios = table / table[:, :1]
+    medians = np.median(table, axis=0)
+    first = min((names.index(name) for name in base or names[:1]), key=lambda index: medians[index])
+    ratios = table / table[:, first : first + 1]
     return [_latency(name, table[:, index], ratios[:, index]) for index, name in enumerate(names)]
 
 
@@ -152,9 +161,9 @@ def _cuda_ms(call: Callable[[], object], repeats: int) -> float:
     return start.elapsed_time(end) / repeats
 
 
-def _warm_up(call: Callable[[], object], sample: Callable[[Callable[[], object], int], float]) -> int:
+def _warm_up(call: Callable[[], object], sample: Callable[[Callable[[], object], int], float], seconds: float) -> int:
     """Call until settled, and return how many calls make a sample."""
-    end = time.perf_counter() + WARM_UP_SECONDS
+    end = time.perf_counter() + seconds
     count = 0
     while count < 3 or (count < WARM_UP_CALLS and time.perf_counter() < end):
         call()
@@ -164,7 +173,12 @@ def _warm_up(call: Callable[[], object], sample: Callable[[Callable[[], object],
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def threads_set(threads: int | None) -> Iterator[None]:
+    """torch's CPU threads within a block; None leaves them.
+
+    Raises:
+        SettingError: fewer than one.
+    """
     before = torch.get_num_threads()
     if threads is not None and threads < 1:
         raise SettingError(f"threads={threads} must be at least 1")

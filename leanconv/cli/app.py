@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from leanconv import __version__
+from leanconv.cli.bench import bench
 from leanconv.cli.compare import compare
 from leanconv.cli.convert import convert
 from leanconv.cli.demo import demo
@@ -31,6 +32,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "train": (train, 'train resnet20 --method "split(ratio=0.5)" --data digits --epochs 20 --out runs/split'),
     "eval": (evaluate, "eval runs/split --data digits"),
     "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
+    "bench": (bench, "bench timm/resnet50 tied_resnet50_s --runtimes eager,openvino --batch 1,16"),
     "reproduce": (reproduce, "reproduce spconv --table 1"),
     "doctor": (doctor, "doctor"),
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from leanconv.cli import layer_latency
 from leanconv.cli.options import Exclude, Json, Method, Size, Target, Where, input_size
 from leanconv.cli.output import show, show_json
 from leanconv.core.errors import SettingError
@@ -22,6 +25,17 @@ def inspect(
     where: Where = None,
     exclude: Exclude = None,
     size: Size = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure each layer here, dense and lean, and predict the network's time.")
+    ] = False,
+    faster_only: Annotated[
+        bool, typer.Option("--faster-only", help="Keep groups dense that would take longer lean on this machine.")
+    ] = False,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images a call when measuring.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: torch's.")] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="What to measure with: eager, openvino, onnxruntime.")
+    ] = "eager",
     as_json: Json = False,
 ) -> None:
     """Show which convolutions of TARGET would convert, which stay dense and why, and what that saves.
@@ -30,7 +44,7 @@ def inspect(
     A folder with a lean network is shown as it was converted.
     """
     from leanconv.cli.methods import parse_method
-    from leanconv.cli.target import make_plan, open_without_weights, rebuild_dense
+    from leanconv.cli.target import make_plan, open_target, open_without_weights, rebuild_dense
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.core.base import input_size_of
 
@@ -49,11 +63,41 @@ def inspect(
             raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
         plan = make_plan(model, asked, where, exclude, shape)
         lean = convert(model, plan)
+    measured: dict[str, Any] = {}
+    if latency or faster_only:
+        if asked is None or plan is None or shape is None:
+            raise SettingError(
+                "--latency and --faster-only measure what a method would do; give a dense TARGET and --method"
+            )
+        settings = {"batch": batch, "threads": threads, "runtime": runtime}
+        times = layer_latency.times_of(plan, settings)
+        if faster_only:
+            from leanconv.search.faster import faster_only as without_slower
+
+            plan = without_slower(plan, times)
+            lean = convert(model, plan)
+            left = {site.name for group in plan.groups for site in group.sites}
+            times = [time for time in times if time.name in left]
+        if latency:
+            both = [open_target(target), open_target(target)]
+            both[1] = convert(both[1], plan)
+            measured["latency"] = {**settings, **layer_latency.of_network(both[0], both[1], times, shape, settings)}
+            measured["times"] = {time.name: time for time in times}
     found = {"target": target, "input_size": shape and list(shape)} | describe(dense, lean, plan, shape)
+    if latency:
+        found["latency"] = measured["latency"]
+        for layer in found["layers"]:
+            time = measured["times"].get(layer["name"])
+            layer |= {
+                "dense_ms": time and time.dense_ms,
+                "lean_ms": time and time.lean_ms,
+                "form": time and time.form,
+                "slower": time and time.slower,
+            }
     if as_json:
         show_json(found)
     else:
-        show(_table(found), _summary(found))
+        show(_table(found), _summary(found), *_prediction(found))
 
 
 def counts(model: nn.Module, shape: InputSize | None) -> dict[str, Any]:
@@ -111,7 +155,17 @@ def _table(found: dict[str, Any]) -> Table:
         caption=f"MACs for one image{image}; 1 MAC = one multiply-add. A shared weight is counted where it is first used.",
         caption_justify="left",
     )
-    for head in ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after"):
+    timed = "latency" in found
+    for head in (
+        "Layer",
+        "Convolution",
+        "Becomes",
+        "Parameters",
+        "after",
+        "MACs",
+        "after",
+        *(("ms", "after") if timed else ()),
+    ):
         table.add_column(
             head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold"
         )
@@ -125,12 +179,37 @@ def _table(found: dict[str, Any]) -> Table:
             *counts,
             macs(layer["macs_before"]),
             macs(layer["macs_after"]),
+            *_milliseconds(layer),
+            style="red" if layer.get("slower") else None,
         )
     before, after = found["before"] or {}, found["after"]
     counts = [whole(before.get("params")), whole(after["params"]), macs(before.get("macs")), macs(after["macs"])]
     table.add_section()
     table.add_row("Whole network", "", "", *counts)
     return table
+
+
+def _milliseconds(layer: dict[str, Any]) -> list[str]:
+    """The layer's times, where they were measured; one that gets slower is marked."""
+    if layer.get("dense_ms") is None:
+        return []
+    return [f"{layer['dense_ms']:.3f}", f"{layer['lean_ms']:.3f}{' slower' if layer['slower'] else ''}"]
+
+
+def _prediction(found: dict[str, Any]) -> list[str]:
+    if "latency" not in found:
+        return []
+    latency = found["latency"]
+    if "failed" in latency:
+        return [f"the network could not be timed: {latency['failed']}"]
+    slower = [layer["name"] for layer in found["layers"] if layer.get("slower")]
+    text = (
+        f"batch {latency['batch']}, {latency['runtime']}, both optimized for this machine: dense {latency['dense_ms']:.2f} ms, "
+        f"lean {latency['lean_ms']:.2f} ms ({latency['ratio']:.2f}); predicted from the layers {latency['predicted_ms']:.2f} ms "
+        f"({latency['predicted_off_pct']:+.0f} %)"
+    )
+    marked = f"{len(slower)} layers get slower: {', '.join(slower)}; --faster-only keeps them dense" if slower else ""
+    return [text, marked] if slower else [text]
 
 
 def _summary(found: dict[str, Any]) -> str:

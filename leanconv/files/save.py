@@ -17,10 +17,12 @@ from leanconv.conversion.apply import plan_of
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
+from leanconv.core.errors import SettingError
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
+OPTIMIZED = "leanconv_forms"  # the attribute that `leanconv.optimize` leaves on what it returns
 METADATA_KEY = "leanconv"
 
 
@@ -56,8 +58,13 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
 
     Raises:
         TieError: a weight that the plan shares is not shared any more.
+        SettingError: an optimised network, whose weights are expanded and whose layers have another form.
     """
     lean = unwrapped(lean)
+    if hasattr(lean, OPTIMIZED):
+        raise SettingError(
+            "an optimised network is not saved; save the lean network it was made from, or export this one"
+        )
     check(lean)
     directory = Path(directory)
     info = description(lean)

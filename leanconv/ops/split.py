@@ -134,8 +134,8 @@ class SplitConv2d(ConvOp):
         self.pool: nn.Module | None = None
         if self.stride != (1, 1):
             self.pool = nn.AvgPool2d(self.stride, ceil_mode=True, count_include_pad=False)
-        beside = representative == "sum" and self.pool is None and self._centre() is not None
-        self.merges = beside and in_channels <= MERGE_UP_TO  # in training; the result is the same
+        self.mergeable = representative == "sum" and self.pool is None and self._centre() is not None
+        self.merges = self.mergeable and in_channels <= MERGE_UP_TO  # in training; the result is the same
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -157,7 +157,7 @@ class SplitConv2d(ConvOp):
         used, rest = x.split((self.used, self.in_channels - self.used), 1)
         if self.training and self.merges:
             used, rest = used.clone(), rest.clone()  # dense once, not in each convolution and each of its gradients
-            u3 = self.conv2d(used, self._merged_weight(), None)
+            u3 = self.conv2d(used, self.merged_weight(), None)
         else:
             u3 = self.grouped(used)
             if self.pool is not None:
@@ -176,8 +176,8 @@ class SplitConv2d(ConvOp):
         (dh, dw) = self.dilation
         return None if top % dh or left % dw else (top // dh, left // dw)
 
-    def _merged_weight(self) -> Tensor:
-        """The grouped convolution and the 1x1 beside it as one k x k weight: (O, R, kh, kw)."""
+    def merged_weight(self) -> Tensor:
+        """The grouped convolution and the 1x1 beside it as one k x k weight: (O, R, kh, kw); for where `mergeable` is set."""
         centre, point, (kh, kw) = self._centre(), self.point, self.kernel_size
         assert centre is not None and point is not None
         (row, column), groups = centre, self.grouped.groups

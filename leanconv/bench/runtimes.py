@@ -1,0 +1,135 @@
+"""The ways to run a network: PyTorch as it is, compiled by inductor, ONNX Runtime, OpenVINO."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+
+Call = Callable[[], Tensor]
+
+
+def prepare(runtime: str, model: nn.Module, example: Tensor, threads: int | None = None) -> Call:
+    """A call that runs `model` on `example` and returns its output, with everything that is done once done.
+
+    Args:
+        runtime: one of `RUNTIMES`. "eager" and "compile" run where `example` lies; the others on the CPU, in float32.
+        model: in eval mode, with one tensor in and one out.
+        threads: CPU threads; None leaves torch's setting, and gives the others as many. PyTorch's count is the process's:
+            set it around the calls.
+
+    Raises:
+        SettingError: an unknown runtime, one that is not installed, or a network or device that it does not take.
+    """
+    if runtime not in RUNTIMES:
+        raise SettingError(f"runtime={runtime!r} must be one of {', '.join(RUNTIMES)}")
+    if not available(runtime):
+        package, extra = PACKAGES[runtime]
+        raise SettingError(f"runtime={runtime!r} needs {package}: pip install 'leanconv[{extra}]'")
+    if runtime in PACKAGES and (example.device.type != "cpu" or example.dtype != torch.float32):
+        raise SettingError(f"runtime={runtime!r} runs here on the CPU in float32 only; use eager or compile")
+    return RUNTIMES[runtime](model, example, threads or torch.get_num_threads())
+
+
+def available(runtime: str) -> bool:
+    """Whether what `runtime` needs is installed."""
+    return runtime not in PACKAGES or all(
+        importlib.util.find_spec(name) is not None for name in PACKAGES[runtime][0].split(" and ")
+    )
+
+
+def _eager(model: nn.Module, example: Tensor, threads: int) -> Call:
+    def call() -> Tensor:
+        with torch.inference_mode():
+            out: Tensor = model(example)
+            return out
+
+    return call
+
+
+def _compiled(model: nn.Module, example: Tensor, threads: int) -> Call:
+    """Inductor with constant weights, which it packs once and folds norms into."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model, options={"freezing": True})
+
+    def call() -> Tensor:
+        with torch.no_grad():  # freezing asks for this one, not for inference_mode
+            out: Tensor = compiled(example)
+            return out
+
+    call()
+    return call
+
+
+def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Call:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(model, (example.contiguous(),), path, dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: example.contiguous().numpy()}
+    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it reports every conversion home, and waits
+    import openvino
+
+    with _quiet(), torch.no_grad():
+        exported = torch.export.export(model, (example.contiguous(),))
+        converted = openvino.convert_model(exported)
+    converted.reshape(list(example.shape))
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+    feed = {0: example.contiguous().numpy()}
+    return lambda: torch.from_numpy(request.infer(feed, share_inputs=True, share_outputs=True)[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn about things that no reader of a benchmark can change."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "openvino")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+RUNTIMES: dict[str, Callable[[nn.Module, Tensor, int], Call]] = {
+    "eager": _eager,
+    "compile": _compiled,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+PACKAGES = {
+    "onnxruntime": ("onnx and onnxscript and onnxruntime", "onnx"),
+    "openvino": ("openvino", "openvino"),
+}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the runtimes' packages; None for one that is not installed."""
+    names = ("onnx", "onnxscript", "onnxruntime", "openvino")
+    return {name: importlib.metadata.version(name) if importlib.util.find_spec(name) else None for name in names}

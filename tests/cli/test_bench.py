@@ -1,0 +1,97 @@
+"""``leanconv bench`` and the times of ``leanconv inspect``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from leanconv.bench import runtimes
+
+SMALL = ("--input-size", "3,16,16", "--threads", "1", "--seconds", "0.1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_each_network_as_it_is_and_optimized(call: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    answer = call("bench", "resnet8", "--methods", "dense,split", "--batch", "1,2", *SMALL, "-o", out, "--json")
+    assert answer.code == 0
+    found = json.loads(answer.out)
+    assert found == json.loads(out.read_text())
+    rows = found["rows"]
+    assert [(row["batch"], row["network"], row["form"]) for row in rows] == [
+        (batch, network, form)
+        for batch in (1, 2)
+        for network in ("resnet8", "resnet8 split(ratio=0.5)")
+        for form in ("as it is", "optimized")
+    ]
+    for batch in (1, 2):
+        own = [row for row in rows if row["batch"] == batch]
+        assert sum(row["best"] for row in own) == 2
+        assert any(row["ratio"] == 1 and row["network"] == "resnet8" and row["best"] for row in own)
+        assert all(row["latency_ms"] > 0 and row["macs"] > 0 and row["failed"] is None for row in own)
+    assert sum(rows[3]["forms"].values()) == 6
+    assert found["kind"] == "latency" and found["settings"]["threads"] == 1 and found["machine"]["cpu"]
+
+
+def test_against_another_network(call: Callable) -> None:
+    answer = call("bench", "resnet8", "--against", "shard_resnet_e", "--runtimes", "eager", *SMALL)
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    first = next(index for index, line in enumerate(lines) if "shard_resnet_e" in line)
+    assert first < next(index for index, line in enumerate(lines) if "resnet8" in line)
+    assert "1.00 (1.00-1.00)" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["resnet8", "--batch", "0"], "--batch '0' must be whole numbers"),
+        (["resnet8", "--precision", "fp8"], "--precision fp8 must be one of fp32"),
+        (["resnet8", "--runtimes", "tensorrt"], "runtime='tensorrt' must be one of eager, compile"),
+        (["resnet8", "resnet8"], "resnet8 is given twice"),
+        (["resnet8", "timm/resnet18"], "say which with --input-size"),
+        (["basis_resnet32", "--methods", "split"], "basis_resnet32 is lean already"),
+    ],
+)
+def test_mistakes_are_one_line(call: Callable, arguments: list[str], says: str) -> None:
+    answer = call("bench", *arguments)
+    assert answer.code == 2
+    assert says in " ".join(answer.err.split())
+
+
+@pytest.mark.parametrize("runtime", [name for name in runtimes.RUNTIMES if name not in ("eager", "compile")])
+def test_other_runtimes_compute_the_same(runtime: str) -> None:
+    import torch
+
+    import leanconv as lc
+
+    if not runtimes.available(runtime):
+        pytest.skip(f"{runtime} is not installed")
+    model = lc.create_model("spconv_resnet20").eval()
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(runtimes.prepare(runtime, model, x, 1)(), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_inspect_measures_and_predicts(call: Callable) -> None:
+    asked = ("resnet8", "-m", "split", "--exclude", "conv1", "--input-size", "3,16,16", "--threads", "1")
+    answer = call("inspect", *asked, "--latency", "--json")
+    assert answer.code == 0
+    found = json.loads(answer.out)
+    timed = [layer for layer in found["layers"] if layer["dense_ms"] is not None]
+    assert len(timed) == 6
+    assert all(layer["slower"] == (layer["lean_ms"] > layer["dense_ms"]) for layer in timed)
+    latency = found["latency"]
+    change = sum(layer["lean_ms"] - layer["dense_ms"] for layer in timed)
+    assert latency["predicted_ms"] == pytest.approx(latency["dense_ms"] + change)
+    slower = {layer["name"] for layer in timed if layer["slower"]}
+    without = json.loads(call("inspect", *asked, "--faster-only", "--json").out)  # the same times, remembered
+    dense = {layer["name"] for layer in without["layers"] if "slower lean" in (layer["kept_because"] or "")}
+    assert dense == slower
+    assert call("inspect", "resnet8", "--latency").code == 2
