@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from leanconv import search
     from leanconv.bench.summary import summary
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_
@@ -108,7 +107,7 @@ _HOME = {
     "to_dense": "conversion.dense",
 }
 _PACKAGES = ("search",)  # reached as lc.search.faster_only and the like
-__all__ = [*_HOME, *_PACKAGES]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
@@ -122,4 +121,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})
