@@ -14,7 +14,6 @@ from leanconv.cli.output import say, show, show_json
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from torch import nn
 
     from leanconv.core.meta import InputSize
@@ -88,7 +87,11 @@ def bench(
     if as_json:
         show_json(summary)
     else:
-        show(*(_table(rows, batch, settings) for batch in sizes))
+        from leanconv.report.latency_tables import rich_table
+
+        image = "x".join(map(str, shape))
+        title = f"{image}, {precision}, {device}, {settings['threads']} threads"
+        show(rich_table(rows, title))
 
 
 def _batches(text: str) -> list[int]:
@@ -165,30 +168,3 @@ def _summary(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, 
     head["versions"] |= versions()
     rounds = max((row.get("rounds") or 0 for row in rows), default=0)
     return {**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows}
-
-
-def _table(rows: list[dict[str, Any]], batch: int, settings: dict[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    from leanconv.report.tables import macs, whole
-
-    image = "x".join(map(str, settings["input_size"]))
-    table = Table(
-        title=f"batch {batch} of {image}, {settings['precision']}, {settings['device']}, {settings['threads']} threads",
-        caption="Milliseconds a call: median and quartiles over interleaved rounds. Ratio: to the fastest of the first network.",
-        caption_justify="left",
-    )
-    for head in ("Network", "Runtime", "Form", "Parameters", "MACs", "ms", "Ratio"):
-        table.add_column(head, justify="left" if head in ("Network", "Runtime", "Form") else "right", overflow="fold")
-    for row in (row for row in rows if row["batch"] == batch):
-        if row["failed"]:
-            times = ["failed", row["failed"]]
-        else:
-            times = [
-                f"{row['latency_ms']:.2f} ({row['latency_ms_q25']:.2f}-{row['latency_ms_q75']:.2f})",
-                f"{row['ratio']:.2f} ({row['ratio_q25']:.2f}-{row['ratio_q75']:.2f})",
-            ]
-        cells = [row["network"], row["runtime"], row["form"], whole(row["params"]), macs(row["macs"]), *times]
-        table.add_row(*map(Text, cells), style="bold" if row["best"] else None)
-    return table

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from leanconv.report.tables import markdown_of
+from leanconv.report.results import markdown_of
 
 __all__ = ["markdown_of"]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-
-from leanconv.core.errors import FileError, SettingError
 
 Row = dict[str, Any]
 NONE = "–"
@@ -118,41 +114,31 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def rich_table(rows: Sequence[Row], title: str = "") -> Table:
     """The table for a terminal."""
     heads, body = cells(rows)
-    table = Table(title=title or None, caption=notes(rows), caption_justify="left", title_justify="left")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
-    for texts in body:
-        table.add_row(*map(Text, texts))  # Text, since a message may hold what rich takes for markup
-    return table
+    return rich_of(heads, body, notes(rows), title)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, with its notes below."""
     heads, body = cells(rows)
-    lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *body]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines) + f"\n\n{notes(rows)}\n"
+    return markdown_text(heads, body, notes(rows))
+
+
+def rich_of(heads: Sequence[str], body: Sequence[Sequence[str]], note: str, title: str = "", left: int = 1) -> Table:
+    """Texts as a table for a terminal; the first `left` columns are aligned to the left."""
+    table = Table(title=title or None, caption=note, caption_justify="left", title_justify="left")
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="left" if index < left else "right", overflow="fold")
+    for texts in body:
+        table.add_row(*map(Text, texts))  # Text, since a message may hold what rich takes for markup
+    return table
+
+
+def markdown_text(heads: Sequence[str], body: Sequence[Sequence[str]], note: str, left: int = 1) -> str:
+    """Texts as a Markdown table, with `note` below."""
+    lines = [heads, [*["---"] * left, *["--:"] * (len(heads) - left)], *body]
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines) + f"\n\n{note}\n"
 
 
 def _cell(text: str) -> str:
     """One line without the characters that mean something there."""
     return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
-
-
-def markdown_of(path: str | Path, table: str = "main") -> str:
-    """The table of a results file, as Markdown; README blocks are checked against it.
-
-    Raises:
-        FileError: not a results file.
-        SettingError: it has no such table.
-    """
-    path = Path(path)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path.name} is not a results file ({error}); `leanconv compare` writes one") from error
-    if table != "main":
-        raise SettingError(f"{path.name} has no table {table!r}; it has main")
-    try:
-        return markdown(rows)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path.name}: its rows lack {error}; `leanconv compare` writes them whole") from error

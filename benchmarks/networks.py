@@ -1,0 +1,116 @@
+"""Lean networks against their dense ones, each in its best runtime: ``python benchmarks/networks.py -o FILE``.
+
+A table for each pair: the networks of the papers that promise speed, and Torch-Pruning's ResNet-50 at equal MACs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pruned import pruned
+from torch import nn
+
+import leanconv as lc
+from leanconv.bench import runtimes
+from leanconv.core.atomic import write_json
+from leanconv.core.machine import provenance
+from leanconv.inference.race import race
+
+IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
+Networks = dict[str, Callable[[], nn.Module]]
+
+
+def named(name: str, **settings: object) -> Callable[[], nn.Module]:
+    return lambda: lc.create_model(name, **settings)
+
+
+TIED_16 = named("tied_resnet50_s", base_width=16, blocks=(1, 2, 2, 4))
+MACS = {"TiedResNet50-S": "tied_resnet50_s", "SPConv-ResNet50": "spconv_resnet50"}
+PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
+    "resnet50": (
+        IMAGENET,
+        {
+            "ResNet-50": named("timm/resnet50"),
+            "TiedResNet50-S": named("tied_resnet50_s"),
+            "TiedResNet50-S, base width 16": TIED_16,
+            "SPConv-ResNet50": named("spconv_resnet50"),
+            "Ghost-ResNet50": named("ghost_resnet50"),
+            "Oct-ResNet50": named("oct_resnet50"),
+        },
+    ),
+    "resnet34_cifar": (
+        CIFAR,
+        {
+            "ResNet-34 (CIFAR)": named("resnet34_cifar"),
+            "ResNet34-S32U1": named("basis_resnet34", shared=32),
+            "ResNet34-S16U1": named("basis_resnet34", shared=16),
+        },
+    ),
+    "se": (
+        IMAGENET,
+        {"SE-ResNet50": named("tied_se_resnet50", blocks=1), "TiedSE-ResNet50": named("tied_se_resnet50")},
+    ),
+}
+
+
+def with_pruned(networks: dict[str, nn.Module], size: tuple[int, int, int]) -> None:
+    """Add ResNet-50 pruned to the MACs of each lean network of `MACS`."""
+    for label, name in MACS.items():
+        macs = lc.count(lc.create_model(name), size).macs
+        assert macs is not None
+        networks[f"ResNet-50 pruned to {label}"] = pruned("timm/resnet50", macs, size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
+    parser.add_argument(
+        "--runtimes", nargs="+", default=[name for name in runtimes.RUNTIMES if runtimes.available(name)]
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--pruned", action="store_true", help="Torch-Pruning's ResNet-50 too")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    given = parser.parse_args()
+    rows = []
+    for pair in given.pairs:
+        size, builders = PAIRS[pair]
+        torch.manual_seed(0)
+        networks = {label: build().eval() for label, build in builders.items()}
+        if given.pruned and pair == "resnet50":
+            with_pruned(networks, size)
+        counts = {label: lc.count(model, size) for label, model in networks.items()}
+        for batch in given.batch:
+            example = torch.randn(batch, *size).to(getattr(torch, given.precision))
+            found = race(
+                networks, example, names=given.runtimes, threads=given.threads, seconds=given.seconds,
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+            )  # fmt: skip
+            for entry in found:
+                counted = counts[entry.network]
+                rows.append(
+                    {"pair": pair, "batch": batch, "params": counted.params, "macs": counted.macs, **entry.to_json()}
+                )
+                if entry.latency is not None and entry.best:
+                    print(f"{batch:3} {entry.network:40} {entry.runtime:12} {entry.form:10} "
+                          f"{entry.latency.median_ms:8.2f} ms {entry.latency.ratio:.2f}", flush=True)  # fmt: skip
+            write(given, rows)
+
+
+def write(given: argparse.Namespace, rows: list[dict[str, object]]) -> None:
+    head = provenance(shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]]))
+    head["versions"] |= runtimes.versions()
+    settings = {"threads": given.threads, "precision": given.precision, "seconds": given.seconds}
+    rounds = max((int(row.get("rounds") or 0) for row in rows), default=0)  # type: ignore[call-overload]
+    write_json(given.out, {**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

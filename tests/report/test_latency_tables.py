@@ -1,0 +1,49 @@
+"""Measured times as tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leanconv.core.errors import SettingError
+from leanconv.report import latency_tables, markdown_of
+
+
+def row(network: str, ms: float, best: bool, failed: str | None = None) -> dict:
+    timed = {"latency_ms": ms, "latency_ms_q25": ms - 0.1, "latency_ms_q75": ms + 0.1}
+    timed |= {"ratio": ms / 2, "ratio_q25": ms / 2 - 0.01, "ratio_q75": ms / 2 + 0.01}
+    about = {"batch": 1, "network": network, "runtime": "eager", "form": "as it is", "params": 1234, "macs": 5_600_000}
+    return about | {"best": best, "failed": failed} | ({} if failed else timed)
+
+
+ROWS = [
+    row("dense", 2.0, True),
+    row("dense", 3.0, False),
+    row("lean", 1.5, True),
+    row("lean", 0, False, "no such operation"),
+]
+
+
+def test_every_row_and_the_failed_one() -> None:
+    lines = latency_tables.markdown(ROWS).splitlines()
+    assert lines[0].startswith("| Batch | Network | Runtime | Form |")
+    assert lines[2] == "| 1 | dense | eager | as it is | 1,234 | 5.6 M | 2.00 (1.90-2.10) | 1.00 (0.99-1.01) |"
+    assert lines[5].endswith("| failed | no such operation |")
+    assert "to the fastest entry of the first network" in lines[7]
+
+
+def test_only_the_best(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"kind": "latency", "rows": ROWS}))
+    text = markdown_of(path, "best")
+    assert text == latency_tables.markdown([ROWS[0], ROWS[2]])
+    assert markdown_of(path) == latency_tables.markdown(ROWS)
+    with pytest.raises(SettingError, match="has no table 'worst'; it has main, best"):
+        markdown_of(path, "worst")
+
+
+def test_the_best_are_bold() -> None:
+    table = latency_tables.rich_table(ROWS, "times")
+    assert [drawn.style for drawn in table.rows] == ["bold", None, "bold", None]
