@@ -22,10 +22,11 @@ def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
 class FoldedSplit(nn.Module):
     """A split convolution with its norms (and the one behind it) in the weights of its convolutions.
 
-        a = grouped(x1) + point(x1);   b = redundant(x2);   y = b + sigmoid(back * mean(a - b)) * (a - b)
+        a = grouped(x1) + point(x1);   b = redundant(x2);   y = b + sigmoid(mean(a - b) / s) * (a - b)
 
-    A norm behind it with scale s multiplies both branches by s, and `back` = 1 / s takes that out of the gate again; where
-    s is 0, so is the difference, and the gate does not matter.
+    s is the scale of the norm behind it, which multiplies both branches; where it is 0, so is the difference, and the gate
+    does not matter. With a gate, `grouped` and `point` hold -a, so that b - a is a sum: runtimes add into a convolution's
+    output, and do not subtract there.
 
     Args:
         merged: one k x k convolution in place of the grouped one and the 1x1.
@@ -34,29 +35,22 @@ class FoldedSplit(nn.Module):
     def __init__(self, op: SplitConv2d, affine: Affine | None, *, merged: bool) -> None:
         super().__init__()
         self.parts = (op.used, op.in_channels - op.used)
-        self.pool, self.chained, self.fusion = op.pool, op.chained and not merged, op.fusion
-        both = Affine.of(op.norm3) if affine is None else Affine.of(op.norm3).then(affine)
-        spec = ConvSpec.of(op.grouped)
-        self.point: nn.Conv2d | None = None
-        if merged:
-            self.grouped = conv_of(spec, *folded(op.merged_weight(), None, both), groups=1)
-        elif self.chained:
-            assert op.point is not None
-            self.grouped = conv_of(spec, op.grouped.weight, None)
-            self.point = _pointwise(op.point, both)
-        else:
-            self.grouped = conv_of(spec, *folded(op.grouped.weight, None, both))
-            if op.point is not None:
-                self.point = _pointwise(op.point, Affine(both.scale, torch.zeros_like(both.shift)), bias=False)
+        self.pool, self.chained = op.pool, op.chained and not merged
+        gated = op.fusion and op.redundant is not None
+        behind = affine or Affine(*_identity(op.norm3))
+        first = Affine.of(op.norm3).then(behind)
+        if gated:
+            first = Affine(-first.scale, -first.shift)
+        self.grouped, self.point = _representative(op, first, merged)
         self.redundant: nn.Conv2d | None = None
-        self.back: Tensor | None = None
+        self.back: nn.Parameter | None = None
         if op.redundant is not None and op.norm1 is not None:
-            behind = affine if op.fusion or affine is None else Affine(affine.scale, torch.zeros_like(affine.shift))
-            norm = Affine.of(op.norm1)
-            self.redundant = _pointwise(op.redundant, norm if behind is None else norm.then(behind))
-            if affine is not None and op.fusion:
-                back = torch.where(affine.scale == 0, 0.0, 1 / affine.scale).view(1, -1, 1, 1)
-                self.back = nn.Parameter(back.detach().clone(), requires_grad=False)
+            if not gated:  # the sum of both branches has the shift once
+                behind = Affine(behind.scale, torch.zeros_like(behind.shift))
+            self.redundant = _pointwise(op.redundant, Affine.of(op.norm1).then(behind))
+        if gated:
+            back = torch.where(behind.scale == 0, 0.0, -1 / behind.scale).view(1, -1, 1, 1)
+            self.back = nn.Parameter(back.detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         used, rest = x.split(self.parts, 1)
@@ -68,12 +62,30 @@ class FoldedSplit(nn.Module):
         if self.redundant is None:
             return a
         b = self.redundant(rest)
-        if not self.fusion:
+        if self.back is None:
             return a + b
-        difference = a - b
-        mean = difference.mean((2, 3), keepdim=True)
-        gate = (mean if self.back is None else mean * self.back).sigmoid()
-        return torch.addcmul(b, difference, gate)
+        difference = a + b  # b - a
+        gate = (difference.mean((2, 3), keepdim=True) * self.back).sigmoid()
+        return torch.addcmul(b, difference, gate, value=-1)
+
+
+def _identity(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    ones = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
+    return ones, torch.zeros_like(ones)
+
+
+def _representative(op: SplitConv2d, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:
+    """The k x k convolution and the 1x1 beside or behind it, with `affine` in their weights."""
+    spec = ConvSpec.of(op.grouped)
+    if merged:
+        return conv_of(spec, *folded(op.merged_weight(), None, affine), groups=1), None
+    if op.chained:
+        assert op.point is not None
+        return conv_of(spec, op.grouped.weight, None), _pointwise(op.point, affine)
+    grouped = conv_of(spec, *folded(op.grouped.weight, None, affine))
+    if op.point is None:
+        return grouped, None
+    return grouped, _pointwise(op.point, Affine(affine.scale, torch.zeros_like(affine.shift)), bias=False)
 
 
 def _pointwise(conv: nn.Conv2d, affine: Affine, bias: bool = True) -> nn.Conv2d:
