@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from leanconv.bench.latency import threads_set
+from leanconv.bench import runtimes
+from leanconv.bench.latency import threads_set, time_interleaved
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
 from leanconv.files.save import OPTIMIZED
-from leanconv.inference.affine import conv_of, folded
-from leanconv.inference.autotune import Choice, FormCache, Progress, default_cache, fastest, times_of
+from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.autotune import (
+    ROUNDS,
+    SECONDS,
+    WARM_UP,
+    Choice,
+    FormCache,
+    Progress,
+    default_cache,
+    fastest,
+    times_of,
+)
 from leanconv.inference.fold import fold_norms
 from leanconv.inference.forms import forms_of
 from leanconv.inference.forms.types import Forms
@@ -42,9 +54,10 @@ def optimize(
 
     Norms are folded into the convolutions before them; convolutions side by side on parts of one map become one grouped
     convolution where that is quicker; each lean layer runs in the form that took the least time on `example`'s device, in
-    its dtype, at the shapes that occur. The result is an ordinary module: it compiles, exports, and saves its state
-    dict. Its weights are expanded where the quicker form needs it, so that it may hold more than the lean network: save
-    or export that one for its size.
+    its dtype, at the shapes that occur, if the network as a whole is quicker for it.
+
+    The result is an ordinary module: it compiles, exports, and saves its state dict. Its weights are expanded where the
+    quicker form needs it, so that it may hold more than the lean network: save or export that one for its size.
 
     Args:
         model: a lean network, or a dense one, whose norms are folded too.
@@ -75,37 +88,88 @@ def optimize(
     record(graph, wide)
     merge_branches(graph, affines)
     inputs = record(graph, wide)
+    layers = _open_layers(graph, inputs, affines, example)
     store = FormCache(default_cache() if cache == "default" else cache)
-    open_choices = [node for node in inputs if isinstance(graph.get_submodule(str(node.target)), ConvOp | Branches)]
-    choices, picked = [], {}
-    with threads_set(threads):
-        for index, node in enumerate(open_choices):
-            if progress is not None:
-                progress(index, len(open_choices))
-            name = str(node.target)
-            if name in picked:  # one layer called twice
-                continue
-            layer = graph.get_submodule(name)
-            affine = affines.get(name)
-            forms = layer.forms() if isinstance(layer, Branches) else forms_of(layer, affine)  # type: ignore[arg-type]
-            given = torch.empty_like(inputs[node], device=example.device, dtype=example.dtype)
-            choice = _choose(name, layer, forms, given, measured, runtime, threads, store)
-            choices.append(choice)
-            picked[name] = forms[choice.form]().eval()
-    store.write()
+    names = {layer.name: next(iter(layer.forms)) for layer in layers}
+    fast = _built(graph, layers, names, affines)
+    _compare(fast(wide), expected)
+    fast = fast.to(dtype=example.dtype).to(memory_format=layout)
+    times: dict[str, dict[str, float]] = {}
+    if measured:
+        with threads_set(threads):
+            for index, layer in enumerate(layers):
+                if progress is not None:
+                    progress(index, len(layers))
+                if len(layer.forms) > 1:
+                    times[layer.name] = times_of(layer.module, layer.forms, layer.given, runtime, threads, store)
+            picked = names | {name: fastest(found) for name, found in times.items()}
+            if picked != names:
+                tuned = _built(graph, layers, picked, affines)
+                _compare(tuned(wide), expected)
+                tuned = tuned.to(dtype=example.dtype).to(memory_format=layout)
+                if _is_faster(tuned, fast, example.contiguous(memory_format=layout), runtime, threads):
+                    fast, names = tuned, picked
+        store.write()
+    setattr(fast, OPTIMIZED, tuple(Choice(name, form, times.get(name, {})) for name, form in names.items()))
+    return fast
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that has forms, and what it is given."""
+
+    name: str
+    module: nn.Module
+    forms: Forms
+    given: Tensor
+
+
+def _open_layers(
+    graph: fx.GraphModule, inputs: dict[fx.Node, Tensor], affines: dict[str, Affine], example: Tensor
+) -> list[_Layer]:
+    found: dict[str, _Layer] = {}
+    for node, meta in inputs.items():
+        name = str(node.target)
+        module = graph.get_submodule(name)
+        if isinstance(module, Branches):
+            forms = module.forms()
+        elif isinstance(module, ConvOp):
+            forms = forms_of(module, affines.get(name))
+        else:
+            continue
+        given = torch.empty_like(meta, device=example.device, dtype=example.dtype)
+        found.setdefault(name, _Layer(name, module, forms, given))  # the first call, of a layer called twice
+    return list(found.values())
+
+
+def _built(
+    graph: fx.GraphModule, layers: list[_Layer], names: dict[str, str], affines: dict[str, Affine]
+) -> fx.GraphModule:
+    """A copy of `graph` with each layer in its form, and plain convolutions with the norms behind them folded in."""
+    new = {layer.name: layer.forms[names[layer.name]]().eval() for layer in layers}
     for name, affine in affines.items():
         layer = graph.get_submodule(name)
         if isinstance(layer, nn.Conv2d):
-            picked[name] = conv_of(ConvSpec.of(layer), *folded(layer.weight, layer.bias, affine))
-    for name, module in picked.items():
-        graph.set_submodule(name, module)
-    graph.recompile()
-    graph.delete_all_unused_submodules()
-    fast = graph.requires_grad_(False).eval()
-    _compare(fast(wide), expected)
-    fast = fast.to(dtype=example.dtype).to(memory_format=layout)
-    setattr(fast, OPTIMIZED, tuple(choices))
-    return fast
+            new[name] = conv_of(ConvSpec.of(layer), *folded(layer.weight, layer.bias, affine))
+    fast = copy.deepcopy(graph)
+    for name, module in new.items():
+        fast.set_submodule(name, copy.deepcopy(module))
+    fast.delete_all_unused_submodules()
+    fast.recompile()
+    return fast.requires_grad_(False).eval()
+
+
+def _is_faster(tuned: nn.Module, plain: nn.Module, x: Tensor, runtime: str, threads: int) -> bool:
+    """Whether the whole network is quicker too: a form can cost its neighbours a change of layout."""
+    networks = {"plain": plain, "tuned": tuned}
+    try:
+        calls = {name: runtimes.prepare(runtime, network, x, threads) for name, network in networks.items()}
+    except SettingError:
+        raise
+    except Exception:  # an exporter that knows each layer and not the whole
+        return False
+    found = time_interleaved(calls, device=x.device, min_rounds=ROUNDS, seconds=2 * SECONDS, warm_up=WARM_UP)
+    return found[1].ratio < 1
 
 
 def forms_chosen(fast: nn.Module) -> tuple[Choice, ...]:
@@ -118,15 +182,6 @@ def forms_chosen(fast: nn.Module) -> tuple[Choice, ...]:
     if found is None:
         raise SettingError(f"this {type(fast).__name__} did not come from optimize")
     return found
-
-
-def _choose(
-    name: str, layer: nn.Module, forms: Forms, x: Tensor, measured: bool, runtime: str, threads: int, store: FormCache
-) -> Choice:
-    if not measured or len(forms) == 1:
-        return Choice(name, next(iter(forms)), {})
-    times = times_of(layer, forms, x, runtime, threads, store)
-    return Choice(name, fastest(times), times)
 
 
 def _compare(found: object, expected: object) -> None:
