@@ -39,8 +39,6 @@ PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
             "TiedResNet50-S": named("tied_resnet50_s"),
             "TiedResNet50-S, base width 16": TIED_16,
             "SPConv-ResNet50": named("spconv_resnet50"),
-            "Ghost-ResNet50": named("ghost_resnet50"),
-            "Oct-ResNet50": named("oct_resnet50"),
         },
     ),
     "resnet34_cifar": (

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Exclude, Init, Json, Method, Pretrained, Seed, Size, Target, Where, input_size
+from leanconv.cli.options import (
+    Exclude,
+    FasterOnly,
+    Init,
+    Json,
+    Method,
+    Pretrained,
+    Seed,
+    Size,
+    Target,
+    Where,
+    input_size,
+)
 from leanconv.cli.output import show, show_json
 
 
@@ -20,6 +32,7 @@ def convert(
     size: Size = None,
     init: Init = "fit",
     pretrained: Pretrained = False,
+    faster_only: FasterOnly = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -41,6 +54,10 @@ def convert(
     model = open_target(target, pretrained=pretrained)
     shape = input_size(size) or input_size_of(model)
     plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
+    if faster_only and plan is not None:
+        from leanconv.cli.layer_latency import without_slower
+
+        plan = without_slower(plan)
     lean = model if plan is None else apply.convert(model, plan, init)
     folder = save(lean, out)
     found = describe(model, lean, plan, shape)

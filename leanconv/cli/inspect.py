@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leanconv.cli import layer_latency
-from leanconv.cli.options import Exclude, Json, Method, Size, Target, Where, input_size
+from leanconv.cli.options import Exclude, FasterOnly, Json, Method, Size, Target, Where, input_size
 from leanconv.cli.output import show, show_json
 from leanconv.core.errors import SettingError
 
@@ -28,9 +28,7 @@ def inspect(
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure each layer here, dense and lean, and predict the network's time.")
     ] = False,
-    faster_only: Annotated[
-        bool, typer.Option("--faster-only", help="Keep groups dense that would take longer lean on this machine.")
-    ] = False,
+    faster_only: FasterOnly = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images a call when measuring.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: torch's.")] = None,
     runtime: Annotated[

@@ -22,6 +22,23 @@ def times_of(plan: Plan, settings: dict[str, Any]) -> list[LayerTime]:
     return times
 
 
+def without_slower(plan: Plan) -> Plan:
+    """`plan` without the groups that would be slower here.
+
+    Raises:
+        SettingError: none is left.
+    """
+    from leanconv.core.errors import SettingError
+    from leanconv.search.faster import faster_only
+
+    left = faster_only(plan, times_of(plan, {}))
+    if not left.groups:
+        raise SettingError(
+            "every group would be slower lean on this machine; `leanconv inspect --latency` shows by how much"
+        )
+    return left
+
+
 def of_network(
     dense: nn.Module, lean: nn.Module, times: list[LayerTime], size: InputSize, settings: dict[str, Any]
 ) -> dict[str, Any]:

@@ -47,6 +47,9 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Where cifar10 and cifar100 lie. Default: data.")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 when they are not there.")]
+FasterOnly = Annotated[
+    bool, typer.Option("--faster-only", help="Keep groups dense that would take longer lean on this machine.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Where randomness starts.")]
 

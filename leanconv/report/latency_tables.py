@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from leanconv.report.tables import Row, macs, markdown_text, quartiles, rich_of, whole
+from leanconv.report.tables import Row, macs, markdown_text, quartiles, ratio, rich_of, whole
 
-HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ms", "Ratio")
+HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4
 NOTE = (
-    "Milliseconds a call: median and quartiles over interleaved rounds. Ratio: to the fastest entry of the first network of "
-    "the same batch. MACs for one image; 1 MAC = one multiply-add."
+    "Milliseconds a call: median and quartiles over interleaved rounds. Ratios are to the first network of the same batch, those "
+    "of time to its fastest entry. MACs for one image; 1 MAC = one multiply-add."
 )
 
 
 def _texts(rows: Sequence[Row]) -> list[list[str]]:
+    first = {row["batch"]: row["macs"] for row in reversed(rows)}
     return [
         [
             str(row["batch"]),
@@ -25,6 +26,7 @@ def _texts(rows: Sequence[Row]) -> list[list[str]]:
             row["form"],
             whole(row["params"]),
             macs(row["macs"]),
+            ratio(row["macs"] / first[row["batch"]] if row["macs"] and first[row["batch"]] else None),
             *(["failed", row["failed"]] if row["failed"] else [quartiles(row, "latency_ms"), quartiles(row, "ratio")]),
         ]
         for row in rows

@@ -79,6 +79,25 @@ def test_other_runtimes_compute_the_same(runtime: str) -> None:
     torch.testing.assert_close(runtimes.prepare(runtime, model, x, 1)(), model(x), rtol=1e-3, atol=1e-4)
 
 
+def test_convert_leaves_out_what_is_slower(call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanconv.files.load import load
+    from leanconv.search import LayerTime, faster
+
+    def times(plan, slow: str, **_) -> list[LayerTime]:
+        sites = [(site.name, number) for number, group in enumerate(plan.groups) for site in group.sites]
+        return [LayerTime(name, number, 1.0, 2.0 if slow in name else 0.5, "branches") for name, number in sites]
+
+    asked = ("convert", "resnet8", "-m", "split", "--exclude", "conv1", "--faster-only", "-o", tmp_path / "out")
+    monkeypatch.setattr(faster, "layer_times", lambda plan, **_: times(plan, "layer1"))
+    assert call(*asked).code == 0
+    reasons = {kept.site.name: kept.reason for kept in load(tmp_path / "out").leanconv_plan.kept}
+    assert "slower lean on this device: 2 ms against 1" in reasons["layer1.0.conv1"]
+    assert "layer2.0.conv1" not in reasons
+    monkeypatch.setattr(faster, "layer_times", lambda plan, **_: times(plan, "layer"))
+    answer = call(*asked)
+    assert answer.code == 2 and "every group would be slower" in answer.err
+
+
 def test_inspect_measures_and_predicts(call: Callable) -> None:
     asked = ("resnet8", "-m", "split", "--exclude", "conv1", "--input-size", "3,16,16", "--threads", "1")
     answer = call("inspect", *asked, "--latency", "--json")
