@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ import leanconv as lc
 from leanconv.bench import runtimes
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
+from leanconv.core.method import Method
 from leanconv.inference.race import race
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
@@ -29,8 +30,18 @@ def named(name: str, **settings: object) -> Callable[[], nn.Module]:
     return lambda: lc.create_model(name, **settings)
 
 
+def converted(name: str, method: Method, exclude: Sequence[str]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        dense = lc.create_model(name)
+        return lc.convert(dense, lc.plan(dense, method, exclude=exclude))
+
+    return build
+
+
+STEM, POINTWISE = "conv1", ("conv1", "*.conv1", "*.conv3", "*downsample*")
 TIED_16 = named("tied_resnet50_s", base_width=16, blocks=(1, 2, 2, 4))
-MACS = {"TiedResNet50-S": "tied_resnet50_s", "SPConv-ResNet50": "spconv_resnet50"}
+# What Torch-Pruning's ResNet-50 is pruned to the MACs of
+PRUNED_TO = ("TiedResNet50-S", "SPConv-ResNet50", "ResNet-50, tied B = 2", "ResNet-50, 3x3 tied B = 4")
 PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
     "resnet50": (
         IMAGENET,
@@ -39,6 +50,8 @@ PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
             "TiedResNet50-S": named("tied_resnet50_s"),
             "TiedResNet50-S, base width 16": TIED_16,
             "SPConv-ResNet50": named("spconv_resnet50"),
+            "ResNet-50, tied B = 2": converted("timm/resnet50", lc.TiedBlock(2), [STEM]),
+            "ResNet-50, 3x3 tied B = 4": converted("timm/resnet50", lc.TiedBlock(4), POINTWISE),
         },
     ),
     "resnet34_cifar": (
@@ -57,9 +70,9 @@ PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
 
 
 def with_pruned(networks: dict[str, nn.Module], size: tuple[int, int, int]) -> None:
-    """Add ResNet-50 pruned to the MACs of each lean network of `MACS`."""
-    for label, name in MACS.items():
-        macs = lc.count(lc.create_model(name), size).macs
+    """Add ResNet-50 pruned to the MACs of each lean network of `PRUNED_TO`."""
+    for label in PRUNED_TO:
+        macs = lc.count(networks[label], size).macs
         assert macs is not None
         networks[f"ResNet-50 pruned to {label}"] = pruned("timm/resnet50", macs, size)
 

@@ -57,11 +57,6 @@ def test_the_fold_form_traces_compiles_and_exports(groups):
     assert op(x[:0]).shape == (0, 16, 6, 6)
 
 
-def test_wide_layers_fold_and_narrow_ones_group():
-    assert lc.TiedBlockConv2d(512, 512, 3, blocks=4).form == "fold"
-    assert lc.TiedBlockConv2d(64, 64, 3, blocks=2).form == "grouped"
-
-
 def test_bad_blocks_name_the_ones_that_would_do():
     with pytest.raises(SettingError, match=r"blocks=4 must divide in_channels=18; 1, 2, 3, 6, 9 or 18 would"):
         lc.TiedBlockConv2d(18, 36, 3, blocks=4)
