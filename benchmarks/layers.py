@@ -1,13 +1,15 @@
 """Each operator against the dense convolution it replaces, on ResNet-50's shapes: ``python benchmarks/layers.py -o FILE``.
 
-Inference: the fastest form, with a norm folded in, in each runtime; the dense layer runs in the same one, so that where a
-runtime packs weights once it does so for both. ``--train``: forward and backward in eager mode, in the operator's own form.
+Inference: the fastest form, with a norm folded in. The dense layer runs in the same runtime; "packed" is eager PyTorch with
+every convolution's weight in oneDNN's own layout beforehand, as torch.compile's freezing has it, without compiling.
+``--train``: forward and backward in eager mode, in the operator's own form.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import copy
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -23,8 +25,8 @@ from leanconv.core.machine import provenance
 from leanconv.core.method import Method
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.affine import Affine, conv_of
-from leanconv.inference.autotune import fastest, measure
 from leanconv.inference.forms import forms_of
+from leanconv.report.layer_tables import summary
 
 SPATIAL = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels of a 3x3, side of its map
 POINTWISE = ((256, 64, 56), (512, 128, 28), (1024, 256, 14), (2048, 512, 7))
@@ -49,18 +51,55 @@ def cases() -> list[tuple[str, Method, ConvSpec, int]]:
     return found
 
 
+class PackedConv2d(nn.Module):
+    """A convolution whose weight oneDNN has laid out for one input shape."""
+
+    def __init__(self, conv: nn.Conv2d, shape: torch.Size) -> None:
+        super().__init__()
+        self.bias = conv.bias
+        self.settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *self.settings, shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.settings, "none", [], "")
+
+
+def packed(module: nn.Module, x: torch.Tensor) -> nn.Module:
+    """A copy of `module` with packed convolutions."""
+    module = nn.Sequential(copy.deepcopy(module))
+    shapes: dict[str, torch.Size] = {}
+    hooks = [
+        conv.register_forward_pre_hook(lambda conv, inputs, name=name: shapes.__setitem__(name, inputs[0].shape))
+        for name, conv in module.named_modules()
+        if isinstance(conv, nn.Conv2d)
+    ]
+    module(x)
+    for hook in hooks:
+        hook.remove()
+    for name, shape in shapes.items():
+        module.set_submodule(name, PackedConv2d(module.get_submodule(name), shape))  # type: ignore[arg-type]
+    return module.eval()
+
+
+@torch.no_grad()
 def inference(
     method: Method, spec: ConvSpec, x: torch.Tensor, runtime: str, threads: int, seconds: float
 ) -> dict[str, object]:
     op = method.build([spec])[0].eval()
     ones = torch.ones(spec.out_channels)
     forms = forms_of(op, Affine(ones, torch.zeros_like(ones)))  # type: ignore[arg-type]
-    form = fastest(measure(forms, x, "eager", threads))
     dense = conv_of(spec, torch.randn(spec.weight_shape), ones)
-    networks = {"dense": dense, "lean": forms[form]().eval()}
-    ready = {name: module.to(x.dtype).to(memory_format=torch.channels_last) for name, module in networks.items()}
-    calls = {name: runtimes.prepare(runtime, module, x, threads) for name, module in ready.items()}
-    return {"form": form} | timed(calls, seconds)
+    ready = {
+        name: build().eval().to(x.dtype).to(memory_format=torch.channels_last)
+        for name, build in {"dense": lambda: dense, **forms}.items()
+    }
+    if runtime == "packed":
+        calls = {name: runtimes.prepare("eager", packed(module, x), x, threads) for name, module in ready.items()}
+    else:
+        calls = {name: runtimes.prepare(runtime, module, x, threads) for name, module in ready.items()}
+    tried = time_interleaved(calls, min_rounds=10, seconds=seconds / 2, warm_up=0.2)
+    form = min((entry for entry in tried if entry.name != "dense"), key=lambda entry: entry.median_ms).name
+    return {"form": form} | timed({"dense": calls["dense"], "lean": calls[form]}, seconds)
 
 
 def training(method: Method, spec: ConvSpec, x: torch.Tensor, seconds: float) -> dict[str, object]:
@@ -93,73 +132,37 @@ def timed(calls, seconds: float) -> dict[str, object]:
     }
 
 
-def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Geometric mean and worst shape of each family, batch and runtime."""
-    found = []
-    for key in dict.fromkeys((row["family"], row["batch"], row["runtime"]) for row in rows):
-        own = [row for row in rows if (row["family"], row["batch"], row["runtime"]) == key]
-        ratios = [float(row["ratio"]) for row in own]  # type: ignore[arg-type]
-        worst = max(own, key=lambda row: float(row["ratio"]))  # type: ignore[arg-type]
-        found.append(
-            {
-                "family": key[0], "batch": key[1], "runtime": key[2],
-                "macs_ratio": math.exp(sum(math.log(float(row["macs_ratio"])) for row in own) / len(own)),  # type: ignore[arg-type]
-                "ratio": math.exp(sum(map(math.log, ratios)) / len(ratios)),
-                "worst": worst["ratio"], "worst_shape": worst["shape"],
-            }
-        )  # fmt: skip
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
-    parser.add_argument("--runtimes", nargs="+", default=["eager", "compile"])
+    parser.add_argument("--runtimes", nargs="+", choices=("packed", *runtimes.RUNTIMES), default=["packed"])
     parser.add_argument("--train", action="store_true")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
-    dtype = getattr(torch, given.precision)
     rows: list[dict[str, object]] = []
     with threads_set(given.threads):
-        for batch in given.batch:
-            for family, method, spec, side in cases():
-                x = (
-                    torch.randn(batch, spec.in_channels, side, side)
-                    .to(dtype)
-                    .contiguous(memory_format=torch.channels_last)
-                )
-                macs = method.macs([spec], 0, (side, side)) / spec.macs((side, side))
-                for runtime in ["eager"] if given.train else given.runtimes:
-                    if given.train:
-                        found = training(method, spec, x, given.seconds)
-                    else:
-                        found = inference(method, spec, x, runtime, given.threads, given.seconds)
-                    row = {
-                        "family": family,
-                        "shape": f"{spec} @{side}",
-                        "batch": batch,
-                        "runtime": runtime,
-                        "macs_ratio": macs,
-                    }
-                    rows.append(row | found)
-                    print(
-                        f"{batch:3} {family:20} {row['shape']:24} {runtime:8} {found['form']:14} {found['ratio']:.2f}",
-                        flush=True,
-                    )
-    totals = summary(rows)
-    for total in totals:
-        print(f"{total['batch']:3} {total['family']:20} {total['runtime']:8} {total['ratio']:.2f} of {total['macs_ratio']:.2f} "
-              f"(worst {total['worst']:.2f}: {total['worst_shape']})")  # fmt: skip
+        for precision, batch, (family, method, spec, side) in itertools.product(given.precisions, given.batch, cases()):
+            x = torch.randn(batch, spec.in_channels, side, side).to(getattr(torch, precision))
+            x = x.contiguous(memory_format=torch.channels_last)
+            macs = method.macs([spec], 0, (side, side)) / spec.macs((side, side))
+            for runtime in ["eager"] if given.train else given.runtimes:
+                if given.train:
+                    found = training(method, spec, x, given.seconds)
+                else:
+                    found = inference(method, spec, x, runtime, given.threads, given.seconds)
+                row = {"family": family, "shape": f"{spec} @{side}", "batch": batch, "runtime": runtime}
+                rows.append({**row, "precision": precision, "macs_ratio": macs, **found})
+                print(*row.values(), precision, found["form"], f"{found['ratio']:.2f}", flush=True)
+    for total in summary(rows):
+        print(total["family"], total["batch"], total["runtime"], total["precision"], f"{total['ratio']:.2f} of "
+              f"{total['macs_ratio']:.2f} (worst {total['worst']:.2f}: {total['worst_shape']})")  # fmt: skip
     head = provenance(shlex.join(["python", "benchmarks/layers.py", *sys.argv[1:]]))
-    settings = {"threads": given.threads, "precision": given.precision, "train": given.train, "layout": "channels_last"}
+    settings = {"threads": given.threads, "train": given.train, "layout": "channels_last"}
     n = max(int(row["rounds"]) for row in rows)  # type: ignore[call-overload]
-    write_json(
-        given.out,
-        {**head, "kind": "layers", "settings": settings, "n": n, "seeds": [0], "rows": rows, "summary": totals},
-    )
+    write_json(given.out, {**head, "kind": "layers", "settings": settings, "n": n, "seeds": [0], "rows": rows})
 
 
 if __name__ == "__main__":

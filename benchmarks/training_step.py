@@ -81,8 +81,9 @@ def main() -> None:
         counted = lc.count(networks[entry.name], size)
         rate = 1000 * given.batch / entry.median_ms
         rows.append({
-            "method": entry.name, "params": counted.params, "macs": counted.macs, "step_ms": entry.median_ms,
-            "step_ms_q25": entry.q25_ms, "step_ms_q75": entry.q75_ms, "step_ratio": entry.ratio, "images_per_s": rate,
+            "method": entry.name, "threads": given.threads, "params": counted.params, "macs": counted.macs,
+            "step_ms": entry.median_ms, "step_ms_q25": entry.q25_ms, "step_ms_q75": entry.q75_ms,
+            "step_ratio": entry.ratio, "images_per_s": rate,
         })  # fmt: skip
         print(
             f"{entry.name:26} {entry.median_ms:8.1f} ms  {entry.ratio:.2f} of dense  {rate:7.0f} images/s", flush=True
@@ -90,7 +91,7 @@ def main() -> None:
     head = provenance(shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]))
     settings = {name: getattr(given, name) for name in ("network", "batch", "precision", "threads", "compile")}
     n = found[0].rounds
-    write_json(given.out, {**head, "kind": "training", "settings": settings, "n": n, "seeds": [0], "rows": rows})
+    write_json(given.out, {**head, "kind": "steps", "settings": settings, "n": n, "seeds": [0], "rows": rows})
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ def measure(forms: Forms, example: Tensor, runtime: str, threads: int) -> dict[s
             module = module.to(memory_format=torch.channels_last)
         try:
             calls[name] = runtimes.prepare(runtime, module, x, threads)
-        except Exception:  # an exporter that does not know an operation; the others are left to choose from
+            calls[name]()
+        except Exception:  # an exporter that does not know an operation, a kernel too large for this GPU
+            calls.pop(name, None)  # the others are left to choose from
             if name == next(iter(forms)):
                 raise
     timed = time_interleaved(calls, device=x.device, min_rounds=ROUNDS, seconds=SECONDS, warm_up=WARM_UP)

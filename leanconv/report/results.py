@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leanconv.core.errors import FileError, SettingError
-from leanconv.report import latency_tables, tables
+from leanconv.report import latency_tables, layer_tables, tables
 from leanconv.report.tables import Row
 
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "compare": {"main": tables.markdown},
     "latency": {"main": latency_tables.markdown, "best": latency_tables.markdown_of_best},
+    "layers": {"main": layer_tables.markdown, "shapes": layer_tables.markdown_of_shapes},
+    "steps": {"main": layer_tables.markdown_of_steps},
 }
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
 from leanconv.inference.forms.types import Forms
 from leanconv.ops.shared_basis import SharedBasisConv2d
 
@@ -14,7 +15,7 @@ LANES = 16  # float32 elements in the widest vector
 
 
 def forms(op: SharedBasisConv2d, affine: Affine | None) -> Forms:
-    """Two convolutions; the same with empty components up to whole vectors. `forms_of` adds the dense one.
+    """Two convolutions; the same with empty components up to whole vectors; on GPUs one kernel. `forms_of` adds the dense one.
 
     The dense one wins where the rank is above about 0.85 of the output's channels.
     """
@@ -22,6 +23,8 @@ def forms(op: SharedBasisConv2d, affine: Affine | None) -> Forms:
     found: Forms = {"factors": lambda: _factors(op, affine, 0)}
     if rank % LANES:
         found["factors, padded"] = lambda: _factors(op, affine, -rank % LANES)
+    if rank <= MOST_COMPONENTS and takes(op.spec, op.coefficients):
+        found["kernel"] = lambda: BasisKernel(op, affine)
     return found
 
 

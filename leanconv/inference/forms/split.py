@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.forms.kernels import usable
 from leanconv.inference.forms.types import Forms
+from leanconv.inference.kernels import available
 from leanconv.ops.split import SplitConv2d
 
 
@@ -16,6 +18,13 @@ def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
     found: Forms = {"branches": lambda: FoldedSplit(op, affine, merged=False)}
     if op.mergeable:
         found["merged"] = lambda: FoldedSplit(op, affine, merged=True)
+    if op.fusion and op.redundant is not None and available(op.grouped.weight):
+        found |= {
+            "branches, kernel": lambda: FoldedSplit(op, affine, merged=False, kernel=True),
+            "merged, kernel": lambda: FoldedSplit(op, affine, merged=True, kernel=True),
+        }
+        if not op.mergeable:
+            del found["merged, kernel"]
     return found
 
 
@@ -30,10 +39,12 @@ class FoldedSplit(nn.Module):
 
     Args:
         merged: one k x k convolution in place of the grouped one and the 1x1.
+        kernel: the difference, gate and sum as one Triton kernel.
     """
 
-    def __init__(self, op: SplitConv2d, affine: Affine | None, *, merged: bool) -> None:
+    def __init__(self, op: SplitConv2d, affine: Affine | None, *, merged: bool, kernel: bool = False) -> None:
         super().__init__()
+        self.kernel = kernel
         self.parts = (op.used, op.in_channels - op.used)
         self.pool, self.chained = op.pool, op.chained and not merged
         gated = op.fusion and op.redundant is not None
@@ -64,6 +75,11 @@ class FoldedSplit(nn.Module):
         b = self.redundant(rest)
         if self.back is None:
             return a + b
+        if self.kernel and usable(x):
+            from leanconv.inference.kernels.gated_sum import gated_difference
+
+            y: Tensor = gated_difference(a, b, self.back)
+            return y
         difference = a + b  # b - a
         gate = (difference.mean((2, 3), keepdim=True) * self.back).sigmoid()
         return torch.addcmul(b, difference, gate, value=-1)

@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.affine import Affine, ChannelAffine, conv_of, with_affine
 from leanconv.inference.forms.grouped import block_diagonal
+from leanconv.inference.forms.kernels import TiedKernel, takes
 from leanconv.inference.forms.types import Forms
 from leanconv.ops.tied_block import TiedBlockConv2d
 
 
 def forms(op: TiedBlockConv2d, affine: Affine | None) -> Forms:
-    """Grouped with an expanded weight (and wider groups), "batch", and for 1x1 kernels "rows" and "product"."""
+    """Grouped with an expanded weight (and wider groups), "batch", on GPUs "kernel", and for 1x1 kernels "rows" and "product"."""
     found = block_diagonal(op.spec, op.blocks, op.weight_dense(), op.bias_dense(), affine)
     if op.groups > 1:
         return found
+    if takes(op.spec, op.weight):
+        found["kernel"] = lambda: TiedKernel(op, affine)
     found["batch"] = lambda: with_affine(BlocksInBatch(op), affine)
     if op.spec.pointwise and not any(op.spec.pads):
         found["rows"] = lambda: BlockRows(op, affine)

@@ -1,0 +1,64 @@
+"""What the kernels share: how a map lies in memory, and which positions a program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl  # noqa: F401 -- Triton's interpreter looks for it where a kernel was written
+from torch import Tensor
+
+LEAST = 16  # tl.dot takes no side shorter than this
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether `x` is to be read as channels_last; a map that is neither that nor contiguous is copied to contiguous."""
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def laid_out(x: Tensor, last: bool) -> Tensor:
+    """`x` in that layout: itself where it is already."""
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def empty(x: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
+    """A new map of the dtype and device of `x`."""
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def strides(shape: tuple[int, ...], last: bool) -> tuple[int, int, int]:
+    """Elements from one image, pixel and channel to the next."""
+    _, c, h, w = shape
+    return (c * h * w, c, 1) if last else (c * h * w, 1, h * w)
+
+
+def output_sides(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, int]:
+    """Height and width of a convolution's output; padding is (top, left), the same at the other side."""
+    h, w = (
+        (side + 2 * padding[at] - dilation[at] * (kernel[at] - 1) - 1) // stride[at] + 1
+        for at, side in enumerate(x.shape[2:])
+    )
+    return h, w
+
+
+def block(size: int, most: int) -> int:
+    """A power of two for `size` values, between `LEAST` and `most`."""
+    return max(LEAST, min(triton.next_power_of_2(size), most))
+
+
+def precision(x: Tensor) -> str:
+    """How tl.dot multiplies float32: in tf32 only where torch's own convolutions do."""
+    return "tf32" if x.is_cuda and torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+@triton.jit
+def window(pixels, out_h, out_w, row, column, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, h, w):
+    """Image and input pixel that output pixels see at one tap of the kernel, and whether that lies inside the image."""
+    rest = pixels % (out_h * out_w)
+    y = rest // out_w * stride_h - pad_h + row * dilation_h
+    x = rest % out_w * stride_w - pad_w + column * dilation_w
+    return pixels // (out_h * out_w), y * w + x, (y >= 0) & (y < h) & (x >= 0) & (x < w)

@@ -1,0 +1,76 @@
+"""Measured times of single layers, and of training steps, as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from leanconv.report.tables import Row, macs, markdown_text, quartiles, ratio, whole
+
+NOTE = (
+    "Time of the lean layer as a share of the dense convolution's, in the same runtime: geometric mean over the shapes, and the "
+    "worst shape."
+)
+STEP_NOTE = "Milliseconds a step: median and quartiles over interleaved rounds. Ratios are to the first row."
+
+
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """Geometric means of the ratios, and the worst shape, of each family, batch, runtime and precision."""
+    found = []
+    for key in dict.fromkeys(_key(row) for row in rows):
+        own = [row for row in rows if _key(row) == key]
+        worst = max(own, key=lambda row: float(row["ratio"]))
+        found.append({
+            "family": key[0], "batch": key[1], "runtime": key[2], "precision": key[3], "shapes": len(own),
+            "macs_ratio": _mean([row["macs_ratio"] for row in own]), "ratio": _mean([row["ratio"] for row in own]),
+            "worst": worst["ratio"], "worst_shape": worst["shape"],
+        })  # fmt: skip
+    return found
+
+
+def _key(row: Row) -> tuple[str, int, str, str]:
+    return row["family"], row["batch"], row["runtime"], row["precision"]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A line for each family, a column for each batch, runtime and precision."""
+    totals = summary(rows)
+    settings = list(dict.fromkeys((row["batch"], row["runtime"], row["precision"]) for row in totals))
+    heads = ["Layers", "MACs", *(f"{runtime}, {precision}, batch {batch}" for batch, runtime, precision in settings)]
+    body = []
+    for family in dict.fromkeys(row["family"] for row in totals):
+        own = {(row["batch"], row["runtime"], row["precision"]): row for row in totals if row["family"] == family}
+        cells = [f"{own[key]['ratio']:.2f} (worst {own[key]['worst']:.2f})" if key in own else "–" for key in settings]
+        body.append([family, ratio(next(iter(own.values()))["macs_ratio"]), *cells])
+    return markdown_text(heads, body, NOTE)
+
+
+def markdown_of_shapes(rows: Sequence[Row]) -> str:
+    """Every row."""
+    heads = ("Layers", "Shape", "Runtime", "Batch", "Form", "MACs", "Dense ms", "Lean ms", "ratio")
+    body = [
+        [
+            row["family"], row["shape"], f"{row['runtime']}, {row['precision']}", str(row["batch"]), row["form"],
+            ratio(row["macs_ratio"]), f"{row['dense_ms']:.3f}", f"{row['lean_ms']:.3f}", quartiles(row, "ratio"),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown_text(heads, body, "Medians over interleaved rounds, with quartiles of the ratio.", left=5)
+
+
+def markdown_of_steps(rows: Sequence[Row]) -> str:
+    """Training steps: a line for each method."""
+    heads = ("Method", "Threads", "Parameters", "MACs", "ratio", "ms a step", "ratio", "Images/s")
+    body = [
+        [
+            row["method"], str(row["threads"]), whole(row["params"]), macs(row["macs"]),
+            ratio(row["macs"] / rows[0]["macs"]), quartiles(row, "step_ms"), ratio(row["step_ratio"]),
+            f"{row['images_per_s']:,.0f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown_text(heads, body, STEP_NOTE)
