@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import importlib.util
 import logging
@@ -24,7 +25,8 @@ def prepare(runtime: str, model: nn.Module, example: Tensor, threads: int | None
     """A call that runs `model` on `example` and returns its output, with everything that is done once done.
 
     Args:
-        runtime: one of `RUNTIMES`. "eager" and "compile" run where `example` lies; the others on the CPU, in float32.
+        runtime: one of `RUNTIMES`. "eager" and "compile" run where `example` lies; the others on the CPU, in
+            float32, OpenVINO in bfloat16 too.
         model: in eval mode, with one tensor in and one out.
         threads: CPU threads; None leaves torch's setting, and gives the others as many. PyTorch's count is the process's:
             set it around the calls.
@@ -37,8 +39,10 @@ def prepare(runtime: str, model: nn.Module, example: Tensor, threads: int | None
     if not available(runtime):
         package, extra = PACKAGES[runtime]
         raise SettingError(f"runtime={runtime!r} needs {package}: pip install 'leanconv[{extra}]'")
-    if runtime in PACKAGES and (example.device.type != "cpu" or example.dtype != torch.float32):
-        raise SettingError(f"runtime={runtime!r} runs here on the CPU in float32 only; use eager or compile")
+    known = PRECISIONS.get(runtime, {})
+    if runtime in PACKAGES and (example.device.type != "cpu" or example.dtype not in known):
+        said = " or ".join(str(dtype).removeprefix("torch.") for dtype in known)
+        raise SettingError(f"runtime={runtime!r} runs here on the CPU in {said} only; use eager or compile")
     return RUNTIMES[runtime](model, example, threads or torch.get_num_threads())
 
 
@@ -91,13 +95,17 @@ def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it reports every conversion home, and waits
     import openvino
 
+    hint = PRECISIONS["openvino"][example.dtype]
+    if example.dtype != torch.float32:  # its networks are float32; the hint says what they compute in
+        model = copy.deepcopy(model).float()
+    example = example.float().contiguous()
     with _quiet(), torch.no_grad():
-        exported = torch.export.export(model, (example.contiguous(),))
+        exported = torch.export.export(model, (example,))
         converted = openvino.convert_model(exported)
     converted.reshape(list(example.shape))
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
-    feed = {0: example.contiguous().numpy()}
+    feed = {0: example.numpy()}
     return lambda: torch.from_numpy(request.infer(feed, share_inputs=True, share_outputs=True)[0])
 
 
@@ -127,6 +135,7 @@ PACKAGES = {
     "onnxruntime": ("onnx and onnxscript and onnxruntime", "onnx"),
     "openvino": ("openvino", "openvino"),
 }
+PRECISIONS = {"onnxruntime": {torch.float32: "f32"}, "openvino": {torch.float32: "f32", torch.bfloat16: "bf16"}}
 
 
 def versions() -> dict[str, str | None]:
