@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from leanconv.models.create import create_model
 
 # Keywords that would make a builder read or fetch files; a file must not be able to ask for that.
 FORBIDDEN = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+LARGEST = 100_000  # of any setting that is a whole number; ImageNet-21k has 21,843 classes
 
 
 def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -35,24 +38,38 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     if path.is_dir() or not path.suffix:
         path = path / MODEL_FILE
     info, tensors = read(path)
-    try:
-        plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
-        base = model if model is not None else _build(info.get("base"), path)
-        # A paper's network is built lean and carries the plan already
-        lean = base if plan is None or plan_of(base) == plan else convert(base, plan)
-    except FileError:
-        raise
-    except LeanconvError as error:
-        raise FileError(f"{path.name}: {error}") from error
     ties = info.get("ties") or {}
-    if not isinstance(ties, dict):
+    if not isinstance(ties, dict) or not all(isinstance(source, str) for source in ties.values()):
         raise FileError(f"{path.name}: its ties are {ties!r} and not names to names; save it again")
     for name, source in ties.items():
         if source in tensors:
             tensors[name] = tensors[source]
-    _fill(lean, tensors, path)
-    check(lean)
+    if model is None:  # shapes first, without memory: a file must not be able to ask for a network it does not hold
+        with torch.device("meta"):
+            _compare(_network(info, None, path), tensors, path)
+    lean = _network(info, model, path)
+    _compare(lean, tensors, path)
+    for name, tensor in lean.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
+    lean.load_state_dict(tensors, strict=True)
+    try:
+        check(lean)
+    except LeanconvError as error:
+        raise FileError(f"{path.name}: {error}") from error
     return lean.eval()
+
+
+def _network(info: dict[str, Any], model: nn.Module | None, path: Path) -> nn.Module:
+    """The network of the description, with the weights it starts with."""
+    try:
+        plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
+        base = model if model is not None else _build(info.get("base"), path)
+        # A paper's network is built lean and carries the plan already
+        return base if plan is None or plan_of(base) == plan else convert(base, plan)
+    except FileError:
+        raise
+    except LeanconvError as error:
+        raise FileError(f"{path.name}: {error}") from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -82,6 +99,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _build(base: Any, path: Path) -> nn.Module:
     if not isinstance(base, dict) or not isinstance(base.get("name"), str) or not isinstance(base.get("kwargs"), dict):
         raise FileError(f"{path.name} does not say how to build its network; hand it in: load(dir, model=MyNet())")
+    large = [value for value in _whole_numbers(base["kwargs"]) if abs(value) > LARGEST]
+    if large:
+        raise FileError(f"{path.name} asks for a network with {large[0]} of something; no network has over {LARGEST:,}")
     refused = FORBIDDEN & set(base["kwargs"])
     if refused:
         raise FileError(
@@ -95,7 +115,18 @@ def _build(base: Any, path: Path) -> nn.Module:
         raise FileError(f"{path.name}: {base['name']!r} cannot be built with {base['kwargs']} ({error})") from error
 
 
-def _fill(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _whole_numbers(item)
+    elif isinstance(value, int):
+        yield value
+
+
+def _compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise where the file's tensors are not those of the network."""
     wanted = lean.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
@@ -108,9 +139,6 @@ def _fill(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             f"{path.name}: {name!r} has shape {tuple(tensors[name].shape)} where the network has "
             f"{tuple(wanted[name].shape)}; it belongs to another network"
         )
-    for name, tensor in lean.state_dict(keep_vars=True).items():
-        tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
-    lean.load_state_dict(tensors, strict=True)
 
 
 def _some(names: list[str]) -> str:

@@ -44,7 +44,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
     """
     if x not in AXES:
         raise SettingError(f"x={x!r} must be one of {', '.join(AXES)}")
-    colours = _colours([row["method"] for row in rows])
+    colours = colours_of([row["method"] for row in rows])
     points = [row for row in rows if row.get(x) is not None and row.get("test_top1_pct") is not None]
     if not points:
         return None
@@ -71,7 +71,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
         # beside the points: methods lie so close together that labels on them would collide
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
 
-    return _svg(draw, f"Test accuracy against {label.lower()}")
+    return svg(draw, f"Test accuracy against {label.lower()}")
 
 
 def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str | None:
@@ -87,7 +87,7 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
     if all(epoch.get(key) is None for epoch in epochs):
         key, name = "train_top1_pct", "Train"
 
-    colours = _colours(list(runs))
+    colours = colours_of(list(runs))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -103,22 +103,22 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
 
-    return _svg(draw, f"{name} accuracy by epoch")
+    return svg(draw, f"{name} accuracy by epoch")
 
 
-def _colours(methods: Sequence[str]) -> dict[str, str]:
+def colours_of(methods: Sequence[str]) -> dict[str, str]:
     """The colour of each method, the same in every figure of a page."""
     return {method: "gray" if method == "dense" else f"C{index % 10}" for index, method in enumerate(methods)}
 
 
-def _svg(draw: Any, title: str) -> str:
+def svg(draw: Any, title: str, inches: tuple[float, float] = (5.2, 4.0)) -> str:
     """What `draw` paints on a figure, as one SVG element; the same figure gives the same text."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+        figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
         out = io.StringIO()

@@ -1,4 +1,4 @@
-"""Measured times of single layers, and of training steps, as tables."""
+"""Measured times of single layers, what they predict of networks, and training steps, as tables."""
 
 from __future__ import annotations
 
@@ -74,3 +74,18 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
         for row in rows
     ]  # fmt: skip
     return markdown_text(heads, body, STEP_NOTE)
+
+
+def markdown_of_predictions(rows: Sequence[Row]) -> str:
+    """Networks: predicted from their layers, and measured."""
+    heads = ("Network", "Method", "Batch", "Dense ms", "Predicted ms", "Measured ms", "off by")
+    body = [
+        [
+            row["network"], row["method"], str(row["batch"]), f"{row['dense_ms']:.2f}", f"{row['predicted_ms']:.2f}",
+            f"{row['lean_ms']:.2f}", f"{100 * row['predicted_off']:+.0f} %",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown_text(
+        heads, body, "Predicted: the dense network's time, and each layer's lean time less its dense one.", left=2
+    )

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leanconv.core.errors import FileError, SettingError
-from leanconv.report import latency_tables, layer_tables, tables
+from leanconv.report import growth, latency_tables, layer_tables, tables
 from leanconv.report.tables import Row
 
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "compare": {"main": tables.markdown},
     "latency": {"main": latency_tables.markdown, "best": latency_tables.markdown_of_best},
     "layers": {"main": layer_tables.markdown, "shapes": layer_tables.markdown_of_shapes},
+    "growth": {"main": growth.markdown},
+    "prediction": {"main": layer_tables.markdown_of_predictions},
     "steps": {"main": layer_tables.markdown_of_steps},
 }
+
+
+FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
+    "growth": {
+        "time": lambda rows: growth.figure(rows, "latency_ms"),
+        "memory": lambda rows: growth.figure(rows, "peak_bytes"),
+    },
+}
+INK = "#777777"  # of a figure in a document, which does not know whether its page is light or dark
 
 
 def markdown_of(path: str | Path, table: str = "main") -> str:
@@ -26,11 +38,7 @@ def markdown_of(path: str | Path, table: str = "main") -> str:
         SettingError: it has no such table.
     """
     path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows, kind = found["rows"], found.get("kind", "compare")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path.name} is not a results file ({error}); `leanconv compare` writes one") from error
+    rows, kind = _rows(path)
     known = TABLES.get(kind, {})
     if table not in known:
         raise SettingError(f"{path.name} has no table {table!r}; it has {', '.join(known) or 'none'}")
@@ -38,3 +46,30 @@ def markdown_of(path: str | Path, table: str = "main") -> str:
         return known[table](rows)
     except (KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{path.name}: its rows lack {error}; `leanconv {kind}` writes them whole") from error
+
+
+def figures_of(path: str | Path) -> dict[str, str]:
+    """The figures of a results file for a document: name -> SVG, which ends in a line that says of which rows it is.
+
+    Raises:
+        FileError: not a results file.
+    """
+    path = Path(path)
+    rows, kind = _rows(path)
+    mark = f"<!-- {source_mark(path)} -->"
+    return {
+        name: f"{draw(rows).replace('currentColor', INK)}\n{mark}\n" for name, draw in FIGURES.get(kind, {}).items()
+    }
+
+
+def source_mark(path: Path) -> str:
+    """What tells whether a figure was drawn from this file as it is."""
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def _rows(path: Path) -> tuple[Sequence[Row], str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["rows"], found.get("kind", "compare")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"{path.name} is not a results file ({error}); `leanconv compare` writes one") from error

@@ -114,3 +114,19 @@ def test_inspect_measures_and_predicts(call: Callable) -> None:
     dense = {layer["name"] for layer in without["layers"] if "slower lean" in (layer["kept_because"] or "")}
     assert dense == slower
     assert call("inspect", "resnet8", "--latency").code == 2
+
+
+@pytest.mark.skipif(not runtimes.available("openvino"), reason="openvino is not installed")
+def test_openvino_in_bfloat16() -> None:
+    import torch
+
+    import leanconv as lc
+    from leanconv.core.errors import SettingError
+
+    model = lc.create_model("resnet8").eval()
+    x = torch.randn(2, 3, 16, 16)
+    expected = model(x)
+    found = runtimes.prepare("openvino", model.bfloat16(), x.bfloat16(), 1)()
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05 * float(expected.abs().max()))
+    with pytest.raises(SettingError, match="on the CPU in float32 or bfloat16 only"):
+        runtimes.prepare("openvino", model.half(), x.half(), 1)

@@ -10,12 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from leanconv.report import markdown_of
+from leanconv.report import markdown_of, results
 from tests.gates import blocks, tree
 
 SCHEMA = json.loads((tree.RESULTS / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-COMMITTED = [path for path in tree.files("*.json") if path.parent == tree.RESULTS and path.name != "schema.json"]
+COMMITTED = tree.results()
 DOCUMENTS = tree.files("*.md")
 ROW = {
     "method": "dense",
@@ -128,6 +128,14 @@ def test_a_method_that_failed_is_a_row_too():
 def test_documents_print_what_results_hold(path: Path):
     text = path.read_text(encoding="utf-8")
     assert blocks.rendered(text, tree.RESULTS, markdown_of) == text, "run `python -m tests.gates.update`"
+
+
+@pytest.mark.parametrize("path", [path for path in COMMITTED if results.figures_of(path)], ids=tree.name)
+def test_figures_are_drawn_from_what_results_hold(path: Path):
+    for name in results.figures_of(path):
+        drawn = tree.figure(path, name)
+        assert drawn.is_file(), "run `python -m tests.gates.update`"
+        assert results.source_mark(path) in drawn.read_text(encoding="utf-8"), "run `python -m tests.gates.update`"
 
 
 def document(inner: str, file: str = "a.json#main") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def files(pattern: str = "*") -> list[Path]:
 def sources(pattern: str = "*.py") -> list[Path]:
     """The files of the package."""
     return [path for path in files(pattern) if path.is_relative_to(PACKAGE)]
+
+
+def results() -> list[Path]:
+    """The committed measurements."""
+    return [path for path in files("*.json") if path.parent == RESULTS and path.name != "schema.json"]
+
+
+def figure(path: Path, name: str) -> Path:
+    """Where a figure of a results file stands: without the date, so that a document need not follow."""
+    return ROOT / "docs" / "figures" / f"{re.sub(r'-20[0-9-]+$', '', path.stem)}-{name}.svg"
 
 
 def name(path: Path) -> str:

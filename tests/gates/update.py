@@ -1,12 +1,12 @@
 """``python -m tests.gates.update``: write anew what the gates compare with: names, flags, counts of networks,
-and tables in documents."""
+and tables and figures in documents."""
 
 from __future__ import annotations
 
 from leanconv.core.atomic import write_text
 from leanconv.models import known
 from leanconv.papers import catalogue
-from leanconv.report import markdown_of, paper_tables
+from leanconv.report import markdown_of, paper_tables, results
 from tests.gates import blocks, surface, tree
 
 
@@ -15,6 +15,9 @@ def main() -> None:
     texts[tree.PACKAGE / "models" / known.FILE] = known.all_counts()
     for path in tree.files("*.md"):
         texts[path] = blocks.rendered(path.read_text(encoding="utf-8"), tree.RESULTS, markdown_of)
+    for path in tree.results():
+        for name, svg in results.figures_of(path).items():
+            texts[tree.figure(path, name)] = svg
     for paper in catalogue.PAPERS:
         texts[tree.ROOT / "docs" / "papers" / f"{paper}.md"] = paper_tables.page(paper)
     for path, text in texts.items():
