@@ -95,6 +95,7 @@ _HOME = {
     "convert": "conversion.apply",
     "count": "core.count",
     "create_model": "models.create",
+    "export": "deploy.export",
     "forms_chosen": "inference.optimize",
     "list_models": "models.create",
     "load": "files.load",

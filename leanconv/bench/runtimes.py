@@ -79,7 +79,7 @@ def _compiled(model: nn.Module, example: Tensor, threads: int) -> Call:
 def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Call:
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(model, (example.contiguous(),), path, dynamo=True, verbose=False)
         options = onnxruntime.SessionOptions()
@@ -91,15 +91,14 @@ def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Call:
 
 
 def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
-    if "openvino_telemetry" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it reports every conversion home, and waits
+    without_telemetry()
     import openvino
 
     hint = PRECISIONS["openvino"][example.dtype]
     if example.dtype != torch.float32:  # its networks are float32; the hint says what they compute in
         model = copy.deepcopy(model).float()
     example = example.float().contiguous()
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         exported = torch.export.export(model, (example,))
         converted = openvino.convert_model(exported)
     converted.reshape(list(example.shape))
@@ -109,8 +108,14 @@ def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
     return lambda: torch.from_numpy(request.infer(feed, share_inputs=True, share_outputs=True)[0])
 
 
+def without_telemetry() -> None:
+    """OpenVINO's converter reports every conversion home, and waits for it, unless its reporter is not there."""
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters warn about things that no reader of a benchmark can change."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "openvino")]
     levels = [logger.level for logger in loggers]

@@ -18,6 +18,7 @@ from leanconv.cli.convert import convert
 from leanconv.cli.demo import demo
 from leanconv.cli.doctor import doctor
 from leanconv.cli.evaluate import evaluate
+from leanconv.cli.export import export
 from leanconv.cli.inspect import inspect
 from leanconv.cli.models import models
 from leanconv.cli.reproduce import reproduce
@@ -33,6 +34,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "eval": (evaluate, "eval runs/split --data digits"),
     "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
     "bench": (bench, "bench timm/resnet50 tied_resnet50_s --runtimes eager,openvino --batch 1,16"),
+    "export": (export, "export lean/ --to onnx,openvino -o files/"),
     "reproduce": (reproduce, "reproduce spconv --table 1"),
     "doctor": (doctor, "doctor"),
 }

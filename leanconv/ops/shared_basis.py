@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,8 @@ class SharedBasisConv2d(LinearOp):
         SettingError: no component at all, grouped convolutions, or a basis of another shape.
 
     Source: "Learning deeply shared filter bases", eqs. 1-3 and section 3.3. Order and norm are those of the release,
-    which runs shared and unique components as two convolutions and a concatenation; this runs one.
+    which runs shared and unique components as two convolutions and a concatenation; this runs one (``form``
+    "stacked"; "apart" is the release's, for files that are to hold the shared ones once).
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class SharedBasisConv2d(LinearOp):
                 raise SettingError(f"a basis of shape {found} has not the {(shared, *filter_shape)} of this layer")
             self.__dict__["basis"] = basis  # a reference: the owner registers it
         self.shared, self.index = shared, index
+        self.form: Literal["stacked", "apart"] = "stacked"
         rank = shared + unique
         self.unique = nn.Parameter(torch.empty(unique, *filter_shape)) if unique else None
         self.norm = nn.BatchNorm2d(rank) if norm else None
@@ -142,7 +145,11 @@ class SharedBasisConv2d(LinearOp):
         return shared if self.unique is None else torch.cat([self.unique, shared])
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2d(x, self.components(), None)
+        if self.form == "apart" and self.shared and self.unique is not None:
+            both = (self.conv2d(x, self.unique, None), self.conv2d(x, self.basis.components(self.index), None))
+            y = torch.cat(both, 1)
+        else:
+            y = self.conv2d(x, self.components(), None)
         if self.norm is not None:
             y = self.norm(y)
         return nn.functional.conv2d(y, self.coefficients, self.bias)

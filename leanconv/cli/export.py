@@ -1,0 +1,70 @@
+"""``leanconv export``: files for other runtimes, checked, with their sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from leanconv.cli.options import Json, Seed, Size, Target, input_size
+from leanconv.cli.output import show, show_json
+
+
+def export(
+    target: Target,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the files.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="LIST", help="Formats, by comma: onnx, pt2, openvino, state-dict.")
+    ] = "onnx",
+    form: Annotated[
+        Literal["compact", "fast"],
+        typer.Option("--form", help="compact: shared weights once; fast: expanded and folded for speed."),
+    ] = "compact",
+    size: Size = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR", help="Compare on the images of this folder too.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Export TARGET; each file is run on random inputs, and on your images, and compared with PyTorch.
+
+    A file that computes something else is not written, and the exit code is 3.
+    """
+    import torch
+    from rich.table import Table
+
+    from leanconv.cli.target import open_target
+    from leanconv.core.base import input_size_of
+    from leanconv.core.errors import SettingError
+    from leanconv.deploy.export import export as write
+    from leanconv.deploy.images import tensors_of
+    from leanconv.report.tables import NONE
+    from leanconv.report.tables import size as size_text
+
+    torch.manual_seed(seed)
+    model = open_target(target).eval()
+    shape = input_size(size) or input_size_of(model)
+    if shape is None:
+        raise SettingError(f"{target} does not say its input size; give it with --input-size 3,224,224")
+    seen = [] if images is None else tensors_of(images, shape)
+    name = Path(target).expanduser().resolve().name if Path(target).expanduser().is_dir() else target.split("(")[0]
+    stem = name.replace("/", "_")
+    found = [
+        write(model, out / stem, to=kind.strip(), form=form, example=torch.randn(2, *shape), images=seen)
+        for kind in to.split(",")
+    ]
+    if as_json:
+        show_json({"target": target, "form": form, "files": [exported.to_json() for exported in found]})
+        return
+    table = Table(caption="Weights in the network, in all files of the format, and in memory once loaded.")
+    for head in ("Format", "File", "Unique", "On disk", "Loaded", "Largest error", "Inputs compared"):
+        table.add_column(head, justify="left" if head in ("Format", "File") else "right", overflow="fold")
+    for exported in found:
+        table.add_row(
+            exported.to, exported.path.name, size_text(exported.unique_bytes), size_text(exported.file_bytes),
+            NONE if exported.loaded_bytes is None else size_text(exported.loaded_bytes),
+            f"{exported.max_error:.2g}", str(exported.compared),
+        )  # fmt: skip
+    show(table)

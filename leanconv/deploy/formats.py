@@ -1,0 +1,188 @@
+"""The formats a network is exported to: how each is written, run, and how much memory its weights take once loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, load_model, save_model
+from torch import Tensor, nn
+
+from leanconv.bench.runtimes import quiet, without_telemetry
+from leanconv.core.errors import SettingError
+
+Runner = Callable[[Tensor], Tensor]
+# ONNX Runtime folds each norm into a copy of the shared weight before it; with these the copies are not made
+KEEPS_SHARING = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantFolding")
+OPTIONS = ".session.json"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Args:
+        files: suffixes of what is written; the first is the file that is opened.
+        write: (model, example, path, compact).
+        run: (path, model) -> a call; it reads the options that stand beside the file. The model is for what has no graph.
+        loaded: path -> bytes of weights once loaded; None where the runtime does not say.
+    """
+
+    files: tuple[str, ...]
+    packages: tuple[str, ...]
+    write: Callable[[nn.Module, Tensor, Path, bool], None]
+    run: Callable[[Path, nn.Module], Runner]
+    loaded: Callable[[Path], int | None]
+
+
+def dynamic(example: Tensor) -> tuple[dict[int, Any], ...]:
+    """Any batch, height and width that the network itself takes."""
+    auto = torch.export.Dim.AUTO
+    return ({0: auto, 2: auto, 3: auto},)
+
+
+def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The network as a graph; its sizes stay open where its own code lets them."""
+    try:
+        with quiet(), torch.no_grad():
+            return torch.export.export(model, (example,), dynamic_shapes=dynamic(example))
+    except Exception as error:  # the exporter raises anything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SettingError(
+            f"{type(model).__name__} cannot be exported ({reason}); torch.export must take it"
+        ) from error
+
+
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
+    program = program_of(model, example)
+    with quiet(), torch.no_grad():
+        made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not compact)
+    assert made is not None
+    for node in made.model.graph.all_nodes():  # where each came from in Python: larger than a small network's weights
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    made.save(path, external_data=False)
+    path.with_suffix(OPTIONS).write_text(
+        json.dumps({"disabled_optimizers": list(KEEPS_SHARING if compact else ())}) + "\n"
+    )
+
+
+def _session(path: Path, optimized: Path | None = None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    beside = path.with_suffix(OPTIONS)
+    settings = json.loads(beside.read_text()) if beside.exists() else {}
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], **settings)
+
+
+def _run_onnx(path: Path, model: nn.Module) -> Runner:
+    session = _session(path)
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
+
+
+def _loaded_onnx(path: Path) -> int:
+    """Constants of the graph that ONNX Runtime runs after its own optimisations."""
+    import onnx
+
+    optimized = path.with_name(f"{path.stem}.loaded.onnx")
+    _session(path, optimized)
+    try:
+        graph = onnx.load(optimized).graph
+    finally:
+        optimized.unlink(missing_ok=True)
+    sizes = [len(tensor.raw_data) or tensor.ByteSize() for tensor in graph.initializer]
+    constants = [
+        len(attribute.t.raw_data) for node in graph.node if node.op_type == "Constant" for attribute in node.attribute
+    ]
+    return sum(sizes) + sum(constants)
+
+
+def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
+    torch.export.save(program_of(model, example), path)
+
+
+def _run_pt2(path: Path, model: nn.Module) -> Runner:
+    module = torch.export.load(path).module()
+    return lambda x: module(x)
+
+
+def _loaded_pt2(path: Path) -> int:
+    program = torch.export.load(path)
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    return unique_bytes([tensor for tensor in tensors if isinstance(tensor, Tensor)])
+
+
+def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
+    without_telemetry()
+    import openvino
+
+    with quiet():
+        converted = openvino.convert_model(program_of(model, example))
+        openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+def _compiled(path: Path) -> Any:
+    without_telemetry()
+    import openvino
+
+    return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _run_openvino(path: Path, model: nn.Module) -> Runner:
+    compiled = _compiled(path)
+    return lambda x: torch.from_numpy(compiled([x.contiguous().numpy()])[0])
+
+
+def _loaded_openvino(path: Path) -> int:
+    """Constants of the graph that OpenVINO runs."""
+    graph = _compiled(path).get_runtime_model()
+    constants = [node for node in graph.get_ops() if node.get_rt_info()["layerType"].astype(str) == "Const"]
+    sizes = [
+        math.prod(output.get_partial_shape().to_shape()) * output.get_element_type().size
+        for node in constants
+        for output in node.outputs()
+    ]
+    return sum(sizes)
+
+
+def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
+    save_model(model, str(path))
+
+
+def _run_weights(path: Path, model: nn.Module) -> Runner:
+    """The network with the file's weights in place of its own."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.zero_()
+    load_model(model, path)
+    return lambda x: model(x)
+
+
+def _loaded_weights(path: Path) -> int:
+    return unique_bytes(list(load_file(path).values()))
+
+
+def unique_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of these tensors, each once."""
+    return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format((".onnx", OPTIONS), ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _run_onnx, _loaded_onnx),
+    "pt2": Format((".pt2",), (), _write_pt2, _run_pt2, _loaded_pt2),
+    "openvino": Format((".xml", ".bin"), ("openvino",), _write_openvino, _run_openvino, _loaded_openvino),
+    "state-dict": Format((".safetensors",), (), _write_weights, _run_weights, _loaded_weights),
+}
