@@ -91,7 +91,8 @@ def export(
     missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingError(f"{to} needs {', '.join(missing)}; install leanconv[{'onnx' if to == 'onnx' else to}]")
-    path = path.with_suffix(kind.files[0])
+    if path.suffix != kind.files[0]:
+        path = path.with_name(path.name + kind.files[0])
     model = copy.deepcopy(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])
     example = torch.randn(2, *_size(model)) if example is None else example.detach().cpu().float()
@@ -110,10 +111,9 @@ def export(
             run = kind.run(made, shaped)
             error = max(_difference(run, x, y, to) for x, y in zip(inputs, expected, strict=True) if y is not None)
         loaded = kind.loaded(made)
-        files = [made.with_suffix(suffix) for suffix in kind.files]
-        size = sum(file.stat().st_size for file in files)
-        for file in reversed(files):  # the one that is opened comes last
-            os.replace(file, path.with_suffix("".join(file.suffixes) if file.suffix == ".json" else file.suffix))
+        size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
+        for suffix in reversed(kind.files):  # the one that is opened comes last
+            os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
     compared = sum(y is not None for y in expected) if verify else 0
     return Exported(path, to, form, held, size, loaded, error, compared)
 
@@ -124,7 +124,10 @@ def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:
         return compact(model)
     if to == "state-dict":
         return to_dense(model)
-    return optimize(model, example, measured=False, channels_last=False)
+    try:
+        return optimize(model, example, measured=False, channels_last=False)
+    except SettingError:  # its code cannot be traced: as it is, then, for the runtime to fold
+        return model
 
 
 def _size(model: nn.Module) -> tuple[int, int, int]:
@@ -157,10 +160,10 @@ def _difference(run: Any, x: Tensor, expected: Tensor, to: str) -> float:
         raise CheckError(f"the {to} file does not run on {tuple(x.shape)} ({reason}); nothing was written") from error
     if found.shape != expected.shape:
         raise CheckError(f"the {to} file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")
-    error = float((found - expected).abs().max())
+    off = float((found - expected).abs().max())
     bound = TOLERANCE * max(1.0, float(expected.abs().max()))
-    if not error <= bound:
+    if not off <= bound:
         raise CheckError(
-            f"the {to} file differs from PyTorch by {error:.3g} on {tuple(x.shape)}, more than {bound:.3g}; nothing was written"
+            f"the {to} file differs from PyTorch by {off:.3g} on {tuple(x.shape)}, more than {bound:.3g}; nothing was written"
         )
-    return error
+    return off

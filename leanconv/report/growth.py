@@ -43,9 +43,12 @@ def figure(rows: Sequence[Row], measure: str = "latency_ms") -> str:
                 axes.plot(
                     [row["value"] for row in own], [row[measure] / unit for row in own], marker="o", markersize=3,
                     linewidth=1.2, color=colour[method], label=method if number == 0 else None,
+                    linestyle="--" if method == "dense" else "-", zorder=3 if method == "dense" else 2,
                 )  # fmt: skip
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
             values = sorted({row["value"] for row in rows if row["axis"] == name})
             axes.set_xticks(values, [str(value) for value in values])
             axes.set_xlabel(name)

@@ -11,7 +11,9 @@ NOTE = (
     "Time of the lean layer as a share of the dense convolution's, in the same runtime: geometric mean over the shapes, and the "
     "worst shape."
 )
-STEP_NOTE = "Milliseconds a step: median and quartiles over interleaved rounds. Ratios are to dense, on as many threads."
+STEP_NOTE = (
+    "Milliseconds a step: median and quartiles over interleaved rounds. Ratios are to dense, on as many threads."
+)
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:

@@ -1,0 +1,96 @@
+"""The figures in the last table of docs/speed.md, and those in its sentences, are those of the committed rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from tests.gates import tree
+
+TEXT = (tree.ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((tree.RESULTS / f"{name}-2026-11-21.json").read_text())["rows"]
+    return found
+
+
+def best(network: str, file: str = "latency-resnet50-openvino") -> str:
+    return f"{next(row['ratio'] for row in rows(file) if row['network'] == network and row['best']):.2f}"
+
+
+def both(network: str) -> str:
+    return f"{best(network)}; {best(network, 'latency-resnet50-openvino-batch16')}"
+
+
+def layers(family: str, batch: int, least: int = 0, scale: float = 1.0) -> str:
+    """Geometric mean over the shapes with at least so many output channels."""
+    own = [
+        row["ratio"]
+        for row in rows("layers-resnet50-packed")
+        if row["family"] == family and row["batch"] == batch and int(row["shape"].split("->")[1].split()[0]) >= least
+    ]
+    return f"{scale * math.exp(sum(map(math.log, own)) / len(own)):.2f}"
+
+
+def of_macs(family: str) -> str:
+    own = [row for row in rows("layers-resnet50-packed") if row["family"] == family and row["batch"] == 1]
+    return f"{math.exp(sum(math.log(row['ratio'] / row['macs_ratio']) for row in own) / len(own)):.2f}"
+
+
+def images_per_s(method: str) -> str:
+    return f"{next(row['images_per_s'] for row in rows('steps-resnet20') if row['method'] == method):.0f}"
+
+
+REACHED = {
+    "TiedResNet50-S at most 0.70; 0.72 at batch 16": lambda: both("TiedResNet50-S"),
+    "TiedResNet50-S with base width 16 at most 0.62": lambda: best("TiedResNet50-S, base width 16"),
+    "SPConv-ResNet50 at most 0.77; 0.77 at batch 16": lambda: both("SPConv-ResNet50"),
+    "ResNet34-S32U1 at most 0.72 at batch 32": lambda: best("ResNet34-S32U1", "latency-resnet34_cifar-openvino"),
+    "TiedSE-ResNet50 not slower": lambda: best("TiedSE-ResNet50", "latency-se_resnet50-openvino"),
+    "Tied ResNet-50, B = 2": lambda: both("ResNet-50, tied B = 2"),
+    "against Torch-Pruning's at the same MACs": lambda: both("ResNet-50 pruned to ResNet-50, tied B = 2"),
+    "tied 3x3, B = 2, at most 1.12 / B; batch 32": lambda: (
+        " / B; ".join(layers("tied 3x3, B = 2", batch, 64, 2) for batch in (1, 32)) + " / B"
+    ),
+    "B = 4": lambda: " / B; ".join(layers("tied 3x3, B = 4", batch, 128, 4) for batch in (1, 32)) + " / B",
+    "B = 8": lambda: " / B; ".join(layers("tied 3x3, B = 8", batch, 256, 8) for batch in (1, 32)) + " / B",
+    "tied 1x1, B = 2, 4, 8, at most 1.4 / B": lambda: (
+        ", ".join(layers(f"tied 1x1, B = {blocks}", 1, 0, blocks) for blocks in (2, 4, 8)) + " / B"
+    ),
+    "split 3x3 at most 0.55; 0.68 at batch 32": lambda: "; ".join(
+        layers("split 3x3, ratio 1/2", batch) for batch in (1, 32)
+    ),
+    "basis at most 1.25 of its MACs, S32; S16": lambda: "; ".join(
+        of_macs(f"basis 3x3, {name}") for name in ("S32", "S16")
+    ),
+    "split trains ResNet-20 at 900 images/s": lambda: images_per_s("split(ratio=0.5)"),
+}
+
+
+@pytest.mark.parametrize("target", REACHED)
+def test_the_table_of_targets(target: str):
+    assert f"| {target} | {REACHED[target]()} |" in TEXT
+
+
+def test_training_is_not_slower_than_dense_but_for_split():
+    slower = {row["family"] for row in rows("layers-resnet50-training") if row["ratio"] > 1.03}
+    assert slower == {"split 3x3, ratio 1/2"}
+
+
+@pytest.mark.parametrize("method", ["tied_block(blocks=2)", "split(ratio=0.5)", "shared_basis(shared=8)"])
+def test_what_is_said_of_growth(method: str):
+    found = {
+        row["value"]: f"{row['ratio']:.2f}"
+        for row in rows("growth-resnet_cifar")
+        if (row["axis"], row["method"]) == ("width", method)
+    }
+    said = " ".join(TEXT[TEXT.index("Width decides whether") :].split())
+    assert found[8] in said and found[128] in said
+
+
+def test_predictions_are_within_20_percent():
+    assert max(abs(row["predicted_off"]) for row in rows("prediction-networks")) < 0.2
