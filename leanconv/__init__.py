@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leanconv.core.operator import ConvOp, LinearOp
     from leanconv.core.penalty import penalty
     from leanconv.core.spec import ConvSpec
+    from leanconv.deploy.export import export as export
     from leanconv.files.load import load
     from leanconv.files.save import save
     from leanconv.inference.optimize import forms_chosen, optimize
