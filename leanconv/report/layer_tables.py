@@ -91,3 +91,12 @@ def markdown_of_predictions(rows: Sequence[Row]) -> str:
     return markdown_text(
         heads, body, "Predicted: the dense network's time, and each layer's lean time less its dense one.", left=2
     )
+
+
+def markdown_of_profile(rows: Sequence[Row]) -> str:
+    """A runtime's own account of where the time goes."""
+    heads = ("Network", "Precision", "Kind of layer", "ms", "share")
+    body = [
+        [row["network"], row["precision"], row["layer"], f"{row['layer_ms']:.2f}", ratio(row["share"])] for row in rows
+    ]
+    return markdown_text(heads, body, "Medians over calls; kinds under 1 % are left out.", left=3)

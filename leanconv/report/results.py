@@ -17,6 +17,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "layers": {"main": layer_tables.markdown, "shapes": layer_tables.markdown_of_shapes},
     "growth": {"main": growth.markdown},
     "prediction": {"main": layer_tables.markdown_of_predictions},
+    "profile": {"main": layer_tables.markdown_of_profile},
     "steps": {"main": layer_tables.markdown_of_steps},
 }
 
