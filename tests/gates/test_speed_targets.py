@@ -94,3 +94,24 @@ def test_what_is_said_of_growth(method: str):
 
 def test_predictions_are_within_20_percent():
     assert max(abs(row["predicted_off"]) for row in rows("prediction-networks")) < 0.2
+
+
+def test_what_is_said_of_the_profile():
+    found = {(row["network"], row["precision"], row["layer"]): row for row in rows("profile-resnet50-openvino")}
+
+    def total(network: str, precision: str) -> float:
+        row = found[network, precision, "Convolution"]
+        return float(row["layer_ms"] / row["share"])
+
+    ratios = [total("TiedResNet50-S", kind) / total("ResNet-50", kind) for kind in ("float32", "bfloat16")]
+    said = " ".join(TEXT.split())
+    assert f"take {ratios[0]:.2f} of ResNet-50's time in float32 and {ratios[1]:.2f} in bfloat16" in said
+    grouped = found["TiedResNet50-S", "float32", "GroupConvolution"]
+    assert f"0.35 of its MACs and {grouped['share']:.2f} of its time" in said
+    rates = {  # GFLOP/s, with the MACs that torch counts for these layers
+        "grouped ones run at 320": 2 * 0.9023e-6 / grouped["layer_ms"] * 1e9,
+        "dense ones at 405": 2 * 1.6455e-6 / found["TiedResNet50-S", "float32", "Convolution"]["layer_ms"] * 1e9,
+        "ResNet-50's at 435": 2 * 4.087e-6 / found["ResNet-50", "float32", "Convolution"]["layer_ms"] * 1e9,
+    }
+    for text, rate in rates.items():
+        assert text in said and abs(rate - int(text.split()[-1])) < 3
