@@ -23,12 +23,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; an ordinary file follows the umask
+        make_ordinary(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_ordinary(path: str | os.PathLike[str]) -> None:
+    """Give a file the permissions that the umask asks for; mkstemp and safetensors make private ones."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

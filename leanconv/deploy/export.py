@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.conversion.dense import to_dense
+from leanconv.core.atomic import make_ordinary
 from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.core.settings import one_of
@@ -113,6 +114,7 @@ def export(
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):  # the one that is opened comes last
+            make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
     compared = sum(y is not None for y in expected) if verify else 0
     return Exported(path, to, form, held, size, loaded, error, compared)

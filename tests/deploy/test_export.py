@@ -50,6 +50,8 @@ def test_it_computes_the_same(method: str, form: str, to: str, tmp_path: Path):
     assert sum(files.values()) == found.file_bytes and found.path.name in files
     assert set(files) == {f"net{suffix}" for suffix in formats.FORMATS[to].files}
     assert found.loaded_bytes is None or found.loaded_bytes > 0
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
 
 
 @pytest.mark.parametrize("to", [name for name in HERE if name != "openvino"])
