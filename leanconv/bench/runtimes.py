@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import importlib.util
-import logging
 import sys
 import tempfile
 import warnings
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.logs import only_errors
 
 Call = Callable[[], Tensor]
 
@@ -117,17 +117,9 @@ def without_telemetry() -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Exporters warn about things that no reader of a benchmark can change."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "openvino")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with only_errors("torch.onnx", "onnxscript", "openvino"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 RUNTIMES: dict[str, Callable[[nn.Module, Tensor, int], Call]] = {

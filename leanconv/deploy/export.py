@@ -91,7 +91,7 @@ def export(
     kind = FORMATS[to]
     missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise SettingError(f"{to} needs {', '.join(missing)}; install leanconv[{'onnx' if to == 'onnx' else to}]")
+        raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")
     if path.suffix != kind.files[0]:
         path = path.with_name(path.name + kind.files[0])
     model = copy.deepcopy(unwrapped(model)).eval().cpu().float()

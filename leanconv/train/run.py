@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from torch import nn
 
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import FileError
+from leanconv.core.logs import only_errors
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
@@ -222,14 +222,6 @@ def _quiet() -> Iterator[None]:
     """Without Lightning's notes on hardware, loaders and services; its errors stay."""
     import lightning.pytorch  # noqa: F401  # it sets its logger's level when it is first imported
 
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with only_errors("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

@@ -19,12 +19,8 @@ def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
     if op.mergeable:
         found["merged"] = lambda: FoldedSplit(op, affine, merged=True)
     if op.fusion and op.redundant is not None and available(op.grouped.weight):
-        found |= {
-            "branches, kernel": lambda: FoldedSplit(op, affine, merged=False, kernel=True),
-            "merged, kernel": lambda: FoldedSplit(op, affine, merged=True, kernel=True),
-        }
-        if not op.mergeable:
-            del found["merged, kernel"]
+        for name in list(found):
+            found[f"{name}, kernel"] = partial(FoldedSplit, op, affine, merged=name == "merged", kernel=True)
     return found
 
 

@@ -24,26 +24,11 @@ def _kernel(
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     r = tl.arange(0, RANK)
     total = tl.zeros((PIXELS, RANK), dtype=tl.float32)
-    for row in range(KH):
-        for column in range(KW):
-            image, at, seen = maps.window(
-                pixel, out_h, out_w, row, column, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, h, w
-            )
-            base = image.to(tl.int64) * x_image + at * x_pixel
-            seen = seen & (pixel < pixels)
-            for start in range(0, inputs, INPUTS):
-                i = start + tl.arange(0, INPUTS)
-                x = tl.load(
-                    x_ptr + base[:, None] + i[None, :] * x_channel,
-                    mask=seen[:, None] & (i[None, :] < inputs),
-                    other=0.0,
-                )
-                weight = tl.load(
-                    components_ptr + ((row * KW + column) * inputs + i[:, None]) * rank + r[None, :],
-                    mask=(i[:, None] < inputs) & (r[None, :] < rank),
-                    other=0.0,
-                )
-                total = tl.dot(x, weight, total, input_precision=PRECISION)
+    total = maps.products(
+        x_ptr, components_ptr, pixel, pixels, 0, inputs, r, rank, h, w, out_h, out_w,
+        stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, x_image, x_pixel, x_channel, total,
+        KH, KW, INPUTS, PRECISION,
+    )  # fmt: skip
     inner = tl.load(inner_ptr + r, mask=r < rank, other=0.0).to(tl.float32)
     mixed = (total + inner[None, :]).to(x_ptr.dtype.element_ty)
     area = out_h * out_w

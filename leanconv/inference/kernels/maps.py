@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import triton
-import triton.language as tl  # noqa: F401 -- Triton's interpreter looks for it where a kernel was written
+import triton.language as tl
 from torch import Tensor
 
 LEAST = 16  # tl.dot takes no side shorter than this
@@ -62,3 +62,33 @@ def window(pixels, out_h, out_w, row, column, stride_h, stride_w, pad_h, pad_w, 
     y = rest // out_w * stride_h - pad_h + row * dilation_h
     x = rest % out_w * stride_w - pad_w + column * dilation_w
     return pixels // (out_h * out_w), y * w + x, (y >= 0) & (y < h) & (x >= 0) & (x < w)
+
+
+@triton.jit
+def products(
+    x_ptr, weight_ptr, pixel, pixels, first, inputs, output, outputs, h, w, out_h, out_w,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, x_image, x_pixel, x_channel, total,
+    KH: tl.constexpr, KW: tl.constexpr, INPUTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`total` (pixels, outputs) plus the convolution of input channels `first` to first + inputs; weight: (KH, KW, i, o)."""
+    for row in range(KH):
+        for column in range(KW):
+            image, at, seen = window(
+                pixel, out_h, out_w, row, column, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, h, w
+            )
+            base = image.to(tl.int64) * x_image + at * x_pixel
+            seen = seen & (pixel < pixels)
+            for start in range(0, inputs, INPUTS):
+                i = start + tl.arange(0, INPUTS)
+                x = tl.load(
+                    x_ptr + base[:, None] + (first + i[None, :]) * x_channel,
+                    mask=seen[:, None] & (i[None, :] < inputs),
+                    other=0.0,
+                )
+                weight = tl.load(
+                    weight_ptr + ((row * KW + column) * inputs + i[:, None]) * outputs + output[None, :],
+                    mask=(i[:, None] < inputs) & (output[None, :] < outputs),
+                    other=0.0,
+                )
+                total = tl.dot(x, weight, total, input_precision=PRECISION)
+    return total

@@ -26,26 +26,11 @@ def _kernel(
     output = tl.program_id(1) % tiles * OUTPUTS + tl.arange(0, OUTPUTS)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     total = tl.zeros((PIXELS, OUTPUTS), dtype=tl.float32)
-    for row in range(KH):
-        for column in range(KW):
-            image, at, seen = maps.window(
-                pixel, out_h, out_w, row, column, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, h, w
-            )
-            base = image.to(tl.int64) * x_image + at * x_pixel
-            seen = seen & (pixel < pixels)
-            for start in range(0, inputs, INPUTS):
-                i = start + tl.arange(0, INPUTS)
-                x = tl.load(
-                    x_ptr + base[:, None] + (which * inputs + i[None, :]) * x_channel,
-                    mask=seen[:, None] & (i[None, :] < inputs),
-                    other=0.0,
-                )
-                weight = tl.load(
-                    weight_ptr + ((row * KW + column) * inputs + i[:, None]) * outputs + output[None, :],
-                    mask=(i[:, None] < inputs) & (output[None, :] < outputs),
-                    other=0.0,
-                )
-                total = tl.dot(x, weight, total, input_precision=PRECISION)
+    total = maps.products(
+        x_ptr, weight_ptr, pixel, pixels, which * inputs, inputs, output, outputs, h, w, out_h, out_w,
+        stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, x_image, x_pixel, x_channel, total,
+        KH, KW, INPUTS, PRECISION,
+    )  # fmt: skip
     channel = which * outputs + output
     scale = tl.load(scale_ptr + channel, mask=output < outputs, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + channel, mask=output < outputs, other=0.0).to(tl.float32)
