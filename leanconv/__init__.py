@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from leanconv.core.operator import ConvOp, LinearOp
     from leanconv.core.penalty import penalty
     from leanconv.core.spec import ConvSpec
+    from leanconv.core.task import Task, get_task, set_task
     from leanconv.deploy.export import export as export
+    from leanconv.files.hub import from_pretrained, push_to_hub
     from leanconv.files.load import load
+    from leanconv.files.releases import load_release
     from leanconv.files.save import save
     from leanconv.inference.optimize import forms_chosen, optimize
     from leanconv.models.create import create_model, list_models
@@ -86,6 +89,7 @@ _HOME = {
     "SoftSharedConv2d": "ops",
     "Split": "ops",
     "SplitConv2d": "ops",
+    "Task": "core.task",
     "TiedBlock": "ops",
     "TiedBlockConv2d": "ops",
     "TiedBlockLinear": "ops",
@@ -98,13 +102,18 @@ _HOME = {
     "create_model": "models.create",
     "export": "deploy.export",
     "forms_chosen": "inference.optimize",
+    "from_pretrained": "files.hub",
+    "get_task": "core.task",
     "list_models": "models.create",
     "load": "files.load",
+    "load_release": "files.releases",
     "optimize": "inference.optimize",
     "penalty": "core.penalty",
     "plan": "conversion.plan",
     "plan_of": "conversion.apply",
+    "push_to_hub": "files.hub",
     "save": "files.save",
+    "set_task": "core.task",
     "summary": "bench.summary",
     "to_dense": "conversion.dense",
 }

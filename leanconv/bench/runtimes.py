@@ -85,6 +85,8 @@ def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Call:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # its threads would go on spinning and slow down whatever is timed next
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: example.contiguous().numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])

@@ -15,12 +15,15 @@ from leanconv import __version__
 from leanconv.cli.bench import bench
 from leanconv.cli.compare import compare
 from leanconv.cli.convert import convert
+from leanconv.cli.convert_checkpoint import convert_checkpoint
 from leanconv.cli.demo import demo
 from leanconv.cli.doctor import doctor
 from leanconv.cli.evaluate import evaluate
 from leanconv.cli.export import export
 from leanconv.cli.inspect import inspect
 from leanconv.cli.models import models
+from leanconv.cli.predict import predict
+from leanconv.cli.quantize import quantize
 from leanconv.cli.reproduce import reproduce
 from leanconv.cli.train import train
 from leanconv.core.errors import LeanconvError, LeanconvWarning
@@ -30,11 +33,17 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "models": (models, "models 'timm/resnet*'"),
     "inspect": (inspect, 'inspect timm/resnet50 --method "tied_block(blocks=2)" --exclude conv1'),
     "convert": (convert, 'convert timm/resnet50 --pretrained --method "tied_block(blocks=2)" --init fit -o lean/'),
+    "convert-checkpoint": (
+        convert_checkpoint,
+        "convert-checkpoint resnet34_s32u1.pth 'basis_resnet34(shared=32)' -o lean/",
+    ),
     "train": (train, 'train resnet20 --method "split(ratio=0.5)" --data digits --epochs 20 --out runs/split'),
     "eval": (evaluate, "eval runs/split --data digits"),
     "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
     "bench": (bench, "bench timm/resnet50 tied_resnet50_s --runtimes eager,openvino --batch 1,16"),
     "export": (export, "export lean/ --to onnx,openvino -o files/"),
+    "quantize": (quantize, "quantize runs/split --data digits -o files/"),
+    "predict": (predict, "predict runs/split photos/ --backend onnxruntime"),
     "reproduce": (reproduce, "reproduce spconv --table 1"),
     "doctor": (doctor, "doctor"),
 }

@@ -38,8 +38,9 @@ def export(
     from leanconv.cli.target import open_target
     from leanconv.core.base import input_size_of
     from leanconv.core.errors import SettingError
+    from leanconv.core.task import get_task, set_task, task_of
     from leanconv.deploy.export import export as write
-    from leanconv.deploy.images import tensors_of
+    from leanconv.deploy.images import image_tensors
     from leanconv.report.tables import NONE
     from leanconv.report.tables import size as size_text
 
@@ -48,7 +49,10 @@ def export(
     shape = input_size(size) or input_size_of(model)
     if shape is None:
         raise SettingError(f"{target} does not say its input size; give it with --input-size 3,224,224")
-    seen = [] if images is None else tensors_of(images, shape)
+    task = task_of(model, shape)
+    if get_task(model) is not None:
+        set_task(model, task)
+    seen = [] if images is None else image_tensors(images, task)
     name = Path(target).expanduser().resolve().name if Path(target).expanduser().is_dir() else target.split("(")[0]
     stem = name.replace("/", "_")
     found = [

@@ -170,10 +170,13 @@ def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> dict[str, Any]:
     """Save the network, test it, and write the run's summary: only now is the test part looked at."""
+    from leanconv.core.task import Task, set_task
     from leanconv.files.save import save
     from leanconv.train import evaluate
 
     model.cpu().eval()
+    size = job.input_size[1:]
+    set_task(model, Task(job.data.mean, job.data.std, size, job.data.classes))
     save(model, folder)
     scores = evaluate(
         model,

@@ -19,6 +19,7 @@ from leanconv.core.atomic import make_ordinary
 from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.core.settings import one_of
+from leanconv.core.task import get_task, set_task
 from leanconv.deploy.compact import compact
 from leanconv.deploy.formats import FORMATS, unique_bytes
 from leanconv.inference.optimize import optimize
@@ -103,6 +104,7 @@ def export(
     with torch.no_grad():
         expected = [_output(model, x) for x in inputs]
     shaped = _shaped(model, example, to, form)
+    set_task(shaped, get_task(model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from leanconv.bench.runtimes import quiet, without_telemetry
 from leanconv.core.errors import SettingError
+from leanconv.core.task import get_task
 
 Runner = Callable[[Tensor], Tensor]
 # ONNX Runtime folds each norm into a copy of the shared weight before it; with these the copies are not made
 KEEPS_SHARING = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantFolding")
 OPTIONS = ".session.json"
+TASK = "task"  # in an ONNX file's own metadata: classes, mean, std and image size, for whoever serves it
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,20 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool) ->
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
+    task = get_task(model)
+    if task is not None:
+        made.model.metadata_props[TASK] = json.dumps(task.to_json())
     made.save(path, external_data=False)
     path.with_suffix(OPTIONS).write_text(
         json.dumps({"disabled_optimizers": list(KEEPS_SHARING if compact else ())}) + "\n"
     )
 
 
-def _session(path: Path, optimized: Path | None = None) -> Any:
+def _session(path: Path, optimized: Path | None = None, threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -87,7 +93,12 @@ def _session(path: Path, optimized: Path | None = None) -> Any:
 
 
 def _run_onnx(path: Path, model: nn.Module) -> Runner:
-    session = _session(path)
+    return run_onnx(path)
+
+
+def run_onnx(path: Path, threads: int | None = None) -> Runner:
+    """An ONNX file as a call, with the session options that stand beside it."""
+    session = _session(path, threads=threads)
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
 

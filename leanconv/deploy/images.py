@@ -1,51 +1,56 @@
-"""Images of a folder as inputs for a network."""
+"""Image files as a network's input."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from leanconv.core.errors import DataError
-from leanconv.core.meta import InputSize
+from leanconv.core.task import Task
+from leanconv.data.encoded import Files, decode
+from leanconv.data.transforms import eval_transform, normalise
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The images in `folder`, or `folder` itself where it is one.
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """These files, and the images below these folders.
 
     Raises:
-        DataError: there is none.
+        DataError: a path that is not there, or a folder without images.
     """
-    found = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DataError(f"no image in {folder}; known are {', '.join(sorted(SUFFIXES))}")
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"no file or folder {path}")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"no image in {path}; known are {', '.join(sorted(SUFFIXES))}")
+        found += inside
     return found
 
 
-def tensor_of(path: Path, size: InputSize) -> Tensor:
-    """One image, resized and normalised as for ImageNet: (1, C, H, W).
+def image_tensor(path: Path, task: Task) -> Tensor:
+    """One image as the network was tested on it: (1, C, H, W).
+
+    An image of another size is scaled until its shorter side is 256 / 224 of the network's, and cut from the centre.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or the network takes neither grey nor RGB.
     """
-    channels, height, width = size
-    try:
-        with Image.open(path) as image:
-            pixels = v2.functional.pil_to_tensor(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path.name} cannot be read as an image ({error}); remove it or save it again") from error
-    pixels = v2.functional.resize(pixels, [height, width], antialias=True).float() / 255
-    if channels == 3:
-        pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    return pixels[None]
+    from torchvision.transforms.v2 import functional
+
+    if task.channels not in (1, 3):
+        raise DataError(f"the network takes {task.channels} channels; image files have 1 (grey) or 3 (RGB)")
+    pixels = decode(Files([str(path)]), 0)
+    if task.channels == 1:
+        pixels = functional.rgb_to_grayscale(pixels)
+    pixels = eval_transform(task.image_size, resize=tuple(pixels.shape[1:]) != task.image_size)(pixels)
+    return normalise(pixels[None], task.mean, task.std, channels_last=False)
 
 
-def tensors_of(folder: Path, size: InputSize, most: int = 16) -> list[Tensor]:
+def image_tensors(folder: Path, task: Task, most: int = 16) -> list[Tensor]:
     """The first images of a folder, each by itself."""
-    return [tensor_of(path, size) for path in files_of(folder)[:most]]
+    return [image_tensor(path, task) for path in files_of([folder])[:most]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError
+from leanconv.core.task import Task, set_task
 from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
 from leanconv.models.create import create_model
 
 # Keywords that would make a builder read or fetch files; a file must not be able to ask for that.
 FORBIDDEN = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+# From each older format to the next one
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda info: info | {"task": None}}
 LARGEST = 100_000  # of any setting that is a whole number; ImageNet-21k has 21,843 classes
 
 
@@ -54,6 +57,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     lean.load_state_dict(tensors, strict=True)
     try:
         check(lean)
+        set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
     except LeanconvError as error:
         raise FileError(f"{path.name}: {error}") from error
     return lean.eval()
@@ -93,6 +97,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path.name}: its leanconv metadata cannot be read ({error}); save it again") from error
     if not isinstance(version, int) or version < 1 or version > FORMAT:
         raise FileError(f"{path.name} has format {version!r}; this leanconv reads up to {FORMAT}: install a newer one")
+    for older in range(version, FORMAT):
+        info = MIGRATIONS[older](info)
     return info, tensors
 
 

@@ -18,8 +18,9 @@ from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.errors import SettingError
+from leanconv.core.task import get_task
 
-FORMAT = 1
+FORMAT = 2  # 1 had no task; `leanconv.files.load` brings older files up to date
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 OPTIMIZED = "leanconv_forms"  # the attribute that `leanconv.optimize` leaves on what it returns
@@ -27,14 +28,15 @@ METADATA_KEY = "leanconv"
 
 
 def description(model: nn.Module) -> dict[str, Any]:
-    """What `load` needs besides the tensors: versions, the base network, the plan, and the names that share a tensor."""
-    plan = plan_of(model)
+    """What `load` needs besides the tensors: versions, the base network, the plan, the names that share a tensor, the task."""
+    plan, task = plan_of(model), get_task(model)
     return {
         "version": FORMAT,
         "leanconv": __version__,
         "base": get_base(model),
         "plan": None if plan is None else plan.to_json(),
         "ties": ties(model),
+        "task": None if task is None else task.to_json(),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import leanconv as lc
+from leanconv.files.save import FORMAT
 from tests.gates.tree import ROOT
 
 KILLS = 120
@@ -54,7 +55,7 @@ def test_killed_at_random_moments(tmp_path: Path):
     states = done.stdout.split("\n")[:-1]
     assert len(states) == KILLS
     assert set(states) == {"[1.0]", "[2.0]"}, "a network is whole, and both were seen"
-    assert json.loads((tmp_path / "plan.json").read_text())["version"] == 1
+    assert json.loads((tmp_path / "plan.json").read_text())["version"] == FORMAT
     assert lc.load(tmp_path) is not None
     left = {path.name for path in tmp_path.iterdir()} - {"model.safetensors", "plan.json"}
     assert len(left) <= KILLS, "at most one temporary file for each kill"

@@ -12,7 +12,7 @@ from torch import nn
 import leanconv as lc
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import FileError
-from leanconv.files.save import METADATA_KEY, MODEL_FILE
+from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
 
 
 def lean_resnet(method=None):
@@ -116,6 +116,20 @@ def rewrite(path, change=lambda tensors, info: None):
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(info)})
 
 
+def test_an_older_format_loads(tmp_path):
+    """Format 1 had no task."""
+    lean = lean_resnet()
+    lc.set_task(lean, lc.Task((0.5,) * 3, (0.2,) * 3, (32, 32), tuple("abcdefghij")))
+    lc.save(lean, tmp_path)
+    assert lc.get_task(lc.load(tmp_path)) == lc.get_task(lean)
+    rewrite(tmp_path / MODEL_FILE, lambda tensors, info: (info.update(version=1), info.pop("task")))
+    older = lc.load(tmp_path)
+    assert lc.get_task(older) is None
+    assert torch.equal(outputs(older), outputs(lean))
+    lc.save(older, tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_text())["version"] == FORMAT
+
+
 SPOIL = {
     "a missing tensor": (lambda t, i: t.pop("fc.weight"), "lacks 'fc.weight'; it belongs to another network"),
     "an extra tensor": (lambda t, i: t.update(other=torch.ones(1)), "has unknown 'other'"),
@@ -123,7 +137,8 @@ SPOIL = {
         lambda t, i: t.update({"fc.bias": torch.ones(3)}),
         r"'fc.bias' has shape \(3,\) where .* \(10,\)",
     ),
-    "a newer format": (lambda t, i: i.update(version=99), "format 99; this leanconv reads up to 1"),
+    "a newer format": (lambda t, i: i.update(version=99), "format 99; this leanconv reads up to 2"),
+    "a task of another kind": (lambda t, i: i.update(task={"mean": 3}), "must hold mean, std, image_size and classes"),
     "no version": (lambda t, i: i.pop("version"), "metadata cannot be read"),
     "an unknown network": (lambda t, i: i["base"].update(name="nope"), "unknown network 'nope'"),
     "an unknown setting": (lambda t, i: i["base"]["kwargs"].update(depth=3), "depth is not a setting"),

@@ -1,0 +1,33 @@
+"""Serve an exported network: ``python serve_onnx.py net.onnx 8000``, then ``curl --data-binary @cat.jpg localhost:8000``."""
+# Needs onnxruntime, numpy and pillow; neither leanconv nor torch.
+
+import io
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+path = Path(sys.argv[1])
+session = onnxruntime.InferenceSession(path, **json.loads(path.with_suffix(".session.json").read_text()))
+task = json.loads(session.get_modelmeta().custom_metadata_map["task"])  # classes, mean, std, image_size
+size, mode = tuple(task["image_size"][::-1]), "RGB" if len(task["mean"]) == 3 else "L"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        image = Image.open(io.BytesIO(self.rfile.read(int(self.headers["Content-Length"]))))
+        image = ImageOps.fit(image.convert(mode), size, Image.BILINEAR, bleed=0 if image.size == size else 1 / 16)
+        pixels = np.asarray(image, np.float32).reshape(*task["image_size"], -1) / 255
+        batch = ((pixels - task["mean"]) / task["std"]).transpose(2, 0, 1)[None].astype(np.float32)
+        scores = np.exp((logits := session.run(None, {session.get_inputs()[0].name: batch})[0][0]) - logits.max())
+        answer = {"label": task["classes"][scores.argmax()], "confidence": float(scores.max() / scores.sum())}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()

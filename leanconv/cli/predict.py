@@ -1,0 +1,61 @@
+"""``leanconv predict``: what a network sees in images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from leanconv.cli.options import Json, Target
+from leanconv.cli.output import show, show_json
+
+
+def predict(
+    target: Target,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    backend: Annotated[
+        Literal["pytorch", "onnxruntime", "openvino"], typer.Option("--backend", help="What runs the network.")
+    ] = "pytorch",
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to name.")] = 3,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FILE", help="Class names, one a line; default: those it was trained on."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the likeliest classes of each image, with their confidence (the softmax of the outputs).
+
+    A network that leanconv trained knows its classes and how its images are prepared. An image that cannot be read is
+    named, the others go on, and the exit code is 1.
+    """
+    from rich.table import Table
+
+    from leanconv.cli.target import open_target
+    from leanconv.core.task import task_of
+    from leanconv.deploy.images import files_of
+    from leanconv.deploy.predict import predict as run
+
+    model = open_target(target)
+    task = task_of(model)
+    if labels is not None:
+        names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines()]
+        task = replace(task, classes=tuple(name for name in names if name))
+    found = list(run(model, files_of(images), task, backend=backend, top=top))
+    if as_json:
+        rows = [
+            {"image": str(p.path), "labels": p.labels, "confidences": p.confidences, "error": p.error} for p in found
+        ]
+        show_json({"target": target, "backend": backend, "images": rows})
+    else:
+        table = Table()
+        table.add_column("Image", overflow="fold")
+        for place in range(max((len(p.labels) for p in found), default=0)):
+            table.add_column(f"{place + 1}.")
+        for p in found:
+            cells = [f"{label} {confidence:.1%}" for label, confidence in zip(p.labels, p.confidences, strict=True)]
+            table.add_row(str(p.path), *(cells or [f"not read: {p.error}"]))
+        show(table)
+    if any(p.error for p in found):
+        raise typer.Exit(1)

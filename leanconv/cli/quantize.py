@@ -1,0 +1,66 @@
+"""``leanconv quantize``: int8 files, with what they gain and cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leanconv.cli.options import Data, DataRoot, Download, Json, Seed
+from leanconv.cli.output import say, show, show_json
+
+
+def quantize(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a trained network in.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the files.")],
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    calibrate: Annotated[
+        int, typer.Option("--calibrate", min=1, help="Training images to take the ranges of activations from.")
+    ] = 512,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images a call, for the latency.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to measure.")] = 10.0,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Quantise the network in DIR to int8 for ONNX Runtime; compare accuracy, latency and size with the float32 file.
+
+    Ranges are taken from training images, accuracy from test images.
+    """
+    from rich.table import Table
+
+    from leanconv.cli.target import check_fits
+    from leanconv.core.task import task_of
+    from leanconv.data import open_data
+    from leanconv.deploy import int8
+    from leanconv.files.load import load
+    from leanconv.report.tables import NONE
+    from leanconv.report.tables import size as size_text
+
+    images = open_data(data, root=data_root, download=download)
+    model = load(folder)
+    task = task_of(model)
+    check_fits(model, images, task.image_size)
+    say(f"quantising with {calibrate} training images of {images.name}")
+    made = int8.quantize(model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed))
+    say(f"testing both files on {len(images.test):,} images")
+    rows = int8.compare_int8(made, images, task, batch=batch, threads=threads, seconds=seconds)
+    if as_json:
+        settings = {"batch": batch, "threads": threads, "calibrate": calibrate}
+        show_json({"model": folder, "data": images.name} | settings | {"rows": [asdict(row) for row in rows]})
+        return
+    note = f"{rows[0].n:,} test images; ms: median and quartiles of a call on {batch} image(s), interleaved."
+    table = Table(caption=note)
+    for head in ("Weights", "File", "Loaded", "Top-1 %", "ms", "ratio"):
+        table.add_column(head, justify="left" if head == "Weights" else "right")
+    for row in rows:
+        t = row.latency
+        table.add_row(
+            row.name, size_text(row.file_bytes), NONE if row.loaded_bytes is None else size_text(row.loaded_bytes),
+            f"{row.top1_pct:.2f}", f"{t.median_ms:.3f} ({t.q25_ms:.3f}-{t.q75_ms:.3f})", f"{t.ratio:.2f}",
+        )  # fmt: skip
+    show(table)

@@ -1,0 +1,177 @@
+"""Post-training quantisation to int8 by ONNX Runtime's own tool."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.bench.latency import Latency, time_interleaved
+from leanconv.bench.runtimes import quiet
+from leanconv.core.atomic import make_ordinary
+from leanconv.core.errors import SettingError
+from leanconv.core.task import Task
+from leanconv.data import ImageData, make_loader
+from leanconv.deploy.export import Exported, export
+from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx
+from leanconv.train import evaluate
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` wrote.
+
+    Args:
+        path: the int8 ONNX file.
+        float32: the file that it was made from, which stays beside it.
+        file_bytes, loaded_bytes: as in `leanconv.deploy.export.Exported`.
+    """
+
+    path: Path
+    float32: Exported
+    file_bytes: int
+    loaded_bytes: int | None
+
+
+def quantize(
+    model: nn.Module, path: str | os.PathLike[str], images: Iterable[Tensor], *, example: Tensor | None = None
+) -> Quantized:
+    """Write `model` as ``NAME.onnx`` and, quantised, as ``NAME.int8.onnx``.
+
+    Weights become int8 with one scale for each output channel, activations int8 with one scale for each tensor; their
+    ranges are the least and largest values seen on `images`. The export is the fast one: norms are folded first, or
+    they would be quantised by themselves.
+
+    Args:
+        path: where; ``.onnx`` may be left out.
+        images: batches as the network takes them, (N, C, H, W); a few hundred training images. Never test images.
+        example: as for `leanconv.export`.
+
+    Raises:
+        SettingError: a package is missing, there are no images, or the exporter does not take the network.
+        CheckError: the float32 file differs from PyTorch.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingError(f"int8 needs {', '.join(missing)}; pip install 'leanconv[onnx]'")
+    path = Path(path)
+    path = path if path.suffix == ".onnx" else path.with_name(path.name + ".onnx")
+    exported = export(model, path, to="onnx", form="fast", example=example)
+    target = path.with_suffix(".int8.onnx")
+    kind = FORMATS["onnx"]
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        made = Path(folder) / target.name
+        _quantize(path, made, images)
+        made.with_suffix(OPTIONS).write_text((path.with_suffix(OPTIONS)).read_text())
+        loaded = kind.loaded(made)
+        size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
+        for suffix in reversed(kind.files):
+            make_ordinary(made.with_suffix(suffix))
+            os.replace(made.with_suffix(suffix), target.with_suffix(suffix))
+    return Quantized(target, exported, size, loaded)
+
+
+def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    name = onnx.load(path, load_external_data=False).graph.input[0].name
+    batches = iter(images)
+    first = next(batches, None)
+    if first is None:
+        raise SettingError("images is empty; give a few batches of training images, or the ranges cannot be known")
+
+    feeds = ({name: x.contiguous().numpy()} for x in itertools.chain([first], batches))
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, Any] | None:
+            return next(feeds, None)
+
+    with quiet():
+        quantize_static(
+            path,
+            made,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+@dataclass(frozen=True)
+class Int8Row:
+    """One of the two files, measured.
+
+    Args:
+        top1_pct: on the test part, with `n` images.
+        latency: of one call on `batch` images; its ratio is to float32.
+    """
+
+    name: str
+    file_bytes: int
+    loaded_bytes: int | None
+    top1_pct: float
+    n: int
+    latency: Latency
+
+
+def compare_int8(
+    made: Quantized, data: ImageData, task: Task, *, batch: int = 1, threads: int | None = None, seconds: float = 10.0
+) -> list[Int8Row]:
+    """Accuracy on the test part of `data` and latency of both files, float32 first; both in ONNX Runtime on the CPU."""
+    files = {"float32": made.float32.path, "int8": made.path}
+    runs = {name: run_onnx(path, threads) for name, path in files.items()}
+    scores = {
+        name: evaluate(_Called(run), data.test, mean=task.mean, std=task.std, image_size=_resized(data, task))
+        for name, run in runs.items()
+    }
+    x = torch.randn(batch, task.channels, *task.image_size)
+    times = time_interleaved({name: partial(run, x) for name, run in runs.items()}, seconds=seconds)
+    sizes = {
+        "float32": (made.float32.file_bytes, made.float32.loaded_bytes),
+        "int8": (made.file_bytes, made.loaded_bytes),
+    }
+    return [
+        Int8Row(time.name, *sizes[time.name], scores[time.name].top1_pct, scores[time.name].n, time) for time in times
+    ]
+
+
+def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Iterator[Tensor]:
+    """`count` images of the train part as the network takes them, drawn without repetition, in batches of 64."""
+    rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
+    loader = make_loader(
+        data.train.subset(rows),
+        mean=task.mean,
+        std=task.std,
+        batch_size=64,
+        image_size=_resized(data, task),
+        train=False,
+    )
+    return (images for images, _ in loader)
+
+
+def _resized(data: ImageData, task: Task) -> int | None:
+    return None if data.image_size == task.image_size else min(task.image_size)
+
+
+class _Called(nn.Module):
+    """A runtime's call as what `evaluate` takes."""
+
+    def __init__(self, run: Runner) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)

@@ -1,0 +1,79 @@
+"""What a network sees in images, in any of the runtimes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from leanconv.core.errors import DataError, SettingError
+from leanconv.core.settings import one_of, whole
+from leanconv.core.task import Task
+from leanconv.deploy.export import export
+from leanconv.deploy.formats import FORMATS, Runner
+from leanconv.deploy.images import image_tensor
+
+Backend = Literal["pytorch", "onnxruntime", "openvino"]
+FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Args:
+    path: the image.
+    labels: the likeliest classes, best first; numbers where the names are not known.
+    confidences: their softmax probabilities.
+    error: why there is no prediction; None otherwise.
+    """
+
+    path: Path
+    labels: tuple[str, ...] = ()
+    confidences: tuple[float, ...] = ()
+    error: str | None = None
+
+
+def predict(
+    model: nn.Module, paths: Sequence[Path], task: Task, *, backend: Backend = "pytorch", top: int = 5
+) -> Iterator[Prediction]:
+    """The likeliest classes of each image, one at a time; an image that cannot be read does not stop the others.
+
+    Raises:
+        SettingError: an unknown backend, one that is not installed, or names that are not as many as the outputs.
+        CheckError: the runtime computes something else than PyTorch.
+    """
+    whole("top", top)
+    run = runner(model, task, backend)
+    for path in paths:
+        try:
+            x = image_tensor(path, task)
+        except DataError as error:
+            yield Prediction(path, error=str(error))
+            continue
+        with torch.inference_mode():
+            scores = torch.softmax(run(x)[0].float(), 0)
+        names = task.classes or tuple(map(str, range(len(scores))))
+        if len(names) != len(scores):
+            raise SettingError(
+                f"{len(names)} class names for {len(scores)} outputs; give one a line with --labels, in the order of training"
+            )
+        best = scores.topk(min(top, len(scores)))
+        labels = tuple(names[index] for index in best.indices.tolist())
+        yield Prediction(path, labels, tuple(best.values.tolist()))
+
+
+def runner(model: nn.Module, task: Task, backend: Backend) -> Runner:
+    """`model` as a call on one image in `backend`; for the other runtimes it is exported, and compared, first."""
+    one_of("backend", backend, get_args(Backend))
+    model = model.eval()
+    if backend == "pytorch":
+        return lambda x: model(x)
+    kind = FORMATS[FORMAT_OF[backend]]
+    example = torch.randn(2, task.channels, *task.image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        made = export(model, Path(folder) / "net", to=FORMAT_OF[backend], form="fast", example=example)
+        return kind.run(made.path, model)
