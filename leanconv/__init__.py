@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from leanconv.core.spec import ConvSpec
     from leanconv.core.task import Task, get_task, set_task
     from leanconv.deploy.export import export as export
+    from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.hub import from_pretrained, push_to_hub
     from leanconv.files.load import load
-    from leanconv.files.releases import load_release
     from leanconv.files.save import save
     from leanconv.inference.optimize import forms_chosen, optimize
     from leanconv.models.create import create_model, list_models
@@ -106,7 +106,7 @@ _HOME = {
     "get_task": "core.task",
     "list_models": "models.create",
     "load": "files.load",
-    "load_release": "files.releases",
+    "load_checkpoint": "files.checkpoints",
     "optimize": "inference.optimize",
     "penalty": "core.penalty",
     "plan": "conversion.plan",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from leanconv import __version__
+from leanconv.cli.analyse import analyse
 from leanconv.cli.bench import bench
 from leanconv.cli.compare import compare
 from leanconv.cli.convert import convert
@@ -23,6 +24,7 @@ from leanconv.cli.export import export
 from leanconv.cli.inspect import inspect
 from leanconv.cli.models import models
 from leanconv.cli.predict import predict
+from leanconv.cli.prune import prune
 from leanconv.cli.quantize import quantize
 from leanconv.cli.reproduce import reproduce
 from leanconv.cli.train import train
@@ -40,6 +42,8 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "train": (train, 'train resnet20 --method "split(ratio=0.5)" --data digits --epochs 20 --out runs/split'),
     "eval": (evaluate, "eval runs/split --data digits"),
     "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
+    "analyse": (analyse, "analyse runs/dense runs/tied --what filters --data cifar10 -o similarity.svg"),
+    "prune": (prune, "prune runs/shard --fraction 0.5 --data cifar10 -o lean/"),
     "bench": (bench, "bench timm/resnet50 tied_resnet50_s --runtimes eager,openvino --batch 1,16"),
     "export": (export, "export lean/ --to onnx,openvino -o files/"),
     "quantize": (quantize, "quantize runs/split --data digits -o files/"),

@@ -32,13 +32,19 @@ def convert(
     size: Size = None,
     init: Init = "fit",
     pretrained: Pretrained = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="A checkpoint to load into TARGET first: .safetensors or of torch.save."
+        ),
+    ] = None,
     faster_only: FasterOnly = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Convert TARGET and save it: model.safetensors, which is enough to load it again, and plan.json to read.
 
-    --init fit starts from TARGET's weights, so take a trained network: a folder, or a name with --pretrained.
+    --init fit starts from TARGET's weights, so take a trained network: a folder, or a name with --pretrained or --weights.
     """
     import torch
 
@@ -47,11 +53,14 @@ def convert(
     from leanconv.cli.target import make_useful_plan, open_target
     from leanconv.conversion import apply
     from leanconv.core.base import input_size_of
+    from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
 
     asked = parse_method(method)
     torch.manual_seed(seed)
     model = open_target(target, pretrained=pretrained)
+    if weights is not None:
+        load_checkpoint(model, weights)
     shape = input_size(size) or input_size_of(model)
     plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
     if faster_only and plan is not None:

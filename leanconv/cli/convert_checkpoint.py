@@ -37,7 +37,7 @@ def convert_checkpoint(
     from leanconv.conversion import apply
     from leanconv.core.base import input_size_of
     from leanconv.core.count import count
-    from leanconv.files.releases import load_release
+    from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
 
     model = open_target(target)
@@ -45,7 +45,7 @@ def convert_checkpoint(
     if asked is not None:
         plan = make_useful_plan(model, asked, where, exclude, input_size(size) or input_size_of(model))
         model = apply.convert(model, plan)
-    save(load_release(model, checkpoint), out)
+    save(load_checkpoint(model, checkpoint), out)
     params = count(model).params
     if as_json:
         show_json({"checkpoint": str(checkpoint), "target": target, "out": str(out), "params": params})

@@ -73,6 +73,7 @@ FLAGS = (
     Flag("workers", int, 0, "Processes that decode images."),
     Flag("threads", int, None, "CPU threads."),
     Flag("no_decay_norm", bool, False, "No weight decay on biases and norms."),
+    Flag("record_gradients", bool, False, "Keep the gradients' sizes of shared weights, for analyse --what gradients."),
 )
 
 Recipe = Annotated[

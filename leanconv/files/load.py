@@ -18,12 +18,15 @@ from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError
 from leanconv.core.task import Task, set_task
 from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
+from leanconv.files.sparse import set_sparse, unpack
 from leanconv.models.create import create_model
 
 # Keywords that would make a builder read or fetch files; a file must not be able to ask for that.
 FORBIDDEN = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 # From each older format to the next one
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda info: info | {"task": None}}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda info: info | {"task": None, "sparse": {}}
+}
 LARGEST = 100_000  # of any setting that is a whole number; ImageNet-21k has 21,843 classes
 
 
@@ -41,6 +44,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     if path.is_dir() or not path.suffix:
         path = path / MODEL_FILE
     info, tensors = read(path)
+    tensors = unpack(tensors, info.get("sparse", {}), path.name)
     ties = info.get("ties") or {}
     if not isinstance(ties, dict) or not all(isinstance(source, str) for source in ties.values()):
         raise FileError(f"{path.name}: its ties are {ties!r} and not names to names; save it again")
@@ -57,6 +61,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     lean.load_state_dict(tensors, strict=True)
     try:
         check(lean)
+        set_sparse(lean, tuple(info.get("sparse", {})))
         set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
     except LeanconvError as error:
         raise FileError(f"{path.name}: {error}") from error

@@ -19,8 +19,9 @@ from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.task import get_task
+from leanconv.files.sparse import get_sparse, pack
 
-FORMAT = 2  # 1 had no task; `leanconv.files.load` brings older files up to date
+FORMAT = 2  # 1 had no task and no sparse tensors; `leanconv.files.load` brings older files up to date
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 OPTIMIZED = "leanconv_forms"  # the attribute that `leanconv.optimize` leaves on what it returns
@@ -55,8 +56,9 @@ def ties(model: nn.Module) -> dict[str, str]:
 def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
     """Write `lean` to ``directory/model.safetensors``, with ``plan.json`` beside it, a copy for readers.
 
-    Every tensor is stored once. The safetensors file alone is enough to load from: the plan stands in its metadata,
-    and it is renamed into place when complete, so that an interrupted save leaves the old file.
+    Every tensor is stored once, and one that `leanconv.analyse.prune_blending` thinned without its zeros. The safetensors
+    file alone is enough to load from: the plan stands in its metadata, and it is renamed into place when complete, so
+    that an interrupted save leaves the old file.
 
     Raises:
         TieError: a weight that the plan shares is not shared any more.
@@ -71,6 +73,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
     directory = Path(directory)
     info = description(lean)
     tensors = {name: tensor for name, tensor in lean.state_dict().items() if name not in info["ties"]}
+    tensors, info["sparse"] = pack(tensors, get_sparse(lean))
     with replacing(directory / MODEL_FILE) as temporary:
         save_file(_separate(tensors), temporary, metadata={METADATA_KEY: json.dumps(info), "format": "pt"})
     write_json(directory / PLAN_FILE, info)

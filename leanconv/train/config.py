@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from leanconv.core.errors import SettingError
 
-EXECUTION = ("workers", "threads")  # how a run is executed rather than what it computes: may change on resuming
+# how a run is executed rather than what it computes: may change on resuming
+EXECUTION = ("workers", "threads", "record_gradients")
 
 
 class TrainConfig(BaseModel):
@@ -31,6 +32,7 @@ class TrainConfig(BaseModel):
         validation: fraction of the train part held out; 0 trains on all of it and selects nothing.
         select: keep the weights of the last epoch, or of the one with the best validation accuracy.
         no_decay_norm: no weight decay on biases and norms (every parameter of fewer than two dimensions).
+        record_gradients: the largest and the mean absolute gradient of each shared weight, every ten steps, in gradients.jsonl.
 
     Raises:
         SettingError: an unknown setting or a value outside its rule.
@@ -66,6 +68,7 @@ class TrainConfig(BaseModel):
     workers: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
     no_decay_norm: bool = False
+    record_gradients: bool = False
 
     def __init__(self, **settings: Any) -> None:
         try:

@@ -20,13 +20,14 @@ from leanconv.train.config import EXECUTION, TrainConfig
 
 
 class RunFolder:
-    """config.yaml, env.json, metrics.jsonl, last.ckpt, best.safetensors, summary.json."""
+    """config.yaml, env.json, metrics.jsonl, last.ckpt, best.safetensors, summary.json; gradients.jsonl where recorded."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.config = self.root / "config.yaml"
         self.env = self.root / "env.json"
         self.metrics = self.root / "metrics.jsonl"
+        self.gradients = self.root / "gradients.jsonl"
         self.checkpoint = self.root / "last.ckpt"
         self.best = self.root / "best.safetensors"
         self.summary = self.root / "summary.json"
@@ -47,8 +48,8 @@ class RunFolder:
             return read_checkpoint(self.checkpoint)
         write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
         write_json(self.env, describe_machine())
-        self.best.unlink(missing_ok=True)
-        self.summary.unlink(missing_ok=True)
+        for old in (self.best, self.summary, self.gradients):
+            old.unlink(missing_ok=True)
         return None
 
     def write_records(self, records: Sequence[dict[str, Any]]) -> None:

@@ -128,6 +128,7 @@ def _train(
 
     from leanconv.train.callbacks import AtomicCheckpoints, Recorder, Selection
     from leanconv.train.feed import Feed
+    from leanconv.train.gradients import GradientRecorder
     from leanconv.train.module import TrainModule
     from leanconv.train.progress import ProgressBar
 
@@ -135,6 +136,8 @@ def _train(
     callbacks: list[pl.Callback] = [Selection(folder), recorder]  # their docstrings say why in this order
     if config.ema is not None:
         callbacks.insert(1, WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)))
+    if config.record_gradients:
+        callbacks.append(GradientRecorder(folder))
     if progress:
         callbacks.append(ProgressBar())
     trainer = pl.Trainer(

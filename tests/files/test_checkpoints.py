@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import leanconv as lc
+from leanconv.cli import main
 from leanconv.core.errors import FileError
 from tests.ops.contract import unsettle_
 
@@ -117,7 +118,7 @@ def test_filter_bases(bases: int, tmp_path: Path):
     lean = converted(lc.SharedBasis(4, 1, bases=bases), where="layer*.conv?", exclude="layer*.0.*")
     release = ready(basis_network(lean, 4, 1, bases))
     torch.save({"net": release.state_dict(), "acc": 93.1, "epoch": 3}, tmp_path / "net.pth")
-    loaded = lc.load_release(lean, tmp_path / "net.pth")
+    loaded = lc.load_checkpoint(lean, tmp_path / "net.pth")
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded(x), release(x), rtol=1e-4, atol=1e-5)
     lc.save(loaded, tmp_path / "lean")
@@ -143,7 +144,7 @@ def test_spconv(tmp_path: Path):
     state = {name.replace("module.fc.", "module.linear."): t for name, t in state.items()}
     torch.save({"state_dict": state}, tmp_path / "net.pth")
     x = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(lc.load_release(lean, tmp_path / "net.pth")(x), release(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lc.load_checkpoint(lean, tmp_path / "net.pth")(x), release(x), rtol=1e-4, atol=1e-5)
 
 
 def test_tied_blocks_and_attention(tmp_path: Path):
@@ -152,7 +153,7 @@ def test_tied_blocks_and_attention(tmp_path: Path):
     lean = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2))).eval()
     save_file(release.state_dict(), tmp_path / "net.safetensors")
     x = torch.randn(2, 8, 5, 5)
-    torch.testing.assert_close(lc.load_release(lean, tmp_path / "net.safetensors")(x), release(x))
+    torch.testing.assert_close(lc.load_checkpoint(lean, tmp_path / "net.safetensors")(x), release(x))
 
 
 def test_whole_convolutions_that_are_shared(tmp_path: Path):
@@ -172,7 +173,7 @@ def test_whole_convolutions_that_are_shared(tmp_path: Path):
     torch.save(state, tmp_path / "net.pth")
     again = lc.create_model("basis_resnet101_shared", num_classes=3).eval()
     x = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(lc.load_release(again, tmp_path / "net.pth")(x), lean(x))
+    torch.testing.assert_close(lc.load_checkpoint(again, tmp_path / "net.pth")(x), lean(x))
 
 
 class Hostile:
@@ -189,7 +190,7 @@ def test_what_does_not_fit_is_said_and_nothing_changes(tmp_path: Path, monkeypat
     def refused(state: object, match: str) -> None:
         torch.save(state, "net.pth")
         with pytest.raises(FileError, match=match):
-            lc.load_release(lean, "net.pth")
+            lc.load_checkpoint(lean, "net.pth")
         assert all(torch.equal(tensor, before[name]) for name, tensor in lean.state_dict().items())
 
     refused({k: v for k, v in good.items() if k != "layer2.1.coeff_conv2.weight"}, "nothing for 'layer2.1.conv2.coeff")
@@ -205,7 +206,7 @@ def test_what_does_not_fit_is_said_and_nothing_changes(tmp_path: Path, monkeypat
     Path("net.safetensors").write_bytes(b"no")
     for name, match in (("net.safetensors", "cannot be read"), ("none.pth", "no file")):
         with pytest.raises(FileError, match=match):
-            lc.load_release(lean, name)
+            lc.load_checkpoint(lean, name)
 
 
 def test_groups_of_tied_blocks_are_refused(tmp_path: Path):
@@ -213,4 +214,47 @@ def test_groups_of_tied_blocks_are_refused(tmp_path: Path):
     lean = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2)))
     torch.save({"0.conv.weight": torch.zeros(4, 2, 3, 3), "x": torch.zeros(1)}, tmp_path / "net.pth")
     with pytest.raises(FileError, match="orders its channels by block first"):
-        lc.load_release(lean, tmp_path / "net.pth")
+        lc.load_checkpoint(lean, tmp_path / "net.pth")
+
+
+def test_a_dense_checkpoint_becomes_lean_by_a_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Never by loading what happens to have the same name: into the lean network itself it is refused."""
+    torch.manual_seed(3)
+    dense = unsettled("timm/resnet18")
+    torch.save(dense.state_dict(), tmp_path / "dense.pth")
+    method = [
+        "--method",
+        "shared_basis(shared=28,unique=28,norm=False)",
+        "--where",
+        "layer1*.conv?",
+        "-o",
+        str(tmp_path / "lean"),
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "convert",
+                "timm/resnet18",
+                "--weights",
+                str(tmp_path / "dense.pth"),
+                *method,
+                "-o",
+                str(tmp_path / "lean"),
+            ]
+        )
+    assert end.value.code == 0
+    lean = lc.load(tmp_path / "lean")
+    fitted = lc.convert(dense, lc.plan_of(lean), init="fit").eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(lean(x), fitted(x), rtol=1e-4, atol=1e-4)
+    off = (lean(x) - dense(x)).norm() / dense(x).norm()
+    fresh = lc.convert(dense, lc.plan_of(lean), init="fresh").eval()
+    assert off < 0.8 * (fresh(x) - dense(x)).norm() / dense(x).norm()
+    with pytest.raises(FileError, match=r"has nothing for 'layer1\.0\.conv1"):
+        lc.load_checkpoint(lean, tmp_path / "dense.pth")
+
+
+def unsettled(name: str) -> nn.Module:
+    model = lc.create_model(name)
+    unsettle_(model)
+    return model.eval()

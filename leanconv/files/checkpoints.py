@@ -1,4 +1,4 @@
-"""Checkpoints of the papers' own releases, read into leanconv's networks: the same weights under other names."""
+"""Checkpoints of others: a network's state dict, or the same weights under the names of a paper's own release."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ HOSTS = (
 COUNTER = "num_batches_tracked"  # of norms; older checkpoints have none
 
 
-def load_release(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Fill `model`, a lean network, from a checkpoint of the release of its paper; every tensor must find its place.
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Fill `model` from a checkpoint that leanconv did not write; every tensor must find its place.
 
-    Known are the layers of Tied Block Convolution (``conv.weight``, ``fc.0``), SPConv (``gwc``, ``pwc``, ``conv1x1``, ``bn1``,
-    ``bn2``) and the filter bases (``shared_basis_*``, ``basis_conv1``, ``basis_bn1``, ``coeff_conv1``); other layers go
-    by the same name, or by the releases' (``shortcut``, ``linear``, ``stage1``).
+    It holds the network's own names, or those of the release of its paper: the layers of Tied Block Convolution
+    (``conv.weight``, ``fc.0``), SPConv (``gwc``, ``pwc``, ``conv1x1``, ``bn1``, ``bn2``) and the filter bases
+    (``shared_basis_*``, ``basis_conv1``, ``basis_bn1``, ``coeff_conv1``), with ``shortcut``, ``linear`` or ``stage1`` around
+    them. A dense checkpoint goes into the dense network, and ``convert(..., init="fit")`` makes lean weights of it.
 
     Args:
         path: a safetensors file, or one of torch.save, read with ``weights_only=True``. A ``state_dict`` inside it and a

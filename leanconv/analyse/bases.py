@@ -1,0 +1,95 @@
+"""Shared bases: how alike their components are, and the coefficients that layers make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leanconv.analyse.figure import panels
+from leanconv.core.errors import SettingError
+from leanconv.ops.shared_basis import FilterBasis, SharedBasisConv2d
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class BasisSimilarity:
+    """One group of layers with its shared components.
+
+    Args:
+        layers: their names, in the order of the network.
+        shared: how many of the components are shared; they come first, the unique ones of each layer after them.
+        components: (components, components), absolute cosines.
+        coefficients: (filters, filters) of all layers one after the other, absolute cosines of their coefficients.
+    """
+
+    layers: tuple[str, ...]
+    shared: int
+    components: np.ndarray
+    coefficients: np.ndarray
+
+    def mean(self, what: str) -> float:
+        """Of all pairs of two: "shared" components, all "components", or "coefficients"."""
+        matrix = {
+            "shared": self.components[: self.shared, : self.shared],
+            "components": self.components,
+            "coefficients": self.coefficients,
+        }[what]
+        values = matrix[np.triu_indices(len(matrix), 1)]
+        return float(values.mean()) if len(values) else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The layers and the means."""
+        means = {f"mean_{what}": self.mean(what) for what in ("shared", "components", "coefficients")}
+        return {"layers": list(self.layers), "shared": self.shared, "components": len(self.components), **means}
+
+
+def basis_similarity(model: nn.Module) -> list[BasisSimilarity]:
+    """Absolute cosine similarities of components and coefficients of each group, in the order of the network.
+
+    Raises:
+        SettingError: no layer has a shared basis.
+
+    Source: "Learning Deeply Shared Filter Bases", section 4.1.3, Fig. 3.
+    """
+    groups: dict[int, tuple[FilterBasis, list[tuple[str, SharedBasisConv2d]]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, SharedBasisConv2d) and module.shared:
+            groups.setdefault(id(module.basis), (module.basis, []))[1].append((name, module))
+    if not groups:
+        raise SettingError(f"{type(model).__name__} has no shared basis; take a network of shared_basis(...)")
+    found = []
+    for basis, users in groups.values():
+        own = [module.unique.flatten(1) for _, module in users if module.unique is not None]
+        components = torch.cat([basis.weight.flatten(1), *own])
+        coefficients = torch.cat([module.coefficients.flatten(1) for _, module in users])
+        names = tuple(name for name, _ in users)
+        found.append(BasisSimilarity(names, len(basis.weight), _cosines(components), _cosines(coefficients)))
+    return found
+
+
+def _cosines(rows: Tensor) -> np.ndarray:
+    unit = nn.functional.normalize(rows.detach().double(), dim=1)
+    return (unit @ unit.T).abs().clamp(max=1).cpu().numpy()
+
+
+def plot_bases(networks: Mapping[str, Sequence[BasisSimilarity]]) -> Figure:
+    """For each network, side by side: the components of each group above, the coefficients below."""
+    columns = [(label, index, group) for label, found in networks.items() for index, group in enumerate(found)]
+    figure, grid = panels(2, len(columns), 2.5, 2.6)
+    for (label, index, group), (above, below) in zip(columns, grid.T, strict=True):
+        for axes, matrix, what in (
+            (above, group.components, "components"),
+            (below, group.coefficients, "coefficients"),
+        ):
+            drawn = axes.imshow(matrix, vmin=0, vmax=1, cmap="magma", interpolation="nearest")
+            axes.set_title(f"{what}, mean {group.mean(what):.3f}", fontsize=8)
+        above.set_xlabel(f"{label}, group {index + 1}", fontsize=8)
+    figure.colorbar(drawn, ax=grid, fraction=0.02)
+    return figure

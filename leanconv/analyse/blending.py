@@ -1,0 +1,216 @@
+"""The blending layers of ShardNet: which weights matter, and what is left without the smallest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from leanconv.analyse.figure import panel, panels
+from leanconv.core.errors import SettingError
+from leanconv.files.sparse import set_sparse
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FRACTIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+def blending_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of blending layers by name, each (O, I, 1, 1).
+
+    Raises:
+        SettingError: the network has none.
+    """
+    found = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 4 and any(part.startswith("blend") for part in name.split("."))
+    }
+    if not found:
+        raise SettingError(
+            f"{type(model).__name__} has no blending layer; they are in shard_vgg16, shard_resnet... and depth_shared(blend=True)"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class BlendingExtremes:
+    """The least and the greatest weights of each output channel of one blending layer, by absolute value.
+
+    Args:
+        layer: the name of its weight.
+        weights: (O, I), absolute values.
+        lowest, highest: (O, k) input channels.
+    """
+
+    layer: str
+    weights: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    def unused(self) -> np.ndarray:
+        """For each input channel the share of output channels that hold it among their lowest: 1 where nobody listens."""
+        counts = np.bincount(self.lowest.flatten(), minlength=self.weights.shape[1])
+        return counts / len(self.weights)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shares of `unused`, and the channels."""
+        return {
+            "layer": self.layer, "unused": np.round(self.unused(), 4).tolist(), "lowest": self.lowest.tolist(),
+            "highest": self.highest.tolist(),
+        }  # fmt: skip
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Input channels along x, output channels along y: the lowest in blue, the highest in red."""
+        axes = axes or panel(3.2, 3.4)
+        picture = np.ones((*self.weights.shape, 3))
+        rows = np.arange(len(self.weights))[:, None]
+        picture[rows, self.lowest] = (0.12, 0.47, 0.71)
+        picture[rows, self.highest] = (0.84, 0.15, 0.16)
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
+        axes.set_title(self.layer, fontsize=8)
+        axes.set_xlabel("input channel", fontsize=8)
+        return axes
+
+
+def blending_extremes(model: nn.Module, count: int = 32) -> list[BlendingExtremes]:
+    """For every blending layer the `count` lowest and highest weights of each output channel, by absolute value.
+
+    Raises:
+        SettingError: there is no blending layer.
+
+    Source: ShardNet, section 5.1, Figs. 4, 7 and 8.
+    """
+    found = []
+    for name, parameter in blending_weights(model).items():
+        weights = parameter.detach().flatten(1).abs().cpu()
+        order = weights.argsort(1)
+        k = min(count, weights.shape[1] // 2) or 1
+        found.append(BlendingExtremes(name, weights.numpy(), order[:, :k].numpy(), order[:, -k:].flip(1).numpy()))
+    return found
+
+
+def plot_extremes(found: Sequence[BlendingExtremes]) -> Figure:
+    """All blending layers in the order of the network."""
+    figure, grid = panels(1, len(found), 2.6, 2.8)
+    for extremes, axes in zip(found, grid[0], strict=True):
+        extremes.plot(axes)
+    grid[0][0].set_ylabel("output channel", fontsize=8)
+    figure.suptitle("blue: lowest, red: highest weights of each output channel, by absolute value", fontsize=9)
+    return figure
+
+
+def prune_blending(model: nn.Module, fraction: float) -> nn.Module:
+    """A copy whose smallest blending weights, this fraction of all of them together, are zero; nothing is retrained.
+
+    `leanconv.save` stores them without the zeros.
+
+    Raises:
+        SettingError: a fraction outside [0, 1], or no blending layer.
+
+    Source: ShardNet, section 5.2, after Han et al. 2015.
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise SettingError(f"fraction={fraction!r} must be a number from 0 to 1")
+    pruned = copy.deepcopy(model)
+    weights = blending_weights(pruned)
+    sizes = torch.cat([parameter.detach().abs().flatten() for parameter in weights.values()])
+    count = round(fraction * len(sizes))
+    if count == 0:
+        return pruned
+    smallest = torch.zeros(len(sizes), dtype=torch.bool)
+    smallest[sizes.argsort()[:count]] = True
+    with torch.no_grad():
+        for parameter, zeros in zip(
+            weights.values(), smallest.split([p.numel() for p in weights.values()]), strict=True
+        ):
+            parameter[zeros.reshape(parameter.shape)] = 0
+    set_sparse(pruned, tuple(weights))
+    return pruned
+
+
+@dataclass(frozen=True)
+class PruningPoint:
+    """One fraction.
+
+    Args:
+        blending, params: weights that are left in blending layers, and parameters in all.
+        factor: how many times fewer parameters than before.
+        top1_pct: accuracy, in percent.
+    """
+
+    fraction: float
+    blending: int
+    params: int
+    factor: float
+    top1_pct: float
+
+
+@dataclass(frozen=True)
+class PruningCurve:
+    """Accuracy against the fraction of blending weights that is zero."""
+
+    points: tuple[PruningPoint, ...]
+
+    def prunable(self, drop: float = 0.5) -> float:
+        """The largest fraction up to which accuracy stays within `drop` percentage points of the whole network's."""
+        first, last = self.points[0].top1_pct, 0.0
+        for point in self.points:
+            if point.top1_pct < first - drop:
+                break
+            last = point.fraction
+        return last
+
+    def to_json(self) -> dict[str, Any]:
+        """The points."""
+        return {"points": [asdict(point) for point in self.points], "prunable": self.prunable()}
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Accuracy, with the compression factor at each point."""
+        axes = axes or panel(4.2, 2.8)
+        fractions = [point.fraction for point in self.points]
+        axes.plot(fractions, [point.top1_pct for point in self.points], marker="o", markersize=3)
+        for point in self.points[:: max(1, len(self.points) // 6)]:
+            axes.annotate(
+                f"{point.factor:.2f}x",
+                (point.fraction, point.top1_pct),
+                fontsize=7,
+                xytext=(2, 4),
+                textcoords="offset points",
+            )
+        axes.set(xlabel="fraction of blending weights at zero", ylabel="top-1 %")
+        return axes
+
+
+def pruning_curve(
+    model: nn.Module, score: Callable[[nn.Module], float], fractions: Sequence[float] = FRACTIONS
+) -> PruningCurve:
+    """Accuracy with more and more blending weights at zero.
+
+    Args:
+        score: a network -> its accuracy in percent, on validation images where a fraction is to be chosen from it.
+        fractions: rising, the first 0.
+
+    Raises:
+        SettingError: fractions out of order, or no blending layer.
+
+    Source: ShardNet, section 5.2, Fig. 5.
+    """
+    fractions = list(fractions)
+    if not fractions or fractions[0] != 0 or fractions != sorted(set(fractions)):
+        raise SettingError(f"fractions={fractions} must rise from 0")
+    total = sum(p.numel() for p in model.parameters())
+    points = []
+    for fraction in fractions:
+        pruned = prune_blending(model, fraction)
+        kept = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
+        left = total - sum(w.numel() for w in blending_weights(pruned).values()) + kept
+        points.append(PruningPoint(fraction, kept, left, total / left, score(pruned)))
+    return PruningCurve(tuple(points))

@@ -1,0 +1,114 @@
+"""Grad-CAM: where in an image a class was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leanconv.analyse.figure import panels
+from leanconv.analyse.layers import conv_layers, evaluating, outputs_of, use_of
+from leanconv.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Args:
+    layer: whose maps were weighed.
+    classes: for each image the class that was asked for.
+    maps: (N, h, w), as large as the layer's maps, at least 0; the scale is that of the scores.
+    heat: (N, H, W), brought to the size of the image, each from 0 to 1.
+    """
+
+    layer: str
+    classes: tuple[int, ...]
+    maps: np.ndarray
+    heat: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """The maps as lists."""
+        return {"layer": self.layer, "classes": list(self.classes), "maps": np.round(self.maps, 6).tolist()}
+
+    def plot(self, images: np.ndarray) -> Figure:
+        """The images, (N, H, W, 3) in [0, 1], and below them the heat over each."""
+        return plot_cams(images, {self.layer: self})
+
+
+def last_layer(model: nn.Module) -> str:
+    """The last convolution with a kernel over 1x1, whose maps Grad-CAM is usually taken from; else the last one."""
+    layers = conv_layers(model)
+    wide = [name for name, module in layers.items() if tuple(getattr(module, "kernel_size", (1, 1))) != (1, 1)]
+    return (wide or list(layers))[-1]
+
+
+def grad_cam(
+    model: nn.Module, images: Tensor, layer: str | None = None, *, classes: Sequence[int] | None = None, use: int = -1
+) -> GradCam:
+    """Grad-CAM of each image.
+
+        heat = relu(sum over channels of a_c A_c),   a_c = mean over positions of d score / d A_c
+
+    with A the layer's maps and score the output of the class before the softmax.
+
+    Args:
+        images: (N, C, H, W), as the network takes them.
+        layer: any layer that gives maps; None takes `last_layer`.
+        classes: which class of each image; None takes the likeliest.
+        use: which use, where a layer runs several times. leanconv's shared convolutions are a layer of their own at each
+            use, so that their name says it.
+
+    Raises:
+        SettingError: no such layer, use or class.
+
+    Source: Selvaraju et al. 2017, eqs. 1 and 2; Wang & Yu 2021, Fig. 8.
+    """
+    layer = layer or last_layer(model)
+    with evaluating(model), torch.enable_grad(), outputs_of(model, layer) as seen:
+        # a gradient at the image, so that maps have one even where no parameter asks for it
+        scores = model(images.detach().clone().requires_grad_())
+        maps = use_of(seen, layer, use)
+        asked = scores.argmax(1) if classes is None else torch.tensor(list(classes))
+        if len(asked) != len(images) or not bool(((asked >= 0) & (asked < scores.shape[1])).all()):
+            raise SettingError(
+                f"classes={asked.tolist()} must be one of 0 to {scores.shape[1] - 1} for each of {len(images)} images"
+            )
+        chosen = scores.gather(1, asked[:, None].to(scores.device)).sum()
+        gradient = torch.autograd.grad(chosen, maps)[0]
+    weights = gradient.mean((2, 3), keepdim=True)
+    cams = (weights * maps).sum(1).relu().detach()
+    heat = F.interpolate(cams[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    return GradCam(layer, tuple(asked.tolist()), cams.cpu().numpy(), heat.cpu().numpy())
+
+
+def plot_cams(
+    images: np.ndarray, networks: Mapping[str, GradCam], titles: Mapping[str, Sequence[str]] | None = None
+) -> Figure:
+    """The images in the first row, and a row of heat for each network.
+
+    Args:
+        images: (N, H, W, 3) or (N, H, W), in [0, 1].
+        titles: for each network a line over each image, such as the class it saw.
+    """
+    figure, grid = panels(1 + len(networks), len(images), 1.6, 1.75)
+    for image, axes in zip(images, grid[0], strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+    for (label, cam), row in zip(networks.items(), grid[1:], strict=True):
+        said = (titles or {}).get(label, [f"class {index}" for index in cam.classes])
+        for image, heat, title, axes in zip(images, cam.heat, said, row, strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+            axes.imshow(heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+            axes.set_title(title, fontsize=8)
+        row[0].set_ylabel(label, fontsize=8)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure

@@ -1,0 +1,40 @@
+"""Figures without a display and without a global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leanconv.core.atomic import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, (rows, columns) of them, each so many inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def panel(width: float, height: float) -> Axes:
+    """The axes of a figure of their own."""
+    axes: Axes = panels(1, 1, width, height)[1][0][0]
+    return axes
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as its suffix says (.svg, .png, .pdf), whole or not at all; SVG text stays text."""
+    import matplotlib
+
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}),
+        replacing(path) as temporary,
+    ):
+        settings = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=settings)
+    return path

@@ -1,0 +1,88 @@
+"""How strongly shared weights were pulled during training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leanconv.analyse.figure import panels
+from leanconv.core.errors import FileError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILE = "gradients.jsonl"
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """Args:
+    tensors: names of the shared weights, in the order of the network.
+    steps: (T).
+    largest, mean: (T, tensors), of the absolute gradient.
+    """
+
+    tensors: tuple[str, ...]
+    steps: np.ndarray
+    largest: np.ndarray
+    mean: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """Means over the steps for each tensor."""
+        return {
+            "steps": len(self.steps),
+            "tensors": [
+                {"name": name, "max": float(self.largest[:, i].mean()), "mean": float(self.mean[:, i].mean())}
+                for i, name in enumerate(self.tensors)
+            ],
+        }
+
+
+def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
+    """What a run with ``record_gradients`` (``--record-gradients``) kept.
+
+    Raises:
+        FileError: there is nothing, or not what such a run writes.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise FileError(f"no {FILE} in {folder}; train a network with shared weights with --record-gradients")
+    records: dict[int, dict[str, dict[str, float]]] = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            records[int(record["step"])] = record["gradients"]  # a resumed run may have written a step twice
+        names = tuple(next(iter(records.values())))
+        steps = np.array(sorted(records))
+        largest, mean = (
+            np.array([[records[step][name][kind] for name in names] for step in sorted(records)])
+            for kind in ("max", "mean")
+        )
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise FileError(f"{path} is not what a run writes ({error!r}); train again with --record-gradients") from error
+    return GradientFlow(names, steps, largest, mean)
+
+
+def plot_gradients(runs: Mapping[str, GradientFlow]) -> Figure:
+    """The largest absolute gradients above, the mean ones below; a column for each run, one scale for all."""
+    figure, grid = panels(2, len(runs), 2.9, 2.3)
+    for (label, flow), column in zip(runs.items(), grid.T, strict=True):
+        for axes, values in zip(column, (flow.largest, flow.mean), strict=True):
+            for i, name in enumerate(flow.tensors):
+                axes.plot(flow.steps, values[:, i], linewidth=0.9, label=name.removesuffix(".weight"))
+            axes.set_yscale("log")
+        column[0].set_title(label, fontsize=9)
+        column[1].set_xlabel("step")
+    for row, what in zip(grid, ("max |gradient|", "mean |gradient|"), strict=True):
+        low, high = min(a.get_ylim()[0] for a in row), max(a.get_ylim()[1] for a in row)
+        for axes in row:
+            axes.set_ylim(low, high)
+        row[0].set_ylabel(what)
+    grid[0][-1].legend(fontsize=6)
+    return figure

@@ -1,0 +1,80 @@
+"""Layers by name, and what flows through them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.operator import ConvOp
+
+
+def conv_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions of `model` by name, dense and lean; what a lean one is made of does not count.
+
+    Raises:
+        SettingError: there is none.
+    """
+    inside = [f"{name}." for name, module in model.named_modules() if isinstance(module, ConvOp)]
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | ConvOp) and not any(name.startswith(prefix) for prefix in inside)
+    }
+    if not found:
+        raise SettingError(f"{type(model).__name__} has no convolution to look at")
+    return found
+
+
+def layer_of(model: nn.Module, name: str) -> nn.Module:
+    """The module called `name`.
+
+    Raises:
+        SettingError: there is none; the message lists the layers nearest to it, or all convolutions.
+    """
+    modules = dict(model.named_modules())
+    if name in modules:
+        return modules[name]
+    close = difflib.get_close_matches(name, modules, n=5) or list(conv_layers(model))
+    raise SettingError(f"no layer {name!r}; valid are, among others, {', '.join(close)}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in eval mode, and afterwards as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def outputs_of(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Collects the outputs of the layer `name`, one for each time that it is used, while the block runs."""
+    seen: list[Tensor] = []
+    handle = layer_of(model, name).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def use_of(seen: list[Tensor], name: str, use: int) -> Tensor:
+    """The output of one use of a layer.
+
+    Raises:
+        SettingError: the layer is not used as often, or gives no map.
+    """
+    if not -len(seen) <= use < len(seen):
+        many = f"is used {len(seen)} times, so that use= goes from 0 to {len(seen) - 1}" if seen else "is not used"
+        raise SettingError(f"use={use}: layer {name!r} {many}")
+    output = seen[use]
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        raise SettingError(f"layer {name!r} gives no maps (N, C, H, W); take a convolution")
+    return output

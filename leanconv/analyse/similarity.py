@@ -1,0 +1,159 @@
+"""How alike the filters of a layer are: by what excites them, and by their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leanconv.analyse.figure import panel, panels
+from leanconv.analyse.guided import Guided
+from leanconv.analyse.layers import evaluating, layer_of, outputs_of, use_of
+from leanconv.core.errors import SettingError
+from leanconv.core.operator import LinearOp
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class FilterSimilarity:
+    """Cosine similarities between filters of one layer.
+
+    Args:
+        layer: its name.
+        filters: which output channels, in the order of the matrix.
+        matrix: (k, k); NaN for a filter that nothing excites.
+        images: how many images it is a mean over; 0 for weights.
+    """
+
+    layer: str
+    filters: tuple[int, ...]
+    matrix: np.ndarray
+    images: int
+
+    def pairs(self) -> np.ndarray:
+        """The similarity of every pair of two filters, once; those of dead filters left out."""
+        values = self.matrix[np.triu_indices(len(self.matrix), 1)]
+        return values[np.isfinite(values)]
+
+    def histogram(self, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
+        """(edges, probability density) of the pairs over [-1, 1]."""
+        density, edges = np.histogram(self.pairs(), bins, (-1.0, 1.0), density=True)
+        return edges, density
+
+    def to_json(self) -> dict[str, Any]:
+        """Mean and quartiles of the pairs, and the matrix; None for NaN."""
+        pairs = self.pairs()
+        q25, median, q75 = (float(v) for v in np.quantile(pairs, (0.25, 0.5, 0.75))) if len(pairs) else (None,) * 3
+        matrix = [[None if np.isnan(v) else round(float(v), 5) for v in row] for row in self.matrix]
+        return {
+            "layer": self.layer, "images": self.images, "mean": float(pairs.mean()) if len(pairs) else None, "q25": q25,
+            "median": median, "q75": q75, "filters": list(self.filters), "matrix": matrix,
+        }  # fmt: skip
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """The correlation matrix."""
+        axes = axes or panel(4.0, 3.6)
+        drawn = axes.imshow(self.matrix, vmin=-1, vmax=1, cmap="RdYlBu_r", interpolation="nearest")
+        axes.set_title(self.layer, fontsize=9)
+        axes.set_xlabel("filter")
+        axes.figure.colorbar(drawn, ax=axes, fraction=0.046)
+        return axes
+
+
+def filter_similarity(
+    model: nn.Module, images: Tensor, layer: str, *, filters: int = 64, seed: int = 0, use: int = -1
+) -> FilterSimilarity:
+    """Cosine similarity between filters by their guided back-propagation patterns, a mean over images.
+
+    The pattern of a filter on an image is the gradient of the sum of its map with respect to the pixels, by guided
+    back-propagation. Two filters are alike where the same pixels excite them.
+
+    Args:
+        images: (N, C, H, W), as the network takes them.
+        layer: a name of `leanconv.analyse.conv_layers`.
+        filters: how many, drawn at random where the layer has more.
+        use: which use of a layer that runs several times; -1 is the last.
+
+    Raises:
+        SettingError: no such layer or use, or an activation that guided back-propagation has no rule for.
+
+    Source: Wang & Yu 2021, Figs. 1 and 9.
+    """
+    with evaluating(model):
+        with torch.no_grad(), outputs_of(model, layer) as seen:
+            model(images[:1])
+        channels = use_of(seen, layer, use).shape[1]
+        order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+        chosen = order[: min(filters, channels)].sort().values
+        found = [_cosines(_patterns(model, image[None], layer, chosen, use)) for image in images]
+    cosines = torch.stack(found).double()
+    count = (~cosines.isnan()).sum(0)
+    mean = torch.where(count > 0, cosines.nansum(0) / count, float("nan"))
+    return FilterSimilarity(layer, tuple(chosen.tolist()), mean.numpy(), len(images))
+
+
+def _patterns(model: nn.Module, image: Tensor, layer: str, filters: Tensor, use: int) -> Tensor:
+    """(k, pixels): one copy of the image for each filter, so that one backward pass serves all."""
+    copies = image.repeat(len(filters), 1, 1, 1).requires_grad_()
+    with torch.enable_grad(), outputs_of(model, layer) as seen, Guided():
+        model(copies)
+    maps = use_of(seen, layer, use)
+    target = maps[torch.arange(len(filters)), filters].sum()
+    return torch.autograd.grad(target, copies)[0].flatten(1)
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    length = rows.norm(dim=1, keepdim=True)
+    unit = torch.where(length > 0, rows / length, float("nan"))
+    return (unit @ unit.T).clamp(-1, 1)
+
+
+def dense_weight(model: nn.Module, layer: str) -> Tensor:
+    """The layer's weight as one convolution's: (O, I / groups, kh, kw).
+
+    Raises:
+        SettingError: it is no convolution, or not equal to a single one.
+    """
+    module = layer_of(model, layer)
+    if isinstance(module, LinearOp):
+        with evaluating(module), torch.no_grad():
+            return module.weight_dense().detach()
+    if isinstance(module, nn.Conv2d):
+        return module.weight.detach()
+    raise SettingError(f"layer {layer!r} is a {type(module).__name__}, which has no single convolution's weight")
+
+
+def weight_similarity(model: nn.Module, layer: str) -> FilterSimilarity:
+    """Cosine similarity between the weights of a layer's filters: cheap, and blind to what the inputs are.
+
+    Raises:
+        SettingError: no such layer, or one that equals no single convolution.
+    """
+    rows = dense_weight(model, layer).flatten(1).double()
+    return FilterSimilarity(layer, tuple(range(len(rows))), _cosines(rows).numpy(), 0)
+
+
+def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figure:
+    """A histogram of the pairs for each layer, several networks overlaid; layers are matched by their order."""
+    columns = max(len(found) for found in networks.values())
+    figure, grid = panels(1, columns, 3.0, 2.6)
+    for (label, found), style in zip(networks.items(), _styles(), strict=False):
+        for similarity, axes in zip(found, grid[0], strict=False):
+            edges, density = similarity.histogram()
+            axes.stairs(density, edges, label=label, linewidth=1.5, linestyle=style)
+            axes.set_title(similarity.layer, fontsize=9)
+            axes.set_xlabel("cosine similarity")
+    grid[0][0].set_ylabel("density")
+    grid[0][-1].legend(fontsize=8)
+    return figure
+
+
+def _styles() -> list[str]:
+    return ["-", "--", ":", "-."] * 4

@@ -1,0 +1,103 @@
+"""``leanconv analyse``: what a network does, as a table, a figure and arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from leanconv.cli.options import DataRoot, Download, Json, Pretrained, Seed
+from leanconv.cli.output import say, show, show_json
+
+What = Literal["filters", "matrices", "weights", "bases", "gradients", "blending", "pruning", "cam", "maps", "spectrum"]
+
+
+def analyse(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET...", help="Networks by name, or folders; several are compared.")
+    ],
+    what: Annotated[
+        What,
+        typer.Option(
+            "--what",
+            help="filters: how alike what excites them is (matrices: each pair); weights: the same of their weights; "
+            "bases: of shared bases and coefficients; gradients: of a run with --record-gradients; blending: its extremes; "
+            "pruning: accuracy without the smallest; cam: Grad-CAM; maps: near-duplicates; spectrum: singular values.",
+        ),
+    ] = "filters",
+    layer: Annotated[
+        list[str] | None, typer.Option("--layer", metavar="NAME", help="Which layer; may be repeated. Default: some.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help="digits, cifar10, cifar100, or a folder; its test part."),
+    ] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    photos: Annotated[
+        Path | None, typer.Option("--photos", metavar="DIR", help="Images of your own in place of --data.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images to look at.")] = 8,
+    classes: Annotated[
+        list[int] | None,
+        typer.Option("--class", min=0, help="cam: the class, once or for each image; default: the likeliest."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the figure: .svg, .png or .pdf.")
+    ] = None,
+    pretrained: Pretrained = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Look into TARGET: a table here, the figure with --out, the arrays with --json."""
+    from rich.table import Table
+
+    from leanconv.cli.target import is_saved, open_target
+    from leanconv.core.errors import SettingError
+    from leanconv.data import open_data
+
+    if out is not None and out.suffix not in (".svg", ".png", ".pdf"):
+        raise SettingError(f"--out {out} must end in .svg, .png or .pdf")
+    if what == "gradients":
+        found, figure, heads, rows = _gradients(targets)
+    else:
+        from leanconv.cli.analyses import KINDS, SEES_IMAGES, Asked
+
+        source = None if data is None or photos is not None else open_data(data, root=data_root, download=download)
+        settings = {} if source is None else {"num_classes": len(source.classes), "in_chans": source.channels}
+        networks = {
+            target: open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()
+            for target in targets
+        }
+        if what in SEES_IMAGES and source is None and photos is None:
+            raise SettingError(f"--what {what} looks at images: give --data, or --photos with a folder of them")
+        asked = Asked(networks, tuple(layer or ()), source, photos, images, tuple(classes or ()), seed)
+        drawn = KINDS[what](asked)
+        found, figure, heads, rows = drawn.found, drawn.figure, drawn.heads, drawn.rows
+    if out is not None:
+        from leanconv.analyse.figure import save_figure
+
+        say(f"wrote {save_figure(figure, out)}")
+    if as_json:
+        show_json({"what": what, "networks": found})
+        return
+    table = Table()
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    show(table)
+
+
+def _gradients(folders: list[str]) -> tuple[object, ...]:
+    from leanconv.analyse.gradients import plot_gradients, read_gradients
+
+    runs = {folder: read_gradients(folder) for folder in folders}
+    found = {folder: flow.to_json() for folder, flow in runs.items()}
+    rows = [
+        [folder, tensor["name"], f"{tensor['max']:.3g}", f"{tensor['mean']:.3g}"]
+        for folder, flow in found.items()
+        for tensor in flow["tensors"]
+    ]
+    return found, plot_gradients(runs), ("Run", "Shared weight", "max |gradient|", "mean |gradient|"), rows

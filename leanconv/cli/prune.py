@@ -1,0 +1,57 @@
+"""``leanconv prune``: a network without its smallest blending weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leanconv.cli.options import Data, DataRoot, Download, Json
+from leanconv.cli.output import show, show_json
+
+
+def prune(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a trained network in.")],
+    fraction: Annotated[
+        float, typer.Option("--fraction", min=0.0, max=1.0, help="Part of the blending weights to set to zero.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the pruned network.")],
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Set the smallest blending weights of the network in DIR to zero, without retraining, and save it without the zeros.
+
+    Prints accuracy on the test part and bytes on disk before and after. Choose the fraction by `analyse --what pruning`.
+    """
+    from leanconv.analyse.blending import blending_weights, prune_blending
+    from leanconv.cli.analyses import Asked, asked_score
+    from leanconv.cli.target import check_fits
+    from leanconv.data import open_data
+    from leanconv.files.load import load
+    from leanconv.files.save import MODEL_FILE, save
+    from leanconv.report.tables import size
+
+    images = open_data(data, root=data_root, download=download)
+    model = load(folder)
+    asked = Asked({folder: model}, (), images, None, 1, (), 0)
+    check_fits(model, images, asked.task().image_size)
+    pruned = prune_blending(model, fraction)
+    score = asked_score(asked)
+    before, after = score(model), score(pruned)
+    save(pruned, out)
+    sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), out)]
+    left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
+    found = {
+        "model": folder, "out": str(out), "data": images.name, "fraction": fraction, "blending_weights": left,
+        "bytes_before": sizes[0], "bytes_after": sizes[1], "top1_pct_before": before, "top1_pct_after": after,
+    }  # fmt: skip
+    if as_json:
+        show_json(found)
+    else:
+        show(
+            f"{images.name} test: top-1 {before:.2f} % -> {after:.2f} %; {size(sizes[0])} -> {size(sizes[1])} on disk; "
+            f"{left:,} blending weights left; saved in {out}"
+        )

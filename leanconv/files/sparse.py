@@ -1,0 +1,65 @@
+"""Tensors with many zeros, stored as their other values and one bit for each entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.base import unwrapped
+from leanconv.core.errors import FileError
+
+ATTRIBUTE = "leanconv_sparse"
+VALUES, MASK = ".nonzero", ".mask"  # after a tensor's name
+
+
+def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Note that these state dict entries of `model` are to be stored without their zeros."""
+    setattr(unwrapped(model), ATTRIBUTE, names)
+
+
+def get_sparse(model: nn.Module) -> tuple[str, ...]:
+    """What `set_sparse` noted."""
+    return getattr(unwrapped(model), ATTRIBUTE, ())
+
+
+def pack(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """The tensors with those of `names` packed, and the shapes of these."""
+    out = {name: tensor for name, tensor in tensors.items() if name not in names}
+    shapes = {}
+    for name in names:
+        tensor = tensors[name].detach().cpu().contiguous()
+        mask = tensor != 0
+        out[name + VALUES] = tensor[mask].clone()
+        out[name + MASK] = torch.from_numpy(np.packbits(mask.flatten().numpy()))
+        shapes[name] = list(tensor.shape)
+    return out, shapes
+
+
+def unpack(tensors: Mapping[str, Tensor], shapes: Any, file: str) -> dict[str, Tensor]:
+    """What `pack` was given.
+
+    Raises:
+        FileError: a part is missing, or the parts do not fit each other.
+    """
+    if not isinstance(shapes, dict):
+        raise FileError(f"{file}: its sparse tensors are {shapes!r} and not names to shapes; save it again")
+    out = dict(tensors)
+    for name, shape in shapes.items():
+        values, bits = out.pop(name + VALUES, None), out.pop(name + MASK, None)
+        whole = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+        if values is None or bits is None or not whole:
+            raise FileError(f"{file}: the sparse tensor {name!r} is not whole; save it again")
+        count = int(np.prod(shape, dtype=object))
+        if bits.dtype != torch.uint8 or bits.numel() != -(-count // 8):
+            raise FileError(f"{file}: the mask of {name!r} has {bits.numel()} bytes for {count} entries; save it again")
+        mask = torch.from_numpy(np.unpackbits(bits.flatten().numpy(), count=count).astype(bool))
+        if int(mask.sum()) != values.numel():
+            raise FileError(f"{file}: {name!r} has {values.numel()} values for {int(mask.sum())} places; save it again")
+        tensor = values.new_zeros(count)
+        tensor[mask] = values.flatten()
+        out[name] = tensor.reshape(shape)
+    return out

@@ -1,0 +1,62 @@
+"""Files of networks, their sizes, and what int8 does to them, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leanconv.report.tables import Row, markdown_text, quartiles, size
+
+SIZES_NOTE = (
+    "Share of unique: the network's parameters and buffers, each once. Loaded: the weights in the runtime's memory. "
+    "Without its options: the compact file as ONNX Runtime loads it by default. TorchScript: torch's older exporter."
+)
+SIZES = (
+    ("saved", "saved_bytes"),
+    ("ONNX compact", "onnx_compact_bytes"),
+    ("loaded", "onnx_compact_loaded_bytes"),
+    ("without its options", "onnx_compact_loaded_without_options_bytes"),
+    ("ONNX fast", "onnx_fast_bytes"),
+    ("loaded", "onnx_fast_loaded_bytes"),
+    ("TorchScript ONNX", "torchscript_onnx_bytes"),
+    ("pt2", "pt2_compact_bytes"),
+    ("OpenVINO", "openvino_compact_bytes"),
+    ("loaded", "openvino_compact_loaded_bytes"),
+)
+
+
+def markdown_of_sizes(rows: Sequence[Row]) -> str:
+    """Each format's bytes as a share of the unique ones."""
+    body = [
+        [row["network"], size(row["unique_bytes"])]
+        + ["–" if row[key] is None else f"{row[key] / row['unique_bytes']:.2f}" for _, key in SIZES]
+        for row in rows
+    ]
+    return markdown_text(("Network", "Unique", *(head for head, _ in SIZES)), body, SIZES_NOTE)
+
+
+def markdown_of_reloads(rows: Sequence[Row]) -> str:
+    """The largest errors after a fresh process read each file."""
+    names = list(rows[0]["reloaded_error"])
+    body = [[row["network"], *(f"{row['reloaded_error'][name]:.1e}" for name in names)] for row in rows]
+    note = "Largest difference from PyTorch in a fresh process, as a share of the largest output."
+    return markdown_text(("Network", *names), body, note)
+
+
+def markdown_of_int8(rows: Sequence[Row]) -> str:
+    """float32 and int8 of each network in a line."""
+    body = []
+    for network in dict.fromkeys((row["network"], row["method"]) for row in rows):
+        before, after = (
+            next(row for row in rows if (row["network"], row["method"]) == network and row["weights"] == weights)
+            for weights in ("float32", "int8")
+        )
+        body.append([
+            *network, size(before["file_bytes"]), size(after["file_bytes"]),
+            f"{before['top1_pct']:.2f}", f"{after['top1_pct']:.2f}", f"{after['top1_pct'] - before['top1_pct']:+.2f}",
+            quartiles(before, "latency_ms"), quartiles(after, "latency_ms"), quartiles(after, "ratio"),
+        ])  # fmt: skip
+    heads = ("Network", "Method", "float32", "int8", "Top-1 %", "int8", "change", "ms", "int8", "ratio")
+    note = (
+        "Files, test accuracy and milliseconds a call in ONNX Runtime; n = 1 network each, ranges from training images."
+    )
+    return markdown_text(heads, body, note, left=2)

@@ -1,0 +1,59 @@
+"""Gradients of shared weights through training."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from leanconv.core.sharing import borrowed
+from leanconv.train.folder import RunFolder
+from leanconv.train.module import TrainModule
+
+
+def shared_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that several layers use, by name."""
+    banks = {id(bank) for module in model.modules() for bank in borrowed(module)}
+    return {
+        f"{name}.{own}" if name else own: parameter
+        for name, module in model.named_modules()
+        if id(module) in banks
+        for own, parameter in module.named_parameters(recurse=False)
+    }
+
+
+class GradientRecorder(pl.Callback):
+    """Appends the largest and the mean absolute gradient of each shared weight to gradients.jsonl.
+
+    It reads them every `every` steps, one number of each at a time, so that training goes on as quickly.
+
+    Source: "Learning Deeply Shared Filter Bases", section 4.1.2, Fig. 2.
+    """
+
+    def __init__(self, folder: RunFolder, every: int = 10) -> None:
+        self.folder, self.every = folder, every
+        self.shared: dict[str, nn.Parameter] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainModule)
+        self.shared = shared_parameters(module.model)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer | Any
+    ) -> None:
+        step = trainer.global_step
+        found = {name: parameter.grad for name, parameter in self.shared.items() if parameter.grad is not None}
+        if step % self.every or not found or not trainer.is_global_zero:
+            return
+        sizes = [gradient.detach().abs() for gradient in found.values()]
+        values = torch.stack([torch.stack([size.max(), size.mean()]) for size in sizes]).tolist()  # one wait for a GPU
+        record = {
+            "step": step,
+            "gradients": {name: {"max": v[0], "mean": v[1]} for name, v in zip(found, values, strict=True)},
+        }
+        with open(self.folder.gradients, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
