@@ -90,6 +90,6 @@ def plot_bases(networks: Mapping[str, Sequence[BasisSimilarity]]) -> Figure:
         ):
             drawn = axes.imshow(matrix, vmin=0, vmax=1, cmap="magma", interpolation="nearest")
             axes.set_title(f"{what}, mean {group.mean(what):.3f}", fontsize=8)
-        above.set_xlabel(f"{label}, group {index + 1}", fontsize=8)
+        below.set_xlabel(f"{label}\ngroup {index + 1}", fontsize=8)
     figure.colorbar(drawn, ax=grid, fraction=0.02)
     return figure

@@ -83,6 +83,8 @@ class BlendingExtremes:
 def blending_extremes(model: nn.Module, count: int = 32) -> list[BlendingExtremes]:
     """For every blending layer the `count` lowest and highest weights of each output channel, by absolute value.
 
+    Narrow layers show an eighth of their input channels each, as 32 of 256 are: with more of them all would be marked.
+
     Raises:
         SettingError: there is no blending layer.
 
@@ -92,7 +94,7 @@ def blending_extremes(model: nn.Module, count: int = 32) -> list[BlendingExtreme
     for name, parameter in blending_weights(model).items():
         weights = parameter.detach().flatten(1).abs().cpu()
         order = weights.argsort(1)
-        k = min(count, weights.shape[1] // 2) or 1
+        k = min(count, weights.shape[1] // 8) or 1
         found.append(BlendingExtremes(name, weights.numpy(), order[:, :k].numpy(), order[:, -k:].flip(1).numpy()))
     return found
 

@@ -19,7 +19,7 @@ def conv_layers(model: nn.Module) -> dict[str, nn.Module]:
         SettingError: there is none.
     """
     inside = [f"{name}." for name, module in model.named_modules() if isinstance(module, ConvOp)]
-    found = {
+    found: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | ConvOp) and not any(name.startswith(prefix) for prefix in inside)

@@ -151,7 +151,7 @@ def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figur
             axes.set_title(similarity.layer, fontsize=9)
             axes.set_xlabel("cosine similarity")
     grid[0][0].set_ylabel("density")
-    grid[0][-1].legend(fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

@@ -67,8 +67,8 @@ def analyse(
         source = None if data is None or photos is not None else open_data(data, root=data_root, download=download)
         settings = {} if source is None else {"num_classes": len(source.classes), "in_chans": source.channels}
         networks = {
-            target: open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()
-            for target in targets
+            label: open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()
+            for label, target in zip(_labels(targets), targets, strict=True)
         }
         if what in SEES_IMAGES and source is None and photos is None:
             raise SettingError(f"--what {what} looks at images: give --data, or --photos with a folder of them")
@@ -93,7 +93,7 @@ def analyse(
 def _gradients(folders: list[str]) -> tuple[object, ...]:
     from leanconv.analyse.gradients import plot_gradients, read_gradients
 
-    runs = {folder: read_gradients(folder) for folder in folders}
+    runs = {label: read_gradients(folder) for label, folder in zip(_labels(folders), folders, strict=True)}
     found = {folder: flow.to_json() for folder, flow in runs.items()}
     rows = [
         [folder, tensor["name"], f"{tensor['max']:.3g}", f"{tensor['mean']:.3g}"]
@@ -101,3 +101,22 @@ def _gradients(folders: list[str]) -> tuple[object, ...]:
         for tensor in flow["tensors"]
     ]
     return found, plot_gradients(runs), ("Run", "Shared weight", "max |gradient|", "mean |gradient|"), rows
+
+
+def _labels(targets: list[str]) -> list[str]:
+    """What tells the targets apart: of folders, the parts of their paths that differ.
+
+    Raises:
+        SettingError: one is given twice.
+    """
+    from leanconv.core.errors import SettingError
+
+    if len(set(targets)) < len(targets):
+        raise SettingError(f"a network is given twice among {', '.join(targets)}; leave one out")
+    parts = [Path(target).parts if Path(target).is_dir() else (target,) for target in targets]
+    if len(parts) == 1:
+        return [parts[0][-1]]
+    shortest = min(map(len, parts))
+    front = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), 0)
+    back = next((i for i in range(shortest) if len({p[-1 - i] for p in parts}) > 1), 0)
+    return ["/".join(p[front : len(p) - back] or p) for p in parts]

@@ -63,12 +63,13 @@ def export(
         show_json({"target": target, "form": form, "files": [exported.to_json() for exported in found]})
         return
     table = Table(caption="Weights in the network, in all files of the format, and in memory once loaded.")
-    for head in ("Format", "File", "Unique", "On disk", "Loaded", "Largest error", "Inputs compared"):
+    for head in ("Format", "File", "Unique", "On disk", "Loaded", "Largest error", "Inputs compared", "Image size"):
         table.add_column(head, justify="left" if head in ("Format", "File") else "right", overflow="fold")
     for exported in found:
         table.add_row(
             exported.to, exported.path.name, size_text(exported.unique_bytes), size_text(exported.file_bytes),
             NONE if exported.loaded_bytes is None else size_text(exported.loaded_bytes),
             f"{exported.max_error:.2g}", str(exported.compared),
+            "any" if exported.any_size else f"{shape[1]}x{shape[2]}",
         )  # fmt: skip
     show(table)

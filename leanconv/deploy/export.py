@@ -21,7 +21,7 @@ from leanconv.core.errors import CheckError, SettingError
 from leanconv.core.settings import one_of
 from leanconv.core.task import get_task, set_task
 from leanconv.deploy.compact import compact
-from leanconv.deploy.formats import FORMATS, unique_bytes
+from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
 from leanconv.inference.optimize import optimize
 
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6 of it
@@ -39,6 +39,8 @@ class Exported:
         loaded_bytes: weights in memory once the runtime has loaded the file; None where it does not say.
         max_error: the largest difference from PyTorch's output; None when it was not verified.
         compared: inputs it was compared on.
+        any_size: whether it runs on another image size than the example's; a network whose last maps are one pixel, or
+            whose code asks for a size, may not. None when it was not verified.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Exported:
     loaded_bytes: int | None
     max_error: float | None
     compared: int
+    any_size: bool | None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; the path by its name."""
@@ -100,26 +103,31 @@ def export(
     example = torch.randn(2, *_size(model)) if example is None else example.detach().cpu().float()
     if len(example) < 2:  # one image would be taken for the only batch there is
         example = torch.cat([example, example])
-    inputs = [example, *_others(example), *(image.detach().cpu().float() for image in images)]
+    inputs = [example, torch.randn(1, *example.shape[1:]), *(image.detach().cpu().float() for image in images)]
+    larger = torch.randn(3, example.shape[1], example.shape[2] + 32, example.shape[3] + 32)
     with torch.no_grad():
-        expected = [_output(model, x) for x in inputs]
+        expected = [model(x) for x in inputs]
+        expected_larger = _output(model, larger)
     shaped = _shaped(model, example, to, form)
     set_task(shaped, get_task(model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name
         kind.write(shaped, example, made, form == "compact")
-        error = None
+        error, any_size = None, None
         if verify:
             run = kind.run(made, shaped)
-            error = max(_difference(run, x, y, to) for x, y in zip(inputs, expected, strict=True) if y is not None)
+            any_size = expected_larger is not None and _output(run, larger) is not None
+            if any_size:
+                inputs, expected = [*inputs, larger], [*expected, expected_larger]
+            error = max(_difference(run, x, y, to) for x, y in zip(inputs, expected, strict=True))
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):  # the one that is opened comes last
             make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
-    compared = sum(y is not None for y in expected) if verify else 0
-    return Exported(path, to, form, held, size, loaded, error, compared)
+    compared = len(inputs) if verify else 0
+    return Exported(path, to, form, held, size, loaded, error, compared, any_size)
 
 
 def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:
@@ -141,18 +149,13 @@ def _size(model: nn.Module) -> tuple[int, int, int]:
     return size
 
 
-def _others(example: Tensor) -> list[Tensor]:
-    """Another batch, and another size: a network that does not take it is not asked for it."""
-    _, c, h, w = example.shape
-    return [torch.randn(1, c, h, w), torch.randn(3, c, h + 32, w + 32)]
-
-
-def _output(model: nn.Module, x: Tensor) -> Tensor | None:
+def _output(run: Runner, x: Tensor) -> Tensor | None:
+    """None where this size is not taken: by the network, or by the file, whose runtime may raise anything."""
     try:
-        y: Tensor = model(x)
-    except RuntimeError:
+        with torch.no_grad():
+            return run(x)
+    except Exception:
         return None
-    return y
 
 
 def _difference(run: Any, x: Tensor, expected: Tensor, to: str) -> float:

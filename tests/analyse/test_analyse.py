@@ -226,7 +226,7 @@ def test_blending_extremes():
         net.block1.blend.weight.normal_()
         net.block1.blend.weight[:, 5] = 0
     found = analyse.blending_extremes(net, 4)
-    assert len(found) == 4 and found[0].layer == "block1.blend.weight"
+    assert found[0].lowest.shape == (16, 2) and len(found) == 4 and found[0].layer == "block1.blend.weight"
     assert found[0].unused()[5] == 1 and (found[0].lowest == 5).any(1).all()
     row = net.block1.blend.weight[3].flatten().abs()
     assert found[0].highest[3, 0] == row.argmax() and found[0].lowest[3, 0] == row.argmin()

@@ -45,7 +45,7 @@ def test_it_computes_the_same(method: str, form: str, to: str, tmp_path: Path):
     model = lean(method)
     image = torch.rand(1, 3, 32, 32)
     found = lc.export(model, tmp_path / "net", to=to, form=form, images=[image])
-    assert found.compared == 4 and found.max_error is not None and found.max_error < 1e-4
+    assert found.compared == 4 and found.any_size and found.max_error is not None and found.max_error < 1e-4
     assert found.unique_bytes == 4 * sum(p.numel() for p in model.parameters()) + sum(
         b.numel() * b.element_size() for b in model.buffers()
     )
@@ -63,6 +63,12 @@ def test_compact_keeps_what_is_shared(method: str, to: str, tmp_path: Path):
     found = lc.export(lean(method, width=128), tmp_path / "net", to=to)
     assert found.file_bytes < 1.3 * found.unique_bytes
     assert found.loaded_bytes is not None and found.loaded_bytes < 1.3 * found.unique_bytes
+
+
+def test_a_graph_of_one_image_size_is_said_to_be_so(tmp_path: Path):
+    """Its last maps are one pixel, from which torch.export concludes that images are no larger."""
+    found = lc.export(lc.create_model("shard_vgg16", width=8).eval(), tmp_path / "net.pt2")
+    assert found.any_size is False and found.compared == 2 and found.max_error is not None
 
 
 def test_a_fresh_process_reads_it(tmp_path: Path):
