@@ -55,10 +55,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def outputs_of(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    """Collects the outputs of the layer `name`, one for each time that it is used, while the block runs."""
+def outputs_of(model: nn.Module, name: str, inputs: bool = False) -> Iterator[list[Tensor]]:
+    """Collects what the layer `name` gives, or reads, once for each time that it is used, while the block runs."""
     seen: list[Tensor] = []
-    handle = layer_of(model, name).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    handle = layer_of(model, name).register_forward_hook(
+        lambda module, args, output: seen.append(
+            args[0].clone() if inputs else output
+        )  # an activation may come in place
+    )
     try:
         yield seen
     finally:

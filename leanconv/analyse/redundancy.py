@@ -1,4 +1,4 @@
-"""How many of a layer's maps say the same."""
+"""How many of the maps that a layer reads say the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THRESHOLD = 0.9  # correlation from which two maps are near-duplicates
 
 @dataclass(frozen=True)
 class Redundancy:
-    """The maps of one layer.
+    """The maps that one layer reads.
 
     Args:
         layer: its name.
@@ -46,7 +46,7 @@ class Redundancy:
 
     @property
     def ratio(self) -> float:
-        """What `leanconv.Split` would want for the layer that reads these maps: the part that is not redundant, in eighths."""
+        """What `leanconv.Split` would want here: the part of the maps that is not redundant, rounded up to eighths."""
         return min(max(np.ceil(8 * (1 - self.share)) / 8, 1 / 8), 1.0)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _members(found: Redundancy, head: int) -> list[int]:
 def redundancy(
     model: nn.Module, images: Tensor, layer: str, *, threshold: float = THRESHOLD, use: int = -1
 ) -> Redundancy:
-    """Which of a layer's maps are near-duplicates of another one.
+    """Which of the maps that a layer reads are near-duplicates of another one.
 
     Maps are compared by their absolute correlation over all positions of all images. Representatives are chosen
     greedily: the map with most near-duplicates first, which are then taken care of.
@@ -97,7 +97,7 @@ def redundancy(
     """
     if not 0 < threshold <= 1:
         raise SettingError(f"threshold={threshold} must be above 0 and at most 1")
-    with evaluating(model), torch.no_grad(), outputs_of(model, layer) as seen:
+    with evaluating(model), torch.no_grad(), outputs_of(model, layer, inputs=True) as seen:
         model(images)
     maps = use_of(seen, layer, use).detach()
     rows = maps.transpose(0, 1).flatten(1).double()
@@ -127,5 +127,6 @@ def _greedy(correlation: np.ndarray, alive: np.ndarray, threshold: float) -> tup
 
 
 def redundancies(model: nn.Module, images: Tensor, *, threshold: float = THRESHOLD) -> list[Redundancy]:
-    """`redundancy` of the maps of every convolution."""
-    return [redundancy(model, images, name, threshold=threshold) for name in conv_layers(model)]
+    """`redundancy` for every convolution that has a kernel to save: those over 1x1, behind the first one."""
+    wide = [name for name, conv in conv_layers(model).items() if getattr(conv, "kernel_size", (1, 1)) != (1, 1)]
+    return [redundancy(model, images, name, threshold=threshold) for name in wide[1:]]

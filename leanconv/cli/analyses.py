@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from leanconv.analyse.redundancy import Redundancy
     from leanconv.core.task import Task
     from leanconv.data import ImageData
 
@@ -230,19 +231,22 @@ def _class(task: Task, index: int) -> str:
 
 
 def maps(asked: Asked) -> Drawn:
-    from leanconv.analyse.redundancy import redundancy
+    from leanconv.analyse.redundancy import redundancies, redundancy
 
     (label, model), *_ = asked.networks.items()
     images = asked.images()
-    names = list(asked.layers) or asked.chosen(model, 10**6)
-    found = [redundancy(model, images, name) for name in names]
+    found = [redundancy(model, images, name) for name in asked.layers] or redundancies(model, images)
     shown = found[0] if asked.layers else max(found, key=lambda r: r.share)
-    rows = [
-        [r.layer, str(len(r.of)), str(len(r.representatives)), f"{r.share:.0%}", f"split(ratio={r.ratio:g})"]
-        for r in found
-    ]
-    heads = ("Layer", "Maps", "Representatives", "near-duplicates", "for the layer that reads them")
-    return Drawn({label: [r.to_json() for r in found]}, shown.plot(), heads, rows)
+    return Drawn({label: [r.to_json() for r in found]}, shown.plot(), MAPS, [maps_row(r) for r in found])
+
+
+MAPS = ("Layer", "Maps it reads", "Representatives", "Near-duplicates", "Suggests")
+
+
+def maps_row(found: Redundancy) -> list[str]:
+    """A line of the table under `MAPS`."""
+    made = [str(len(found.of)), str(len(found.representatives)), f"{found.share:.0%}", f"split(ratio={found.ratio:g})"]
+    return [found.layer, *made]
 
 
 def spectra(asked: Asked) -> Drawn:

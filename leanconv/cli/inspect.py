@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leanconv.cli import layer_latency
-from leanconv.cli.options import Exclude, FasterOnly, Json, Method, Size, Target, Where, input_size
+from leanconv.cli.options import (
+    DataRoot,
+    Exclude,
+    FasterOnly,
+    Json,
+    Method,
+    Pretrained,
+    Size,
+    Target,
+    Where,
+    input_size,
+)
 from leanconv.cli.output import show, show_json
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
     from torch import nn
 
+    from leanconv.analyse.redundancy import Redundancy
     from leanconv.conversion.plan import Plan
     from leanconv.core.meta import InputSize
 
@@ -34,6 +48,14 @@ def inspect(
     runtime: Annotated[
         str, typer.Option("--runtime", help="What to measure with: eager, openvino, onnxruntime.")
     ] = "eager",
+    ratios: Annotated[
+        str | None,
+        typer.Option(
+            "--ratios", metavar="DATA", help="Suggest a ratio of split for each layer, from its maps on test images."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    pretrained: Pretrained = False,
     as_json: Json = False,
 ) -> None:
     """Show which convolutions of TARGET would convert, which stay dense and why, and what that saves.
@@ -92,10 +114,44 @@ def inspect(
                 "form": time and time.form,
                 "slower": time and time.slower,
             }
+    suggested = [] if ratios is None else _ratios(target, ratios, data_root, pretrained)
+    if ratios is not None:
+        found["ratios"] = [one.to_json() for one in suggested]
     if as_json:
         show_json(found)
     else:
-        show(_table(found), _summary(found), *_prediction(found))
+        show(_table(found), _summary(found), *_prediction(found), *_ratio_table(suggested))
+
+
+def _ratios(target: str, data: str, data_root: Path | None, pretrained: bool) -> list[Redundancy]:
+    """How redundant the maps are that each convolution reads; on the weights of a folder or published ones."""
+    from leanconv.analyse.redundancy import redundancies
+    from leanconv.cli.analyses import Asked
+    from leanconv.cli.target import is_saved, open_target
+    from leanconv.data import open_data
+
+    if not is_saved(target) and not pretrained:
+        raise SettingError(
+            f"--ratios looks at what a trained network sees: take a folder, or {target} with --pretrained"
+        )
+    model = open_target(target, pretrained=pretrained).eval()
+    images = Asked({target: model}, (), open_data(data, root=data_root), None, 32, (), 0).images()
+    return redundancies(model, images)
+
+
+def _ratio_table(found: list[Redundancy]) -> list[Table]:
+    from rich.table import Table
+
+    from leanconv.cli.analyses import MAPS, maps_row
+
+    if not found:
+        return []
+    table = Table(caption="Maps count as near-duplicates from an absolute correlation of 0.9 on, over 32 images.")
+    for head in MAPS:
+        table.add_column(head, overflow="fold")
+    for one in found:
+        table.add_row(*maps_row(one))
+    return [table]
 
 
 def counts(model: nn.Module, shape: InputSize | None) -> dict[str, Any]:

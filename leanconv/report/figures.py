@@ -68,8 +68,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
         axes.set_ylabel("Test top-1 %")
         axes.margins(y=0.2)
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-        # beside the points: methods lie so close together that labels on them would collide
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
+        _legend(figure, len(points))
 
     return svg(draw, f"Test accuracy against {label.lower()}")
 
@@ -101,14 +100,27 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
+        _legend(figure, len(runs))
 
     return svg(draw, f"{name} accuracy by epoch")
 
 
+def _legend(figure: Figure, entries: int) -> None:
+    """Beside what is drawn: methods lie so close together that labels on them would collide. Too many would leave no room."""
+    if entries <= 16:
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
+
+
+# Okabe and Ito's, which colour-blind readers tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a7a00")
+
+
 def colours_of(methods: Sequence[str]) -> dict[str, str]:
-    """The colour of each method, the same in every figure of a page."""
-    return {method: "gray" if method == "dense" else f"C{index % 10}" for index, method in enumerate(methods)}
+    """The colour of each method, the same in every figure of a page; dense is grey."""
+    return {
+        method: "#7f7f7f" if method == "dense" else COLOURS[index % len(COLOURS)]
+        for index, method in enumerate(methods)
+    }
 
 
 def svg(draw: Any, title: str, inches: tuple[float, float] = (5.2, 4.0)) -> str:

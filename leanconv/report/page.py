@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leanconv.core.atomic import write_text
-from leanconv.report import figures, tables, verdict
+from leanconv.report import explorer, figures, tables, verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -23,7 +23,6 @@ def html(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[M
     from markupsafe import Markup
 
     rows = summary["rows"]
-    heads, body = tables.cells(rows)
     drawn = [figures.accuracy_against(rows, x) for x in figures.AXES]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -34,11 +33,12 @@ def html(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[M
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        heads=heads,
-        body=list(zip(rows, body, strict=True)),
+        columns=tables.columns(rows),
+        explorer=explorer.data(rows),
         notes=tables.notes(rows),
         sentences=verdict.sentences(rows),
-        figures=[Markup(svg) for svg in [*drawn, figures.training_curves(histories)] if svg],
+        scatters=[Markup(svg) for svg in drawn if svg],
+        figures=[Markup(svg) for svg in [figures.training_curves(histories)] if svg],
         facts=[(title, _facts(summary[key])) for title, key in FACTS],
     )
 

@@ -15,37 +15,55 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and the text of a row under it; `note` says what the heading means, once below the table."""
+    """A heading and the text of a row under it; `note` says what the heading means, once below the table.
+
+    `key` names the row's value that the page sorts by.
+    """
 
     head: str
     cell: Callable[[Row], str]
     note: str = ""
+    key: str = ""
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns of a comparison; those that no row has a value for are left out."""
     shown = [
-        Column("Method", lambda row: row["method"]),
-        Column("Parameters", lambda row: whole(row["params"]), "Parameters: each shared tensor once."),
-        Column("ratio", lambda row: ratio(row["params_ratio"])),
-        Column("MACs", lambda row: macs(row["macs"]), "MACs for one image; 1 MAC = one multiply-add."),
-        Column("ratio", lambda row: ratio(row["macs_ratio"])),
-        Column("Weights", lambda row: size(row["weight_bytes"]), "Weights: parameters and buffers, 1 kB = 1000 bytes."),
-        Column("Test top-1 %", accuracy_cell, "± is the standard deviation over n seeds."),
+        Column("Method", lambda row: row["method"], key="method"),
+        Column("Parameters", lambda row: whole(row["params"]), "Parameters: each shared tensor once.", "params"),
+        Column("ratio", lambda row: ratio(row["params_ratio"]), key="params_ratio"),
+        Column("MACs", lambda row: macs(row["macs"]), "MACs for one image; 1 MAC = one multiply-add.", "macs"),
+        Column("ratio", lambda row: ratio(row["macs_ratio"]), key="macs_ratio"),
+        Column(
+            "Weights",
+            lambda row: size(row["weight_bytes"]),
+            "Weights: parameters and buffers, 1 kB = 1000 bytes.",
+            "weight_bytes",
+        ),
+        Column("Test top-1 %", accuracy_cell, "± is the standard deviation over n seeds.", "test_top1_pct"),
     ]
     if any(row.get("val_top1_pct") is not None for row in rows):
         shown.append(
-            Column("Validation top-1 %", lambda row: spread(row.get("val_top1_pct"), row.get("val_top1_pct_std")))
+            Column(
+                "Validation top-1 %",
+                lambda row: spread(row.get("val_top1_pct"), row.get("val_top1_pct_std")),
+                key="val_top1_pct",
+            )
         )
     shown += [
-        Column("n", lambda row: str(row["n"])),
-        Column("Training", lambda row: duration(row.get("train_seconds")), "Training: mean wall time of one run."),
+        Column("n", lambda row: str(row["n"]), key="n"),
+        Column(
+            "Training",
+            lambda row: duration(row.get("train_seconds")),
+            "Training: mean wall time of one run.",
+            "train_seconds",
+        ),
     ]
     if any(row.get("latency_ms") is not None for row in rows):
         note = "Latency: median and quartiles over interleaved rounds."
         shown += [
-            Column("Latency ms", lambda row: quartiles(row, "latency_ms"), note),
-            Column("ratio", lambda row: quartiles(row, "latency_ratio")),
+            Column("Latency ms", lambda row: quartiles(row, "latency_ms"), note, "latency_ms"),
+            Column("ratio", lambda row: quartiles(row, "latency_ratio"), key="latency_ratio"),
         ]
     return shown
 

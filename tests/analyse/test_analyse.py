@@ -169,14 +169,16 @@ def test_each_use_of_a_shared_layer():
 
 
 def test_near_duplicates_and_the_ratio_they_suggest():
-    net = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False))
+    net = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False), nn.Conv2d(8, 4, 3))
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([1.0, 2, -3, 0.5, 0, 1, 1, 1]).view(8, 1, 1, 1))
-    found = analyse.redundancy(net, torch.randn(2, 1, 5, 5), "0")
+    found = analyse.redundancy(net, torch.randn(2, 1, 5, 5), "1")
     assert found.representatives == (0,) and found.of == (0, 0, 0, 0, -1, 0, 0, 0)
     assert found.share == 7 / 8 and found.ratio == 1 / 8
+    assert [r.layer for r in analyse.redundancies(lc.create_model("resnet8"), torch.randn(2, 3, 32, 32))] == [
+        f"layer{stage}.0.conv{number}" for stage in (1, 2, 3) for number in (1, 2)
+    ]
     wide = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False))
-    nn.init.dirac_(wide[0].weight)
     none = analyse.redundancy(wide, torch.randn(4, 8, 9, 9), "0")
     assert none.share == 0 and none.ratio == 1 and len(none.plot().axes) == 8
     with pytest.raises(SettingError, match="threshold=0 must be"):

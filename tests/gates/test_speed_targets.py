@@ -42,7 +42,7 @@ def of_macs(family: str) -> str:
 
 
 def images_per_s(method: str) -> str:
-    return f"{next(row['images_per_s'] for row in rows('steps-resnet20') if row['method'] == method):.0f}"
+    return f"{next(row['images_per_s'] for row in rows('steps-resnet20-rows') if row['method'] == method):.0f}"
 
 
 REACHED = {

@@ -1,0 +1,51 @@
+"""What the page's table and scatter plot show: measures of rows, as data for its script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from leanconv.report.figures import COLOURS, colours_of
+from leanconv.report.tables import Row
+
+# key of a row: (label, units in one, whether low or high is better, whether the axis starts at 0)
+MEASURES: dict[str, tuple[str, float, str, bool]] = {
+    "params": ("Parameters, thousands", 1e3, "low", True),
+    "macs": ("MACs for one image, millions", 1e6, "low", True),
+    "test_top1_pct": ("Test top-1 %", 1.0, "high", False),
+    "val_top1_pct": ("Validation top-1 %", 1.0, "high", False),
+    "latency_ms": ("Latency, ms", 1.0, "low", True),
+    "weight_bytes": ("Weights, kB", 1e3, "low", True),
+    "train_seconds": ("Training, s", 1.0, "low", True),
+}
+
+
+def data(rows: Sequence[Row]) -> dict[str, Any]:
+    """The measures that any row has, which two to show first, and everything as JSON for a script element."""
+    known = [key for key in MEASURES if any(_number(row.get(key)) is not None for row in rows)]
+    measures = [
+        {"key": key, "label": MEASURES[key][0], "better": MEASURES[key][2], "zero": MEASURES[key][3]} for key in known
+    ]
+    colours = colours_of([row["method"] for row in rows])
+    points = [
+        {
+            "name": row["method"],
+            "colour": colours[row["method"]],
+            "shape": index // len(COLOURS),
+            "reference": row["method"] == row.get("ratios_to"),
+            "values": [None if (v := _number(row.get(key))) is None else v / MEASURES[key][1] for key in known],
+        }
+        for index, row in enumerate(rows)
+    ]
+    accuracy = known.index("test_top1_pct") if "test_top1_pct" in known else len(known) - 1
+    text = json.dumps({"rows": points, "measures": measures}, allow_nan=False)
+    # nothing in it may end the element or open a comment
+    safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return {"measures": measures, "x": 0, "y": accuracy, "json": Markup(safe)}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
