@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,3 +40,15 @@ def save_figure(figure: Figure, path: Path) -> Path:
         settings = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=settings)
     return path
+
+
+def svg_of(figure: Figure) -> str:
+    """A figure as one SVG element on white, for a page that may be dark."""
+    out = io.StringIO()
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}):
+        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return text.replace("<svg ", '<svg role="img" aria-label="figure" ', 1).strip()

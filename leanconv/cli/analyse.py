@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from leanconv.cli.options import DataRoot, Download, Json, Pretrained, Seed
-from leanconv.cli.output import say, show, show_json
+from leanconv.cli.options import DataRoot, Download, Json, Pretrained, Report, Seed
+from leanconv.cli.output import command_line, say, show, show_json, write_page
 
 What = Literal["filters", "matrices", "weights", "bases", "gradients", "blending", "pruning", "cam", "maps", "spectrum"]
 
@@ -46,6 +46,7 @@ def analyse(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the figure: .svg, .png or .pdf.")
     ] = None,
+    report: Report = None,
     pretrained: Pretrained = False,
     seed: Seed = 0,
     as_json: Json = False,
@@ -79,6 +80,16 @@ def analyse(
         from leanconv.analyse.figure import save_figure
 
         say(f"wrote {save_figure(figure, out)}")
+    if report is not None:
+        from leanconv.analyse.figure import svg_of
+        from leanconv.core.machine import provenance
+        from leanconv.report.page import of_table
+
+        facts = provenance(command_line()) | {"settings": {"images": images, "seed": seed}}
+        subtitle = f"leanconv analyse --what {what}, {facts['created']}"
+        sections = [(what.capitalize(), [svg_of(figure)])]
+        title = " and ".join(_labels(targets))
+        write_page(of_table(title, subtitle, heads, rows, left=2, sections=sections, summary=facts), report)
     if as_json:
         show_json({"what": what, "networks": found})
         return

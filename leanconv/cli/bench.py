@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Exclude, Json, Size, Where, input_size
-from leanconv.cli.output import say, show, show_json
+from leanconv.cli.options import Exclude, Json, Report, Size, Where, input_size
+from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -48,6 +46,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the rows there, as JSON.")
     ] = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Time networks as they are and optimized for this device, in each runtime, all interleaved.
@@ -84,6 +83,10 @@ def bench(
 
         write_json(out, summary)
         say(f"written: {out}")
+    if report is not None:
+        from leanconv.report.page import of_latency
+
+        write_page(of_latency(summary), report)
     if as_json:
         show_json(summary)
     else:
@@ -164,7 +167,7 @@ def _summary(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, 
     from leanconv.bench.runtimes import versions
     from leanconv.core.machine import provenance
 
-    head = provenance(shlex.join(["leanconv", *sys.argv[1:]]))
+    head = provenance(command_line())
     head["versions"] |= versions()
     rounds = max((row.get("rounds") or 0 for row in rows), default=0)
     return {**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows}

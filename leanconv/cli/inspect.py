@@ -14,12 +14,13 @@ from leanconv.cli.options import (
     Json,
     Method,
     Pretrained,
+    Report,
     Size,
     Target,
     Where,
     input_size,
 )
-from leanconv.cli.output import show, show_json
+from leanconv.cli.output import command_line, show, show_json, write_page
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def inspect(
     ] = None,
     data_root: DataRoot = None,
     pretrained: Pretrained = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Show which convolutions of TARGET would convert, which stay dense and why, and what that saves.
@@ -117,6 +119,14 @@ def inspect(
     suggested = [] if ratios is None else _ratios(target, ratios, data_root, pretrained)
     if ratios is not None:
         found["ratios"] = [one.to_json() for one in suggested]
+    if report is not None:
+        from leanconv.report.page import of_table
+
+        heads = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after", "ms", "after")
+        lines = [[*cells, *["–"] * (len(heads) - len(cells))] for cells in map(_cells, found["layers"])]
+        said = " ".join([_summary(found), *_prediction(found)])
+        facts = {"command": command_line()}
+        write_page(of_table(target, "leanconv inspect", heads, lines, notes=said, left=3, summary=facts), report)
     if as_json:
         show_json(found)
     else:
@@ -224,23 +234,22 @@ def _table(found: dict[str, Any]) -> Table:
             head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold"
         )
     for layer in found["layers"]:
-        becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
-        counts = [whole(layer["params_before"]), whole(layer["params_after"])]
-        table.add_row(
-            layer["name"] or "(root)",
-            layer["conv"],
-            Text(becomes),
-            *counts,
-            macs(layer["macs_before"]),
-            macs(layer["macs_after"]),
-            *_milliseconds(layer),
-            style="red" if layer.get("slower") else None,
-        )
+        table.add_row(*map(Text, _cells(layer)), style="red" if layer.get("slower") else None)
     before, after = found["before"] or {}, found["after"]
     counts = [whole(before.get("params")), whole(after["params"]), macs(before.get("macs")), macs(after["macs"])]
     table.add_section()
     table.add_row("Whole network", "", "", *counts)
     return table
+
+
+def _cells(layer: dict[str, Any]) -> list[str]:
+    """One convolution: what it is, what it becomes or why it stays, and its counts and times."""
+    from leanconv.report.tables import macs, whole
+
+    becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
+    counts = [whole(layer["params_before"]), whole(layer["params_after"])]
+    more = [macs(layer["macs_before"]), macs(layer["macs_after"]), *_milliseconds(layer)]
+    return [layer["name"] or "(root)", layer["conv"], becomes, *counts, *more]
 
 
 def _milliseconds(layer: dict[str, Any]) -> list[str]:

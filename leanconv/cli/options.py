@@ -51,6 +51,9 @@ FasterOnly = Annotated[
     bool, typer.Option("--faster-only", help="Keep groups dense that would take longer lean on this machine.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at and send on: page.html.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Where randomness starts.")]
 
 

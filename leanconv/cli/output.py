@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from leanconv.report.page import Page
 
 WIDTH = 200  # where there is no terminal to ask: a table in a file or a pipe is not folded
 
@@ -29,3 +33,16 @@ def show_json(value: Any) -> None:
 def say(message: str) -> None:
     """A line about progress."""
     print(message, file=sys.stderr, flush=True)
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Write a page, whole or not at all, and say where."""
+    from leanconv.core.atomic import write_text
+
+    write_text(path, page.html())
+    say(f"report: {path}")
+
+
+def command_line() -> str:
+    """What was typed, to be typed again."""
+    return shlex.join(["leanconv", *sys.argv[1:]])

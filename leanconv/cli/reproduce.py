@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from leanconv.cli.options import DataRoot, Download, Json, Seed
-from leanconv.cli.output import say, show, show_json
+from leanconv.cli.options import DataRoot, Download, Json, Report, Seed
+from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device
 from leanconv.core.errors import SettingError
 
@@ -53,6 +51,7 @@ def reproduce(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of trained rows.")] = Path(
         "runs/reproduce"
     ),
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Count every network of the papers and compare with print; with --train, train towards a printed accuracy.
@@ -71,6 +70,14 @@ def reproduce(
     from leanconv.report import paper_tables
 
     rows = catalogue.rows(paper, table)
+    if report is not None:
+        from leanconv.report.page import of_table
+
+        title = catalogue.PAPERS[paper] if paper else "Four papers, printed and counted"
+        heads, cells = ("Paper", *paper_tables.HEADS), [(row.paper, *paper_tables.cells(row)) for row in rows]
+        notes = f"{paper_tables.summary(rows)} {paper_tables.NOTE}"
+        facts = {"command": command_line()}
+        write_page(of_table(title, "leanconv reproduce", heads, cells, notes=notes, left=4, summary=facts), report)
     if as_json:
         show_json([row.to_json() for row in rows])
         return
@@ -163,7 +170,7 @@ def _summarise(rows: list[dict[str, Any]], job: Job, scale: float) -> dict[str, 
 
     identity = job.identity()
     return {
-        **provenance(shlex.join(["leanconv", *sys.argv[1:]])),
+        **provenance(command_line()),
         "kind": "accuracy",
         "settings": {
             "data": identity["data"],

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Method, Pretrained, Target, Where
-from leanconv.cli.output import say, show, show_json
+from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_flags
+
+if TYPE_CHECKING:
+    from leanconv.cli.runs import Job
 
 
 @with_train_flags
@@ -36,7 +39,7 @@ def train(
     The folder holds the settings, the metrics of each epoch, a checkpoint, the network and the result.
     """
     from leanconv.cli.methods import parse_method
-    from leanconv.cli.runs import Job, leads, run
+    from leanconv.cli.runs import Job, history, leads, run
     from leanconv.data import open_data
 
     images = open_data(data, root=data_root, download=download)
@@ -50,6 +53,7 @@ def train(
         raise
     if not leads():
         return
+    _write_report(summary, history(out), job, out)
     if as_json:
         show_json(summary)
     else:
@@ -59,3 +63,33 @@ def train(
             f"{summary['method']}: test top-1 {test['top1_pct']:.2f} %, top-5 {test['top5_pct']:.2f} % on {test['n']:,} images; "
             f"{counts['params']:,} parameters; trained in {took:.0f} s; saved in {out}"
         )
+
+
+def _write_report(summary: dict[str, Any], history: list[dict[str, Any]], job: Job, out: Path) -> None:
+    """The run as a page: what it gave, its curves, and everything to repeat it."""
+    from leanconv.core.machine import provenance
+    from leanconv.report import figures
+    from leanconv.report.page import of_table
+    from leanconv.report.tables import duration, macs, size, whole
+
+    counts, test, trained = summary["counts"], summary["test"], summary["train"]
+    lines = [
+        ["Test top-1", f"{test['top1_pct']:.2f} %"],
+        ["Test top-5", f"{test['top5_pct']:.2f} %"],
+        ["Test loss", f"{test['loss']:.4f}"],
+        ["Test images", whole(test["n"])],
+        ["Parameters, each shared tensor once", whole(counts["params"])],
+        ["MACs for one image", macs(counts["macs"])],
+        ["Weights", size(counts["weight_bytes"])],
+        ["Epochs", str(trained["epochs"])],
+        ["Training", duration(trained["train_seconds"])],
+        ["Images a second", f"{trained['images_per_s']:,.0f}"],
+    ]
+    curves = figures.training_curves({summary["method"]: [history]})
+    facts = provenance(command_line()) | {"settings": job.identity()}
+    title = f"{job.target}, {summary['method']}, on {job.data.name}"
+    sections = [("Training", [curves] if curves else [])]
+    subtitle = f"leanconv train, {facts['created']}, seed {summary['seed']}"
+    write_page(
+        of_table(title, subtitle, ("Measure", "Value"), lines, sections=sections, summary=facts), out / "report.html"
+    )

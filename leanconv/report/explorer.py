@@ -23,28 +23,28 @@ MEASURES: dict[str, tuple[str, float, str, bool]] = {
 }
 
 
-def data(rows: Sequence[Row]) -> dict[str, Any]:
+def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> dict[str, Any]:
     """The measures that any row has, which two to show first, and everything as JSON for a script element."""
     known = [key for key in MEASURES if any(_number(row.get(key)) is not None for row in rows)]
     measures = [
         {"key": key, "label": MEASURES[key][0], "better": MEASURES[key][2], "zero": MEASURES[key][3]} for key in known
     ]
-    colours = colours_of([row["method"] for row in rows])
+    colours = colours_of(names)
     points = [
         {
-            "name": row["method"],
-            "colour": colours[row["method"]],
+            "name": name,
+            "colour": colours[name],
             "shape": index // len(COLOURS),
-            "reference": row["method"] == row.get("ratios_to"),
+            "reference": index == reference,
             "values": [None if (v := _number(row.get(key))) is None else v / MEASURES[key][1] for key in known],
         }
-        for index, row in enumerate(rows)
+        for index, (name, row) in enumerate(zip(names, rows, strict=True))
     ]
-    accuracy = known.index("test_top1_pct") if "test_top1_pct" in known else len(known) - 1
+    up = next((known.index(key) for key in ("test_top1_pct", "latency_ms") if key in known), len(known) - 1)
     text = json.dumps({"rows": points, "measures": measures}, allow_nan=False)
     # nothing in it may end the element or open a comment
     safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return {"measures": measures, "x": 0, "y": accuracy, "json": Markup(safe)}
+    return {"measures": measures, "x": 0, "y": up, "json": Markup(safe)}
 
 
 def _number(value: Any) -> float | None:

@@ -16,7 +16,8 @@ NOTE = (
 )
 
 
-def _texts(rows: Sequence[Row]) -> list[list[str]]:
+def texts(rows: Sequence[Row]) -> list[list[str]]:
+    """The cells under `HEADS`."""
     first = {row["batch"]: row["macs"] for row in reversed(rows)}
     return [
         [
@@ -40,7 +41,7 @@ def best(rows: Sequence[Row]) -> list[Row]:
 
 def rich_table(rows: Sequence[Row], title: str) -> Table:
     """For a terminal; the fastest entry of each network is bold."""
-    table = rich_of(HEADS, _texts(rows), NOTE, title, LEFT)
+    table = rich_of(HEADS, texts(rows), NOTE, title, LEFT)
     for row, drawn in zip(rows, table.rows, strict=True):
         drawn.style = "bold" if row["best"] else None
     return table
@@ -48,7 +49,7 @@ def rich_table(rows: Sequence[Row], title: str) -> Table:
 
 def markdown(rows: Sequence[Row]) -> str:
     """All rows as Markdown."""
-    return markdown_text(HEADS, _texts(rows), NOTE, LEFT)
+    return markdown_text(HEADS, texts(rows), NOTE, LEFT)
 
 
 def markdown_of_best(rows: Sequence[Row]) -> str:

@@ -1,61 +1,171 @@
-"""One self-contained HTML page of a comparison."""
+"""One self-contained HTML page: a table that sorts and filters, any two measures against each other, figures and facts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from leanconv.core.atomic import write_text
-from leanconv.report import explorer, figures, tables, verdict
+from leanconv.report import explorer, figures, latency_tables, tables, verdict
+from leanconv.report.tables import Row
 
 TEMPLATES = Path(__file__).parent / "templates"
+FACTS = ("settings", "machine", "versions")
 
 
-def html(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
-    """The page, with its figures inline; it loads nothing.
+@dataclass(frozen=True)
+class Page:
+    """What a page shows.
+
+    Args:
+        heads, cells: of the table; the first `left` columns are text.
+        values: what each cell is sorted by; None where it is missing.
+        names: what the points of the plot are called, one for each row.
+        reference: the row that ratios are to; None for none.
+        rows: where the plot's measures are read from; () leaves the plot out.
+        sections: (title, SVGs).
+        facts: (title, [(name, text)]).
+    """
+
+    title: str
+    subtitle: str
+    heads: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    values: Sequence[Sequence[Any]]
+    left: int = 1
+    notes: str = ""
+    names: Sequence[str] = ()
+    reference: int | None = None
+    rows: Sequence[Row] = ()
+    sentences: Sequence[str] = ()
+    scatters: Sequence[str] = ()
+    sections: Sequence[tuple[str, Sequence[str]]] = ()
+    facts: Sequence[tuple[str, Sequence[tuple[str, str]]]] = field(default=())
+    command: str = ""
+
+    def html(self) -> str:
+        """The page; it loads nothing."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        return environment.get_template("report.html.j2").render(
+            page=self,
+            lines=[
+                list(zip(texts, values, strict=True)) for texts, values in zip(self.cells, self.values, strict=True)
+            ],
+            explorer=explorer.data(self.rows, self.names, self.reference),
+            scatters=[Markup(svg) for svg in self.scatters],
+            sections=[(title, [Markup(svg) for svg in drawn]) for title, drawn in self.sections],
+        )
+
+
+def of_compare(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Page:
+    """The page of a comparison, or of one run.
 
     Args:
         summary: what `leanconv compare` writes to ``summary.json``.
         histories: the metrics of each epoch, by method, one sequence a seed.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     rows = summary["rows"]
-    drawn = [figures.accuracy_against(rows, x) for x in figures.AXES]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        summary=summary,
-        columns=tables.columns(rows),
-        explorer=explorer.data(rows),
+    columns = tables.columns(rows)
+    curves = figures.training_curves(histories)
+    return Page(
+        title=f"{summary['settings']['target']} on {summary['settings']['data']['name']}",
+        subtitle=f"leanconv compare, {summary['created']}, seeds {', '.join(map(str, summary['seeds']))}",
+        heads=[column.head for column in columns],
+        cells=[[column.cell(row) for column in columns] for row in rows],
+        values=[[row.get(column.key) for column in columns] for row in rows],
         notes=tables.notes(rows),
+        names=[row["method"] for row in rows],
+        reference=next((i for i, row in enumerate(rows) if row["method"] == row.get("ratios_to")), None),
+        rows=rows,
         sentences=verdict.sentences(rows),
-        scatters=[Markup(svg) for svg in drawn if svg],
-        figures=[Markup(svg) for svg in [figures.training_curves(histories)] if svg],
-        facts=[(title, _facts(summary[key])) for title, key in FACTS],
+        scatters=[svg for x in figures.AXES if (svg := figures.accuracy_against(rows, x))],
+        sections=[("Training", [curves] if curves else [])],
+        facts=facts(summary),
+        command=summary["command"],
     )
 
 
-FACTS = (("Settings", "settings"), ("Machine", "machine"), ("Versions", "versions"))
+def of_latency(summary: Mapping[str, Any]) -> Page:
+    """The page of what `leanconv bench` measured."""
+    rows = summary["rows"]
+    numbers = ("batch", "network", "runtime", "form", "params", "macs", "macs", "latency_ms", "ratio")
+    names = [f"{row['network']}, {row['runtime']}, {row['form']}, batch {row['batch']}" for row in rows]
+    first = next((i for i, row in enumerate(rows) if row["best"]), None)
+    return Page(
+        title="Latency",
+        subtitle=f"leanconv bench, {summary['created']}",
+        heads=latency_tables.HEADS,
+        cells=latency_tables.texts(rows),
+        values=[[row.get(name) for name in numbers] for row in rows],
+        left=latency_tables.LEFT,
+        notes=latency_tables.NOTE,
+        names=names,
+        reference=first,
+        rows=rows,
+        facts=facts(summary),
+        command=summary["command"],
+    )
+
+
+def of_table(
+    title: str,
+    subtitle: str,
+    heads: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    notes: str = "",
+    left: int = 1,
+    sections: Sequence[tuple[str, Sequence[str]]] = (),
+    summary: Mapping[str, Any] | None = None,
+) -> Page:
+    """A page of texts, sorted by the numbers that they begin with, and figures."""
+    values = [[tables.leading_number(text) for text in line] for line in cells]
+    said: Mapping[str, Any] = summary or {}
+    return Page(
+        title,
+        subtitle,
+        heads,
+        cells,
+        values,
+        left,
+        notes,
+        sections=sections,
+        facts=facts(said),
+        command=said.get("command", ""),
+    )
+
+
+def facts(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Settings, machine and versions, those that there are."""
+    return [(key.capitalize(), _facts(summary[key])) for key in FACTS if summary.get(key)]
 
 
 def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as (dotted name, text)."""
-    facts: list[tuple[str, str]] = []
+    found: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            facts += _facts(value, f"{prefix}{name}.")
+            found += _facts(value, f"{prefix}{name}.")
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            facts.append((prefix + name, text))
-    return facts
+            found.append((prefix + name, text))
+    return found
+
+
+def html(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
+    """The page of a comparison as text."""
+    return of_compare(summary, histories).html()
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -63,12 +173,12 @@ def markdown(summary: Mapping[str, Any]) -> str:
     rows = summary["rows"]
     said = "".join(f"- {sentence}\n" for sentence in verdict.sentences(rows))
     seeds = ", ".join(map(str, summary["seeds"]))
-    facts = "".join(
-        f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in _facts(summary[key]))
-        for title, key in FACTS
+    more = "".join(
+        f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in values)
+        for title, values in facts(summary)
     )
     title = f"# {summary['settings']['target']} on {summary['settings']['data']['name']}\n"
-    return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. `{summary['command']}`, {summary['created']}.\n{facts}"
+    return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. `{summary['command']}`, {summary['created']}.\n{more}"
 
 
 def write(folder: Path, summary: Mapping[str, Any], histories: Mapping[str, Any]) -> Path:

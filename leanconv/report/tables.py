@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +156,15 @@ def markdown_text(heads: Sequence[str], body: Sequence[Sequence[str]], note: str
     """Texts as a Markdown table, with `note` below."""
     lines = [heads, [*["---"] * left, *["--:"] * (len(heads) - left)], *body]
     return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines) + f"\n\n{note}\n"
+
+
+def leading_number(text: str) -> float | str | None:
+    """What a cell is sorted by: the number that it begins with, with its unit's size; else the text; None for `NONE`."""
+    match = re.match(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?", text)
+    if match is None or match[0] in ("", "."):
+        return None if text == NONE else text
+    unit = re.match(r"\s*([GMk])(B|\b)", text[match.end() :])
+    return float(match[0].replace(",", "")) * {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit[1] if unit else "", 1.0)
 
 
 def _cell(text: str) -> str:

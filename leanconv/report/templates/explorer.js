@@ -27,6 +27,7 @@
   };
 
   lines.forEach((line, index) => {
+    if (!plot) return;
     const key = make("svg", { class: "key", viewBox: "-8 -8 16 16", "aria-hidden": "true" });
     key.append(make("path", { d: shapeOf(index)(5.5), fill: colourOf(index) }));
     line.cells[0].prepend(key);
@@ -96,6 +97,7 @@
   }
 
   function draw() {
+    if (!plot) return;
     const x = measures[selects.x.value], y = measures[selects.y.value];
     const focused = points.findIndex((point) => point === document.activeElement);
     plot.replaceChildren();
@@ -151,7 +153,7 @@
     points[focused]?.focus();
   }
 
-  for (const select of Object.values(selects)) select.addEventListener("change", draw);
+  for (const select of Object.values(selects)) select?.addEventListener("change", draw);
   document.querySelectorAll(".needs-script").forEach((element) => (element.hidden = false));
   draw();
 })();
