@@ -117,7 +117,7 @@ _HOME = {
     "summary": "bench.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("search",)  # reached as lc.search.faster_only and the like
+_PACKAGES = ("analyse", "search")  # reached as lc.search.faster_only and the like
 __all__ = [*_HOME]
 
 

@@ -189,10 +189,10 @@ def pruning(asked: Asked) -> Drawn:
     (label, model), *_ = asked.networks.items()
     curve = pruning_curve(model, asked_score(asked))
     rows = [
-        [f"{p.fraction:.0%}", f"{p.blending:,}", f"{p.params:,}", f"{p.factor:.2f}", f"{p.top1_pct:.2f}"]
+        [label, f"{p.fraction:.0%}", f"{p.blending:,}", f"{p.params:,}", f"{p.factor:.2f}", f"{p.top1_pct:.2f}"]
         for p in curve.points
     ]
-    heads = ("Pruned", "Blending weights left", "Parameters left", "times fewer", "Top-1 %")
+    heads = ("Network", "Pruned", "Blending weights left", "Parameters left", "times fewer", "Top-1 %")
     return Drawn({label: curve.to_json()}, curve.plot().figure, heads, rows)  # type: ignore[arg-type]
 
 

@@ -85,6 +85,8 @@ def _session(path: Path, optimized: Path | None = None, threads: int | None = No
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     options.log_severity_level = 3
+    # threads that go on spinning between calls would slow down whatever runs beside them
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     beside = path.with_suffix(OPTIONS)

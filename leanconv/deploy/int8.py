@@ -19,6 +19,7 @@ from leanconv.bench.latency import Latency, time_interleaved
 from leanconv.bench.runtimes import quiet
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
+from leanconv.core.logs import only_errors
 from leanconv.core.task import Task
 from leanconv.data import ImageData, make_loader
 from leanconv.deploy.export import Exported, export
@@ -98,7 +99,7 @@ def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
         def get_next(self) -> dict[str, Any] | None:
             return next(feeds, None)
 
-    with quiet():
+    with quiet(), only_errors("root"):  # it recommends a preparation that the export has made
         quantize_static(
             path,
             made,

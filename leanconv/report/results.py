@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leanconv.core.errors import FileError, SettingError
-from leanconv.report import file_tables, growth, latency_tables, layer_tables, tables
+from leanconv.report import analysis_tables, file_tables, growth, latency_tables, layer_tables, tables
 from leanconv.report.tables import Row
 
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
@@ -21,6 +21,10 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "steps": {"main": layer_tables.markdown_of_steps},
     "sizes": {"main": file_tables.markdown_of_sizes, "reloads": file_tables.markdown_of_reloads},
     "int8": {"main": file_tables.markdown_of_int8},
+    "analysis": {
+        name: getattr(analysis_tables, name)
+        for name in ("filters", "bases", "pruning", "gradients", "maps", "spectrum")
+    },
 }
 
 

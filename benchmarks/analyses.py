@@ -1,0 +1,119 @@
+"""The papers' analyses on networks trained here: ``python benchmarks/analyses.py RUNS -o FILE --figures DIR``.
+
+RUNS holds run folders of `leanconv compare` and `train` on CIFAR-10: table/ (resnet20 under each method), bases/
+(basis_resnet56 with and without its penalty), shard/ (SL2-VGGNet) and gradients/ (with --record-gradients).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import leanconv as lc
+from leanconv import analyse
+from leanconv.cli.analyses import Asked, asked_score
+from leanconv.core.atomic import write_json
+from leanconv.core.machine import provenance
+from leanconv.data import open_data
+
+TABLE = {
+    "dense": "dense", "tied_block(blocks=2)": "tied_block-blocks=2", "split(ratio=0.5)": "split-ratio=0.5",
+    "shared_basis(shared=8)": "shared_basis-shared=8", "depth_shared": "depth_shared-scope=network",
+}  # fmt: skip
+BASES = {"with the penalty": "basis_resnet56-bases=2", "without": "basis_resnet56-bases=2-penalty_weight=0"}
+SHARD = "shard_vgg16_sl2-width=64"
+LAYERS = ("layer1.0.conv1", "layer1.2.conv2", "layer2.2.conv2", "layer3.2.conv2")
+GRADIENTS = ("neither", "norm", "penalty", "both")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--figures", type=Path, required=True)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    given = parser.parse_args()
+    data = open_data(given.data)
+    table = {label: lc.load(given.runs / "table" / folder / "seed0") for label, folder in TABLE.items()}
+    asked = Asked(table, (), data, None, given.images, (), 0)
+    images = asked.images()
+    rows: list[dict[str, Any]] = []
+
+    def drawn(name: str, figure: Any) -> None:
+        analyse.save_figure(figure, given.figures / f"analysis-{name}.svg")
+
+    similar = {}
+    for label in ("dense", "tied_block(blocks=2)"):
+        similar[label] = [analyse.filter_similarity(table[label], images, layer) for layer in LAYERS]
+        for found in similar[label]:
+            said = found.to_json()
+            rows.append(
+                {"what": "filters", "network": label} | {k: said[k] for k in ("layer", "mean", "q25", "median", "q75")}
+            )
+            print(rows[-1], flush=True)
+    drawn("filters", analyse.plot_histograms(similar))
+
+    bases = {label: analyse.basis_similarity(lc.load(given.runs / "bases" / f / "seed0")) for label, f in BASES.items()}
+    for label, groups in bases.items():
+        for index, group in enumerate(groups):
+            means = {what: group.mean(what) for what in ("shared", "components", "coefficients")}
+            rows.append({"what": "bases", "network": label, "group": index + 1, **means})
+    drawn("bases", analyse.plot_bases({label: groups[1:] for label, groups in bases.items()}))
+
+    shard = lc.load(given.runs / "shard" / SHARD / "seed0")
+    extremes = analyse.blending_extremes(shard)
+    for found in extremes:
+        rows.append({"what": "blending", "layer": found.layer, "least_used": float(found.unused().max())})
+    drawn("blending", analyse.plot_extremes(extremes))
+    curve = analyse.pruning_curve(shard, asked_score(Asked({"shard": shard}, (), data, None, 1, (), 0)))
+    rows += [{"what": "pruning", **point} for point in curve.to_json()["points"]]
+    drawn("pruning", curve.plot().figure)
+
+    for label, model in table.items():
+        if label != "dense":
+            continue
+        for found in analyse.redundancies(model, images):
+            rows.append(
+                {
+                    "what": "maps",
+                    "network": label,
+                    "layer": found.layer,
+                    "maps": len(found.of),
+                    "redundant": found.share,
+                }
+            )
+
+    for stage in (1, 2, 3):
+        layers = [f"layer{stage}.{block}.conv{number}" for block in (1, 2) for number in (1, 2)]
+        found = analyse.spectrum(table["dense"], layers)
+        ranks = {f"rank_{round(100 * e)}": found.rank(e) for e in (0.9, 0.95, 0.99)}
+        shape = {"filters": found.shape[0], "inputs": found.shape[1]}
+        rows.append({"what": "spectrum", "layers": len(layers), "stage": stage, **shape, **ranks})
+
+    flows = {name: analyse.read_gradients(given.runs / "gradients" / name) for name in GRADIENTS}
+    for name, flow in flows.items():
+        for tensor in flow.to_json()["tensors"]:
+            rows.append(
+                {
+                    "what": "gradients",
+                    "network": name,
+                    "tensor": tensor["name"],
+                    "max": tensor["max"],
+                    "mean": tensor["mean"],
+                }
+            )
+    drawn("gradients", analyse.plot_gradients(flows))
+
+    head = provenance(shlex.join(["python", "benchmarks/analyses.py", *sys.argv[1:]]))
+    settings = {"data": given.data, "images": given.images, "threads": torch.get_num_threads()}
+    write_json(given.out, {**head, "kind": "analysis", "settings": settings, "n": 1, "seeds": [0], "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

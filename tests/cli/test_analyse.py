@@ -1,0 +1,127 @@
+"""analyse, prune and --report as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import leanconv as lc
+from leanconv.cli import main
+from leanconv.cli.analyse import _labels
+from leanconv.cli.analyses import KINDS
+
+SMALL = lc.Task((0.3,), (0.4,), (8, 8), tuple("0123456789"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("nets")
+    torch.manual_seed(0)
+    dense = lc.create_model("resnet8", in_chans=1)
+    basis = lc.convert(dense, lc.plan(dense, lc.SharedBasis(4), where="layer*.conv?"))
+    blended = lc.convert(dense, lc.plan(dense, lc.DepthShared(blend=True), where="layer*.conv?"))
+    for name, model in {"dense": dense, "basis": basis, "blended": blended}.items():
+        lc.set_task(model, SMALL)
+        lc.save(model.eval(), root / name)
+    return root
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return int(end.value.code or 0)
+
+
+TARGET = {"bases": "basis", "blending": "blended", "pruning": "blended"}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_every_kind(what: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target = folder / TARGET.get(what, "dense")
+    figure, page = tmp_path / "figure.svg", tmp_path / "page.html"
+    settings = ["--what", what, "--data", "digits", "--images", 2, "-o", figure, "--report", page]
+    assert run("analyse", target, *settings) == 0
+    table = capsys.readouterr().out
+    assert target.name in table or "layer" in table
+    assert (
+        figure.read_text().startswith("<?xml") and "<svg" in page.read_text() and "leanconv analyse" in page.read_text()
+    )
+    assert run("analyse", target, *settings, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["what"] == what and list(found["networks"]) == [target.name]
+
+
+def test_several_networks_by_what_differs(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("analyse", folder / "dense", folder / "basis", "--what", "weights", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["networks"]) == ["dense", "basis"]
+    assert _labels(["resnet8", "timm/resnet18"]) == ["resnet8", "timm/resnet18"]
+
+
+def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no image")
+    Image.new("L", (8, 8)).save(tmp_path / "b.png")
+    cases = [
+        ([folder / "dense", "--what", "cam", "--layer", "layer1.0.conv9", "--data", "digits"], "layer1.0.conv1"),
+        ([folder / "dense", "--what", "filters"], "give --data, or --photos"),
+        ([folder / "dense", "--what", "cam", "--photos", tmp_path / "photos"], "a.png: no known image format"),
+        ([folder / "dense", "--what", "cam", "--photos", tmp_path / "none"], "no file or folder"),
+        ([folder / "dense", "--what", "bases"], "has no shared basis"),
+        ([folder / "dense", "--what", "blending"], "has no blending layer"),
+        ([folder / "dense", "--what", "gradients"], "with --record-gradients"),
+        ([folder / "dense", "--what", "weights", "-o", tmp_path / "figure.doc"], "must end in .svg, .png or .pdf"),
+        ([folder / "dense", folder / "dense", "--what", "weights"], "given twice"),
+        ([folder / "dense", "--what", "cam", "--data", "digits", "--class", "99"], "must be one of 0 to 9"),
+    ]
+    for arguments, message in cases:
+        assert run("analyse", *arguments) == 2, message
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+
+
+def test_a_network_without_a_convolution(tmp_path: Path):
+    with pytest.raises(lc.LeanconvError, match="has no convolution to look at"):
+        lc.analyse.conv_layers(torch.nn.Linear(2, 2))
+
+
+def test_gradients_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    common = ["--data", "digits", "--epochs", 1, "--where", "layer*.conv?", "--record-gradients"]
+    for name, weight in (("on", 10), ("off", 0)):
+        method = f"shared_basis(shared=4,penalty_weight={weight})"
+        assert run("train", "resnet8", "--method", method, *common, "--out", tmp_path / name) == 0
+        assert "Test top-1" in (tmp_path / name / "report.html").read_text()
+    capsys.readouterr()
+    assert run("analyse", tmp_path / "on", tmp_path / "off", "--what", "gradients", "-o", tmp_path / "flow.png") == 0
+    assert "basis.weight" in capsys.readouterr().out and (tmp_path / "flow.png").exists()
+
+
+def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target = folder / "blended"
+    assert run("prune", target, "--fraction", 0.5, "--data", "digits", "-o", tmp_path / "lean", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    weights = lc.analyse.blending_weights(lc.load(tmp_path / "lean"))
+    assert found["blending_weights"] == sum(int((w != 0).sum()) for w in weights.values())
+    assert sum(w.numel() for w in weights.values()) == 2 * found["blending_weights"] or found["blending_weights"] < 400
+    assert 0 <= found["top1_pct_after"] <= 100
+
+
+def test_suggested_ratios(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("inspect", folder / "dense", "--ratios", "digits", "--json") == 0
+    ratios = json.loads(capsys.readouterr().out)["ratios"]
+    assert len(ratios) == 6 and all(0 < one["ratio"] <= 1 for one in ratios)
+    assert run("inspect", "resnet8", "--ratios", "digits") == 2
+    assert "take a folder, or resnet8 with --pretrained" in capsys.readouterr().err
+
+
+def test_pages_of_other_verbs(tmp_path: Path):
+    assert run("inspect", "resnet8", "--method", "split", "--exclude", "conv1", "--report", tmp_path / "a.html") == 0
+    assert "layer3.0.conv2" in (tmp_path / "a.html").read_text()
+    assert run("bench", "resnet8", "resnet20", "--seconds", 0.2, "--report", tmp_path / "b.html") == 0
+    text = (tmp_path / "b.html").read_text()
+    assert "Any two measures" in text and "leanconv bench" in text
+    assert run("reproduce", "spconv", "--table", "1", "--report", tmp_path / "c.html") == 0
+    assert "exact" in (tmp_path / "c.html").read_text()
