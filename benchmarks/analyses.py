@@ -1,7 +1,8 @@
 """The papers' analyses on networks trained here: ``python benchmarks/analyses.py RUNS -o FILE --figures DIR``.
 
 RUNS holds run folders of `leanconv compare` and `train` on CIFAR-10: table/ (resnet20 under each method), bases/
-(basis_resnet56 with and without its penalty), shard/ (SL2-VGGNet) and gradients/ (with --record-gradients).
+(basis_resnet56 with and without its penalty), shard/ (SL2-VGGNet), gradients/ (with --record-gradients) and ranks/
+(a sweep of shared_basis). --digits holds runs of resnet8 on the embedded digits: pictures that may be shown show those.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 import leanconv as lc
 from leanconv import analyse
+from leanconv.analyse.tradeoff import read_tradeoff
 from leanconv.cli.analyses import Asked, asked_score
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--digits", type=Path, required=True)
     parser.add_argument("--figures", type=Path, required=True)
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
@@ -109,6 +112,20 @@ def main() -> None:
                 }
             )
     drawn("gradients", analyse.plot_gradients(flows))
+
+    ranks = read_tradeoff(given.runs / "ranks")
+    rows += [{"what": "ranks", **point} for point in ranks.to_json()["points"]]
+    drawn("ranks", ranks.plot())
+
+    shown = {
+        label: lc.load(given.digits / TABLE[label] / "seed0")
+        for label in ("dense", "tied_block(blocks=2)", "split(ratio=0.5)")
+    }
+    seen = Asked(shown, (), open_data("digits"), None, 8, (), 0)
+    numbers = seen.images()
+    cams = {label: analyse.grad_cam(model, numbers) for label, model in shown.items()}
+    drawn("cam", analyse.plot_cams(seen.pictures(numbers), cams))
+    drawn("maps", analyse.redundancy(shown["dense"], numbers, "layer2.0.conv2").plot())
 
     head = provenance(shlex.join(["python", "benchmarks/analyses.py", *sys.argv[1:]]))
     settings = {"data": given.data, "images": given.images, "threads": torch.get_num_threads()}

@@ -23,7 +23,8 @@ def analyse(
             "--what",
             help="filters: how alike what excites them is (matrices: each pair); weights: the same of their weights; "
             "bases: of shared bases and coefficients; gradients: of a run with --record-gradients; blending: its extremes; "
-            "pruning: accuracy without the smallest; cam: Grad-CAM; maps: near-duplicates; spectrum: singular values.",
+            "pruning: accuracy without the smallest; cam: Grad-CAM; maps: near-duplicates; spectrum: singular values; "
+            "tradeoff: error against parameters and MACs, of a folder that compare wrote.",
         ),
     ] = "filters",
     layer: Annotated[
@@ -60,8 +61,8 @@ def analyse(
 
     if out is not None and out.suffix not in (".svg", ".png", ".pdf"):
         raise SettingError(f"--out {out} must end in .svg, .png or .pdf")
-    if what == "gradients":
-        found, figure, heads, rows = _gradients(targets)
+    if what in ("gradients", "tradeoff"):
+        found, figure, heads, rows = (_gradients if what == "gradients" else _tradeoff)(targets)
     else:
         from leanconv.cli.analyses import KINDS, SEES_IMAGES, Asked
 
@@ -112,6 +113,24 @@ def _gradients(folders: list[str]) -> tuple[object, ...]:
         for tensor in flow["tensors"]
     ]
     return found, plot_gradients(runs), ("Run", "Shared weight", "max |gradient|", "mean |gradient|"), rows
+
+
+def _tradeoff(paths: list[str]) -> tuple[object, ...]:
+    from leanconv.analyse.tradeoff import read_tradeoff
+    from leanconv.core.errors import SettingError
+    from leanconv.report.tables import macs, spread, whole
+
+    if len(paths) > 1:
+        raise SettingError(
+            f"tradeoff draws one comparison, and {len(paths)} are given; let compare write them into one"
+        )
+    found = read_tradeoff(paths[0])
+    rows = [
+        [p.name, whole(p.params), macs(p.macs), f"{p.factor:.2f}", spread(p.error_pct, p.error_pct_std), str(p.n)]
+        for p in found.points
+    ]
+    heads = ("Network", "Parameters", "MACs", "times fewer", "Test error %", "n")
+    return found.to_json(), found.plot(), heads, rows
 
 
 def _labels(targets: list[str]) -> list[str]:

@@ -181,10 +181,10 @@ class SplitConv2d(ConvOp):
         centre, point, (kh, kw) = self._centre(), self.point, self.kernel_size
         assert centre is not None and point is not None
         (row, column), groups = centre, self.grouped.groups
-        width = self.used // groups
-        blocks = [
-            F.pad(block, (0, 0, 0, 0, width * index, width * (groups - index - 1)))
-            for index, block in enumerate(self.grouped.weight.chunk(groups))
+        width, rows = self.used // groups, self.out_channels // groups
+        blocks = [  # slices, since FX cannot go through the parts that chunk gives
+            F.pad(self.grouped.weight[g * rows : (g + 1) * rows], (0, 0, 0, 0, width * g, width * (groups - g - 1)))
+            for g in range(groups)
         ]
         return torch.cat(blocks) + F.pad(point.weight, (column, kw - column - 1, row, kh - row - 1))
 

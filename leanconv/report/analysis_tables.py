@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, markdown_text, whole
+from leanconv.report.tables import Row, macs, markdown_text, whole
 
 ONE = "One network each."
 
@@ -64,6 +64,15 @@ def gradients(rows: Sequence[Row]) -> str:
     return markdown_text(
         ("Shared weight", *networks), body, f"Largest and mean absolute gradient, means over all steps. {ONE}"
     )
+
+
+def ranks(rows: Sequence[Row]) -> str:
+    """Test error over shared and unique components."""
+    body = [
+        [row["name"], whole(row["params"]), macs(row["macs"]), f"{row['factor']:.2f}", f"{row['error_pct']:.2f}"]
+        for row in _of(rows, "ranks")
+    ]
+    return markdown_text(("Network", "Parameters", "MACs", "times fewer", "Test error %"), body, ONE)
 
 
 def maps(rows: Sequence[Row]) -> str:

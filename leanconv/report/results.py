@@ -23,7 +23,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "int8": {"main": file_tables.markdown_of_int8},
     "analysis": {
         name: getattr(analysis_tables, name)
-        for name in ("filters", "bases", "pruning", "gradients", "maps", "spectrum")
+        for name in ("filters", "bases", "pruning", "gradients", "ranks", "maps", "spectrum")
     },
 }
 

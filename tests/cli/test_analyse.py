@@ -99,6 +99,39 @@ def test_gradients_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "basis.weight" in capsys.readouterr().out and (tmp_path / "flow.png").exists()
 
 
+def test_tradeoff(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    methods = "dense,shared_basis(shared=2),shared_basis(shared=4),shared_basis(shared=2,unique=2)"
+    assert (
+        run(
+            "compare",
+            "resnet8",
+            "--data",
+            "digits",
+            "--epochs",
+            1,
+            "--methods",
+            methods,
+            "--no-latency",
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
+    capsys.readouterr()
+    assert run("analyse", tmp_path, "--what", "tradeoff", "-o", tmp_path / "t.svg", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["networks"]
+    rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
+    assert [point["params"] for point in found["points"]] == [row["params"] for row in rows]
+    assert [point["error_pct"] for point in found["points"]] == [
+        pytest.approx(100 - row["test_top1_pct"]) for row in rows
+    ]
+    assert found["reference"] == "dense" and found["points"][0]["factor"] == 1
+    lines = [point["line"] for point in found["points"]]
+    assert lines[1] == lines[2] != lines[3], "points are joined that differ in what is swept"
+    assert run("analyse", tmp_path / "t.svg", "--what", "tradeoff") == 2
+    assert "is not what leanconv compare writes" in capsys.readouterr().err
+
+
 def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target = folder / "blended"
     assert run("prune", target, "--fraction", 0.5, "--data", "digits", "-o", tmp_path / "lean", "--json") == 0

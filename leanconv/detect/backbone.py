@@ -1,0 +1,121 @@
+"""Any network as a detector's backbone: its maps at strides 4 to 32, with a feature pyramid on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
+
+from leanconv.core.errors import SettingError
+from leanconv.core.meta import on_meta
+
+STRIDES = (4, 8, 16, 32)
+RESNET = ("layer1", "layer2", "layer3", "layer4")  # torchvision's networks do not say where their maps are
+
+
+class PyramidBackbone(nn.Module):
+    """A network's maps, through a feature pyramid.
+
+    Args:
+        network: dense or lean, leanconv's, timm's or torchvision's.
+        layers: names of the modules whose outputs are taken, from fine to coarse; None asks the network (``feature_info``)
+            for those of strides 4 to 32.
+        out_channels: of every level.
+        extra: more levels on top, see torchvision.
+        first: how many of the finest levels are left out (RetinaNet: 1).
+        frozen_norms: batch norms of the network keep their statistics, weight and bias.
+        frozen: names of the network's modules that do not train, such as ("conv1", "bn1", "layer1").
+
+    Shape:
+        x: (N, 3, H, W), any H and W -> {"0": (N, out_channels, ceil(H / 4), ceil(W / 4)), ...}.
+
+    Raises:
+        SettingError: no such layers, or a network whose code cannot be traced.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[str] | None = None,
+        *,
+        out_channels: int = 256,
+        extra: ExtraFPNBlock | None = None,
+        first: int = 0,
+        frozen_norms: bool = False,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        names = list(layers or feature_layers(network))[first:]
+        channels = _channels(network, names)
+        try:
+            # lean layers may run another, equal form in training: two graphs are what is meant
+            self.body = create_feature_extractor(
+                network, {name: str(i) for i, name in enumerate(names)}, suppress_diff_warning=True
+            )
+        except Exception as error:  # what tracing raises is unbounded
+            reason = str(error).strip().splitlines()[0]
+            raise SettingError(f"{type(network).__name__} cannot be traced as a backbone ({reason})") from error
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra)
+        self.out_channels = out_channels
+        self.frozen_norms = frozen_norms
+        for name, parameter in self.body.named_parameters():
+            if any(name == prefix or name.startswith(f"{prefix}.") for prefix in frozen):
+                parameter.requires_grad_(False)
+        if frozen_norms:
+            for norm in self._norms():
+                norm.requires_grad_(False)
+        self.train(self.training)
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> PyramidBackbone:
+        """Frozen norms stay in eval mode."""
+        super().train(mode)
+        if self.frozen_norms:
+            for norm in self._norms():
+                norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        levels: dict[str, Tensor] = self.fpn(self.body(x))
+        return levels
+
+
+def feature_layers(network: nn.Module) -> list[str]:
+    """The modules of `network` whose outputs have strides 4, 8, 16 and 32.
+
+    Raises:
+        SettingError: it does not say.
+    """
+    info: Any = getattr(network, "feature_info", None)
+    if info is not None:
+        entries = info if isinstance(info, list) else info.get_dicts()
+        found = {entry["reduction"]: entry["module"] for entry in entries}  # the last of each stride
+        if all(stride in found for stride in STRIDES):
+            return [found[stride] for stride in STRIDES]
+    if all(hasattr(network, name) for name in RESNET):
+        return list(RESNET)
+    strides = ", ".join(map(str, STRIDES))
+    raise SettingError(
+        f"{type(network).__name__} does not say where its maps of strides {strides} are; give layers=(...)"
+    )
+
+
+def _channels(network: nn.Module, names: Sequence[str]) -> list[int]:
+    """Channels of the maps, from a run without memory."""
+    twin = on_meta(network).eval()
+    found: dict[str, int] = {}
+    modules = dict(twin.named_modules())
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise SettingError(f"no layer {missing[0]!r} in {type(network).__name__}")
+    for name in names:
+        modules[name].register_forward_hook(lambda module, args, out, name=name: found.update({name: out.shape[1]}))
+    with torch.no_grad():
+        twin(torch.empty(1, 3, 224, 224, device="meta"))
+    return [found[name] for name in names]

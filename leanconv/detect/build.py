@@ -1,0 +1,130 @@
+"""Detectors by name, on any backbone: torchvision's parts, and Cascade R-CNN."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from leanconv.core.errors import SettingError
+from leanconv.core.settings import whole
+from leanconv.detect.backbone import PyramidBackbone
+from leanconv.detect.cascade import CascadeRoIHeads
+from leanconv.models.create import create_model
+
+LEVELS = ["0", "1", "2", "3"]
+
+
+def create_detector(
+    name: str,
+    backbone: str | nn.Module = "torchvision/resnet50",
+    num_classes: int = 91,
+    *,
+    pretrained_backbone: bool = False,
+    layers: Sequence[str] | None = None,
+    frozen_norms: bool = False,
+    frozen: Sequence[str] = (),
+    **settings: Any,
+) -> nn.Module:
+    """A detector that takes a list of images (3, H, W) in [0, 1], of any sizes, and in training their targets.
+
+    It returns, as torchvision's do, a dict of losses in training and for each image boxes, labels, scores, and masks, in
+    evaluation. With torchvision's ResNet-50 its state dict has torchvision's keys, and loads its checkpoints.
+
+    Args:
+        name: one of `DETECTORS`.
+        backbone: a network by name, or any network, dense or lean.
+        num_classes: with the background, class 0; COCO's ids go to 90.
+        pretrained_backbone: load the backbone's published weights.
+        layers, frozen_norms, frozen: of `leanconv.detect.backbone.PyramidBackbone`.
+        settings: of torchvision's detector: min_size, max_size, box_score_thresh, ...
+
+    Raises:
+        SettingError: an unknown name or setting, or a backbone that does not say where its maps are.
+    """
+    if name not in DETECTORS:
+        raise SettingError(f"detector={name!r} must be one of {', '.join(DETECTORS)}")
+    whole("num_classes", num_classes, 2)
+    network = create_model(backbone, pretrained_backbone) if isinstance(backbone, str) else backbone
+    known = {*inspect.signature(BASES[name]).parameters, "size_divisible", "fixed_size"} - {
+        "backbone",
+        "num_classes",
+        "kwargs",
+    }
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise SettingError(f"{unknown[0]} is not a setting of {name}; it has {', '.join(sorted(known))}")
+    common = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
+    return DETECTORS[name](network, num_classes, common, settings)
+
+
+def _retinanet(network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
+    # without the finest level, whose anchors are too many
+    return RetinaNet(
+        PyramidBackbone(network, first=1, extra=LastLevelP6P7(256, 256), **common), num_classes, **settings
+    )
+
+
+def _faster_rcnn(network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
+    return FasterRCNN(PyramidBackbone(network, extra=LastLevelMaxPool(), **common), num_classes, **settings)
+
+
+def _mask_rcnn(network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
+    return MaskRCNN(PyramidBackbone(network, extra=LastLevelMaxPool(), **common), num_classes, **settings)
+
+
+def _cascade_rcnn(
+    network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any], masks: bool = False
+) -> nn.Module:
+    own = {
+        f"box_{name}": settings.pop(f"box_{name}")
+        for name in ("score_thresh", "nms_thresh", "detections_per_img", "batch_size_per_image", "positive_fraction")
+        if f"box_{name}" in settings
+    }
+    backbone = PyramidBackbone(network, extra=LastLevelMaxPool(), **common)
+    # its heads are replaced: the smallest there are
+    detector = FasterRCNN(backbone, box_head=nn.Identity(), box_predictor=FastRCNNPredictor(1, 2), **settings)
+    channels = backbone.out_channels
+    parts: dict[str, Any] = {}
+    if masks:
+        parts = {
+            "mask_roi_pool": MultiScaleRoIAlign(LEVELS, output_size=14, sampling_ratio=2),
+            "mask_head": MaskRCNNHeads(channels, (256, 256, 256, 256), 1),
+            "mask_predictor": MaskRCNNPredictor(256, 256, num_classes),
+        }
+    pool = MultiScaleRoIAlign(LEVELS, output_size=7, sampling_ratio=2)
+    named = {name.removeprefix("box_"): value for name, value in own.items()}
+    detector.roi_heads = CascadeRoIHeads(pool, channels, num_classes, **named, **parts)
+    return detector
+
+
+def _cascade_mask_rcnn(
+    network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]
+) -> nn.Module:
+    return _cascade_rcnn(network, num_classes, common, settings, masks=True)
+
+
+DETECTORS: dict[str, Callable[[nn.Module, int, dict[str, Any], dict[str, Any]], nn.Module]] = {
+    "retinanet": _retinanet,
+    "faster_rcnn": _faster_rcnn,
+    "mask_rcnn": _mask_rcnn,
+    "cascade_rcnn": _cascade_rcnn,
+    "cascade_mask_rcnn": _cascade_mask_rcnn,
+}
+BASES: dict[str, type[nn.Module]] = {  # whose settings they take
+    "retinanet": RetinaNet, "faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN, "cascade_rcnn": FasterRCNN,
+    "cascade_mask_rcnn": FasterRCNN,
+}  # fmt: skip
+
+
+def small_anchors(sizes: Sequence[int] = (8, 16, 32, 64, 128)) -> AnchorGenerator:
+    """Anchors for small images: one size a level, three aspect ratios, as ``rpn_anchor_generator``."""
+    return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))

@@ -1,0 +1,175 @@
+"""Cascade R-CNN: three heads, each trained on the boxes that the one before it refined, at a higher overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.roi_heads import (
+    RoIHeads,
+    fastrcnn_loss,
+    maskrcnn_inference,
+    maskrcnn_loss,
+)
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import boxes as box_ops
+
+from leanconv.core.errors import SettingError
+
+Sizes = list[tuple[int, int]]
+Targets = list[dict[str, Tensor]]
+
+OVERLAPS = (0.5, 0.6, 0.7)
+BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+
+
+class AgnosticPredictor(nn.Module):
+    """Class scores, and one box for all classes.
+
+    Shape:
+        x: (N, in_channels) -> (N, num_classes), (N, 4).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class CascadeRoIHeads(nn.Module):
+    """Stands for torchvision's RoIHeads in a detector: boxes in stages, masks from the last boxes.
+
+    In training stage s samples the boxes that stage s - 1 made, and counts those as positive that overlap an object by at
+    least ``overlaps[s]``. In evaluation each stage refines the boxes, and the class probabilities of all stages are averaged.
+    One mask head, trained on the first stage's samples.
+
+    Args:
+        box_roi_pool: one for all stages.
+        num_classes: with the background, class 0.
+        overlaps, box_weights, loss_weights: of each stage.
+        mask_roi_pool, mask_head, mask_predictor: all or none.
+        score_thresh, nms_thresh, detections_per_img, batch_size_per_image, positive_fraction: as in torchvision's.
+
+    Source: Cai & Vasconcelos 2018, "Cascade R-CNN: Delving into High Quality Object Detection", sections 4 and 5.
+    """
+
+    def __init__(
+        self,
+        box_roi_pool: MultiScaleRoIAlign,
+        in_channels: int,
+        num_classes: int,
+        *,
+        overlaps: Sequence[float] = OVERLAPS,
+        box_weights: Sequence[tuple[float, float, float, float]] = BOX_WEIGHTS,
+        loss_weights: Sequence[float] = LOSS_WEIGHTS,
+        representation: int = 1024,
+        batch_size_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        detections_per_img: int = 100,
+        mask_roi_pool: MultiScaleRoIAlign | None = None,
+        mask_head: nn.Module | None = None,
+        mask_predictor: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not len(overlaps) == len(box_weights) == len(loss_weights):
+            raise SettingError(f"overlaps={overlaps}, box_weights and loss_weights must be as many: one for each stage")
+        pooled = in_channels * box_roi_pool.output_size[0] * box_roi_pool.output_size[1]
+        self.loss_weights = tuple(loss_weights)
+        # torchvision's heads match, sample and encode for one stage; what they share is pooled here
+        self.stages = nn.ModuleList(
+            RoIHeads(
+                None, TwoMLPHead(pooled, representation), AgnosticPredictor(representation, num_classes), overlap, overlap,
+                batch_size_per_image, positive_fraction, weights, score_thresh, nms_thresh, detections_per_img,
+            )
+            for overlap, weights in zip(overlaps, box_weights, strict=True)
+        )  # fmt: skip
+        self.box_roi_pool = box_roi_pool
+        self.num_classes = num_classes
+        self.mask_roi_pool, self.mask_head, self.mask_predictor = mask_roi_pool, mask_head, mask_predictor
+
+    def forward(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
+    ) -> tuple[Targets, dict[str, Tensor]]:
+        """As torchvision's: detections in evaluation, losses in training."""
+        if self.training:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        return self._detections(features, proposals, image_shapes), {}
+
+    def _losses(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None
+    ) -> dict[str, Tensor]:
+        if targets is None:
+            raise SettingError("targets=None: training needs a box and a label for each object; give targets")
+        losses: dict[str, Tensor] = {}
+        for number, (stage, weight) in enumerate(zip(self.stages, self.loss_weights, strict=True)):
+            assert isinstance(stage, RoIHeads)
+            proposals, matched, labels, wanted = stage.select_training_samples(list(proposals), targets)
+            scores, boxes = self._predict(stage, features, proposals, image_shapes)
+            of_classes, of_boxes = fastrcnn_loss(scores, self._for_each_class(boxes), labels, wanted)
+            losses |= {f"loss_classifier_{number}": weight * of_classes, f"loss_box_reg_{number}": weight * of_boxes}
+            if number == 0 and self.mask_head is not None:
+                losses["loss_mask"] = self._mask_loss(features, proposals, matched, labels, image_shapes, targets)
+            if number + 1 < len(self.stages):
+                proposals = [_whole(boxes) for boxes in self._refined(stage, boxes.detach(), proposals, image_shapes)]
+        return losses
+
+    def _detections(self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes) -> Targets:
+        total: Tensor | None = None
+        for number, stage in enumerate(self.stages):
+            assert isinstance(stage, RoIHeads)
+            scores, boxes = self._predict(stage, features, proposals, image_shapes)
+            total = scores.softmax(-1) if total is None else total + scores.softmax(-1)
+            if number + 1 < len(self.stages):
+                proposals = self._refined(stage, boxes, proposals, image_shapes)
+        assert total is not None and isinstance(stage, RoIHeads)
+        mean = (total / len(self.stages)).clamp(min=1e-12).log()  # what softmax makes the mean again
+        found = stage.postprocess_detections(mean, self._for_each_class(boxes), proposals, image_shapes)
+        results = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in zip(*found, strict=True)]
+        if self.mask_head is not None:
+            assert self.mask_roi_pool is not None and self.mask_predictor is not None
+            pooled = self.mask_roi_pool(features, [result["boxes"] for result in results], image_shapes)
+            masks = maskrcnn_inference(self.mask_predictor(self.mask_head(pooled)), [r["labels"] for r in results])
+            for result, mask in zip(results, masks, strict=True):
+                result["masks"] = mask
+        return results
+
+    def _predict(
+        self, stage: RoIHeads, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        scores, boxes = stage.box_predictor(stage.box_head(pooled))
+        return scores, boxes
+
+    def _for_each_class(self, boxes: Tensor) -> Tensor:
+        """torchvision's losses and post-processing ask for a box for each class."""
+        return boxes.repeat(1, self.num_classes)
+
+    def _refined(self, stage: RoIHeads, boxes: Tensor, proposals: list[Tensor], image_shapes: Sizes) -> list[Tensor]:
+        decoded = stage.box_coder.decode(boxes, proposals)[:, 0].split([len(p) for p in proposals])
+        return [box_ops.clip_boxes_to_image(b, shape) for b, shape in zip(decoded, image_shapes, strict=True)]
+
+    def _mask_loss(
+        self, features: dict[str, Tensor], proposals: list[Tensor], matched: list[Tensor], labels: list[Tensor],
+        image_shapes: Sizes, targets: Targets,
+    ) -> Tensor:  # fmt: skip
+        assert self.mask_roi_pool is not None and self.mask_head is not None and self.mask_predictor is not None
+        positive = [torch.where(label > 0)[0] for label in labels]
+        boxes = [proposal[index] for proposal, index in zip(proposals, positive, strict=True)]
+        logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+        chosen = [match[index] for match, index in zip(matched, positive, strict=True)]
+        masks, classes = [t["masks"] for t in targets], [t["labels"] for t in targets]
+        loss: Tensor = maskrcnn_loss(logits, boxes, masks, classes, chosen)
+        return loss
+
+
+def _whole(boxes: Tensor) -> Tensor:
+    """Boxes that have an area left after they were cut at the border."""
+    return boxes[box_ops.remove_small_boxes(boxes, 1e-2)]
