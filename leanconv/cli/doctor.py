@@ -12,7 +12,7 @@ from leanconv.cli.output import show, show_json
 OLDEST_TORCH = (2, 9)
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "nncf"),
+    "openvino": ("openvino",),
     "coco": ("pycocotools", "faster_coco_eval"),
     "search": ("optuna",),
     "tensorboard": ("tensorboard",),
