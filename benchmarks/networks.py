@@ -66,6 +66,22 @@ PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
         IMAGENET,
         {"SE-ResNet50": named("tied_se_resnet50", blocks=1), "TiedSE-ResNet50": named("tied_se_resnet50")},
     ),
+    # the papers' own tables of times: SPConv, Table 2 (batch 64 on a GPU); filter bases, section 4.2 (batch 1)
+    "spconv_table2": (
+        IMAGENET,
+        {
+            "ResNet-50": named("timm/resnet50"),
+            "SPConv-ResNet50, 1/2": named("spconv_resnet50"),
+            "SPConv-ResNet50, 1/4": named("spconv_resnet50", ratio=0.25),
+            "Ghost-ResNet50": named("ghost_resnet50"),
+            "HetConv-ResNet50": named("het_resnet50"),
+            "OctConv-ResNet50": named("oct_resnet50"),
+        },
+    ),
+    "bases_section42": (
+        IMAGENET,
+        {"ResNet-34": named("timm/resnet34"), "ResNet34-S48U1": named("basis_resnet34_imagenet")},
+    ),
 }
 
 
@@ -79,17 +95,20 @@ def with_pruned(networks: dict[str, nn.Module], size: tuple[int, int, int]) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=["resnet50", "resnet34_cifar", "se"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument(
         "--runtimes", nargs="+", default=[name for name in runtimes.RUNTIMES if runtimes.available(name)]
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cpu", help="cuda: on a GPU, whose runtimes are eager and compile")
+    parser.add_argument("--tf32", action="store_true", help="float32 products in tf32, on a GPU")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--pruned", action="store_true", help="Torch-Pruning's ResNet-50 too")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = given.tf32
     rows = []
     for pair in given.pairs:
         size, builders = PAIRS[pair]
@@ -99,7 +118,7 @@ def main() -> None:
             with_pruned(networks, size)
         counts = {label: lc.count(model, size) for label, model in networks.items()}
         for batch in given.batch:
-            example = torch.randn(batch, *size).to(getattr(torch, given.precision))
+            example = torch.randn(batch, *size).to(given.device, getattr(torch, given.precision))
             found = race(
                 networks, example, names=given.runtimes, threads=given.threads, seconds=given.seconds,
                 say=lambda text: print(text, file=sys.stderr, flush=True),
@@ -119,6 +138,8 @@ def write(given: argparse.Namespace, rows: list[dict[str, object]]) -> None:
     head = provenance(shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]]))
     head["versions"] |= runtimes.versions()
     settings = {"threads": given.threads, "precision": given.precision, "seconds": given.seconds}
+    if given.device != "cpu":
+        settings |= {"device": given.device, "tf32": given.tf32}
     rounds = max((int(row.get("rounds") or 0) for row in rows), default=0)  # type: ignore[call-overload]
     write_json(given.out, {**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
 

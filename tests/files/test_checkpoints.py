@@ -258,3 +258,20 @@ def unsettled(name: str) -> nn.Module:
     model = lc.create_model(name)
     unsettle_(model)
     return model.eval()
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lean = converted(lc.SharedBasis(4, 1), where="layer*.conv?", exclude="layer*.0.*")
+    release = ready(basis_network(lean, 4, 1, 1))
+    torch.save(release.state_dict(), tmp_path / "net.pth")
+    method = ["--method", "shared_basis(shared=4)", "--where", "layer*.conv?", "--exclude", "layer*.0.*"]
+    target = ["convert-checkpoint", str(tmp_path / "net.pth"), "resnet20(shortcut='A')"]
+    with pytest.raises(SystemExit) as end:
+        main([*target, *method, "-o", str(tmp_path / "lean")])
+    assert end.value.code == 0 and "every tensor found its place" in capsys.readouterr().out
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(lc.load(tmp_path / "lean")(x), release(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(SystemExit) as end:
+        main([*target, "-o", str(tmp_path / "dense")])
+    assert end.value.code == 2 and not (tmp_path / "dense").exists()
+    assert "net.pth has nothing for 'layer1.1.conv1.weight'" in capsys.readouterr().err
