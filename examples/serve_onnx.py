@@ -19,7 +19,7 @@ size, mode = tuple(task["image_size"][::-1]), "RGB" if len(task["mean"]) == 3 el
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
-        image = Image.open(io.BytesIO(self.rfile.read(int(self.headers["Content-Length"]))))
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(self.rfile.read(int(self.headers["Content-Length"])))))
         image = ImageOps.fit(image.convert(mode), size, Image.BILINEAR, bleed=0 if image.size == size else 1 / 16)
         pixels = np.asarray(image, np.float32).reshape(*task["image_size"], -1) / 255
         batch = ((pixels - task["mean"]) / task["std"]).transpose(2, 0, 1)[None].astype(np.float32)

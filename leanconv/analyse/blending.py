@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from leanconv.analyse.figure import panel, panels
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.files.sparse import set_sparse
 
@@ -121,9 +122,9 @@ def prune_blending(model: nn.Module, fraction: float) -> nn.Module:
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise SettingError(f"fraction={fraction!r} must be a number from 0 to 1")
-    pruned = copy.deepcopy(model)
+    pruned = copy.deepcopy(unwrapped(model))
     weights = blending_weights(pruned)
-    sizes = torch.cat([parameter.detach().abs().flatten() for parameter in weights.values()])
+    sizes = torch.cat([parameter.detach().abs().flatten().cpu() for parameter in weights.values()])
     count = round(fraction * len(sizes))
     if count == 0:
         return pruned
@@ -133,7 +134,7 @@ def prune_blending(model: nn.Module, fraction: float) -> nn.Module:
         for parameter, zeros in zip(
             weights.values(), smallest.split([p.numel() for p in weights.values()]), strict=True
         ):
-            parameter[zeros.reshape(parameter.shape)] = 0
+            parameter[zeros.reshape(parameter.shape).to(parameter.device)] = 0
     set_sparse(pruned, tuple(weights))
     return pruned
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leanconv.core.atomic import replacing
+from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +31,17 @@ def panel(width: float, height: float) -> Axes:
     return axes
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as its suffix says (.svg, .png, .pdf), whole or not at all; SVG text stays text."""
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as its suffix says (.svg, .png, .pdf), whole or not at all; SVG text stays text.
+
+    Raises:
+        SettingError: another suffix.
+    """
     import matplotlib
+
+    path = Path(path)
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise SettingError(f"{path} must end in .svg, .png or .pdf")
 
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}),

@@ -38,10 +38,16 @@ class GradientFlow:
         return {
             "steps": len(self.steps),
             "tensors": [
-                {"name": name, "max": float(self.largest[:, i].mean()), "mean": float(self.mean[:, i].mean())}
+                {"name": name, "max": _finite(self.largest[:, i]), "mean": _finite(self.mean[:, i])}
                 for i, name in enumerate(self.tensors)
             ],
         }
+
+
+def _finite(values: np.ndarray) -> float | None:
+    """Their mean; None where the run diverged."""
+    mean = float(values.mean())
+    return mean if np.isfinite(mean) else None
 
 
 def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
@@ -56,7 +62,10 @@ def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
     records: dict[int, dict[str, dict[str, float]]] = {}
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:  # the half line of a killed process
+                continue
             records[int(record["step"])] = record["gradients"]  # a resumed run may have written a step twice
         names = tuple(next(iter(records.values())))
         steps = np.array(sorted(records))

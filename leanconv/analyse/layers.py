@@ -58,11 +58,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def outputs_of(model: nn.Module, name: str, inputs: bool = False) -> Iterator[list[Tensor]]:
     """Collects what the layer `name` gives, or reads, once for each time that it is used, while the block runs."""
     seen: list[Tensor] = []
-    handle = layer_of(model, name).register_forward_hook(
-        lambda module, args, output: seen.append(
-            args[0].clone() if inputs else output
-        )  # an activation may come in place
-    )
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        seen.append(args[0].clone() if inputs else output)
+        # the network goes on with a copy: an activation in place would change what was kept
+        return output.clone() if not inputs and isinstance(output, Tensor) else None
+
+    handle = layer_of(model, name).register_forward_hook(keep)
     try:
         yield seen
     finally:

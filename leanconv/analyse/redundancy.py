@@ -105,8 +105,8 @@ def redundancy(
     length = rows.norm(dim=1, keepdim=True)
     alive = (length > 1e-9 * length.max().clamp(min=1e-30))[:, 0]
     unit = torch.where(alive[:, None], rows / length.clamp(min=1e-300), 0.0)
-    correlation = (unit @ unit.T).abs().clamp(max=1).numpy()
-    representatives, of = _greedy(correlation, alive.numpy(), threshold)
+    correlation = (unit @ unit.T).abs().clamp(max=1).cpu().numpy()
+    representatives, of = _greedy(correlation, alive.cpu().numpy(), threshold)
     return Redundancy(layer, correlation, representatives, of, threshold, maps[0].cpu().numpy())
 
 
@@ -129,4 +129,6 @@ def _greedy(correlation: np.ndarray, alive: np.ndarray, threshold: float) -> tup
 def redundancies(model: nn.Module, images: Tensor, *, threshold: float = THRESHOLD) -> list[Redundancy]:
     """`redundancy` for every convolution that has a kernel to save: those over 1x1, behind the first one."""
     wide = [name for name, conv in conv_layers(model).items() if getattr(conv, "kernel_size", (1, 1)) != (1, 1)]
+    if len(wide) < 2:
+        raise SettingError("no convolution over 1x1 stands behind the first one; name a layer")
     return [redundancy(model, images, name, threshold=threshold) for name in wide[1:]]

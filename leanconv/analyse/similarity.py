@@ -96,7 +96,7 @@ def filter_similarity(
     cosines = torch.stack(found).double()
     count = (~cosines.isnan()).sum(0)
     mean = torch.where(count > 0, cosines.nansum(0) / count, float("nan"))
-    return FilterSimilarity(layer, tuple(chosen.tolist()), mean.numpy(), len(images))
+    return FilterSimilarity(layer, tuple(chosen.tolist()), mean.cpu().numpy(), len(images))
 
 
 def _patterns(model: nn.Module, image: Tensor, layer: str, filters: Tensor, use: int) -> Tensor:
@@ -137,7 +137,7 @@ def weight_similarity(model: nn.Module, layer: str) -> FilterSimilarity:
         SettingError: no such layer, or one that equals no single convolution.
     """
     rows = dense_weight(model, layer).flatten(1).double()
-    return FilterSimilarity(layer, tuple(range(len(rows))), _cosines(rows).numpy(), 0)
+    return FilterSimilarity(layer, tuple(range(len(rows))), _cosines(rows).cpu().numpy(), 0)
 
 
 def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figure:

@@ -76,4 +76,4 @@ def spectrum(model: nn.Module, layers: str | Sequence[str]) -> Spectrum:
     rows = torch.cat([weight.flatten(1) for weight in weights])
     values = torch.linalg.svdvals(rows)
     label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    return Spectrum(label, values.numpy(), (rows.shape[0], rows.shape[1]))
+    return Spectrum(label, values.cpu().numpy(), (rows.shape[0], rows.shape[1]))

@@ -26,7 +26,7 @@ class Point:
     Args:
         factor: how many times fewer parameters than the reference.
         error_pct, error_pct_std: 100 less the test accuracy, and its spread over `n` seeds.
-        line: what the points joined with it have in common: all settings but the one that varies most.
+        line: what the points joined with it have in common: the name without its first swept setting.
     """
 
     name: str
@@ -88,7 +88,7 @@ def read_tradeoff(path: str | os.PathLike[str]) -> Tradeoff:
     path = path / "summary.json" if path.is_dir() else path
     try:
         rows: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        tested = [row for row in rows if row.get("test_top1_pct") is not None]
+        tested = [row for row in rows if row.get("test_top1_pct") is not None and row["macs"] is not None]
         reference = rows[0].get("ratios_to", rows[0]["method"])
         base = next((row for row in rows if row["method"] == reference), rows[0])
         points = tuple(
@@ -98,7 +98,7 @@ def read_tradeoff(path: str | os.PathLike[str]) -> Tradeoff:
             )
             for row in tested
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         raise FileError(
             f"{path} is not what leanconv compare writes ({error}); give its folder or its summary.json"
         ) from error

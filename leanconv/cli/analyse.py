@@ -10,7 +10,9 @@ import typer
 from leanconv.cli.options import DataRoot, Download, Json, Pretrained, Report, Seed
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 
-What = Literal["filters", "matrices", "weights", "bases", "gradients", "blending", "pruning", "cam", "maps", "spectrum"]
+What = Literal[
+    "filters", "matrices", "weights", "bases", "gradients", "blending", "pruning", "cam", "maps", "spectrum", "tradeoff"
+]
 
 
 def analyse(
@@ -64,7 +66,7 @@ def analyse(
     if what in ("gradients", "tradeoff"):
         found, figure, heads, rows = (_gradients if what == "gradients" else _tradeoff)(targets)
     else:
-        from leanconv.cli.analyses import KINDS, SEES_IMAGES, Asked
+        from leanconv.cli.analyses import KINDS, SEES_IMAGES, Asked, check_channels
 
         source = None if data is None or photos is not None else open_data(data, root=data_root, download=download)
         settings = {} if source is None else {"num_classes": len(source.classes), "in_chans": source.channels}
@@ -74,6 +76,11 @@ def analyse(
         }
         if what in SEES_IMAGES and source is None and photos is None:
             raise SettingError(f"--what {what} looks at images: give --data, or --photos with a folder of them")
+        if what in SEES_IMAGES and source is not None:
+            for model in networks.values():
+                check_channels(model, source)
+        if what == "pruning" and photos is not None:
+            raise SettingError("--what pruning needs labelled images: give --data, without --photos")
         asked = Asked(networks, tuple(layer or ()), source, photos, images, tuple(classes or ()), seed)
         drawn = KINDS[what](asked)
         found, figure, heads, rows = drawn.found, drawn.figure, drawn.heads, drawn.rows

@@ -38,6 +38,12 @@ class Asked:
     classes: tuple[int, ...]
     seed: int
 
+    def only(self) -> tuple[str, nn.Module]:
+        """The network, for kinds that show one."""
+        if len(self.networks) > 1:
+            raise SettingError(f"this analysis shows one network, and {len(self.networks)} are given; run it for each")
+        return next(iter(self.networks.items()))
+
     def task(self) -> Task:
         from leanconv.core.task import Task, get_task, task_of
 
@@ -92,6 +98,17 @@ class Asked:
         if len(names) <= most:
             return names
         return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+
+
+def check_channels(model: nn.Module, data: ImageData) -> None:
+    """Raise SettingError where the network does not take images of `data`."""
+    from leanconv.core.task import task_of
+
+    found = task_of(model).channels
+    if found != data.channels:
+        raise SettingError(
+            f"the network takes {found} channels and {data.name} has {data.channels}; take the data it was trained on"
+        )
 
 
 @dataclass
@@ -174,7 +191,7 @@ def bases(asked: Asked) -> Drawn:
 def blending(asked: Asked) -> Drawn:
     from leanconv.analyse.blending import blending_extremes, plot_extremes
 
-    (label, model), *_ = asked.networks.items()
+    label, model = asked.only()
     found = blending_extremes(model)
     rows = [
         [e.layer, str(len(e.weights)), f"{(e.unused() > 0.5).mean():.0%}", f"{e.unused().max():.2f}"] for e in found
@@ -186,7 +203,7 @@ def blending(asked: Asked) -> Drawn:
 def pruning(asked: Asked) -> Drawn:
     from leanconv.analyse.blending import pruning_curve
 
-    (label, model), *_ = asked.networks.items()
+    label, model = asked.only()
     curve = pruning_curve(model, asked_score(asked))
     rows = [
         [label, f"{p.fraction:.0%}", f"{p.blending:,}", f"{p.params:,}", f"{p.factor:.2f}", f"{p.top1_pct:.2f}"]
@@ -233,7 +250,7 @@ def _class(task: Task, index: int) -> str:
 def maps(asked: Asked) -> Drawn:
     from leanconv.analyse.redundancy import redundancies, redundancy
 
-    (label, model), *_ = asked.networks.items()
+    label, model = asked.only()
     images = asked.images()
     found = [redundancy(model, images, name) for name in asked.layers] or redundancies(model, images)
     shown = found[0] if asked.layers else max(found, key=lambda r: r.share)
@@ -254,7 +271,7 @@ def spectra(asked: Asked) -> Drawn:
     from leanconv.analyse.spectrum import spectrum
     from leanconv.conversion.apply import plan_of
 
-    (label, model), *_ = asked.networks.items()
+    label, model = asked.only()
     made = plan_of(model)
     groups: list[Any] = list(asked.layers)
     if not groups and made is not None:

@@ -33,6 +33,7 @@ def predict(
     from rich.table import Table
 
     from leanconv.cli.target import open_target
+    from leanconv.core.errors import SettingError
     from leanconv.core.task import task_of
     from leanconv.deploy.images import files_of
     from leanconv.deploy.predict import predict as run
@@ -40,7 +41,10 @@ def predict(
     model = open_target(target)
     task = task_of(model)
     if labels is not None:
-        names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines()]
+        try:
+            names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError:
+            raise SettingError(f"{labels} is not UTF-8 text; save it as that, one name a line") from None
         task = replace(task, classes=tuple(name for name in names if name))
     found = list(run(model, files_of(images), task, backend=backend, top=top))
     if as_json:

@@ -41,8 +41,8 @@ def prune(
     pruned = prune_blending(model, fraction)
     score = asked_score(asked)
     before, after = score(model), score(pruned)
-    save(pruned, out)
-    sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), out)]
+    sizes = [(Path(folder) / MODEL_FILE).stat().st_size]
+    sizes.append((save(pruned, out) / MODEL_FILE).stat().st_size)
     left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
     found = {
         "model": folder, "out": str(out), "data": images.name, "fraction": fraction, "blending_weights": left,

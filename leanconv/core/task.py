@@ -36,7 +36,8 @@ class Task:
     def __post_init__(self) -> None:
         for name, kind in (("mean", int | float), ("std", int | float), ("image_size", int), ("classes", str)):
             value = getattr(self, name)
-            if not isinstance(value, Sequence) or not all(isinstance(v, kind) and v is not True for v in value):
+            whole = isinstance(value, Sequence) and not isinstance(value, str)
+            if not whole or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
                 raise SettingError(f"{name}={value!r} must be a sequence of {kind}")
             object.__setattr__(self, name, tuple(value))
         if not self.mean or len(self.mean) != len(self.std):

@@ -101,12 +101,14 @@ def export(
     model = copy.deepcopy(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])
     example = torch.randn(2, *_size(model)) if example is None else example.detach().cpu().float()
+    if example.ndim != 4 or not len(example):
+        raise SettingError(f"example has shape {tuple(example.shape)}; give images as (N, C, H, W)")
     if len(example) < 2:  # one image would be taken for the only batch there is
         example = torch.cat([example, example])
     inputs = [example, torch.randn(1, *example.shape[1:]), *(image.detach().cpu().float() for image in images)]
     larger = torch.randn(3, example.shape[1], example.shape[2] + 32, example.shape[3] + 32)
     with torch.no_grad():
-        expected = [model(x) for x in inputs]
+        expected = [_expected(model, x) for x in inputs]
         expected_larger = _output(model, larger)
     shaped = _shaped(model, example, to, form)
     set_task(shaped, get_task(model))
@@ -118,7 +120,7 @@ def export(
         if verify:
             run = kind.run(made, shaped)
             any_size = expected_larger is not None and _output(run, larger) is not None
-            if any_size:
+            if expected_larger is not None and any_size:
                 inputs, expected = [*inputs, larger], [*expected, expected_larger]
             error = max(_difference(run, x, y, to) for x, y in zip(inputs, expected, strict=True))
         loaded = kind.loaded(made)
@@ -149,6 +151,20 @@ def _size(model: nn.Module) -> tuple[int, int, int]:
     return size
 
 
+def _expected(model: nn.Module, x: Tensor) -> Tensor:
+    try:
+        y = model(x)
+    except RuntimeError as error:
+        raise SettingError(f"the network does not run on images of {tuple(x.shape)} ({_first_line(error)})") from error
+    if not isinstance(y, Tensor):
+        raise SettingError(f"the network returns {type(y).__name__}; only one tensor can be compared")
+    return y
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _output(run: Runner, x: Tensor) -> Tensor | None:
     """None where this size is not taken: by the network, or by the file, whose runtime may raise anything."""
     try:
@@ -163,8 +179,9 @@ def _difference(run: Any, x: Tensor, expected: Tensor, to: str) -> float:
         with torch.no_grad():
             found = run(x)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckError(f"the {to} file does not run on {tuple(x.shape)} ({reason}); nothing was written") from error
+        raise CheckError(
+            f"the {to} file does not run on {tuple(x.shape)} ({_first_line(error)}); nothing was written"
+        ) from error
     if found.shape != expected.shape:
         raise CheckError(f"the {to} file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")
     off = float((found - expected).abs().max())

@@ -68,12 +68,18 @@ def quantize(
         raise SettingError(f"int8 needs {', '.join(missing)}; pip install 'leanconv[onnx]'")
     path = Path(path)
     path = path if path.suffix == ".onnx" else path.with_name(path.name + ".onnx")
-    exported = export(model, path, to="onnx", form="fast", example=example)
+    batches = iter(images)
+    first = next(batches, None)
+    if first is None:
+        raise SettingError("images is empty; give a few batches of training images, or the ranges cannot be known")
+    if first.ndim != 4:
+        raise SettingError(f"images come as {tuple(first.shape)}; give batches (N, C, H, W), such as [images]")
+    exported = export(model, path, to="onnx", form="fast", example=first[:2] if example is None else example)
     target = path.with_suffix(".int8.onnx")
     kind = FORMATS["onnx"]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / target.name
-        _quantize(path, made, images)
+        _quantize(path, made, itertools.chain([first], batches))
         made.with_suffix(OPTIONS).write_text((path.with_suffix(OPTIONS)).read_text())
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
@@ -88,12 +94,7 @@ def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     name = onnx.load(path, load_external_data=False).graph.input[0].name
-    batches = iter(images)
-    first = next(batches, None)
-    if first is None:
-        raise SettingError("images is empty; give a few batches of training images, or the ranges cannot be known")
-
-    feeds = ({name: x.contiguous().numpy()} for x in itertools.chain([first], batches))
+    feeds = ({name: x.contiguous().numpy()} for x in images)
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, Any] | None:

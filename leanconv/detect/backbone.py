@@ -57,13 +57,20 @@ class PyramidBackbone(nn.Module):
                 network, {name: str(i) for i, name in enumerate(names)}, suppress_diff_warning=True
             )
         except Exception as error:  # what tracing raises is unbounded
-            reason = str(error).strip().splitlines()[0]
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise SettingError(f"{type(network).__name__} cannot be traced as a backbone ({reason})") from error
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra)
         self.out_channels = out_channels
         self.frozen_norms = frozen_norms
+        prefixes = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+        for prefix in prefixes:
+            if not any(name == prefix or name.startswith(f"{prefix}.") for name, _ in self.body.named_parameters()):
+                raise SettingError(f"frozen={prefix!r} names no module with parameters; conv1, bn1 or layer1 may")
         for name, parameter in self.body.named_parameters():
-            if any(name == prefix or name.startswith(f"{prefix}.") for prefix in frozen):
+            if any(
+                name == prefix or name.startswith(f"{prefix}.")
+                for prefix in ((frozen,) if isinstance(frozen, str) else frozen)
+            ):
                 parameter.requires_grad_(False)
         if frozen_norms:
             for norm in self._norms():
@@ -109,13 +116,28 @@ def feature_layers(network: nn.Module) -> list[str]:
 def _channels(network: nn.Module, names: Sequence[str]) -> list[int]:
     """Channels of the maps, from a run without memory."""
     twin = on_meta(network).eval()
-    found: dict[str, int] = {}
+    found: dict[str, torch.Size] = {}
+    sides: list[int] = []
     modules = dict(twin.named_modules())
     missing = [name for name in names if name not in modules]
     if missing:
         raise SettingError(f"no layer {missing[0]!r} in {type(network).__name__}")
     for name in names:
-        modules[name].register_forward_hook(lambda module, args, out, name=name: found.update({name: out.shape[1]}))
-    with torch.no_grad():
-        twin(torch.empty(1, 3, 224, 224, device="meta"))
-    return [found[name] for name in names]
+        modules[name].register_forward_hook(lambda module, args, out, name=name: found.update({name: out.shape}))
+    try:
+        with torch.no_grad():
+            twin(torch.empty(1, 3, 224, 224, device="meta"))
+    except RuntimeError as error:
+        raise SettingError(f"{type(network).__name__} does not run on RGB images of 224 pixels ({error})") from error
+    for name in names:
+        shape = found.get(name)
+        if shape is None or len(shape) != 4 or (sides and shape[2] != -(-sides[-1] // 2)):
+            raise SettingError(
+                f"layer {name!r} gives {tuple(shape or ())}; each must give maps of half the side of the one before"
+            )
+        sides.append(shape[2])
+    if sides[0] > 56:
+        raise SettingError(
+            f"the first maps have stride {224 // sides[0]}, and a pyramid starts at 4 or more: take a network for large images"
+        )
+    return [found[name][1] for name in names]

@@ -59,6 +59,15 @@ def create_detector(
         "num_classes",
         "kwargs",
     }
+    if "cascade" in name:  # its heads have their own
+        known -= {
+            "box_head",
+            "box_predictor",
+            "box_roi_pool",
+            "box_fg_iou_thresh",
+            "box_bg_iou_thresh",
+            "bbox_reg_weights",
+        }
     unknown = sorted(set(settings) - known)
     if unknown:
         raise SettingError(f"{unknown[0]} is not a setting of {name}; it has {', '.join(sorted(known))}")

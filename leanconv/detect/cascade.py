@@ -153,7 +153,7 @@ class CascadeRoIHeads(nn.Module):
         return boxes.repeat(1, self.num_classes)
 
     def _refined(self, stage: RoIHeads, boxes: Tensor, proposals: list[Tensor], image_shapes: Sizes) -> list[Tensor]:
-        decoded = stage.box_coder.decode(boxes, proposals)[:, 0].split([len(p) for p in proposals])
+        decoded = stage.box_coder.decode(boxes, proposals).reshape(-1, 4).split([len(p) for p in proposals])
         return [box_ops.clip_boxes_to_image(b, shape) for b, shape in zip(decoded, image_shapes, strict=True)]
 
     def _mask_loss(

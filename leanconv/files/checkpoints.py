@@ -109,7 +109,9 @@ def _values(found: Any) -> list[Any]:
 
 
 def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and sum(isinstance(v, Tensor) for v in value.values()) > max(1, len(value) // 2)
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return False
+    return sum(isinstance(v, Tensor) for v in value.values()) > max(1, len(value) // 2)
 
 
 def _translated(model: nn.Module, release: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], set[str]]:

@@ -77,7 +77,15 @@ def push_to_hub(lean: nn.Module, repo_id: str, *, measured: object | None = None
     Raises:
         TieError, SettingError: as `leanconv.save`.
     """
-    url: str = HubModel(lean, None if measured is None else str(measured)).push_to_hub(repo_id, **settings)
+    try:
+        url: str = HubModel(lean, None if measured is None else str(measured)).push_to_hub(repo_id, **settings)
+    except (OSError, ValueError) as error:
+        if isinstance(error, LeanconvError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(
+            f"{repo_id} could not be pushed ({reason}); log in with `hf auth login`, or check the name"
+        ) from error
     return url
 
 

@@ -144,6 +144,11 @@ def _compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     for what, names in (("lacks", missing), ("has unknown", extra)):
         if names:
             raise FileError(f"{path.name} {what} {_some(names)}; it belongs to another network")
+    kinds = [n for n in wanted if n in tensors and wanted[n].is_floating_point() != tensors[n].is_floating_point()]
+    if kinds:
+        raise FileError(
+            f"{path.name}: {kinds[0]!r} is {tensors[kinds[0]].dtype}, which this weight cannot be; save it again"
+        )
     if shapes:
         name = shapes[0]
         raise FileError(

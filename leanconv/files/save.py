@@ -73,7 +73,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
     directory = Path(directory)
     info = description(lean)
     tensors = {name: tensor for name, tensor in lean.state_dict().items() if name not in info["ties"]}
-    tensors, info["sparse"] = pack(tensors, get_sparse(lean))
+    tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(lean) if name in tensors))
     with replacing(directory / MODEL_FILE) as temporary:
         save_file(_separate(tensors), temporary, metadata={METADATA_KEY: json.dumps(info), "format": "pt"})
     write_json(directory / PLAN_FILE, info)

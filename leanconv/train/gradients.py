@@ -37,6 +37,7 @@ class GradientRecorder(pl.Callback):
     def __init__(self, folder: RunFolder, every: int = 10) -> None:
         self.folder, self.every = folder, every
         self.shared: dict[str, nn.Parameter] = {}
+        self.first = True  # a killed run may have left half a line
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainModule)
@@ -56,4 +57,5 @@ class GradientRecorder(pl.Callback):
             "gradients": {name: {"max": v[0], "mean": v[1]} for name, v in zip(found, values, strict=True)},
         }
         with open(self.folder.gradients, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(("\n" if self.first and file.tell() else "") + json.dumps(record) + "\n")
+        self.first = False

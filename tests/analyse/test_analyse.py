@@ -332,3 +332,27 @@ def test_every_figure_is_drawn(tmp_path: Path):
     for name, figure in figures.items():
         path = analyse.save_figure(figure, tmp_path / f"{name}.png")
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 3000
+
+
+def test_an_activation_in_place_changes_nothing_that_was_kept():
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.ReLU(inplace), nn.Conv2d(6, 8, 3), nn.ReLU(inplace), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(8, 4),
+        )  # fmt: skip
+        images = torch.randn(2, 3, 12, 12)
+        found.append((analyse.grad_cam(net, images, "2").maps, analyse.filter_similarity(net, images, "2").matrix))
+    np.testing.assert_allclose(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1])
+
+
+def test_pruned_networks_in_wrappers_and_made_dense(tmp_path: Path):
+    from torch.optim.swa_utils import AveragedModel
+
+    dense = lc.create_model("resnet8")
+    lean = lc.convert(dense, lc.plan(dense, lc.DepthShared(blend=True), where="layer*.conv?"))
+    lc.save(analyse.prune_blending(AveragedModel(lean), 0.5), tmp_path / "a")
+    lc.save(lc.to_dense(analyse.prune_blending(lean, 0.5).eval()), tmp_path / "b")
+    assert any((w == 0).any() for w in analyse.blending_weights(lc.load(tmp_path / "a")).values())

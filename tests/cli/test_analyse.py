@@ -76,6 +76,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         ([folder / "dense", "--what", "weights", "-o", tmp_path / "figure.doc"], "must end in .svg, .png or .pdf"),
         ([folder / "dense", folder / "dense", "--what", "weights"], "given twice"),
         ([folder / "dense", "--what", "cam", "--data", "digits", "--class", "99"], "must be one of 0 to 9"),
+        (["resnet8", folder / "dense", "--what", "spectrum"], "shows one network, and 2 are given"),
     ]
     for arguments, message in cases:
         assert run("analyse", *arguments) == 2, message
@@ -111,7 +112,6 @@ def test_tradeoff(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
             1,
             "--methods",
             methods,
-            "--no-latency",
             "--out",
             tmp_path,
         )

@@ -169,6 +169,13 @@ def test_cascade_is_its_definition():
     assert len(found["boxes"]) > 0
 
 
+def test_no_proposal_is_no_detection():
+    features = {str(i): torch.randn(1, 256, 16 // 2**i, 24 // 2**i) for i in range(4)}
+    with torch.no_grad():
+        (found,), _ = heads()(features, [torch.zeros(0, 4)], [(64, 96)])
+    assert found["boxes"].shape == (0, 4)
+
+
 def test_later_stages_ask_for_more_overlap():
     cascade = heads().train()
     assert [stage.proposal_matcher.high_threshold for stage in cascade.stages] == [0.5, 0.6, 0.7]
@@ -187,6 +194,12 @@ def test_mistakes_name_the_way_out():
         create_detector("faster_rcnn", network(), size=3)
     with pytest.raises(SettingError, match="does not say where its maps"):
         feature_layers(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(SettingError, match="box_fg_iou_thresh is not a setting of cascade_rcnn"):
+        create_detector("cascade_rcnn", network(), box_fg_iou_thresh=0.9)
+    with pytest.raises(SettingError, match="frozen='layr1' names no module"):
+        create_detector("faster_rcnn", network(), frozen=("layr1",))
+    with pytest.raises(SettingError, match="the first maps have stride 1; take a network for large images"):
+        create_detector("faster_rcnn", lc.create_model("resnet18_cifar"))
     with pytest.raises(SettingError, match="num_classes=1 must be"):
         create_detector("faster_rcnn", network(), 1)
 
