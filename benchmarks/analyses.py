@@ -48,8 +48,8 @@ def main() -> None:
     images = asked.images()
     rows: list[dict[str, Any]] = []
 
-    def drawn(name: str, figure: Any) -> None:
-        analyse.save_figure(figure, given.figures / f"analysis-{name}.svg")
+    def drawn(name: str, figure: Any, suffix: str = ".svg") -> None:
+        analyse.save_figure(figure, given.figures / f"analysis-{name}{suffix}")
 
     similar = {}
     for label in ("dense", "tied_block(blocks=2)"):
@@ -67,7 +67,7 @@ def main() -> None:
         for index, group in enumerate(groups):
             means = {what: group.mean(what) for what in ("shared", "components", "coefficients")}
             rows.append({"what": "bases", "network": label, "group": index + 1, **means})
-    drawn("bases", analyse.plot_bases({label: groups[1:] for label, groups in bases.items()}))
+    drawn("bases", analyse.plot_bases({label: groups[1:] for label, groups in bases.items()}), ".png")
 
     shard = lc.load(given.runs / "shard" / SHARD / "seed0")
     extremes = analyse.blending_extremes(shard)
