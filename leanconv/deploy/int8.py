@@ -48,7 +48,7 @@ class Quantized:
 def quantize(
     model: nn.Module, path: str | os.PathLike[str], images: Iterable[Tensor], *, example: Tensor | None = None
 ) -> Quantized:
-    """Write `model` as ``NAME.onnx`` and, quantised, as ``NAME.int8.onnx``.
+    """Write `model` as ``NAME.float32.onnx`` and, quantised, as ``NAME.int8.onnx``.
 
     Weights become int8 with one scale for each output channel, activations int8 with one scale for each tensor; their
     ranges are the least and largest values seen on `images`. The export is the fast one: norms are folded first, or
@@ -74,13 +74,19 @@ def quantize(
         raise SettingError("images is empty; give a few batches of training images, or the ranges cannot be known")
     if first.ndim != 4:
         raise SettingError(f"images come as {tuple(first.shape)}; give batches (N, C, H, W), such as [images]")
-    exported = export(model, path, to="onnx", form="fast", example=first[:2] if example is None else example)
+    exported = export(
+        model,
+        path.with_suffix(".float32.onnx"),
+        to="onnx",
+        form="fast",
+        example=first[:2] if example is None else example,
+    )
     target = path.with_suffix(".int8.onnx")
     kind = FORMATS["onnx"]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / target.name
-        _quantize(path, made, itertools.chain([first], batches))
-        made.with_suffix(OPTIONS).write_text((path.with_suffix(OPTIONS)).read_text())
+        _quantize(exported.path, made, itertools.chain([first], batches))
+        made.with_suffix(OPTIONS).write_text(exported.path.with_suffix(OPTIONS).read_text())
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):

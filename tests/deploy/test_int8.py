@@ -37,7 +37,7 @@ def test_weights_take_a_byte_and_outputs_stay_near(tmp_path: Path):
     images = [torch.randn(16, 1, 8, 8) for _ in range(4)]
     made = quantize(lean, tmp_path / "net", images, example=images[0])
     assert {path.name for path in tmp_path.iterdir()} == {
-        "net.onnx", "net.session.json", "net.int8.onnx", "net.int8.session.json",
+        "net.float32.onnx", "net.float32.session.json", "net.int8.onnx", "net.int8.session.json",
     }  # fmt: skip
     assert made.file_bytes < 0.5 * made.float32.file_bytes
     with torch.no_grad():

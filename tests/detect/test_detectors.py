@@ -198,7 +198,7 @@ def test_mistakes_name_the_way_out():
         create_detector("cascade_rcnn", network(), box_fg_iou_thresh=0.9)
     with pytest.raises(SettingError, match="frozen='layr1' names no module"):
         create_detector("faster_rcnn", network(), frozen=("layr1",))
-    with pytest.raises(SettingError, match="the first maps have stride 1; take a network for large images"):
+    with pytest.raises(SettingError, match="the first maps have stride 1, and a pyramid starts at 4 or more"):
         create_detector("faster_rcnn", lc.create_model("resnet18_cifar"))
     with pytest.raises(SettingError, match="num_classes=1 must be"):
         create_detector("faster_rcnn", network(), 1)
