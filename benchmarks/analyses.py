@@ -18,10 +18,11 @@ import torch
 import leanconv as lc
 from leanconv import analyse
 from leanconv.analyse.tradeoff import read_tradeoff
-from leanconv.cli.analyses import Asked, asked_score
+from leanconv.cli.analyses import Asked
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.data import open_data
+from leanconv.train.prepared import scores_of
 
 TABLE = {
     "dense": "dense", "tied_block(blocks=2)": "tied_block-blocks=2", "split(ratio=0.5)": "split-ratio=0.5",
@@ -74,7 +75,7 @@ def main() -> None:
     for found in extremes:
         rows.append({"what": "blending", "layer": found.layer, "least_used": float(found.unused().max())})
     drawn("blending", analyse.plot_extremes(extremes))
-    curve = analyse.pruning_curve(shard, asked_score(Asked({"shard": shard}, (), data, None, 1, (), 0)))
+    curve = analyse.pruning_curve(shard, lambda pruned: scores_of(pruned, data, asked.task()).top1_pct)
     rows += [{"what": "pruning", **point} for point in curve.to_json()["points"]]
     drawn("pruning", curve.plot().figure)
 

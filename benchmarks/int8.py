@@ -19,6 +19,7 @@ from leanconv.core.base import get_base
 from leanconv.core.machine import provenance
 from leanconv.data import open_data
 from leanconv.deploy.int8 import calibration, compare_int8, quantize
+from leanconv.train.prepared import task_on
 
 
 def main() -> None:
@@ -33,11 +34,10 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     data = open_data(given.data, root=given.data_root)
-    assert data.image_size is not None
-    task = lc.Task(data.mean, data.std, data.image_size, data.classes)
     rows = []
     for folder in given.folders:
         model = lc.load(folder)
+        task = task_on(model, data)
         base = get_base(model)
         assert base is not None
         method = json.loads((folder / "summary.json").read_text())["method"]

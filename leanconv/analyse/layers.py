@@ -43,18 +43,6 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in eval mode, and afterwards as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
 def outputs_of(model: nn.Module, name: str, inputs: bool = False) -> Iterator[list[Tensor]]:
     """Collects what the layer `name` gives, or reads, once for each time that it is used, while the block runs."""
     seen: list[Tensor] = []

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.analyse.figure import panels
-from leanconv.analyse.layers import conv_layers, evaluating, outputs_of, use_of
+from leanconv.analyse.layers import conv_layers, outputs_of, use_of
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from leanconv.analyse.figure import panel, panels
 from leanconv.analyse.guided import Guided
-from leanconv.analyse.layers import evaluating, layer_of, outputs_of, use_of
+from leanconv.analyse.layers import layer_of, outputs_of, use_of
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import evaluating
 from leanconv.core.operator import LinearOp
 
 if TYPE_CHECKING:

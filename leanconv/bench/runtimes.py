@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,14 +83,21 @@ def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Call:
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(model, (example.contiguous(),), path, dynamo=True, verbose=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # its threads would go on spinning and slow down whatever is timed next
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, onnx_options(threads), providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: example.contiguous().numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def onnx_options(threads: int | None = None) -> Any:
+    """ONNX Runtime's session options: quiet, on so many threads (None: one for each core) that do not spin between calls."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    # threads that go on spinning would slow down whatever runs next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:

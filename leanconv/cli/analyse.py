@@ -55,11 +55,10 @@ def analyse(
     as_json: Json = False,
 ) -> None:
     """Look into TARGET: a table here, the figure with --out, the arrays with --json."""
-    from rich.table import Table
-
     from leanconv.cli.target import is_saved, open_target
     from leanconv.core.errors import SettingError
     from leanconv.data import open_data
+    from leanconv.report.tables import rich_of
 
     if out is not None and out.suffix not in (".svg", ".png", ".pdf"):
         raise SettingError(f"--out {out} must end in .svg, .png or .pdf")
@@ -101,21 +100,17 @@ def analyse(
     if as_json:
         show_json({"what": what, "networks": found})
         return
-    table = Table()
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    show(table)
+    show(rich_of(heads, rows, "", left=2))
 
 
 def _gradients(folders: list[str]) -> tuple[object, ...]:
     from leanconv.analyse.gradients import plot_gradients, read_gradients
+    from leanconv.report.tables import NONE
 
     runs = {label: read_gradients(folder) for label, folder in zip(_labels(folders), folders, strict=True)}
     found = {folder: flow.to_json() for folder, flow in runs.items()}
     rows = [
-        [folder, tensor["name"], f"{tensor['max']:.3g}", f"{tensor['mean']:.3g}"]
+        [folder, tensor["name"], *(NONE if tensor[key] is None else f"{tensor[key]:.3g}" for key in ("max", "mean"))]
         for folder, flow in found.items()
         for tensor in flow["tensors"]
     ]

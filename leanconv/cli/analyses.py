@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from leanconv.analyse.redundancy import Redundancy
+    from leanconv.analyse.similarity import FilterSimilarity
     from leanconv.core.task import Task
     from leanconv.data import ImageData
 
@@ -45,37 +46,25 @@ class Asked:
         return next(iter(self.networks.items()))
 
     def task(self) -> Task:
-        from leanconv.core.task import Task, get_task, task_of
+        from leanconv.core.task import task_of
+        from leanconv.train.prepared import task_on
 
         first = next(iter(self.networks.values()))
-        if get_task(first) is None and self.data is not None and self.data.image_size is not None:
-            return Task(self.data.mean, self.data.std, self.data.image_size, self.data.classes)
-        return task_of(first)
+        return task_of(first) if self.data is None else task_on(first, self.data)
 
     def images(self) -> Tensor:
         """Photos, or images of the test part, as the networks take them."""
         import torch
 
-        from leanconv.data import make_loader
         from leanconv.deploy.images import image_tensors
+        from leanconv.train.prepared import some_batches
 
         task = self.task()
         if self.photos is not None:
             return torch.cat(image_tensors(self.photos, task, self.count))
         if self.data is None:
             raise SettingError("this analysis looks at images: give --data, or --photos with a folder")
-        rows = torch.randperm(len(self.data.test), generator=torch.Generator().manual_seed(self.seed))[: self.count]
-        size = None if self.data.image_size == task.image_size else min(task.image_size)
-        loader = make_loader(
-            self.data.test.subset(rows),
-            mean=task.mean,
-            std=task.std,
-            batch_size=len(rows),
-            image_size=size,
-            train=False,
-        )
-        images: Tensor = next(iter(loader))[0]
-        return images
+        return next(some_batches(self.data.test, self.data, task, self.count, seed=self.seed))
 
     def pictures(self, images: Tensor) -> np.ndarray:
         """Images as a reader sees them: (N, H, W, 3) or (N, H, W) in [0, 1]."""
@@ -121,14 +110,20 @@ class Drawn:
     rows: Sequence[Sequence[str]]
 
 
-def filters(asked: Asked) -> Drawn:
-    from leanconv.analyse.similarity import filter_similarity, plot_histograms
+def _filters(asked: Asked) -> dict[str, list[FilterSimilarity]]:
+    from leanconv.analyse.similarity import filter_similarity
 
     images = asked.images()
-    found = {
+    return {
         label: [filter_similarity(model, images, name, seed=asked.seed) for name in asked.chosen(model, 4)]
         for label, model in asked.networks.items()
     }
+
+
+def filters(asked: Asked) -> Drawn:
+    from leanconv.analyse.similarity import plot_histograms
+
+    found = _filters(asked)
     return _similarities(found, plot_histograms(found))
 
 
@@ -158,13 +153,8 @@ def _number(value: float | None) -> str:
 
 def matrices(asked: Asked) -> Drawn:
     from leanconv.analyse.figure import panels
-    from leanconv.analyse.similarity import filter_similarity
 
-    images = asked.images()
-    found = {
-        label: [filter_similarity(model, images, name, seed=asked.seed) for name in asked.chosen(model, 4)]
-        for label, model in asked.networks.items()
-    }
+    found = _filters(asked)
     figure, grid = panels(len(found), max(map(len, found.values())), 3.0, 2.7)
     for (label, layers), row in zip(found.items(), grid, strict=True):
         for similarity, axes in zip(layers, row, strict=False):
@@ -202,30 +192,19 @@ def blending(asked: Asked) -> Drawn:
 
 def pruning(asked: Asked) -> Drawn:
     from leanconv.analyse.blending import pruning_curve
+    from leanconv.train.prepared import scores_of
 
     label, model = asked.only()
-    curve = pruning_curve(model, asked_score(asked))
+    data, task = asked.data, asked.task()
+    if data is None:
+        raise SettingError("accuracy needs labelled images: give --data")
+    curve = pruning_curve(model, lambda pruned: scores_of(pruned, data, task).top1_pct)
     rows = [
         [label, f"{p.fraction:.0%}", f"{p.blending:,}", f"{p.params:,}", f"{p.factor:.2f}", f"{p.top1_pct:.2f}"]
         for p in curve.points
     ]
     heads = ("Network", "Pruned", "Blending weights left", "Parameters left", "times fewer", "Top-1 %")
     return Drawn({label: curve.to_json()}, curve.plot().figure, heads, rows)  # type: ignore[arg-type]
-
-
-def asked_score(asked: Asked) -> Callable[[nn.Module], float]:
-    """Top-1 accuracy on the test part of the data."""
-    from leanconv import train
-
-    data, task = asked.data, asked.task()
-    if data is None:
-        raise SettingError("accuracy needs labelled images: give --data")
-    size = None if data.image_size == task.image_size else min(task.image_size)
-
-    def score(model: nn.Module) -> float:
-        return train.evaluate(model, data.test, mean=task.mean, std=task.std, image_size=size).top1_pct
-
-    return score
 
 
 def cam(asked: Asked) -> Drawn:

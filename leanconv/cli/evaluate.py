@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Json
+from leanconv.cli.options import Data, DataRoot, Download, Folder, Json
 from leanconv.cli.output import show, show_json
 
 
 def evaluate(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a network in.")],
+    folder: Folder,
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,

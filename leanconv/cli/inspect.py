@@ -66,9 +66,10 @@ def inspect(
     A folder with a lean network is shown as it was converted.
     """
     from leanconv.cli.methods import parse_method
-    from leanconv.cli.target import make_plan, open_target, open_without_weights, rebuild_dense
+    from leanconv.cli.target import make_plan, open_target, open_without_weights
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.core.base import input_size_of
+    from leanconv.models.create import rebuild_base
 
     asked = parse_method(method)
     model = open_without_weights(target)
@@ -79,7 +80,7 @@ def inspect(
     if plan is not None:
         if asked is not None:
             raise SettingError(f"{target} is lean already; inspect it without --method, or name the dense network")
-        dense = rebuild_dense(model)
+        dense = rebuild_base(model)
     elif asked is not None:
         if shape is None:
             raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
@@ -150,18 +151,11 @@ def _ratios(target: str, data: str, data_root: Path | None, pretrained: bool) ->
 
 
 def _ratio_table(found: list[Redundancy]) -> list[Table]:
-    from rich.table import Table
-
     from leanconv.cli.analyses import MAPS, maps_row
+    from leanconv.report.tables import rich_of
 
-    if not found:
-        return []
-    table = Table(caption="Maps count as near-duplicates from an absolute correlation of 0.9 on, over 32 images.")
-    for head in MAPS:
-        table.add_column(head, overflow="fold")
-    for one in found:
-        table.add_row(*maps_row(one))
-    return [table]
+    note = "Maps count as near-duplicates from an absolute correlation of 0.9 on, over 32 images."
+    return [rich_of(MAPS, [maps_row(one) for one in found], note)] if found else []
 
 
 def counts(model: nn.Module, shape: InputSize | None) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Json
+from leanconv.cli.options import Data, DataRoot, Download, Folder, Json
 from leanconv.cli.output import show, show_json
 
 
 def prune(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a trained network in.")],
+    folder: Folder,
     fraction: Annotated[
         float, typer.Option("--fraction", min=0.0, max=1.0, help="Part of the blending weights to set to zero.")
     ],
@@ -27,20 +27,19 @@ def prune(
     Prints accuracy on the test part and bytes on disk before and after. Choose the fraction by `analyse --what pruning`.
     """
     from leanconv.analyse.blending import blending_weights, prune_blending
-    from leanconv.cli.analyses import Asked, asked_score
     from leanconv.cli.target import check_fits
     from leanconv.data import open_data
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
+    from leanconv.train.prepared import scores_of, task_on
 
     images = open_data(data, root=data_root, download=download)
     model = load(folder)
-    asked = Asked({folder: model}, (), images, None, 1, (), 0)
-    check_fits(model, images, asked.task().image_size)
+    task = task_on(model, images)
+    check_fits(model, images, task.image_size)
     pruned = prune_blending(model, fraction)
-    score = asked_score(asked)
-    before, after = score(model), score(pruned)
+    before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
     sizes = [(Path(folder) / MODEL_FILE).stat().st_size]
     sizes.append((save(pruned, out) / MODEL_FILE).stat().st_size)
     left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())

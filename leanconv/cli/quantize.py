@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Json, Seed
+from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, Seed
 from leanconv.cli.output import say, show, show_json
 
 
 def quantize(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a trained network in.")],
+    folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the files.")],
     data: Data = "digits",
     data_root: DataRoot = None,
@@ -31,19 +31,16 @@ def quantize(
 
     Ranges are taken from training images, accuracy from test images.
     """
-    from rich.table import Table
-
     from leanconv.cli.target import check_fits
-    from leanconv.core.task import task_of
     from leanconv.data import open_data
     from leanconv.deploy import int8
     from leanconv.files.load import load
-    from leanconv.report.tables import NONE
-    from leanconv.report.tables import size as size_text
+    from leanconv.report.tables import rich_of, size
+    from leanconv.train.prepared import task_on
 
     images = open_data(data, root=data_root, download=download)
     model = load(folder)
-    task = task_of(model)
+    task = task_on(model, images)
     check_fits(model, images, task.image_size)
     say(f"quantising with {calibrate} training images of {images.name}")
     made = int8.quantize(model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed))
@@ -54,13 +51,10 @@ def quantize(
         show_json({"model": folder, "data": images.name} | settings | {"rows": [asdict(row) for row in rows]})
         return
     note = f"{rows[0].n:,} test images; ms: median and quartiles of a call on {batch} image(s), interleaved."
-    table = Table(caption=note)
-    for head in ("Weights", "File", "Loaded", "Top-1 %", "ms", "ratio"):
-        table.add_column(head, justify="left" if head == "Weights" else "right")
+    lines = []
     for row in rows:
         t = row.latency
-        table.add_row(
-            row.name, size_text(row.file_bytes), NONE if row.loaded_bytes is None else size_text(row.loaded_bytes),
-            f"{row.top1_pct:.2f}", f"{t.median_ms:.3f} ({t.q25_ms:.3f}-{t.q75_ms:.3f})", f"{t.ratio:.2f}",
-        )  # fmt: skip
-    show(table)
+        ms = f"{t.median_ms:.3f} ({t.q25_ms:.3f}-{t.q75_ms:.3f})"
+        sizes = [size(row.file_bytes), size(row.loaded_bytes)]
+        lines.append([row.name, *sizes, f"{row.top1_pct:.2f}", ms, f"{t.ratio:.2f}"])
+    show(rich_of(("Weights", "File", "Loaded", "Top-1 %", "ms", "ratio"), lines, note))

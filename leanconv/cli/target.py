@@ -84,20 +84,6 @@ def open_without_weights(target: str) -> nn.Module:
         return open_target(target)  # some builders compute with real numbers
 
 
-def rebuild_dense(lean: nn.Module) -> nn.Module | None:
-    """The dense network that `lean` was made from, without weights; None when it was not built by name."""
-    import torch
-
-    from leanconv.core.base import get_base
-    from leanconv.models import create_model
-
-    base = get_base(lean)
-    if base is None:
-        return None
-    with torch.device("meta"):
-        return create_model(base["name"], **base["kwargs"])
-
-
 def stem(model: nn.Module) -> str:
     """The name of the first convolution."""
     from torch import nn

@@ -39,3 +39,8 @@ class CheckError(LeanconvError):
     """A check or a budget that was not met."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import SettingError, first_line
 
 InputSize = tuple[int, int, int]
 
@@ -35,7 +35,7 @@ def on_meta(model: nn.Module) -> nn.Module:
         twin: nn.Module = copy.deepcopy(model, memo)
     except RuntimeError as error:  # a tensor that is computed from a parameter, as weight_norm and pruning leave them
         raise SettingError(
-            f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); make reparametrised weights plain "
+            f"{type(model).__name__} cannot be copied ({first_line(error)}); make reparametrised weights plain "
             "first, with torch.nn.utils.remove_weight_norm or torch.nn.utils.prune.remove"
         ) from error
     for module in twin.modules():  # a hook of the user's may want real values
@@ -50,7 +50,7 @@ def quiet_failure(model: nn.Module, input_size: InputSize) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise SettingError(
             f"{type(model).__name__} does not run on an input of {input_size} without real weights ({reason}); "
             "pass the input_size=(channels, height, width) it expects"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.base import input_size_of, unwrapped
-from leanconv.core.errors import CheckError, SettingError
+from leanconv.core.errors import CheckError, SettingError, first_line
 from leanconv.core.settings import one_of
 from leanconv.core.task import get_task, set_task
 from leanconv.deploy.compact import compact
@@ -155,14 +155,10 @@ def _expected(model: nn.Module, x: Tensor) -> Tensor:
     try:
         y = model(x)
     except RuntimeError as error:
-        raise SettingError(f"the network does not run on images of {tuple(x.shape)} ({_first_line(error)})") from error
+        raise SettingError(f"the network does not run on images of {tuple(x.shape)} ({first_line(error)})") from error
     if not isinstance(y, Tensor):
         raise SettingError(f"the network returns {type(y).__name__}; only one tensor can be compared")
     return y
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _output(run: Runner, x: Tensor) -> Tensor | None:
@@ -180,7 +176,7 @@ def _difference(run: Any, x: Tensor, expected: Tensor, to: str) -> float:
             found = run(x)
     except Exception as error:
         raise CheckError(
-            f"the {to} file does not run on {tuple(x.shape)} ({_first_line(error)}); nothing was written"
+            f"the {to} file does not run on {tuple(x.shape)} ({first_line(error)}); nothing was written"
         ) from error
     if found.shape != expected.shape:
         raise CheckError(f"the {to} file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from leanconv.bench.runtimes import quiet, without_telemetry
-from leanconv.core.errors import SettingError
+from leanconv.bench.runtimes import onnx_options, quiet, without_telemetry
+from leanconv.core.errors import SettingError, first_line
 from leanconv.core.task import get_task
 
 Runner = Callable[[Tensor], Tensor]
@@ -55,9 +55,8 @@ def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgra
         with quiet(), torch.no_grad():
             return torch.export.export(model, (example,), dynamic_shapes=dynamic(example))
     except Exception as error:  # the exporter raises anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SettingError(
-            f"{type(model).__name__} cannot be exported ({reason}); torch.export must take it"
+            f"{type(model).__name__} cannot be exported ({first_line(error)}); torch.export must take it"
         ) from error
 
 
@@ -82,11 +81,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool) ->
 def _session(path: Path, optimized: Path | None = None, threads: int | None = None) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-    options.log_severity_level = 3
-    # threads that go on spinning between calls would slow down whatever runs beside them
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = onnx_options(threads)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     beside = path.with_suffix(OPTIONS)

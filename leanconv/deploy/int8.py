@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import tempfile
@@ -21,12 +20,10 @@ from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
 from leanconv.core.task import Task
-from leanconv.data import ImageData, make_loader
+from leanconv.data import ImageData
 from leanconv.deploy.export import Exported, export
 from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx
-from leanconv.train import evaluate
-
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+from leanconv.train.prepared import scores_of, some_batches
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,6 @@ def quantize(
         SettingError: a package is missing, there are no images, or the exporter does not take the network.
         CheckError: the float32 file differs from PyTorch.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SettingError(f"int8 needs {', '.join(missing)}; pip install 'leanconv[onnx]'")
     path = Path(path)
     path = path if path.suffix == ".onnx" else path.with_name(path.name + ".onnx")
     batches = iter(images)
@@ -141,10 +135,7 @@ def compare_int8(
     """Accuracy on the test part of `data` and latency of both files, float32 first; both in ONNX Runtime on the CPU."""
     files = {"float32": made.float32.path, "int8": made.path}
     runs = {name: run_onnx(path, threads) for name, path in files.items()}
-    scores = {
-        name: evaluate(_Called(run), data.test, mean=task.mean, std=task.std, image_size=_resized(data, task))
-        for name, run in runs.items()
-    }
+    scores = {name: scores_of(_Called(run), data, task) for name, run in runs.items()}
     x = torch.randn(batch, task.channels, *task.image_size)
     times = time_interleaved({name: partial(run, x) for name, run in runs.items()}, seconds=seconds)
     sizes = {
@@ -158,20 +149,7 @@ def compare_int8(
 
 def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Iterator[Tensor]:
     """`count` images of the train part as the network takes them, drawn without repetition, in batches of 64."""
-    rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
-    loader = make_loader(
-        data.train.subset(rows),
-        mean=task.mean,
-        std=task.std,
-        batch_size=64,
-        image_size=_resized(data, task),
-        train=False,
-    )
-    return (images for images, _ in loader)
-
-
-def _resized(data: ImageData, task: Task) -> int | None:
-    return None if data.image_size == task.image_size else min(task.image_size)
+    return some_batches(data.train, data, task, count, seed=seed, batch_size=64)
 
 
 class _Called(nn.Module):

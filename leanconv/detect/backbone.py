@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import SettingError, first_line
 from leanconv.core.meta import on_meta
 
 STRIDES = (4, 8, 16, 32)
@@ -57,8 +57,9 @@ class PyramidBackbone(nn.Module):
                 network, {name: str(i) for i, name in enumerate(names)}, suppress_diff_warning=True
             )
         except Exception as error:  # what tracing raises is unbounded
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise SettingError(f"{type(network).__name__} cannot be traced as a backbone ({reason})") from error
+            raise SettingError(
+                f"{type(network).__name__} cannot be traced as a backbone ({first_line(error)})"
+            ) from error
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra)
         self.out_channels = out_channels
         self.frozen_norms = frozen_norms

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leanconv.core.base import unwrapped
-from leanconv.core.errors import FileError
+from leanconv.core.errors import FileError, first_line
+from leanconv.files.load import some
 from leanconv.ops.attention import TiedSE
 from leanconv.ops.depth_shared import DepthSharedConv2d
 from leanconv.ops.shared_basis import SharedBasisConv2d
@@ -66,7 +67,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module
     extra = [name for name in release if name not in used and not name.endswith(COUNTER)]
     for what, names in (("has nothing for", missing), ("has what this network does not take,", extra)):
         if names:
-            raise FileError(f"{path.name} {what} {names[0]!r}{_more(names)}; build the network that it was saved from")
+            raise FileError(f"{path.name} {what} {some(names)}; build the network that it was saved from")
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             raise FileError(
@@ -94,7 +95,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise FileError(f"{path.name} cannot be read ({error}); fetch it again") from error
     except Exception as error:  # what unpickling raises is unbounded
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise FileError(
             f"{path.name} cannot be read without running its code ({reason[:200]}); save its state dict alone with torch.save"
         ) from error
@@ -140,7 +141,7 @@ def _translated(model: nn.Module, release: Mapping[str, Tensor], path: Path) -> 
         part.copy_(tensor)
     state |= {name: bank for name, bank in banks.items() if not bank.isnan().any()}
     # the releases hold a shared basis at the root as well as in each block
-    shared = {id_ for id_ in release if re.match(r"shared_basis\w*\.weight$", id_)}
+    shared = {name for name in release if re.match(r"shared_basis\w*\.weight$", name)}
     return state, used | {
         name for name in shared if any(_same(release[name], release[other]) for other in used - shared)
     }
@@ -201,7 +202,3 @@ def _refuse_groups(module: nn.Module, name: str) -> None:
             f"{name!r} has groups={module.groups}: the release orders its channels by block first, the paper and leanconv by "
             "group first, so that its weights compute something else here"
         )
-
-
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from torch import nn
 
@@ -19,7 +20,7 @@ from leanconv.core.errors import FileError, LeanconvError
 from leanconv.core.task import get_task
 from leanconv.files.load import load
 from leanconv.files.save import MODEL_FILE, save
-from leanconv.models.create import create_model
+from leanconv.models.create import rebuild_base
 
 
 class HubModel(ModelHubMixin):
@@ -77,15 +78,8 @@ def push_to_hub(lean: nn.Module, repo_id: str, *, measured: object | None = None
     Raises:
         TieError, SettingError: as `leanconv.save`.
     """
-    try:
+    with _hub_errors(repo_id, "pushed", "log in with `hf auth login`, or check the name"):
         url: str = HubModel(lean, None if measured is None else str(measured)).push_to_hub(repo_id, **settings)
-    except (OSError, ValueError) as error:
-        if isinstance(error, LeanconvError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise FileError(
-            f"{repo_id} could not be pushed ({reason}); log in with `hf auth login`, or check the name"
-        ) from error
     return url
 
 
@@ -104,14 +98,21 @@ def from_pretrained(repo_id: str | os.PathLike[str], *, model: nn.Module | None 
     """
     if os.path.isdir(repo_id):
         return load(repo_id, model=model)
-    try:
+    with _hub_errors(repo_id, "had", "check the name, or that you are online"):
         found: HubModel = HubModel.from_pretrained(os.fspath(repo_id), network=model, **settings)
-    except (OSError, ValueError) as error:  # all of huggingface_hub's are one of them
-        if isinstance(error, LeanconvError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise FileError(f"{repo_id} could not be had ({reason}); check the name, or that you are online") from error
     return found.network
+
+
+@contextmanager
+def _hub_errors(repo_id: str | os.PathLike[str], what: str, way_out: str) -> Iterator[None]:
+    """huggingface_hub's errors, all of them OSError or ValueError, in one line."""
+    try:
+        yield
+    except LeanconvError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{repo_id} could not be {what} ({reason}); {way_out}") from error
 
 
 def card_text(lean: nn.Module, measured: str | None = None) -> str:
@@ -131,7 +132,7 @@ def card_text(lean: nn.Module, measured: str | None = None) -> str:
     )
     lines += ["", "```python", "import leanconv as lc", ""]
     own = "" if base else ", model=MyNet()"
-    lines += [f'model = lc.from_pretrained("user/name"{own})', "```", "", *_counts(lean, base)]
+    lines += [f'model = lc.from_pretrained("user/name"{own})', "```", "", *_counts(lean)]
     if measured:
         lines += ["", "Measured:", "", "```text", measured, "```"]
     if task is not None:
@@ -150,12 +151,11 @@ def card_text(lean: nn.Module, measured: str | None = None) -> str:
     return "\n".join(lines) + f"\n\nMade with leanconv {__version__}.\n"
 
 
-def _counts(lean: nn.Module, base: dict[str, Any] | None) -> list[str]:
+def _counts(lean: nn.Module) -> list[str]:
     size = input_size_of(lean)
     rows = [("this network", count(lean, size))]
     try:
-        with torch.device("meta"):
-            dense = create_model(base["name"], **base["kwargs"]) if base else None
+        dense = rebuild_base(lean)
     except (LeanconvError, RuntimeError, NotImplementedError):  # a builder that computes with real numbers
         dense = None
     if dense is not None and plan_of(dense) is None:  # a paper's own network has no dense one

@@ -143,7 +143,7 @@ def _compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     shapes = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
     for what, names in (("lacks", missing), ("has unknown", extra)):
         if names:
-            raise FileError(f"{path.name} {what} {_some(names)}; it belongs to another network")
+            raise FileError(f"{path.name} {what} {some(names)}; it belongs to another network")
     kinds = [n for n in wanted if n in tensors and wanted[n].is_floating_point() != tensors[n].is_floating_point()]
     if kinds:
         raise FileError(
@@ -157,5 +157,6 @@ def _compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first three of these names, quoted, and how many more there are."""
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from leanconv.core.base import set_base
+from leanconv.core.base import get_base, set_base
 from leanconv.core.errors import FileError, SettingError
 from leanconv.models import bases, peers, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
@@ -97,6 +98,15 @@ def create_model(
     model = entry.builder(**(entry.settings | kwargs))
     set_base(model, name, kwargs)
     return model
+
+
+def rebuild_base(lean: nn.Module) -> nn.Module | None:
+    """The network that `lean` was made from, on the meta device, without weights; None when it was not built by name."""
+    base = get_base(lean)
+    if base is None:
+        return None
+    with torch.device("meta"):
+        return create_model(base["name"], **base["kwargs"])
 
 
 def _timm(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from leanconv.core.modes import evaluating
 from leanconv.data import LabelledImages, make_loader
 from leanconv.train.scoring import Scores, autocast, predict, tally
 
@@ -36,14 +37,8 @@ def evaluate(
         workers=workers, channels_last=channels_last, ten_crop=ten_crop,
     )  # fmt: skip
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     total = torch.zeros(4, device=device)
-    try:
-        with torch.inference_mode(), autocast(device, precision):
-            for batch, labels in loader:
-                total += tally(predict(model, batch.to(device)), labels.to(device))
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+        for batch, labels in loader:
+            total += tally(predict(model, batch.to(device)), labels.to(device))
     return Scores.of(total)

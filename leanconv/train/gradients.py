@@ -47,8 +47,10 @@ class GradientRecorder(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer | Any
     ) -> None:
         step = trainer.global_step
+        if step % self.every or not trainer.is_global_zero:
+            return
         found = {name: parameter.grad for name, parameter in self.shared.items() if parameter.grad is not None}
-        if step % self.every or not found or not trainer.is_global_zero:
+        if not found:
             return
         sizes = [gradient.detach().abs() for gradient in found.values()]
         values = torch.stack([torch.stack([size.max(), size.mean()]) for size in sizes]).tolist()  # one wait for a GPU

@@ -14,12 +14,13 @@ import leanconv as lc
 from leanconv.cli import main
 from leanconv.core.errors import SettingError
 from leanconv.data import open_data
-from leanconv.deploy.formats import run_onnx
-from leanconv.deploy.int8 import NEEDED, calibration, quantize
+from leanconv.deploy.formats import FORMATS, run_onnx
+from leanconv.deploy.int8 import calibration, quantize
 from tests.ops.contract import unsettle_
 
 pytestmark = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, NEEDED)), reason="onnx, onnxscript or onnxruntime is not installed"
+    not all(map(importlib.util.find_spec, FORMATS["onnx"].packages)),
+    reason="onnx, onnxscript or onnxruntime is not installed",
 )
 
 

@@ -1,0 +1,42 @@
+"""Data sets as a network's `Task` asks for their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.task import Task, get_task, task_of
+from leanconv.data import ImageData, LabelledImages, make_loader
+from leanconv.train.evaluate import evaluate
+from leanconv.train.scoring import Scores
+
+
+def task_on(model: nn.Module, data: ImageData) -> Task:
+    """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared."""
+    if get_task(model) is None and data.image_size is not None:
+        return Task(data.mean, data.std, data.image_size, data.classes)
+    return task_of(model)
+
+
+def scores_of(model: nn.Module, data: ImageData, task: Task) -> Scores:
+    """How good `model` is on the test part of `data`."""
+    return evaluate(model, data.test, mean=task.mean, std=task.std, image_size=_side(data, task))
+
+
+def some_batches(
+    part: LabelledImages, data: ImageData, task: Task, count: int, *, seed: int = 0, batch_size: int | None = None
+) -> Iterator[Tensor]:
+    """`count` images of a part of `data`, drawn without repetition, as the network takes them; None puts all in one batch."""
+    rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:count]
+    loader = make_loader(
+        part.subset(rows), mean=task.mean, std=task.std, batch_size=batch_size or len(rows), image_size=_side(data, task),
+        train=False,
+    )  # fmt: skip
+    return (images for images, _ in loader)
+
+
+def _side(data: ImageData, task: Task) -> int | None:
+    """What `make_loader` brings images to; None where they have the network's size already."""
+    return None if data.image_size == task.image_size else min(task.image_size)
