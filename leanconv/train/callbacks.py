@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import RunError
+from leanconv.train.base import RunModule
 from leanconv.train.folder import RunFolder, read_checkpoint
 from leanconv.train.module import TrainModule
 
@@ -53,7 +54,7 @@ class Recorder(pl.Callback):
         self.mark = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, TrainModule)
+        assert isinstance(module, RunModule)
         if trainer.is_global_zero:
             self.folder.write_records(module.history)
         self._lap()
@@ -64,7 +65,7 @@ class Recorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(module, TrainModule)
+        assert isinstance(module, RunModule)
         last = batch_idx + 1 == trainer.num_training_batches
         if not (last or self.stop or batch_idx % LOOK_EVERY == 0):
             return
@@ -80,7 +81,7 @@ class Recorder(pl.Callback):
             raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, TrainModule)
+        assert isinstance(module, RunModule)
         record = module.take_record()
         record["seconds"] = module.train_seconds + self._lap()  # with validation
         record["images_per_s"] = record.pop("images") / module.train_seconds

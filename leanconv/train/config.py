@@ -1,9 +1,9 @@
-"""The settings of a training run: one frozen, checked object that is written beside its results."""
+"""The settings of a run: one frozen, checked object that is written beside its results."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,8 +13,8 @@ from leanconv.core.errors import SettingError
 EXECUTION = ("workers", "threads", "record_gradients")
 
 
-class TrainConfig(BaseModel):
-    """SGD with momentum, its schedule, and how images are fed.
+class RunConfig(BaseModel):
+    """SGD with momentum and its schedule: what every run has, whatever it trains.
 
     Args:
         batch_size: images per step over all processes together.
@@ -25,12 +25,9 @@ class TrainConfig(BaseModel):
         patience: epochs without a lower validation loss that "plateau" waits for.
         warmup_epochs: epochs over which the learning rate first rises linearly.
         pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum stays.
-        image_size: pixels of the square that images are brought to; see `make_loader`.
-        ten_crop: for the evaluation after the run; validation looks at one crop of each image.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
-        ema: decay per step of an averaged copy of the weights, which is then what is validated and kept.
+        channels_last: the memory layout of images and weights.
         validation: fraction of the train part held out; 0 trains on all of it and selects nothing.
-        select: keep the weights of the last epoch, or of the one with the best validation accuracy.
         no_decay_norm: no weight decay on biases and norms (every parameter of fewer than two dimensions).
         record_gradients: the largest and the mean absolute gradient of each shared weight, every ten steps, in gradients.jsonl.
 
@@ -54,16 +51,9 @@ class TrainConfig(BaseModel):
     pct_start: float = Field(0.3, gt=0, lt=1)
     div_factor: float = Field(25.0, ge=1)
     final_div_factor: float = Field(1e4, ge=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = "crop_flip"
-    image_size: int | None = Field(None, ge=1)
-    ten_crop: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
-    compile: bool = False
-    ema: float | None = Field(None, gt=0, lt=1)
-    validation: float = Field(0.1, ge=0, lt=1)
-    select: Literal["last", "best"] = "last"
+    validation: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0)
     workers: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
@@ -74,14 +64,14 @@ class TrainConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise SettingError(_first(error)) from None
+            raise SettingError(_first(error, type(self))) from None
         self._check_together()
 
-    def replace(self, **settings: Any) -> TrainConfig:
+    def replace(self, **settings: Any) -> Self:
         """A copy with some settings changed, checked again."""
-        return TrainConfig(**{**self.model_dump(), **settings})
+        return type(self)(**{**self.model_dump(), **settings})
 
-    def scaled(self, factor: float) -> TrainConfig:
+    def scaled(self, factor: float) -> Self:
         """The same recipe over `factor` times its epochs; milestones, warm-up and patience shrink with them.
 
         Raises:
@@ -115,17 +105,43 @@ class TrainConfig(BaseModel):
                 raise SettingError(f"milestones={self.milestones} must rise; they are epochs {epochs} of {self.epochs}")
         if self.validation == 0 and self.schedule == "plateau":
             raise SettingError("schedule='plateau' follows the validation loss; set validation above 0, 0.1 say")
+
+
+class TrainConfig(RunConfig):
+    """The run of a classifier: `RunConfig`, and how images are fed and weights chosen.
+
+    Args:
+        image_size: pixels of the square that images are brought to; see `make_loader`.
+        ten_crop: for the evaluation after the run; validation looks at one crop of each image.
+        ema: decay per step of an averaged copy of the weights, which is then what is validated and kept.
+        select: keep the weights of the last epoch, or of the one with the best validation accuracy.
+
+    Raises:
+        SettingError: an unknown setting or a value outside its rule.
+    """
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = "crop_flip"
+    image_size: int | None = Field(None, ge=1)
+    ten_crop: bool = False
+    compile: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)
+    validation: float = Field(0.1, ge=0, lt=1)
+    select: Literal["last", "best"] = "last"
+
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.validation == 0 and self.select == "best":
             raise SettingError("select='best' needs a validation part; set validation above 0, 0.1 say")
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, config: type[RunConfig]) -> str:
     """One line: the setting, its value, the rule."""
     problem = error.errors()[0]
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, TrainConfig.model_fields, n=1)
-        valid = f"did you mean {close[0]}?" if close else f"valid are {', '.join(TrainConfig.model_fields)}"
+        close = difflib.get_close_matches(name, config.model_fields, n=1)
+        valid = f"did you mean {close[0]}?" if close else f"valid are {', '.join(config.model_fields)}"
         return f"{name}={problem['input']!r}: no such setting; {valid}"
     rule = problem["msg"].replace("Input should be", "must be")
     return f"{name}={problem['input']!r}: {rule[0].lower()}{rule[1:]}"

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from leanconv.core.sharing import borrowed
+from leanconv.train.base import RunModule
 from leanconv.train.folder import RunFolder
-from leanconv.train.module import TrainModule
 
 
 def shared_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -40,7 +40,7 @@ class GradientRecorder(pl.Callback):
         self.first = True  # a killed run may have left half a line
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, TrainModule)
+        assert isinstance(module, RunModule)
         self.shared = shared_parameters(module.model)
 
     def on_before_optimizer_step(

@@ -10,8 +10,8 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from leanconv.train.base import RunModule
 from leanconv.train.callbacks import LOOK_EVERY
-from leanconv.train.module import TrainModule
 
 
 class ProgressBar(pl.Callback):
@@ -34,7 +34,7 @@ class ProgressBar(pl.Callback):
     ) -> None:
         if self.bar is None or batch_idx % LOOK_EVERY:
             return
-        assert isinstance(module, TrainModule)
+        assert isinstance(module, RunModule)
         total = _steps(trainer)
         per_step = (time.perf_counter() - self.began) / (trainer.global_step - self.first_step)
         speed = module.config.batch_size / per_step
@@ -49,7 +49,7 @@ class ProgressBar(pl.Callback):
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, TrainModule)
+        assert isinstance(module, RunModule)
         if not trainer.is_global_zero:
             return
         record = module.history[-1]

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import threading
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import FrameType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from leanconv.core.atomic import write_json
-from leanconv.core.errors import FileError
-from leanconv.core.logs import only_errors
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
 
 if TYPE_CHECKING:
-    from leanconv.train.callbacks import Recorder
+    from leanconv.train.loop import Work
 
 
 @dataclass(frozen=True)
@@ -91,16 +82,14 @@ def fit(
         RunError: the loss is not finite any more.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
+    from leanconv.train.loop import train_loop
+
     folder = RunFolder(out)
     checkpoint = folder.open(config, data.name, resume)
-    if checkpoint is not None:
-        _check_fits(model, checkpoint, folder.checkpoint)
-    if checkpoint is not None and len(checkpoint["progress"]["history"]) == config.epochs:
-        model.load_state_dict(_weights(checkpoint))
-        history = checkpoint["progress"]["history"]
-    else:
-        with _threads(config.threads), _quiet():
-            history = _train(model, data, config, folder, checkpoint is not None, progress, accelerator, devices)
+    history = train_loop(
+        model, partial(_work, model, data, config, folder), config, folder, checkpoint,
+        progress=progress, accelerator=accelerator, devices=devices,
+    )  # fmt: skip
     if config.select == "best":
         from safetensors.torch import load_model
 
@@ -111,120 +100,15 @@ def fit(
     return result
 
 
-def _train(
-    model: nn.Module,
-    data: ImageData,
-    config: TrainConfig,
-    folder: RunFolder,
-    resume: bool,
-    progress: bool,
-    accelerator: str,
-    devices: int | str,
-) -> list[dict[str, Any]]:
-    """The history of the run, all of it, once it is done."""
-    import lightning.pytorch as pl
+def _work(model: nn.Module, data: ImageData, config: TrainConfig, folder: RunFolder) -> Work:
     from lightning.pytorch.callbacks import WeightAveraging
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-    from leanconv.train.callbacks import AtomicCheckpoints, Recorder, Selection
+    from leanconv.train.callbacks import Selection
     from leanconv.train.feed import Feed
-    from leanconv.train.gradients import GradientRecorder
+    from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
-    from leanconv.train.progress import ProgressBar
 
-    recorder = Recorder(folder)
-    callbacks: list[pl.Callback] = [Selection(folder), recorder]  # their docstrings say why in this order
-    if config.ema is not None:
-        callbacks.insert(1, WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)))
-    if config.record_gradients:
-        callbacks.append(GradientRecorder(folder))
-    if progress:
-        callbacks.append(ProgressBar())
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        max_epochs=config.epochs,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        callbacks=callbacks,
-        plugins=AtomicCheckpoints(),
-        default_root_dir=folder.root,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=None if config.validation else 0,
-        use_distributed_sampler=False,
-    )
-    model.train()
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)
+    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)),)
     module = TrainModule(model, config, len(data.classes))
-    with _interruptible(recorder, trainer.world_size):
-        trainer.fit(module, datamodule=Feed(data, config), ckpt_path=folder.checkpoint if resume else None)
-    return module.history
-
-
-def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's own state, averaged where the run averages."""
-    return {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-
-
-def _check_fits(model: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    found = {name: tuple(value.shape) for name, value in _weights(checkpoint).items()}
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in {**own, **found}:
-        if own.get(name) != found.get(name):
-            difference = f"{name} is {found.get(name, 'missing')} in it and {own.get(name, 'missing')} here"
-            raise FileError(f"{path}: made with another network ({difference}); use that, or choose another folder")
-
-
-@contextlib.contextmanager
-def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
-    """Ctrl-C, or a polite kill, stops the recorder after the step under way; a second Ctrl-C stops at once.
-
-    Several processes would stop at different steps and wait for each other, so there the first one stops at once.
-    """
-    from leanconv.train.callbacks import Interrupted
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        recorder.stop = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    in_main = threading.current_thread() is threading.main_thread()  # the only thread that may set a handler
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if in_main and processes == 1:
-        for number in before:
-            signal.signal(number, ask)
-    try:
-        yield
-    except Interrupted:
-        raise KeyboardInterrupt from None
-    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if in_main:
-            for number, handler in before.items():  # Lightning leaves SIGINT ignored
-                signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware, loaders and services; its errors stay."""
-    import lightning.pytorch  # noqa: F401  # it sets its logger's level when it is first imported
-
-    with only_errors("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        yield
+    return Work(module, Feed(data, config), (Selection(folder), *averages))

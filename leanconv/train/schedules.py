@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from leanconv.train.config import TrainConfig
+from leanconv.train.config import RunConfig
 
 
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()) -> float:
+def learning_rate(config: RunConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()) -> float:
     """The learning rate of optimiser step `step` (from 0).
 
     - "constant": lr.
@@ -47,7 +47,7 @@ def _half_cosine(part: float) -> float:
     return (1 + math.cos(math.pi * part)) / 2
 
 
-def _one_cycle(config: TrainConfig, step: int, total: int) -> float:
+def _one_cycle(config: RunConfig, step: int, total: int) -> float:
     first = config.lr / config.div_factor
     last = first / config.final_div_factor
     peak = config.pct_start * total - 1  # torch counts the steps from 0 to total - 1
@@ -56,7 +56,7 @@ def _one_cycle(config: TrainConfig, step: int, total: int) -> float:
     return last + (config.lr - last) * _half_cosine((step - peak) / max(total - 1 - peak, 1))
 
 
-def _plateau(config: TrainConfig, val_losses: Sequence[float]) -> float:
+def _plateau(config: RunConfig, val_losses: Sequence[float]) -> float:
     import torch
     from torch.optim.lr_scheduler import ReduceLROnPlateau
 

@@ -1,0 +1,113 @@
+"""What every run needs around its steps, whatever it trains."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leanconv.data.seeds import mix
+from leanconv.train.config import RunConfig
+from leanconv.train.schedules import learning_rate
+
+Record = dict[str, Any]
+
+
+class RunModule(pl.LightningModule):
+    """A network under SGD: its learning rate, the seed of each step, and sums that are read once an epoch.
+
+    Sums are kept as tensors on the device and read once an epoch: reading them each step would make a GPU wait.
+    A subclass adds `training_step`, which calls `count`, and `take_record`.
+
+    Args:
+        sums: how many numbers a step adds up.
+    """
+
+    def __init__(self, model: nn.Module, config: RunConfig, sums: int) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.history: list[Record] = []
+        self.train_seconds = 0.0  # of the epoch so far, validation left out
+        # plain attributes: an average of the weights also averages the buffers
+        self.sums = torch.zeros(sums)
+        self.first_bad = torch.tensor(torch.inf)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        config = self.config
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        free = [p for p in weights if config.no_decay_norm and p.ndim < 2]
+        exempt = {id(p) for p in free}
+        groups: list[dict[str, Any]] = [{"params": [p for p in weights if id(p) not in exempt]}]
+        if free:
+            groups.append({"params": free, "weight_decay": 0.0})
+        return torch.optim.SGD(
+            groups, config.lr, momentum=config.momentum, nesterov=config.nesterov,
+            weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"),
+        )  # fmt: skip
+
+    def on_fit_start(self) -> None:
+        self.sums, self.first_bad = self.sums.to(self.device), self.first_bad.to(self.device)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the current step."""
+        losses = [record["val_loss"] for record in self.history] if self.config.schedule == "plateau" else []
+        return learning_rate(self.config, self.trainer.global_step, int(self.trainer.num_training_batches), losses)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.trainer.optimizers[0]
+        lr = self.lr
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        # each step draws from its own stream, so that a resumed run continues with the same dropout, on any device
+        seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)
+
+    def count(self, total: Tensor, values: Tensor) -> None:
+        """Add `values` to the sums, and note the first step whose loss `total` is not finite."""
+        self.sums += values
+        step = torch.where(total.isfinite(), torch.inf, float(self.trainer.global_step))
+        self.first_bad = torch.minimum(self.first_bad, step)
+
+    def take_sums(self) -> list[float]:
+        """The sums of this epoch over all processes; they start again."""
+        taken: list[float] = self.reduced(self.sums).tolist()
+        self.sums = torch.zeros_like(self.sums)
+        return taken
+
+    def take_record(self) -> Record:
+        """What this epoch gave: epoch, lr, train_loss, images, ..."""
+        raise NotImplementedError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["progress"] = {
+            "history": self.history,
+            "train_seconds": self.train_seconds,
+            "sums": self.reduced(self.sums),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint["progress"]
+        self.history, self.train_seconds = progress["history"], progress["train_seconds"]
+        if self.global_rank == 0:  # it holds the sums of all of them
+            self.sums = progress["sums"].to(self.sums)
+
+    def reduced(self, sums: Tensor) -> Tensor:
+        """Added up over all processes."""
+        return self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
+
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Python, NumPy, and torch on the CPU and on `device`.
+
+    torch.manual_seed would do, but takes milliseconds: it asks every kind of device, and keeps each call's traceback
+    for those that are not there.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -1,0 +1,161 @@
+"""A run from its first step, or from where it was stopped, to its last: the same for everything that is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from leanconv.core.errors import FileError
+from leanconv.core.logs import only_errors
+from leanconv.train.base import Record, RunModule
+from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
+from leanconv.train.config import RunConfig
+from leanconv.train.folder import RunFolder
+from leanconv.train.gradients import GradientRecorder
+from leanconv.train.progress import ProgressBar
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained, and on what.
+
+    Args:
+        callbacks: those that come before the recorder, whose docstrings say why.
+    """
+
+    module: RunModule
+    feed: pl.LightningDataModule
+    callbacks: tuple[pl.Callback, ...] = ()
+
+
+def train_loop(
+    model: nn.Module,
+    make: Callable[[], Work],
+    config: RunConfig,
+    folder: RunFolder,
+    checkpoint: dict[str, Any] | None,
+    *,
+    progress: bool,
+    accelerator: str,
+    devices: int | str,
+) -> list[Record]:
+    """The history of the run in `folder`, all of it, once it is done; `model` then holds its last weights.
+
+    Args:
+        make: called once there is something left to train.
+        checkpoint: what ``folder.open`` gave.
+
+    Raises:
+        FileError: the checkpoint belongs to another network.
+        RunError, KeyboardInterrupt: see `leanconv.train.fit`.
+    """
+    if checkpoint is not None:
+        _check_fits(model, checkpoint, folder.checkpoint)
+        history: list[Record] = checkpoint["progress"]["history"]
+        if len(history) == config.epochs:
+            model.load_state_dict(_weights(checkpoint))
+            return history
+    work = make()
+    with _threads(config.threads), _quiet():
+        recorder = Recorder(folder)
+        callbacks = [*work.callbacks, recorder]
+        if config.record_gradients:
+            callbacks.append(GradientRecorder(folder))
+        if progress:
+            callbacks.append(ProgressBar())
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            max_epochs=config.epochs,
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            callbacks=callbacks,
+            plugins=AtomicCheckpoints(),
+            default_root_dir=folder.root,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=None if config.validation else 0,
+            use_distributed_sampler=False,
+        )
+        model.train()
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)
+        with _interruptible(recorder, trainer.world_size):
+            resumed = folder.checkpoint if checkpoint is not None else None
+            trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
+    return work.module.history
+
+
+def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's own state, averaged where the run averages."""
+    return {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+
+
+def _check_fits(model: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    found = {name: tuple(value.shape) for name, value in _weights(checkpoint).items()}
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in {**own, **found}:
+        if own.get(name) != found.get(name):
+            difference = f"{name} is {found.get(name, 'missing')} in it and {own.get(name, 'missing')} here"
+            raise FileError(f"{path}: made with another network ({difference}); use that, or choose another folder")
+
+
+@contextlib.contextmanager
+def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
+    """Ctrl-C, or a polite kill, stops the recorder after the step under way; a second Ctrl-C stops at once.
+
+    Several processes would stop at different steps and wait for each other, so there the first one stops at once.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        recorder.stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    in_main = threading.current_thread() is threading.main_thread()  # the only thread that may set a handler
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if in_main and processes == 1:
+        for number in before:
+            signal.signal(number, ask)
+    try:
+        yield
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if in_main:
+            for number, handler in before.items():  # Lightning leaves SIGINT ignored
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes on hardware, loaders and services; its errors stay."""
+    with only_errors("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        yield
