@@ -18,6 +18,7 @@ from leanconv.cli.compare import compare
 from leanconv.cli.convert import convert
 from leanconv.cli.convert_checkpoint import convert_checkpoint
 from leanconv.cli.demo import demo
+from leanconv.cli.detect import app as detect
 from leanconv.cli.doctor import doctor
 from leanconv.cli.evaluate import evaluate
 from leanconv.cli.export import export
@@ -63,6 +64,7 @@ app = typer.Typer(
 )
 for verb, (function, example) in VERBS.items():
     app.command(verb, epilog=f"Example: leanconv {example}")(function)
+app.add_typer(detect, name="detect", help="Detectors on dense and lean backbones: train, eval, predict.")
 
 
 def _version(asked: bool) -> None:

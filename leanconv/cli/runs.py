@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,20 +142,35 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
     """
     from leanconv.train import fit
 
-    identity = job.identity()
     model = job.build()  # before the folder is there: a mistake leaves nothing behind
+
+    def work() -> dict[str, Any]:
+        fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
+        return _conclude(job, folder, model, fitted)
+
+    return once(folder, job.identity(), work, resume=resume, scores="test")
+
+
+def once(
+    folder: Path, identity: dict[str, Any], work: Callable[[], dict[str, Any]], *, resume: bool, scores: str
+) -> dict[str, Any]:
+    """The summary of the run in `folder`: read back where it is finished, else what `work`, alone in there, returns.
+
+    Args:
+        identity: what decides the run's result; another one in the folder is refused.
+        scores: the entry of a finished run's summary that its last look at the data gave.
+    """
     with _alone(folder):
         if leads():
             _check_folder(folder, identity)
-        summary = finished(folder)
+        summary = finished(folder, scores)
         if summary is not None:
             return summary
         if leads():
             if (folder / RUN_FILE).exists() and not resume:
                 raise SettingError(f"{folder} holds this run, unfinished; add --resume to continue it")
             write_json(folder / RUN_FILE, identity)
-        fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
-        return _conclude(job, folder, model, fitted)
+        return work()
 
 
 def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
@@ -202,11 +217,11 @@ def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> di
     return summary
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:
     """The summary of the run in `folder`; None while it is not finished."""
     path = folder / SUMMARY_FILE
     summary = read_json(path) if path.exists() else {}
-    return summary if summary.get("status") == "finished" and summary.get("test") else None
+    return summary if summary.get("status") == "finished" and summary.get(scores) else None
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

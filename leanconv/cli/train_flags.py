@@ -7,8 +7,9 @@ for; a test holds the two equal.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
@@ -89,18 +90,21 @@ Device = Annotated[
 ]
 
 
-def with_train_flags(function: Function) -> Function:
-    """Give `function`, which ends in ``**settings``, a flag for each training setting; those not given arrive as None."""
+def with_flags(flags: Sequence[Flag], function: Function) -> Function:
+    """Give `function`, which ends in ``**settings``, these flags; those not given arrive as None."""
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name != "settings"]
     added = [
         inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flag.option())
-        for flag in FLAGS
+        for flag in flags
     ]
     function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
     return function
+
+
+with_train_flags = partial(with_flags, FLAGS)
 
 
 def train_config(recipe: str | None, data: ImageData, settings: dict[str, Any]) -> TrainConfig:
@@ -110,14 +114,26 @@ def train_config(recipe: str | None, data: ImageData, settings: dict[str, Any]) 
     name = recipe or ("quick_digits" if data.name == "digits" else "cifar_fast")
     if name not in RECIPES:
         raise SettingError(f"--recipe {name!r} does not exist; there are {', '.join(RECIPES)}")
+    return RECIPES[name]().replace(**given_flags(FLAGS, settings))
+
+
+def given_flags(flags: Sequence[Flag], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, lists as numbers."""
     given = {key: value for key, value in settings.items() if value is not None}
-    if "milestones" in given:
-        given["milestones"] = _numbers(given["milestones"])
-    return RECIPES[name]().replace(**given)
+    for flag in flags:
+        if flag.kind is tuple and flag.name in given:
+            given[flag.name] = numbers(f"--{flag.name.replace('_', '-')}", given[flag.name])
+    return given
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(flag: str, text: str) -> tuple[float, ...]:
+    """``0.5,0.75`` as numbers, whole ones as such.
+
+    Raises:
+        SettingError: something else.
+    """
     try:
-        return tuple(float(part) for part in text.split(","))
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError(f"--milestones {text!r} must be numbers: 0.5,0.75 or 30,60,90") from None
+        raise SettingError(f"{flag} {text!r} must be numbers with commas between them: 0.5,0.75 or 30,60,90") from None
+    return tuple(int(value) if value.is_integer() else value for value in values)

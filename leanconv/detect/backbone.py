@@ -49,6 +49,7 @@ class PyramidBackbone(nn.Module):
         frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.source = (network,)  # in a tuple: its layers are the body's, and its head is none of the detector's
         names = list(layers or feature_layers(network))[first:]
         channels = _channels(network, names)
         try:
@@ -68,15 +69,17 @@ class PyramidBackbone(nn.Module):
             if not any(name == prefix or name.startswith(f"{prefix}.") for name, _ in self.body.named_parameters()):
                 raise SettingError(f"frozen={prefix!r} names no module with parameters; conv1, bn1 or layer1 may")
         for name, parameter in self.body.named_parameters():
-            if any(
-                name == prefix or name.startswith(f"{prefix}.")
-                for prefix in ((frozen,) if isinstance(frozen, str) else frozen)
-            ):
+            if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
                 parameter.requires_grad_(False)
         if frozen_norms:
             for norm in self._norms():
                 norm.requires_grad_(False)
         self.train(self.training)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network whose layers these are, with what belongs to it alone: its head, and its plan."""
+        return self.source[0]
 
     def _norms(self) -> list[nn.Module]:
         return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -32,6 +32,9 @@ def create_detector(
     layers: Sequence[str] | None = None,
     frozen_norms: bool = False,
     frozen: Sequence[str] = (),
+    pyramid_channels: int = 256,
+    anchor_sizes: Sequence[int] | None = None,
+    classes: Sequence[str] = (),
     **settings: Any,
 ) -> nn.Module:
     """A detector that takes a list of images (3, H, W) in [0, 1], of any sizes, and in training their targets.
@@ -42,9 +45,12 @@ def create_detector(
     Args:
         name: one of `DETECTORS`.
         backbone: a network by name, or any network, dense or lean.
-        num_classes: with the background, class 0; COCO's ids go to 90.
+        num_classes: with the background, class 0; COCO's ids go to 90. Without meaning where `classes` are given.
         pretrained_backbone: load the backbone's published weights.
         layers, frozen_norms, frozen: of `leanconv.detect.backbone.PyramidBackbone`.
+        pyramid_channels: of each level of the feature pyramid; the boxes' and masks' heads read so many.
+        anchor_sizes: pixels of the anchors of each of the five levels, instead of 32 to 512: smaller for small photos.
+        classes: names of the classes, without the background.
         settings: of torchvision's detector: min_size, max_size, box_score_thresh, ...
 
     Raises:
@@ -52,6 +58,7 @@ def create_detector(
     """
     if name not in DETECTORS:
         raise SettingError(f"detector={name!r} must be one of {', '.join(DETECTORS)}")
+    num_classes = len(classes) + 1 if classes else num_classes
     whole("num_classes", num_classes, 2)
     network = create_model(backbone, pretrained_backbone) if isinstance(backbone, str) else backbone
     known = {*inspect.signature(BASES[name]).parameters, "size_divisible", "fixed_size"} - {
@@ -71,14 +78,36 @@ def create_detector(
     unknown = sorted(set(settings) - known)
     if unknown:
         raise SettingError(f"{unknown[0]} is not a setting of {name}; it has {', '.join(sorted(known))}")
+    note = {"name": name, "num_classes": num_classes, "classes": list(classes), "anchor_sizes": anchor_sizes}
+    whole("pyramid_channels", pyramid_channels, 1)
     common = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
-    return DETECTORS[name](network, num_classes, common, settings)
+    note |= common | {"pyramid_channels": pyramid_channels, "settings": dict(settings)}
+    common |= {"out_channels": pyramid_channels}
+    if anchor_sizes is not None:
+        generator = "anchor_generator" if name == "retinanet" else "rpn_anchor_generator"
+        settings = {generator: _anchors(name, anchor_sizes)} | settings
+    detector = DETECTORS[name](network, num_classes, common, settings)
+    detector.leanconv_detector = note
+    return detector
+
+
+def describe_detector(detector: nn.Module) -> dict[str, Any]:
+    """How `create_detector` made it, without its backbone's network.
+
+    Raises:
+        SettingError: it was made otherwise.
+    """
+    note: dict[str, Any] | None = getattr(detector, "leanconv_detector", None)
+    if note is None:
+        raise SettingError(f"{type(detector).__name__} was not made by create_detector; make it so")
+    return note
 
 
 def _retinanet(network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
+    channels = common["out_channels"]
     # without the finest level, whose anchors are too many
     return RetinaNet(
-        PyramidBackbone(network, first=1, extra=LastLevelP6P7(256, 256), **common), num_classes, **settings
+        PyramidBackbone(network, first=1, extra=LastLevelP6P7(channels, channels), **common), num_classes, **settings
     )
 
 
@@ -134,6 +163,12 @@ BASES: dict[str, type[nn.Module]] = {  # whose settings they take
 }  # fmt: skip
 
 
-def small_anchors(sizes: Sequence[int] = (8, 16, 32, 64, 128)) -> AnchorGenerator:
-    """Anchors for small images: one size a level, three aspect ratios, as ``rpn_anchor_generator``."""
-    return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+def _anchors(name: str, sizes: Sequence[int]) -> AnchorGenerator:
+    """torchvision's anchors of other sizes: one size a level, or RetinaNet's three, each in three aspect ratios."""
+    if len(sizes) != 5 or list(sizes) != sorted(set(sizes)) or min(sizes) < 1:
+        raise SettingError(
+            f"anchor_sizes={tuple(sizes)} must be five rising numbers of pixels, one a level: 8,16,32,64,128"
+        )
+    scales = 3 if name == "retinanet" else 1
+    of_levels = tuple(tuple(int(size * 2 ** (scale / 3)) for scale in range(scales)) for size in sizes)
+    return AnchorGenerator(of_levels, ((0.5, 1.0, 2.0),) * len(of_levels))

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from leanconv.core.errors import SettingError
+from leanconv.detect.data import Photo
+
+OcclusionBy = Literal["masks", "boxes"]
+
+
+def occlusion(photo: Photo, by: OcclusionBy = "masks") -> float:
+    """The occlusion ratio of a photo's objects, crowds left out, by their masks or by their boxes."""
+    if by == "masks":
+        return occlusion_of_masks(photo.masks())
+    if by != "boxes":
+        raise SettingError(f"by={by!r} must be masks or boxes")
+    return occlusion_of_boxes(np.array([instance.box for instance in photo.objects]).reshape(-1, 4))
 
 
 def occlusion_of_masks(masks: np.ndarray) -> float:
     """The occlusion ratio of an image, by its instances' masks.
 
-        r = area that two or more instances cover / area that any instance covers
+        r = sum over the instances of the area that another instance covers too / sum of the instances' areas
 
-    Crowd regions are left out by the caller. 0 without an instance.
+    So r is the share of the instances' area that overlaps, from 0 to 1. Crowd regions are left out by the caller.
+    0 without an instance.
 
     Args:
         masks: (N, H, W), boolean.
 
-    Source: Wang & Yu 2021, eq. 5, "total overlap area / total instance area"; the paper does not say whether an area
-    that several instances cover counts once. Here it does, so that r lies in [0, 1].
+    Source: Wang & Yu 2021, eq. 5, "total overlap area / total instance area"; the paper does not say how often an area
+    counts that several instances cover. Here it counts for each of them, above and below the line.
     """
     masks = np.asarray(masks)
     if masks.ndim != 3:
@@ -26,12 +41,12 @@ def occlusion_of_masks(masks: np.ndarray) -> float:
     if not len(masks):
         return 0.0
     count = masks.astype(bool).sum(0)
-    covered = int((count >= 1).sum())
-    return float((count >= 2).sum() / covered) if covered else 0.0
+    total = int(count.sum())
+    return float(count[count >= 2].sum() / total) if total else 0.0
 
 
 def occlusion_of_boxes(boxes: np.ndarray) -> float:
-    """The same of boxes, exactly: the area under two or more of them over the area under any.
+    """The same of boxes, exactly.
 
     Args:
         boxes: (N, 4), x1, y1, x2, y2.
@@ -48,5 +63,5 @@ def occlusion_of_boxes(boxes: np.ndarray) -> float:
     for x1, y1, x2, y2 in boxes:
         rows, columns = slice(*np.searchsorted(ys, [y1, y2])), slice(*np.searchsorted(xs, [x1, x2]))
         count[rows, columns] += 1
-    areas = np.diff(ys)[:, None] * np.diff(xs)[None]
-    return float(areas[count >= 2].sum() / areas[count >= 1].sum())
+    areas = count * np.diff(ys)[:, None] * np.diff(xs)[None]
+    return float(areas[count >= 2].sum() / areas.sum())

@@ -40,6 +40,26 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     Raises:
         FileError: the file is missing, broken, foreign or of a newer version, or its tensors do not fit the network.
     """
+    info, tensors, path = opened(directory)
+    if "detector" in info:
+        raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
+    if model is None:  # shapes first, without memory: a file must not be able to ask for a network it does not hold
+        with torch.device("meta"):
+            compare(network_of(info, None, path), tensors, path)
+    lean = network_of(info, model, path)
+    compare(lean, tensors, path)
+    fill(lean, tensors)
+    try:
+        check(lean)
+        set_sparse(lean, tuple(info.get("sparse", {})))
+        set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
+    except LeanconvError as error:
+        raise FileError(f"{path.name}: {error}") from error
+    return lean.eval()
+
+
+def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """The description and all tensors, tied ones under each of their names, of a saved network, and its file."""
     path = Path(directory)
     if path.is_dir() or not path.suffix:
         path = path / MODEL_FILE
@@ -51,24 +71,17 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     for name, source in ties.items():
         if source in tensors:
             tensors[name] = tensors[source]
-    if model is None:  # shapes first, without memory: a file must not be able to ask for a network it does not hold
-        with torch.device("meta"):
-            _compare(_network(info, None, path), tensors, path)
-    lean = _network(info, model, path)
-    _compare(lean, tensors, path)
-    for name, tensor in lean.state_dict(keep_vars=True).items():
+    return info, tensors, path
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put the tensors, which `compare` found to fit, into `model`."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
-    lean.load_state_dict(tensors, strict=True)
-    try:
-        check(lean)
-        set_sparse(lean, tuple(info.get("sparse", {})))
-        set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
-    except LeanconvError as error:
-        raise FileError(f"{path.name}: {error}") from error
-    return lean.eval()
+    model.load_state_dict(tensors, strict=True)
 
 
-def _network(info: dict[str, Any], model: nn.Module | None, path: Path) -> nn.Module:
+def network_of(info: dict[str, Any], model: nn.Module | None, path: Path) -> nn.Module:
     """The network of the description, with the weights it starts with."""
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
@@ -136,7 +149,7 @@ def _whole_numbers(value: Any) -> Iterator[int]:
         yield value
 
 
-def _compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Raise where the file's tensors are not those of the network."""
     wanted = lean.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())

@@ -70,10 +70,14 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
     check(lean)
+    return write(lean, description(lean), directory)
+
+
+def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[str]) -> Path:
+    """The tensors of `model` with the description `info`, as `save` writes them."""
     directory = Path(directory)
-    info = description(lean)
-    tensors = {name: tensor for name, tensor in lean.state_dict().items() if name not in info["ties"]}
-    tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(lean) if name in tensors))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in info["ties"]}
+    tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(model) if name in tensors))
     with replacing(directory / MODEL_FILE) as temporary:
         save_file(_separate(tensors), temporary, metadata={METADATA_KEY: json.dumps(info), "format": "pt"})
     write_json(directory / PLAN_FILE, info)

@@ -68,7 +68,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
         axes.set_ylabel("Test top-1 %")
         axes.margins(y=0.2)
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-        _legend(figure, len(points))
+        legend(figure, len(points))
 
     return svg(draw, f"Test accuracy against {label.lower()}")
 
@@ -100,12 +100,12 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-        _legend(figure, len(runs))
+        legend(figure, len(runs))
 
     return svg(draw, f"{name} accuracy by epoch")
 
 
-def _legend(figure: Figure, entries: int) -> None:
+def legend(figure: Figure, entries: int) -> None:
     """Beside what is drawn: methods lie so close together that labels on them would collide. Too many would leave no room."""
     if entries <= 16:
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)

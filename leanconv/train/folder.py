@@ -16,7 +16,7 @@ import yaml
 from leanconv.core.atomic import write_json, write_text
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import describe_machine
-from leanconv.train.config import EXECUTION, TrainConfig
+from leanconv.train.config import EXECUTION, RunConfig
 
 
 class RunFolder:
@@ -32,7 +32,7 @@ class RunFolder:
         self.best = self.root / "best.safetensors"
         self.summary = self.root / "summary.json"
 
-    def open(self, config: TrainConfig, data_name: str, resume: bool) -> dict[str, Any] | None:
+    def open(self, config: RunConfig, data_name: str, resume: bool) -> dict[str, Any] | None:
         """The checkpoint to continue from, or None and a fresh folder.
 
         Raises:

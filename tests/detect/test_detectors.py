@@ -10,7 +10,7 @@ from torchvision.ops import boxes as box_ops
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.detect import create_detector, feature_layers, small_anchors
+from leanconv.detect import create_detector, feature_layers
 from leanconv.detect.cascade import BOX_WEIGHTS, CascadeRoIHeads
 
 # name: parameters of the published networks on ResNet-50 with 91 classes (torchvision's), in millions
@@ -46,7 +46,7 @@ def test_cascade_counts_as_in_the_field():
     assert not any(p.requires_grad for n, p in ours.backbone.body.named_parameters() if n.startswith("layer1"))
 
 
-SMALL = {"min_size": 64, "max_size": 96, "rpn_anchor_generator": small_anchors((4, 8, 16, 32, 64))}
+SMALL = {"min_size": 64, "max_size": 96, "anchor_sizes": (4, 8, 16, 32, 64)}
 
 
 def small(name: str, backbone: nn.Module, **settings: object) -> nn.Module:

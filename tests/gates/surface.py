@@ -25,8 +25,11 @@ def cli_flags() -> str:
 
     command: Any = get_command(app)
     lines = [f"leanconv {_spelling(parameter)}" for parameter in command.params]
-    for verb, subcommand in command.commands.items():
+    verbs = dict(command.commands)
+    while verbs:
+        verb, subcommand = verbs.popitem()
         lines += [verb, *(f"{verb} {_spelling(parameter)}" for parameter in subcommand.params)]
+        verbs |= {f"{verb} {name}": inner for name, inner in getattr(subcommand, "commands", {}).items()}
     return "".join(f"{line}\n" for line in sorted(lines))
 
 

@@ -1,0 +1,50 @@
+"""The settings of a detector's run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from leanconv.core.errors import SettingError
+from leanconv.train.config import RunConfig
+
+
+class DetectConfig(RunConfig):
+    """`RunConfig` with a detector's defaults, and how photos are fed.
+
+    The defaults are the field's "2x" schedule: 24 epochs, 16 photos a step at a rate of 0.02, a tenth of it after 16 and
+    22 epochs, after a warm-up.
+
+    Args:
+        min_size: the shorter side that photos are brought to, in pixels; of several, one is drawn for each photo in
+            training (multi-scale), and the last one is used afterwards.
+        max_size: the longer side is at most that.
+        flip: how likely a photo is mirrored in training.
+        keep_empty: train on photos without an object too.
+        clip: the largest norm of all gradients together; None does not clip.
+
+    Raises:
+        SettingError: an unknown setting or a value outside its rule.
+    """
+
+    epochs: int = Field(24, ge=1)
+    batch_size: int = Field(16, ge=1)
+    lr: float = Field(0.02, gt=0)
+    nesterov: bool = False
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = "step"
+    milestones: tuple[float, ...] = (0.67, 0.92)
+    warmup_epochs: float = Field(0.07, ge=0)
+    min_size: tuple[int, ...] = (800,)
+    max_size: int = Field(1333, ge=1)
+    flip: float = Field(0.5, ge=0, le=1)
+    keep_empty: bool = False
+    clip: float | None = Field(None, gt=0)
+
+    def _check_together(self) -> None:
+        super()._check_together()
+        if not self.min_size or min(self.min_size) < 1 or max(self.min_size) > self.max_size:
+            raise SettingError(f"min_size={self.min_size} must be pixels, from 1 to max_size={self.max_size}")
+        if self.validation:
+            raise SettingError(f"validation={self.validation} holds nothing out of a detector's photos; give 0")

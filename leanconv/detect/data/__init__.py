@@ -1,0 +1,8 @@
+"""Photos with labelled objects: COCO json, Pascal VOC, Cityscapes."""
+
+from __future__ import annotations
+
+from leanconv.detect.data.records import DetectionData, Instance, Photo, Problems
+from leanconv.detect.data.sources import open_detection
+
+__all__ = ["DetectionData", "Instance", "Photo", "Problems", "open_detection"]

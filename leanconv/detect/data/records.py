@@ -1,0 +1,203 @@
+"""What every format of annotations is read into, and what was wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from leanconv.core.errors import DataError, SettingError
+
+OnBad = Literal["skip", "refuse"]
+Box = tuple[float, float, float, float]
+Part = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels, inside the photo, with an area.
+        label: 1 to the number of classes; 0 is the background.
+        area: of the mask where there is one, else of the box: what COCO's small, medium and large go by.
+        segmentation: COCO's: polygons, or a run-length code; None without a mask.
+        crowd: a region of many objects, which is neither trained on nor counted as missed.
+    """
+
+    box: Box
+    label: int
+    area: float
+    segmentation: Any = None
+    crowd: bool = False
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """(H, W), boolean; the filled box where there is no mask."""
+        if self.segmentation is None:
+            x1, y1, x2, y2 = (round(value) for value in self.box)
+            drawn = np.zeros((height, width), dtype=bool)
+            drawn[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
+            return drawn
+        return _pycocotools().decode(run_lengths(self.segmentation, height, width)).astype(bool)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image file with its objects; it is decoded when it is asked for."""
+
+    id: int
+    path: Path
+    height: int
+    width: int
+    instances: tuple[Instance, ...] = ()
+
+    @property
+    def objects(self) -> tuple[Instance, ...]:
+        """The instances that are not crowds."""
+        return tuple(instance for instance in self.instances if not instance.crowd)
+
+    def masks(self, instances: Sequence[Instance] | None = None) -> np.ndarray:
+        """(N, H, W), boolean, of the objects unless other instances are given."""
+        chosen = self.objects if instances is None else instances
+        drawn = [instance.mask(self.height, self.width) for instance in chosen]
+        return np.stack(drawn) if drawn else np.zeros((0, self.height, self.width), dtype=bool)
+
+
+@dataclass
+class Problems:
+    """What was wrong with a data set: each kind with its count and the first place where it was found.
+
+    Args:
+        on_bad: "skip" leaves out what is wrong, "refuse" raises DataError at the first.
+    """
+
+    on_bad: OnBad = "skip"
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_bad not in ("skip", "refuse"):
+            raise SettingError(f"on_bad={self.on_bad!r} must be skip or refuse")
+
+    def add(self, kind: str, where: str) -> None:
+        """Note one, or raise."""
+        if self.on_bad == "refuse":
+            raise DataError(f"{where}: {kind}; mend it, or leave such things out with --on-bad skip")
+        self.counts[kind] += 1
+        self.first.setdefault(kind, where)
+
+    def lines(self) -> list[str]:
+        """One sentence a kind."""
+        return [f"{count} x {kind} (first: {self.first[kind]})" for kind, count in self.counts.most_common()]
+
+    def to_json(self) -> dict[str, Any]:
+        return {kind: {"count": count, "first": self.first[kind]} for kind, count in self.counts.items()}
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A train and a val part with the same classes.
+
+    Args:
+        classes: their names; label i is ``classes[i - 1]``.
+        category_ids: the numbers that the data set's own files give them.
+        has_masks: whether every object has a mask.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    train: tuple[Photo, ...]
+    val: tuple[Photo, ...]
+    has_masks: bool
+    problems: Problems
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise DataError(f"{self.name}: no category; name at least one")
+        if len(set(self.classes)) != len(self.classes):
+            doubled = next(name for name, count in Counter(self.classes).items() if count > 1)
+            raise DataError(f"{self.name}: category {doubled!r} is listed twice; give each its own name")
+        if not self.train and not self.val:
+            raise DataError(f"{self.name}: no photo that can be used; see what was skipped: {self.problems.lines()}")
+
+    @property
+    def num_classes(self) -> int:
+        """With the background, as torchvision counts."""
+        return len(self.classes) + 1
+
+    def part(self, name: Part) -> tuple[Photo, ...]:
+        """Its photos; DataError where it has none."""
+        if name not in ("train", "val"):
+            raise SettingError(f"part={name!r} must be train or val")
+        photos = self.train if name == "train" else self.val
+        if not photos:
+            raise DataError(f"{self.name}: its {name} part has no photo that can be used; add some")
+        return photos
+
+
+def checked(
+    box: Box, label: int, height: int, width: int, problems: Problems, where: str, *, area: float | None = None,
+    segmentation: Any = None, crowd: bool = False,
+) -> Iterator[Instance]:  # fmt: skip
+    """The instance, its box cut at the photo's border; nothing, and a note, where no area is left."""
+    if not all(np.isfinite(value) for value in box):
+        problems.add("box that is not of finite numbers", where)
+        return
+    x1, y1, x2, y2 = box
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if inside[2] <= inside[0] or inside[3] <= inside[1]:
+        problems.add("box without an area in its image", where)
+        return
+    if any(abs(before - after) > 1.0 for before, after in zip(box, inside, strict=True)):
+        problems.add("box that reaches beyond its image, cut at the border", where)
+    if segmentation is not None:
+        try:
+            run_lengths(segmentation, height, width)
+        except DataError as error:
+            problems.add(f"mask that is no polygon and no run-length code ({error})", where)
+            return
+    own = (inside[2] - inside[0]) * (inside[3] - inside[1])
+    yield Instance(inside, label, own if area is None else area, segmentation, crowd)
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """COCO's compressed run-length code of any of its forms of a mask.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    maker = _pycocotools()
+    try:
+        if isinstance(segmentation, list):
+            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+            if not polygons or any(len(polygon) % 2 for polygon in polygons):
+                raise DataError("a polygon needs three points or more")
+            return maker.merge(maker.frPyObjects([[float(v) for v in p] for p in polygons], height, width))
+        if [int(side) for side in segmentation["size"]] != [height, width]:
+            raise DataError(f"its size {segmentation['size']} is not the image's, {[height, width]}")
+        if isinstance(segmentation["counts"], list):
+            if sum(segmentation["counts"]) != height * width:
+                raise DataError("its counts do not add up to the image")
+            return maker.frPyObjects(segmentation, height, width)
+        counts = segmentation["counts"]
+        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise DataError(f"{type(error).__name__}: {str(error)[:80]}") from error
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """The run-length code of a (H, W) mask."""
+    return _pycocotools().encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise SettingError("masks of COCO's format need pycocotools; pip install 'leanconv[coco]'") from error
+    return mask

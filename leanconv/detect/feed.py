@@ -1,0 +1,156 @@
+"""Photos and their objects as tensors, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from leanconv.core.errors import DataError, SettingError
+from leanconv.data.encoded import Files, decode
+from leanconv.data.sampling import Sampling
+from leanconv.data.seeds import generator
+from leanconv.detect.config import DetectConfig
+from leanconv.detect.data import Photo
+from leanconv.train.feed import Resumable
+
+Target = dict[str, Tensor]
+Batch = tuple[list[Tensor], list[Target]]
+
+
+def read_image(photo: Photo) -> Tensor:
+    """The photo as float32 RGB in [0, 1], (3, H, W).
+
+    Raises:
+        DataError: it cannot be decoded, or its size is not what the annotations say.
+    """
+    image = decode(Files([str(photo.path)]), 0)
+    if image.shape[1:] != (photo.height, photo.width):
+        found, said = f"{image.shape[2]}x{image.shape[1]}", f"{photo.width}x{photo.height}"
+        raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; mend or drop this image")
+    return image.float() / 255
+
+
+def target_of(photo: Photo, masks: bool) -> Target:
+    """The photo's objects as torchvision's detectors take them: boxes, labels, and masks where asked."""
+    objects = photo.objects
+    target = {
+        "boxes": torch.tensor([instance.box for instance in objects], dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor([instance.label for instance in objects], dtype=torch.int64),
+    }
+    if masks:
+        target["masks"] = torch.from_numpy(photo.masks(objects)).to(torch.uint8)
+    return target
+
+
+def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Left and right exchanged."""
+    width = image.shape[2]
+    x1, y1, x2, y2 = target["boxes"].unbind(1)
+    turned = target | {"boxes": torch.stack([width - x2, y1, width - x1, y2], dim=1)}
+    if "masks" in target:
+        turned["masks"] = target["masks"].flip(2)
+    return image.flip(2), turned
+
+
+class _Items(Dataset[tuple[Tensor, Target] | str]):
+    """Images with their targets, each flipped by its own seed; of one that cannot be read, the error's text."""
+
+    def __init__(self, photos: Sequence[Photo], masks: bool, flip: float, key: tuple[int, int]) -> None:
+        self.photos, self.masks, self.flip, self.key = photos, masks, flip, key
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Target] | str:
+        photo = self.photos[row]
+        try:
+            image, target = read_image(photo), target_of(photo, self.masks)
+        except DataError as error:
+            return str(error)
+        if self.flip and float(torch.rand((), generator=generator(*self.key, row))) < self.flip:
+            return flipped(image, target)
+        return image, target
+
+
+class PhotoLoader:
+    """Batches of images and targets in a new order each epoch, from the seed and the epoch's number alone.
+
+    An image that cannot be read is left out of its batch and handed to `on_bad`; a batch of such images alone is
+    replaced by the last one before it that had any.
+    """
+
+    def __init__(
+        self, photos: Sequence[Photo], sampling: Sampling, *, masks: bool, flip: float = 0.0, workers: int = 0,
+        on_bad: Any = None,
+    ) -> None:  # fmt: skip
+        self.photos, self.sampling, self.masks, self.flip = photos, sampling, masks, flip
+        self.workers, self.on_bad = workers, on_bad
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.sampling.batches()
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.epoch
+        self.epoch += 1
+        loader = DataLoader(
+            _Items(self.photos, self.masks, self.flip, (self.sampling.seed, epoch)),
+            self.sampling.batch_size,
+            sampler=self.sampling.order(epoch).tolist(),
+            num_workers=self.workers,
+            drop_last=self.sampling.drop_last,
+            generator=generator(self.sampling.seed, epoch),
+            collate_fn=list,
+        )
+        before: Batch | None = None
+        for items in loader:
+            good = [item for item in items if not isinstance(item, str)]
+            for error in (item for item in items if isinstance(item, str)):
+                if self.on_bad is None:
+                    raise DataError(error)
+                self.on_bad(error)
+            if good:
+                before = [image for image, _ in good], [target for _, target in good]
+            if before is None:
+                raise DataError(f"no image of the first batch can be read; the last one: {items[-1]}")
+            yield before
+
+
+class Feed(pl.LightningDataModule):
+    """The train part of a data set; photos without an object are left out, as there is nothing in them to find.
+
+    Args:
+        photos: of the train part.
+        masks: whether the detector learns masks.
+        on_bad: called with one line for each image that could not be read.
+    """
+
+    def __init__(self, photos: Sequence[Photo], config: DetectConfig, masks: bool, on_bad: Any) -> None:
+        super().__init__()
+        self.photos = [photo for photo in photos if photo.objects or config.keep_empty]
+        self.config, self.masks, self.on_bad = config, masks, on_bad
+        if not self.photos:
+            raise DataError(f"none of the {len(photos)} photos has an object; label some")
+
+    def train_dataloader(self) -> Resumable:
+        config = self.config
+        assert self.trainer is not None
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        if config.batch_size % processes:
+            raise SettingError(f"batch_size={config.batch_size} must be a multiple of the {processes} processes")
+        sampling = Sampling(
+            len(self.photos), config.batch_size // processes, True, config.seed,
+            drop_last=len(self.photos) >= config.batch_size, rank=rank, world_size=processes,
+        )  # fmt: skip
+        loader = PhotoLoader(
+            self.photos, sampling, masks=self.masks, flip=config.flip, workers=config.workers, on_bad=self.on_bad
+        )
+        return Resumable(loader, self.trainer)

@@ -1,0 +1,73 @@
+"""Detectors on disk, with the plan of their backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanconv.conversion.check import check
+from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.detect.build import create_detector, describe_detector
+from leanconv.files.load import compare, fill, network_of, opened
+from leanconv.files.save import description, ties, write
+
+
+def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Path:
+    """Write `detector` as `leanconv.save` writes a network: one safetensors file, each shared weight once, no pickle.
+
+    Raises:
+        SettingError: it was not made by `create_detector`, or with a setting that is no plain value.
+        TieError: a weight that its backbone's plan shares is not shared any more.
+    """
+    note = describe_detector(detector)
+    try:
+        note = json.loads(json.dumps(note, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"a setting of this detector cannot be written down ({error}); give plain values") from None
+    network = detector.backbone.network
+    check(network)
+    return write(detector, description(network) | {"ties": ties(detector), "detector": note}, directory)
+
+
+def load_detector(directory: str | os.PathLike[str], network: nn.Module | None = None) -> nn.Module:
+    """The detector that `save_detector` wrote, in eval mode, on the CPU.
+
+    Args:
+        directory: the folder, or the safetensors file itself.
+        network: the dense backbone, for one that is not built by name.
+
+    Raises:
+        FileError: the file is missing, broken or foreign, or its tensors do not fit.
+    """
+    info, tensors, path = opened(directory)
+    note = info.get("detector")
+    if not isinstance(note, dict):
+        raise FileError(f"{path.name} holds no detector; open a network with leanconv.load")
+    if network is None:  # shapes first, without memory
+        with torch.device("meta"):
+            compare(_build(note, network_of(info, None, path), path), tensors, path)
+    backbone = network_of(info, network, path)
+    detector = _build(note, backbone, path)
+    compare(detector, tensors, path)
+    fill(detector, tensors)
+    try:
+        check(backbone)
+    except LeanconvError as error:
+        raise FileError(f"{path.name}: {error}") from error
+    return detector.eval()
+
+
+def _build(note: dict[str, Any], network: nn.Module, path: Path) -> nn.Module:
+    given = dict(note)
+    settings = given.pop("settings", {})
+    if not isinstance(settings, dict):
+        raise FileError(f"{path.name}: the detector's settings are {settings!r}; save it again")
+    try:
+        return create_detector(given.pop("name", ""), network, **given, **settings)
+    except (LeanconvError, TypeError, ValueError, RuntimeError) as error:
+        raise FileError(f"{path.name}: its detector cannot be built ({error}); save it again") from error

@@ -1,0 +1,135 @@
+"""Detections drawn on their photo, alone or beside those of another detector and the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from leanconv.analyse.figure import panels as new_panels
+from leanconv.core.errors import SettingError
+from leanconv.detect.data import Photo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Mark = Literal["found", "false", "truth"]
+# Okabe and Ito's, which colour-blind readers tell apart; vermilion is kept for what is false
+COLOURS = ("#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442")
+FALSE = "#D55E00"
+PIXELS_AN_INCH = 100
+SHORTEST = 320  # pixels of a drawn photo's width: a small one is drawn larger, so that its labels can be read
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One box to draw: found and right as far as is known, a false positive, or the truth."""
+
+    box: tuple[float, ...]
+    label: int
+    score: float | None = None
+    mask: np.ndarray | None = None
+    mark: Mark = "found"
+
+
+def drawn_of(result: Mapping[str, Tensor], least: float = 0.5) -> list[Drawn]:
+    """A detector's result on one photo, from the score `least` on."""
+    if not 0 <= least <= 1:
+        raise SettingError(f"score={least} must lie in 0..1")
+    masks = result.get("masks")
+    found = []
+    for place in (result["scores"] >= least).nonzero().flatten().tolist():
+        mask = None if masks is None else (masks[place, 0] > 0.5).cpu().numpy()
+        box = tuple(result["boxes"][place].tolist())
+        found.append(Drawn(box, int(result["labels"][place]), float(result["scores"][place]), mask))
+    return found
+
+
+def truth_of(photo: Photo) -> list[Drawn]:
+    """The photo's labelled objects."""
+    return [
+        Drawn(i.box, i.label, None, None if i.segmentation is None else i.mask(photo.height, photo.width), "truth")
+        for i in photo.objects
+    ]
+
+
+def marked(found: Sequence[Drawn], photo: Photo, overlap: float = 0.5) -> list[Drawn]:
+    """`found` with the false positives marked, as COCO matches: by falling score, each object once, crowds forgiven.
+
+    Args:
+        overlap: the IoU of boxes that counts as a match.
+    """
+    ordered = sorted(found, key=lambda one: -(one.score or 0.0))
+    taken: set[int] = set()
+    done = []
+    for one in ordered:
+        same = [i for i, instance in enumerate(photo.instances) if instance.label == one.label]
+        best, best_overlap = None, overlap
+        for i in same:
+            instance = photo.instances[i]
+            if i in taken:
+                continue
+            box = torch.tensor([one.box]), torch.tensor([instance.box])
+            shared = _inside(one.box, instance.box) if instance.crowd else float(box_iou(*box))
+            if shared >= best_overlap and not (instance.crowd and best is not None):
+                best, best_overlap = i, shared
+        if best is not None and not photo.instances[best].crowd:
+            taken.add(best)
+        done.append(one if best is not None else replace(one, mark="false"))
+    return done
+
+
+def _inside(box: Sequence[float], crowd: Sequence[float]) -> float:
+    """The share of `box` that lies in `crowd`."""
+    width = min(box[2], crowd[2]) - max(box[0], crowd[0])
+    height = min(box[3], crowd[3]) - max(box[1], crowd[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return max(width, 0.0) * max(height, 0.0) / area if area else 0.0
+
+
+def draw(image: Tensor, panels: Mapping[str, Sequence[Drawn]], classes: Sequence[str]) -> Figure:
+    """The photo once a panel, with that panel's boxes, masks, labels and scores.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        panels: what to draw by the panel's title.
+    """
+    height, width = image.shape[1:]
+    scale = max(1.0, SHORTEST / width)
+    inches = width * scale / PIXELS_AN_INCH, height * scale / PIXELS_AN_INCH + 0.35  # with a title above
+    figure, axes = new_panels(1, len(panels), *inches)
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    for one, (title, drawn) in zip(axes[0], panels.items(), strict=True):
+        one.imshow(pixels, interpolation="nearest")
+        one.set_axis_off()
+        wrong = sum(box.mark == "false" for box in drawn)
+        one.set_title(f"{title}: {len(drawn)}" + (f", {wrong} false" if wrong else ""), fontsize=9)
+        for box in sorted(drawn, key=lambda box: box.score or 0.0):
+            _draw(one, box, classes)
+    return figure
+
+
+def _draw(axes: Axes, one: Drawn, classes: Sequence[str]) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
+
+    colour = FALSE if one.mark == "false" else COLOURS[(one.label - 1) % len(COLOURS)]
+    x1, y1, x2, y2 = one.box
+    if one.mask is not None:
+        overlay = np.zeros((*one.mask.shape, 4))
+        overlay[one.mask] = (*to_rgb(colour), 0.4)
+        axes.imshow(overlay, interpolation="nearest")
+    line = {"found": "-", "false": "--", "truth": "-"}[one.mark]
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5, linestyle=line))
+    name = classes[one.label - 1] if 0 < one.label <= len(classes) else str(one.label)
+    text = name if one.score is None else f"{name} {one.score:.2f}"
+    if one.mark == "false":
+        text = f"false: {text}"
+    box = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
+    axes.text(x1, y1, text, fontsize=6, color="white", verticalalignment="bottom", bbox=box, clip_on=True)

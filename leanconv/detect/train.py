@@ -1,0 +1,119 @@
+"""Train a detector, from the first step or from where a run was stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from leanconv.core.atomic import write_json
+from leanconv.core.errors import SettingError
+from leanconv.detect.build import describe_detector
+from leanconv.detect.config import DetectConfig
+from leanconv.detect.data import DetectionData
+from leanconv.detect.evaluate import has_masks
+from leanconv.train.folder import RunFolder
+from leanconv.train.run import FitResult
+
+if TYPE_CHECKING:
+    from leanconv.train.loop import Work
+
+
+class Unread:
+    """Photos that could not be read: each is said once, and all are counted."""
+
+    def __init__(self, say: bool) -> None:
+        self.say = say
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        if line not in self.lines:
+            self.lines.append(line)
+            if self.say:
+                print(f"leanconv: left out: {line}", file=sys.stderr, flush=True)
+
+
+def fit_detector(
+    detector: nn.Module,
+    data: DetectionData,
+    config: DetectConfig,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+) -> FitResult:
+    """Train `detector` in place on the train part of `data`; the val part is never read.
+
+    Afterwards it holds the weights of the last epoch, and resizes photos as in `config`. A photo that cannot be read is
+    left out of its batch and named; summary.json counts them.
+
+    Args:
+        out: the run's folder, as in `leanconv.train.fit`.
+        resume, progress, accelerator, devices: as there.
+
+    Raises:
+        SettingError: the detector has other classes than the data, or learns masks where the data has none.
+        FileError, RunError, KeyboardInterrupt: as there.
+    """
+    from leanconv.train.loop import train_loop
+
+    check_fits(detector, data)
+    resize_(detector, config)
+    photos = data.part("train")
+    folder = RunFolder(out)
+    checkpoint = folder.open(config, data.name, resume)
+    unread = Unread(progress)
+    history = train_loop(
+        detector, partial(_work, detector, photos, config, unread), config, folder, checkpoint,
+        progress=progress, accelerator=accelerator, devices=devices,
+    )  # fmt: skip
+    result = FitResult.of(history, "last")
+    if checkpoint is None or not folder.summary.exists():
+        said = {name: value for name, value in asdict(result).items() if name != "history"}
+        write_json(folder.summary, said | {"unread": unread.lines})
+    return result
+
+
+def check_fits(detector: nn.Module, data: DetectionData) -> None:
+    """Raise SettingError unless `detector` has the classes of `data`, and masks only where these have them."""
+    check_classes(detector, data)
+    if has_masks(detector) and not data.has_masks:
+        raise SettingError(f"{data.name} has objects without a mask, which this detector learns; take one of boxes")
+
+
+def check_classes(detector: nn.Module, data: DetectionData) -> None:
+    """Raise SettingError unless `detector` has the classes of `data`, by their names where it knows them."""
+    names = tuple(describe_detector(detector)["classes"])
+    if names and names != data.classes:
+        different = [f"{a!r} and {b!r}" for a, b in zip(names, data.classes, strict=False) if a != b]
+        where = f"{different[0]} first" if different else f"{len(names)} and {len(data.classes)} of them"
+        raise SettingError(
+            f"the detector and {data.name} have different classes ({where}); take the data it was made for"
+        )
+    found = describe_detector(detector)["num_classes"]
+    if found != data.num_classes:
+        way_out = f"build it with num_classes={data.num_classes}"
+        raise SettingError(
+            f"the detector has {found} classes with the background, {data.name} {data.num_classes}; {way_out}"
+        )
+
+
+def resize_(detector: nn.Module, config: DetectConfig) -> None:
+    """From now on photos are brought to the sizes of `config`."""
+    detector.transform.min_size, detector.transform.max_size = config.min_size, config.max_size  # type: ignore[union-attr]
+    settings = describe_detector(detector)["settings"]
+    settings |= {"min_size": list(config.min_size), "max_size": config.max_size}
+
+
+def _work(detector: nn.Module, photos: object, config: DetectConfig, unread: Unread) -> Work:
+    from leanconv.detect.feed import Feed
+    from leanconv.detect.module import DetectModule
+    from leanconv.train.loop import Work
+
+    return Work(DetectModule(detector, config), Feed(photos, config, has_masks(detector), unread))  # type: ignore[arg-type]

@@ -1,0 +1,148 @@
+"""Detectors as tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from leanconv.report.figures import INK, colours_of, legend, svg
+from leanconv.report.tables import NONE, Row, rich_of, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+KINDS = {"bbox": "Boxes", "segm": "Masks"}
+NOTE = (
+    "COCO's average precision over overlaps of 0.5 to 0.95, at 0.5 and at 0.75; of small (under 32 x 32 pixels), medium and "
+    "large (over 96 x 96) objects; average recall of 100 detections a photo. In percent; – where there is no such object."
+)
+OCCLUSION_NOTE = (
+    "r is the share of the instances' area, in a photo, that another instance covers too; crowds are left out. Few photos "
+    "make a figure that says little."
+)
+
+
+def percent(value: float | None) -> str:
+    """With one decimal."""
+    return NONE if value is None else f"{value:.1f}"
+
+
+def table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and texts: a line for a detector's boxes and one for its masks.
+
+    Args:
+        runs: summaries of `leanconv detect train`, or what looks like them: label, counts, val.
+    """
+    heads = ["Detector", "Parameters", "of the backbone", "of", *METRICS]
+    body = []
+    for run in runs:
+        for kind, metrics in run["val"]["metrics"].items():
+            counts = run["counts"]
+            line = [run["label"], whole(counts["params"]), whole(counts["backbone_params"]), KINDS[kind]]
+            body.append([*line, *(percent(metrics[name]) for name in METRICS)])
+    return heads, body
+
+
+def rich_table(runs: Sequence[Row], title: str) -> Table:
+    """The table for a terminal."""
+    return rich_of(*table(runs), NOTE, title)
+
+
+def slices(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """AP and AP75 over the occlusion ratio: bins, then "at least"."""
+    heads = ["Occlusion", "Photos", "Objects"]
+    kinds = [(run, kind) for run in runs for kind in run["val"]["metrics"]]
+    for run, kind in kinds:
+        heads += [f"{run['label']}, {KINDS[kind].lower()}: {name}" for name in ("AP", "AP75")]
+    body = []
+    for place, first in enumerate(runs[0]["val"]["slices"]):
+        line = [span(first), str(first["photos"]), str(first["objects"])]
+        for run, kind in kinds:
+            line += [percent(run["val"]["slices"][place]["metrics"][kind][name]) for name in ("AP", "AP75")]
+        body.append(line)
+    return heads, body
+
+
+def span(one: Mapping[str, Any]) -> str:
+    """``0.2 <= r < 0.3`` or ``r >= 0.2``."""
+    return f"r >= {one['low']:g}" if one["high"] is None else f"{one['low']:g} <= r < {one['high']:g}"
+
+
+def losses(history: Sequence[Row]) -> str:
+    """The losses by epoch, the total first."""
+    names = [name for name in history[0] if name == "train_loss" or "loss_" in name or name.endswith("ification")]
+    names += [name for name in history[0] if name == "bbox_regression"]
+    colours = colours_of(names)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for name in names:
+            axes.plot(
+                [epoch["epoch"] for epoch in history], [epoch[name] for epoch in history], color=colours[name],
+                linewidth=1.8 if name == "train_loss" else 1.0, label=name.removeprefix("loss_"),
+            )  # fmt: skip
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel("Loss")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        legend(figure, len(names))
+
+    return svg(draw, "Losses by epoch")
+
+
+def occlusion_figure(runs: Sequence[Row], kind: str, metric: str = "AP") -> str | None:
+    """A metric on photos of at least an occlusion ratio, and in bins of it (dotted), one colour a detector (TBC, Fig. 7)."""
+    shown = [run for run in runs if kind in run["val"]["metrics"] and run["val"]["slices"]]
+    if not shown:
+        return None
+    colours = colours_of([run["label"] for run in shown])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for run in shown:
+            for bins, style in ((False, "o-"), (True, "x:")):
+                found = [
+                    one
+                    for one in run["val"]["slices"]
+                    if (one["high"] is not None) == bins and one["metrics"][kind][metric] is not None
+                ]
+                axes.plot(
+                    [(one["low"] + one["high"]) / 2 if bins else one["low"] for one in found],
+                    [one["metrics"][kind][metric] for one in found],
+                    style,
+                    color=colours[run["label"]],
+                    markersize=4,
+                    linewidth=1.0,
+                    label=f"{run['label']}: {'in bins' if bins else 'at least r'}",
+                )
+        axes.set_xlabel("Occlusion ratio r")
+        axes.set_ylabel(f"{metric} of {KINDS[kind].lower()}, %")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        legend(figure, 2 * len(shown))
+
+    return svg(draw, f"{metric} of {KINDS[kind].lower()} under occlusion")
+
+
+def backbone_figure(runs: Sequence[Row], kind: str) -> str | None:
+    """AP against the backbone's parameters (TBC, Fig. 6)."""
+    shown = [run for run in runs if (run["val"]["metrics"].get(kind) or {}).get("AP") is not None]
+    if len(shown) < 2:
+        return None
+    colours = colours_of([run["label"] for run in shown])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for run in shown:
+            x, y = run["counts"]["backbone_params"] / 1e6, run["val"]["metrics"][kind]["AP"]
+            axes.plot(x, y, "o", color=colours[run["label"]], label=run["label"])
+        axes.set_xlim(left=0)
+        axes.set_xlabel("Parameters of the backbone, millions")
+        axes.set_ylabel(f"AP of {KINDS[kind].lower()}, %")
+        axes.margins(y=0.2)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        legend(figure, len(shown))
+
+    return svg(draw, f"AP of {KINDS[kind].lower()} against parameters of the backbone")
