@@ -1,0 +1,76 @@
+"""Detectors overfit a handful of photos, so that the whole path is seen to learn: ``python benchmarks/detectors.py DATA -o FILE``.
+
+DATA is a folder of a dozen labelled photos (COCO's layout). Each detector is trained under each method by the same code as
+`leanconv detect train` and evaluated on the photos that it was trained on: this says that it can learn, and nothing
+about how well it would find objects in others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leanconv.cli.detect.job import DetectJob, run
+from leanconv.cli.methods import label_of, parse_method
+from leanconv.core.atomic import write_json
+from leanconv.core.machine import provenance
+from leanconv.detect import DetectConfig, evaluate_detector, load_detector, open_detection
+
+DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
+METHODS = ("dense", "tied_block(blocks=2)", "split(ratio=0.5)")
+WHERE = ("layer*.conv[12]",)
+BUILD = {"pyramid_channels": 128, "anchor_sizes": (16, 32, 64, 128, 256)}
+FEW = {  # proposals: as many as small photos need
+    "box_batch_size_per_image": 64, "rpn_pre_nms_top_n_train": 500, "rpn_post_nms_top_n_train": 300,
+    "rpn_post_nms_top_n_test": 200, "box_detections_per_img": 50,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--backbone", default="timm/resnet10t")
+    parser.add_argument("--detectors", default=",".join(DETECTORS))
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; finished ones are not repeated")
+    parser.add_argument("-o", "--out", type=Path)
+    given = parser.parse_args()
+    data = open_detection(given.data)
+    torch.set_num_threads(given.threads)
+    rows: list[dict[str, Any]] = []
+    for name in given.detectors.split(","):
+        one_stage = name == "retinanet"
+        config = DetectConfig(
+            epochs=given.epochs, batch_size=4, lr=0.01 if one_stage else 0.02, schedule="cosine", warmup_epochs=3,
+            min_size=(160,), max_size=256, clip=10.0, flip=0.0, threads=given.threads,
+        )  # fmt: skip
+        for text in METHODS:
+            method = parse_method(text)
+            build = BUILD | ({} if one_stage else FEW)
+            job = DetectJob(name, given.backbone, method, data, config, WHERE if method else (), build=build)
+            folder = given.runs / f"{name}-{label_of(method).replace('(', '-').rstrip(')')}"
+            summary = run(job, folder)
+            found = evaluate_detector(load_detector(folder), data.train, by="masks", edges=(0.0,))
+            trained = summary["train"]
+            row = {"detector": name, "method": text, "backbone": given.backbone, **summary["counts"]}
+            row |= {"photos": len(data.train), "epochs": config.epochs, "train_seconds": trained["train_seconds"]}
+            for kind, metrics in found.metrics.items():
+                row |= {f"{kind}_{metric}": metrics[metric] for metric in ("AP", "AP50", "AP75")}
+            rows.append(row)
+            print(row, flush=True)
+    settings = {"lr": 0.02, "lr_retinanet": 0.01, "batch_size": 4, "min_size": 160, "max_size": 256, "where": WHERE}
+    settings |= {"build": BUILD | FEW, "threads": given.threads}
+    command = shlex.join(["python", "benchmarks/detectors.py", *sys.argv[1:]])
+    if given.out is not None:
+        summary = {**provenance(command), "kind": "detection", "settings": settings, "n": 1, "seeds": [0], "rows": rows}
+        write_json(given.out, summary)
+
+
+if __name__ == "__main__":
+    main()
