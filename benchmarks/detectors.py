@@ -1,4 +1,4 @@
-"""Detectors overfit a handful of photos, so that the whole path is seen to learn: ``python benchmarks/detectors.py DATA -o FILE``.
+"""Detectors overfit a handful of photos: is the whole path seen to learn? ``python benchmarks/detectors.py DATA -o FILE``.
 
 DATA is a folder of a dozen labelled photos (COCO's layout). Each detector is trained under each method by the same code as
 `leanconv detect train` and evaluated on the photos that it was trained on: this says that it can learn, and nothing

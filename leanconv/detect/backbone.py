@@ -12,6 +12,8 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.meta import on_meta
+from leanconv.core.operator import ConvOp
+from leanconv.core.sharing import check_owners
 
 STRIDES = (4, 8, 16, 32)
 RESNET = ("layer1", "layer2", "layer3", "layer4")  # torchvision's networks do not say where their maps are
@@ -35,6 +37,7 @@ class PyramidBackbone(nn.Module):
 
     Raises:
         SettingError: no such layers, or a network whose code cannot be traced.
+        TieError: the layers taken use weights of layers that are left out.
     """
 
     def __init__(
@@ -53,14 +56,18 @@ class PyramidBackbone(nn.Module):
         names = list(layers or feature_layers(network))[first:]
         channels = _channels(network, names)
         try:
-            # lean layers may run another, equal form in training: two graphs are what is meant
+            # lean layers stay whole: traced through, they would lose their penalties and the choice of their form
             self.body = create_feature_extractor(
-                network, {name: str(i) for i, name in enumerate(names)}, suppress_diff_warning=True
+                network,
+                {name: str(i) for i, name in enumerate(names)},
+                tracer_kwargs={"leaf_modules": [ConvOp]},
+                suppress_diff_warning=True,  # dropped paths and the like: two graphs are what is meant
             )
         except Exception as error:  # what tracing raises is unbounded
             raise SettingError(
                 f"{type(network).__name__} cannot be traced as a backbone ({first_line(error)})"
             ) from error
+        check_owners(self.body, [(name, m) for name, m in self.body.named_modules() if isinstance(m, ConvOp)])
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra)
         self.out_channels = out_channels
         self.frozen_norms = frozen_norms

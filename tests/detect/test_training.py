@@ -1,0 +1,242 @@
+"""A detector is trained, stopped, resumed, saved, loaded, evaluated and drawn; by code and by the command line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import leanconv as lc
+from leanconv.core.errors import FileError, SettingError, TieError
+from leanconv.detect import (
+    DetectConfig,
+    create_detector,
+    evaluate_detector,
+    fit_detector,
+    load_detector,
+    open_detection,
+    save_detector,
+)
+from leanconv.detect.feed import flipped, read_image, target_of
+from leanconv.detect.module import loss_names
+from leanconv.detect.pictures import draw, drawn_of, marked, truth_of
+
+from .sample import change, write_coco
+
+FEW = {"box_batch_size_per_image": 16, "rpn_post_nms_top_n_train": 50, "rpn_post_nms_top_n_test": 50}
+CONFIG = DetectConfig(
+    epochs=2,
+    batch_size=2,
+    lr=0.01,
+    warmup_epochs=0,
+    schedule="constant",
+    min_size=(48,),
+    max_size=64,
+    clip=5.0,
+    threads=1,
+)
+
+
+def detector(
+    name: str = "faster_rcnn", method: lc.Method | None = None, classes: tuple[str, ...] = ("box", "disc")
+) -> nn.Module:
+    torch.manual_seed(0)
+    network = lc.create_model("timm/resnet10t")
+    if method is not None:
+        network = lc.convert(network, lc.plan(network, method, where="layer*.conv[12]"))
+    few = {} if name == "retinanet" else FEW
+    return create_detector(name, network, classes=classes, pyramid_channels=16, anchor_sizes=(8, 16, 24, 32, 48), **few)
+
+
+def states(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn"])
+def test_the_losses_have_their_names(name: str, tmp_path: Path):
+    photo = open_detection(write_coco(tmp_path / "d")).train[2]
+    made = detector(name).train()
+    assert set(made([read_image(photo)], [target_of(photo, "mask" in name)])) == set(loss_names(made))
+
+
+def test_it_learns_and_resumes_exactly(tmp_path: Path):
+    data = open_detection(write_coco(tmp_path / "d"))
+    whole = detector(method=lc.TiedBlock(2))
+    result = fit_detector(whole, data, CONFIG, tmp_path / "whole", progress=False)
+    assert [record["epoch"] for record in result.history] == [1, 2]
+    assert result.history[1]["train_loss"] < result.history[0]["train_loss"]
+    parts = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+    assert result.history[0]["train_loss"] == pytest.approx(sum(result.history[0][name] for name in parts))
+
+    class Stop(Exception):
+        pass
+
+    stopped = detector(method=lc.TiedBlock(2))
+    calls = []
+    forward = stopped.forward
+
+    def until_third(*given: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stop
+        return forward(*given)
+
+    stopped.forward = until_third
+    with pytest.raises(Stop):
+        fit_detector(stopped, data, CONFIG, tmp_path / "stopped", progress=False)
+    again = detector(method=lc.TiedBlock(2))
+    with pytest.raises(SettingError, match="holds a run already"):
+        fit_detector(again, data, CONFIG, tmp_path / "stopped", progress=False)
+    fit_detector(again, data, CONFIG, tmp_path / "stopped", resume=True, progress=False)
+    assert same(states(again), states(whole))
+
+
+def test_a_bad_photo_is_left_out_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = write_coco(tmp_path / "d")
+    (root / "train" / "001.png").write_bytes(b"broken")
+    data = open_detection(root)
+    made = detector()
+    result = fit_detector(made, data, CONFIG, tmp_path / "run")
+    assert result.epochs == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(said) == 1 and "001.png: no known image format" in said[0]
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["unread"]) == 1
+    (root / "val" / "100.png").write_bytes(b"")
+    scores = evaluate_detector(made, data.val)
+    assert scores.photos == 2 and len(scores.unread) == 1 and "the file is empty" in scores.unread[0]
+
+
+def test_no_box_one_pixel_and_three_hundred(tmp_path: Path):
+    root = write_coco(tmp_path / "d", train=3)
+    pixel = {
+        "bbox": [7, 7, 1, 1],
+        "area": 1,
+        "segmentation": [[7, 7, 8, 7, 8, 8, 7, 8]],
+        "category_id": 3,
+        "iscrowd": 0,
+    }
+    annotations = [pixel | {"id": 1000, "image_id": 0}]
+    for k in range(300):
+        x, y = k % 20 * 3, k // 20 * 3
+        outline = [[x, y, x + 3, y, x + 3, y + 3, x, y + 3]]
+        more = {"id": 2000 + k, "image_id": 1, "bbox": [x, y, 3, 3], "segmentation": outline, "area": 9}
+        annotations.append(pixel | more)
+    change(
+        root, "train", annotations=annotations, images=[{"id": 9, "file_name": "009.png", "height": 33, "width": 51}]
+    )
+    Image.new("L", (51, 33)).save(root / "train" / "009.png")
+    data = open_detection(root)
+    assert [len(photo.objects) for photo in data.train] == [2, 302, 3, 0]
+    made = detector("mask_rcnn")
+    config = CONFIG.replace(epochs=1, keep_empty=True, flip=1.0)
+    assert fit_detector(made, data, config, tmp_path / "run", progress=False).epochs == 1
+    scores = evaluate_detector(made, data.train, by="masks")
+    assert scores.objects == 307 and set(scores.metrics) == {"bbox", "segm"}
+
+
+def test_the_backbones_penalty_and_gradients_count(tmp_path: Path):
+    """Lean layers stay what they are inside a detector: their penalty is part of the loss, their sharing is recorded."""
+    data = open_detection(write_coco(tmp_path / "d"))
+    made = detector(method=lc.SharedBasis(4, penalty_weight=10.0))
+    network = made.backbone.network
+    assert lc.penalty(made).item() == pytest.approx(lc.penalty(network).item()) and lc.penalty(made).item() > 0
+    config = CONFIG.replace(epochs=1, record_gradients=True)
+    history = fit_detector(made, data, config, tmp_path / "run", progress=False).history
+    assert history[0]["penalty"] > 0
+    lines = (tmp_path / "run" / "gradients.jsonl").read_text().splitlines()
+    assert len(lines) == 1 and json.loads(lines[0])["gradients"]
+
+
+def test_mirrored_photos_have_mirrored_objects(tmp_path: Path):
+    photo = open_detection(write_coco(tmp_path / "d")).train[2]
+    image, target = read_image(photo), target_of(photo, masks=True)
+    turned, changed = flipped(image, target)
+    assert torch.equal(turned.flip(2), image)
+    for box, mask in zip(changed["boxes"], changed["masks"], strict=True):
+        columns = mask.any(0).nonzero().flatten()
+        assert abs(columns[0] - box[0]) <= 2 and abs(columns[-1] + 1 - box[2]) <= 2
+    back = flipped(turned, changed)[1]
+    assert torch.equal(back["boxes"], target["boxes"]) and torch.equal(back["masks"], target["masks"])
+
+
+METHODS = {
+    "dense": None,
+    "tied_block": lc.TiedBlock(2),
+    "depth_shared": lc.DepthShared(),
+    "shared_basis": lc.SharedBasis(4),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_saved_and_loaded_with_the_plan(method: str, tmp_path: Path):
+    name = "cascade_mask_rcnn" if method == "tied_block" else "retinanet" if method == "dense" else "faster_rcnn"
+    made = detector(name, METHODS[method]).eval()
+    made.transform.min_size, made.transform.max_size = (48,), 64
+    made.leanconv_detector["settings"] |= {"min_size": [48], "max_size": 64}
+    save_detector(made, tmp_path / "d")
+    loaded = load_detector(tmp_path / "d")
+    assert same(states(made), states(loaded)) and not loaded.training
+    image = torch.rand(3, 50, 61)
+    with torch.no_grad():
+        one, other = made([image])[0], loaded([image])[0]
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    tensors = sum(p.numel() * 4 for p in made.parameters())
+    assert (tmp_path / "d" / "model.safetensors").stat().st_size < 1.15 * tensors + 200_000
+    with pytest.raises(FileError, match="holds a detector; open it with"):
+        lc.load(tmp_path / "d")
+
+
+def test_what_cannot_be_saved_or_loaded_says_why(tmp_path: Path):
+    lc.save(lc.create_model("resnet8"), tmp_path / "network")
+    with pytest.raises(FileError, match=r"holds no detector; open a network with leanconv\.load"):
+        load_detector(tmp_path / "network")
+    with pytest.raises(SettingError, match="was not made by create_detector"):
+        save_detector(nn.Linear(2, 2), tmp_path / "x")
+    network = lc.create_model("timm/resnet18")
+    network = lc.convert(network, lc.plan(network, lc.DepthShared(), where="layer*.conv2"))
+    shared = create_detector("faster_rcnn", network, 3, pyramid_channels=16)
+    borrower = next(module for module in shared.backbone.body.modules() if "bank" in vars(module))
+    vars(borrower)["bank"] = copy.deepcopy(borrower.bank)
+    with pytest.raises(TieError):
+        save_detector(shared, tmp_path / "x")
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+
+
+def test_data_of_other_classes_is_refused(tmp_path: Path):
+    data = open_detection(write_coco(tmp_path / "d", masks=False))
+    with pytest.raises(SettingError, match="different classes"):
+        fit_detector(detector(classes=("cat", "disc")), data, CONFIG, tmp_path / "r")
+    with pytest.raises(SettingError, match="objects without a mask"):
+        fit_detector(detector("mask_rcnn"), data, CONFIG, tmp_path / "r")
+    with pytest.raises(SettingError, match="min_size"):
+        CONFIG.replace(min_size=(100,))
+    assert not (tmp_path / "r").exists()
+
+
+def test_pictures_mark_what_is_false(tmp_path: Path):
+    photo = open_detection(write_coco(tmp_path / "d")).train[2]
+    truth = truth_of(photo)
+    boxes = torch.tensor([i.box for i in photo.objects])
+    result = {
+        "boxes": torch.cat([boxes, boxes[:1], torch.tensor([[0.0, 0, 5, 5]])]),
+        "labels": torch.tensor([*(i.label for i in photo.objects), photo.objects[0].label, 2]),
+        "scores": torch.tensor([0.9, 0.8, 0.7, 0.6, 0.55]),
+    }
+    found = marked(drawn_of(result, 0.5), photo)
+    assert [one.mark for one in found] == ["found"] * 3 + ["false"] * 2, "an object counts once"
+    assert len(drawn_of(result, 0.75)) == 2
+    figure = draw(read_image(photo), {"truth": truth, "ours": found}, ("box", "disc"))
+    assert [axes.get_title() for axes in figure.axes] == ["truth: 3", "ours: 5, 2 false"]
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    assert sum(text.startswith("false: ") for text in texts) == 2 and "box 0.90" in texts
+    with pytest.raises(SettingError, match="must lie in"):
+        drawn_of(result, 2.0)
