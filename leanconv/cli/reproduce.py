@@ -41,6 +41,12 @@ def reproduce(
     ] = None,
     data_root: DataRoot = None,
     download: Download = False,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(
+            "--backbone", metavar="DIR", help="Trained backbone of a detector's row; from scratch by default."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each row, from --seed on.")] = 1,
     seed: Seed = 0,
     precision: Annotated[
@@ -62,7 +68,7 @@ def reproduce(
     if train is not None:
         chosen = {"data": data, "root": data_root, "download": download}
         changes = {"precision": precision, "threads": threads}
-        _train(train, paper, table, scale, chosen, range(seed, seed + seeds), changes, device, out, as_json)
+        _train(train, paper, table, scale, chosen, range(seed, seed + seeds), changes, device, out, as_json, backbone)
         return
     if scale != 1.0 or data is not None:
         raise SettingError("--scale and --data are for --train ROW; without it nothing is trained")
@@ -99,6 +105,7 @@ def _train(
     device: str,
     out: Path,
     as_json: bool,
+    backbone: Path | None,
 ) -> None:
     from leanconv.cli.comparison import make_rows, train_all
     from leanconv.cli.runs import Job
@@ -108,6 +115,12 @@ def _train(
     printed = catalogue.to_train(pattern, paper, table)
     if len({row.dataset for row in printed}) > 1:
         raise SettingError(f"{pattern!r} names rows on {_several(printed)}; choose with PAPER and --table")
+    if printed[0].detector is not None:
+        from leanconv.cli.detect.reproduce import train_printed
+
+        for number in seeds:
+            train_printed(printed, scale, chosen["data"], backbone, number, changes, out, as_json, accelerator=device)
+        return
     folder = out / f"{printed[0].paper}-{printed[0].dataset}-scale{scale:g}"
     configs = [_config(row, scale, changes) for row in printed]  # before the images are read: a mistake shows at once
     images = _images(printed[0], chosen)

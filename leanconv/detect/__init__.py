@@ -6,7 +6,7 @@ from leanconv.detect.backbone import PyramidBackbone, feature_layers
 from leanconv.detect.build import DETECTORS, create_detector
 from leanconv.detect.cascade import CascadeRoIHeads
 from leanconv.detect.config import DetectConfig
-from leanconv.detect.data import DetectionData, Instance, Photo, open_detection
+from leanconv.detect.data import DetectionData, Instance, Photo, open_detection, write_shapes
 from leanconv.detect.evaluate import Evaluation, evaluate_detector
 from leanconv.detect.files import load_detector, save_detector
 from leanconv.detect.occlusion import occlusion, occlusion_of_boxes, occlusion_of_masks
@@ -31,4 +31,5 @@ __all__ = [
     "occlusion_of_masks",
     "open_detection",
     "save_detector",
+    "write_shapes",
 ]

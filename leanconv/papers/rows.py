@@ -190,7 +190,8 @@ class Accuracy:
     Args:
         metric: "top1", "top5", "error", "AP", ...
         network: what to train; None where the paper quotes others.
-        recipe: a function of `leanconv.train.recipes`; None where there is none.
+        recipe: a function of `leanconv.train.recipes`, or of `leanconv.detect.recipes` for a detector; None where there is none.
+        detector: which one, on `network` as its backbone.
     """
 
     paper: str
@@ -202,6 +203,7 @@ class Accuracy:
     network: Network | None = None
     recipe: str | None = None
     reason: str = ""
+    detector: str | None = None
 
 
 def _decimals(digits: str) -> int:

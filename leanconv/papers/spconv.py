@@ -272,13 +272,12 @@ def _imagenet(row: str, top1: str, top5: str, of: Network | None, reason: str = 
     return [_accuracy("2", row, "imagenet", text, of, recipe, m, reason) for m, text in printed.items() if text]
 
 
-DETECTION = "a detector; the backbone's counts are rows of Table 3"
 DETECTION_METRICS = ("AP50", "APs", "APm", "APl", "AP", "ARs", "ARm", "ARl", "AR")
 DETECTORS = {
-    "Faster R-CNN, vanilla": "58.2 21.6 39.8 46.8 36.3 32.7 55.3 64.5 51.5",
-    "Faster R-CNN, ratio 1/2": "58.9 21.8 40.4 46.3 36.4 33.9 55.6 63.7 51.6",
-    "RetinaNet, vanilla": "55.6 19.7 39.3 47 35.6 32.9 56.7 66.9 52.2",
-    "RetinaNet, ratio 1/2": "56.4 20.6 40.4 47.5 35.9 33.4 56.8 68.1 52.8",
+    "Faster R-CNN, vanilla": ("faster_rcnn", R50_DENSE, "58.2 21.6 39.8 46.8 36.3 32.7 55.3 64.5 51.5"),
+    "Faster R-CNN, ratio 1/2": ("faster_rcnn", R50, "58.9 21.8 40.4 46.3 36.4 33.9 55.6 63.7 51.6"),
+    "RetinaNet, vanilla": ("retinanet", R50_DENSE, "55.6 19.7 39.3 47 35.6 32.9 56.7 66.9 52.2"),
+    "RetinaNet, ratio 1/2": ("retinanet", R50, "56.4 20.6 40.4 47.5 35.9 33.4 56.8 68.1 52.8"),
 }
 PEER_RECIPE = "the paper does not say by whom and how it was trained; here by its own recipe"
 RESNET, VGG_RECIPE = "cifar_paper_resnet", "cifar_spconv_vgg"
@@ -307,8 +306,8 @@ ACCURACIES: tuple[Accuracy, ...] = (
     *_imagenet("OctConv-ResNet-50, alpha 0.5", "76.40", "93.14", OCT, "reimplemented by the authors with the same recipe"),
     *_imagenet("Ghost-ResNet-50-s2", "75", "92.3", GHOST_R50, PEER_RECIPE),
     *(
-        _accuracy("3", row, "coco", printed, None, None, metric, DETECTION)
-        for row, figures in DETECTORS.items()
+        Accuracy("spconv", "3", row, "coco", printed, metric, of, "coco_1x", detector=detector)
+        for row, (detector, of, figures) in DETECTORS.items()
         for metric, printed in zip(DETECTION_METRICS, figures.split(), strict=True)
     ),
     *(

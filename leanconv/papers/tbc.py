@@ -50,7 +50,7 @@ GC_CONFIG = "reduction 4, the 13 blocks of c3 to c5, LayerNorm, mask untied, bot
 FITTED_PARAMS = "the structure was fitted; no simple one meets every row of Tables 1, 5 and 6"
 FITTED_FLOPS = "the structure was fitted on parameters, not on FLOPs; the paper does not say what its FLOPs hold"
 QUOTED = "quoted from others; not rebuilt for this table"
-DETECTION = "detection: there is no recipe for it yet"
+RECIPES = {"coco": "coco_1x", "cityscapes": "tbc_cityscapes"}  # of the Mask R-CNNs of Tables 2 and 4
 
 SE, SE_WEIGHTS = params_of("*.se.*"), params_of("*.se.*.weight")
 
@@ -263,7 +263,11 @@ _EFFICIENT = "the paper gives no recipe of its own for EfficientNet"
 
 
 def _aps(table: str, row: str, of: Network | None, dataset: str, **aps: str) -> list[Accuracy]:
-    return [Accuracy(PAPER, table, row, dataset, text, metric, of, None, DETECTION) for metric, text in aps.items()]
+    recipe = RECIPES[dataset]
+    return [
+        Accuracy(PAPER, table, row, dataset, text, metric, of, recipe, detector="mask_rcnn")
+        for metric, text in aps.items()
+    ]
 
 
 def _box_and_mask(row: str, of: Network, *printed: str) -> list[Accuracy]:

@@ -84,7 +84,7 @@ def accuracy_markdown(accuracies: Sequence[Accuracy]) -> str:
             row.dataset,
             row.metric,
             row.printed,
-            str(row.network or NONE),
+            f"{row.detector} on {row.network}" if row.detector else str(row.network or NONE),
             row.recipe or NONE,
             row.reason,
         )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.detect import occlusion, open_detection
+from leanconv.detect import occlusion, open_detection, write_shapes
 from leanconv.detect.data.records import encode, run_lengths
 from leanconv.detect.feed import read_image, target_of
 
@@ -260,3 +260,25 @@ def test_json_without_masks(tmp_path: Path):
     data = open_detection(write_coco(tmp_path / "d", masks=False))
     assert not data.has_masks and json.dumps(data.problems.to_json()) == "{}"
     assert data.train[0].objects[0].mask(48, 64).sum() == pytest.approx(data.train[0].objects[0].area)
+
+
+def test_shapes_to_try_things_on(tmp_path: Path):
+    """The same seed draws the same photos; labels fit what is drawn; photos overlap from not at all to mostly."""
+    data = open_detection(write_shapes(tmp_path / "a", 40, 5))
+    again = open_detection(write_shapes(tmp_path / "b", 40, 5))
+    assert data.classes == ("disc", "square", "triangle") and data.has_masks and not data.problems.counts
+    assert [p.instances for p in data.train] == [p.instances for p in again.train]
+    assert data.train[0].path.read_bytes() == again.train[0].path.read_bytes()
+    ratios = [occlusion(photo) for photo in data.train]
+    assert min(ratios) == 0 and max(ratios) > 0.5
+    for photo in data.train:
+        last = photo.objects[-1]  # nothing lies above it
+        shown = read_image(photo)[:, last.mask(photo.height, photo.width)]
+        assert shown.std(1).mean() < 0.12, "one colour and a dark outline"
+        assert all(
+            mask.sum() == pytest.approx(i.area, rel=0.25) for mask, i in zip(photo.masks(), photo.objects, strict=True)
+        )
+    with pytest.raises(SettingError, match="holds something already"):
+        write_shapes(tmp_path / "a")
+    with pytest.raises(SettingError, match="train=0 must be"):
+        write_shapes(tmp_path / "c", 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from leanconv.core.errors import SettingError
+from leanconv.detect import DETECTORS
+from leanconv.detect.recipes import RECIPES as DETECT_RECIPES
 from leanconv.models import list_models
 from leanconv.papers import catalogue
 from leanconv.papers.rows import Network, Row
@@ -50,7 +52,9 @@ def test_rows_name_networks_and_recipes_that_exist():
             assert not isinstance(side, Network) or side.name in NAMES or "/" in side.name, called(row)
     for accuracy in ACCURACIES:
         assert accuracy.network is None or accuracy.network.name in NAMES or "/" in accuracy.network.name, accuracy
-        assert accuracy.recipe is None or accuracy.recipe in RECIPES, accuracy
+        recipes = RECIPES if accuracy.detector is None else DETECT_RECIPES
+        assert accuracy.recipe is None or accuracy.recipe in recipes, accuracy
+        assert accuracy.detector is None or accuracy.detector in DETECTORS, accuracy
         float(accuracy.printed)
 
 

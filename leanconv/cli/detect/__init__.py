@@ -8,9 +8,11 @@ import typer
 
 from leanconv.cli.detect.evaluate import evaluate
 from leanconv.cli.detect.predict import predict
+from leanconv.cli.detect.shapes import shapes
 from leanconv.cli.detect.train import train
 
 DETECT_VERBS: dict[str, tuple[Callable[..., None], str]] = {
+    "shapes": (shapes, "shapes -o shapes/"),
     "train": (
         train,
         "train mask_rcnn --backbone timm/resnet50 --method split --where '*conv2' --data photos/ -o runs/split",

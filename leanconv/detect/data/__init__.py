@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leanconv.detect.data.records import DetectionData, Instance, Photo, Problems
+from leanconv.detect.data.shapes import write_shapes
 from leanconv.detect.data.sources import open_detection
 
-__all__ = ["DetectionData", "Instance", "Photo", "Problems", "open_detection"]
+__all__ = ["DetectionData", "Instance", "Photo", "Problems", "open_detection", "write_shapes"]
