@@ -1,8 +1,8 @@
 """The papers' analyses on networks trained here: ``python benchmarks/analyses.py RUNS -o FILE --figures DIR``.
 
 RUNS holds run folders of `leanconv compare` and `train` on CIFAR-10: table/ (resnet20 under each method), bases/
-(basis_resnet56 with and without its penalty), shard/ (SL2-VGGNet), and gradients/ (with --record-gradients).
---digits holds runs of resnet8 on the embedded digits, whose pictures may be shown, and ranks/, a sweep of shared_basis.
+(basis_resnet56 with and without its penalty), shard/ (SL2-VGGNet), gradients/ (with --record-gradients) and ranks/ (a
+sweep of shared_basis). --digits holds runs of resnet8 on the embedded digits, whose pictures may be shown.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main() -> None:
             )
     drawn("gradients", analyse.plot_gradients(flows))
 
-    ranks = read_tradeoff(given.digits / "ranks")
+    ranks = read_tradeoff(given.runs / "ranks")
     rows += [{"what": "ranks", **point} for point in ranks.to_json()["points"]]
     drawn("ranks", ranks.plot())
 

@@ -150,12 +150,14 @@ def _portable(argument: str) -> str:
 
 def write(folder: Path, summary: dict[str, Any], runs: dict[str, list[Path]]) -> Path:
     """Write summary.json, report.md and report.html; returns the page's path."""
-    from leanconv.cli.runs import SUMMARY_FILE, history
+    from leanconv.cli.runs import SUMMARY_FILE, history, layers
     from leanconv.core.atomic import write_json
     from leanconv.report import page
 
     write_json(folder / SUMMARY_FILE, summary)
-    return page.write(folder, summary, {label: [history(run) for run in found] for label, found in runs.items()})
+    curves = {label: [history(run) for run in found] for label, found in runs.items()}
+    details = [table for label, found in runs.items() for table in layers(label, found[:1])]
+    return page.write(folder, summary, curves, details)
 
 
 def present(summary: dict[str, Any], page: Path, as_json: bool) -> None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from leanconv.core.meta import InputSize
 
 
+HEADS = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after")
+
+
 def inspect(
     target: Target,
     method: Method = "dense",
@@ -123,8 +126,8 @@ def inspect(
     if report is not None:
         from leanconv.report.page import of_table
 
-        heads = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after", "ms", "after")
-        lines = [[*cells, *["–"] * (len(heads) - len(cells))] for cells in map(_cells, found["layers"])]
+        heads, lines = (*HEADS, "ms", "after"), [_cells(layer) for layer in found["layers"]]
+        lines = [[*cells, *["–"] * (len(heads) - len(cells))] for cells in lines]
         said = " ".join([_summary(found), *_prediction(found)])
         facts = {"command": command_line()}
         write_page(of_table(target, "leanconv inspect", heads, lines, notes=said, left=3, summary=facts), report)
@@ -175,6 +178,14 @@ def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape:
     }
 
 
+def layer_lines(lean: nn.Module) -> list[list[str]]:
+    """The convolutions of a lean network under `HEADS`: what each became, or why it stayed dense; none for a dense one."""
+    from leanconv.conversion.apply import plan_of
+
+    plan = plan_of(lean)
+    return [] if plan is None else [_cells(layer) for layer in _layers(lean, plan)]
+
+
 def _layers(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """One entry a convolution. What a group shares is counted at the first of its convolutions, which owns it."""
     layers: list[dict[str, Any]] = []
@@ -214,16 +225,7 @@ def _table(found: dict[str, Any]) -> Table:
         caption_justify="left",
     )
     timed = "latency" in found
-    for head in (
-        "Layer",
-        "Convolution",
-        "Becomes",
-        "Parameters",
-        "after",
-        "MACs",
-        "after",
-        *(("ms", "after") if timed else ()),
-    ):
+    for head in (*HEADS, *(("ms", "after") if timed else ())):
         table.add_column(
             head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold"
         )

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,6 +222,16 @@ def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:
     path = folder / SUMMARY_FILE
     summary = read_json(path) if path.exists() else {}
     return summary if summary.get("status") == "finished" and summary.get(scores) else None
+
+
+def layers(label: str, folders: Sequence[Path]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """The convolutions of the lean networks in these folders, as tables of a page; none for a dense one or a failed run."""
+    from leanconv.cli.inspect import HEADS, layer_lines
+    from leanconv.files.load import load
+    from leanconv.files.save import MODEL_FILE
+
+    found = [layer_lines(load(folder)) for folder in folders if (folder / MODEL_FILE).exists()]
+    return [(label, HEADS, lines) for lines in found if lines]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

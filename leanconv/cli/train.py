@@ -67,6 +67,7 @@ def train(
 
 def _write_report(summary: dict[str, Any], history: list[dict[str, Any]], job: Job, out: Path) -> None:
     """The run as a page: what it gave, its curves, and everything to repeat it."""
+    from leanconv.cli.runs import layers
     from leanconv.core.machine import provenance
     from leanconv.report import figures
     from leanconv.report.page import of_table
@@ -91,5 +92,14 @@ def _write_report(summary: dict[str, Any], history: list[dict[str, Any]], job: J
     sections = [("Training", [curves] if curves else [])]
     subtitle = f"leanconv train, {facts['created']}, seed {summary['seed']}"
     write_page(
-        of_table(title, subtitle, ("Measure", "Value"), lines, sections=sections, summary=facts), out / "report.html"
+        of_table(
+            title,
+            subtitle,
+            ("Measure", "Value"),
+            lines,
+            sections=sections,
+            details=layers(job.label, [out]),
+            summary=facts,
+        ),
+        out / "report.html",
     )

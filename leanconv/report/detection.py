@@ -45,6 +45,13 @@ def table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return heads, body
 
 
+def measures(runs: Sequence[Row]) -> tuple[list[str], list[dict[str, Any]]]:
+    """A name and its numbers for each line of `table`, for the page's plot."""
+    lines = [(run, kind, found) for run in runs for kind, found in run["val"]["metrics"].items()]
+    names = [f"{run['label']}, {KINDS[kind].lower()}" for run, kind, _ in lines]
+    return names, [{**run["counts"], **{name: found[name] for name in METRICS}} for run, _, found in lines]
+
+
 def rich_table(runs: Sequence[Row], title: str) -> Table:
     """The table for a terminal."""
     return rich_of(*table(runs), NOTE, title)

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from leanconv.report.figures import COLOURS, colours_of
+from leanconv.report.latency_tables import LATENCY_IN
 from leanconv.report.tables import Row
 
 # key of a row: (label, units in one, whether low or high is better, whether the axis starts at 0)
@@ -20,14 +21,18 @@ MEASURES: dict[str, tuple[str, float, str, bool]] = {
     "latency_ms": ("Latency, ms", 1.0, "low", True),
     "weight_bytes": ("Weights, kB", 1e3, "low", True),
     "train_seconds": ("Training, s", 1.0, "low", True),
+    "backbone_params": ("Parameters of the backbone, thousands", 1e3, "low", True),
+    **{name: (f"{name}, %", 1.0, "high", False) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")},
 }
 
 
 def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> dict[str, Any]:
     """The measures that any row has, which two to show first, and everything as JSON for a script element."""
-    known = [key for key in MEASURES if any(_number(row.get(key)) is not None for row in rows)]
+    known = {key: about for key, about in MEASURES.items() if any(_number(row.get(key)) is not None for row in rows)}
+    runtimes = dict.fromkeys(key for row in rows for key in row if key.startswith(LATENCY_IN))
+    known |= {key: (f"Latency in {key.removeprefix(LATENCY_IN)}, ms", 1.0, "low", True) for key in runtimes}
     measures = [
-        {"key": key, "label": MEASURES[key][0], "better": MEASURES[key][2], "zero": MEASURES[key][3]} for key in known
+        {"key": key, "label": label, "better": better, "zero": zero} for key, (label, _, better, zero) in known.items()
     ]
     colours = colours_of(names)
     points = [
@@ -36,11 +41,12 @@ def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> di
             "colour": colours[name],
             "shape": index // len(COLOURS),
             "reference": index == reference,
-            "values": [None if (v := _number(row.get(key))) is None else v / MEASURES[key][1] for key in known],
+            "values": [None if (v := _number(row.get(key))) is None else v / known[key][1] for key in known],
         }
         for index, (name, row) in enumerate(zip(names, rows, strict=True))
     ]
-    up = next((known.index(key) for key in ("test_top1_pct", "latency_ms") if key in known), len(known) - 1)
+    keys = list(known)
+    up = next((keys.index(key) for key in ("test_top1_pct", "latency_ms", "AP") if key in known), len(keys) - 1)
     text = json.dumps({"rows": points, "measures": measures}, allow_nan=False)
     # nothing in it may end the element or open a comment
     safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -10,6 +11,7 @@ from leanconv.report.tables import Row, macs, markdown_text, quartiles, ratio, r
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4
+LATENCY_IN = "latency_ms in "  # and the runtime: one measure each
 NOTE = (
     "Milliseconds a call: median and quartiles over interleaved rounds. Ratios are to the first network of the same batch, those "
     "of time to its fastest entry. MACs for one image; 1 MAC = one multiply-add."
@@ -37,6 +39,19 @@ def texts(rows: Sequence[Row]) -> list[list[str]]:
 def best(rows: Sequence[Row]) -> list[Row]:
     """The fastest entry of each network, for each batch."""
     return [row for row in rows if row["best"]]
+
+
+def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows; the fastest one of each network and batch also has its network's best time in each runtime."""
+    found = []
+    for row in rows:
+        one = dict(row)
+        if row["best"]:
+            own = [r for r in rows if (r["network"], r["batch"]) == (row["network"], row["batch"]) and r["latency_ms"]]
+            for runtime in dict.fromkeys(r["runtime"] for r in own):
+                one[f"{LATENCY_IN}{runtime}"] = min(r["latency_ms"] for r in own if r["runtime"] == runtime)
+        found.append(one)
+    return found
 
 
 def rich_table(rows: Sequence[Row], title: str) -> Table:

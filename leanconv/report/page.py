@@ -15,6 +15,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 FACTS = ("settings", "machine", "versions")
 
 
+Details = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page shows.
@@ -26,6 +29,7 @@ class Page:
         reference: the row that ratios are to; None for none.
         rows: where the plot's measures are read from; () leaves the plot out.
         sections: (title, SVGs).
+        details: (title, heads, lines) of tables that open on a click.
         facts: (title, [(name, text)]).
     """
 
@@ -42,6 +46,7 @@ class Page:
     sentences: Sequence[str] = ()
     scatters: Sequence[str] = ()
     sections: Sequence[tuple[str, Sequence[str]]] = ()
+    details: Sequence[Details] = ()
     facts: Sequence[tuple[str, Sequence[tuple[str, str]]]] = field(default=())
     command: str = ""
 
@@ -68,12 +73,17 @@ class Page:
         )
 
 
-def of_compare(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Page:
+def of_compare(
+    summary: Mapping[str, Any],
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    details: Sequence[Details] = (),
+) -> Page:
     """The page of a comparison, or of one run.
 
     Args:
         summary: what `leanconv compare` writes to ``summary.json``.
         histories: the metrics of each epoch, by method, one sequence a seed.
+        details: tables of the networks' layers.
     """
     rows = summary["rows"]
     columns = tables.columns(rows)
@@ -91,6 +101,7 @@ def of_compare(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequ
         sentences=verdict.sentences(rows),
         scatters=[svg for x in figures.AXES if (svg := figures.accuracy_against(rows, x))],
         sections=[("Training", [curves] if curves else [])],
+        details=details,
         facts=facts(summary),
         command=summary["command"],
     )
@@ -112,7 +123,7 @@ def of_latency(summary: Mapping[str, Any]) -> Page:
         notes=latency_tables.NOTE,
         names=names,
         reference=first,
-        rows=rows,
+        rows=latency_tables.across_runtimes(rows),
         facts=facts(summary),
         command=summary["command"],
     )
@@ -127,9 +138,12 @@ def of_table(
     notes: str = "",
     left: int = 1,
     sections: Sequence[tuple[str, Sequence[str]]] = (),
+    details: Sequence[Details] = (),
+    names: Sequence[str] = (),
+    rows: Sequence[Row] = (),
     summary: Mapping[str, Any] | None = None,
 ) -> Page:
-    """A page of texts, sorted by the numbers that they begin with, and figures."""
+    """A page of texts, sorted by the numbers that they begin with, and figures; `rows` as in `Page`."""
     values = [[tables.leading_number(text) for text in line] for line in cells]
     said: Mapping[str, Any] = summary or {}
     return Page(
@@ -140,7 +154,10 @@ def of_table(
         values,
         left,
         notes,
+        names=names,
+        rows=rows,
         sections=sections,
+        details=details,
         facts=facts(said),
         command=said.get("command", ""),
     )
@@ -163,9 +180,9 @@ def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return found
 
 
-def html(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
+def html(summary: Mapping[str, Any], histories: Mapping[str, Any], details: Sequence[Details] = ()) -> str:
     """The page of a comparison as text."""
-    return of_compare(summary, histories).html()
+    return of_compare(summary, histories, details).html()
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -181,8 +198,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. `{summary['command']}`, {summary['created']}.\n{more}"
 
 
-def write(folder: Path, summary: Mapping[str, Any], histories: Mapping[str, Any]) -> Path:
+def write(
+    folder: Path, summary: Mapping[str, Any], histories: Mapping[str, Any], details: Sequence[Details] = ()
+) -> Path:
     """Write ``report.html`` and ``report.md`` into `folder`; returns the page's path."""
     write_text(folder / "report.md", markdown(summary))
-    write_text(folder / "report.html", html(summary, histories))
+    write_text(folder / "report.html", html(summary, histories, details))
     return folder / "report.html"

@@ -72,7 +72,7 @@ def test_compare_from_start_to_report(call: Callable, tmp_path: Path, trained: l
     assert told["settings"]["train"]["epochs"] == 1
     page = (tmp_path / "out" / "report.html").read_text()
     assert "tied_block(blocks=2)" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 4 and "Layer by layer" in page
     assert markdown_of(tmp_path / "out" / "summary.json") in (tmp_path / "out" / "report.md").read_text()
 
     trained.clear()  # finished runs are kept, another method joins them, and the report then has all three

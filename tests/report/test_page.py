@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leanconv.core.errors import SettingError
-from leanconv.report import figures, page
+from leanconv.report import explorer, figures, latency_tables, page
 
 from .sample import DENSE, ROWS, histories, summary
 
@@ -64,6 +65,29 @@ def test_page_without_a_finished_run() -> None:
     text = page.html(summary([ROWS[2]]), {})
     assert "No run has finished" in text
     assert "<svg" not in text and "</script><" not in text.replace("</script>\n<", "")
+
+
+def test_layers_open_on_a_click() -> None:
+    heads, line = ("Layer", "Becomes"), ("layer1.0.conv1", "dense: <1x1>")
+    reader = Reader()
+    reader.feed(page.html(summary(), histories(), [("split(ratio=0.5)", heads, [line])]))
+    assert "details" in reader.tags and "Layer by layer" in reader.text and "dense: <1x1>" in reader.text
+    assert "details" not in page.html(summary(), histories()).split("</style>")[1]
+
+
+def test_latency_has_an_axis_for_each_runtime() -> None:
+    """One point a network: its best time in each runtime."""
+
+    def timed(network: str, runtime: str, ms: float, best: bool) -> dict[str, object]:
+        counts = {"params": 1, "macs": 1, "form": "", "batch": 1, "failed": None}
+        return {"network": network, "runtime": runtime, "latency_ms": ms, "best": best, **counts}
+
+    rows = [timed("a", "eager", 9.0, False), timed("a", "openvino", 4.0, True), timed("b", "eager", 7.0, True)]
+    shown = explorer.data(latency_tables.across_runtimes(rows), ["a, eager", "a, openvino", "b, eager"], None)
+    found = json.loads(str(shown["json"]))
+    labels = [measure["label"] for measure in found["measures"]]
+    assert labels[-2:] == ["Latency in eager, ms", "Latency in openvino, ms"]
+    assert [row["values"][-2:] for row in found["rows"]] == [[None, None], [9.0, 4.0], [7.0, None]]
 
 
 def test_write(tmp_path: Path) -> None:

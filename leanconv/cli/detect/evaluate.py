@@ -101,7 +101,11 @@ def _write(found: list[dict[str, Any]], title: str, part: str, by: str, path: Pa
         ("Parameters", [figure for figure in sizes if figure]),
     ]
     heads, cells = detection.table(found)
+    names, rows = detection.measures(found)
     notes = detection.NOTE if by == "none" else f"{detection.NOTE} {detection.OCCLUSION_NOTE}"
     subtitle = f"leanconv detect eval, {part} part, {facts['created']}"
-    page = of_table(title, subtitle, heads, cells, notes=notes, sections=[s for s in sections if s[1]], summary=facts)
+    page = of_table(
+        title, subtitle, heads, cells, notes=notes, sections=[section for section in sections if section[1]],
+        names=names, rows=rows, summary=facts,
+    )  # fmt: skip
     write_page(page, path)
