@@ -57,13 +57,11 @@ def main() -> None:
             folder = given.runs / f"{name}-{label_of(method).replace('(', '-').rstrip(')')}"
             summary = run(job, folder)
             found = evaluate_detector(load_detector(folder), data.train, by="masks", edges=(0.0,))
-            trained = summary["train"]
-            row = {"detector": name, "method": text, "backbone": given.backbone, **summary["counts"]}
-            row |= {"photos": len(data.train), "epochs": config.epochs, "train_seconds": trained["train_seconds"]}
-            for kind, metrics in found.metrics.items():
-                row |= {f"{kind}_{metric}": metrics[metric] for metric in ("AP", "AP50", "AP75")}
+            trained = {"epochs": config.epochs, "train_seconds": summary["train"]["train_seconds"]}
+            row = {"label": f"{name}, {text}", "counts": summary["counts"], "val": {"part": "train"} | found.to_json()}
+            row |= {"detector": name, "method": text, "backbone": given.backbone, **trained}
             rows.append(row)
-            print(row, flush=True)
+            print(row["label"], found.metrics, flush=True)
     settings = {"lr": 0.02, "lr_retinanet": 0.01, "batch_size": 4, "min_size": 160, "max_size": 256, "where": WHERE}
     settings |= {"build": BUILD | FEW, "threads": given.threads}
     command = shlex.join(["python", "benchmarks/detectors.py", *sys.argv[1:]])

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leanconv.report.figures import INK, colours_of, legend, svg
-from leanconv.report.tables import NONE, Row, rich_of, whole
+from leanconv.report.tables import NONE, Row, markdown_text, rich_of, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+COCO_PHOTOS, EPOCHS = 117_266, 24  # of COCO 2017's train part those with an object; the 2x schedule
 KINDS = {"bbox": "Boxes", "segm": "Masks"}
 NOTE = (
     "COCO's average precision over overlaps of 0.5 to 0.95, at 0.5 and at 0.75; of small (under 32 x 32 pixels), medium and "
@@ -55,6 +56,32 @@ def measures(runs: Sequence[Row]) -> tuple[list[str], list[dict[str, Any]]]:
 def rich_table(runs: Sequence[Row], title: str) -> Table:
     """The table for a terminal."""
     return rich_of(*table(runs), NOTE, title)
+
+
+def markdown(runs: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    return markdown_text(*table(runs), NOTE)
+
+
+def markdown_of_slices(runs: Sequence[Row]) -> str:
+    """The table over the occlusion ratio, as Markdown."""
+    return markdown_text(*slices(runs), OCCLUSION_NOTE)
+
+
+def markdown_of_steps(rows: Sequence[Row]) -> str:
+    """Seconds of a training step, and how long a run of the paper would take at that speed."""
+    heads = ("Detector", "Backbone", "Parameters", "s a photo", "ratio", "days of 2x COCO here")
+    body = []
+    for row in rows:
+        first = next(r for r in rows if r["detector"] == row["detector"])
+        days = row["seconds"] * COCO_PHOTOS * EPOCHS / 86_400
+        numbers = [f"{row['seconds']:.2f}", f"{row['seconds'] / first['seconds']:.2f}", f"{days:,.0f}"]
+        body.append([row["detector"], row["backbone"], whole(row["params"]), *numbers])
+    note = (
+        f"One photo of 800 x 1333 pixels, forward, backward and update, fp32; median of {rows[0]['rounds']}. "
+        f"2x: {EPOCHS} epochs of {COCO_PHOTOS:,} photos."
+    )
+    return markdown_text(heads, body, note, left=2)
 
 
 def slices(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from leanconv.core.errors import FileError, SettingError
-from leanconv.report import analysis_tables, file_tables, growth, latency_tables, layer_tables, tables
+from leanconv.report import analysis_tables, detection, file_tables, growth, latency_tables, layer_tables, tables
 from leanconv.report.tables import Row
 
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
@@ -21,6 +22,8 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "steps": {"main": layer_tables.markdown_of_steps},
     "sizes": {"main": file_tables.markdown_of_sizes, "reloads": file_tables.markdown_of_reloads},
     "int8": {"main": file_tables.markdown_of_int8},
+    "detection": {"main": detection.markdown, "occlusion": detection.markdown_of_slices},
+    "detection_steps": {"main": detection.markdown_of_steps},
     "analysis": {
         name: getattr(analysis_tables, name)
         for name in ("filters", "bases", "pruning", "gradients", "ranks", "maps", "spectrum")
@@ -28,10 +31,15 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
 }
 
 
-FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
+FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str | None]]] = {
     "growth": {
         "time": lambda rows: growth.figure(rows, "latency_ms"),
         "memory": lambda rows: growth.figure(rows, "peak_bytes"),
+    },
+    "detection": {
+        f"{kind}-{metric}": partial(detection.occlusion_figure, kind=kind, metric=metric)
+        for kind in detection.KINDS
+        for metric in ("AP", "AP75")
     },
 }
 INK = "#777777"  # of a figure in a document, which does not know whether its page is light or dark
@@ -64,9 +72,8 @@ def figures_of(path: str | Path) -> dict[str, str]:
     path = Path(path)
     rows, kind = _rows(path)
     mark = f"<!-- {source_mark(path)} -->"
-    return {
-        name: f"{draw(rows).replace('currentColor', INK)}\n{mark}\n" for name, draw in FIGURES.get(kind, {}).items()
-    }
+    drawn = {name: draw(rows) for name, draw in FIGURES.get(kind, {}).items()}
+    return {name: f"{svg.replace('currentColor', INK)}\n{mark}\n" for name, svg in drawn.items() if svg}
 
 
 def source_mark(path: Path) -> str:

@@ -100,6 +100,14 @@ def test_it_learns_and_resumes_exactly(tmp_path: Path):
     assert same(states(again), states(whole))
 
 
+def test_bf16(tmp_path: Path):
+    data = open_detection(write_coco(tmp_path / "d"))
+    made = detector("cascade_mask_rcnn", lc.Split())
+    config = CONFIG.replace(precision="bf16", epochs=1)
+    assert 0 < fit_detector(made, data, config, tmp_path / "run", progress=False).history[0]["train_loss"] < 10
+    assert set(evaluate_detector(made, data.val, precision="bf16").metrics) == {"bbox", "segm"}
+
+
 def test_a_bad_photo_is_left_out_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = write_coco(tmp_path / "d")
     (root / "train" / "001.png").write_bytes(b"broken")

@@ -53,7 +53,9 @@ def evaluate(
     cut = EDGES if edges is None else numbers("--edges", edges)
     found = [_scored(run, photos, part, None if by == "none" else by, cut, precision) for run in runs]
     if as_json:
-        show_json({**provenance(command_line()), "part": part, "occlusion": by, "rows": found})
+        asked = {"data": photos.name, "part": part, "occlusion": by, "edges": list(cut), "precision": precision}
+        head = {**provenance(command_line()), "kind": "detection", "settings": asked, "n": 1, "seeds": []}
+        show_json({**head, "rows": found})
     else:
         _show(found, f"{photos.name}, {part}: {found[0]['val']['photos']} photos", by)
     if report is not None:
