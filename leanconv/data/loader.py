@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,11 @@ from leanconv.data.transforms import AUGMENTS, Transform, eval_transform, normal
 Batch = tuple[Tensor, Tensor]
 
 
-class Loader(ABC):
-    """Batches of (float32 images, int64 labels). Each pass is the next epoch; after `set_epoch(e)` it is epoch e."""
+class Epochs(ABC):
+    """Batches in the order of a `Sampling`. Each pass is the next epoch; after `set_epoch(e)` it is epoch e."""
 
-    def __init__(self, images: LabelledImages, sampling: Sampling, finish: Transform) -> None:
-        self.images, self.sampling, self.finish = images, sampling, finish
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -32,10 +33,22 @@ class Loader(ABC):
     def __len__(self) -> int:
         return self.sampling.batches()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         epoch = self.epoch
         self.epoch += 1
         return self.batches(epoch)
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterator[Any]:
+        """The batches of one epoch."""
+
+
+class Loader(Epochs):
+    """Batches of (float32 images, int64 labels)."""
+
+    def __init__(self, images: LabelledImages, sampling: Sampling, finish: Transform) -> None:
+        super().__init__(sampling)
+        self.images, self.finish = images, finish
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.encoded import Files, decode
+from leanconv.data.loader import Epochs
 from leanconv.data.sampling import Sampling
 from leanconv.data.seeds import generator
 from leanconv.detect.config import DetectConfig
@@ -77,7 +78,7 @@ class _Items(Dataset[tuple[Tensor, Target] | str]):
         return image, target
 
 
-class PhotoLoader:
+class PhotoLoader(Epochs):
     """Batches of images and targets in a new order each epoch, from the seed and the epoch's number alone.
 
     An image that cannot be read is left out of its batch and handed to `on_bad`; a batch of such images alone is
@@ -88,19 +89,12 @@ class PhotoLoader:
         self, photos: Sequence[Photo], sampling: Sampling, *, masks: bool, flip: float = 0.0, workers: int = 0,
         on_bad: Any = None,
     ) -> None:  # fmt: skip
-        self.photos, self.sampling, self.masks, self.flip = photos, sampling, masks, flip
+        super().__init__(sampling)
+        self.photos, self.masks, self.flip = photos, masks, flip
         self.workers, self.on_bad = workers, on_bad
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.sampling.batches()
-
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch
-        self.epoch += 1
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
         loader = DataLoader(
             _Items(self.photos, self.masks, self.flip, (self.sampling.seed, epoch)),
             self.sampling.batch_size,

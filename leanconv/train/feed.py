@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from leanconv.core.errors import SettingError
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
-from leanconv.data.loader import Batch
+from leanconv.data.loader import Epochs
 from leanconv.train.config import TrainConfig
 
 VALIDATION_BATCH = 500
@@ -23,13 +23,13 @@ class Resumable:
     the middle of an epoch.
     """
 
-    def __init__(self, loader: Loader, trainer: pl.Trainer) -> None:
+    def __init__(self, loader: Epochs, trainer: pl.Trainer) -> None:
         self.loader, self.trainer = loader, trainer
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         epoch, done = divmod(self.trainer.global_step, len(self))
         self.loader.set_epoch(epoch)
         yield from islice(self.loader, done, None)
