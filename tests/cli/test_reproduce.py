@@ -9,6 +9,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from leanconv.detect import DetectConfig
+from leanconv.detect.recipes import RECIPES
+from tests.detect.sample import write_coco
+
 from .conftest import one_line
 
 SCHEMA = Path(__file__).parents[2] / "results" / "schema.json"
@@ -51,6 +55,26 @@ def test_a_row_is_trained_and_stands_beside_the_printed_figure(call: Callable, t
     assert (
         "89.43" in call(*command, "--scale", "0.006", "--precision", "bf16", "--out", tmp_path).out
     )  # and finished before
+
+
+def test_a_detector_is_trained_and_stands_beside_the_printed_figures(
+    call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = DetectConfig(epochs=1, batch_size=2, warmup_epochs=0, min_size=(64,), max_size=96, lr=0.001, threads=1)
+    monkeypatch.setitem(RECIPES, "coco_1x", lambda: small)
+    photos = write_coco(tmp_path / "photos", train=2, val=1)
+    command = ("reproduce", "spconv", "--table", "3", "--train", "RetinaNet, ratio 1/2")
+    assert one_line(call(*command), "trained on coco, which leanconv does not fetch; give --data FOLDER")
+    answer = call(*command, "--data", photos, "--out", tmp_path / "out", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    jsonschema.validate(told, json.loads(SCHEMA.read_text()))
+    assert [(row["metric"], row["printed"]) for row in told["rows"]] == [
+        ("AP50", "56.4"), ("APs", "20.6"), ("APm", "40.4"), ("APl", "47.5"), ("AP", "35.9"),
+        ("ARs", "33.4"), ("ARm", "56.8"), ("ARl", "68.1"), ("AR", "52.8"),
+    ]  # fmt: skip
+    assert all(row["network"] == "spconv_resnet50" and row["backbone_params"] < 17e6 for row in told["rows"])
+    assert {row["metric"] for row in told["rows"] if row["ours"] is None} <= {"APs", "APm", "APl", "ARs", "ARm", "ARl"}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,15 @@ def train_printed(
                 "row": name, "detector": first.detector, "network": str(first.network), "metric": row.metric,
                 "printed": row.printed, "ours": _ours(row.metric, summary), **summary["counts"],
             })  # fmt: skip
-    result = {**provenance(command_line()), "kind": "detection", "scale": scale, "seeds": [seed], "rows": rows}
+    settings = {"scale": scale, "data": photos.name, "from": "scratch" if backbone is None else backbone.name}
+    result = {
+        **provenance(command_line()),
+        "kind": "accuracy",
+        "settings": settings,
+        "n": 1,
+        "seeds": [seed],
+        "rows": rows,
+    }
     write_json(folder / "summary.json", result)
     if as_json:
         show_json(result)
