@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ class Instance:
         box: x1, y1, x2, y2 in pixels, inside the photo, with an area.
         label: 1 to the number of classes; 0 is the background.
         area: of the mask where there is one, else of the box: what COCO's small, medium and large go by.
-        segmentation: COCO's: polygons, or a run-length code; None without a mask.
+        segmentation: what `compact` gives: polygons, or a run-length code; None without a mask.
         crowd: a region of many objects, which is neither trained on nor counted as missed.
     """
 
@@ -145,7 +147,7 @@ def checked(
     segmentation: Any = None, crowd: bool = False,
 ) -> Iterator[Instance]:  # fmt: skip
     """The instance, its box cut at the photo's border; nothing, and a note, where no area is left."""
-    if not all(np.isfinite(value) for value in box):
+    if not all(map(math.isfinite, box)):
         problems.add("box that is not of finite numbers", where)
         return
     x1, y1, x2, y2 = box
@@ -157,7 +159,7 @@ def checked(
         problems.add("box that reaches beyond its image, cut at the border", where)
     if segmentation is not None:
         try:
-            run_lengths(segmentation, height, width)
+            segmentation = compact(segmentation, height, width)
         except DataError as error:
             problems.add(f"mask that is no polygon and no run-length code ({error})", where)
             return
@@ -165,29 +167,38 @@ def checked(
     yield Instance(inside, label, own if area is None else area, segmentation, crowd)
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run-length code of any of its forms of a mask.
+def compact(segmentation: Any, height: int, width: int) -> Any:
+    """A mask in any of COCO's forms, checked, as polygons of doubles or as a run-length code.
+
+    Lists of numbers would take seven times the memory, and each worker a copy of its own.
 
     Raises:
-        DataError: it is none of them.
+        DataError: it is none of them, or of another size.
     """
-    maker = _pycocotools()
     try:
-        if isinstance(segmentation, list):
-            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if isinstance(segmentation, list | tuple):
+            polygons = tuple(array("d", polygon) for polygon in segmentation if len(polygon) >= 6)
             if not polygons or any(len(polygon) % 2 for polygon in polygons):
                 raise DataError("a polygon needs three points or more")
-            return maker.merge(maker.frPyObjects([[float(v) for v in p] for p in polygons], height, width))
+            return polygons
         if [int(side) for side in segmentation["size"]] != [height, width]:
             raise DataError(f"its size {segmentation['size']} is not the image's, {[height, width]}")
-        if isinstance(segmentation["counts"], list):
-            if sum(segmentation["counts"]) != height * width:
-                raise DataError("its counts do not add up to the image")
-            return maker.frPyObjects(segmentation, height, width)
         counts = segmentation["counts"]
-        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+        if isinstance(counts, list):
+            if sum(counts) != height * width:
+                raise DataError("its counts do not add up to the image")
+            return _pycocotools().frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else bytes(counts)}
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise DataError(f"{type(error).__name__}: {str(error)[:80]}") from error
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """COCO's compressed run-length code of what `compact` gave."""
+    if isinstance(segmentation, dict):
+        return segmentation
+    maker = _pycocotools()
+    return maker.merge(maker.frPyObjects([polygon.tolist() for polygon in segmentation], height, width))
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
