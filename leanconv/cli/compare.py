@@ -12,7 +12,7 @@ import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Pretrained, Where
 from leanconv.cli.output import say, show, show_json
-from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_flags
+from leanconv.cli.train_flags import Device, Recipe, device_of, train_config, with_train_flags
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def compare(
         raise
     options = {
         "batch": latency_batch,
-        "device": _device(device),
+        "device": device_of(device),
         "channels_last": config.channels_last,
         "threads": config.threads,
         "seconds": LATENCY_SECONDS,
@@ -119,12 +119,6 @@ def _name(targets: list[str], target: str, label: str) -> str | None:
     if len(set(targets)) < len(targets):
         raise SettingError(f"{target} is given twice; leave one out")
     return target if label == DENSE else f"{target} {label}"
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> dict[str, Any]:

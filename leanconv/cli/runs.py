@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from leanconv.cli.target import check_fits, make_useful_plan, open_target, stem
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import FileError, RunError, SettingError
 from leanconv.core.method import Method
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -253,11 +253,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FileError(f"{path} holds no JSON object; remove its folder and run again")
     return value
-
-
-def leads() -> bool:
-    """Whether this is the first of the processes that share a run, or the only one: it alone checks, locks and prints."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 @contextlib.contextmanager

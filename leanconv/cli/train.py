@@ -10,6 +10,7 @@ import typer
 from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Method, Pretrained, Target, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_flags
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from leanconv.cli.runs import Job
@@ -39,7 +40,7 @@ def train(
     The folder holds the settings, the metrics of each epoch, a checkpoint, the network and the result.
     """
     from leanconv.cli.methods import parse_method
-    from leanconv.cli.runs import Job, history, leads, run
+    from leanconv.cli.runs import Job, history, run
     from leanconv.data import open_data
 
     images = open_data(data, root=data_root, download=download)

@@ -90,6 +90,13 @@ Device = Annotated[
 ]
 
 
+def device_of(asked: str) -> str:
+    """What --device means on this machine."""
+    import torch
+
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def with_flags(flags: Sequence[Flag], function: Function) -> Function:
     """Give `function`, which ends in ``**settings``, these flags; those not given arrive as None."""
     hints = get_type_hints(function, include_extras=True)

@@ -11,10 +11,11 @@ from torch import nn
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """`model` in eval mode, and afterwards each of its modules as it was."""
-    training = [module for module in model.modules() if module.training]
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        model.train(before[0][1])  # some do more than to note it, such as torchvision's feature extractors
+        for module, training in before:
+            module.training = training

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
@@ -36,7 +37,7 @@ class PyramidBackbone(nn.Module):
         x: (N, 3, H, W), any H and W -> {"0": (N, out_channels, ceil(H / 4), ceil(W / 4)), ...}.
 
     Raises:
-        SettingError: no such layers, or a network whose code cannot be traced.
+        SettingError: no such layers, no norm to freeze, or a network whose code cannot be traced.
         TieError: the layers taken use weights of layers that are left out.
     """
 
@@ -60,7 +61,7 @@ class PyramidBackbone(nn.Module):
             self.body = create_feature_extractor(
                 network,
                 {name: str(i) for i, name in enumerate(names)},
-                tracer_kwargs={"leaf_modules": [ConvOp]},
+                tracer_kwargs={"leaf_modules": [ConvOp, _BatchNorm]},  # some norms of timm's would be taken apart
                 suppress_diff_warning=True,  # dropped paths and the like: two graphs are what is meant
             )
         except Exception as error:  # what tracing raises is unbounded
@@ -79,6 +80,8 @@ class PyramidBackbone(nn.Module):
             if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
                 parameter.requires_grad_(False)
         if frozen_norms:
+            if not self._norms():
+                raise SettingError(f"frozen_norms=True, and {type(network).__name__} has no batch norm; leave it out")
             for norm in self._norms():
                 norm.requires_grad_(False)
         self.train(self.training)
@@ -89,7 +92,7 @@ class PyramidBackbone(nn.Module):
         return self.source[0]
 
     def _norms(self) -> list[nn.Module]:
-        return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
+        return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> PyramidBackbone:
         """Frozen norms stay in eval mode."""
@@ -101,7 +104,8 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         levels: dict[str, Tensor] = self.fpn(self.body(x))
-        return levels
+        # anchors and boxes take the maps' type, and bfloat16 cannot tell pixels of a large photo apart
+        return {name: level.float() for name, level in levels.items()}
 
 
 def feature_layers(network: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
@@ -88,7 +88,19 @@ def create_detector(
         settings = {generator: _anchors(name, anchor_sizes)} | settings
     detector = DETECTORS[name](network, num_classes, common, settings)
     detector.leanconv_detector = note
+    for module_name, module in detector.named_modules():
+        if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
+            module.register_forward_hook(_in_float32)
     return detector
+
+
+def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """What a head gives, for the boxes and losses computed from it: bfloat16 cannot tell pixels of a large photo apart."""
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: _in_float32(module, inputs, value) for name, value in output.items()}
+    return type(output)(_in_float32(module, inputs, value) for value in output)
 
 
 def describe_detector(detector: nn.Module) -> dict[str, Any]:

@@ -123,18 +123,28 @@ def evaluate_detector(
         SettingError: pycocotools is missing; edges that do not rise from 0 on.
         DataError: the photos have no object at all.
     """
+    check_request(photos, by, edges)
     return score(detect(detector, photos, precision=precision, progress=progress), photos, by=by, edges=edges)
+
+
+def check_request(photos: Sequence[Photo], by: OcclusionBy | None = None, edges: Sequence[float] = EDGES) -> None:
+    """Raise what `evaluate_detector` would raise, before anything is computed."""
+    with _quiet():  # pycocotools is there
+        pass
+    if not any(photo.objects for photo in photos):
+        raise DataError(f"none of the {len(photos)} photos has an object; there is nothing to be found")
+    if by not in (None, "masks", "boxes"):
+        raise SettingError(f"by={by!r} must be masks, boxes or None")
+    if list(edges) != sorted(set(edges)) or not edges or edges[0] < 0 or edges[-1] > 1:
+        raise SettingError(f"edges={tuple(edges)} must rise, from 0 or more to at most 1")
 
 
 def score(
     detections: Detections, photos: Sequence[Photo], *, by: OcclusionBy | None = None, edges: Sequence[float] = EDGES
 ) -> Evaluation:
     """As `evaluate_detector`, of detections that are there already."""
+    check_request(photos, by, edges)
     objects = sum(len(photo.objects) for photo in photos)
-    if not objects:
-        raise DataError(f"none of the {len(photos)} photos has an object; there is nothing to be found")
-    if list(edges) != sorted(set(edges)) or not edges or edges[0] < 0 or edges[-1] > 1:
-        raise SettingError(f"edges={tuple(edges)} must rise, from 0 or more to at most 1")
     masks = detections.has_masks and all(i.segmentation is not None for photo in photos for i in photo.instances)
     scorers: dict[Kind, _Scorer] = {"bbox": _Scorer(photos, detections.boxes, "bbox")}
     if masks:
@@ -176,7 +186,8 @@ class _Scorer:
     def metrics(self, ids: Sequence[int] | None = None) -> dict[str, float | None]:
         """COCO's twelve in percent, over these images."""
         one: Any = copy.copy(self.evaluation)
-        chosen = self.ids if ids is None else [i for i in self.ids if i in set(ids)]
+        wanted = set(self.ids if ids is None else ids)
+        chosen = [i for i in self.ids if i in wanted]
         keep = np.isin(self.ids, chosen)
         one.params = copy.copy(one.params)
         one.params.imgIds = chosen

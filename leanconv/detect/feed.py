@@ -19,6 +19,7 @@ from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import Photo
 from leanconv.train.feed import Resumable
 
+MOST_IN_A_ROW = 50  # photos that cannot be read: more are no accident
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
 
@@ -82,7 +83,7 @@ class PhotoLoader(Epochs):
     """Batches of images and targets in a new order each epoch, from the seed and the epoch's number alone.
 
     An image that cannot be read is left out of its batch and handed to `on_bad`; a batch of such images alone is
-    replaced by the last one before it that had any.
+    replaced by the last one before it that had any, or by the first one. Many in a row are an error.
     """
 
     def __init__(
@@ -105,17 +106,28 @@ class PhotoLoader(Epochs):
             collate_fn=list,
         )
         before: Batch | None = None
+        held = in_a_row = 0  # batches without an image: at the epoch's start, and photos since the last good one
         for items in loader:
             good = [item for item in items if not isinstance(item, str)]
             for error in (item for item in items if isinstance(item, str)):
                 if self.on_bad is None:
                     raise DataError(error)
                 self.on_bad(error)
+            in_a_row = 0 if good else in_a_row + len(items)
+            if in_a_row > MOST_IN_A_ROW:
+                raise DataError(
+                    f"{in_a_row} photos in a row cannot be read; is the disk there? The last one: {items[-1]}"
+                )
             if good:
                 before = [image for image, _ in good], [target for _, target in good]
             if before is None:
-                raise DataError(f"no image of the first batch can be read; the last one: {items[-1]}")
-            yield before
+                held += 1
+                continue
+            for _ in range(1 + held):
+                yield before
+            held = 0
+        if before is None:
+            raise DataError(f"none of the {len(self.photos)} photos can be read; the last one: {items[-1]}")
 
 
 class Feed(pl.LightningDataModule):

@@ -16,13 +16,18 @@ from leanconv.train.base import Record, RunModule
 
 
 class DetectModule(RunModule):
-    """loss = the sum of the detector's losses + penalty(detector)."""
+    """loss = the sum of the detector's losses + penalty(detector).
+
+    Args:
+        unread: what the run's photos that could not be read are called; a resumed run adds to them.
+    """
 
     config: DetectConfig
 
-    def __init__(self, detector: nn.Module, config: DetectConfig) -> None:
+    def __init__(self, detector: nn.Module, config: DetectConfig, unread: list[str]) -> None:
         self.names = loss_names(detector)
         super().__init__(detector, config, sums=len(self.names) + 2)
+        self.unread = unread
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
@@ -37,6 +42,14 @@ class DetectModule(RunModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["progress"]["unread"] = list(self.unread)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.unread[:] = list(dict.fromkeys([*checkpoint["progress"]["unread"], *self.unread]))
 
     def take_record(self) -> Record:
         """What this epoch gave, over all processes; its sums start again."""

@@ -70,6 +70,7 @@ def marked(found: Sequence[Drawn], photo: Photo, overlap: float = 0.5) -> list[D
     done = []
     for one in ordered:
         same = [i for i, instance in enumerate(photo.instances) if instance.label == one.label]
+        same.sort(key=lambda i: photo.instances[i].crowd)  # an object before a crowd
         best, best_overlap = None, overlap
         for i in same:
             instance = photo.instances[i]
@@ -104,9 +105,9 @@ def draw(image: Tensor, panels: Mapping[str, Sequence[Drawn]], classes: Sequence
     scale = max(1.0, SHORTEST / width)
     inches = width * scale / PIXELS_AN_INCH, height * scale / PIXELS_AN_INCH + 0.35  # with a title above
     figure, axes = new_panels(1, len(panels), *inches)
-    pixels = image.permute(1, 2, 0).cpu().numpy()
+    pixels = (255 * image.permute(1, 2, 0)).round().to(torch.uint8).cpu().numpy()
     for one, (title, drawn) in zip(axes[0], panels.items(), strict=True):
-        one.imshow(pixels, interpolation="nearest")
+        one.imshow(_tinted(pixels, drawn), interpolation="nearest")
         one.set_axis_off()
         wrong = sum(box.mark == "false" for box in drawn)
         one.set_title(f"{title}: {len(drawn)}" + (f", {wrong} false" if wrong else ""), fontsize=9)
@@ -115,19 +116,33 @@ def draw(image: Tensor, panels: Mapping[str, Sequence[Drawn]], classes: Sequence
     return figure
 
 
+def name_of(label: int, classes: Sequence[str]) -> str:
+    """The class's name; its number where it has none."""
+    return classes[label - 1] if 0 < label <= len(classes) else str(label)
+
+
+def _colour(one: Drawn) -> str:
+    return FALSE if one.mark == "false" else COLOURS[(one.label - 1) % len(COLOURS)]
+
+
+def _tinted(pixels: np.ndarray, drawn: Sequence[Drawn]) -> np.ndarray:
+    """The photo with all masks on it, as one image."""
+    tinted = pixels.copy()
+    for one in drawn:
+        if one.mask is not None:
+            colour = np.array([int(_colour(one)[place : place + 2], 16) for place in (1, 3, 5)])
+            tinted[one.mask] = (0.6 * tinted[one.mask] + 0.4 * colour).astype(np.uint8)
+    return tinted
+
+
 def _draw(axes: Axes, one: Drawn, classes: Sequence[str]) -> None:
-    from matplotlib.colors import to_rgb
     from matplotlib.patches import Rectangle
 
-    colour = FALSE if one.mark == "false" else COLOURS[(one.label - 1) % len(COLOURS)]
+    colour = _colour(one)
     x1, y1, x2, y2 = one.box
-    if one.mask is not None:
-        overlay = np.zeros((*one.mask.shape, 4))
-        overlay[one.mask] = (*to_rgb(colour), 0.4)
-        axes.imshow(overlay, interpolation="nearest")
     line = {"found": "-", "false": "--", "truth": "-"}[one.mark]
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5, linestyle=line))
-    name = classes[one.label - 1] if 0 < one.label <= len(classes) else str(one.label)
+    name = name_of(one.label, classes)
     text = name if one.score is None else f"{name} {one.score:.2f}"
     if one.mark == "false":
         text = f"false: {text}"

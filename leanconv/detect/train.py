@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,9 +13,10 @@ from torch import nn
 
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
+from leanconv.core.processes import leads
 from leanconv.detect.build import describe_detector
 from leanconv.detect.config import DetectConfig
-from leanconv.detect.data import DetectionData
+from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.evaluate import has_masks
 from leanconv.train.folder import RunFolder
 from leanconv.train.run import FitResult
@@ -51,7 +53,7 @@ def fit_detector(
     """Train `detector` in place on the train part of `data`; the val part is never read.
 
     Afterwards it holds the weights of the last epoch, and resizes photos as in `config`. A photo that cannot be read is
-    left out of its batch and named; summary.json counts them.
+    left out of its batch and named; summary.json lists them (of several processes, those of the first).
 
     Args:
         out: the run's folder, as in `leanconv.train.fit`.
@@ -74,7 +76,7 @@ def fit_detector(
         progress=progress, accelerator=accelerator, devices=devices,
     )  # fmt: skip
     result = FitResult.of(history, "last")
-    if checkpoint is None or not folder.summary.exists():
+    if leads() and (checkpoint is None or not folder.summary.exists()):
         said = {name: value for name, value in asdict(result).items() if name != "history"}
         write_json(folder.summary, said | {"unread": unread.lines})
     return result
@@ -111,9 +113,10 @@ def resize_(detector: nn.Module, config: DetectConfig) -> None:
     settings |= {"min_size": list(config.min_size), "max_size": config.max_size}
 
 
-def _work(detector: nn.Module, photos: object, config: DetectConfig, unread: Unread) -> Work:
+def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, unread: Unread) -> Work:
     from leanconv.detect.feed import Feed
     from leanconv.detect.module import DetectModule
     from leanconv.train.loop import Work
 
-    return Work(DetectModule(detector, config), Feed(photos, config, has_masks(detector), unread))  # type: ignore[arg-type]
+    module = DetectModule(detector, config, unread.lines)
+    return Work(module, Feed(photos, config, has_masks(detector), unread))

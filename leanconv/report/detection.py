@@ -139,7 +139,7 @@ def occlusion_figure(runs: Sequence[Row], kind: str, metric: str = "AP") -> str 
             for bins, style in ((False, "o-"), (True, "x:")):
                 found = [
                     one
-                    for one in run["val"]["slices"]
+                    for one in sorted(run["val"]["slices"], key=lambda one: one["low"])
                     if (one["high"] is not None) == bins and one["metrics"][kind][metric] is not None
                 ]
                 axes.plot(

@@ -75,6 +75,10 @@ def test_run_length_codes_of_every_kind():
     for broken in ([[1, 2, 3]], [], {"size": [5, 8], "counts": "x"}, {"counts": [3]}, 7, [["a"] * 6]):
         with pytest.raises(DataError):
             compact(broken, 6, 8)
+    far = [[float("nan"), 1, 2, 3, 4, 5]], [[1e9, 1, 2, 3, 4, 5]]
+    for broken in (*far, {"size": [6, 8], "counts": "garbage"}, {"size": [6, 8], "counts": ""}):
+        with pytest.raises(DataError):
+            compact(broken, 6, 8)
     with pytest.raises(DataError, match="do not add up"):
         compact({"size": [6, 8], "counts": [3]}, 6, 8)
 
@@ -112,6 +116,19 @@ def test_what_is_wrong_is_named_and_counted_or_refused(tmp_path: Path, kind: str
         assert data.train[0].instances[-1].box == (60, 40, 64, 48)
     with pytest.raises(DataError, match="--on-bad skip"):
         open_detection(root, "refuse")
+
+
+def test_a_few_objects_without_a_mask_are_left_out(tmp_path: Path):
+    root = write_coco(tmp_path / "d", train=8)
+    before = sum(len(photo.objects) for photo in open_detection(root).train)
+    change(root, "train", annotations=[BOX | {"id": 900, "segmentation": []}])
+    data = open_detection(root)
+    assert data.has_masks and sum(len(photo.objects) for photo in data.train) == before
+    assert data.problems.counts == {"object without a mask, among others that have one": 1}
+    without = {name: value for name, value in BOX.items() if name != "area"}
+    change(root, "train", annotations=[without | {"id": 901, "segmentation": [[5, 5, 14, 5, 14, 14]]}])
+    triangle = open_detection(root, parts=("train",))
+    assert triangle.val == () and triangle.train[0].objects[-1].area == pytest.approx(40.5, abs=10)
 
 
 def test_files_and_sizes_that_are_missing(tmp_path: Path):
@@ -255,6 +272,24 @@ def test_images_that_are_not_as_they_should_be(tmp_path: Path):
     Image.new("RGB", (64, 40)).save(photo.path)
     with pytest.raises(DataError, match="64x40 pixels where the annotations say 64x48"):
         read_image(photo)
+
+
+def test_cityscapes_masks_are_the_pixels(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    pixels = draw.choice([0, 7, 26, 24001, 26002, 33003], (30, 17)).astype(np.uint16)
+    pixels[:, 5:7] = 26002  # a run that goes on in the next column
+    for folder, name in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_instanceIds")):
+        (tmp_path / folder / "val" / "bonn").mkdir(parents=True)
+        shown = pixels if folder == "gtFine" else np.zeros((30, 17, 3), dtype=np.uint8)
+        Image.fromarray(shown).save(tmp_path / folder / "val" / "bonn" / f"bonn_1_{name}.png")
+    data = open_detection(tmp_path)
+    assert not data.masks_overlap and len(data.val[0].instances) == 4
+    numbers = {("car", True): 26, ("person", False): 24001, ("car", False): 26002, ("bicycle", False): 33003}
+    for instance in data.val[0].instances:
+        mask = pixels == numbers[data.classes[instance.label - 1], instance.crowd]
+        assert np.array_equal(instance.mask(30, 17), mask) and instance.area == mask.sum()
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert instance.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
 def test_json_without_masks(tmp_path: Path):

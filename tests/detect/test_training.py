@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 import leanconv as lc
-from leanconv.core.errors import FileError, SettingError, TieError
+from leanconv.core.errors import DataError, FileError, SettingError, TieError
+from leanconv.core.modes import evaluating
 from leanconv.detect import (
     DetectConfig,
     create_detector,
@@ -100,6 +102,44 @@ def test_it_learns_and_resumes_exactly(tmp_path: Path):
     assert same(states(again), states(whole))
 
 
+def test_bf16_tells_pixels_of_a_large_photo_apart():
+    """A box of three pixels far to the right: its loss is that of float32, and boxes come in float32."""
+    made = detector().train()
+    made.transform.min_size, made.transform.max_size = (48,), 1300
+    image = torch.rand(3, 48, 1300)
+    target = {"boxes": torch.tensor([[1025.0, 20, 1028, 23]]), "labels": torch.tensor([1])}
+    torch.manual_seed(0)
+    exact = made([image], [target])
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = made([image], [target])
+    for name, value in exact.items():
+        assert rough[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.02), name
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = made.eval()([image])[0]
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["timm/efficientnet_b0", "timm/regnetx_002", "torchvision/resnet18"])
+def test_norms_of_every_kind_freeze_and_train(name: str):
+    """Also norms with an activation inside; and training after an evaluation is training."""
+    image, target = torch.rand(3, 64, 64), {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}
+    for frozen in (True, False):
+        made = create_detector(
+            "faster_rcnn", lc.create_model(name), 3, frozen_norms=frozen, pyramid_channels=16, min_size=64
+        )
+        made.train()
+        with evaluating(made):
+            made([image])
+        before = {key: value.clone() for key, value in made.backbone.body.named_buffers() if "running" in key}
+        made([image], [target])
+        after = dict(made.backbone.body.named_buffers())
+        changed = [key for key, value in before.items() if not torch.equal(value, after[key])]
+        assert before and bool(changed) != frozen and len(changed) in (0, len(before))
+    with pytest.raises(SettingError, match="has no batch norm"):
+        create_detector("faster_rcnn", lc.create_model("timm/convnext_atto"), 3, frozen_norms=True)
+
+
 def test_bf16(tmp_path: Path):
     data = open_detection(write_coco(tmp_path / "d"))
     made = detector("cascade_mask_rcnn", lc.Split())
@@ -119,6 +159,12 @@ def test_a_bad_photo_is_left_out_and_the_run_goes_on(tmp_path: Path, capsys: pyt
     assert len(said) == 1 and "001.png: no known image format" in said[0]
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["unread"]) == 1
     (root / "val" / "100.png").write_bytes(b"")
+    again = CONFIG.replace(batch_size=1, epochs=4)  # the bad one comes first in some epoch
+    assert fit_detector(detector(), data, again, tmp_path / "again", progress=False).epochs == 4
+    for photo in data.train:
+        photo.path.unlink()
+    with pytest.raises(DataError, match="none of the 4 photos can be read"):
+        fit_detector(detector(), data, CONFIG, tmp_path / "none", progress=False)
     scores = evaluate_detector(made, data.val)
     assert scores.photos == 2 and len(scores.unread) == 1 and "the file is empty" in scores.unread[0]
 
@@ -248,3 +294,13 @@ def test_pictures_mark_what_is_false(tmp_path: Path):
     assert sum(text.startswith("false: ") for text in texts) == 2 and "box 0.90" in texts
     with pytest.raises(SettingError, match="must lie in"):
         drawn_of(result, 2.0)
+    crowd = replace(photo.objects[0], crowd=True)
+    for order in (
+        (crowd, photo.objects[0]),
+        (photo.objects[0], crowd),
+    ):  # the second one finds the object, whatever the order
+        crowded = replace(photo, instances=order)
+        twice = {
+            name: torch.stack([value[0], value[0] if name != "scores" else value[1]]) for name, value in result.items()
+        }
+        assert [one.mark for one in marked(drawn_of(twice, 0.5), crowded)] == ["found", "found"]

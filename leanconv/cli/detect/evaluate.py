@@ -10,7 +10,7 @@ import typer
 from leanconv.cli.detect.flags import OnBad, Part, Photos, Runs
 from leanconv.cli.options import Json, Report
 from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.cli.train_flags import numbers
+from leanconv.cli.train_flags import Device, device_of, numbers
 
 if TYPE_CHECKING:
     from leanconv.detect import DetectionData
@@ -22,13 +22,14 @@ def evaluate(
     part: Part = "val",
     occlusion: Annotated[
         Literal["masks", "boxes", "none"] | None,
-        typer.Option("--occlusion", help="By what objects overlap. Default: masks where the data has them."),
+        typer.Option("--occlusion", help="By what objects overlap. Default: masks, where the data has some that can."),
     ] = None,
     edges: Annotated[
         str | None,
         typer.Option("--edges", metavar="RATIOS", help="Where bins of the occlusion ratio begin. [0,0.1,...,0.8]"),
     ] = None,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option("--precision", help="What it computes in.")] = "fp32",
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     on_bad: OnBad = "skip",
     report: Report = None,
@@ -40,18 +41,21 @@ def evaluate(
     """
     from leanconv.core.machine import provenance
     from leanconv.detect import open_detection
-    from leanconv.detect.evaluate import EDGES
+    from leanconv.detect.evaluate import EDGES, check_request
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    photos = open_detection(data, on_bad)
+    photos = open_detection(data, on_bad, (part,))
     for line in photos.problems.lines():
         say(f"leanconv: left out: {line}")
-    by = occlusion or ("masks" if photos.has_masks else "boxes")
+    by = occlusion or ("masks" if photos.has_masks and photos.masks_overlap else "boxes")
     cut = EDGES if edges is None else numbers("--edges", edges)
-    found = [_scored(run, photos, part, None if by == "none" else by, cut, precision) for run in runs]
+    check_request(photos.part(part), None if by == "none" else by, cut)
+    found = [
+        _scored(run, photos, part, None if by == "none" else by, cut, precision, device_of(device)) for run in runs
+    ]
     if as_json:
         asked = {"data": photos.name, "part": part, "occlusion": by, "edges": list(cut), "precision": precision}
         head = {**provenance(command_line()), "kind": "detection", "settings": asked, "n": 1, "seeds": []}
@@ -63,7 +67,7 @@ def evaluate(
 
 
 def _scored(
-    folder: str, data: DetectionData, part: Any, by: Any, edges: tuple[float, ...], precision: str
+    folder: str, data: DetectionData, part: Any, by: Any, edges: tuple[float, ...], precision: str, device: str
 ) -> dict[str, Any]:
     """One detector's counts and scores, as `leanconv detect train` writes them."""
     from leanconv.cli.detect.job import counts
@@ -71,7 +75,7 @@ def _scored(
     from leanconv.detect import evaluate_detector, load_detector
     from leanconv.detect.train import check_classes
 
-    detector = load_detector(folder)
+    detector = load_detector(folder).to(device)
     check_classes(detector, data)
     photos = data.part(part)
     with counter(f"{folder}: photos", len(photos)) as step:

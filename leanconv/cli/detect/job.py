@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from leanconv.cli.methods import label_of
 from leanconv.cli.output import say
-from leanconv.cli.runs import SUMMARY_FILE, leads, once, read_json
+from leanconv.cli.runs import SUMMARY_FILE, once, read_json
 from leanconv.cli.target import make_useful_plan, open_target
+from leanconv.cli.train_flags import device_of
 from leanconv.core.atomic import write_json
 from leanconv.core.method import Method
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,15 +97,17 @@ def run(job: DetectJob, folder: Path, *, resume: bool = True, progress: bool = T
         RunError: training failed.
     """
     from leanconv.detect import fit_detector
+    from leanconv.detect.evaluate import check_request
     from leanconv.detect.train import check_fits
 
     detector = job.create()  # before the folder is there: a mistake leaves nothing behind
     check_fits(detector, job.data)
     job.data.part("train")
+    check_request(job.data.part(job.part))
 
     def work() -> dict[str, Any]:
         fit_detector(detector, job.data, job.config, folder, resume=True, progress=progress, **device)
-        return _conclude(job, folder, detector) if leads() else {}
+        return _conclude(job, folder, detector, device.get("accelerator", "auto")) if leads() else {}
 
     return once(folder, job.identity(), work, resume=resume, scores="val")
 
@@ -116,7 +120,7 @@ def counts(detector: nn.Module) -> dict[str, int]:
     }
 
 
-def _conclude(job: DetectJob, folder: Path, detector: nn.Module) -> dict[str, Any]:
+def _conclude(job: DetectJob, folder: Path, detector: nn.Module, device: str) -> dict[str, Any]:
     from leanconv.detect import evaluate_detector, save_detector
 
     detector.cpu().eval()
@@ -125,6 +129,7 @@ def _conclude(job: DetectJob, folder: Path, detector: nn.Module) -> dict[str, An
     part = job.part
     photos = job.data.part(part)
     say(f"evaluating on {len(photos)} photos of the {part} part")
+    detector.to(device_of(device))
     scores = evaluate_detector(detector, photos, precision=job.config.precision)
     summary = {
         "status": "finished",

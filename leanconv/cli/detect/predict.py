@@ -9,6 +9,7 @@ import typer
 
 from leanconv.cli.options import Json
 from leanconv.cli.output import say, show, show_json
+from leanconv.cli.train_flags import Device, device_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +36,7 @@ def predict(
     score: Annotated[
         float, typer.Option("--score", min=0.0, max=1.0, help="Detections below this score are left out.")
     ] = 0.5,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find objects in photos; with --compare side by side, with --data beside the truth, false positives marked.
@@ -50,15 +52,16 @@ def predict(
     if out is None and not as_json:
         raise SettingError("predict draws into a folder or prints JSON; give --out DIR or --json")
     names = [run, *(compare or [])]
-    detectors = {name: load_detector(name) for name in names}
+    detectors = {name: load_detector(name).to(device_of(device)) for name in names}
     classes = tuple(describe_detector(detectors[run])["classes"])
     if any(tuple(describe_detector(d)["classes"]) != classes for d in detectors.values()):
         raise SettingError(f"{', '.join(names)} have different classes; compare detectors of the same data")
-    labelled = {} if data is None else _labelled(data)
+    labelled = {} if data is None else _labelled(data, detectors[run])
     rows: list[dict[str, Any]] = []
+    taken: set[Path] = set()
     for path in files_of(images):
         try:
-            rows.append(_one(path, detectors, classes, labelled.get(path.resolve()), score, out))
+            rows.append(_one(path, detectors, classes, labelled.get(path.resolve()), score, out, taken))
         except DataError as error:
             rows.append({"image": str(path), "error": str(error)})
             say(f"leanconv: not read: {error}")
@@ -74,16 +77,18 @@ def predict(
         raise typer.Exit(1)
 
 
-def _labelled(folder: Path) -> dict[Path, Photo]:
+def _labelled(folder: Path, detector: nn.Module) -> dict[Path, Photo]:
     from leanconv.detect import open_detection
+    from leanconv.detect.train import check_classes
 
     data = open_detection(folder)
+    check_classes(detector, data)
     return {photo.path.resolve(): photo for photo in (*data.train, *data.val)}
 
 
 def _one(
     path: Path, detectors: dict[str, nn.Module], classes: tuple[str, ...], photo: Photo | None, score: float,
-    out: Path | None,
+    out: Path | None, taken: set[Path],
 ) -> dict[str, Any]:  # fmt: skip
     import torch
 
@@ -98,17 +103,22 @@ def _one(
         panels["truth"] = pictures.truth_of(photo)
     for name, detector in detectors.items():
         with torch.inference_mode():
-            drawn = pictures.drawn_of(detector([image])[0], score)
+            drawn = pictures.drawn_of(detector([image.to(next(detector.parameters()).device)])[0], score)
         if photo is not None:
             drawn = pictures.marked(drawn, photo)
         panels[name] = drawn
         found[name] = [
-            {"box": one.box, "label": classes[one.label - 1], "score": one.score}
+            {"box": one.box, "label": pictures.name_of(one.label, classes), "score": one.score}
             | ({} if photo is None else {"false": one.mark == "false"})
             for one in drawn
         ]
     row: dict[str, Any] = {"image": str(path), "labelled": photo is not None, "found": found}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        row["drawn"] = str(save_figure(pictures.draw(image, panels, classes), out / f"{path.stem}.png"))
+        file, number = out / f"{path.stem}.png", 1
+        while file in taken:  # of another folder, or of another kind
+            number += 1
+            file = out / f"{path.stem}-{number}.png"
+        taken.add(file)
+        row["drawn"] = str(save_figure(pictures.draw(image, panels, classes), file))
     return row

@@ -13,6 +13,7 @@ from leanconv.cli.options import Exclude, Init, Json, Method, Pretrained, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, given_flags, numbers
 from leanconv.core.errors import SettingError
+from leanconv.core.processes import leads
 
 
 @with_detect_flags
@@ -70,7 +71,6 @@ def train(
     """
     from leanconv.cli.detect.job import DetectJob, run
     from leanconv.cli.methods import parse_method
-    from leanconv.cli.runs import leads
     from leanconv.detect import open_detection
     from leanconv.detect.recipes import recipe_of
 

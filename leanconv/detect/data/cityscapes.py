@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from leanconv.detect.data.records import Instance, Photo, Problems, checked, encode
+from leanconv.detect.data.records import Instance, Photo, Problems, checked
 
 # its own numbers of the classes that have instances
 THINGS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
@@ -37,16 +37,24 @@ def read_cityscapes(root: Path, part: str, problems: Problems) -> tuple[Photo, .
 
 def _instances(pixels: np.ndarray, name: str, problems: Problems) -> list[Instance]:
     height, width = pixels.shape
+    flat = pixels.T.reshape(-1)  # column by column, as COCO's run-length codes
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [flat.size]])
+    numbers = flat[starts]
     found: list[Instance] = []
-    for number in np.unique(pixels).tolist():
+    for number in np.unique(numbers).tolist():
         kind, crowd = (number // 1000, False) if number >= 1000 else (number, True)
         if kind not in LABELS:
             continue
-        mask = pixels == number
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+        mine = numbers == number
+        begin, end = starts[mine], ends[mine]
+        # gaps and runs in turn, from the photo's first pixel to its last
+        counts = np.diff(np.stack([begin, end], 1).reshape(-1), prepend=0, append=flat.size).tolist()
+        wraps = bool(((end - 1) // height > begin // height).any())  # a run goes on at the top of the next column
+        top, bottom = (0, height) if wraps else (int((begin % height).min()), int(((end - 1) % height).max()) + 1)
+        box = (float(begin.min() // height), float(top), float((end.max() - 1) // height + 1), float(bottom))
         found += checked(
-            box, LABELS[kind], height, width, problems, f"{name}, instance {number}", area=float(mask.sum()),
-            segmentation=encode(mask), crowd=crowd,
+            box, LABELS[kind], height, width, problems, f"{name}, instance {number}", area=float((end - begin).sum()),
+            segmentation={"size": [height, width], "counts": counts}, crowd=crowd,
         )  # fmt: skip
     return found

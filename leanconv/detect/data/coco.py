@@ -11,6 +11,7 @@ from leanconv.core.errors import DataError
 from leanconv.detect.data.records import Instance, Photo, Problems, checked
 
 Categories = tuple[tuple[int, str], ...]
+FEW = 0.1  # of the objects: so many without a mask are a slip, more are data of boxes
 
 
 def read_coco(file: Path, folders: list[Path], problems: Problems) -> tuple[Categories, tuple[Photo, ...], bool]:
@@ -35,7 +36,6 @@ def read_coco(file: Path, folders: list[Path], problems: Problems) -> tuple[Cate
         problems.add("image whose id another one has too", str(file))
     labels = {number: label for label, (number, _) in enumerate(categories, start=1)}
     by_image: dict[int, list[Instance]] = defaultdict(list)
-    has_masks = True
     for annotation in annotations:
         where = f"{file.name}, annotation {annotation.get('id', '?') if isinstance(annotation, dict) else '?'}"
         try:
@@ -58,13 +58,27 @@ def read_coco(file: Path, folders: list[Path], problems: Problems) -> tuple[Cate
             area=float(area) if isinstance(area, int | float) else None,
             segmentation=annotation.get("segmentation") or None, crowd=bool(annotation.get("iscrowd", 0)),
         )  # fmt: skip
-        has_masks = has_masks and bool(annotation.get("segmentation"))
+    has_masks = _have_masks(by_image, file, problems)
     photos = []
     for number, image in sorted(images.items()):
         photo = _photo(number, image, file, folders, by_image[number], problems)
         if photo is not None:
             photos.append(photo)
-    return categories, tuple(photos), has_masks and bool(annotations)
+    return categories, tuple(photos), has_masks
+
+
+def _have_masks(by_image: dict[int, list[Instance]], file: Path, problems: Problems) -> bool:
+    """Whether the objects have masks; the few that have none among many that do are left out."""
+    without = sum(instance.segmentation is None for found in by_image.values() for instance in found)
+    total = sum(map(len, by_image.values()))
+    if not total or without > FEW * total:
+        return False
+    for number, found in by_image.items() if without else ():
+        kept = [instance for instance in found if instance.segmentation is not None]
+        for _ in range(len(found) - len(kept)):
+            problems.add("object without a mask, among others that have one", f"{file.name}, image {number}")
+        by_image[number] = kept
+    return True
 
 
 def _photo(

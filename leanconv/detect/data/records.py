@@ -17,6 +17,8 @@ from leanconv.core.errors import DataError, SettingError
 OnBad = Literal["skip", "refuse"]
 Box = tuple[float, float, float, float]
 Part = Literal["train", "val"]
+THINNEST = 0.01  # pixels of a box's side: less may vanish in float32
+FAR = 10  # image sides that a polygon may reach beyond its image
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class DetectionData:
         classes: their names; label i is ``classes[i - 1]``.
         category_ids: the numbers that the data set's own files give them.
         has_masks: whether every object has a mask.
+        masks_overlap: whether two masks can cover a pixel; not where they are drawn as one image of instance numbers.
     """
 
     name: str
@@ -117,6 +120,7 @@ class DetectionData:
     val: tuple[Photo, ...]
     has_masks: bool
     problems: Problems
+    masks_overlap: bool = True
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -152,7 +156,7 @@ def checked(
         return
     x1, y1, x2, y2 = box
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    if inside[2] <= inside[0] or inside[3] <= inside[1]:
+    if inside[2] - inside[0] < THINNEST or inside[3] - inside[1] < THINNEST:
         problems.add("box without an area in its image", where)
         return
     if any(abs(before - after) > 1.0 for before, after in zip(box, inside, strict=True)):
@@ -161,8 +165,10 @@ def checked(
         try:
             segmentation = compact(segmentation, height, width)
         except DataError as error:
-            problems.add(f"mask that is no polygon and no run-length code ({error})", where)
+            problems.add("mask that is no polygon and no run-length code", f"{where}: {error}")
             return
+    if area is None and segmentation is not None:
+        area = float(_pycocotools().area(run_lengths(segmentation, height, width)))
     own = (inside[2] - inside[0]) * (inside[3] - inside[1])
     yield Instance(inside, label, own if area is None else area, segmentation, crowd)
 
@@ -180,6 +186,9 @@ def compact(segmentation: Any, height: int, width: int) -> Any:
             polygons = tuple(array("d", polygon) for polygon in segmentation if len(polygon) >= 6)
             if not polygons or any(len(polygon) % 2 for polygon in polygons):
                 raise DataError("a polygon needs three points or more")
+            far = FAR * max(height, width)  # pycocotools draws what is outside too, and crashes far away
+            if not all(-far <= value <= far for polygon in polygons for value in polygon):
+                raise DataError("a polygon's points must be numbers near the image")
             return polygons
         if [int(side) for side in segmentation["size"]] != [height, width]:
             raise DataError(f"its size {segmentation['size']} is not the image's, {[height, width]}")
@@ -188,7 +197,11 @@ def compact(segmentation: Any, height: int, width: int) -> Any:
             if sum(counts) != height * width:
                 raise DataError("its counts do not add up to the image")
             return _pycocotools().frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else bytes(counts)}
+        code = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else bytes(counts)}
+        if not counts:
+            raise DataError("its counts are empty")
+        _pycocotools().decode(code)
+        return code
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise DataError(f"{type(error).__name__}: {str(error)[:80]}") from error
 
@@ -198,7 +211,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation, dict):
         return segmentation
     maker = _pycocotools()
-    return maker.merge(maker.frPyObjects([polygon.tolist() for polygon in segmentation], height, width))
+    return maker.merge(maker.frPyObjects([list(polygon) for polygon in segmentation], height, width))
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:

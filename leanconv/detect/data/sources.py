@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from leanconv.core.errors import DataError
 from leanconv.detect.data import cityscapes, voc
 from leanconv.detect.data.coco import Categories, read_coco
-from leanconv.detect.data.records import DetectionData, OnBad, Photo, Problems
+from leanconv.detect.data.records import DetectionData, OnBad, Part, Photo, Problems
 
 LAYOUTS = """annotations/instances_train*.json and instances_val*.json with images in train*/ and val*/ (COCO); \
 train/_annotations.coco.json and valid/ likewise; Annotations/, JPEGImages/ and ImageSets/ (Pascal VOC); \
 leftImg8bit/ and gtFine/ (Cityscapes)"""
-PARTS = ("train", "val")
+PARTS: tuple[Part, ...] = ("train", "val")
 ALSO = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # names of the parts in folders
 
 
-def open_detection(folder: str | os.PathLike[str], on_bad: OnBad = "skip") -> DetectionData:
+def open_detection(
+    folder: str | os.PathLike[str], on_bad: OnBad = "skip", parts: Sequence[Part] = PARTS
+) -> DetectionData:
     """Photos with their objects from a folder in one of the usual layouts.
 
     - COCO: ``annotations/instances_train*.json`` and ``instances_val*.json``, the images in ``train*/``, ``val*/`` or
@@ -28,6 +31,7 @@ def open_detection(folder: str | os.PathLike[str], on_bad: OnBad = "skip") -> De
     Args:
         on_bad: what is wrong (no file, an unknown category, a box outside its image, ...) is left out, named and counted
             in ``problems``, or refused.
+        parts: which of "train" and "val" to read.
 
     Raises:
         DataError: no such folder, none of the layouts, or nothing in it that can be used.
@@ -38,16 +42,17 @@ def open_detection(folder: str | os.PathLike[str], on_bad: OnBad = "skip") -> De
     problems = Problems(on_bad)
     name = root.resolve().name
     if (root / "leftImg8bit").is_dir():
-        parts = {part: cityscapes.read_cityscapes(root, part, problems) for part in PARTS}
-        numbers = tuple(cityscapes.THINGS)
-        return DetectionData(name, cityscapes.CLASSES, numbers, parts["train"], parts["val"], True, problems)
+        train, val = (cityscapes.read_cityscapes(root, part, problems) if part in parts else () for part in PARTS)
+        return DetectionData(name, cityscapes.CLASSES, tuple(cityscapes.THINGS), train, val, True, problems, False)
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
         masks = (root / "SegmentationObject").is_dir()
         names = {part: voc.names_of(root, part, masks) for part in PARTS}
         classes = voc.classes_of(root, names["train"] + names["val"])
-        train, val = (voc.read_voc(root, names[part], classes, problems, masks) for part in PARTS)
-        return DetectionData(name, classes, tuple(range(1, len(classes) + 1)), train, val, masks, problems)
-    files = {part: _coco_file(root, part) for part in PARTS}
+        train, val = (
+            voc.read_voc(root, names[part], classes, problems, masks) if part in parts else () for part in PARTS
+        )
+        return DetectionData(name, classes, tuple(range(1, len(classes) + 1)), train, val, masks, problems, False)
+    files = {part: _coco_file(root, part) if part in parts else None for part in PARTS}
     if not any(files.values()):
         raise DataError(f"{root}: none of the layouts that are known; it needs {LAYOUTS}")
     return _coco(name, root, files, problems)
