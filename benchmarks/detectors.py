@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", default="timm/resnet10t")
     parser.add_argument("--detectors", default=",".join(DETECTORS))
+    parser.add_argument("--methods", default=";".join(METHODS), help="with semicolons between them")
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; finished ones are not repeated")
@@ -50,7 +51,7 @@ def main() -> None:
             epochs=given.epochs, batch_size=4, lr=0.01 if one_stage else 0.02, schedule="cosine", warmup_epochs=3,
             min_size=(160,), max_size=256, clip=10.0, flip=0.0, threads=given.threads,
         )  # fmt: skip
-        for text in METHODS:
+        for text in given.methods.split(";"):
             method = parse_method(text)
             build = BUILD | ({} if one_stage else FEW)
             job = DetectJob(name, given.backbone, method, data, config, WHERE if method else (), build=build)
