@@ -23,6 +23,7 @@ from leanconv.detect import DetectConfig, evaluate_detector, load_detector, open
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
 METHODS = ("dense", "tied_block(blocks=2)", "split(ratio=0.5)")
+EPOCHS = {"cascade_mask_rcnn": 48, "retinanet": 60}  # others 80
 WHERE = ("layer*.conv[12]",)
 BUILD = {"pyramid_channels": 128, "anchor_sizes": (16, 32, 64, 128, 256)}
 FEW = {  # proposals: as many as small photos need
@@ -37,7 +38,6 @@ def main() -> None:
     parser.add_argument("--backbone", default="timm/resnet10t")
     parser.add_argument("--detectors", default=",".join(DETECTORS))
     parser.add_argument("--methods", default=";".join(METHODS), help="with semicolons between them")
-    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; finished ones are not repeated")
     parser.add_argument("-o", "--out", type=Path)
@@ -48,12 +48,12 @@ def main() -> None:
     for name in given.detectors.split(","):
         one_stage = name == "retinanet"
         config = DetectConfig(
-            epochs=given.epochs, batch_size=4, lr=0.01 if one_stage else 0.02, schedule="cosine", warmup_epochs=3,
+            epochs=EPOCHS.get(name, 80), batch_size=4, lr=0.03 if one_stage else 0.02, schedule="cosine", warmup_epochs=3,
             min_size=(160,), max_size=256, clip=10.0, flip=0.0, threads=given.threads,
         )  # fmt: skip
         for text in given.methods.split(";"):
             method = parse_method(text)
-            build = BUILD | ({} if one_stage else FEW)
+            build = BUILD | ({"norm_head": True} if one_stage else FEW)
             job = DetectJob(name, given.backbone, method, data, config, WHERE if method else (), build=build)
             folder = given.runs / f"{name}-{label_of(method).replace('(', '-').rstrip(')')}"
             summary = run(job, folder)
@@ -63,7 +63,7 @@ def main() -> None:
             row |= {"detector": name, "method": text, "backbone": given.backbone, **trained}
             rows.append(row)
             print(row["label"], found.metrics, flush=True)
-    settings = {"lr": 0.02, "lr_retinanet": 0.01, "batch_size": 4, "min_size": 160, "max_size": 256, "where": WHERE}
+    settings = {"lr": 0.02, "lr_retinanet": 0.03, "batch_size": 4, "min_size": 160, "max_size": 256, "where": WHERE}
     settings |= {"build": BUILD | FEW, "threads": given.threads}
     command = shlex.join(["python", "benchmarks/detectors.py", *sys.argv[1:]])
     if given.out is not None:

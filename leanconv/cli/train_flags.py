@@ -75,6 +75,7 @@ FLAGS = (
     Flag("threads", int, None, "CPU threads."),
     Flag("no_decay_norm", bool, False, "No weight decay on biases and norms."),
     Flag("record_gradients", bool, False, "Keep the gradients' sizes of shared weights, for analyse --what gradients."),
+    Flag("sync_norms", bool, False, "Batch norms take their statistics over all GPUs together."),
 )
 
 Recipe = Annotated[

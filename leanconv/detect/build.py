@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
@@ -34,6 +37,7 @@ def create_detector(
     frozen: Sequence[str] = (),
     pyramid_channels: int = 256,
     anchor_sizes: Sequence[int] | None = None,
+    norm_head: bool = False,
     classes: Sequence[str] = (),
     **settings: Any,
 ) -> nn.Module:
@@ -50,6 +54,7 @@ def create_detector(
         layers, frozen_norms, frozen: of `leanconv.detect.backbone.PyramidBackbone`.
         pyramid_channels: of each level of the feature pyramid; the boxes' and masks' heads read so many.
         anchor_sizes: pixels of the anchors of each of the five levels, instead of 32 to 512: smaller for small photos.
+        norm_head: group norms in RetinaNet's head, as in torchvision's second version; without them it does not learn from scratch.
         classes: names of the classes, without the background.
         settings: of torchvision's detector: min_size, max_size, box_score_thresh, ...
 
@@ -79,6 +84,9 @@ def create_detector(
     if unknown:
         raise SettingError(f"{unknown[0]} is not a setting of {name}; it has {', '.join(sorted(known))}")
     note = {"name": name, "num_classes": num_classes, "classes": list(classes), "anchor_sizes": anchor_sizes}
+    if norm_head and name != "retinanet":
+        raise SettingError(f"norm_head=True is for retinanet; {name} has no such head")
+    note["norm_head"] = norm_head
     whole("pyramid_channels", pyramid_channels, 1)
     common = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
     note |= common | {"pyramid_channels": pyramid_channels, "settings": dict(settings)}
@@ -87,6 +95,10 @@ def create_detector(
         generator = "anchor_generator" if name == "retinanet" else "rpn_anchor_generator"
         settings = {generator: _anchors(name, anchor_sizes)} | settings
     detector = DETECTORS[name](network, num_classes, common, settings)
+    if norm_head:
+        norm = partial(nn.GroupNorm, math.gcd(32, pyramid_channels))
+        each = detector.anchor_generator.num_anchors_per_location()[0]
+        detector.head = RetinaNetHead(pyramid_channels, each, num_classes, norm_layer=norm)
     detector.leanconv_detector = note
     for module_name, module in detector.named_modules():
         if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from leanconv.core.errors import SettingError
 
 # how a run is executed rather than what it computes: may change on resuming
-EXECUTION = ("workers", "threads", "record_gradients")
+EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
 
 
 class RunConfig(BaseModel):
@@ -30,6 +30,7 @@ class RunConfig(BaseModel):
         validation: fraction of the train part held out; 0 trains on all of it and selects nothing.
         no_decay_norm: no weight decay on biases and norms (every parameter of fewer than two dimensions).
         record_gradients: the largest and the mean absolute gradient of each shared weight, every ten steps, in gradients.jsonl.
+        sync_norms: batch norms take their statistics over all GPUs of the run together, for few images on each.
 
     Raises:
         SettingError: an unknown setting or a value outside its rule.
@@ -59,6 +60,7 @@ class RunConfig(BaseModel):
     threads: int | None = Field(None, ge=1)
     no_decay_norm: bool = False
     record_gradients: bool = False
+    sync_norms: bool = False
 
     def __init__(self, **settings: Any) -> None:
         try:

@@ -15,8 +15,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from leanconv.core.errors import FileError
+from leanconv.core.errors import FileError, SettingError
 from leanconv.core.logs import only_errors
 from leanconv.train.base import Record, RunModule
 from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
@@ -24,6 +25,8 @@ from leanconv.train.config import RunConfig
 from leanconv.train.folder import RunFolder
 from leanconv.train.gradients import GradientRecorder
 from leanconv.train.progress import ProgressBar
+
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,11 @@ def train_loop(
 
     Raises:
         FileError: the checkpoint belongs to another network.
+        SettingError: sync_norms, and norms that torch would not replace rightly.
         RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
+    if config.sync_norms:
+        _check_plain_norms(model)
     if checkpoint is not None:
         _check_fits(model, checkpoint, folder.checkpoint)
         history: list[Record] = checkpoint["progress"]["history"]
@@ -89,6 +95,7 @@ def train_loop(
             num_sanity_val_steps=0,
             limit_val_batches=None if config.validation else 0,
             use_distributed_sampler=False,
+            sync_batchnorm=config.sync_norms,
         )
         model.train()
         if config.channels_last:
@@ -102,6 +109,13 @@ def train_loop(
 def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The network's own state, averaged where the run averages."""
     return {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+
+
+def _check_plain_norms(model: nn.Module) -> None:
+    """torch replaces batch norms by synchronised ones, and what a subclass adds, an activation say, would be lost."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and type(module) not in PLAIN_NORMS:
+            raise SettingError(f"sync_norms=True cannot replace {name!r}, a {type(module).__name__}; leave it out")
 
 
 def _check_fits(model: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:

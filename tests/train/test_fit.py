@@ -237,6 +237,20 @@ def test_compile_leaves_the_model_as_it_was(data: ImageData, tmp_path: Path, mon
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
 
 
+def test_norms_that_cannot_be_synchronised_are_refused(data: ImageData, tmp_path: Path) -> None:
+    class Active(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    config = SMALL.replace(epochs=1, sync_norms=True)
+    model = Net()
+    plain = fit(model, data, config, tmp_path / "plain", progress=False)
+    assert plain.epochs == 1
+    model.norm = Active(4)
+    with pytest.raises(SettingError, match="sync_norms=True cannot replace 'norm', a Active"):
+        fit(model, data, config, tmp_path / "active", progress=False)
+
+
 def test_the_network_must_suit_the_data(data: ImageData, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="has 7 outputs, the data 3 classes; build it with num_classes=3"):
         fit(Net(classes=7), data, SMALL, tmp_path, progress=False)

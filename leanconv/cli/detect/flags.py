@@ -35,6 +35,7 @@ FLAGS = (
     Flag("threads", int, None, "CPU threads."),
     Flag("no_decay_norm", bool, False, "No weight decay on biases and norms."),
     Flag("record_gradients", bool, False, "Keep the gradients' sizes of shared weights, for analyse --what gradients."),
+    Flag("sync_norms", bool, False, "Batch norms take their statistics over all GPUs together."),
 )
 # of `RunConfig`, and without a meaning here
 UNUSED = ("patience", "pct_start", "div_factor", "final_div_factor", "validation")

@@ -53,6 +53,9 @@ def train(
         str | None,
         typer.Option("--anchor-sizes", metavar="PIXELS", help="One for each of five levels. [32,64,128,256,512]"),
     ] = None,
+    norm_head: Annotated[
+        bool, typer.Option("--norm-head", help="Group norms in RetinaNet's head, to train it from scratch.")
+    ] = False,
     settings_of_detector: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of torchvision's detector; may be repeated."),
@@ -80,7 +83,7 @@ def train(
         for line in photos.problems.lines():
             say(f"leanconv: left out: {line}")
     build: dict[str, Any] = {"frozen_norms": frozen_norms, "frozen": tuple(frozen or ())}
-    build["pyramid_channels"] = pyramid_channels
+    build |= {"pyramid_channels": pyramid_channels, "norm_head": norm_head}
     if layers is not None:
         build["layers"] = tuple(layers.split(","))
     if anchor_sizes is not None:
