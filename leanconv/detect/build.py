@@ -54,7 +54,7 @@ def create_detector(
         layers, frozen_norms, frozen: of `leanconv.detect.backbone.PyramidBackbone`.
         pyramid_channels: of each level of the feature pyramid; the boxes' and masks' heads read so many.
         anchor_sizes: pixels of the anchors of each of the five levels, instead of 32 to 512: smaller for small photos.
-        norm_head: group norms in RetinaNet's head, as in torchvision's second version; without them it does not learn from scratch.
+        norm_head: group norms in RetinaNet's head, as in torchvision's second version: it learns little from scratch without.
         classes: names of the classes, without the background.
         settings: of torchvision's detector: min_size, max_size, box_score_thresh, ...
 

@@ -222,6 +222,18 @@ def test_mirrored_photos_have_mirrored_objects(tmp_path: Path):
     assert torch.equal(back["boxes"], target["boxes"]) and torch.equal(back["masks"], target["masks"])
 
 
+def test_retinanet_with_norms_in_its_head(tmp_path: Path):
+    made = create_detector(
+        "retinanet", lc.create_model("timm/resnet10t"), 3, pyramid_channels=48, norm_head=True
+    ).eval()
+    norms = [module for module in made.head.modules() if isinstance(module, nn.GroupNorm)]
+    assert len(norms) == 8 and norms[0].num_groups == 16
+    save_detector(made, tmp_path / "d")
+    assert same(states(made), states(load_detector(tmp_path / "d")))
+    with pytest.raises(SettingError, match="norm_head=True is for retinanet"):
+        create_detector("faster_rcnn", lc.create_model("timm/resnet10t"), 3, norm_head=True)
+
+
 METHODS = {
     "dense": None,
     "tied_block": lc.TiedBlock(2),
