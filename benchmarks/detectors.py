@@ -23,7 +23,7 @@ from leanconv.detect import DetectConfig, evaluate_detector, load_detector, open
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
 METHODS = ("dense", "tied_block(blocks=2)", "split(ratio=0.5)")
-EPOCHS = {"cascade_mask_rcnn": 48, "retinanet": 60}  # others 80
+EPOCHS = {"cascade_mask_rcnn": 48, "retinanet": 120}  # others 80
 WHERE = ("layer*.conv[12]",)
 BUILD = {"pyramid_channels": 128, "anchor_sizes": (16, 32, 64, 128, 256)}
 FEW = {  # proposals: as many as small photos need
