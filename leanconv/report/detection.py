@@ -127,8 +127,11 @@ def losses(history: Sequence[Row]) -> str:
 
 
 def occlusion_figure(runs: Sequence[Row], kind: str, metric: str = "AP") -> str | None:
-    """A metric on photos of at least an occlusion ratio, and in bins of it (dotted), one colour a detector (TBC, Fig. 7)."""
-    shown = [run for run in runs if kind in run["val"]["metrics"] and run["val"]["slices"]]
+    """A metric on photos of at least an occlusion ratio, and in bins of it (dotted), one colour a detector (TBC, Fig. 7).
+
+    None without bins to compare.
+    """
+    shown = [run for run in runs if kind in run["val"]["metrics"] and len(run["val"]["slices"]) > 1]
     if not shown:
         return None
     colours = colours_of([run["label"] for run in shown])
