@@ -51,7 +51,8 @@ def main() -> None:
         for backbone, detector in made.items():
             taken = times[backbone][1:]
             row = {"detector": name, "backbone": backbone, "params": sum(p.numel() for p in detector.parameters())}
-            row |= {"seconds": statistics.median(taken), "all_seconds": taken, "rounds": given.rounds}
+            row |= {"seconds": statistics.median(taken), "seconds_min": min(taken), "seconds_max": max(taken)}
+            row["rounds"] = given.rounds
             rows.append(row)
             print(row, flush=True)
     command = shlex.join(["python", "benchmarks/detector_step.py", *sys.argv[1:]])
