@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,18 +11,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError
 from leanconv.data.encoded import Files, decode
 from leanconv.data.loader import Epochs
 from leanconv.data.sampling import Sampling
 from leanconv.data.seeds import generator
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import Photo
-from leanconv.train.feed import Resumable
+from leanconv.train.feed import Resumable, per_process
 
 MOST_IN_A_ROW = 50  # photos that cannot be read: more are no accident
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
+
+
+def read_file(path: Path) -> Tensor:
+    """An image file as float32 RGB in [0, 1], (3, H, W).
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    return decode(Files([str(path)]), 0).float() / 255
 
 
 def read_image(photo: Photo) -> Tensor:
@@ -30,11 +40,11 @@ def read_image(photo: Photo) -> Tensor:
     Raises:
         DataError: it cannot be decoded, or its size is not what the annotations say.
     """
-    image = decode(Files([str(photo.path)]), 0)
+    image = read_file(photo.path)
     if image.shape[1:] != (photo.height, photo.width):
         found, said = f"{image.shape[2]}x{image.shape[1]}", f"{photo.width}x{photo.height}"
         raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; mend or drop this image")
-    return image.float() / 255
+    return image
 
 
 def target_of(photo: Photo, masks: bool) -> Target:
@@ -45,7 +55,7 @@ def target_of(photo: Photo, masks: bool) -> Target:
         "labels": torch.tensor([instance.label for instance in objects], dtype=torch.int64),
     }
     if masks:
-        target["masks"] = torch.from_numpy(photo.masks(objects)).to(torch.uint8)
+        target["masks"] = torch.from_numpy(photo.masks()).to(torch.uint8)
     return target
 
 
@@ -149,12 +159,10 @@ class Feed(pl.LightningDataModule):
     def train_dataloader(self) -> Resumable:
         config = self.config
         assert self.trainer is not None
-        rank, processes = self.trainer.global_rank, self.trainer.world_size
-        if config.batch_size % processes:
-            raise SettingError(f"batch_size={config.batch_size} must be a multiple of the {processes} processes")
+        processes = self.trainer.world_size
         sampling = Sampling(
-            len(self.photos), config.batch_size // processes, True, config.seed,
-            drop_last=len(self.photos) >= config.batch_size, rank=rank, world_size=processes,
+            len(self.photos), per_process(config.batch_size, processes), True, config.seed,
+            drop_last=len(self.photos) >= config.batch_size, rank=self.trainer.global_rank, world_size=processes,
         )  # fmt: skip
         loader = PhotoLoader(
             self.photos, sampling, masks=self.masks, flip=config.flip, workers=config.workers, on_bad=self.on_bad

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
-from leanconv.core.processes import leads
 from leanconv.detect.build import describe_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.evaluate import has_masks
 from leanconv.train.folder import RunFolder
-from leanconv.train.run import FitResult
+from leanconv.train.run import FitResult, concluded
 
 if TYPE_CHECKING:
     from leanconv.train.loop import Work
@@ -75,11 +72,7 @@ def fit_detector(
         detector, partial(_work, detector, photos, config, unread), config, folder, checkpoint,
         progress=progress, accelerator=accelerator, devices=devices,
     )  # fmt: skip
-    result = FitResult.of(history, "last")
-    if leads() and (checkpoint is None or not folder.summary.exists()):
-        said = {name: value for name, value in asdict(result).items() if name != "history"}
-        write_json(folder.summary, said | {"unread": unread.lines})
-    return result
+    return concluded(folder, checkpoint, history, "last", unread=unread.lines)
 
 
 def check_fits(detector: nn.Module, data: DetectionData) -> None:

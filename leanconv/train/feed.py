@@ -16,6 +16,17 @@ from leanconv.train.config import TrainConfig
 VALIDATION_BATCH = 500
 
 
+def per_process(batch_size: int, processes: int) -> int:
+    """Images a step in each process.
+
+    Raises:
+        SettingError: they cannot be shared out evenly.
+    """
+    if batch_size % processes:
+        raise SettingError(f"batch_size={batch_size} must be a multiple of the {processes} processes")
+    return batch_size // processes
+
+
 class Resumable:
     """A loader that goes on from the batch after the last step, in the middle of an epoch too.
 
@@ -49,12 +60,10 @@ class Feed(pl.LightningDataModule):
 
     def train_dataloader(self) -> Resumable:
         trainer, batch_size = self._trainer(), self.config.batch_size
-        if batch_size % trainer.world_size:
-            raise SettingError(f"batch_size={batch_size} must be a multiple of the {trainer.world_size} processes")
         # a last batch of a few images would give noisy batch statistics, and none at all for a single one
         drop_last = len(self.train) >= batch_size
         loader = self._loader(
-            self.train, batch_size=batch_size // trainer.world_size, train=True, augment=self.config.augment,
+            self.train, batch_size=per_process(batch_size, trainer.world_size), train=True, augment=self.config.augment,
             seed=self.config.seed, drop_last=drop_last,
         )  # fmt: skip
         return Resumable(loader, trainer)

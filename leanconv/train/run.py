@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from leanconv.core.atomic import write_json
+from leanconv.core.processes import leads
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
@@ -94,9 +95,17 @@ def fit(
         from safetensors.torch import load_model
 
         load_model(model, folder.best)
-    result = FitResult.of(history, config.select)
-    if checkpoint is None or not folder.summary.exists():  # whoever tests a finished run may have added to it
-        write_json(folder.summary, {name: value for name, value in asdict(result).items() if name != "history"})
+    return concluded(folder, checkpoint, history, config.select)
+
+
+def concluded(
+    folder: RunFolder, checkpoint: dict[str, Any] | None, history: list[dict[str, Any]], select: str, **more: Any
+) -> FitResult:
+    """How the run in `folder` went, written there with `more`, unless whoever tests a finished run has added to it."""
+    result = FitResult.of(history, select)
+    if leads() and (checkpoint is None or not folder.summary.exists()):
+        said = {name: value for name, value in asdict(result).items() if name != "history"}
+        write_json(folder.summary, said | more)
     return result
 
 

@@ -39,17 +39,15 @@ def evaluate(
 
     Occlusion ratio of a photo: the share of its instances' area that another instance covers too.
     """
+    from leanconv.cli.detect.job import open_photos
     from leanconv.core.machine import provenance
-    from leanconv.detect import open_detection
     from leanconv.detect.evaluate import EDGES, check_request
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    photos = open_detection(data, on_bad, (part,))
-    for line in photos.problems.lines():
-        say(f"leanconv: left out: {line}")
+    photos = open_photos(data, on_bad, (part,))
     by = occlusion or ("masks" if photos.has_masks and photos.masks_overlap else "boxes")
     cut = EDGES if edges is None else numbers("--edges", edges)
     check_request(photos.part(part), None if by == "none" else by, cut)

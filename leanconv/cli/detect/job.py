@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from leanconv.conversion.apply import Init
     from leanconv.detect import DetectConfig, DetectionData
-    from leanconv.detect.data.records import Part
+    from leanconv.detect.data.records import OnBad, Part
 
 SIZE = (3, 224, 224)  # for plans: which convolutions convert does not depend on the photos
 
@@ -84,6 +85,17 @@ class DetectJob:
             plan = make_useful_plan(network, self.method, self.where, self.exclude, SIZE)
             network = convert(network, plan, self.init)
         return create_detector(self.detector, network, classes=self.data.classes, **self.build)
+
+
+def open_photos(folder: Path, on_bad: OnBad = "skip", parts: Sequence[Part] = ("train", "val")) -> DetectionData:
+    """`open_detection`, saying once what was left out."""
+    from leanconv.detect import open_detection
+
+    data = open_detection(folder, on_bad, parts)
+    if leads():
+        for line in data.problems.lines():
+            say(f"leanconv: left out: {line}")
+    return data
 
 
 def run(job: DetectJob, folder: Path, *, resume: bool = True, progress: bool = True, **device: Any) -> dict[str, Any]:

@@ -93,10 +93,10 @@ def _one(
     import torch
 
     from leanconv.analyse.figure import save_figure
-    from leanconv.data.encoded import Files, decode
     from leanconv.detect import pictures
+    from leanconv.detect.feed import read_file
 
-    image = decode(Files([str(path)]), 0).float() / 255
+    image = read_file(path)
     panels: dict[str, list[pictures.Drawn]] = {}
     found: dict[str, Any] = {}
     if photo is not None:

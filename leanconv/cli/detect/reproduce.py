@@ -31,10 +31,9 @@ def train_printed(
     Args:
         backbone: a folder with the rows' backbone, trained; without it the detector starts from scratch, nothing frozen.
     """
-    from leanconv.cli.detect.job import DetectJob, run
+    from leanconv.cli.detect.job import DetectJob, open_photos, run
     from leanconv.core.atomic import write_json
     from leanconv.core.machine import provenance
-    from leanconv.detect import open_detection
     from leanconv.detect.recipes import RECIPES
 
     if data is None:
@@ -45,9 +44,7 @@ def train_printed(
         raise SettingError(
             f"--backbone is one network, and these rows have {' and '.join(sorted(networks))}; name one row"
         )
-    photos = open_detection(data)
-    for line in photos.problems.lines():
-        say(f"leanconv: left out: {line}")
+    photos = open_photos(Path(data))
     folder = out / f"{printed[0].paper}-{printed[0].dataset}-scale{scale:g}"
     given = {name: value for name, value in changes.items() if value is not None}
     rows = []

@@ -72,16 +72,12 @@ def train(
     The folder holds the settings, the losses of each epoch, a checkpoint, the detector with its backbone's plan, and the
     result. The backbone is converted by --method, or as it is.
     """
-    from leanconv.cli.detect.job import DetectJob, run
+    from leanconv.cli.detect.job import DetectJob, open_photos, run
     from leanconv.cli.methods import parse_method
-    from leanconv.detect import open_detection
     from leanconv.detect.recipes import recipe_of
 
     config = recipe_of(recipe).replace(**given_flags(FLAGS, settings))
-    photos = open_detection(data, on_bad)
-    if leads():
-        for line in photos.problems.lines():
-            say(f"leanconv: left out: {line}")
+    photos = open_photos(data, on_bad)
     build: dict[str, Any] = {"frozen_norms": frozen_norms, "frozen": tuple(frozen or ())}
     build |= {"pyramid_channels": pyramid_channels, "norm_head": norm_head}
     if layers is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,10 +64,9 @@ class Photo:
         """The instances that are not crowds."""
         return tuple(instance for instance in self.instances if not instance.crowd)
 
-    def masks(self, instances: Sequence[Instance] | None = None) -> np.ndarray:
-        """(N, H, W), boolean, of the objects unless other instances are given."""
-        chosen = self.objects if instances is None else instances
-        drawn = [instance.mask(self.height, self.width) for instance in chosen]
+    def masks(self) -> np.ndarray:
+        """(N, H, W), boolean, of the objects."""
+        drawn = [instance.mask(self.height, self.width) for instance in self.objects]
         return np.stack(drawn) if drawn else np.zeros((0, self.height, self.width), dtype=bool)
 
 
