@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.data.seeds import mix
+from leanconv.train.checkpoint import steps_per_epoch
 from leanconv.train.config import RunConfig
 from leanconv.train.schedules import learning_rate
 
@@ -35,6 +37,8 @@ class RunModule(pl.LightningModule):
         # plain attributes: an average of the weights also averages the buffers
         self.sums = torch.zeros(sums)
         self.first_bad = torch.tensor(torch.inf)
+        self.steps_before: int | None = None  # an epoch, of the run that is continued
+        self.finite = [name for name, value in model.state_dict().items() if _is_finite(value)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config
@@ -72,6 +76,16 @@ class RunModule(pl.LightningModule):
         step = torch.where(total.isfinite(), torch.inf, float(self.trainer.global_step))
         self.first_bad = torch.minimum(self.first_bad, step)
 
+    def first_bad_step(self) -> int | None:
+        """The first step, from 0, whose loss was not finite in any process; they all learn it together."""
+        first = float(self.trainer.strategy.reduce(self.first_bad.clone(), reduce_op="min"))
+        return int(first) if math.isfinite(first) else None
+
+    def not_finite(self) -> str | None:
+        """A weight or a buffer of the network that was finite at first, and no longer is."""
+        state = self.model.state_dict()
+        return next((name for name in self.finite if not _is_finite(state[name])), None)
+
     def take_sums(self) -> list[float]:
         """The sums of this epoch over all processes; they start again."""
         taken: list[float] = self.reduced(self.sums).tolist()
@@ -90,6 +104,7 @@ class RunModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps_before = steps_per_epoch(checkpoint)
         progress = checkpoint["progress"]
         self.history, self.train_seconds = progress["history"], progress["train_seconds"]
         if self.global_rank == 0:  # it holds the sums of all of them
@@ -98,6 +113,10 @@ class RunModule(pl.LightningModule):
     def reduced(self, sums: Tensor) -> Tensor:
         """Added up over all processes."""
         return self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Tensor) and (not value.is_floating_point() or bool(value.isfinite().all()))
 
 
 def seed_all(seed: int, device: torch.device) -> None:

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from leanconv.core.atomic import replacing
-from leanconv.core.errors import RunError
+from leanconv.core.errors import FileError, RunError
 from leanconv.train.base import RunModule
-from leanconv.train.folder import RunFolder, read_checkpoint
-from leanconv.train.module import TrainModule
+from leanconv.train.best import keep_best
+from leanconv.train.checkpoint import read_checkpoint, write_checkpoint
+from leanconv.train.folder import RunFolder
 
 LOOK_EVERY = 20  # steps between two readings of values that are on a device
 
 
 class Interrupted(BaseException):
     """The run was asked to stop, and its state is on disk."""
-
-
-class Selection(pl.Callback):
-    """Keeps the weights with the best validation accuracy, where the run asks for them.
-
-    It comes before the callback that averages weights, which puts the unaveraged ones back in the same hook.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, TrainModule)
-        top1_pct = module.take_validation().top1_pct
-        before = (record["val_top1_pct"] for record in module.history)
-        if module.config.select == "best" and trainer.is_global_zero and all(top1_pct > value for value in before):
-            from safetensors.torch import save_model
-
-            with replacing(self.folder.best) as temporary:
-                save_model(module.model, str(temporary))
 
 
 class Recorder(pl.Callback):
@@ -55,6 +35,11 @@ class Recorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, RunModule)
+        before, here = module.steps_before, int(trainer.num_training_batches)
+        if before is not None and before != here:
+            said = f"{before} steps an epoch in it, and {here} here"
+            way_out = "use those, or choose another folder"
+            raise FileError(f"{self.folder.checkpoint}: made with other images ({said}); {way_out}")
         if trainer.is_global_zero:
             self.folder.write_records(module.history)
         self._lap()
@@ -69,15 +54,14 @@ class Recorder(pl.Callback):
         last = batch_idx + 1 == trainer.num_training_batches
         if not (last or self.stop or batch_idx % LOOK_EVERY == 0):
             return
-        bad = float(module.first_bad)
-        if math.isfinite(bad):
-            lr = trainer.optimizers[0].param_groups[0]["lr"]
-            place = f"epoch {trainer.current_epoch + 1}, step {int(bad) + 1}, lr={lr:.4g}"
-            raise RunError(f"the loss is not finite at {place}; lower lr, or add warmup_epochs")
+        bad = module.first_bad_step()
+        if bad is not None:
+            self._diverged(trainer, "the loss is", bad)
         if last or self.stop:
             module.train_seconds += self._lap()
         if self.stop and not last:  # after the last step the epoch's end, which follows, saves
-            self._save(trainer)
+            self._check_weights(trainer, module)
+            trainer.save_checkpoint(self.folder.checkpoint)
             raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -85,16 +69,28 @@ class Recorder(pl.Callback):
         record = module.take_record()
         record["seconds"] = module.train_seconds + self._lap()  # with validation
         record["images_per_s"] = record.pop("images") / module.train_seconds
+        for name, value in record.items():
+            if not math.isfinite(value):  # nan and infinity are no JSON, and the next epoch would be no better
+                self._diverged(trainer, f"{name} is")
         module.history.append(record)
         module.train_seconds = 0.0
+        self._check_weights(trainer, module)
         if trainer.is_global_zero:
             self.folder.append_record(record)
-        self._save(trainer)
+        trainer.save_checkpoint(self.folder.checkpoint)
         if self.stop:
             raise Interrupted
 
-    def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.folder.checkpoint)
+    def _check_weights(self, trainer: pl.Trainer, module: RunModule) -> None:
+        """A checkpoint must be worth going on from."""
+        spoilt = module.not_finite()
+        if not trainer.strategy.reduce_boolean_decision(spoilt is None):
+            self._diverged(trainer, f"{spoilt or 'a weight'} is")
+
+    def _diverged(self, trainer: pl.Trainer, what: str, step: int | None = None) -> NoReturn:
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        place = f"epoch {trainer.current_epoch + 1}, step {(trainer.global_step - 1 if step is None else step) + 1}, lr={lr:.4g}"
+        raise RunError(f"{what} not finite at {place}; lower lr, or add warmup_epochs")
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -103,13 +99,20 @@ class Recorder(pl.Callback):
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's own goes through the folder for temporary files, from where a rename need not be atomic."""
+    """Lightning's own goes through the folder for temporary files, from where a rename need not be atomic.
+
+    Args:
+        best: keep the weights of the best epoch too.
+    """
+
+    def __init__(self, folder: RunFolder, best: bool) -> None:
+        super().__init__()
+        self.folder, self.best = folder, best
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        import torch
-
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        write_checkpoint(checkpoint, path)
+        if self.best:
+            keep_best(self.folder, checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(path)

@@ -90,6 +90,16 @@ class RunConfig(BaseModel):
             patience=round(self.patience * part),
         )
 
+    @property
+    def averages(self) -> bool:
+        """Whether the run averages its weights."""
+        return False
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run keeps the weights of its best epoch."""
+        return False
+
     def milestone_epochs(self) -> tuple[float, ...]:
         """The milestones in epochs."""
         return tuple(m * self.epochs if m < 1 else m for m in self.milestones)
@@ -130,6 +140,14 @@ class TrainConfig(RunConfig):
     ema: float | None = Field(None, gt=0, lt=1)
     validation: float = Field(0.1, ge=0, lt=1)
     select: Literal["last", "best"] = "last"
+
+    @property
+    def averages(self) -> bool:
+        return self.ema is not None
+
+    @property
+    def keeps_best(self) -> bool:
+        return self.select == "best"
 
     def _check_together(self) -> None:
         super()._check_together()

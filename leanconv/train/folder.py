@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from leanconv.core.atomic import write_json, write_text
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import describe_machine
+from leanconv.train.checkpoint import read_checkpoint
 from leanconv.train.config import EXECUTION, RunConfig
 
 
@@ -70,21 +68,6 @@ class RunFolder:
             if name not in EXECUTION and settings.get(name) != before.get(name):
                 found = f"{name}={settings.get(name)!r} differs from the run's {name}={before.get(name)!r}"
                 raise SettingError(f"{self.root}: {found}; use that, or choose another folder")
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's tensors and plain values; a file that holds anything else is refused.
-
-    Raises:
-        FileError: it cannot be read.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path}: not a readable checkpoint; delete it to start again, or restore a copy") from error
-    if not isinstance(checkpoint, dict) or "progress" not in checkpoint:
-        raise FileError(f"{path}: not a checkpoint of leanconv's; delete it to start again, or choose another folder")
-    return checkpoint
 
 
 def _line(record: dict[str, Any]) -> str:

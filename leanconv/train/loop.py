@@ -8,7 +8,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,14 +16,18 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leanconv.core.errors import FileError, SettingError
+from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
+from leanconv.core.processes import leads
 from leanconv.train.base import Record, RunModule
+from leanconv.train.best import keep_best
 from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
+from leanconv.train.checkpoint import weights_of
 from leanconv.train.config import RunConfig
 from leanconv.train.folder import RunFolder
 from leanconv.train.gradients import GradientRecorder
 from leanconv.train.progress import ProgressBar
+from leanconv.train.resume import check_network, check_resumable
 
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -60,19 +63,25 @@ def train_loop(
         checkpoint: what ``folder.open`` gave.
 
     Raises:
-        FileError: the checkpoint belongs to another network.
+        FileError: the checkpoint belongs to another network, or holds what the run did not write.
         SettingError: sync_norms, and norms that torch would not replace rightly.
         RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
     if config.sync_norms:
         _check_plain_norms(model)
     if checkpoint is not None:
-        _check_fits(model, checkpoint, folder.checkpoint)
+        check_network(model, checkpoint, config, folder.checkpoint)
+        if config.keeps_best and leads():
+            keep_best(folder, checkpoint)
         history: list[Record] = checkpoint["progress"]["history"]
         if len(history) == config.epochs:
-            model.load_state_dict(_weights(checkpoint))
+            model.load_state_dict(weights_of(checkpoint))
+            if leads():
+                folder.write_records(history)
             return history
     work = make()
+    if checkpoint is not None:
+        check_resumable(work.module, checkpoint, config, folder.checkpoint)
     with _threads(config.threads), _quiet():
         recorder = Recorder(folder)
         callbacks = [*work.callbacks, recorder]
@@ -86,7 +95,7 @@ def train_loop(
             max_epochs=config.epochs,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             callbacks=callbacks,
-            plugins=AtomicCheckpoints(),
+            plugins=AtomicCheckpoints(folder, config.keeps_best),
             default_root_dir=folder.root,
             logger=False,
             enable_checkpointing=False,
@@ -106,25 +115,11 @@ def train_loop(
     return work.module.history
 
 
-def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's own state, averaged where the run averages."""
-    return {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-
-
 def _check_plain_norms(model: nn.Module) -> None:
     """torch replaces batch norms by synchronised ones, and what a subclass adds, an activation say, would be lost."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and type(module) not in PLAIN_NORMS:
             raise SettingError(f"sync_norms=True cannot replace {name!r}, a {type(module).__name__}; leave it out")
-
-
-def _check_fits(model: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    found = {name: tuple(value.shape) for name, value in _weights(checkpoint).items()}
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in {**own, **found}:
-        if own.get(name) != found.get(name):
-            difference = f"{name} is {found.get(name, 'missing')} in it and {own.get(name, 'missing')} here"
-            raise FileError(f"{path}: made with another network ({difference}); use that, or choose another folder")
 
 
 @contextlib.contextmanager

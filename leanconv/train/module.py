@@ -68,10 +68,8 @@ class TrainModule(RunModule):
         images, labels = batch
         self.validation_sums += tally(self.model(images), labels)
 
-    def take_validation(self) -> Scores:
-        """The scores of the validation that has just run, over all processes."""
-        self.scores = Scores.of(self.reduced(self.validation_sums))
-        return self.scores
+    def on_validation_epoch_end(self) -> None:
+        self.scores = Scores.of(self.reduced(self.validation_sums))  # over all processes
 
 
 def _call(model: nn.Module, images: Tensor) -> Any:

@@ -88,13 +88,13 @@ def fit(
     folder = RunFolder(out)
     checkpoint = folder.open(config, data.name, resume)
     history = train_loop(
-        model, partial(_work, model, data, config, folder), config, folder, checkpoint,
+        model, partial(_work, model, data, config), config, folder, checkpoint,
         progress=progress, accelerator=accelerator, devices=devices,
     )  # fmt: skip
     if config.select == "best":
-        from safetensors.torch import load_model
+        from leanconv.train.best import load_best
 
-        load_model(model, folder.best)
+        load_best(model, folder, history)
     return concluded(folder, checkpoint, history, config.select)
 
 
@@ -109,15 +109,14 @@ def concluded(
     return result
 
 
-def _work(model: nn.Module, data: ImageData, config: TrainConfig, folder: RunFolder) -> Work:
+def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     from lightning.pytorch.callbacks import WeightAveraging
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-    from leanconv.train.callbacks import Selection
     from leanconv.train.feed import Feed
     from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
 
     averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)),)
     module = TrainModule(model, config, len(data.classes))
-    return Work(module, Feed(data, config), (Selection(folder), *averages))
+    return Work(module, Feed(data, config), averages)

@@ -1,0 +1,77 @@
+"""best.safetensors: the weights of a run's best epoch, which say which epoch that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from leanconv.core.atomic import replacing
+from leanconv.core.errors import FileError
+from leanconv.train.checkpoint import checksum, ends_epoch, weights_of
+from leanconv.train.folder import RunFolder
+from leanconv.train.resume import check_weights
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """The first epoch with the highest validation accuracy, counted from 1."""
+    return max(range(len(history)), key=lambda index: history[index]["val_top1_pct"]) + 1
+
+
+def keep_best(folder: RunFolder, checkpoint: Mapping[str, Any]) -> None:
+    """Write the weights of `checkpoint`, which is on disk, if they are those of the best epoch so far.
+
+    It comes after the checkpoint, and again when that is read: so a kill between the two loses nothing, and what is kept
+    always belongs to the history in the checkpoint.
+    """
+    history = checkpoint["progress"]["history"]
+    if not ends_epoch(checkpoint) or best_epoch(history) != len(history):
+        return
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in weights_of(checkpoint).items()
+        if isinstance(value, Tensor)
+    }
+    with replacing(folder.best) as temporary:
+        save_file(tensors, temporary, {"epoch": str(len(history)), "checksum": _checksum(tensors)})
+
+
+def load_best(model: nn.Module, folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
+    """Give `model` the weights of the best epoch.
+
+    Raises:
+        FileError: they are not there, belong to another epoch or network, or are not what was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    way_out = "restore a copy of the run's folder, or start again in another one"
+    try:
+        with safe_open(folder.best, "pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{folder.best}: the weights of the best epoch cannot be read; {way_out}") from error
+    if "checksum" not in said:  # of a version that wrote the shared ones once
+        tensors = _with_shared(model, tensors)
+    elif said != {"epoch": str(best_epoch(history)), "checksum": _checksum(tensors)}:
+        raise FileError(f"{folder.best}: not the weights that epoch {best_epoch(history)} wrote (checksum); {way_out}")
+    check_weights(model, tensors, folder.best)
+    model.load_state_dict(tensors, strict=False)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    return checksum({name: tensors[name] for name in sorted(tensors)})
+
+
+def _with_shared(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every name of the model's state: those whose memory another name shares, from that one."""
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    written = {_memory(state[name]): value for name, value in tensors.items() if name in state}
+    return {**{name: written[_memory(value)] for name, value in state.items() if _memory(value) in written}, **tensors}
+
+
+def _memory(value: Tensor) -> tuple[Any, ...]:
+    return value.device, value.data_ptr(), value.shape, value.stride(), *(() if value.numel() else (id(value),))

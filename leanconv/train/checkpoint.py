@@ -1,0 +1,111 @@
+"""last.ckpt: written whole with a checksum of each entry, and read back only as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanconv.core.atomic import replacing
+from leanconv.core.errors import FileError
+
+CHECKSUMS = "checksums"
+BATCHES = "epoch_loop.batch_progress"  # where Lightning counts the steps of an epoch
+WAY_OUT = "delete it to start again, or restore a copy"
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write `checkpoint`, with the SHA-256 of each of its entries, atomically."""
+    from torch.utils.serialization import config
+
+    sealed = {**checkpoint, CHECKSUMS: {name: checksum(value) for name, value in checkpoint.items()}}
+    # the zip's own sums are what tells a flipped bit before the file is taken apart
+    with replacing(path) as temporary, config.patch("save.compute_crc32", True):
+        torch.save(sealed, temporary)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's tensors and plain values; a file that holds anything else, or not what was written, is refused.
+
+    Those of versions that wrote no checksums are read too.
+
+    Raises:
+        FileError: it cannot be read, or its content is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise FileError(f"{path}: not a readable checkpoint ({damaged} in it is damaged); {WAY_OUT}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileError:
+        raise
+    # of a damaged file, zipfile and torch raise almost anything
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError,
+            AssertionError, MemoryError, pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
+        raise FileError(f"{path}: not a readable checkpoint; {WAY_OUT}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("progress"), dict):
+        raise FileError(f"{path}: not a checkpoint of leanconv's; delete it to start again, or choose another folder")
+    sums = checkpoint.pop(CHECKSUMS, None)
+    if sums is not None:
+        _verify(checkpoint, sums, path)
+    return checkpoint
+
+
+def _verify(checkpoint: Mapping[str, Any], sums: Any, path: Path) -> None:
+    if not isinstance(sums, dict):
+        raise FileError(f"{path}: its checksums are damaged; {WAY_OUT}")
+    for name in {**sums, **checkpoint}:
+        if name not in checkpoint or checksum(checkpoint[name]) != sums.get(name):
+            raise FileError(f"{path}: {name} is not what the run wrote there (checksum); {WAY_OUT}")
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's own state, averaged where the run averages."""
+    return {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+
+
+def ends_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it was written after the last step of an epoch, its validation included."""
+    return bool(checkpoint["loops"]["fit_loop"][BATCHES]["is_last_batch"])
+
+
+def steps_per_epoch(checkpoint: Mapping[str, Any]) -> int | None:
+    """Of the run that wrote it; None in the first epoch, which has more than the steps taken."""
+    epochs, taken = len(checkpoint["progress"]["history"]), checkpoint["loops"]["fit_loop"][BATCHES]["current"]["ready"]
+    if ends_epoch(checkpoint):
+        return int(taken)
+    return (checkpoint["global_step"] - taken) // epochs if epochs else None
+
+
+def checksum(value: Any) -> str:
+    """SHA-256 of nested plain values and tensors: of kinds, dtypes, shapes and every bit."""
+    total = hashlib.sha256()
+    for part in _parts(value):
+        total.update(part)
+    return total.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, Tensor):
+        yield f"tensor {value.dtype} {tuple(value.shape)};".encode()
+        if value.numel():
+            yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    elif isinstance(value, Mapping):
+        yield f"dict {len(value)};".encode()
+        for key, inner in value.items():
+            yield from _parts(key)
+            yield from _parts(inner)
+    elif isinstance(value, list | tuple):
+        yield f"{'list' if isinstance(value, list) else 'tuple'} {len(value)};".encode()
+        for inner in value:
+            yield from _parts(inner)
+    else:
+        text = f"{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+        yield f"{len(text)} ".encode() + text

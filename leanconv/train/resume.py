@@ -1,0 +1,264 @@
+"""Whether a checkpoint is one of the run at hand: every entry is checked against what it is for, before any is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import FileError
+from leanconv.train.base import RunModule
+from leanconv.train.checkpoint import BATCHES
+from leanconv.train.config import RunConfig
+
+EXECUTION = ("lr", "foreach", "fused", "capturable")  # of a parameter group: set anew each step, or how it is computed
+FILLED_IN = ("nesterov", "maximize", "foreach", "differentiable", "fused")  # what torch's SGD adds where it is missing
+AVERAGED = ("current_model_state", "averaging_state")
+
+
+class Unfit(Exception):
+    """An entry of a checkpoint is not what the run needs there."""
+
+
+def check_network(model: nn.Module, checkpoint: Mapping[str, Any], config: RunConfig, path: Path) -> None:
+    """What a finished run needs: the weights of `model`, and the records of its epochs.
+
+    Raises:
+        FileError: another network, or an entry that is not what the run writes.
+    """
+    try:
+        _weights(model, checkpoint.get("state_dict"), "state_dict")
+        _history(checkpoint["progress"].get("history"), config)
+    except Unfit as error:
+        raise _refusal(path, error) from None
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Whether `weights` are those of `model`: names, shapes, dtypes, and finite.
+
+    Raises:
+        FileError: they are not.
+    """
+    own = {name for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    try:
+        _weights(model, {f"model.{name}": value for name, value in weights.items()}, "weights", only=own)
+    except Unfit as error:
+        raise _refusal(path, error) from None
+
+
+def check_resumable(module: RunModule, checkpoint: Mapping[str, Any], config: RunConfig, path: Path) -> None:
+    """What the remaining steps need: optimiser, averaged weights, counts of steps and epochs, and sums as well.
+
+    Raises:
+        FileError: an entry that is not what the run writes.
+    """
+    try:
+        _counts(checkpoint)
+        _optimizer(module, checkpoint)
+        _averages(module.model, checkpoint, averaged=config.averages)
+        _progress(module, checkpoint["progress"])
+    except Unfit as error:
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: Unfit) -> FileError:
+    return FileError(f"{path}: {error}; delete it to start again, restore a copy, or choose another folder")
+
+
+def _need(fits: bool, text: str) -> None:
+    if not fits:
+        raise Unfit(text)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)}" if value.dtype == torch.float32 else f"{tuple(value.shape)} of {value.dtype}"
+    return "missing" if value is None else type(value).__name__
+
+
+def _same_kind(found: Any, own: Tensor) -> bool:
+    return isinstance(found, Tensor) and (found.shape, found.dtype, found.layout) == (own.shape, own.dtype, own.layout)
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
+def _weights(model: nn.Module, found: Any, entry: str, only: Container[str] | None = None) -> None:
+    _need(isinstance(found, dict) and all(isinstance(name, str) for name in found), f"{entry} holds no weights")
+    state = model.state_dict().items()
+    own = {f"model.{name}": value for name, value in state if only is None or name in only}
+    for name in {**own, **found}:
+        short, mine, there = name.removeprefix("model."), own.get(name), found.get(name)
+        fits = _same_kind(there, mine) if isinstance(mine, Tensor) else name in own and name in found
+        _need(fits, f"made with another network ({short} is {_kind(there)} in it and {_kind(mine)} here)")
+        if isinstance(mine, Tensor):  # a buffer may hold an infinity from the start, a mask say
+            _need(_finite(there) or not _finite(mine), f"{short} of its {entry} is not finite")
+
+
+def _history(history: Any, config: RunConfig) -> None:
+    _need(isinstance(history, list), "progress.history is no list")
+    _need(len(history) <= config.epochs, f"it has {len(history)} epochs, and the run has {config.epochs}")
+    needed = ["lr", "train_loss", "seconds", "images_per_s"]
+    needed += ["val_loss", "val_top1_pct"] if config.validation else []
+    for number, record in enumerate(history, 1):
+        place = f"progress.history, epoch {number}"
+        _need(isinstance(record, dict) and _is_count(record.get("epoch"), number, number), f"{place}: no such record")
+        for name in {**dict.fromkeys(needed), **record}:
+            _need(_is_number(record.get(name)), f"{place}: {name} is {record.get(name)!r} and no finite number")
+        _need(record.keys() == history[0].keys(), f"{place}: it has other measures than the first")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _counts(checkpoint: Mapping[str, Any]) -> None:
+    """Lightning counts the same steps and epochs in many places; all of them follow from the step and the history."""
+    step, epochs = checkpoint.get("global_step"), len(checkpoint["progress"]["history"])
+    _need(_is_count(step, 1, 2**53), f"global_step is {step!r} and no count of steps")
+    assert isinstance(step, int)
+    found = dict(_leaves(checkpoint.get("loops"), "loops")) | {"epoch": checkpoint.get("epoch")}
+    batches = f"loops.fit_loop.{BATCHES}"
+    ended, taken = found.get(f"{batches}.is_last_batch"), found.get(f"{batches}.current.ready")
+    _need(isinstance(ended, bool), f"{batches}.is_last_batch is {ended!r} and no truth value")
+    _need(_is_count(taken, 1, step), f"{batches}.current.ready is {taken!r}, of {step} steps")
+    assert isinstance(taken, int)
+    _need(
+        _goes_with(step - taken, epochs - 1, taken, taken)
+        if ended
+        else _goes_with(step - taken, epochs, taken + 1, step),
+        f"{batches}.current.ready is {taken}, which does not go with {step} steps and {epochs} epochs",
+    )
+    begun = epochs if ended else epochs + 1
+    optimizer = "loops.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer"
+    rules = {
+        "epoch": (begun - 1, begun - 1),
+        "loops.fit_loop.epoch_loop.state_dict._batches_that_stepped": (step - 1, step),
+    }
+    for part, total, current, counters in (
+        (batches, step, taken, ("ready", "started", "processed", "completed")),
+        (f"{optimizer}.step", step, taken, ("ready", "completed")),
+        (f"{optimizer}.zero_grad", step, taken, ("ready", "started", "completed")),
+        ("loops.fit_loop.epoch_progress", begun, begun, ("ready", "started", "completed")),
+    ):
+        for name in counters:
+            late = name == "completed"  # Lightning notes it after the hooks that write checkpoints
+            rules[f"{part}.total.{name}"] = (total - late, total)
+            rules[f"{part}.current.{name}"] = (current - late, current)
+    rules[f"{optimizer}.step.total.completed"] = (step, step)  # is the step that a run goes on from
+    rules |= {f"loops.fit_loop.epoch_progress.{kind}.processed": (epochs, epochs) for kind in ("total", "current")}
+    for name in {**rules, **found}:
+        least, most = rules.get(name, (0, 2**53))
+        value = found.get(name)
+        right = f"{most}" if least == most else f"from {least} to {most}"
+        _need(
+            _is_count(value, least, most) or (isinstance(value, bool) and name not in rules),
+            f"{name} is {value!r} and not {right}",
+        )
+
+
+def _goes_with(steps: int, epochs: int, least: int, most: int) -> bool:
+    """Whether `steps` are `epochs` whole epochs of `least` to `most` steps each."""
+    if epochs <= 0:
+        return steps == 0
+    return steps % epochs == 0 and least <= steps // epochs <= most
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{name}")
+    else:
+        yield prefix, value
+
+
+def _optimizer(module: RunModule, checkpoint: Mapping[str, Any]) -> None:
+    states, schedulers = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
+    _need(schedulers == [], f"lr_schedulers is {_kind(schedulers)}, and a run has none")
+    _need(
+        isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict),
+        "optimizer_states is not one state",
+    )
+    assert isinstance(states, list)
+    own, found = module.configure_optimizers(), states[0]
+    groups, state = found.get("param_groups"), found.get("state")
+    _need(isinstance(groups, list) and all(isinstance(group, dict) for group in groups), "the optimizer has no groups")
+    wanted = own.state_dict()["param_groups"]
+    _need(
+        len(groups) == len(wanted), f"the optimizer has {len(groups)} groups of parameters in it and {len(wanted)} here"
+    )
+    for number, (group, mine) in enumerate(zip(groups, wanted, strict=True)):
+        for name, value in mine.items():
+            here = f"{name} of the optimizer's group {number}"
+            if name not in group and name in FILLED_IN:
+                continue
+            there = group.get(name)
+            if name == "lr":
+                _need(_is_number(there) and there >= 0, f"{here} is {there!r} and no rate")
+            elif name in EXECUTION:
+                _need(there is None or isinstance(there, bool), f"{here} is {there!r} and no truth value")
+            else:
+                _need(type(there) is type(value) and there == value, f"{here} is {there!r} in it and {value!r} here")
+    _buffers(state, own, momentum=wanted[0]["momentum"] != 0, names=_names(module))
+
+
+def _names(module: nn.Module) -> dict[int, str]:
+    return {id(value): name.removeprefix("model.") for name, value in module.named_parameters()}
+
+
+def _buffers(state: Any, own: torch.optim.Optimizer, momentum: bool, names: Mapping[int, str]) -> None:
+    """SGD keeps one buffer a parameter; a parameter that no step gave a gradient has none."""
+    parameters = [parameter for group in own.param_groups for parameter in group["params"]]
+    _need(isinstance(state, dict), "the optimizer has no state")
+    _need(bool(state) or not momentum or not parameters, "the optimizer's state is empty")
+    for index, entry in state.items():
+        _need(_is_count(index, 0, len(parameters) - 1), f"the optimizer's state {index!r} belongs to no parameter")
+        parameter = parameters[index]
+        place = f"the optimizer's momentum_buffer of {names.get(id(parameter), index)}"
+        _need(isinstance(entry, dict) and set(entry) <= {"momentum_buffer"}, f"{place} is not all of its state")
+        buffer = entry.get("momentum_buffer")
+        if buffer is None and not momentum:
+            continue
+        _need(_same_kind(buffer, parameter.detach()), f"{place} is {_kind(buffer)} and not {_kind(parameter.detach())}")
+        _need(_finite(buffer), f"{place} is not finite")
+
+
+def _averages(model: nn.Module, checkpoint: Mapping[str, Any], averaged: bool) -> None:
+    callbacks = checkpoint.get("callbacks")
+    _need(isinstance(callbacks, dict), "callbacks is missing")
+    assert isinstance(callbacks, dict)
+    if not averaged:
+        extra = [name for name in AVERAGED if name in checkpoint]
+        _need(not extra, f"it has {' and '.join(extra)}, and the run averages no weights")
+        return
+    _weights(model, checkpoint.get("current_model_state"), "current_model_state")
+    state = checkpoint.get("averaging_state")
+    count = state.get("n_averaged") if isinstance(state, dict) and set(state) == {"n_averaged"} else None
+    step = checkpoint["global_step"]
+    fits = isinstance(count, Tensor) and (count.shape, count.dtype) == ((), torch.int64) and 1 <= int(count) <= step
+    _need(fits, f"averaging_state.n_averaged is {_kind(count)} and no count of at most {step} steps")
+    latest = callbacks.get("WeightAveraging")
+    latest = latest.get("latest_update_step") if isinstance(latest, dict) else None
+    _need(_is_count(latest, 1, step), f"callbacks.WeightAveraging is at step {latest!r}, of {step} steps")
+
+
+def _progress(module: RunModule, progress: Mapping[str, Any]) -> None:
+    sums, seconds = progress.get("sums"), progress.get("train_seconds")
+    _need(_same_kind(sums, module.sums.cpu()), f"progress.sums is {_kind(sums)} and not {_kind(module.sums)}")
+    assert isinstance(sums, Tensor)
+    _need(_finite(sums), "progress.sums is not finite")
+    _need(_is_number(seconds) and seconds >= 0, f"progress.train_seconds is {seconds!r} and no time")
+    unread = progress.get("unread", [])
+    _need(
+        isinstance(unread, list) and all(isinstance(line, str) for line in unread),
+        "progress.unread is no list of lines",
+    )
