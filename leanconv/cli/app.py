@@ -30,6 +30,7 @@ from leanconv.cli.quantize import quantize
 from leanconv.cli.reproduce import reproduce
 from leanconv.cli.train import train
 from leanconv.core.errors import LeanconvError, LeanconvWarning
+from leanconv.core.processes import leads
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "demo"),
@@ -53,6 +54,9 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "doctor": (doctor, "doctor"),
 }
 
+# Those that train: under torchrun or srun every process takes part. The first one alone does what the others are for.
+TOGETHER = ("demo", "train", "compare", "reproduce", "detect")
+
 app = typer.Typer(
     name="leanconv",
     help="Make convolutional networks lean: fewer parameters and MACs, trained, compared and measured on your machine.",
@@ -75,12 +79,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    pass
+    if not (context.invoked_subcommand in TOGETHER or leads()):
+        raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, 
 from leanconv.cli.output import say, show, show_json
 from leanconv.cli.train_flags import Device, Recipe, device_of, train_config, with_train_flags
 from leanconv.core.errors import SettingError
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from leanconv.cli.runs import Job
@@ -94,6 +95,8 @@ def compare(
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")
         raise
+    if not leads():  # which has trained with the first process, and measures and prints nothing
+        return
     options = {
         "batch": latency_batch,
         "device": device_of(device),

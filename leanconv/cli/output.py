@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leanconv.core.processes import leads
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -31,8 +33,9 @@ def show_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A line about progress."""
-    print(message, file=sys.stderr, flush=True)
+    """A line about progress; of several processes, the first one says it."""
+    if leads():
+        print(message, file=sys.stderr, flush=True)
 
 
 def write_page(page: Page, path: Path) -> None:

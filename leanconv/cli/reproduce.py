@@ -12,6 +12,7 @@ from leanconv.cli.options import DataRoot, Download, Json, Report, Seed
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device
 from leanconv.core.errors import SettingError
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,6 +73,8 @@ def reproduce(
         return
     if scale != 1.0 or data is not None:
         raise SettingError("--scale and --data are for --train ROW; without it nothing is trained")
+    if not leads():
+        return
     from leanconv.papers import catalogue
     from leanconv.report import paper_tables
 
@@ -134,6 +137,8 @@ def _train(
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")
         raise
+    if not leads():
+        return
     rows = [_beside(row, made) for row in printed for made in make_rows(trained, {}) if made["method"] == _label(row)]
     summary = _summarise(rows, jobs[0], scale)
     write_json(folder / "summary.json", summary)

@@ -17,7 +17,7 @@ from leanconv.cli.target import check_fits, make_useful_plan, open_target, stem
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import FileError, RunError, SettingError
 from leanconv.core.method import Method
-from leanconv.core.processes import leads
+from leanconv.core.processes import devices_of, leads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,7 +134,7 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
     """Train, test once and save; a finished run of the same identity is read back, an unfinished one continued.
 
     Returns:
-        the run's summary: counts, what training gave, and the test scores.
+        the run's summary: counts, what training gave, and the test scores; {} in all processes of a run but the first.
 
     Raises:
         SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
@@ -142,11 +142,12 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
     """
     from leanconv.train import fit
 
+    device["devices"] = devices_of(device.get("devices"))
     model = job.build()  # before the folder is there: a mistake leaves nothing behind
 
     def work() -> dict[str, Any]:
         fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
-        return _conclude(job, folder, model, fitted)
+        return _conclude(job, folder, model, fitted) if leads() else {}
 
     return once(folder, job.identity(), work, resume=resume, scores="test")
 

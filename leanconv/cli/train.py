@@ -9,7 +9,7 @@ import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Method, Pretrained, Target, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.cli.train_flags import Device, Recipe, train_config, with_train_flags
+from leanconv.cli.train_flags import Device, Devices, Recipe, train_config, with_train_flags
 from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def train(
     recipe: Recipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option("--devices", min=1, help="How many GPUs, or CPU processes.")] = 1,
+    devices: Devices = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:

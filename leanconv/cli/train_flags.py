@@ -89,6 +89,12 @@ Recipe = Annotated[
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train; auto takes a GPU if there is one.")
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices", min=1, help="How many GPUs, or CPU processes. Default: what torchrun or srun started, or 1."
+    ),
+]
 
 
 def device_of(asked: str) -> str:

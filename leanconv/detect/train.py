@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.processes import devices_of
 from leanconv.detect.build import describe_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
@@ -45,7 +46,7 @@ def fit_detector(
     resume: bool = False,
     progress: bool = True,
     accelerator: str = "auto",
-    devices: int | str = 1,
+    devices: int | str | None = None,
 ) -> FitResult:
     """Train `detector` in place on the train part of `data`; the val part is never read.
 
@@ -62,6 +63,7 @@ def fit_detector(
     """
     from leanconv.train.loop import train_loop
 
+    devices = devices_of(devices)
     check_fits(detector, data)
     resize_(detector, config)
     photos = data.part("train")

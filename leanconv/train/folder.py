@@ -13,6 +13,7 @@ import yaml
 from leanconv.core.atomic import write_json, write_text
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import describe_machine
+from leanconv.core.processes import leads
 from leanconv.train.checkpoint import read_checkpoint
 from leanconv.train.config import EXECUTION, RunConfig
 
@@ -44,6 +45,8 @@ class RunFolder:
                 raise SettingError(f"{self.root}: holds a run already; {way_out}")
             self._check_same(settings)
             return read_checkpoint(self.checkpoint)
+        if not leads():
+            return None
         write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
         write_json(self.env, describe_machine())
         for old in (self.best, self.summary, self.gradients):

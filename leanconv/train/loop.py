@@ -13,10 +13,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import SettingError, first_line
 from leanconv.core.logs import only_errors
 from leanconv.core.processes import leads
 from leanconv.train.base import Record, RunModule
@@ -26,6 +27,7 @@ from leanconv.train.checkpoint import weights_of
 from leanconv.train.config import RunConfig
 from leanconv.train.folder import RunFolder
 from leanconv.train.gradients import GradientRecorder
+from leanconv.train.placement import placement
 from leanconv.train.progress import ProgressBar
 from leanconv.train.resume import check_network, check_resumable
 
@@ -54,7 +56,7 @@ def train_loop(
     *,
     progress: bool,
     accelerator: str,
-    devices: int | str,
+    devices: int | str | None,
 ) -> list[Record]:
     """The history of the run in `folder`, all of it, once it is done; `model` then holds its last weights.
 
@@ -79,6 +81,7 @@ def train_loop(
             if leads():
                 folder.write_records(history)
             return history
+    counts, environment = placement(devices)
     work = make()
     if checkpoint is not None:
         check_resumable(work.module, checkpoint, config, folder.checkpoint)
@@ -89,13 +92,13 @@ def train_loop(
             callbacks.append(GradientRecorder(folder))
         if progress:
             callbacks.append(ProgressBar())
-        trainer = pl.Trainer(
+        trainer = _trainer(
             accelerator=accelerator,
-            devices=devices,
+            **counts,
             max_epochs=config.epochs,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             callbacks=callbacks,
-            plugins=AtomicCheckpoints(folder, config.keeps_best),
+            plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
             default_root_dir=folder.root,
             logger=False,
             enable_checkpointing=False,
@@ -113,6 +116,13 @@ def train_loop(
             resumed = folder.checkpoint if checkpoint is not None else None
             trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
     return work.module.history
+
+
+def _trainer(**settings: Any) -> pl.Trainer:
+    try:
+        return pl.Trainer(**settings)
+    except (MisconfigurationException, ValueError) as error:  # more GPUs than there are, say
+        raise SettingError(f"{first_line(error)} (devices={settings['devices']}); ask for what is there") from error
 
 
 def _check_plain_norms(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from leanconv.core.atomic import write_json
-from leanconv.core.processes import leads
+from leanconv.core.processes import devices_of, leads
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
@@ -64,7 +64,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     accelerator: str = "auto",
-    devices: int | str = 1,
+    devices: int | str | None = None,
 ) -> FitResult:
     """Train `model` in place on the train part of `data`; the test part is never read.
 
@@ -75,16 +75,19 @@ def fit(
         out: the run's folder: config.yaml, env.json, metrics.jsonl (one record an epoch), last.ckpt, summary.json.
         resume: continue the run in `out` exactly as it would have gone on; start one if there is none.
         progress: say how it goes, on standard error.
-        accelerator, devices: as Lightning takes them; `torchrun` sets the number of processes.
+        accelerator, devices: as Lightning takes them. Where torchrun or srun started several processes, these train together,
+            and another number is refused; else one process trains unless `devices` says more.
 
     Raises:
-        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings.
+        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings; `devices` contradicts
+            the launcher.
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss is not finite any more.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
     from leanconv.train.loop import train_loop
 
+    devices = devices_of(devices)  # before the folder is there
     folder = RunFolder(out)
     checkpoint = folder.open(config, data.name, resume)
     history = train_loop(

@@ -10,6 +10,7 @@ from leanconv.cli.detect.evaluate import evaluate
 from leanconv.cli.detect.predict import predict
 from leanconv.cli.detect.shapes import shapes
 from leanconv.cli.detect.train import train
+from leanconv.core.processes import leads
 
 DETECT_VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "shapes": (shapes, "shapes -o shapes/"),
@@ -24,3 +25,9 @@ DETECT_VERBS: dict[str, tuple[Callable[..., None], str]] = {
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 for verb, (function, example) in DETECT_VERBS.items():
     app.command(verb, epilog=f"Example: leanconv detect {example}")(function)
+
+
+@app.callback()
+def _common(context: typer.Context) -> None:
+    if not (context.invoked_subcommand == "train" or leads()):
+        raise typer.Exit  # as in the other verbs that do not train

@@ -14,7 +14,7 @@ from leanconv.cli.target import make_useful_plan, open_target
 from leanconv.cli.train_flags import device_of
 from leanconv.core.atomic import write_json
 from leanconv.core.method import Method
-from leanconv.core.processes import leads
+from leanconv.core.processes import devices_of, leads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,9 +92,8 @@ def open_photos(folder: Path, on_bad: OnBad = "skip", parts: Sequence[Part] = ("
     from leanconv.detect import open_detection
 
     data = open_detection(folder, on_bad, parts)
-    if leads():
-        for line in data.problems.lines():
-            say(f"leanconv: left out: {line}")
+    for line in data.problems.lines():
+        say(f"leanconv: left out: {line}")
     return data
 
 
@@ -112,6 +111,7 @@ def run(job: DetectJob, folder: Path, *, resume: bool = True, progress: bool = T
     from leanconv.detect.evaluate import check_request
     from leanconv.detect.train import check_fits
 
+    device["devices"] = devices_of(device.get("devices"))
     detector = job.create()  # before the folder is there: a mistake leaves nothing behind
     check_fits(detector, job.data)
     job.data.part("train")

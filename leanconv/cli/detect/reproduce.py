@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanconv.cli.output import command_line, say, show, show_json
 from leanconv.core.errors import SettingError
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from leanconv.papers.rows import Accuracy
@@ -57,11 +58,15 @@ def train_printed(
         job = DetectJob(first.detector, target, None, photos, config, build=build)
         say(f"{name}: {job.label}")
         summary = run(job, folder / f"{first.detector}-{first.network.name.replace('/', '_')}-seed{seed}", **device)
+        if not leads():
+            continue
         for row in (row for row in printed if row.row == name):
             rows.append({
                 "row": name, "detector": first.detector, "network": str(first.network), "metric": row.metric,
                 "printed": row.printed, "ours": _ours(row.metric, summary), **summary["counts"],
             })  # fmt: skip
+    if not leads():
+        return
     settings = {"scale": scale, "data": photos.name, "from": "scratch" if backbone is None else backbone.name}
     result = {
         **provenance(command_line()),

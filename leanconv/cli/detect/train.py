@@ -11,7 +11,7 @@ import typer
 from leanconv.cli.detect.flags import FLAGS, OnBad, Photos, with_detect_flags
 from leanconv.cli.options import Exclude, Init, Json, Method, Pretrained, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.cli.train_flags import Device, given_flags, numbers
+from leanconv.cli.train_flags import Device, Devices, given_flags, numbers
 from leanconv.core.errors import SettingError
 from leanconv.core.processes import leads
 
@@ -63,7 +63,7 @@ def train(
     on_bad: OnBad = "skip",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option("--devices", min=1, help="How many GPUs, or CPU processes.")] = 1,
+    devices: Devices = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
