@@ -16,6 +16,7 @@ from leanconv.cli.options import (
     Pretrained,
     Seed,
     Size,
+    State,
     Target,
     Where,
     input_size,
@@ -38,6 +39,7 @@ def convert(
             "--weights", metavar="FILE", help="A checkpoint to load into TARGET first: .safetensors or of torch.save."
         ),
     ] = None,
+    state: State = None,
     faster_only: FasterOnly = False,
     seed: Seed = 0,
     as_json: Json = False,
@@ -60,7 +62,7 @@ def convert(
     torch.manual_seed(seed)
     model = open_target(target, pretrained=pretrained)
     if weights is not None:
-        load_checkpoint(model, weights)
+        load_checkpoint(model, weights, state=state)
     shape = input_size(size) or input_size_of(model)
     plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
     if faster_only and plan is not None:

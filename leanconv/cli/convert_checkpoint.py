@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Exclude, Json, Size, Target, Where, input_size
+from leanconv.cli.options import Exclude, Json, Size, State, Target, Where, input_size
 from leanconv.cli.output import show, show_json
 
 
@@ -25,12 +25,25 @@ def convert_checkpoint(
     ] = None,
     where: Where = None,
     exclude: Exclude = None,
+    state: State = None,
+    shortcut_padding: Annotated[
+        str | None,
+        typer.Option(
+            "--shortcut-padding",
+            metavar="end|both",
+            help="How option-A shortcuts pad new channels in the checkpoint, where its names do not tell.",
+        ),
+    ] = None,
+    fresh_classifier: Annotated[
+        bool, typer.Option("--fresh-classifier", help="Leave TARGET's last layer as it starts, for other classes.")
+    ] = False,
     size: Size = None,
     as_json: Json = False,
 ) -> None:
     """Load FILE into TARGET, a lean network or a dense one with --method, and save that; no code of FILE runs.
 
-    Known are the layers of Tied Block Convolution, SPConv and the filter bases, as their authors released them.
+    Known are the networks of the filter bases, SPConv and soft sharing and the layers of Tied Block Convolution, as their
+    authors released them, and Octave ResNet.
     """
     from leanconv.cli.methods import parse_method
     from leanconv.cli.target import make_useful_plan, open_target
@@ -39,15 +52,23 @@ def convert_checkpoint(
     from leanconv.core.count import count
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
+    from leanconv.models.resnet import pad_shortcuts
 
     model = open_target(target)
     asked = None if method is None else parse_method(method)
     if asked is not None:
         plan = make_useful_plan(model, asked, where, exclude, input_size(size) or input_size_of(model))
         model = apply.convert(model, plan)
-    save(load_checkpoint(model, checkpoint), out)
+    load_checkpoint(
+        model, checkpoint, state=state, shortcut_padding=shortcut_padding, fresh_classifier=fresh_classifier
+    )
+    save(model, out)
     params = count(model).params
     if as_json:
         show_json({"checkpoint": str(checkpoint), "target": target, "out": str(out), "params": params})
     else:
-        show(f"{checkpoint.name}: every tensor found its place in {target}; {params:,} parameters saved in {out}")
+        padded = {shortcut.padding for _, shortcut in pad_shortcuts(model)}
+        shown = "".join(f", whose shortcuts pad at {padding!r}" for padding in padded)
+        show(
+            f"{checkpoint.name}: every tensor found its place in {target}{shown}; {params:,} parameters saved in {out}"
+        )

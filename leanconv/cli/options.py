@@ -29,6 +29,12 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Leave convolutions whose name matches dense; may be repeated."),
 ]
+State = Annotated[
+    str | None,
+    typer.Option(
+        "--state", metavar="PART", help="Which part of a checkpoint, where several fit: its keys with dots, or 'ema'."
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option("--input-size", metavar="C,H,W", help="The image: 3,224,224. Default: what the network was made for."),

@@ -193,7 +193,7 @@ def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> di
     model.cpu().eval()
     size = job.input_size[1:]
     set_task(model, Task(job.data.mean, job.data.std, size, job.data.classes))
-    save(model, folder)
+    save(model, folder, allow_nonfinite=True)  # a run that diverged ends with a warning and its scores
     scores = evaluate(
         model,
         job.data.test,

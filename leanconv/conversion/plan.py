@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from leanconv.core.base import input_size_of
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Kept, Method, Site
+from leanconv.core.reading import one_line
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops import METHODS_BY_NAME
 
+LARGEST, DEEPEST = 1_000_000, 32  # of the numbers in a plan's file, and levels of it
 Where = str | Sequence[str] | Callable[[Site], bool]
 Rule = tuple[Where, Method | None]
 
@@ -65,6 +68,7 @@ class Plan:
             FileError: a part is missing, unknown or of the wrong kind.
         """
         try:
+            _bounded(value)
             groups = tuple(
                 Group(
                     METHODS_BY_NAME[group["method"]].from_settings(group["settings"]),
@@ -75,14 +79,16 @@ class Plan:
             kept = tuple(Kept(_site_from_json(kept["site"]), str(kept["reason"])) for kept in value["kept"])
             size = value["input_size"]
             names = [site.name for group in groups for site in group.sites] + [item.site.name for item in kept]
-            twice = next((name for name in names if names.count(name) > 1), None)
+            twice = next((name for name, times in Counter(names).items() if times > 1), None)
             if twice is not None:
                 raise ValueError(f"it names {twice!r} twice")
             return cls(groups, kept, None if size is None else tuple(int(n) for n in size))  # type: ignore[arg-type]
         except KeyError as error:
-            raise FileError(f"not a plan: {error} is missing or unknown; write plans with Plan.to_json") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise FileError(f"not a plan: {error}; write plans with Plan.to_json") from error
+            raise FileError(
+                one_line(f"not a plan: {error} is missing or unknown; write plans with Plan.to_json")
+            ) from error
+        except Exception as error:  # of whatever the values are
+            raise FileError(one_line(f"not a plan: {error}; write plans with Plan.to_json")) from error
 
     def __str__(self) -> str:
         sites = sum(len(group.sites) for group in self.groups)
@@ -90,6 +96,25 @@ class Plan:
             f"Plan: {sites} of {len(self.sites())} convolutions convert, in {len(self.groups)} groups; "
             f"their parameters go from {self.params_dense():,} to {self.params():,}"
         )
+
+
+def _bounded(value: Any) -> None:
+    """Raise ValueError where a plan holds a number that no convolution and no setting has, or nests too deeply.
+
+    Numbers like that keep the formulas busy for ever, and methods build what settings ask for.
+    """
+    level = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict | list | tuple):
+                inner += node.values() if isinstance(node, dict) else node
+            elif isinstance(node, int | float) and not abs(node) <= LARGEST:
+                raise ValueError(f"{node:.6g} is no number of a convolution; none is over {LARGEST:,}")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it nests over {DEEPEST} levels")
 
 
 def _site_to_json(site: Site) -> dict[str, Any]:

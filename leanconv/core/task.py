@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from leanconv.core import settings
 from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
@@ -25,7 +26,7 @@ class Task:
         classes: names of the outputs in their order; () where they are not known.
 
     Raises:
-        SettingError: a value of another kind, or a mean and std that differ in length.
+        SettingError: a value of another kind, a mean and std that differ in length, or a name that is empty or used twice.
     """
 
     mean: tuple[float, ...]
@@ -40,6 +41,9 @@ class Task:
             if not whole or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
                 raise SettingError(f"{name}={value!r} must be a sequence of {kind}")
             object.__setattr__(self, name, tuple(value))
+        settings.names("classes", self.classes)
+        if any(not name.strip() for name in self.classes):
+            raise SettingError("classes holds an empty name; give each class a name, or leave classes out")
         if not self.mean or len(self.mean) != len(self.std):
             raise SettingError(f"mean={self.mean} and std={self.std} must have one value for each channel")
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:

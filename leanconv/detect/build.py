@@ -18,7 +18,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import whole
+from leanconv.core.settings import names, whole
 from leanconv.detect.backbone import PyramidBackbone
 from leanconv.detect.cascade import CascadeRoIHeads
 from leanconv.models.create import create_model
@@ -63,6 +63,8 @@ def create_detector(
     """
     if name not in DETECTORS:
         raise SettingError(f"detector={name!r} must be one of {', '.join(DETECTORS)}")
+    for setting, value in (("classes", classes), ("layers", layers or ())):
+        names(setting, value)
     num_classes = len(classes) + 1 if classes else num_classes
     whole("num_classes", num_classes, 2)
     network = create_model(backbone, pretrained_backbone) if isinstance(backbone, str) else backbone

@@ -12,9 +12,12 @@ from torch import nn
 
 from leanconv.conversion.check import check
 from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.core.reading import reading
 from leanconv.detect.build import create_detector, describe_detector
-from leanconv.files.load import compare, fill, network_of, opened
-from leanconv.files.save import description, ties, write
+from leanconv.files.bounds import bounded_settings
+from leanconv.files.load import compare, fill, network_of, on_meta, opened
+from leanconv.files.save import description, refuse_bad_values, ties, write
+from leanconv.files.values import warn_of_bad_values
 
 
 def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Path:
@@ -31,6 +34,7 @@ def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Pat
         raise SettingError(f"a setting of this detector cannot be written down ({error}); give plain values") from None
     network = detector.backbone.network
     check(network)
+    refuse_bad_values(detector, False)
     return write(detector, description(network) | {"ties": ties(detector), "detector": note}, directory)
 
 
@@ -44,21 +48,21 @@ def load_detector(directory: str | os.PathLike[str], network: nn.Module | None =
     Raises:
         FileError: the file is missing, broken or foreign, or its tensors do not fit.
     """
-    info, tensors, path = opened(directory)
-    note = info.get("detector")
-    if not isinstance(note, dict):
-        raise FileError(f"{path.name} holds no detector; open a network with leanconv.load")
-    if network is None:  # shapes first, without memory
-        with torch.device("meta"):
-            compare(_build(note, network_of(info, None, path), path), tensors, path)
-    backbone = network_of(info, network, path)
-    detector = _build(note, backbone, path)
-    compare(detector, tensors, path)
-    fill(detector, tensors)
-    try:
+    with reading(directory):
+        info, tensors, path = opened(directory)
+        note = info.get("detector")
+        if not isinstance(note, dict):
+            raise FileError(f"{path.name} holds no detector; open a network with leanconv.load")
+        bounded_settings(note, path.name)
+        with torch.device("meta"):  # shapes first, without memory
+            bare = network_of(info, None if network is None else on_meta(network), path, len(tensors))
+            compare(_build(note, bare, path), tensors, path)
+        backbone = network_of(info, network, path, len(tensors))
+        detector = _build(note, backbone, path)
+        compare(detector, tensors, path)
+        fill(detector, tensors)
         check(backbone)
-    except LeanconvError as error:
-        raise FileError(f"{path.name}: {error}") from error
+    warn_of_bad_values(tensors, path.name)
     return detector.eval()
 
 

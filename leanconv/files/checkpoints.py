@@ -5,200 +5,309 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leanconv.core.base import unwrapped
-from leanconv.core.errors import FileError, first_line
+from leanconv.core.errors import FileError
+from leanconv.core.reading import reading
+from leanconv.core.settings import flag
 from leanconv.files.load import some
-from leanconv.ops.attention import TiedSE
-from leanconv.ops.depth_shared import DepthSharedConv2d
-from leanconv.ops.shared_basis import SharedBasisConv2d
-from leanconv.ops.split import SplitConv2d
-from leanconv.ops.tied_block import TiedBlockConv2d
-from leanconv.ops.tied_linear import TiedBlockLinear
+from leanconv.files.origin import check_padding, origin_of, set_origin_
+from leanconv.files.releases import Place, places
+from leanconv.files.states import COUNTERS, WRAPPERS, State, read_states, without
+from leanconv.files.values import warn_of_bad_values
 
-# Parts of a layer: ours, and the release's below the layer's name
-TIED_SE = {"squeeze.": "fc.0.", "expand.": "fc.2."}
-SPLIT = {"grouped.": "gwc.", "point.": "pwc.", "redundant.": "conv1x1.", "norm3.": "bn1.", "norm1.": "bn2."}
-# A basis convolution stands in its block beside the others: ours below conv1, the release's below the block
-BASIS = {"unique": "basis_conv{n}.weight", "norm.": "basis_bn{n}.", "coefficients": "coeff_conv{n}.weight"}
-# Layers of the networks around them: ours, and the releases'
-HOSTS = (
-    (r"\bdownsample\.", "shortcut."),
-    (r"^fc\.", "linear."),
-    (r"^fc\.", "classifier.1."),
-    (r"^conv1\.", "pre.0."),  # and on: MobileNetV2's stem, stages and head
-    (r"^bn1\.", "pre.1."),
-    (r"^head_conv\.", "conv1.0."),
-    (r"^head_bn\.", "conv1.1."),
-    (r"^layer([17])\.0\.", r"stage\1."),
-    (r"^layer(\d)\.", r"stage\1."),
-)
-COUNTER = "num_batches_tracked"  # of norms; older checkpoints have none
+MOST_PREFIXES = 100
+AVERAGED = re.compile(r"(^|[._])(ema|avg|average|averaged|swa|shadow|polyak)($|[._])")
+# What the releases hold once more, or never use: bases at the root and in each block; in DenseNet the fourth is the third
+REPEATED = re.compile(r"(^|\.)(shared_basis\w*\.weight|bank(_\d)?\.templates)$")
+NEVER_USED = "shared_basis_4.weight"
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def load_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    state: str | None = None,
+    shortcut_padding: str | None = None,
+    fresh_classifier: bool = False,
+) -> nn.Module:
     """Fill `model` from a checkpoint that leanconv did not write; every tensor must find its place.
 
     It holds the network's own names, or those of the release of its paper: the layers of Tied Block Convolution
-    (``conv.weight``, ``fc.0``), SPConv (``gwc``, ``pwc``, ``conv1x1``, ``bn1``, ``bn2``) and the filter bases
-    (``shared_basis_*``, ``basis_conv1``, ``basis_bn1``, ``coeff_conv1``), with ``shortcut``, ``linear`` or ``stage1`` around
-    them. A dense checkpoint goes into the dense network, and ``convert(..., init="fit")`` makes lean weights of it.
+    (``conv.weight``, ``linear.weight``, ``fc.0``), SPConv (``gwc``, ``pwc``, ``conv1x1``), the networks of the filter bases
+    (``shared_basis_*``, ``basis_conv1``), of soft sharing (``bank.templates``) and of Octave Convolution (``conv_h2h``). A
+    dense checkpoint goes into the dense network, and ``convert(..., init="fit")`` makes lean weights of it.
+
+    Names may stand behind any prefix (``module.``, ``_orig_mod.``, ``model.``) and in dicts inside the file; the place is the
+    one where all tensors fit. Where several do, averaged ones (``model_ema``) are left, and of others you are asked.
+
+    **What no tensor tells.** Networks may have the same tensors and compute something else. Three such differences are known
+    between the releases and leanconv's networks, and where the names show the release, `model` is set to it: the padding of
+    option-A shortcuts, the pooling of Octave Convolution at stride 2, the missing ReLU in the filter bases' DenseNet. Of
+    the first you are asked where the names are nobody's. Not visible, and yours to know: the stride of a bottleneck on
+    its 1x1 (Caffe) or 3x3; ``eps`` of norms (1e-3 in TensorFlow's); ReLU, ReLU6 or SiLU; "same" padding, ceil or floor in
+    pooling (timm's ``tf_`` networks beside the others); strides of a MobileNet's stages for small images; how images are
+    normalised, and the order of channels and classes.
 
     Args:
-        path: a safetensors file, or one of torch.save, read with ``weights_only=True``. A ``state_dict`` inside it and a
-            ``module.`` before names are looked through.
+        path: a safetensors file, or one of torch.save, read with ``weights_only=True``.
+        state: which part of the file, where several fit: its keys with dots, or a word of them ("ema"). What stands beside
+            it in the file is then left.
+        shortcut_padding: "end" or "both", of option-A shortcuts, see `leanconv.models.resnet.PadShortcut`.
+        fresh_classifier: leave the last layer as it is, for a checkpoint of other classes.
 
     Raises:
-        FileError: it cannot be read without running code, or its tensors are not those of `model`, which stays as it was.
+        FileError: it cannot be read without running code, or its tensors are not those of `model`, which stays as it was;
+            or it does not tell what you must say.
+        SettingError: shortcut_padding for a network that has no such shortcut.
     """
     path = Path(path)
+    flag("fresh_classifier", fresh_classifier)
     model = unwrapped(model)
-    release = read_state(path)
-    state, used = _translated(model, release, path)
-    own = model.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith(COUNTER)]
-    extra = [name for name in release if name not in used and not name.endswith(COUNTER)]
-    for what, names in (("has nothing for", missing), ("has what this network does not take,", extra)):
-        if names:
-            raise FileError(f"{path.name} {what} {some(names)}; build the network that it was saved from")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise FileError(
-                f"{path.name}: what belongs into {name!r} has shape {tuple(tensor.shape)} and not {tuple(own[name].shape)}; "
-                "build the network with the settings it was trained with"
-            )
-    model.load_state_dict(own | state, strict=True)
+    check_padding(model, shortcut_padding)
+    with reading(path):
+        states = read_states(path)
+        own = _own(model)
+        skipped = _classifier(model) if fresh_classifier else set()
+        fit = _chosen(states, own, [place for place in places(model) if place.ours not in skipped], path, state)
+        settings = origin_of(model, fit.theirs, fit.metadata, path.name, shortcut_padding)
+        plain = {name: tensor.detach() for name, tensor in fit.found.items()}
+        on_meta = any(tensor.is_meta for tensor in own.values())
+        if on_meta:
+            plain = {name: tensor.clone() for name, tensor in plain.items()}
+        model.load_state_dict(own | plain, strict=True, assign=on_meta)
+        set_origin_(model, settings)
+    warn_of_bad_values(plain, path.name)
     return model
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without the ``module.`` of data parallel training.
+@dataclass
+class Fit:
+    """One way to read a state dict as the network's: which tensors go where, and what does not fit.
 
-    Raises:
-        FileError: it is missing, broken, or holds anything but tensors, numbers and texts.
+    Args:
+        label: the keys and the prefix before its names, with dots.
+        found: the tensors by our names.
+        theirs: the names they have behind the prefix.
+        outside: names of the same dict that stand elsewhere.
+        problem: the first thing that does not fit.
     """
-    if not path.is_file():
-        raise FileError(f"no file {path}; give the checkpoint that the release offers")
-    try:
-        found: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"{path.name} cannot be read ({error}); fetch it again") from error
-    except Exception as error:  # what unpickling raises is unbounded
-        reason = first_line(error)
-        raise FileError(
-            f"{path.name} cannot be read without running its code ({reason[:200]}); save its state dict alone with torch.save"
-        ) from error
-    states = [value for value in (found, *_values(found)) if _is_state(value)]
-    if len(states) != 1:
-        raise FileError(f"{path.name} holds {len(states)} state dicts and not one; save the network's alone")
-    return {name.removeprefix("module."): tensor for name, tensor in states[0].items() if isinstance(tensor, Tensor)}
+
+    label: str
+    found: dict[str, Tensor]
+    theirs: set[str]
+    metadata: Mapping[str, Mapping[str, object]]
+    outside: set[str] = field(default_factory=set)
+    inside: set[str] = field(default_factory=set)
+    problem: str | None = None
 
 
-def _values(found: Any) -> list[Any]:
-    return list(found.values()) if isinstance(found, dict) else []
+def _own(model: nn.Module) -> dict[str, Tensor]:
+    own = dict(model.state_dict(keep_vars=True))
+    lazy = next((name for name, tensor in own.items() if nn.parameter.is_lazy(tensor)), None)
+    if lazy is not None:
+        raise FileError(f"{lazy!r} has no shape before the network's first call; call it once on an example, then load")
+    return own
 
 
-def _is_state(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        return False
-    return sum(isinstance(v, Tensor) for v in value.values()) > max(1, len(value) // 2)
+def _classifier(model: nn.Module) -> set[str]:
+    """The names of the last layer's tensors."""
+    get = getattr(model, "get_classifier", None)
+    last = get() if callable(get) else None
+    if not isinstance(last, nn.Module):
+        last = next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
+    name = next((name for name, module in model.named_modules() if module is last), None)
+    if last is None or name is None:
+        raise FileError(f"fresh_classifier: no last linear layer was found in {type(model).__name__}; leave it out")
+    return {f"{name}.{key}" for key in last.state_dict()}
 
 
-def _translated(model: nn.Module, release: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], set[str]]:
-    """The release's tensors under our names, and which of its names were used."""
-    state: dict[str, Tensor] = {}
-    used: set[str] = set()
-    banks: dict[str, Tensor] = {}  # by our names, put together from the layers that use them
-    for ours, theirs, rows in _names(model):
-        name = next((name for name in theirs if name in release), None)
+def _chosen(states: list[State], own: dict[str, Tensor], wanted: list[Place], path: Path, state: str | None) -> Fit:
+    """The one place in the file where all tensors fit."""
+    if not states:
+        raise FileError(f"{path.name} holds no tensors by name; save the network's state dict alone with torch.save")
+    fits = [fit for found in states for fit in _fits(found, own, wanted)]
+    if state is not None:
+        fits = _named(fits, state, path)
+    whole = [fit for fit in fits if fit.problem is None]
+    if state is None:
+        whole = _without_others(whole)
+    if not whole:
+        best = max(fits, key=lambda fit: (len(fit.found), -len(fit.label)))
+        inside = f" (in {best.label!r})" if best.label else ""
+        raise FileError(f"{path.name}{inside} {best.problem}")
+    plain = [fit for fit in whole if not AVERAGED.search(fit.label.lower())] or whole
+    first = plain[0]
+    other = next((fit for fit in plain[1:] if not _equal(fit.found, first.found)), None)
+    if other is not None:
+        names = ", ".join(repr(fit.label) for fit in plain[:6])
+        raise FileError(f"{path.name} holds several networks that fit: {names}; say which: state={first.label!r}")
+    return first
+
+
+def _fits(state: State, own: dict[str, Tensor], wanted: list[Place]) -> Iterator[Fit]:
+    for parts in ((), WRAPPERS, (*WRAPPERS, "module")):
+        names = {without(name, parts): name for name in state.tensors}
+        if len(names) < len(state.tensors) or (parts and set(names) == set(state.tensors)):
+            continue
+        metadata = {without(name, parts): noted for name, noted in state.metadata.items()}
+        for prefix in _prefixes(names, wanted):
+            inside = {n[len(prefix) :]: state.tensors[full] for n, full in names.items() if n.startswith(prefix)}
+            fit = _translated(inside, own, wanted)
+            fit.label = f"{state.where}.{prefix}".strip(".")
+            fit.metadata = {n[len(prefix) :]: noted for n, noted in metadata.items() if n.startswith(prefix)}
+            fit.inside = {full for n, full in names.items() if n.startswith(prefix)}
+            fit.outside = {full for n, full in names.items() if not n.startswith(prefix) and not COUNTERS.search(n)}
+            yield fit
+
+
+def _prefixes(names: Mapping[str, str], wanted: list[Place]) -> list[str]:
+    """What may stand before all names: nothing, or what stands before one of the first, a middle and the last tensor's."""
+    firm = [place for place in wanted if not COUNTERS.search(place.ours)]
+    found = {""}
+    for place in {firm[0], firm[len(firm) // 2], firm[-1]} if firm else ():
+        for alias in place.theirs:
+            found |= {name[: -len(alias)] for name in names if name.endswith(f".{alias}")}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))[:MOST_PREFIXES]
+
+
+def _without_others(fits: list[Fit]) -> list[Fit]:
+    """Those beside which stands nothing but other whole networks; the others get a problem."""
+    for fit in fits:
+        covered = {name for other in fits for name in other.inside}
+        rest = sorted(fit.outside - covered)
+        if rest:
+            fit.problem = (
+                f"has what this network does not take, {some(rest)}; build the network that it was saved from, or take this "
+                f"part alone: state={fit.label!r}"
+            )
+    return [fit for fit in fits if fit.problem is None]
+
+
+def _named(fits: list[Fit], state: str, path: Path) -> list[Fit]:
+    word = state.lower()
+    for match in (
+        lambda label: label == word,
+        lambda label: word in label.split("."),
+        lambda label: word in re.split(r"[._]", label),
+    ):
+        found = [fit for fit in fits if match(fit.label.lower())]
+        if found:
+            return found
+    labels = sorted({fit.label for fit in fits if fit.label})
+    raise FileError(f"{path.name} holds nothing called {state!r}; it has {some(labels) or 'one state dict'}")
+
+
+def _translated(state: dict[str, Tensor], own: dict[str, Tensor], wanted: list[Place]) -> Fit:
+    """The tensors under our names, and the first thing that does not fit."""
+    fit = Fit("", {}, set(), {})
+    banks: dict[
+        str, tuple[Tensor, Tensor]
+    ] = {}  # by our names: put together from the layers that use them, and which rows
+    misfits: list[str] = []
+    unshared: list[str] = []
+    for place in wanted:
+        name = next((name for name in place.theirs if name in state), None)
         if name is None:
             continue
-        used |= {other for other in theirs if other in release}
-        tensor = release[name]
-        if rows is None:
-            state[ours] = tensor
+        if place.everywhere:
+            fit.theirs |= {other for other in place.theirs if other in state}
+        target, tensor = own[place.ours], state[name]
+        if place.rows is None or name == place.ours:
+            if name in fit.theirs and place.rows is None:
+                misfits.append(f"has one tensor for two places: {name!r}")
+            shaped = _shaped(tensor, target)
+            fit.theirs.add(name)
+            fit.found[place.ours] = tensor if shaped is None else shaped
+            if shaped is None:
+                misfits.append(_misfit(place.ours, tensor, target))
             continue
-        start, total = rows
-        bank = banks.setdefault(ours, tensor.new_full((total, *tensor.shape[1:]), float("nan")))
-        part = bank[start : start + len(tensor)]
-        if part.shape != tensor.shape:
-            raise FileError(
-                f"{path.name}: {name!r} has {len(tensor)} filters; this network's bases have another number"
-            )
-        if not part.isnan().all() and not torch.equal(part, tensor):
-            raise FileError(f"{path.name}: {name!r} is not shared as in this network; build the one it was saved from")
-        part.copy_(tensor)
-    state |= {name: bank for name, bank in banks.items() if not bank.isnan().any()}
-    # the releases hold a shared basis at the root as well as in each block
-    shared = {name for name in release if re.match(r"shared_basis\w*\.weight$", name)}
-    return state, used | {
-        name for name in shared if any(_same(release[name], release[other]) for other in used - shared)
+        fit.theirs.add(name)
+        start, total = place.rows
+        tensor = tensor.flatten(0, 1) if tensor.ndim == 5 else tensor
+        bank, known = banks.setdefault(
+            place.ours, (tensor.new_zeros(total, *tensor.shape[1:]), torch.zeros(total, dtype=torch.bool))
+        )
+        part, rows = bank[start : start + len(tensor)], known[start : start + len(tensor)]
+        if part.shape != tensor.shape or bank.shape != target.shape:
+            unshared.append(f"has {name!r} of {len(tensor)} filters; this network's bases have another number or shape")
+        elif rows.any() and not torch.equal(part, tensor):
+            unshared.append(f"has {name!r} not shared as in this network; build the one it was saved from")
+        else:
+            part.copy_(tensor)
+            rows.fill_(True)
+    fit.found |= {name: bank for name, (bank, known) in banks.items() if known.all()}
+    problems = (unshared, _tied(fit.found, own), _missing(fit, own, wanted), _extra(fit, state), misfits)
+    fit.problem = next(chain(*problems), None)
+    return fit
+
+
+def _shaped(tensor: Tensor, target: Tensor) -> Tensor | None:
+    """`tensor` in the shape of `target`, where only sides of length 1 at the end differ; None where it is another kind."""
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not plain or tensor.is_floating_point() != target.is_floating_point() or tensor.is_complex():
+        return None
+    short, long = sorted((tuple(tensor.shape), tuple(target.shape)), key=len)
+    if long[: len(short)] != short or any(side != 1 for side in long[len(short) :]):
+        return None
+    return tensor.reshape(target.shape)
+
+
+def _misfit(ours: str, tensor: Tensor, target: Tensor) -> str:
+    if tensor.shape == target.shape:
+        return f"has {tensor.dtype} ({tensor.layout}) for {ours!r}, which this weight cannot be; save plain numbers"
+    return (
+        f"has another shape: what belongs into {ours!r} has shape {tuple(tensor.shape)} and not {tuple(target.shape)}; build "
+        "the network with the settings it was trained with, or with fresh_classifier=True where only its classes are others"
+    )
+
+
+def _tied(found: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
+    """Give a tensor that the network has under several names to all of them; yields where they would be different ones."""
+    first: dict[int, str] = {}
+    for name in own:
+        if name in found and id(own[name]) not in first:
+            first[id(own[name])] = name
+    for name, tensor in own.items():
+        source = first.get(id(tensor), name)
+        if source == name:
+            continue
+        if name in found and not _same(found[name], found[source]):
+            yield f"has different tensors for {source!r} and {name!r}, which are one in this network"
+        found[name] = found[source]
+
+
+def _missing(fit: Fit, own: dict[str, Tensor], wanted: list[Place]) -> Iterator[str]:
+    asked = {place.ours for place in wanted}
+    names = [name for name in own if name in asked and name not in fit.found and not COUNTERS.search(name)]
+    if names:
+        yield f"has nothing for {some(names)}; build the network that it was saved from"
+
+
+def _extra(fit: Fit, state: dict[str, Tensor]) -> Iterator[str]:
+    rest = [name for name in state if name not in fit.theirs and not COUNTERS.search(name)]
+    used = [state[name] for name in fit.theirs if REPEATED.search(name)]
+    dense = any("bottle_neck_layer_" in name for name in fit.theirs)
+    repeated = {
+        name
+        for name in rest
+        if REPEATED.search(name)
+        and ((dense and name == NEVER_USED) or any(_same(state[name], other) for other in used))
     }
+    names = [name for name in rest if name not in repeated]
+    if names:
+        yield f"has what this network does not take, {some(names)}; build the network that it was saved from"
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
-
-
-def _names(model: nn.Module) -> Iterator[tuple[str, list[str], tuple[int, int] | None]]:
-    """(our name, the names it may have in a release, (first row, rows in all) where it is a part of a bank)."""
-    owners = {id(module): name for name, module in model.named_modules()}
-    covered: set[str] = set()
-    places: dict[str, int] = {}  # how many sharing convolutions of a block were seen
-    for name, module in model.named_modules():
-        block, _, last = name.rpartition(".")
-        inside = f"{block}." if block else ""
-        own = [f"{name}.{key}" for key in module.state_dict()]
-        parts: dict[str, str] | None = None
-        if isinstance(module, TiedBlockConv2d | TiedBlockLinear) and name not in covered:
-            _refuse_groups(module, name)
-            parts = {"": "conv."} if isinstance(module, TiedBlockConv2d) else {"": "fc."}
-        elif isinstance(module, TiedSE):
-            parts = TIED_SE
-            covered |= {f"{name}.squeeze", f"{name}.expand"}
-        elif isinstance(module, SplitConv2d):
-            parts = SPLIT
-        if parts is not None:
-            covered |= set(own)
-            for key in own:
-                relative = key[len(name) + 1 :]
-                ours, theirs = next((o, t) for o, t in parts.items() if relative.startswith(o))
-                yield key, [f"{name}.{theirs}{relative[len(ours) :]}"], None
-        elif isinstance(module, SharedBasisConv2d | DepthSharedConv2d):
-            covered |= set(own)
-            places[block] = places.get(block, 0) + 1
-            names = [f"{inside}shared_basis{suffix}.weight" for suffix in (f"_{places[block]}", str(places[block]), "")]
-            if isinstance(module, DepthSharedConv2d):
-                yield f"{owners[id(module.bank)]}.weight", names, None
-                continue
-            digits = re.sub(r"\D", "", last)
-            for key in own:
-                relative = key[len(name) + 1 :]
-                for ours, theirs in BASIS.items():
-                    if relative.startswith(ours):
-                        yield key, [inside + theirs.format(n=digits) + relative[len(ours) :]], None
-            if module.shared:
-                rows = (module.index * module.shared, len(module.basis.weight))
-                yield f"{owners[id(module.basis)]}.weight", names, rows
-    for name in model.state_dict():
-        if name not in covered:
-            yield name, [name, *(re.sub(ours, theirs, name) for ours, theirs in HOSTS if re.search(ours, name))], None
-
-
-def _refuse_groups(module: nn.Module, name: str) -> None:
-    if isinstance(module, TiedBlockConv2d) and module.groups > 1 and module.blocks > 1:
-        raise FileError(
-            f"{name!r} has groups={module.groups}: the release orders its channels by block first, the paper and leanconv by "
-            "group first, so that its weights compute something else here"
-        )
+    return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError
+from leanconv.core.reading import one_line, parse_json, reading
 from leanconv.core.task import Task, set_task
-from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
+from leanconv.files.bounds import bounded_settings, no_more_modules_than
+from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, checksum
 from leanconv.files.sparse import set_sparse, unpack
+from leanconv.files.values import warn_of_bad_values
 from leanconv.models.create import create_model
 
 # Keywords that would make a builder read or fetch files; a file must not be able to ask for that.
-FORBIDDEN = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+FORBIDDEN = {
+    "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
+    "weights_backbone", "pretrained_backbone", "default_cfg",
+}  # fmt: skip
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # that layers compute with
 # From each older format to the next one
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda info: info | {"task": None, "sparse": {}}
 }
-LARGEST = 100_000  # of any setting that is a whole number; ImageNet-21k has 21,843 classes
 
 
 def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -38,40 +44,54 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
         model: the dense network, for one that is not built by name: ``load(dir, model=MyNet())``.
 
     Raises:
-        FileError: the file is missing, broken, foreign or of a newer version, or its tensors do not fit the network.
+        FileError: the file is missing, broken, changed, foreign or of a newer version, or its tensors do not fit the network.
     """
-    info, tensors, path = opened(directory)
-    if "detector" in info:
-        raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
-    if model is None:  # shapes first, without memory: a file must not be able to ask for a network it does not hold
+    path = _file(directory)
+    with reading(path):
+        info, tensors, path = opened(path)
+        if "detector" in info:
+            raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
+        # Shapes first, without memory: a file must not be able to ask for a network that it does not hold
         with torch.device("meta"):
-            compare(network_of(info, None, path), tensors, path)
-    lean = network_of(info, model, path)
-    compare(lean, tensors, path)
-    fill(lean, tensors)
-    try:
+            compare(network_of(info, None if model is None else on_meta(model), path, len(tensors)), tensors, path)
+        lean = network_of(info, model, path, len(tensors))
+        compare(lean, tensors, path)
+        fill(lean, tensors)
         check(lean)
         set_sparse(lean, tuple(info.get("sparse", {})))
         set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
-    except LeanconvError as error:
-        raise FileError(f"{path.name}: {error}") from error
+    warn_of_bad_values(tensors, path.name)
     return lean.eval()
+
+
+def _file(directory: str | os.PathLike[str]) -> Path:
+    path = Path(directory)
+    return path / MODEL_FILE if path.is_dir() or not path.suffix else path
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of `model` without memory for its tensors."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    memo |= {id(buffer): buffer.detach().to("meta") for buffer in model.buffers()}
+    return copy.deepcopy(model, memo)
 
 
 def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """The description and all tensors, tied ones under each of their names, of a saved network, and its file."""
-    path = Path(directory)
-    if path.is_dir() or not path.suffix:
-        path = path / MODEL_FILE
+    path = _file(directory)
     info, tensors = read(path)
     tensors = unpack(tensors, info.get("sparse", {}), path.name)
     ties = info.get("ties") or {}
     if not isinstance(ties, dict) or not all(isinstance(source, str) for source in ties.values()):
         raise FileError(f"{path.name}: its ties are {ties!r} and not names to names; save it again")
     for name, source in ties.items():
-        if source in tensors:
-            tensors[name] = tensors[source]
-    return info, tensors, path
+        if name in tensors:
+            raise FileError(f"{path.name}: {name!r} is stored and tied to {source!r} too; save it again")
+        if source not in tensors:
+            raise FileError(f"{path.name}: {name!r} is tied to {source!r}, which it lacks; save it again")
+    return info, tensors | {name: tensors[source] for name, source in ties.items()}, path
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -81,17 +101,22 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=True)
 
 
-def network_of(info: dict[str, Any], model: nn.Module | None, path: Path) -> nn.Module:
-    """The network of the description, with the weights it starts with."""
+def network_of(info: dict[str, Any], model: nn.Module | None, path: Path, tensors: int) -> nn.Module:
+    """The network of the description, with the weights it starts with.
+
+    Args:
+        tensors: how many the file holds; building ends where it makes far more layers.
+    """
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
-        base = model if model is not None else _build(info.get("base"), path)
-        # A paper's network is built lean and carries the plan already
-        return base if plan is None or plan_of(base) == plan else convert(base, plan)
+        with no_more_modules_than(tensors, path.name):
+            base = model if model is not None else _build(info.get("base"), path)
+            # A paper's network is built lean and carries the plan already
+            return base if plan is None or plan_of(base) == plan else convert(base, plan)
     except FileError:
         raise
     except LeanconvError as error:
-        raise FileError(f"{path.name}: {error}") from error
+        raise FileError(one_line(f"{path.name}: {error}")) from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -102,18 +127,28 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(f"{path.name} is not a whole safetensors file ({error}); save or copy it again") from error
+    except Exception as error:  # what safetensors and torch raise for a changed header is unbounded
+        raise FileError(
+            one_line(f"{path.name} is not a whole safetensors file ({error}); save or copy it again")
+        ) from error
     if METADATA_KEY not in metadata:
         raise FileError(
-            f"{path.name} was not saved by leanconv; load it with safetensors, and convert the network again"
+            f"{path.name} was not saved by leanconv; load it into the network it belongs to with lc.load_checkpoint"
+        )
+    noted = metadata.get(CHECKSUM_KEY)  # older files have none
+    if noted is not None and noted != checksum(metadata[METADATA_KEY], tensors):
+        raise FileError(
+            f"{path.name} was changed after it was saved: its checksum is another; copy it again, or, if you changed it on "
+            "purpose, load its tensors with safetensors into the network and save that with lc.save"
         )
     try:
-        info = json.loads(metadata[METADATA_KEY])
+        info = parse_json(metadata[METADATA_KEY])
         version = info["version"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise FileError(f"{path.name}: its leanconv metadata cannot be read ({error}); save it again") from error
-    if not isinstance(version, int) or version < 1 or version > FORMAT:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FileError(
+            one_line(f"{path.name}: its leanconv metadata cannot be read ({error}); save it again")
+        ) from error
+    if type(version) is not int or version < 1 or version > FORMAT:
         raise FileError(f"{path.name} has format {version!r}; this leanconv reads up to {FORMAT}: install a newer one")
     for older in range(version, FORMAT):
         info = MIGRATIONS[older](info)
@@ -123,9 +158,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _build(base: Any, path: Path) -> nn.Module:
     if not isinstance(base, dict) or not isinstance(base.get("name"), str) or not isinstance(base.get("kwargs"), dict):
         raise FileError(f"{path.name} does not say how to build its network; hand it in: load(dir, model=MyNet())")
-    large = [value for value in _whole_numbers(base["kwargs"]) if abs(value) > LARGEST]
-    if large:
-        raise FileError(f"{path.name} asks for a network with {large[0]} of something; no network has over {LARGEST:,}")
+    bounded_settings(base["kwargs"], path.name)
     refused = FORBIDDEN & set(base["kwargs"])
     if refused:
         raise FileError(
@@ -136,17 +169,9 @@ def _build(base: Any, path: Path) -> nn.Module:
     except LeanconvError:
         raise
     except Exception as error:  # builders of other libraries raise anything for a setting they do not know
-        raise FileError(f"{path.name}: {base['name']!r} cannot be built with {base['kwargs']} ({error})") from error
-
-
-def _whole_numbers(value: Any) -> Iterator[int]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _whole_numbers(item)
-    elif isinstance(value, int):
-        yield value
+        raise FileError(
+            one_line(f"{path.name}: {base['name']!r} cannot be built with {base['kwargs']} ({error}); save it again")
+        ) from error
 
 
 def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -157,7 +182,7 @@ def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     for what, names in (("lacks", missing), ("has unknown", extra)):
         if names:
             raise FileError(f"{path.name} {what} {some(names)}; it belongs to another network")
-    kinds = [n for n in wanted if n in tensors and wanted[n].is_floating_point() != tensors[n].is_floating_point()]
+    kinds = [n for n in wanted if n in tensors and not _same_kind(wanted[n], tensors[n])]
     if kinds:
         raise FileError(
             f"{path.name}: {kinds[0]!r} is {tensors[kinds[0]].dtype}, which this weight cannot be; save it again"
@@ -168,6 +193,11 @@ def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             f"{path.name}: {name!r} has shape {tuple(tensors[name].shape)} where the network has "
             f"{tuple(wanted[name].shape)}; it belongs to another network"
         )
+
+
+def _same_kind(wanted: Tensor, found: Tensor) -> bool:
+    """Whether one may be saved for the other: real numbers in any precision, all others as they are."""
+    return found.dtype == wanted.dtype or (wanted.dtype in FLOATS and found.dtype in FLOATS)
 
 
 def some(names: list[str]) -> str:

@@ -9,16 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leanconv.core import settings
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError
 
 ATTRIBUTE = "leanconv_sparse"
+MOST_SIDES = 8  # of a tensor
 VALUES, MASK = ".nonzero", ".mask"  # after a tensor's name
 
 
 def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Note that these state dict entries of `model` are to be stored without their zeros."""
-    setattr(unwrapped(model), ATTRIBUTE, names)
+    """Note that these state dict entries of `model` are to be stored without their zeros.
+
+    Raises:
+        SettingError: `names` is a text and not a sequence of names.
+    """
+    settings.names("names", names)
+    setattr(unwrapped(model), ATTRIBUTE, tuple(names))
 
 
 def get_sparse(model: nn.Module) -> tuple[str, ...]:
@@ -50,7 +57,8 @@ def unpack(tensors: Mapping[str, Tensor], shapes: Any, file: str) -> dict[str, T
     out = dict(tensors)
     for name, shape in shapes.items():
         values, bits = out.pop(name + VALUES, None), out.pop(name + MASK, None)
-        whole = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+        whole = isinstance(shape, list) and len(shape) <= MOST_SIDES
+        whole = whole and all(type(side) is int and 0 < side < 2**40 for side in shape)
         if values is None or bits is None or not whole:
             raise FileError(f"{file}: the sparse tensor {name!r} is not whole; save it again")
         count = int(np.prod(shape, dtype=object))
@@ -59,6 +67,8 @@ def unpack(tensors: Mapping[str, Tensor], shapes: Any, file: str) -> dict[str, T
         mask = torch.from_numpy(np.unpackbits(bits.flatten().numpy(), count=count).astype(bool))
         if int(mask.sum()) != values.numel():
             raise FileError(f"{file}: {name!r} has {values.numel()} values for {int(mask.sum())} places; save it again")
+        if name in out:
+            raise FileError(f"{file}: {name!r} is stored whole and without its zeros too; save it again")
         tensor = values.new_zeros(count)
         tensor[mask] = values.flatten()
         out[name] = tensor.reshape(shape)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leanconv.bench import runtimes
 from leanconv.bench.latency import Latency, threads_set, time_interleaved
+from leanconv.core import settings
 from leanconv.core.errors import SettingError
 from leanconv.inference.optimize import forms_chosen, optimize
 
@@ -70,10 +71,12 @@ def race(
         say: called with what is being prepared.
 
     Raises:
-        SettingError: no network, or a runtime that is not there.
+        SettingError: no network, a runtime that is not there, or a text where several names are asked for.
     """
     if not networks or not names:
         raise SettingError("nothing to time: give at least one network and one runtime")
+    settings.names("names", names)
+    settings.names("forms", forms)
     threads = threads or torch.get_num_threads()
     channels_last = example.contiguous(memory_format=torch.channels_last)
     calls: dict[tuple[str, str, str], runtimes.Call] = {}

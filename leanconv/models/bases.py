@@ -6,6 +6,7 @@ its release. The first block of every stage stays dense.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import one_of, whole
+from leanconv.core.settings import flag, one_of, whole
 from leanconv.core.sharing import lend
 from leanconv.models.entry import ModelEntry
 from leanconv.models.mobilenet import MobileNetV2
@@ -39,12 +40,14 @@ def basis_cifar_resnet(
     unique: int = 1,
     bases: int = 1,
     penalty_weight: float = PENALTY,
+    shortcut_padding: str = "end",
 ) -> nn.Module:
     """ResNetL-SsUu for small images: each 3x3 behind the first block of a stage has `shared` components in common with the
     others of its stage and `unique` of its own; both double with the stage.
 
     Args:
-        depths, width, shortcut: of the host network, see `leanconv.models.resnet.CifarResNet`.
+        depths, width, shortcut, shortcut_padding: of the host network, see `leanconv.models.resnet.CifarResNet`; the
+            release pads option A on "both" sides.
         shared, unique: s and u, the components in the first stage.
         bases: 1, or 2: one for the first convolutions of the blocks and one for the second (the starred rows).
         penalty_weight: lambda of the orthogonality penalty; 0 leaves it off (the rows with a dagger).
@@ -55,7 +58,7 @@ def basis_cifar_resnet(
     Source: sections 3.3 and 4.1, Fig. 5; ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two,
     of ResNet-56's 853,018, and 116 % of its MACs: 17 components of 16 channels are above what breaks even.
     """
-    dense = resnet(depths, num_classes, in_chans, width, shortcut)
+    dense = resnet(depths, num_classes, in_chans, width, shortcut, shortcut_padding)
     method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
     return converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
 
@@ -149,12 +152,27 @@ def resnext50_cifar(num_classes: int = 100, in_chans: int = 3) -> nn.Module:
     return _for_small_images(model, in_chans, "conv1", "maxpool")
 
 
-def densenet121_cifar(num_classes: int = 100, in_chans: int = 3) -> nn.Module:
-    """DenseNet-121 (growth 32) for small images: a 3x3 stem of stride 1, without norm and pool."""
+def densenet121_cifar(num_classes: int = 100, in_chans: int = 3, transition_relu: bool = True) -> nn.Module:
+    """DenseNet-121 (growth 32) for small images: a 3x3 stem of stride 1, without norm and pool.
+
+    Args:
+        transition_relu: whether a ReLU follows the norm between two dense blocks, as in Huang et al. 2017; the release of
+            the filter bases has none.
+    """
     from timm.models.densenet import DenseNet
 
+    flag("transition_relu", transition_relu)
     model = DenseNet(growth_rate=32, block_config=(6, 12, 24, 16), num_classes=num_classes, in_chans=in_chans)
+    if not transition_relu:
+        drop_transition_relus_(model)
     return _for_small_images(model, in_chans, "features.conv0", "features.norm0", "features.pool0")
+
+
+def drop_transition_relus_(model: nn.Module) -> None:
+    """Leave the ReLUs between dense blocks out."""
+    for name, module in list(model.named_modules()):
+        if re.search(r"transition\d\.norm$", name):
+            module.act = nn.Identity()
 
 
 def _for_small_images(model: Any, in_chans: int, stem: str, *gone: str) -> nn.Module:
@@ -178,6 +196,7 @@ def basis_densenet121(
     unique: int = 1,
     bases: int = 1,
     penalty_weight: float = PENALTY,
+    transition_relu: bool = True,
 ) -> nn.Module:
     """DenseNet121-SsUu for small images: one basis for the 3x3s of each dense block, equal ranks in all, no layer left out.
 
@@ -186,13 +205,14 @@ def basis_densenet121(
 
     Args:
         shared, unique, bases, penalty_weight: as of `basis_cifar_resnet`; the ranks do not grow.
+        transition_relu: see `densenet121_cifar`.
 
     Raises:
         SettingError: a setting that the method refuses.
 
     Source: section 4.1.2 (as "S64U4", the label that belongs to ResNeXt-50).
     """
-    dense = densenet121_cifar(num_classes, in_chans)
+    dense = densenet121_cifar(num_classes, in_chans, transition_relu)
     method = SharedBasis(shared, unique, bases, growth=1, penalty_weight=penalty_weight)
     return converted(dense, method, "features.denseblock*.conv2")
 

@@ -7,17 +7,20 @@ Convolution"; a peer in Table 2 of SPConv.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.models.entry import ModelEntry
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
 from leanconv.ops.octave import OctaveConv2d, Pair, low_channels
 
 PLANES = (64, 128, 256, 512)
 EXPANSION = 4
+Down = Literal["stride", "pool"]
+DOWNS: tuple[Down, ...] = ("stride", "pool")
 
 
 class OctaveDown(OctaveConv2d):
@@ -28,15 +31,26 @@ class OctaveDown(OctaveConv2d):
         high' = conv(high, W_hh, stride 2) + conv(low, W_lh)
         low'  = conv(pool(high), W_hl, stride 2) + conv(low, W_ll, stride 2)
 
+    Args:
+        down: "stride" as above; "pool": both maps are pooled first, and no convolution has a stride, as in the releases.
+            The tensors are the same, the functions are not.
+
     Shape:
         (high, low) -> (high, low), each of half the height and width, rounded up.
 
-    Source: the release of Chen et al. 2019b, which pools where this takes the stride. It costs more than the paper's
+    Source: the release of Chen et al. 2019b, which pools where this takes the stride. Either costs more than the paper's
     formula, by which Oct-ResNet-50 at alpha 0.5 has 2.25 G MACs; so it has 2.37 G, and the 2.40 G that SPConv prints.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, alpha_in: float = 0.5, alpha_out: float = 0.5
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        alpha_in: float = 0.5,
+        alpha_out: float = 0.5,
+        down: Down = "stride",
     ) -> None:
         super().__init__(
             in_channels,
@@ -48,18 +62,31 @@ class OctaveDown(OctaveConv2d):
             alpha_in=alpha_in,
             alpha_out=alpha_out,
         )
+        self.set_down(down)
+
+    def set_down(self, down: Down) -> None:
+        """Halve the maps by a stride or by a pool."""
+        self.down = down
+        stride = (2, 2) if down == "stride" else (1, 1)
+        for path in (self.high_to_high, self.high_to_low, self.low_to_low):
+            if path is not None:
+                path.stride = stride
         if self.low_to_high is not None:
             self.low_to_high.stride = (1, 1)
 
     def forward(self, x: Pair) -> Pair:
         high, low = x
+        if self.down == "pool":
+            high = self.pool(high)
         new_high = self.high_to_high(high)
         if self.low_to_high is not None:
             new_high = new_high + self.low_to_high(low)
         if self.high_to_low is None:
             return new_high, None
         new_low = self.high_to_low(self.pool(high))
-        return new_high, new_low if self.low_to_low is None else new_low + self.low_to_low(low)
+        if self.low_to_low is None or low is None:
+            return new_high, new_low
+        return new_high, new_low + self.low_to_low(self.pool(low) if self.down == "pool" else low)
 
 
 class OctaveUnit(nn.Module):
@@ -68,6 +95,7 @@ class OctaveUnit(nn.Module):
     Args:
         alpha_in, alpha_out: the part of the channels that is low.
         relu: whether a ReLU follows.
+        down: see `OctaveDown`; used where the stride is 2.
 
     Shape:
         (high, low) -> (high, low), each low (N, alpha C, H / 2, W / 2), or None where its alpha is 0.
@@ -83,12 +111,13 @@ class OctaveUnit(nn.Module):
         alpha_in: float,
         alpha_out: float,
         relu: bool = True,
+        down: Down = "stride",
     ) -> None:
         super().__init__()
         alphas = {"alpha_in": alpha_in, "alpha_out": alpha_out}
         self.conv: OctaveConv2d
         if stride == 2:
-            self.conv = OctaveDown(in_channels, out_channels, kernel_size, **alphas)
+            self.conv = OctaveDown(in_channels, out_channels, kernel_size, **alphas, down=down)
         else:
             self.conv = OctaveConv2d(
                 in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False, **alphas
@@ -114,18 +143,25 @@ class OctaveBottleneck(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, planes: int, stride: int = 1, *, alpha_in: float = 0.5, alpha_out: float = 0.5
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        *,
+        alpha_in: float = 0.5,
+        alpha_out: float = 0.5,
+        down: Down = "stride",
     ) -> None:
         super().__init__()
         inner = {"alpha_in": alpha_out, "alpha_out": alpha_out}
         out_channels = EXPANSION * planes
         self.entry = OctaveUnit(in_channels, planes, 1, alpha_in=alpha_in, alpha_out=alpha_out)
-        self.k3 = OctaveUnit(planes, planes, 3, stride, **inner)
+        self.k3 = OctaveUnit(planes, planes, 3, stride, **inner, down=down)
         self.exit = OctaveUnit(planes, out_channels, 1, relu=False, **inner)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels or alpha_in != alpha_out:
             self.shortcut = OctaveUnit(
-                in_channels, out_channels, 1, stride, alpha_in=alpha_in, alpha_out=alpha_out, relu=False
+                in_channels, out_channels, 1, stride, alpha_in=alpha_in, alpha_out=alpha_out, relu=False, down=down
             )
         self.relu = nn.ReLU(inplace=True)
 
@@ -159,6 +195,7 @@ class OctaveResNet(ImageNetwork):
     Args:
         depths: blocks in each of four stages; 3, 4, 6, 3 is ResNet-50.
         alpha: the part of the channels that is low; 0 is the ordinary network.
+        down: how maps are halved, "stride" or "pool", see `OctaveDown`; with "pool" alpha 0 is not the ordinary network.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
@@ -176,8 +213,10 @@ class OctaveResNet(ImageNetwork):
         in_chans: int = 3,
         depths: Sequence[int] = (3, 4, 6, 3),
         alpha: float = 0.5,
+        down: Down = "stride",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
+        one_of("down", down, DOWNS)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1:
             raise SettingError(f"alpha={alpha!r} must be a number of at least 0 and below 1")
         if len(depths) != len(PLANES) or not all(isinstance(depth, int) and depth >= 1 for depth in depths):
@@ -191,7 +230,8 @@ class OctaveResNet(ImageNetwork):
         channels, alpha_in = 64, 0.0
         for index, (planes, depth) in enumerate(zip(PLANES, depths, strict=True)):
             alpha_out = 0.0 if index == len(PLANES) - 1 else alpha
-            first = OctaveBottleneck(channels, planes, 1 if index == 0 else 2, alpha_in=alpha_in, alpha_out=alpha_out)
+            stride = 1 if index == 0 else 2
+            first = OctaveBottleneck(channels, planes, stride, alpha_in=alpha_in, alpha_out=alpha_out, down=down)
             channels, alpha_in = EXPANSION * planes, alpha_out
             rest = [
                 OctaveBottleneck(channels, planes, alpha_in=alpha_out, alpha_out=alpha_out) for _ in range(depth - 1)

@@ -7,6 +7,7 @@ CIFAR form of ResNet-18/34 (3x3 stem of stride 1, no max-pool) that the filter-b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +15,70 @@ from torch.nn import functional as F
 
 from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
 
+PADDINGS = ("end", "both")
+
 
 class PadShortcut(nn.Module):
     """Option A: every `stride`-th pixel, and zeros for the channels that are new. No parameters.
+
+    The paper does not say where the zeros stand. No tensor tells the two ways apart, so a state dict says in its metadata
+    which one its network had, and does not load into the other.
+
+    Args:
+        padding: "end", zeros behind the old channels (torch's own ResNet of 2016), or "both", half of them on each side
+            (the widespread PyTorch code for three stages, and the release of the filter bases).
 
     Shape:
         x: (N, C, H, W) -> (N, C + extra, ceil(H / stride), ceil(W / stride)), the size that a padded 3x3 gives.
     """
 
-    def __init__(self, extra: int, stride: int) -> None:
+    def __init__(self, extra: int, stride: int, padding: str = "end") -> None:
         super().__init__()
         self.extra = extra
         self.stride = stride
+        self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        before = self.extra // 2 if self.padding == "both" else 0
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
 
     def extra_repr(self) -> str:
-        return f"extra={self.extra}, stride={self.stride}"
+        return f"extra={self.extra}, stride={self.stride}, padding={self.padding}"
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        noted = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if noted is not None:
+            noted["padding"] = self.padding
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing: Any,
+        unexpected: Any,
+        errors: Any,
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        found = local_metadata.get("padding", self.padding)
+        if found != self.padding:
+            errors.append(
+                f"{prefix[:-1]!r} pads at {found!r} in this state dict and at {self.padding!r} in this network; build it "
+                f"with shortcut_padding={found!r}"
+            )
+
+
+def pad_shortcuts(model: nn.Module) -> list[tuple[str, PadShortcut]]:
+    """The option-A shortcuts of `model` by name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, PadShortcut)]
 
 
 class BasicBlock(nn.Module):
     """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), both convolutions 3x3."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str, padding: str = "end") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
@@ -45,7 +86,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu2 = nn.ReLU(inplace=True)
-        self.shortcut = _shortcut(in_channels, out_channels, stride, shortcut)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, shortcut, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -53,11 +94,11 @@ class BasicBlock(nn.Module):
         return self.relu2(out + self.shortcut(x))
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> nn.Module:
+def _shortcut(in_channels: int, out_channels: int, stride: int, option: str, padding: str) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if option == "A":
-        return PadShortcut(out_channels - in_channels, stride)
+        return PadShortcut(out_channels - in_channels, stride, padding)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
     )
@@ -72,16 +113,24 @@ class CifarResNet(ImageNetwork):
         depths: blocks in each stage.
         width: channels of the stem and the first stage.
         shortcut: where the shape changes, "A" (subsample and zero-pad) or "B" (1x1 convolution and norm).
+        shortcut_padding: of option A, "end" or "both", see `PadShortcut`; option B has none.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
     """
 
     def __init__(
-        self, depths: Sequence[int], num_classes: int = 10, in_chans: int = 3, width: int = 16, shortcut: str = "A"
+        self,
+        depths: Sequence[int],
+        num_classes: int = 10,
+        in_chans: int = 3,
+        width: int = 16,
+        shortcut: str = "A",
+        shortcut_padding: str = "end",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width)
         one_of("shortcut", shortcut, ("A", "B"))
+        one_of("shortcut_padding", shortcut_padding, PADDINGS)
         super().__init__(num_classes, (in_chans, 32, 32))
         self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -90,7 +139,7 @@ class CifarResNet(ImageNetwork):
         channels = width
         for index, (name, depth) in enumerate(zip(self.stages, depths, strict=True)):
             out_channels = width * 2**index
-            first = BasicBlock(channels, out_channels, 1 if index == 0 else 2, shortcut)
+            first = BasicBlock(channels, out_channels, 1 if index == 0 else 2, shortcut, shortcut_padding)
             rest = [BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(first, *rest))
             self.feature_info.append({"num_chs": out_channels, "reduction": 2**index, "module": name})
@@ -107,7 +156,12 @@ class CifarResNet(ImageNetwork):
 
 
 def resnet(
-    depths: Sequence[int], num_classes: int = 10, in_chans: int = 3, width: int = 16, shortcut: str = "A"
+    depths: Sequence[int],
+    num_classes: int = 10,
+    in_chans: int = 3,
+    width: int = 16,
+    shortcut: str = "A",
+    shortcut_padding: str = "end",
 ) -> CifarResNet:
     """The CIFAR network with `depths` blocks a stage: 3, 3, 3 is ResNet-20."""
-    return CifarResNet(depths, num_classes, in_chans, width, shortcut)
+    return CifarResNet(depths, num_classes, in_chans, width, shortcut, shortcut_padding)

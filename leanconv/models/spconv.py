@@ -48,11 +48,12 @@ def spconv_resnet20(
     fusion: bool = True,
     representative: Representative = "sum",
     redundant: bool = True,
+    shortcut_padding: str = "end",
 ) -> nn.Module:
     """ResNet-20 with a split convolution in place of every 3x3 but the first.
 
     Args:
-        width, shortcut: of the host network, see `leanconv.models.resnet.CifarResNet`.
+        width, shortcut, shortcut_padding: of the host network, see `leanconv.models.resnet.CifarResNet`.
         ratio, groups, fusion, representative, redundant: see `leanconv.Split`; the rows of Table 4 change the last three.
 
     Raises:
@@ -61,7 +62,9 @@ def spconv_resnet20(
     Source: section 4.1 and Table 4. The projections (option B) are inferred from the printed FLOPs.
     """
     method = Split(ratio, groups, fusion, representative, redundant)
-    return converted(resnet((3, 3, 3), num_classes, in_chans, width, shortcut), method, "layer*.conv*")
+    return converted(
+        resnet((3, 3, 3), num_classes, in_chans, width, shortcut, shortcut_padding), method, "layer*.conv*"
+    )
 
 
 def spconv_vgg16(

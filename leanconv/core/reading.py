@@ -1,0 +1,87 @@
+"""One boundary for files that others wrote: whatever their contents raise becomes one error, in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from leanconv.core.errors import FileError, LeanconvError, first_line
+
+LONGEST = 600  # characters of an error; a hostile value may be a megabyte long
+DEEPEST = 64  # levels of lists and objects inside each other
+
+
+@contextmanager
+def reading(
+    path: str | os.PathLike[str],
+    way_out: str = "save or copy it again",
+    error: type[LeanconvError] = FileError,
+) -> Iterator[None]:
+    """Turn what the contents of `path` raise inside the block into one `error` that names the file and the way out.
+
+    Of leanconv's own errors those of this kind pass, and the others become it. The cause is chained, so that a fault of
+    leanconv's is not hidden from whoever looks.
+
+    Raises:
+        error: anything but an interruption was raised.
+    """
+    name = Path(path).name or str(path)
+    try:
+        yield
+    except error as cause:
+        text = one_line(str(cause))
+        if text == str(cause):
+            raise
+        raise error(text) from cause
+    except LeanconvError as cause:
+        raise error(one_line(f"{name}: {cause}")) from cause
+    except RecursionError as cause:
+        raise error(f"{name} nests too deeply; {way_out}") from cause
+    except MemoryError as cause:
+        raise error(f"{name} asks for more memory than there is; {way_out}") from cause
+    except Exception as cause:  # what parsers and builders raise is unbounded
+        raise error(
+            one_line(f"{name} cannot be read ({type(cause).__name__}: {first_line(cause)}); {way_out}")
+        ) from cause
+
+
+def one_line(text: str) -> str:
+    """`text` in one line of bounded length, its end kept: the way out stands there."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} ... {text[-190:]}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON as the standard has it: no NaN, no infinity, no number beyond a float, nothing nested over `DEEPEST` levels.
+
+    Raises:
+        ValueError: anything else.
+    """
+    found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    level: list[Any] = [found]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return found
+    raise ValueError(f"it nests over {DEEPEST} levels")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond what a float holds")
+    return value

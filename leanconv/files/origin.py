@@ -1,0 +1,96 @@
+"""What a checkpoint's tensors do not tell and its names do: how the network of its origin computes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from leanconv.core.base import get_base, set_base
+from leanconv.core.errors import FileError, SettingError
+from leanconv.files.releases import FILTER_BASES
+from leanconv.models.bases import drop_transition_relus_
+from leanconv.models.octave_resnet import OctaveDown
+from leanconv.models.resnet import PADDINGS, pad_shortcuts
+
+OCTAVE = re.compile(r"\.conv_[hl]2[hl]\.")
+DENSE = re.compile(r"(^|\.)transition_layer_\d\.")
+# The widespread code for three stages (Idelbayev's) calls the classifier so, and has no tensors in its shortcuts
+THREE_STAGES = re.compile(r"^linear\.")
+
+
+def check_padding(model: nn.Module, asked: str | None) -> None:
+    """Raise SettingError where `asked` is no padding of option-A shortcuts, or the network has none."""
+    if asked is not None and asked not in PADDINGS:
+        raise SettingError(f"shortcut_padding={asked!r} must be 'end' or 'both'")
+    if asked is not None and not pad_shortcuts(model):
+        raise SettingError(f"shortcut_padding={asked!r}: this network has no option-A shortcut; leave it out")
+
+
+def origin_of(
+    model: nn.Module, names: Collection[str], noted: Mapping[str, Any], file: str, asked: str | None = None
+) -> dict[str, Any]:
+    """The settings with which `model` computes what the network of a checkpoint with these `names` computed.
+
+    Args:
+        noted: PyTorch's notes on each module of that network; leanconv's own state dicts say there how shortcuts pad.
+        asked: the caller's word on the padding of option-A shortcuts.
+
+    Raises:
+        FileError: nothing tells how shortcuts pad, or two things tell otherwise.
+    """
+    found: dict[str, Any] = {}
+    if pad_shortcuts(model):
+        found["shortcut_padding"] = _padding(model, names, noted, file, asked)
+    if any(OCTAVE.search(name) for name in names):
+        found["down"] = "pool"
+    if any(DENSE.search(name) for name in names):
+        found["transition_relu"] = False
+    return found
+
+
+def set_origin_(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Give `model` what `origin_of` found, and write it into what builds the network again, if it was built by name."""
+    for _, shortcut in pad_shortcuts(model):
+        shortcut.padding = settings["shortcut_padding"]
+    if "down" in settings:
+        for module in model.modules():
+            if isinstance(module, OctaveDown):
+                module.set_down(settings["down"])
+    if not settings.get("transition_relu", True):
+        drop_transition_relus_(model)
+    base = get_base(model)
+    if base is not None and settings:
+        set_base(model, base["name"], base["kwargs"] | dict(settings))
+
+
+def _padding(model: nn.Module, names: Collection[str], noted: Mapping[str, Any], file: str, asked: str | None) -> str:
+    base = get_base(model)
+    built = None if base is None else base["kwargs"].get("shortcut_padding")
+    told = _told(model, names, noted)
+    if asked is None and built is not None and told is not None and built != told:
+        raise FileError(
+            f"{file} was trained with shortcuts that pad at {told!r}, as its names tell, and this network was built with "
+            f"shortcut_padding={built!r}; leave that out, or give shortcut_padding to the load"
+        )
+    padding = asked or told or built
+    if padding is None:
+        raise FileError(
+            f"{file} does not tell how its option-A shortcuts pad new channels, and the two ways compute different things: "
+            "'both' is half of them on each side (the widespread CIFAR code, the filter bases' release), 'end' all behind "
+            "(He et al.'s, leanconv's own); say shortcut_padding='both' or 'end', in the network's settings or to the load"
+        )
+    return str(padding)
+
+
+def _told(model: nn.Module, names: Collection[str], noted: Mapping[str, Any]) -> str | None:
+    """How the checkpoint's shortcuts pad, by leanconv's own notes or by the names of a release."""
+    notes = {noted.get(name, {}).get("padding") for name, _ in pad_shortcuts(model)}
+    if len(notes) == 1 and notes <= set(PADDINGS):
+        return str(notes.pop())
+    if set(noted) == {name for name, _ in model.named_modules()}:
+        return "end"  # our own classes, module by module, before they noted it
+    released = any(FILTER_BASES.search(name) for name in names) or any(THREE_STAGES.search(name) for name in names)
+    return "both" if released else None

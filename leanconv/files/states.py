@@ -1,0 +1,94 @@
+"""What a checkpoint file holds: state dicts, wherever they stand in it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from leanconv.core.errors import FileError
+from leanconv.core.reading import reading
+
+DEEPEST, MOST = 6, 1000  # levels of dicts looked into, and dicts in all
+INFLATED = 20  # times its size that a zip file may unpack to; torch does not compress
+# Parts that wrappers add to names and that no layer is called by
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+# What tools leave among the tensors: averages count their steps, thop its operations, PyTorch its batches
+COUNTERS = re.compile(r"(^|\.)(n_averaged|total_ops|total_params|num_batches_tracked)$")
+
+
+@dataclass(frozen=True)
+class State:
+    """Tensors by name.
+
+    Args:
+        where: the keys that lead to them in the file, with dots; "" at its root.
+        metadata: what PyTorch notes for each module, by its name.
+    """
+
+    where: str
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_states(path: Path) -> list[State]:
+    """Every dict of a checkpoint that holds tensors by name.
+
+    Raises:
+        FileError: the file is missing, broken, or cannot be read without running code.
+    """
+    if not path.is_file():
+        raise FileError(f"no file {path}; give the checkpoint that the release offers")
+    if path.suffix == ".safetensors":
+        with reading(path, "fetch it again"):
+            return [_safetensors(path)]
+    with reading(path, "it is no file of torch.save that is read without running its code: save its state dict alone"):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > INFLATED * path.stat().st_size + 2**20:
+                raise FileError(
+                    f"{path.name} unpacks to {size:,} bytes, which torch.save does not write; fetch it again"
+                )
+        with warnings.catch_warnings():  # of torch, about files of its older versions
+            warnings.simplefilter("ignore")
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return list(_states(found))
+
+
+def _safetensors(path: Path) -> State:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        same = file.metadata() or {}  # safetensors' save_model notes there which names it left out as another's tensor
+    return State("", tensors | {name: tensors[first] for name, first in same.items() if first in tensors})
+
+
+def _states(found: Any) -> Iterator[State]:
+    """Breadth first, so that a file's own state dict comes before what stands deeper."""
+    level: list[tuple[str, Any]] = [("", found)]
+    seen: set[int] = set()
+    for _ in range(DEEPEST):
+        below: list[tuple[str, Any]] = []
+        for where, value in level:
+            if not isinstance(value, Mapping) or id(value) in seen or len(seen) >= MOST:
+                continue
+            seen.add(id(value))
+            named = {key: item for key, item in value.items() if isinstance(key, str)}
+            tensors = {key: item for key, item in named.items() if isinstance(item, Tensor)}
+            if tensors:
+                yield State(where, tensors, getattr(value, "_metadata", None) or {})
+            below += [(f"{where}.{key}".strip("."), item) for key, item in named.items() if isinstance(item, Mapping)]
+        level = below
+
+
+def without(name: str, parts: tuple[str, ...]) -> str:
+    """A dotted name without these parts."""
+    return ".".join(part for part in name.split(".") if part not in parts)
