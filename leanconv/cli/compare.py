@@ -123,10 +123,12 @@ def _name(targets: list[str], target: str, label: str) -> str | None:
 
 def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> dict[str, Any]:
     """The results as ``results/schema.json`` wants them."""
+    from leanconv.cli.runs import CLASS_NAMES
     from leanconv.core.machine import provenance
 
     identity = job.identity()
     shared = {name: value for name, value in identity.items() if name not in ("method", "seed")}
+    shared["data"] = {name: value for name, value in identity["data"].items() if name != CLASS_NAMES}
     return {
         **provenance(shlex.join(["leanconv", *map(_portable, sys.argv[1:])])),
         "kind": "compare",

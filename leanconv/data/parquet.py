@@ -65,13 +65,14 @@ def parquet_folder(folder: Path) -> ImageData:
     _check_memory(folder, train_files + test_files)
     train_rows, train_labels, names = read_files(train_files)
     test_rows, test_labels, test_names = read_files(test_files)
+    named = names is not None
     if names is None:
         names = _numbered(folder, train_labels)
     elif test_names is not None and test_names != names:
         raise DataError(f"{test_files[0]}: its class names differ from those of {train_files[0].name}; make them equal")
     _check_range(test_rows, test_labels, len(names))
     train, test = gather(train_rows, train_labels, "train images"), gather(test_rows, test_labels, "test images")
-    return ImageData.of(folder.resolve().name, names, train, test)
+    return ImageData.of(folder.resolve().name, names, train, test, named=named)
 
 
 def part_files(folder: Path, part: str) -> list[Path]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from leanconv.core.atomic import write_json
 from leanconv.core.processes import leads
+from leanconv.core.task import get_task
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
@@ -78,15 +79,19 @@ def fit(
         accelerator, devices: as Lightning takes them; `torchrun` sets the number of processes.
 
     Raises:
-        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings.
+        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings or classes; `model`
+            knows its classes, and they are others than those of `data` (in another order they are brought into its own).
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss is not finite any more.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
     from leanconv.train.loop import train_loop
 
+    task = get_task(model)
+    if task is not None:
+        data = data.for_classes(task.classes)
     folder = RunFolder(out)
-    checkpoint = folder.open(config, data.name, resume)
+    checkpoint = folder.open(config, data.name, resume, data.names)
     history = train_loop(
         model, partial(_work, model, data, config, folder), config, folder, checkpoint,
         progress=progress, accelerator=accelerator, devices=devices,
