@@ -13,9 +13,7 @@ from leanconv.core.errors import DataError, LeanconvError, SettingError
 SHOWN = 20  # names of a list in an error
 
 
-def class_names(
-    names: Any, owner: str, kind: str = "class", error: type[LeanconvError] = DataError
-) -> tuple[str, ...]:
+def class_names(names: Any, owner: str, kind: str = "class", error: type[LeanconvError] = DataError) -> tuple[str, ...]:
     """`names` as a tuple of different, non-empty strings.
 
     Raises:
@@ -33,7 +31,9 @@ def class_names(
     return tuple(names)
 
 
-def places(known: Sequence[str], found: Sequence[str], owner: str, source: str, *, whole: bool = False) -> tuple[int, ...]:
+def places(
+    known: Sequence[str], found: Sequence[str], owner: str, source: str, *, whole: bool = False
+) -> tuple[int, ...]:
     """Where each name of `found`, of a data set, stands among those that a network knows, in `known`.
 
     A data set may have the network's classes in another order, or some of them only. Names are equal letter by letter.
@@ -60,6 +60,26 @@ def places(known: Sequence[str], found: Sequence[str], owner: str, source: str, 
         f"{owner} and {source} have different classes: {says}{hint}. The network's: {listed(known)}; the data's: "
         f"{listed(found)}. Name the classes alike, or take the data it was trained on"
     )
+
+
+def check_labels(names: Sequence[str], known: Sequence[str], source: str) -> None:
+    """Raise SettingError where names in a file contradict those that a network knows of its outputs.
+
+    Other words for them, such as another language's, do not; a name that is one of the network's must be that output's.
+    """
+    if not known:
+        return
+    if len(names) != len(known):
+        raise SettingError(
+            f"{source}: {len(names)} class names for {len(known)} outputs; give one a line, in the order of training: "
+            f"{listed(known)}"
+        )
+    wrong = next((name for place, name in enumerate(names) if name in known and known[place] != name), None)
+    if wrong is not None:
+        raise SettingError(
+            f"{source} has {wrong!r} in another place than the network. The network's: {listed(known)}; the file's: "
+            f"{listed(names)}. Leave --labels out, or give them in the network's order"
+        )
 
 
 def near(name: str, others: Sequence[str]) -> str | None:

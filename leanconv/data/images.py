@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from leanconv.core.errors import DataError
 from leanconv.data.classes import class_names, places
-from leanconv.data.encoded import Encoded, decode
-from leanconv.data.split import stratified
+from leanconv.data.encoded import MAX_PIXELS, Encoded, decode
+from leanconv.data.problems import Problems
+from leanconv.data.split import HeldOut, stratified
 from leanconv.data.stats import channel_stats
 
 SAMPLE = 2000  # images looked at for mean and std where each must be decoded first
@@ -98,8 +99,11 @@ class TensorImages(LabelledImages):
 class FileImages(LabelledImages):
     """Images decoded each time they are asked for, to RGB and upright (EXIF); their sizes may vary."""
 
-    def __init__(self, encoded: Encoded, labels: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(
+        self, encoded: Encoded, labels: Tensor, rows: Tensor | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.rows = torch.arange(len(encoded)) if rows is None else rows
+        self.max_pixels = max_pixels
         self.encoded, self.labels = encoded, _checked(labels, len(self.rows))
 
     @property
@@ -107,13 +111,14 @@ class FileImages(LabelledImages):
         return 3
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return decode(self.encoded, int(self.rows[index])), int(self.labels[index])
+        return decode(self.encoded, int(self.rows[index]), self.max_pixels), int(self.labels[index])
 
     def subset(self, rows: Tensor) -> FileImages:
-        return FileImages(self.encoded, self.labels[rows], self.rows[rows]).of_classes(self.classes, self.named)
+        chosen = FileImages(self.encoded, self.labels[rows], self.rows[rows], self.max_pixels)
+        return chosen.of_classes(self.classes, self.named)
 
     def relabelled(self, labels: Tensor) -> FileImages:
-        return FileImages(self.encoded, labels, self.rows)
+        return FileImages(self.encoded, labels, self.rows, self.max_pixels)
 
     def pixels(self) -> Iterator[Tensor]:
         sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
@@ -127,6 +132,8 @@ class ImageData:
     Args:
         mean, std: per channel, in [0, 1], of the train part (of at most 2,000 images spread evenly over it where they
             are decoded lazily).
+        problems: what was left out.
+        held_out: how the test part was taken from the images, where the data set has none of its own.
         named: whether `classes` are names; not where the data set has numbers only, and "0", "1", ... stand for them.
 
     Raises:
@@ -141,16 +148,18 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     named: bool = True
+    problems: Problems = field(default_factory=Problems)
+    held_out: HeldOut | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes, self.name))
         check_parts(self.name, self.classes, self.train, self.test)
         for part in ("train", "test"):
             object.__setattr__(self, part, getattr(self, part).of_classes(self.classes, self.named))
-        for field in ("mean", "std"):
-            if len(getattr(self, field)) != self.channels:
-                value = getattr(self, field)
-                raise DataError(f"{self.name}: {field}={value} needs one value per channel ({self.channels})")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                value = getattr(self, name)
+                raise DataError(f"{self.name}: {name}={value} needs one value per channel ({self.channels})")
 
     @classmethod
     def of(

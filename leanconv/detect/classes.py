@@ -46,7 +46,9 @@ def photos_for(
 
 def for_detector(detector: nn.Module, data: DetectionData, *, whole: bool = False) -> DetectionData:
     """`data` with the classes of `detector` in its order: `photos_for` of both parts."""
-    parts = {name: tuple(photos_for(detector, getattr(data, name), data.name, whole=whole)) for name in ("train", "val")}
+    parts = {
+        name: tuple(photos_for(detector, getattr(data, name), data.name, whole=whole)) for name in ("train", "val")
+    }
     known = tuple((getattr(detector, "leanconv_detector", None) or {}).get("classes", ()))
     if not known or known == data.classes:
         return data

@@ -53,7 +53,9 @@ def evaluate(
     total = torch.zeros(4, device=device)
     with evaluating(model), torch.inference_mode(), autocast(device, precision):
         for batch, labels in loader:
-            logits = _fitting(predict(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names)
+            logits = _fitting(
+                predict(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names
+            )
             total += tally(logits, (labels if where is None else where[labels]).to(device))
     return Scores.of(total)
 

@@ -64,9 +64,11 @@ class DetectJob:
             "backbone": self.backbone,
             "method": label_of(self.method),
             "data": {
-                "name": self.data.name, "classes": len(self.data.classes), CLASS_NAMES: list(self.data.classes),
+                "name": self.data.name,
+                "classes": len(self.data.classes),
+                CLASS_NAMES: list(self.data.classes),
                 "train": len(self.data.train),
-            },  # fmt: skip
+            },
             "where": list(self.where),
             "exclude": list(self.exclude),
             "init": self.init,
