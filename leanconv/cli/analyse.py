@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from leanconv.cli.options import DataRoot, Download, Json, Pretrained, Report, Seed
+from leanconv.cli.options import DataRoot, Download, Json, MaxPixels, OnBad, Pretrained, Report, Seed, TestSplit
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 
 What = Literal[
@@ -38,6 +38,9 @@ def analyse(
     ] = None,
     data_root: DataRoot = None,
     download: Download = False,
+    on_bad: OnBad = "refuse",
+    max_pixels: MaxPixels = None,
+    test_split: TestSplit = None,
     photos: Annotated[
         Path | None, typer.Option("--photos", metavar="DIR", help="Images of your own in place of --data.")
     ] = None,
@@ -55,9 +58,9 @@ def analyse(
     as_json: Json = False,
 ) -> None:
     """Look into TARGET: a table here, the figure with --out, the arrays with --json."""
+    from leanconv.cli.images import open_images
     from leanconv.cli.target import is_saved, open_target
     from leanconv.core.errors import SettingError
-    from leanconv.data import open_data
     from leanconv.report.tables import rich_of
 
     if out is not None and out.suffix not in (".svg", ".png", ".pdf"):
@@ -67,7 +70,10 @@ def analyse(
     else:
         from leanconv.cli.analyses import KINDS, SEES_IMAGES, Asked, check_channels
 
-        source = None if data is None or photos is not None else open_data(data, root=data_root, download=download)
+        source = None
+        if data is not None and photos is None:
+            run = next((target for target in targets if is_saved(target)), None)
+            source = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=run)
         settings = {} if source is None else {"num_classes": len(source.classes), "in_chans": source.channels}
         networks = {
             label: open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()

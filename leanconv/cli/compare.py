@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Pretrained, Where
+from leanconv.cli.options import (
+    Data,
+    DataRoot,
+    Download,
+    Exclude,
+    Init,
+    Json,
+    MaxPixels,
+    OnBad,
+    Pretrained,
+    TestSplit,
+    Where,
+)
 from leanconv.cli.output import say, show, show_json
 from leanconv.cli.train_flags import Device, Recipe, device_of, train_config, with_train_flags
 from leanconv.core.errors import SettingError
@@ -38,6 +50,9 @@ def compare(
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
+    on_bad: OnBad = "refuse",
+    max_pixels: MaxPixels = None,
+    test_split: TestSplit = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method, from --seed on.")] = 1,
     out: Annotated[
         Path | None,
@@ -63,16 +78,16 @@ def compare(
     methods may share one folder, and the later report has both.
     """
     from leanconv.cli.comparison import make_rows, measure, slug, train_all
+    from leanconv.cli.images import open_images
     from leanconv.cli.methods import DENSE, parse_methods
     from leanconv.cli.runs import Job
-    from leanconv.data import open_data
 
     if methods is None and len(targets) == 1:
         raise SettingError(
             f'nothing to compare {targets[0]} with; add --methods "dense,split(ratio=0.5)" or another network'
         )
     asked = parse_methods(methods or DENSE)
-    images = open_data(data, root=data_root, download=download)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split)
     config = train_config(recipe, images, settings)
     folder = out or Path("runs") / f"{'-'.join(slug(target) for target in targets)}-{images.name}"
     shared = (tuple(where or ()), tuple(exclude or ()), init, pretrained)
@@ -126,10 +141,12 @@ def _name(targets: list[str], target: str, label: str) -> str | None:
 
 def summarise(job: Job, rows: list[dict[str, Any]], latency: dict[str, Any]) -> dict[str, Any]:
     """The results as ``results/schema.json`` wants them."""
+    from leanconv.cli.runs import CLASS_NAMES
     from leanconv.core.machine import provenance
 
     identity = job.identity()
     shared = {name: value for name, value in identity.items() if name not in ("method", "seed")}
+    shared["data"] = {name: value for name, value in identity["data"].items() if name != CLASS_NAMES}
     return {
         **provenance(shlex.join(["leanconv", *map(_portable, sys.argv[1:])])),
         "kind": "compare",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Folder, Json
+from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, TestSplit
 from leanconv.cli.output import show, show_json
 
 
@@ -16,6 +16,9 @@ def evaluate(
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
+    on_bad: OnBad = "refuse",
+    max_pixels: MaxPixels = None,
+    test_split: TestSplit = None,
     part: Annotated[Literal["test", "train"], typer.Option("--part", help="Which part of the data.")] = "test",
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
     image_size: Annotated[
@@ -30,12 +33,12 @@ def evaluate(
 ) -> None:
     """Test the network in DIR: top-1 and top-5 accuracy and loss."""
     from leanconv import train
+    from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
     from leanconv.core.errors import SettingError
-    from leanconv.data import open_data
     from leanconv.files.load import load
 
-    images = open_data(data, root=data_root, download=download)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     size = (image_size, image_size) if image_size else images.image_size
     if size is None:

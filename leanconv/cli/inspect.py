@@ -141,15 +141,15 @@ def _ratios(target: str, data: str, data_root: Path | None, pretrained: bool) ->
     """How redundant the maps are that each convolution reads; on the weights of a folder or published ones."""
     from leanconv.analyse.redundancy import redundancies
     from leanconv.cli.analyses import Asked
+    from leanconv.cli.images import open_images
     from leanconv.cli.target import is_saved, open_target
-    from leanconv.data import open_data
 
     if not is_saved(target) and not pretrained:
         raise SettingError(
             f"--ratios looks at what a trained network sees: take a folder, or {target} with --pretrained"
         )
     model = open_target(target, pretrained=pretrained).eval()
-    images = Asked({target: model}, (), open_data(data, root=data_root), None, 32, (), 0).images()
+    images = Asked({target: model}, (), open_images(data, data_root, False, run=target), None, 32, (), 0).images()
     return redundancies(model, images)
 
 

@@ -54,6 +54,23 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Where cifar10 and cifar100 lie. Default: data.")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 when they are not there.")]
+OnBad = Annotated[
+    Literal["skip", "refuse"],
+    typer.Option(
+        "--on-bad", help="Images that cannot be read: leave them out and count them, or stop, naming them all."
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, help="Image files of more pixels are not decoded. Default: 178,956,970."),
+]
+TestSplit = Annotated[
+    float | None,
+    typer.Option(
+        "--test-split", metavar="FRACTION",
+        help="Of a folder without a test part, or of class folders alone: test on this fraction of each class.",
+    ),
+]  # fmt: skip
 FasterOnly = Annotated[
     bool, typer.Option("--faster-only", help="Keep groups dense that would take longer lean on this machine.")
 ]

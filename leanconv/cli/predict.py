@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from leanconv.cli.options import Json, Target
+from leanconv.cli.options import Json, MaxPixels, Target
 from leanconv.cli.output import show, show_json
 
 
@@ -23,6 +23,7 @@ def predict(
         Path | None,
         typer.Option("--labels", metavar="FILE", help="Class names, one a line; default: those it was trained on."),
     ] = None,
+    max_pixels: MaxPixels = None,
     as_json: Json = False,
 ) -> None:
     """Name the likeliest classes of each image, with their confidence (the softmax of the outputs).
@@ -33,20 +34,21 @@ def predict(
     from rich.table import Table
 
     from leanconv.cli.target import open_target
-    from leanconv.core.errors import SettingError
     from leanconv.core.task import task_of
+    from leanconv.data.classes import check_labels
+    from leanconv.data.encoded import MAX_PIXELS
+    from leanconv.data.text import label_names, read_bytes
     from leanconv.deploy.images import files_of
     from leanconv.deploy.predict import predict as run
 
     model = open_target(target)
     task = task_of(model)
     if labels is not None:
-        try:
-            names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines()]
-        except UnicodeDecodeError:
-            raise SettingError(f"{labels} is not UTF-8 text; save it as that, one name a line") from None
-        task = replace(task, classes=tuple(name for name in names if name))
-    found = list(run(model, files_of(images), task, backend=backend, top=top))
+        names = label_names(read_bytes(labels, "give a text file, one name a line"), str(labels))
+        check_labels(names, task.classes, str(labels))
+        task = replace(task, classes=names)
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    found = list(run(model, files_of(images), task, backend=backend, top=top, max_pixels=limit))
     if as_json:
         rows = [
             {"image": str(p.path), "labels": p.labels, "confidences": p.confidences, "error": p.error} for p in found

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Folder, Json
+from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, TestSplit
 from leanconv.cli.output import show, show_json
 
 
@@ -20,6 +20,9 @@ def prune(
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
+    on_bad: OnBad = "refuse",
+    max_pixels: MaxPixels = None,
+    test_split: TestSplit = None,
     as_json: Json = False,
 ) -> None:
     """Set the smallest blending weights of the network in DIR to zero, without retraining, and save it without the zeros.
@@ -27,14 +30,14 @@ def prune(
     Prints accuracy on the test part and bytes on disk before and after. Choose the fraction by `analyse --what pruning`.
     """
     from leanconv.analyse.blending import blending_weights, prune_blending
+    from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
-    from leanconv.data import open_data
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
     from leanconv.train.prepared import scores_of, task_on
 
-    images = open_data(data, root=data_root, download=download)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     task = task_on(model, images)
     check_fits(model, images, task.image_size)

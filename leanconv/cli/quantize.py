@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, Seed
+from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, Seed, TestSplit
 from leanconv.cli.output import say, show, show_json
 
 
@@ -18,6 +18,9 @@ def quantize(
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
+    on_bad: OnBad = "refuse",
+    max_pixels: MaxPixels = None,
+    test_split: TestSplit = None,
     calibrate: Annotated[
         int, typer.Option("--calibrate", min=1, help="Training images to take the ranges of activations from.")
     ] = 512,
@@ -31,14 +34,14 @@ def quantize(
 
     Ranges are taken from training images, accuracy from test images.
     """
+    from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
-    from leanconv.data import open_data
     from leanconv.deploy import int8
     from leanconv.files.load import load
     from leanconv.report.tables import rich_of, size
     from leanconv.train.prepared import task_on
 
-    images = open_data(data, root=data_root, download=download)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     task = task_on(model, images)
     check_fits(model, images, task.image_size)

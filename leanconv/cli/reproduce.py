@@ -167,11 +167,11 @@ def _config(row: Accuracy, scale: float, changes: dict[str, Any]) -> TrainConfig
 
 
 def _images(row: Accuracy, chosen: dict[str, Any]) -> ImageData:
-    from leanconv.data import open_data
+    from leanconv.cli.images import open_images
 
     if chosen["data"] is None and row.dataset not in ("cifar10", "cifar100"):
         raise SettingError(f"{row.row} is trained on {row.dataset}, which leanconv does not fetch; give --data FOLDER")
-    return open_data(chosen["data"] or row.dataset, root=chosen["root"], download=chosen["download"])
+    return open_images(chosen["data"] or row.dataset, chosen["root"], chosen["download"])
 
 
 def _beside(printed: Accuracy, made: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 LOCK_FILE = ".lock"
+CLASS_NAMES = "class_names"  # what a run's identity has since its classes are compared by name
 OWN = ("method", "seed")  # what may differ between the runs of one comparison
 
 
@@ -81,7 +82,7 @@ class Job:
             "target": self.target,
             "method": label_of(self.method),
             "seed": seed,
-            "data": facts | {"classes": len(facts["classes"])},
+            "data": facts | {"classes": len(facts["classes"]), CLASS_NAMES: list(self.data.names)},
             "where": list(self.where),
             "exclude": list(self.exclude),
             "stem_kept_dense": self.keep_stem,
@@ -105,12 +106,19 @@ class Job:
         torch.manual_seed(self.config.seed)
         classes, channels = len(self.data.classes), self.data.channels
         model = open_target(self.target, pretrained=self.pretrained, num_classes=classes, in_chans=channels)
-        check_fits(model, self.data, self.image_size)
+        check_fits(model, self.in_order_of(model).data, self.image_size)
         if self.method is None:
             return model
         exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
         plan = make_useful_plan(model, self.method, self.where, exclude, self.input_size)
         return convert(model, plan, self.init)
+
+    def in_order_of(self, model: nn.Module) -> Job:
+        """The same on data whose classes have the order of a network that was trained before."""
+        from leanconv.core.task import get_task
+
+        task = get_task(model)
+        return self if task is None else dataclasses.replace(self, data=self.data.for_classes(task.classes))
 
     def counts(self) -> dict[str, Any]:
         """params, macs and weight_bytes of the network."""
@@ -121,6 +129,8 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
     """The first setting in which two identities differ, as ``name is a there and b here``; None when they are equal."""
     for name in sorted({*found, *wanted} - {*ignore}):
         there, here = found.get(name), wanted.get(name)
+        if name == CLASS_NAMES and there is None:  # a run of before
+            continue
         if isinstance(there, dict) and isinstance(here, dict):
             inner = difference(there, here, prefix=f"{prefix}{name}.")
             if inner:
@@ -144,12 +154,14 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
 
     device["devices"] = devices_of(device.get("devices"))
     model = job.build()  # before the folder is there: a mistake leaves nothing behind
+    identity = job.identity()
+    job = job.in_order_of(model)
 
     def work() -> dict[str, Any]:
         fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
         return _conclude(job, folder, model, fitted) if leads() else {}
 
-    return once(folder, job.identity(), work, resume=resume, scores="test")
+    return once(folder, identity, work, resume=resume, scores="test")
 
 
 def once(
@@ -192,7 +204,7 @@ def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> di
 
     model.cpu().eval()
     size = job.input_size[1:]
-    set_task(model, Task(job.data.mean, job.data.std, size, job.data.classes))
+    set_task(model, Task(job.data.mean, job.data.std, size, job.data.names))
     save(model, folder, allow_nonfinite=True)  # a run that diverged ends with a warning and its scores
     scores = evaluate(
         model,

@@ -125,16 +125,20 @@ def make_useful_plan(
 
 
 def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
-    """Raise SettingError unless `model` takes images of `data` and gives one number a class."""
+    """Raise SettingError unless `model` takes images of `data` and gives one number a class, by the classes' names."""
     import torch
 
     from leanconv.core.meta import example_input, on_meta, quiet_failure
+    from leanconv.core.task import get_task
+    from leanconv.train.evaluate import outputs_for
 
+    task = get_task(model)
+    wanted, _ = outputs_for(() if task is None else task.classes, data.test)
     shape = (data.channels, *size)
     twin = on_meta(model)
     with quiet_failure(model, shape), torch.no_grad():
         out = twin(example_input(twin, shape))
-    if tuple(out.shape) != (1, len(data.classes)):
+    if tuple(out.shape) != (1, wanted):
         raise SettingError(
             f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
             "take the data it was trained on"

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Exclude, Init, Json, Method, Pretrained, Target, Where
+from leanconv.cli.options import (
+    Data,
+    DataRoot,
+    Download,
+    Exclude,
+    Init,
+    Json,
+    MaxPixels,
+    Method,
+    OnBad,
+    Pretrained,
+    Target,
+    TestSplit,
+    Where,
+)
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, Devices, Recipe, train_config, with_train_flags
 from leanconv.core.processes import leads
@@ -23,6 +37,9 @@ def train(
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
+    on_bad: OnBad = "refuse",
+    max_pixels: MaxPixels = None,
+    test_split: TestSplit = None,
     method: Method = "dense",
     where: Where = None,
     exclude: Exclude = None,
@@ -39,11 +56,14 @@ def train(
 
     The folder holds the settings, the metrics of each epoch, a checkpoint, the network and the result.
     """
+    from leanconv.cli.images import open_images
     from leanconv.cli.methods import parse_method
     from leanconv.cli.runs import Job, history, run
-    from leanconv.data import open_data
+    from leanconv.cli.target import is_saved
 
-    images = open_data(data, root=data_root, download=download)
+    images = open_images(
+        data, data_root, download, on_bad, max_pixels, test_split, run=target if is_saved(target) else None
+    )
     config = train_config(recipe, images, settings)
     asked = parse_method(method)
     job = Job(target, asked, images, config, tuple(where or ()), tuple(exclude or ()), init, pretrained)

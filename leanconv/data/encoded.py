@@ -1,18 +1,52 @@
-"""Encoded images (JPEG, PNG, WebP, ...) and how they become RGB tensors."""
+"""Encoded images (JPEG, PNG, WebP, ...) and how they become RGB tensors: the only place that opens image files."""
 
 from __future__ import annotations
 
+import importlib
 import io
+import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from leanconv.core.errors import DataError
+from leanconv.data.text import read_bytes
+
+# by its signature alone: PIL also knows formats that start other programs (EPS) or hold anything
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+PLUGINS = {"WEBP": "WebP", "JPEG": "Jpeg", "PNG": "Png", "BMP": "Bmp", "GIF": "Gif", "TIFF": "Tiff", "PPM": "Ppm",
+           "JPEG2000": "Jpeg2K", "AVIF": "Avif"}  # fmt: skip
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2",
+    ".avif",
+)  # fmt: skip
+OTHER_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".svg",
+    ".psd",
+    ".eps",
+    ".tga",
+    ".ico",
+    ".raw",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".jxl",
+    ".npy",
+)
+MAX_PIXELS = 178_956_970  # where PIL too takes an image for a decompression bomb: 512 MiB as RGB
+BYTES_PER_PIXEL = 8  # of a file, at most
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class Encoded(Protocol):
@@ -27,10 +61,14 @@ class Encoded(Protocol):
 
 
 class Files:
-    """Image files in a folder."""
+    """Image files in a folder.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
+    Args:
+        max_pixels: files that must hold more are not read at all.
+    """
+
+    def __init__(self, paths: Sequence[str], max_pixels: int = MAX_PIXELS) -> None:
+        self.paths, self.max_pixels = paths, max_pixels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -39,33 +77,108 @@ class Files:
         return self.paths[index]
 
     def read(self, index: int) -> bytes:
-        try:
-            return Path(self.paths[index]).read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.paths[index]}: {error.strerror}; restore or drop this image") from error
+        most = max(BYTES_PER_PIXEL * self.max_pixels, 2**20)
+        return read_bytes(self.paths[index], "restore or drop this image", most)
 
 
-def decode(encoded: Encoded, index: int) -> Tensor:
+def decode(encoded: Encoded, index: int, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:
     """Image `index` as uint8 RGB (3, H, W), turned upright as its EXIF says.
 
-    Grey, palette, CMYK and 16-bit images are converted (16 bits are scaled, not clipped); transparency is dropped.
+    Grey, palette, CMYK and 16-bit images are converted (16 bits are scaled, not clipped); transparency is dropped; of
+    several frames the first is taken.
+
+    Args:
+        max_pixels: an image of more is refused before it is decoded.
+        upright: False leaves the pixels as they are stored.
 
     Raises:
-        DataError: the file is empty, truncated or no image.
+        DataError: the file is empty, truncated or no image, or has too many pixels.
     """
-    data = encoded.read(index)
+    return decode_bytes(encoded.read(index), encoded.name(index), max_pixels, upright=upright)
+
+
+def decode_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:
+    """`decode` of a file's bytes."""
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        image.load()
+        turn = TURNS.get(_orientation(image)) if upright else None
+        return np.array(_rgb(image if turn is None else image.transpose(turn)))
+
+    return torch.from_numpy(_opened(data, name, max_pixels, pixels)).permute(2, 0, 1)
+
+
+def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The stored numbers of a picture that is no photo but a map of them: (H, W), of whole numbers.
+
+    Raises:
+        DataError: it cannot be decoded, or has more than one channel.
+    """
+    values = _opened(data, name, max_pixels, np.array)
+    if values.ndim != 2 or values.dtype.kind not in "iub":
+        raise DataError(
+            f"{name}: {values.dtype} {values.shape} where one whole number a pixel is needed; write it again"
+        )
+    return values.astype(np.int64)
+
+
+def size_of(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((height, width) as stored, the same turned upright), from the header.
+
+    Raises:
+        DataError: it is no image, or has too many pixels.
+    """
+
+    def sizes(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
+        stored = image.height, image.width
+        return stored, (stored[::-1] if _orientation(image) >= 5 else stored)
+
+    return _opened(data, name, max_pixels, sizes)
+
+
+def _opened(data: bytes, name: str, max_pixels: int, use: Any) -> Any:
+    """What `use` makes of the image; whatever PIL raises on a broken file as DataError."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return torch.from_numpy(np.array(_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
+        with _open(data) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width}x{image.height} pixels are more than {max_pixels:,}"
+                raise DataError(f"{size}; raise --max-pixels (max_pixels=), or drop this image")
+            return use(image)
     except MemoryError:
         raise
     except DataError as error:
-        raise DataError(f"{encoded.name(index)}: {error}") from None
+        raise DataError(f"{name}: {error}") from None
     except Exception as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error and more
-        cause = " ".join(str(error).split())
-        if isinstance(error, UnidentifiedImageError):  # whose text shows a Python object
+        cause = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
             cause = "no known image format" if data else "the file is empty"
-        raise DataError(f"{encoded.name(index)}: {cause}; replace or drop this image") from error
+        raise DataError(f"{name}: {cause}; replace or drop this image") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """``PIL.Image.open`` for `FORMATS`, without its limit of pixels, which warns from half of it on and cannot be raised
+    for one image only."""
+    for kind in FORMATS:
+        if kind not in Image.OPEN:
+            importlib.import_module(f"PIL.{PLUGINS[kind]}ImagePlugin")
+        if kind not in Image.OPEN:  # PIL built without it
+            continue
+        factory, accept = Image.OPEN[kind]
+        fits = accept is None or accept(data[:16])
+        if fits and not isinstance(fits, str):  # a string says that PIL was built without it
+            return factory(io.BytesIO(data), "")
+    raise UnidentifiedImageError
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 where there is none or it cannot be read, which spoils no picture."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # struct.error, SyntaxError, ValueError and more, on broken tags
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -81,3 +194,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P":  # by way of RGBA: PIL warns of byte transparency otherwise
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def is_image_name(name: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name should be an image: its ending says so, and no system made it for itself."""
+    base = os.path.basename(name)
+    return not base.startswith((".", "~$")) and base.lower().endswith(SUFFIXES)

@@ -2,38 +2,81 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from leanconv.core.errors import DataError
-from leanconv.data.encoded import Files
+from leanconv.core.errors import DataError, SettingError
+from leanconv.data.classes import near
+from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, Files
 from leanconv.data.gather import gather
 from leanconv.data.images import ImageData, LabelledImages
+from leanconv.data.problems import Problems
+from leanconv.data.scan import find_part, folders_in, images_below
+from leanconv.data.split import HeldOut
+from leanconv.data.text import read_lines
 
-TEST_PARTS = ("test", "val", "validation", "valid")  # the first that is there
+TRAIN_PARTS = ("train", "training")
+TEST_PARTS = ("test", "testing", "val", "validation", "valid", "eval")  # the first that has labelled images
+SPLIT = "--test-split 0.2 (test_split=0.2) takes one from the images"
 
 
-def image_folder(folder: Path) -> ImageData:
+class NoTestPart(DataError):
+    """A data set that is whole but for its test part, which `test_split` makes."""
+
+
+def image_folder(
+    folder: Path, problems: Problems | None = None, max_pixels: int = MAX_PIXELS, test_split: float | None = None
+) -> ImageData:
     """train/CLASS/**/* and test/CLASS/**/* (or val/), the files torchvision's ImageFolder would take; classes by name.
+
+    Args:
+        problems: images that cannot be read go there; None refuses them.
+        max_pixels: an image of more cannot be read.
+        test_split: the fraction of each class to test on, where there is no test part or no train/ but only CLASS/.
 
     Raises:
         DataError: a part is missing, empty or has a class that train has not; an image cannot be read.
+        SettingError: `test_split`, and there is a test part.
     """
-    classes = tuple(sorted(_folders(folder / "train")))
-    if not classes:
-        raise DataError(f"{folder / 'train'}: no class folders; put each class's images into train/CLASS/")
-    part = next((part for part in TEST_PARTS if (folder / part).is_dir()), None)
-    if part is None:
-        raise DataError(f"{folder}: no test part; add test/CLASS/ or val/CLASS/ beside train/")
-    unknown = sorted(set(_folders(folder / part)) - set(classes))
-    if unknown:
-        raise DataError(f"{folder / part / unknown[0]}: no such class in train; add it there or remove it here")
-    train, test = _class_folders(folder / "train", classes), _class_folders(folder / part, classes)
-    return ImageData.of(folder.resolve().name, classes, train, test)
+    problems = Problems("refuse") if problems is None else problems
+    name = folder.resolve().name
+    trains, tests = find_part(folder, TRAIN_PARTS), find_part(folder, TEST_PARTS)
+    if not trains and tests:
+        raise DataError(f"{folder}: {tests[0].name}/ and no train/; put the images to train on into train/CLASS/")
+    train = trains[0] if trains else folder
+    kinds = folders_in(train)
+    if not kinds:
+        raise DataError(f"{train}: no class folders; put each class's images into train/CLASS/")
+    classes = tuple(kinds)
+    test = _test_part(tests, kinds)
+    if test is None and test_split is None:
+        raise NoTestPart(_no_test(folder, tests))
+    if test is not None and test_split is not None:
+        raise SettingError(
+            f"test_split={test_split} is for data without a test part; {folder} has {test.name}/: leave it out"
+        )
+    paths, labels = _class_files(train, kinds, classes, problems)
+    held_out = None
+    if test is None:
+        assert test_split is not None
+        relative = [os.path.relpath(path, train).replace(os.sep, "/") for path in paths]
+        held_out, kept, held = HeldOut.of(test_split, relative, labels)
+        parts = [([paths[row] for row in rows.tolist()], labels[rows]) for rows in (kept, held)]
+    else:
+        parts = [(paths, labels), _class_files(test, folders_in(test), classes, problems)]
+    found = [
+        _gathered(paths, labels, title, problems, max_pixels)
+        for (paths, labels), title in zip(parts, (train.name, test.name if test else "held out"), strict=True)
+    ]
+    problems.settle()
+    return ImageData.of(name, classes, *found, problems=problems, held_out=held_out)
 
 
-def tiny_imagenet(folder: Path) -> ImageData:
+def tiny_imagenet(folder: Path, problems: Problems | None = None, max_pixels: int = MAX_PIXELS) -> ImageData:
     """Tiny ImageNet as its authors pack it; the test part is their val, as their test has no labels.
 
     wnids.txt lists the classes, train/WNID/images/*.JPEG are theirs, val/val_annotations.txt labels val/images/*.JPEG.
@@ -41,45 +84,76 @@ def tiny_imagenet(folder: Path) -> ImageData:
     Raises:
         DataError: a file is missing or malformed, or names a class that wnids.txt has not.
     """
-    classes = tuple(_text(folder / "wnids.txt").split())
+    problems = Problems("refuse") if problems is None else problems
+    way_out = "fetch it again"
+    classes = tuple(" ".join(read_lines(folder / "wnids.txt", way_out)).split())
     if not classes:
-        raise DataError(f"{folder / 'wnids.txt'}: no class; fetch it again")
+        raise DataError(f"{folder / 'wnids.txt'}: no class; {way_out}")
     if len(set(classes)) != len(classes):
-        raise DataError(f"{folder / 'wnids.txt'}: a class is listed twice; fetch it again")
+        raise DataError(f"{folder / 'wnids.txt'}: a class is listed twice; {way_out}")
     annotations = folder / "val" / "val_annotations.txt"
     numbers = {name: number for number, name in enumerate(classes)}
     paths, labels = [], []
-    for number, line in enumerate(_text(annotations).splitlines(), start=1):
+    for number, line in enumerate(read_lines(annotations, way_out), start=1):
         fields = line.split("\t")
-        if len(fields) < 2 or fields[1].strip() not in numbers:
+        if not line.strip():
+            continue
+        if len(fields) < 2 or fields[1].strip() not in numbers or os.path.basename(fields[0]) != fields[0]:
             found = f"{line[:60]!r} is not a file and a class of wnids.txt with a tab between"
             raise DataError(f"{annotations} line {number}: {found}; mend it")
         paths.append(str(folder / "val" / "images" / fields[0]))
         labels.append(numbers[fields[1].strip()])
     if not paths:
-        raise DataError(f"{annotations}: no image is listed; fetch it again")
-    train = _class_folders(folder / "train", classes)
-    test = gather(Files(paths), torch.tensor(labels), "test images")
-    return ImageData.of(folder.resolve().name, classes, train, test)
+        raise DataError(f"{annotations}: no image is listed; {way_out}")
+    listed = _class_files(folder / "train", folders_in(folder / "train"), classes, problems)
+    train = _gathered(*listed, "train", problems, max_pixels)
+    test = _gathered(paths, torch.tensor(labels), "test", problems, max_pixels)
+    problems.settle()
+    return ImageData.of(folder.resolve().name, classes, train, test, problems=problems)
 
 
-def _class_folders(folder: Path, classes: tuple[str, ...]) -> LabelledImages:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+def _test_part(parts: list[Path], kinds: Mapping[str, Path]) -> Path | None:
+    """The first of these with images in folders of known classes: Kaggle's test/ beside val/ has no labels.
 
-    numbers = {name: number for number, name in enumerate(classes)}
-    found = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
-    if not found:
-        raise DataError(f"{folder}: no image in its class folders; put images ({' '.join(IMG_EXTENSIONS)}) there")
-    paths, labels = zip(*found, strict=True)
-    return gather(Files(paths), torch.tensor(labels), f"{folder.name} images")
+    Raises:
+        DataError: it has a class that train has not.
+    """
+    for part in parts:
+        own = folders_in(part)
+        if not any(images_below(path) for name, path in own.items() if name in kinds):
+            continue
+        unknown = [name for name in own if name not in kinds]
+        if unknown:
+            close = near(unknown[0], tuple(kinds))
+            hint = f" (is it {close!r}?)" if close else ""
+            raise DataError(f"{part / unknown[0]}: no such class in train{hint}; add it there or remove it here")
+        return part
+    return None
 
 
-def _folders(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+def _no_test(folder: Path, parts: list[Path]) -> str:
+    if not parts:
+        return f"{folder}: no test part; add test/CLASS/ or val/CLASS/ beside train/; {SPLIT}"
+    part = parts[0]
+    if images_below(part) and not folders_in(part):
+        return f"{part}: its images have no labels; put them into {part.name}/CLASS/; {SPLIT}"
+    return f"{part}: no image in its class folders; put images ({' '.join(SUFFIXES)}) into folders named as train's; {SPLIT}"
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}; fetch it again") from error
+def _class_files(
+    folder: Path, kinds: Mapping[str, Path], classes: tuple[str, ...], problems: Problems
+) -> tuple[list[str], Tensor]:
+    """The images of all classes, and their labels."""
+    paths: list[str] = []
+    labels: list[int] = []
+    for name, number in sorted((name, number) for number, name in enumerate(classes)):  # torchvision's order
+        found = images_below(kinds[name], problems) if name in kinds else []
+        paths += found
+        labels += [number] * len(found)
+    if not paths:
+        raise DataError(f"{folder}: no image in its class folders; put images ({' '.join(SUFFIXES)}) there")
+    return paths, torch.tensor(labels)
+
+
+def _gathered(paths: list[str], labels: Tensor, title: str, problems: Problems, max_pixels: int) -> LabelledImages:
+    return gather(Files(paths, max_pixels), labels, f"{title} images", problems, max_pixels)

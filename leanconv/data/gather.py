@@ -4,55 +4,107 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from leanconv.data.encoded import Encoded, decode
+from leanconv.core.errors import DataError
+from leanconv.data.encoded import MAX_PIXELS, Encoded, decode
 from leanconv.data.images import FileImages, LabelledImages, TensorImages
+from leanconv.data.problems import Problems
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of one decoded part
 CHUNK = 128
+CHECKED = 5000  # images that are all decoded once, whatever becomes of them: some seconds
 
 
 class SizesVary(Exception):
     pass
 
 
-def gather(encoded: Encoded, labels: Tensor, title: str) -> LabelledImages:
+def gather(
+    encoded: Encoded, labels: Tensor, title: str, problems: Problems | None = None, max_pixels: int = MAX_PIXELS
+) -> LabelledImages:
     """TensorImages where all images have one size and take under 2 GiB decoded, else FileImages.
+
+    Images that cannot be decoded are left out and noted in `problems`, all of them: every image is decoded once, unless
+    there are more than 5,000 that stay in their files and what is bad is refused; then whoever meets one says so.
 
     Args:
         title: stands before the progress bar, which is shown on standard error where that is a terminal.
+        problems: None raises at the end what it would have noted.
+        max_pixels: an image of more cannot be decoded.
 
     Raises:
-        DataError: an image that is needed now cannot be decoded.
+        DataError: no image can be decoded.
     """
-    shape = decode(encoded, 0).shape
-    if len(encoded) * shape.numel() > MEMORY_LIMIT:
-        return FileImages(encoded, labels)
-    images = torch.empty((len(encoded), *shape), dtype=torch.uint8)
+    noted = Problems("refuse") if problems is None else problems
+    bad: dict[int, DataError] = {}
 
-    def fill(rows: range) -> int:
+    def read(row: int) -> Tensor | None:
+        try:
+            return decode(encoded, row, max_pixels)
+        except DataError as error:
+            bad[row] = error
+            return None
+
+    first = next((image for row in range(len(encoded)) if (image := read(row)) is not None), None)
+    rows = torch.arange(len(encoded))
+    images: LabelledImages | None = None
+    if first is not None and len(encoded) * first.numel() <= MEMORY_LIMIT:
+        images = _in_memory(encoded, labels, read, first.shape, title)
+    if first is not None and images is None and (len(encoded) <= CHECKED or noted.on_bad == "skip"):
+        _each(len(encoded), lambda row: read(row) is None, title)
+    for error in (bad[row] for row in sorted(bad)):
+        place = str(error).rsplit("; ", 1)[0]
+        noted.add("image that cannot be read", place, str(error))
+    if problems is None or first is None:
+        Problems("refuse", noted.counts, noted.places, noted.said).settle()
+    if images is None:
+        images = FileImages(encoded, labels, rows, max_pixels)
+    if not bad:
+        return images
+    return images.subset(torch.tensor([row for row in rows.tolist() if row not in bad], dtype=torch.int64))
+
+
+def _in_memory(
+    encoded: Encoded, labels: Tensor, read: Callable[[int], Tensor | None], shape: torch.Size, title: str
+) -> TensorImages | None:
+    """All images decoded, those that cannot be as zeros; None where their sizes vary."""
+    images = torch.zeros((len(encoded), *shape), dtype=torch.uint8)
+
+    def fill(row: int) -> None:
+        image = read(row)
+        if image is None:
+            return
+        if image.shape != shape:
+            raise SizesVary
+        images[row] = image
+
+    try:
+        _each(len(encoded), fill, title)
+    except SizesVary:
+        return None
+    return TensorImages(images, labels)
+
+
+def _each(count: int, work: Callable[[int], object], title: str) -> None:
+    """`work` for every row, in threads."""
+
+    def some(rows: range) -> int:
         for row in rows:
-            image = decode(encoded, row)
-            if image.shape != shape:
-                raise SizesVary
-            images[row] = image
+            work(row)
         return len(rows)
 
-    chunks = [range(start, min(start + CHUNK, len(encoded))) for start in range(0, len(encoded), CHUNK)]
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         try:
-            for _ in _progress(pool.map(fill, chunks), len(chunks), title):
+            for _ in _progress(pool.map(some, chunks), len(chunks), title):
                 pass
-        except SizesVary:
-            return FileImages(encoded, labels)
         finally:
             pool.shutdown(cancel_futures=True)
-    return TensorImages(images, labels)
 
 
 def _progress(steps: Iterable[int], total: int, title: str) -> Iterator[int]:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from leanconv.core.errors import DataError
-from leanconv.data.encoded import Encoded, decode
-from leanconv.data.split import stratified
+from leanconv.data.classes import class_names, places
+from leanconv.data.encoded import MAX_PIXELS, Encoded, decode
+from leanconv.data.problems import Problems
+from leanconv.data.split import HeldOut, stratified
 from leanconv.data.stats import channel_stats
 
 SAMPLE = 2000  # images looked at for mean and std where each must be decoded first
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
-    """Images as uint8 tensors (C, H, W), each with the number of its class in `labels` (int64, N)."""
+    """Images as uint8 tensors (C, H, W), each with the number of its class in `labels` (int64, N).
+
+    `classes` holds the names of these numbers, () where they are not known, and `named` whether the data set gave these
+    names itself; both come from the `ImageData` that the images are a part of.
+    """
 
     labels: Tensor
+    classes: tuple[str, ...] = ()
+    named: bool = False
+
+    def of_classes(self, classes: tuple[str, ...], named: bool) -> Self:
+        """These images, saying what their labels mean; a copy where they say something else already."""
+        same = (self.classes, self.named) in (((), False), (classes, named))
+        images = self if same else copy.copy(self)
+        images.classes, images.named = classes, named
+        return images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,6 +53,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     @abstractmethod
     def subset(self, rows: Tensor) -> LabelledImages:
         """The images of these rows, in this order."""
+
+    @abstractmethod
+    def relabelled(self, labels: Tensor) -> LabelledImages:
+        """The same images with other numbers for their classes, whose names are not known yet."""
 
     @abstractmethod
     def pixels(self) -> Iterator[Tensor]:
@@ -66,7 +87,10 @@ class TensorImages(LabelledImages):
         return self.images[index], int(self.labels[index])
 
     def subset(self, rows: Tensor) -> TensorImages:
-        return TensorImages(self.images[rows], self.labels[rows])
+        return TensorImages(self.images[rows], self.labels[rows]).of_classes(self.classes, self.named)
+
+    def relabelled(self, labels: Tensor) -> TensorImages:
+        return TensorImages(self.images, labels)
 
     def pixels(self) -> Iterator[Tensor]:
         return (block.movedim(1, 0) for block in self.images.split(4096))
@@ -75,8 +99,11 @@ class TensorImages(LabelledImages):
 class FileImages(LabelledImages):
     """Images decoded each time they are asked for, to RGB and upright (EXIF); their sizes may vary."""
 
-    def __init__(self, encoded: Encoded, labels: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(
+        self, encoded: Encoded, labels: Tensor, rows: Tensor | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.rows = torch.arange(len(encoded)) if rows is None else rows
+        self.max_pixels = max_pixels
         self.encoded, self.labels = encoded, _checked(labels, len(self.rows))
 
     @property
@@ -84,10 +111,14 @@ class FileImages(LabelledImages):
         return 3
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return decode(self.encoded, int(self.rows[index])), int(self.labels[index])
+        return decode(self.encoded, int(self.rows[index]), self.max_pixels), int(self.labels[index])
 
     def subset(self, rows: Tensor) -> FileImages:
-        return FileImages(self.encoded, self.labels[rows], self.rows[rows])
+        chosen = FileImages(self.encoded, self.labels[rows], self.rows[rows], self.max_pixels)
+        return chosen.of_classes(self.classes, self.named)
+
+    def relabelled(self, labels: Tensor) -> FileImages:
+        return FileImages(self.encoded, labels, self.rows, self.max_pixels)
 
     def pixels(self) -> Iterator[Tensor]:
         sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
@@ -101,9 +132,13 @@ class ImageData:
     Args:
         mean, std: per channel, in [0, 1], of the train part (of at most 2,000 images spread evenly over it where they
             are decoded lazily).
+        problems: what was left out.
+        held_out: how the test part was taken from the images, where the data set has none of its own.
+        named: whether `classes` are names; not where the data set has numbers only, and "0", "1", ... stand for them.
 
     Raises:
-        DataError: a label outside the classes, a class without a training image, parts that differ in channels.
+        DataError: classes that are no different names, a label outside them, a class without a training image, parts that
+            differ in channels.
     """
 
     name: str
@@ -112,19 +147,46 @@ class ImageData:
     test: LabelledImages
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    named: bool = True
+    problems: Problems = field(default_factory=Problems)
+    held_out: HeldOut | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, self.name))
         check_parts(self.name, self.classes, self.train, self.test)
-        for field in ("mean", "std"):
-            if len(getattr(self, field)) != self.channels:
-                value = getattr(self, field)
-                raise DataError(f"{self.name}: {field}={value} needs one value per channel ({self.channels})")
+        for part in ("train", "test"):
+            object.__setattr__(self, part, getattr(self, part).of_classes(self.classes, self.named))
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                value = getattr(self, name)
+                raise DataError(f"{self.name}: {name}={value} needs one value per channel ({self.channels})")
 
     @classmethod
-    def of(cls, name: str, classes: tuple[str, ...], train: LabelledImages, test: LabelledImages) -> ImageData:
+    def of(
+        cls, name: str, classes: tuple[str, ...], train: LabelledImages, test: LabelledImages, **more: Any
+    ) -> ImageData:
         """The data set of these parts, with mean and std measured on train."""
-        check_parts(name, classes, train, test)
-        return cls(name, classes, train, test, *channel_stats(train.pixels()))
+        check_parts(name, class_names(classes, name), train, test)
+        return cls(name, classes, train, test, *channel_stats(train.pixels()), **more)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes; () where the data set has numbers only."""
+        return self.classes if self.named else ()
+
+    def for_classes(self, known: Sequence[str]) -> ImageData:
+        """This data with its classes in the order of a network's, as training that network on it needs them.
+
+        Where one of the two has no names, the data stays as it is.
+
+        Raises:
+            SettingError: the classes differ by their names.
+        """
+        if not known or not self.named or tuple(known) == self.classes:
+            return self
+        where = torch.tensor(places(known, self.classes, "the network", self.name, whole=True))
+        train, test = (part.relabelled(where[part.labels]) for part in (self.train, self.test))
+        return replace(self, classes=tuple(known), train=train, test=test)
 
     @property
     def channels(self) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
-import json
+import copy
 import os
 import re
+import stat
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from leanconv.core.errors import DataError
+from leanconv.core.errors import DataError, SettingError
+from leanconv.data.classes import class_names
+from leanconv.data.encoded import MAX_PIXELS
+from leanconv.data.folder import SPLIT, NoTestPart
 from leanconv.data.gather import gather
 from leanconv.data.images import ImageData
+from leanconv.data.problems import Problems
+from leanconv.data.split import HeldOut
+from leanconv.data.text import json_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TEST_PARTS = ("test", "validation", "valid", "val")  # the first that is there
+BATCH = 1024  # rows read at a time
 NEEDED = "needs the columns image (a struct with bytes, path) and label (an integer)"
 
 
@@ -32,46 +40,73 @@ class ParquetRows:
 
         self.files, self.ends = files, list(accumulate(len(column) for column in columns))
         self.data = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type=columns[0].type)
+        self.rows: list[int] | range = range(len(self.data))
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.rows)
+
+    def take(self, rows: Tensor) -> ParquetRows:
+        """These rows, which keep the names of their places in the files."""
+        taken = copy.copy(self)
+        taken.rows = [self.rows[row] for row in rows.tolist()]
+        return taken
 
     def name(self, index: int) -> str:
+        index = self.rows[index]
         file = bisect.bisect_right(self.ends, index)
         return f"{self.files[file]} row {index - (self.ends[file - 1] if file else 0)}"
 
     def read(self, index: int) -> bytes:
-        data = self.data[index].as_py()
+        data = self.data[self.rows[index]].as_py()
         if data is None:
             raise DataError(f"{self.name(index)}: image.bytes is null; put the encoded image there or drop the row")
         return data
 
 
-def parquet_folder(folder: Path) -> ImageData:
+def parquet_folder(
+    folder: Path, problems: Problems | None = None, max_pixels: int = MAX_PIXELS, test_split: float | None = None
+) -> ImageData:
     """Train from train-*.parquet; test from test-*.parquet or, without these, validation-*.parquet.
 
     Class names are those of the Hugging Face schema metadata, else "0".."K-1" for the labels of the train part. Encoded
     images are held in memory (and decoded there too where they are small and of one size).
 
+    Args:
+        problems, max_pixels, test_split: as of `leanconv.data.folder.image_folder`.
+
     Raises:
         DataError: a part, a column or a value that is missing or wrong.
+        SettingError: `test_split`, and there is a test part.
     """
+    problems = Problems("refuse") if problems is None else problems
     train_files = part_files(folder, "train")
     if not train_files:
         raise DataError(f"{folder}: no train-*.parquet among its parquet files; name the training files so")
     test_files = next((files for part in TEST_PARTS if (files := part_files(folder, part))), [])
-    if not test_files:
-        raise DataError(f"{folder}: no test part; add test-*.parquet or validation-*.parquet")
+    if not test_files and test_split is None:
+        raise NoTestPart(f"{folder}: no test part; add test-*.parquet or validation-*.parquet; {SPLIT}")
+    if test_files and test_split is not None:
+        found = f"{folder} has {test_files[0].name}"
+        raise SettingError(f"test_split={test_split} is for data without a test part; {found}: leave it out")
     _check_memory(folder, train_files + test_files)
     train_rows, train_labels, names = read_files(train_files)
-    test_rows, test_labels, test_names = read_files(test_files)
+    test_rows, test_labels, test_names = read_files(test_files) if test_files else (train_rows, train_labels, names)
+    named = names is not None
     if names is None:
         names = _numbered(folder, train_labels)
     elif test_names is not None and test_names != names:
         raise DataError(f"{test_files[0]}: its class names differ from those of {train_files[0].name}; make them equal")
     _check_range(test_rows, test_labels, len(names))
-    train, test = gather(train_rows, train_labels, "train images"), gather(test_rows, test_labels, "test images")
-    return ImageData.of(folder.resolve().name, names, train, test)
+    held_out = None
+    if test_split is not None:
+        rows_of = [f"{path.name} {len(train_rows)}" for path in train_files[:1]] + [""] * (len(train_labels) - 1)
+        held_out, kept, held = HeldOut.of(test_split, rows_of, train_labels)
+        train_rows, test_rows = train_rows.take(kept), train_rows.take(held)
+        train_labels, test_labels = train_labels[kept], train_labels[held]
+    train = gather(train_rows, train_labels, "train images", problems, max_pixels)
+    test = gather(test_rows, test_labels, "test images", problems, max_pixels)
+    problems.settle()
+    return ImageData.of(folder.resolve().name, names, train, test, named=named, problems=problems, held_out=held_out)
 
 
 def part_files(folder: Path, part: str) -> list[Path]:
@@ -105,29 +140,55 @@ def read_file(path: Path) -> tuple[pa.ChunkedArray, Tensor, tuple[str, ...] | No
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        _check_columns(path, schema)
-        table = file.read(columns=["image", "label"])
+        with open(path, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise DataError(f"{path}: no regular file; restore or drop it")
+            file = pq.ParquetFile(opened)
+            schema = file.schema_arrow
+            _check_columns(path, schema)
+            # a small file can stand for any number of rows: they are read a few at a time, up to a limit
+            most, size, batches = _memory() // 2, 0, []
+            for batch in file.iter_batches(BATCH, columns=["image", "label"]):
+                size += batch.nbytes
+                if size > most:
+                    raise DataError(f"{path}: its rows need more than {most / 2**30:.0f} GiB of memory; split the file")
+                batches.append(batch)
+        table = pa.Table.from_batches(batches, None if batches else _read_schema(schema))
         data = pc.struct_field(table["image"], "bytes")
         if table["label"].null_count:
             row = pc.index(pc.is_null(table["label"]), True).as_py()
             raise DataError(f"{path} row {row}: label is null; give it a class or drop the row")
         labels = torch.tensor(table["label"].cast(pa.int64()).to_numpy())
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no readable parquet file ({' '.join(str(error).split())}); fetch it again") from error
-    return data, labels, class_names(path, schema.metadata or {})
+    except DataError:
+        raise
+    except (
+        MemoryError,
+        Exception,
+    ) as error:  # of a spoilt file pyarrow raises its own errors, OSError, ValueError, ...
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: no readable parquet file ({cause[:200]}); fetch it again") from error
+    return data, labels, names_in(path, schema.metadata or {})
 
 
-def class_names(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
-    """The names of the ClassLabel feature `label` in the metadata that Hugging Face `datasets` leaves."""
+def names_in(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+    """The names of the ClassLabel feature `label` in the metadata that Hugging Face `datasets` leaves.
+
+    Raises:
+        DataError: the metadata is spoilt, or its names are no different names.
+    """
     if b"huggingface" not in metadata:
         return None
     try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names", [])
-        return tuple(map(str, names)) or None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = json_of(metadata[b"huggingface"], str(path))["info"]["features"]["label"].get("names", [])
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: its huggingface metadata does not describe label; write the file again") from error
+    return class_names(names, str(path)) or None
+
+
+def _read_schema(schema: pa.Schema) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([schema.field("image"), schema.field("label")])
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
@@ -159,9 +220,12 @@ def _numbered(folder: Path, labels: Tensor) -> tuple[str, ...]:
 
 
 def _check_memory(folder: Path, files: list[Path]) -> None:
-    size = sum(path.stat().st_size for path in files)
-    if hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > memory / 2:
-            sizes = f"{size / 2**30:.0f} GiB of parquet are too much for {memory / 2**30:.0f} GiB of memory"
-            raise DataError(f"{folder}: {sizes}; unpack them as train/CLASS/ and test/CLASS/")
+    size, memory = sum(path.stat().st_size for path in files), _memory()
+    if size > memory / 2:
+        sizes = f"{size / 2**30:.0f} GiB of parquet are too much for {memory / 2**30:.0f} GiB of memory"
+        raise DataError(f"{folder}: {sizes}; unpack them as train/CLASS/ and test/CLASS/")
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; 16 GiB where it does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**34

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from leanconv.core.errors import DataError
 from leanconv.core.task import Task
-from leanconv.data.encoded import Files, decode
+from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, Files, decode
+from leanconv.data.scan import images_below
 from leanconv.data.transforms import eval_transform, normalise
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
@@ -25,17 +24,23 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"no file or folder {path}")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        try:
+            inside = sorted(map(Path, images_below(path))) if path.is_dir() else [path]
+        except OSError as error:
+            raise DataError(f"{error.filename or path}: {error.strerror}; check its permissions") from error
         if not inside:
-            raise DataError(f"no image in {path}; known are {', '.join(sorted(SUFFIXES))}")
+            raise DataError(f"no image in {path}; known are {', '.join(SUFFIXES)}")
         found += inside
     return found
 
 
-def image_tensor(path: Path, task: Task) -> Tensor:
+def image_tensor(path: Path, task: Task, max_pixels: int = MAX_PIXELS) -> Tensor:
     """One image as the network was tested on it: (1, C, H, W).
 
     An image of another size is scaled until its shorter side is 256 / 224 of the network's, and cut from the centre.
+
+    Args:
+        max_pixels: an image file of more cannot be read.
 
     Raises:
         DataError: it cannot be read, or the network takes neither grey nor RGB.
@@ -44,7 +49,7 @@ def image_tensor(path: Path, task: Task) -> Tensor:
 
     if task.channels not in (1, 3):
         raise DataError(f"the network takes {task.channels} channels; image files have 1 (grey) or 3 (RGB)")
-    pixels = decode(Files([str(path)]), 0)
+    pixels = decode(Files([str(path)], max_pixels), 0, max_pixels)
     if task.channels == 1:
         pixels = functional.rgb_to_grayscale(pixels)
     pixels = eval_transform(task.image_size, resize=tuple(pixels.shape[1:]) != task.image_size)(pixels)

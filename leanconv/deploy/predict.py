@@ -14,6 +14,7 @@ from torch import nn
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.settings import one_of, whole
 from leanconv.core.task import Task
+from leanconv.data.encoded import MAX_PIXELS
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS, Runner
 from leanconv.deploy.images import image_tensor
@@ -38,9 +39,18 @@ class Prediction:
 
 
 def predict(
-    model: nn.Module, paths: Sequence[Path], task: Task, *, backend: Backend = "pytorch", top: int = 5
+    model: nn.Module,
+    paths: Sequence[Path],
+    task: Task,
+    *,
+    backend: Backend = "pytorch",
+    top: int = 5,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """The likeliest classes of each image, one at a time; an image that cannot be read does not stop the others.
+
+    Args:
+        max_pixels: an image file of more cannot be read.
 
     Raises:
         SettingError: an unknown backend, one that is not installed, or names that are not as many as the outputs.
@@ -50,7 +60,7 @@ def predict(
     run = runner(model, task, backend)
     for path in paths:
         try:
-            x = image_tensor(path, task)
+            x = image_tensor(path, task, max_pixels)
         except DataError as error:
             yield Prediction(path, error=str(error))
             continue

@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from leanconv.core.errors import SettingError
 from leanconv.core.settings import names, whole
+from leanconv.data.classes import class_names
 from leanconv.detect.backbone import PyramidBackbone
 from leanconv.detect.cascade import CascadeRoIHeads
 from leanconv.models.create import create_model
@@ -63,8 +64,8 @@ def create_detector(
     """
     if name not in DETECTORS:
         raise SettingError(f"detector={name!r} must be one of {', '.join(DETECTORS)}")
-    for setting, value in (("classes", classes), ("layers", layers or ())):
-        names(setting, value)
+    names("layers", layers or ())
+    classes = class_names(classes, "the detector", error=SettingError)
     num_classes = len(classes) + 1 if classes else num_classes
     whole("num_classes", num_classes, 2)
     network = create_model(backbone, pretrained_backbone) if isinstance(backbone, str) else backbone

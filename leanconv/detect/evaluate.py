@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.modes import evaluating
+from leanconv.detect.classes import photos_for
 from leanconv.detect.data import Photo
 from leanconv.detect.data.records import encode, run_lengths
 from leanconv.detect.feed import read_image
@@ -115,15 +116,19 @@ def evaluate_detector(
 ) -> Evaluation:
     """COCO's average precisions and recalls of `detector` on `photos`.
 
+    A label of the photos counts as the detector's of the same name, whatever its number.
+
     Args:
         by: also over the occlusion ratio of the photos, by "masks" or by "boxes".
         edges: where the bins of that ratio begin; the last one ends at 1.
 
     Raises:
-        SettingError: pycocotools is missing; edges that do not rise from 0 on.
+        SettingError: pycocotools is missing; edges that do not rise from 0 on; the photos have a class that the detector
+            does not know.
         DataError: the photos have no object at all.
     """
     check_request(photos, by, edges)
+    photos = photos_for(detector, photos)
     return score(detect(detector, photos, precision=precision, progress=progress), photos, by=by, edges=edges)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from leanconv.core.errors import SettingError
 from leanconv.core.processes import devices_of
 from leanconv.detect.build import describe_detector
+from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.evaluate import has_masks
@@ -65,10 +66,11 @@ def fit_detector(
 
     devices = devices_of(devices)
     check_fits(detector, data)
+    data = for_detector(detector, data, whole=True)
     resize_(detector, config)
     photos = data.part("train")
     folder = RunFolder(out)
-    checkpoint = folder.open(config, data.name, resume)
+    checkpoint = folder.open(config, data.name, resume, data.classes)
     unread = Unread(progress)
     history = train_loop(
         detector, partial(_work, detector, photos, config, unread), config, folder, checkpoint,
@@ -79,26 +81,10 @@ def fit_detector(
 
 def check_fits(detector: nn.Module, data: DetectionData) -> None:
     """Raise SettingError unless `detector` has the classes of `data`, and masks only where these have them."""
-    check_classes(detector, data)
+    describe_detector(detector)
+    for_detector(detector, data, whole=True)
     if has_masks(detector) and not data.has_masks:
         raise SettingError(f"{data.name} has objects without a mask, which this detector learns; take one of boxes")
-
-
-def check_classes(detector: nn.Module, data: DetectionData) -> None:
-    """Raise SettingError unless `detector` has the classes of `data`, by their names where it knows them."""
-    names = tuple(describe_detector(detector)["classes"])
-    if names and names != data.classes:
-        different = [f"{a!r} and {b!r}" for a, b in zip(names, data.classes, strict=False) if a != b]
-        where = f"{different[0]} first" if different else f"{len(names)} and {len(data.classes)} of them"
-        raise SettingError(
-            f"the detector and {data.name} have different classes ({where}); take the data it was made for"
-        )
-    found = describe_detector(detector)["num_classes"]
-    if found != data.num_classes:
-        way_out = f"build it with num_classes={data.num_classes}"
-        raise SettingError(
-            f"the detector has {found} classes with the background, {data.name} {data.num_classes}; {way_out}"
-        )
 
 
 def resize_(detector: nn.Module, config: DetectConfig) -> None:

@@ -17,6 +17,8 @@ from leanconv.core.processes import leads
 from leanconv.train.checkpoint import read_checkpoint
 from leanconv.train.config import EXECUTION, RunConfig
 
+CLASSES = "classes"
+
 
 class RunFolder:
     """config.yaml, env.json, metrics.jsonl, last.ckpt, best.safetensors, summary.json; gradients.jsonl where recorded."""
@@ -31,14 +33,19 @@ class RunFolder:
         self.best = self.root / "best.safetensors"
         self.summary = self.root / "summary.json"
 
-    def open(self, config: RunConfig, data_name: str, resume: bool) -> dict[str, Any] | None:
+    def open(
+        self, config: RunConfig, data_name: str, resume: bool, classes: Sequence[str] = ()
+    ) -> dict[str, Any] | None:
         """The checkpoint to continue from, or None and a fresh folder.
+
+        Args:
+            classes: their names in the order of the network's outputs, which a run must keep; () where it has none.
 
         Raises:
             SettingError: there is a run already and `resume` is not set, or it was made with other settings.
             FileError: its checkpoint or its settings cannot be read.
         """
-        settings = {"data": data_name, **config.model_dump(mode="json")}
+        settings = {"data": data_name, CLASSES: list(classes), **config.model_dump(mode="json")}
         if self.checkpoint.exists():
             if not resume:
                 way_out = "add --resume (resume=True) to continue it, or choose another folder"
@@ -67,7 +74,9 @@ class RunFolder:
             assert isinstance(before, dict)
         except (OSError, ValueError, yaml.YAMLError, AssertionError) as error:
             raise FileError(f"{self.config}: cannot be read; start a new run in another folder") from error
-        for name in {**settings, **before}:
+        for name in {**before, **settings}:
+            if name == CLASSES and name not in before:  # a run of before they were noted
+                continue
             if name not in EXECUTION and settings.get(name) != before.get(name):
                 found = f"{name}={settings.get(name)!r} differs from the run's {name}={before.get(name)!r}"
                 raise SettingError(f"{self.root}: {found}; use that, or choose another folder")

@@ -16,13 +16,13 @@ from leanconv.train.scoring import Scores
 def task_on(model: nn.Module, data: ImageData) -> Task:
     """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared."""
     if get_task(model) is None and data.image_size is not None:
-        return Task(data.mean, data.std, data.image_size, data.classes)
+        return Task(data.mean, data.std, data.image_size, data.names)
     return task_of(model)
 
 
 def scores_of(model: nn.Module, data: ImageData, task: Task) -> Scores:
-    """How good `model` is on the test part of `data`."""
-    return evaluate(model, data.test, mean=task.mean, std=task.std, image_size=_side(data, task))
+    """How good `model`, whose outputs are the classes of `task`, is on the test part of `data`."""
+    return evaluate(model, data.test, mean=task.mean, std=task.std, image_size=_side(data, task), classes=task.classes)
 
 
 def some_batches(

@@ -11,6 +11,7 @@ from torch import nn
 
 from leanconv.core.atomic import write_json
 from leanconv.core.processes import devices_of, leads
+from leanconv.core.task import get_task
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
@@ -79,8 +80,9 @@ def fit(
             and another number is refused; else one process trains unless `devices` says more.
 
     Raises:
-        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings; `devices` contradicts
-            the launcher.
+        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings or classes; `devices`
+            contradicts the launcher; `model` knows its classes, and they are others than those of `data` (in another order
+            they are brought into its own).
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss is not finite any more.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
@@ -88,8 +90,11 @@ def fit(
     from leanconv.train.loop import train_loop
 
     devices = devices_of(devices)  # before the folder is there
+    task = get_task(model)
+    if task is not None:
+        data = data.for_classes(task.classes)
     folder = RunFolder(out)
-    checkpoint = folder.open(config, data.name, resume)
+    checkpoint = folder.open(config, data.name, resume, data.names)
     history = train_loop(
         model, partial(_work, model, data, config), config, folder, checkpoint,
         progress=progress, accelerator=accelerator, devices=devices,

@@ -71,11 +71,10 @@ def _scored(
     from leanconv.cli.detect.job import counts
     from leanconv.cli.detect.progress import counter
     from leanconv.detect import evaluate_detector, load_detector
-    from leanconv.detect.train import check_classes
+    from leanconv.detect.classes import for_detector
 
     detector = load_detector(folder).to(device)
-    check_classes(detector, data)
-    photos = data.part(part)
+    photos = for_detector(detector, data).part(part)
     with counter(f"{folder}: photos", len(photos)) as step:
         scores = evaluate_detector(detector, photos, precision=precision, by=by, edges=edges, progress=step)
     for line in scores.unread:

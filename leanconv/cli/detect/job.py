@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanconv.cli.methods import label_of
 from leanconv.cli.output import say
-from leanconv.cli.runs import SUMMARY_FILE, once, read_json
+from leanconv.cli.runs import CLASS_NAMES, SUMMARY_FILE, once, read_json
 from leanconv.cli.target import make_useful_plan, open_target
 from leanconv.cli.train_flags import device_of
 from leanconv.core.atomic import write_json
@@ -63,7 +63,12 @@ class DetectJob:
             "detector": self.detector,
             "backbone": self.backbone,
             "method": label_of(self.method),
-            "data": {"name": self.data.name, "classes": len(self.data.classes), "train": len(self.data.train)},
+            "data": {
+                "name": self.data.name,
+                "classes": len(self.data.classes),
+                CLASS_NAMES: list(self.data.classes),
+                "train": len(self.data.train),
+            },
             "where": list(self.where),
             "exclude": list(self.exclude),
             "init": self.init,

@@ -79,10 +79,9 @@ def predict(
 
 def _labelled(folder: Path, detector: nn.Module) -> dict[Path, Photo]:
     from leanconv.detect import open_detection
-    from leanconv.detect.train import check_classes
+    from leanconv.detect.classes import for_detector
 
-    data = open_detection(folder)
-    check_classes(detector, data)
+    data = for_detector(detector, open_detection(folder))
     return {photo.path.resolve(): photo for photo in (*data.train, *data.val)}
 
 

@@ -6,13 +6,14 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.data.classes import class_names
 
 OnBad = Literal["skip", "refuse"]
 Box = tuple[float, float, float, float]
@@ -51,13 +52,18 @@ class Instance:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image file with its objects; it is decoded when it is asked for."""
+    """One image file with its objects; it is decoded when it is asked for.
+
+    Args:
+        classes: names of the labels 1, 2, ... of its data set; () where they are not known.
+    """
 
     id: int
     path: Path
     height: int
     width: int
     instances: tuple[Instance, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def objects(self) -> tuple[Instance, ...]:
@@ -122,11 +128,13 @@ class DetectionData:
     masks_overlap: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, self.name, "category"))
         if not self.classes:
             raise DataError(f"{self.name}: no category; name at least one")
-        if len(set(self.classes)) != len(self.classes):
-            doubled = next(name for name, count in Counter(self.classes).items() if count > 1)
-            raise DataError(f"{self.name}: category {doubled!r} is listed twice; give each its own name")
+        for part in ("train", "val"):
+            photos = getattr(self, part)
+            if any(photo.classes != self.classes for photo in photos):
+                object.__setattr__(self, part, tuple(replace(photo, classes=self.classes) for photo in photos))
         if not self.train and not self.val:
             raise DataError(f"{self.name}: no photo that can be used; see what was skipped: {self.problems.lines()}")
 

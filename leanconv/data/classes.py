@@ -1,0 +1,99 @@
+"""Classes by their names: what names may be, and which output of a network each class of a data set is."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from leanconv.core.errors import DataError, LeanconvError, SettingError
+
+SHOWN = 20  # names of a list in an error
+
+
+def class_names(names: Any, owner: str, kind: str = "class", error: type[LeanconvError] = DataError) -> tuple[str, ...]:
+    """`names` as a tuple of different, non-empty strings.
+
+    Raises:
+        error: they are something else; a single string above all, whose letters would count as names.
+    """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise error(f"{owner}: classes={str(names)[:60]!r} must be a list of names, such as ['cat', 'dog']")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise error(f"{owner}: {kind} {str(name)[:60]!r} must be a name, a string that is not empty; name it")
+    for name, count in Counter(names).items():
+        if count > 1:
+            times = "twice" if count == 2 else f"{count} times"
+            raise error(f"{owner}: {kind} {name!r} is listed {times}; give each its own name")
+    return tuple(names)
+
+
+def places(
+    known: Sequence[str], found: Sequence[str], owner: str, source: str, *, whole: bool = False
+) -> tuple[int, ...]:
+    """Where each name of `found`, of a data set, stands among those that a network knows, in `known`.
+
+    A data set may have the network's classes in another order, or some of them only. Names are equal letter by letter.
+
+    Args:
+        owner, source: what an error calls the network and the data set.
+        whole: the data set must have all of the network's classes, as training on it must.
+
+    Raises:
+        SettingError: a name that the network does not know, with both lists.
+    """
+    where = {name: place for place, name in enumerate(known)}
+    if len(where) < len(known):
+        raise SettingError(f"{owner} has two classes of one name ({listed(known)}); give each its own with lc.set_task")
+    strangers = [name for name in found if name not in where]
+    missing = [name for name in known if name not in set(found)] if whole else []
+    if not strangers and not missing:
+        return tuple(where[name] for name in found)
+    first = strangers[0] if strangers else missing[0]
+    says = f"{source} has {first!r}, which the network has not" if strangers else f"{source} has no {first!r}"
+    close = near(first, known if strangers else found)
+    hint = f" (is it {close!r}?)" if close and (strangers or close in strangers) else ""
+    raise SettingError(
+        f"{owner} and {source} have different classes: {says}{hint}. The network's: {listed(known)}; the data's: "
+        f"{listed(found)}. Name the classes alike, or take the data it was trained on"
+    )
+
+
+def check_labels(names: Sequence[str], known: Sequence[str], source: str) -> None:
+    """Raise SettingError where names in a file contradict those that a network knows of its outputs.
+
+    Other words for them, such as another language's, do not; a name that is one of the network's must be that output's.
+    """
+    if not known:
+        return
+    if len(names) != len(known):
+        raise SettingError(
+            f"{source}: {len(names)} class names for {len(known)} outputs; give one a line, in the order of training: "
+            f"{listed(known)}"
+        )
+    wrong = next((name for place, name in enumerate(names) if name in known and known[place] != name), None)
+    if wrong is not None:
+        raise SettingError(
+            f"{source} has {wrong!r} in another place than the network. The network's: {listed(known)}; the file's: "
+            f"{listed(names)}. Leave --labels out, or give them in the network's order"
+        )
+
+
+def near(name: str, others: Sequence[str]) -> str | None:
+    """The one of `others` that differs from `name` in case, in spaces, in how letters are encoded, or by a slip."""
+    plain = {_plain(other): other for other in others}
+    close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.85)
+    return plain[close[0]] if close else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names, the first ones of a long list."""
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split())
