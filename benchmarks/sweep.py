@@ -14,13 +14,12 @@ import json
 import multiprocessing
 import resource
 import shlex
-import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -184,10 +183,8 @@ def examine(name: str, part: str, timeout: float) -> dict[str, Any]:
     process.start()
     send.close()
     record: dict[str, Any] | None = None
-    try:
+    with suppress(EOFError):  # the process ended without a word
         record = receive.recv() if receive.poll(timeout) else None
-    except EOFError:
-        pass
     if process.is_alive():
         process.join(1)
         process.kill()
@@ -264,6 +261,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help="where to write the summary")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    for name in lc.__all__:  # imported before the processes fork
+        getattr(lc, name)
     names = networks(given.names)
     done = read(given.state)
     for part in given.parts.split(","):

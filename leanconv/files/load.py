@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import convert, plan_of
+from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError
+from leanconv.core.meta import built_on_meta
 from leanconv.core.task import Task, set_task
 from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
 from leanconv.files.sparse import set_sparse, unpack
@@ -44,8 +44,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     if "detector" in info:
         raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
     if model is None:  # shapes first, without memory: a file must not be able to ask for a network it does not hold
-        with torch.device("meta"):
-            compare(network_of(info, None, path), tensors, path)
+        compare(network_of(info, None, path, built_on_meta), tensors, path)
     lean = network_of(info, model, path)
     compare(lean, tensors, path)
     fill(lean, tensors)
@@ -81,11 +80,18 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=True)
 
 
-def network_of(info: dict[str, Any], model: nn.Module | None, path: Path) -> nn.Module:
-    """The network of the description, with the weights it starts with."""
+def network_of(
+    info: dict[str, Any],
+    model: nn.Module | None,
+    path: Path,
+    how: Callable[[Callable[[], nn.Module]], nn.Module] = lambda build: build(),
+) -> nn.Module:
+    """The network of the description, with the weights it starts with; `how` says in what way its builder is called."""
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
-        base = model if model is not None else _build(info.get("base"), path)
+        base = model if model is not None else how(lambda: _build(info.get("base"), path))
+        if plan is not None and not plan.groups:  # of older files; it kept everything
+            setattr(base, ATTRIBUTE, plan)
         # A paper's network is built lean and carries the plan already
         return base if plan is None or plan_of(base) == plan else convert(base, plan)
     except FileError:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from leanconv import __version__
 from leanconv.conversion.apply import plan_of
-from leanconv.conversion.check import check
+from leanconv.conversion.check import check, refuse_unsaveable
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.errors import SettingError
@@ -62,7 +62,8 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
 
     Raises:
         TieError: a weight that the plan shares is not shared any more.
-        SettingError: an optimised network, whose weights are expanded and whose layers have another form.
+        SettingError: an optimised network, whose weights are expanded and whose layers have another form; a traced or
+            quantised one; a layer that is lazy.
     """
     lean = unwrapped(lean)
     if hasattr(lean, OPTIMIZED):
@@ -70,6 +71,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
     check(lean)
+    refuse_unsaveable(lean)
     return write(lean, description(lean), directory)
 
 
