@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from leanconv.analyse.figure import panel, panels
 from leanconv.core.base import unwrapped
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.files.sparse import set_sparse
 
@@ -122,7 +122,7 @@ def prune_blending(model: nn.Module, fraction: float) -> nn.Module:
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise SettingError(f"fraction={fraction!r} must be a number from 0 to 1")
-    pruned = copy.deepcopy(unwrapped(model))
+    pruned = copied(unwrapped(model))
     weights = blending_weights(pruned)
     sizes = torch.cat([parameter.detach().abs().flatten().cpu() for parameter in weights.values()])
     count = round(fraction * len(sizes))

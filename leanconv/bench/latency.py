@@ -6,7 +6,6 @@ all are timed in every round, in an order that rotates, and the ratio is taken w
 
 from __future__ import annotations
 
-import copy
 import gc
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.base import input_size_of
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 
 # shorter calls are repeated until a sample lasts this long: a timer's and a scheduler's noise is in the microseconds
@@ -81,7 +81,7 @@ def measure_latency(
 
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
         if isinstance(model, nn.Module):
-            model = copy.deepcopy(model).eval().to(device=device, dtype=dtype).to(memory_format=memory_format)
+            model = copied(model).eval().to(device=device, dtype=dtype).to(memory_format=memory_format)
             if compile:
                 model.compile()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import importlib.util
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
 
@@ -106,7 +106,7 @@ def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
 
     hint = PRECISIONS["openvino"][example.dtype]
     if example.dtype != torch.float32:  # its networks are float32; the hint says what they compute in
-        model = copy.deepcopy(model).float()
+        model = copied(model).float()
     example = example.float().contiguous()
     with quiet(), torch.no_grad():
         exported = torch.export.export(model, (example,))

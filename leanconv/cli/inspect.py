@@ -88,7 +88,7 @@ def inspect(
         if shape is None:
             raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
         plan = make_plan(model, asked, where, exclude, shape)
-        lean = convert(model, plan)
+        lean = convert(model, plan) if plan.groups else model
     measured: dict[str, Any] = {}
     if latency or faster_only:
         if asked is None or plan is None or shape is None:
@@ -101,12 +101,12 @@ def inspect(
             from leanconv.search.faster import faster_only as without_slower
 
             plan = without_slower(plan, times)
-            lean = convert(model, plan)
+            lean = convert(model, plan) if plan.groups else model
             left = {site.name for group in plan.groups for site in group.sites}
             times = [time for time in times if time.name in left]
         if latency:
             both = [open_target(target), open_target(target)]
-            both[1] = convert(both[1], plan)
+            both[1] = convert(both[1], plan) if plan.groups else both[1]
             measured["latency"] = {**settings, **layer_latency.of_network(both[0], both[1], times, shape, settings)}
             measured["times"] = {time.name: time for time in times}
     found = {"target": target, "input_size": shape and list(shape)} | describe(dense, lean, plan, shape)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,17 +71,9 @@ def open_target(
 
 def open_without_weights(target: str) -> nn.Module:
     """The same on the meta device, where nothing is allocated or computed."""
-    import torch
+    from leanconv.core.meta import built_on_meta
 
-    if is_saved(target):
-        return open_target(target)
-    try:
-        with torch.device("meta"):
-            return open_target(target)
-    except LeanconvError as error:
-        if error.__cause__ is None:  # ours: a name or a setting that no device will make valid
-            raise
-        return open_target(target)  # some builders compute with real numbers
+    return open_target(target) if is_saved(target) else built_on_meta(lambda: open_target(target))
 
 
 def stem(model: nn.Module) -> str:
@@ -126,19 +118,14 @@ def make_useful_plan(
 
 def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
     """Raise SettingError unless `model` takes images of `data` and gives one number a class, by the classes' names."""
-    import torch
-
-    from leanconv.core.meta import example_input, on_meta, quiet_failure
+    from leanconv.core.meta import dry_run
     from leanconv.core.task import get_task
     from leanconv.train.evaluate import outputs_for
 
     task = get_task(model)
     wanted, _ = outputs_for(() if task is None else task.classes, data.test)
-    shape = (data.channels, *size)
-    twin = on_meta(model)
-    with quiet_failure(model, shape), torch.no_grad():
-        out = twin(example_input(twin, shape))
-    if tuple(out.shape) != (1, wanted):
+    out, images = dry_run(model, (data.channels, *size), lambda twin, images: (twin(images), len(images)))
+    if tuple(out.shape) != (images, wanted):
         raise SettingError(
             f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
             "take the data it was trained on"

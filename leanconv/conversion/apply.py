@@ -2,59 +2,139 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.plan import Plan
+from leanconv.conversion.faults import carry, fault, mixed, spec_of
+from leanconv.conversion.plan import Plan, Rule, Where
+from leanconv.conversion.plan import plan as make_plan
 from leanconv.core.base import unwrapped
-from leanconv.core.errors import SettingError
-from leanconv.core.method import Group
+from leanconv.core.copying import copied
+from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.method import Group, Method
+from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
 
 ATTRIBUTE = "leanconv_plan"
+PART = "leanconv_part"
 Init = Literal["fresh", "fit"]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What each new module knows of the plan it comes from, so that a copy or a part of the network still has it.
+
+    Args:
+        group: one object for all modules of a group; a copy of the network has one of its own.
+        index: which of its sites.
+    """
+
+    group: Group
+    index: int
+
+
+def parts_of(model: nn.Module) -> dict[str, Part]:
+    """The modules of `model` that `convert` put there, by name."""
+    found = {name: module.__dict__.get(PART) for name, module in model.named_modules() if isinstance(module, ConvOp)}
+    return {name: part for name, part in found.items() if part is not None}
+
+
 def plan_of(model: nn.Module) -> Plan | None:
-    """The plan that a converted model carries, wrapped or not; None for any other model."""
-    return getattr(unwrapped(model), ATTRIBUTE, None)
+    """The plan that a converted model carries, wrapped or not; None for any other model.
+
+    A network that holds converted ones, a part of one and a copy that lost the note get the plan that their layers
+    remember, under the names they have now. Groups of which a part is missing are left out; `leanconv.check` refuses them.
+    """
+    model = unwrapped(model)
+    noted: Plan | None = getattr(model, ATTRIBUTE, None)
+    planned = {site.name for group in noted.groups for site in group.sites} if noted else set()
+    members: dict[int, dict[int, tuple[str, Group]]] = {}
+    for name, part in parts_of(model).items():
+        if name not in planned:
+            members.setdefault(id(part.group), {})[part.index] = name, part.group
+    groups = []
+    for found in members.values():
+        group = next(iter(found.values()))[1]
+        if len(found) == len(group.sites):
+            sites = tuple(replace(site, name=found[index][0]) for index, site in enumerate(group.sites))
+            groups.append(replace(group, sites=sites))
+    if not groups:
+        return noted
+    return Plan(tuple(groups), ()) if noted is None else replace(noted, groups=(*noted.groups, *groups))
 
 
-def convert(model: nn.Module, plan: Plan, init: Init = "fresh") -> nn.Module:
+def convert(
+    model: nn.Module,
+    plan: Plan | Method | Sequence[Rule],
+    init: Init = "fresh",
+    *,
+    where: Where = "*",
+    exclude: Where = (),
+    **settings: Any,
+) -> nn.Module:
     """A converted copy of `model` that carries `plan`; `model` itself is not changed.
 
     Each new module takes over device, dtype, memory format, training flag and ``requires_grad`` of the convolution it
     replaces (a shared weight is trained when one of its users is); a convolution that stands under several names stays
-    one module under all of them. Everything else is copied.
+    one module under all of them. Everything else is copied. A wrapper (`DataParallel`, an averaged or compiled model) is
+    taken off: the copy is of the network inside.
 
     Args:
+        plan: what `leanconv.plan` decided, or its second argument, a method or rules, to be planned here.
         init: ``"fresh"`` initialises the new weights, for training from scratch; ``"fit"`` sets those nearest to the
-            dense weights.
+            dense weights. That is a start: until it is trained, such a network is far from the dense one's accuracy.
+        where, exclude, settings: of `leanconv.plan`, where `plan` is a method or rules.
 
     Raises:
-        SettingError: the plan was made for another model, or the model is lean already.
+        SettingError: the plan was made for another model, a layer has changed so that it cannot be replaced, the model
+            cannot be copied, or it is lean already.
+
+    Warns:
+        LeanconvWarning: the plan converts nothing.
     """
     if init not in ("fresh", "fit"):
         raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
+    model = unwrapped(model)
     if plan_of(model) is not None:
         raise SettingError(
             "the model is lean already; plan the dense model once, with rules [(where, method), ...] for several methods"
         )
+    if not isinstance(plan, Plan):
+        plan = make_plan(model, plan, where, exclude=exclude, **settings)
+    elif settings or where != "*" or exclude != ():
+        raise SettingError(
+            "where, exclude and other settings are for planning, and the plan is made already; leave them out"
+        )
+    if not plan.groups:
+        reasons = list(dict.fromkeys(kept.reason for kept in plan.kept)) or ["the model has no convolution"]
+        said = f"the plan converts nothing, so this is a plain copy: {'; '.join(reasons[:3])}"
+        warnings.warn(said, LeanconvWarning, stacklevel=2)
     if init == "fit" and any(parameter.is_meta for parameter in model.parameters()):
         raise SettingError(
             "init='fit' needs the dense weights, and some are on the meta device; load them, or init='fresh'"
         )
-    lean: nn.Module = copy.deepcopy(model)
+    for group in plan.groups:  # of the original: a copy has lost the gradient hooks
+        for site in group.sites:
+            conv = _conv_at(model, site.name, site.spec)
+            reason = fault(conv)
+            if reason is not None:
+                raise SettingError(f"the plan converts {site.name!r}, but {reason}")
+    lean = copied(model)
     new: dict[int, nn.Module] = {}
     for group in plan.groups:
         convs = [_conv_at(lean, site.name, site.spec) for site in group.sites]
-        for conv, module in zip(convs, build(group, convs, init), strict=True):
+        difference = mixed([(site.name, conv) for site, conv in zip(group.sites, convs, strict=True)])
+        if difference:
+            raise SettingError(f"{group.method.label()} shares a weight: {difference}")
+        for index, (conv, module) in enumerate(zip(convs, build(group, convs, init), strict=True)):
+            carry(conv, module)
+            module.__dict__[PART] = Part(group, index)
             new[id(conv)] = module
     lean = swap(lean, new)
     setattr(lean, ATTRIBUTE, plan)
@@ -124,7 +204,9 @@ def _conv_at(model: nn.Module, name: str, spec: ConvSpec) -> nn.Conv2d:
         raise SettingError(f"the plan converts {name!r}, which {type(model).__name__} does not have") from None
     if not isinstance(module, nn.Conv2d):
         raise SettingError(f"the plan converts {name!r}, a {type(module).__name__} in this model, not a Conv2d")
-    found = ConvSpec.of(module)
+    found = spec_of(module)
+    if isinstance(found, str):
+        raise SettingError(f"the plan converts {name!r}, but {found}")
     if found != spec:
         differ = [f.name for f in fields(spec) if getattr(found, f.name) != getattr(spec, f.name)]
         values = ", ".join(f"{n}={getattr(found, n)} here, {getattr(spec, n)} in the plan" for n in differ)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from leanconv.conversion.apply import plan_of
+from leanconv.conversion.apply import parts_of, plan_of
 from leanconv.core.base import unwrapped
-from leanconv.core.errors import TieError
+from leanconv.core.copying import refuse_lazy
+from leanconv.core.errors import SettingError, TieError
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners, parameters_in_use
 
@@ -14,9 +16,9 @@ from leanconv.core.sharing import check_owners, parameters_in_use
 def check(lean: nn.Module) -> None:
     """Raise unless every layer of the plan is in place and every shared weight still is one tensor.
 
-    Three things are compared: each planned layer is the operator of its plan; the owner of each borrowed weight is part
-    of the model; and each group holds exactly the parameters that its method's formula gives (a tie that was cut holds
-    more).
+    Four things are compared: each planned layer is the operator of its plan; each converted layer is part of a plan; the
+    owner of each borrowed weight is part of the model; and each group holds exactly the parameters that its method's
+    formula gives (a tie that was cut holds more).
 
     Raises:
         TieError: a tie was lost, an owner is out of reach, or a planned layer is gone.
@@ -25,6 +27,14 @@ def check(lean: nn.Module) -> None:
     users = [(name, module) for name, module in lean.named_modules() if isinstance(module, ConvOp)]
     check_owners(lean, users)
     plan = plan_of(lean)
+    in_plan = {site.name for group in plan.groups for site in group.sites} if plan else set()
+    lost = [(name, part) for name, part in parts_of(lean).items() if name not in in_plan]
+    if lost:
+        name, part = lost[0]
+        raise TieError(
+            f"{name!r} is one of the {len(part.group.sites)} layers that {part.group.method.label()} made together, and "
+            "others of them are not in this model; keep the whole network together, or convert again"
+        )
     for group in plan.groups if plan else ():
         modules: list[nn.Module] = []
         for site in group.sites:
@@ -42,4 +52,26 @@ def check(lean: nn.Module) -> None:
             raise TieError(
                 f"{group.method.label()} over {names} holds {found:,} parameters and not the {planned:,} of its plan: "
                 "a tie was cut or a layer was replaced; convert again"
+            )
+
+
+def refuse_unsaveable(model: nn.Module) -> None:
+    """Raise where a file of the model could not be loaded again.
+
+    Raises:
+        SettingError: a layer is lazy, is traced or holds something else than tensors.
+    """
+    refuse_lazy(model)
+    for name, module in model.named_modules():
+        traced = isinstance(module, GraphModule) and any(True for _ in module.parameters())
+        if traced and not parts_of(module):
+            raise SettingError(
+                f"{name or 'the model'!r} is a traced graph, which has lost the classes of its layers and, if it was lean, "
+                "its plan; save the network that it was traced from, or export this one"
+            )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise SettingError(
+                f"{name!r} holds a {type(value).__name__} and no tensor, as a quantised layer does; save the network before "
+                "it is quantised, or export it"
             )

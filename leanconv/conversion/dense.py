@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from leanconv.conversion.apply import ATTRIBUTE, plan_of, swap
 from leanconv.core.base import unwrapped
+from leanconv.core.copying import copied
 from leanconv.core.method import Kept
 from leanconv.core.operator import LinearOp
 
@@ -23,7 +23,7 @@ def to_dense(lean: nn.Module) -> nn.Module:
     """
     lean = unwrapped(lean)
     training = {name: module.training for name, module in lean.named_modules()}
-    dense = copy.deepcopy(lean).eval()
+    dense = copied(lean).eval()
     names = {id(module): name for name, module in dense.named_modules()}
     new: dict[int, nn.Module] = {}
     for module in dense.modules():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from leanconv.conversion.faults import mixed
+from leanconv.conversion.globs import Names
 from leanconv.conversion.sites import find_sites
-from leanconv.core.base import input_size_of
+from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
-from leanconv.core.method import Group, Kept, Method, Site
+from leanconv.core.method import Group, Kept, Method, OtherLayer, Site
 from leanconv.core.reading import one_line
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops import METHODS_BY_NAME
@@ -41,9 +42,10 @@ class Plan:
         """Parameters of the same convolutions before."""
         return sum(site.params() for site in self.sites())
 
-    def sites(self) -> list[Site]:
+    def sites(self) -> list[Site | OtherLayer]:
         """Every convolution of the plan: those that convert, then those kept."""
-        return [site for group in self.groups for site in group.sites] + [kept.site for kept in self.kept]
+        converted: list[Site | OtherLayer] = [site for group in self.groups for site in group.sites]
+        return converted + [kept.site for kept in self.kept]
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values that JSON knows; `from_json` reads them back to an equal plan."""
@@ -76,7 +78,7 @@ class Plan:
                 )
                 for group in value["groups"]
             )
-            kept = tuple(Kept(_site_from_json(kept["site"]), str(kept["reason"])) for kept in value["kept"])
+            kept = tuple(Kept(_kept_from_json(kept["site"]), str(kept["reason"])) for kept in value["kept"])
             size = value["input_size"]
             names = [site.name for group in groups for site in group.sites] + [item.site.name for item in kept]
             twice = next((name for name, times in Counter(names).items() if times > 1), None)
@@ -117,7 +119,9 @@ def _bounded(value: Any) -> None:
     raise ValueError(f"it nests over {DEEPEST} levels")
 
 
-def _site_to_json(site: Site) -> dict[str, Any]:
+def _site_to_json(site: Site | OtherLayer) -> dict[str, Any]:
+    if isinstance(site, OtherLayer):
+        return {"name": site.name, "other": site.spec, "params": site.weights}
     return {
         "name": site.name,
         "stage": site.stage,
@@ -134,6 +138,12 @@ def _site_from_json(value: Any) -> Site:
     return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes))
 
 
+def _kept_from_json(value: Any) -> Site | OtherLayer:
+    if "other" in value:
+        return OtherLayer(str(value["name"]), str(value["other"]), int(value["params"]))
+    return _site_from_json(value)
+
+
 def plan(
     model: nn.Module,
     method: Method | Sequence[Rule],
@@ -146,11 +156,14 @@ def plan(
 ) -> Plan:
     """Decide which convolutions of `model` become lean. The model is not touched, and may be on the meta device.
 
+    Of a wrapper (`DataParallel`, an averaged or compiled model) the network inside is planned, by its own names.
+
     Args:
         method: one method, or rules ``[(where, method | None), ...]``: the first rule that matches a convolution
             decides, even if its method then rejects it; None keeps it dense.
         where: which convolutions (for a single method): an fnmatch glob over the dotted name (``*`` crosses dots,
-            the root is ``""``), several globs, or a function of a `Site`.
+            the root is ``""``), several globs, or a function of a `Site`. A layer that stands under several names is
+            matched by any of them.
         exclude: convolutions that stay dense whatever the rules say.
         input_size: (channels, height, width); default: the one the model was made for, where it says so.
         stages: ``{glob: number}`` in place of the stages found by a forward pass.
@@ -158,20 +171,29 @@ def plan(
             something else.
 
     Raises:
-        SettingError: a rule matches nothing, the model does not run on `input_size`, or a method needs stages and no
-            input size is known.
+        SettingError: a rule or a glob matches nothing, there is nothing to convert, the model does not run on
+            `input_size`, or a method needs stages and no input size is known.
     """
+    model = unwrapped(model)
     rules = _rules(method, where)
     size = input_size or input_size_of(model)
     size = None if size is None else _triple(size)
-    sites, kept = find_sites(model, size, input_size is not None, stages or {}, tuple(subclasses))
-    excluded = _matcher(exclude)
-    matchers = [_matcher(rule_where) for rule_where, _ in rules]
+    names = Names(model)
+    sites, kept = find_sites(model, names, size, input_size is not None, stages or {}, tuple(subclasses))
     every = [*sites, *(item.site for item in kept)]
+    layers = [site.name for site in every]
+    for glob in stages or {}:
+        names.require("stages", glob, layers)
+    for what, globs in (("exclude", exclude), *(("where", rule_where) for rule_where, _ in rules)):
+        for glob in _globs(globs):
+            names.require(what, glob, layers, others=what == "exclude")
+    excluded = _matcher(exclude, names)
+    matchers = [_matcher(rule_where, names) for rule_where, _ in rules]
+    specified = [site for site in every if isinstance(site, Site)]
     for (rule_where, _), matches in zip(rules, matchers, strict=True):
-        if every and not any(map(matches, every)):
-            names = ", ".join(repr(site.name) for site in every[:3])
-            raise SettingError(f"where={rule_where!r} matches none of the {len(every)} convolutions ({names}, ...)")
+        if not isinstance(rule_where, str) and not _globs(rule_where) and not any(map(matches, specified)):
+            shown = ", ".join(map(repr, layers[:3]))
+            raise SettingError(f"where={rule_where!r} matches none of the {len(layers)} convolutions ({shown}, ...)")
     chosen: list[list[Site]] = [[] for _ in rules]
     for site in sites:
         rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
@@ -189,6 +211,10 @@ def plan(
             made, refused = rule_method.group(members)
             groups += made
             kept += refused
+    for group in groups:
+        difference = mixed([(site.name, model.get_submodule(site.name)) for site in group.sites])  # type: ignore[misc]
+        if difference:
+            raise SettingError(f"{group.method.label()} shares a weight: {difference}")
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     kept.sort(key=lambda item: order[item.site.name])
     return Plan(tuple(groups), tuple(kept), size)
@@ -214,10 +240,17 @@ def _triple(size: Sequence[int]) -> InputSize:
     return size[0], size[1], size[2]
 
 
-def _matcher(where: Where) -> Callable[[Site], bool]:
+def _globs(where: Where) -> Sequence[str]:
+    """The globs of `where`; none of a function."""
     if callable(where):
-        return where
+        return ()
     globs = (where,) if isinstance(where, str) else where
     if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
         raise SettingError(f"where={where!r} must be a glob, several globs, or a function of a Site")
-    return lambda site: any(fnmatch.fnmatchcase(site.name, glob) for glob in globs)
+    return globs
+
+
+def _matcher(where: Where, names: Names) -> Callable[[Site], bool]:
+    if callable(where):
+        return where
+    return lambda site: any(names.matches(site.name, glob) for glob in _globs(where))

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from leanconv.conversion.faults import fault, spec_of
+from leanconv.conversion.globs import Names
+from leanconv.conversion.readers import Reads, holders
+from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import SettingError
-from leanconv.core.meta import InputSize, example_input, on_meta, quiet_failure
-from leanconv.core.method import Kept, Site
+from leanconv.core.meta import InputSize, dry_run
+from leanconv.core.method import Kept, OtherLayer, Site
 from leanconv.core.operator import ConvOp
-from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.spec import Pair
 
-Sizes = dict[str, list[Pair]]
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one forward pass shows.
+
+    Args:
+        sizes: the output's (height, width) of each convolution, once for each call, in the order of the first calls.
+        read: the convolutions whose weight the network also uses outside of them.
+    """
+
+    sizes: dict[str, list[Pair]]
+    read: set[str]
 
 
 def find_sites(
     model: nn.Module,
+    names: Names,
     input_size: InputSize | None,
     asked: bool,
     stages: Mapping[str, int],
@@ -31,72 +46,110 @@ def find_sites(
 
     Args:
         asked: whether the caller named `input_size`; where it only is the model's default, a model that does not run
-            on it without weights is planned without sizes.
+            on it is planned without sizes.
         stages: ``{glob: number}`` in place of the stages found.
         subclasses: subclasses of ``nn.Conv2d`` that may be replaced too.
+
+    Raises:
+        SettingError: the model has no 2-d convolution, a layer is lazy, or it does not run on `input_size`.
     """
-    ours = {id(part) for module in model.modules() if isinstance(module, ConvOp) for part in module.modules()}
-    convs = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and id(module) not in ours
-    }
-    sizes: Sizes | None = None
-    if input_size is not None and convs:
+    refuse_lazy(model)
+    ours = parts_of_operators(model)
+    convs, kept = {}, []
+    for name, module in model.named_modules():
+        if id(module) in ours:
+            continue
+        if isinstance(module, nn.Conv2d):
+            convs[name] = module
+        elif "Conv" in kind_of(module) and not list(module.children()):
+            weights = sum(parameter.numel() for parameter in module.parameters())
+            kept.append(Kept(OtherLayer(name, kind_of(module), weights), "only nn.Conv2d converts"))
+    if not convs:
+        raise SettingError(_nothing(model, kept))
+    run: Run | None = None
+    if input_size is not None:
         try:
-            sizes = _output_sizes(model, list(convs), input_size)
+            run = _run(model, list(convs), input_size)
         except SettingError:
             if asked:
                 raise
-    areas = sorted({h * w for calls in (sizes or {}).values() for h, w in calls}, reverse=True)
-    holders = _holders(model)
+    sizes, read = (run.sizes, run.read) if run else ({}, set())
+    areas = sorted({h * w for calls in sizes.values() for h, w in calls}, reverse=True)
+    shared = holders(model)
+    compiled = [f"{name}." for name, module in model.named_modules() if "_orig_mod" in module._modules]
     sites: list[Site] = []
-    kept: list[Kept] = []
     for name, conv in convs.items():
-        if isinstance(conv, nn.modules.lazy.LazyModuleMixin):
-            raise SettingError(f"{name!r} is lazy and has no shape yet; run the model once, then plan it")
-        calls = (sizes or {}).get(name, [])
+        spec = spec_of(conv)
+        if isinstance(spec, str):
+            weights = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
+            kept.append(Kept(OtherLayer(name, kind_of(conv), weights), fault(conv) or spec))
+            continue
+        calls = sizes.get(name, [])
         stage = areas.index(calls[0][0] * calls[0][1]) if calls else None
         for glob, number in stages.items():
-            if fnmatch.fnmatchcase(name, glob):
+            if names.matches(name, glob):
                 stage = number
-        site = Site(name, ConvSpec.of(conv), stage, tuple(calls))
-        others = {other for p in conv.parameters(recurse=False) for other in holders[id(p)]} - {name}
-        if type(conv) is not nn.Conv2d and type(conv) not in subclasses:
-            kept.append(Kept(site, f"{type(conv).__name__} is a subclass of Conv2d; opt in with subclasses="))
-        elif conv._forward_hooks or conv._forward_pre_hooks:
-            kept.append(Kept(site, "it has forward hooks, which a new module would lose; remove them first"))
-        elif others:
-            kept.append(Kept(site, f"it shares a parameter with {min(others)!r}; converting it would undo that"))
-        elif sizes is not None and not calls:
-            kept.append(Kept(site, "a forward pass in eval mode never calls it"))
-        else:
+        site = Site(name, spec, stage, tuple(calls))
+        reason = fault(conv)
+        others = sorted(shared.get(id(conv), ()))
+        if reason is None and type(conv) is not nn.Conv2d and type(conv) not in subclasses:
+            reason = f"{type(conv).__name__} is a subclass of Conv2d; opt in with subclasses="
+        if reason is None and others:
+            reason = f"it shares a parameter with {others[0]!r}; converting it would undo that"
+        if reason is None and name in read:
+            reason = "the network also computes with its weight or bias outside of it; converting it would undo that"
+        if reason is None and any(name.startswith(prefix) for prefix in compiled):
+            reason = "it runs inside torch.compile; convert first, and compile afterwards"
+        if reason is None and run is not None and not calls:
+            reason = "a forward pass in eval mode never calls it"
+        if reason is None:
             sites.append(site)
-    if sizes:
+        else:
+            kept.append(Kept(site, reason))
+    if run:
         order = {name: position for position, name in enumerate(sizes)}
         sites.sort(key=lambda site: order[site.name])
     return sites, kept
 
 
-def _holders(model: nn.Module) -> dict[int, set[str]]:
-    """The names of the modules that register each parameter, by its id."""
-    holders: dict[int, set[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            holders.setdefault(id(parameter), set()).add(name)
-    return holders
+def parts_of_operators(model: nn.Module) -> set[int]:
+    """The ids of leanconv's own operators and of what they are made of."""
+    return {id(part) for module in model.modules() if isinstance(module, ConvOp) for part in module.modules()}
 
 
-def _output_sizes(model: nn.Module, names: list[str], input_size: InputSize) -> Sizes:
-    """The output's (height, width) of each named convolution, one for each call of a forward pass without weights."""
-    twin = on_meta(model)
-    sizes: Sizes = {}
-    for name in names:
+def kind_of(module: nn.Module) -> str:
+    """The class of a layer; of a scripted one, that of the layer it was scripted from."""
+    return str(getattr(module, "original_name", "")) or type(module).__name__
 
-        def record(module: nn.Module, args: Any, output: torch.Tensor, name: str = name) -> None:
-            sizes.setdefault(name, []).append((output.shape[-2], output.shape[-1]))
 
-        twin.get_submodule(name).register_forward_hook(record)
-    with quiet_failure(model, input_size), torch.no_grad():
-        twin(example_input(twin, input_size))
-    return sizes
+def _nothing(model: nn.Module, others: list[Kept]) -> str:
+    """Why a model without a 2-d convolution cannot be planned."""
+    said = f"{kind_of(model)} has no nn.Conv2d to convert"
+    if any(isinstance(module, ConvOp) for module in model.modules()):
+        return f"{said} beside leanconv's own operators; it is lean already"
+    if any(hasattr(module, "original_name") for module in model.modules()):
+        return f"{said}: it is scripted; convert the network first, and script it afterwards"
+    if not others:
+        return f"{said}, and no other convolution"
+    found = ", ".join(f"{item.site.name!r} is a {item.site.spec}" for item in others[:3])
+    return f"{said}: {found}{', ...' if len(others) > 3 else ''}; only 2-d convolutions convert"
+
+
+def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
+    """What a forward pass on one image shows of the named convolutions."""
+
+    def run(twin: nn.Module, images: Tensor) -> Run:
+        sizes: dict[str, list[Pair]] = {}
+        convs = {name: twin.get_submodule(name) for name in names}
+        reads = Reads(convs)
+        for name, conv in convs.items():
+
+            def record(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                sizes.setdefault(name, []).append((output.shape[-2], output.shape[-1]))
+
+            conv.register_forward_hook(record)
+        with reads:
+            twin(images)
+        return Run(sizes, reads.found)
+
+    return dry_run(model, input_size, run)

@@ -10,18 +10,30 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 ATTRIBUTE = "leanconv_base"
+WRAPPERS = {
+    *(("timm.utils.model_ema", name) for name in ("ModelEma", "ModelEmaV2", "ModelEmaV3")),
+    ("lightning.fabric.wrappers", "_FabricModule"),
+}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, an averaged model or a (distributed) data parallel wrapper."""
+    """The network inside ``torch.compile``, an averaged model (torch's or timm's), Fabric's or a data parallel wrapper."""
     inner: Any = model
     while True:
-        if isinstance(inner, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel):
+        if isinstance(inner, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel) or _is_wrapper(
+            inner
+        ):
             inner = inner.module
         elif hasattr(inner, "_orig_mod"):
             inner = inner._orig_mod
         else:
             return inner
+
+
+def _is_wrapper(model: nn.Module) -> bool:
+    """Whether `model` is a wrapper of a package that need not be imported here; the network is its ``module``."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(model).__mro__}
+    return bool(kinds & WRAPPERS)
 
 
 def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
@@ -46,6 +58,7 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
 
     Read from leanconv's ``default_input_size``, then timm's ``pretrained_cfg``, then torchvision's 224 pixels.
     """
+    model = unwrapped(model)
     own = getattr(model, "default_input_size", None)
     if own is not None:
         return _triple(own)

@@ -37,10 +37,33 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherLayer:
+    """A layer that convolves and has no `ConvSpec`: a Conv1d, a scripted one, one that contradicts itself. It stays dense.
+
+    Args:
+        spec: what it is; the name of its class.
+        weights: its parameters.
+    """
+
+    name: str
+    spec: str
+    weights: int
+    stage: ClassVar[None] = None
+    sizes: ClassVar[tuple[Pair, ...]] = ()
+
+    def params(self) -> int:
+        return self.weights
+
+    def macs(self) -> int:
+        """Unknown, and counted as 0 here; `leanconv.count` counts the network."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A convolution that stays dense, and why."""
 
-    site: Site
+    site: Site | OtherLayer
     reason: str
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
+from leanconv.core.copying import copied
 from leanconv.ops.shared_basis import SharedBasisConv2d
 from leanconv.ops.tied_block import TiedBlockConv2d
 
@@ -16,7 +15,7 @@ def compact(model: nn.Module) -> nn.Module:
     Tied blocks fold into the batch (repeated in as many groups a bank would stand B times in the file); shared and unique
     components are two convolutions (stacked, each layer would hold a copy of the shared ones).
     """
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     for module in model.modules():
         if isinstance(module, TiedBlockConv2d):
             module.form = "fold"

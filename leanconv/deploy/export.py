@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import tempfile
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.base import input_size_of, unwrapped
+from leanconv.core.copying import copied
 from leanconv.core.errors import CheckError, SettingError, first_line
 from leanconv.core.settings import one_of
 from leanconv.core.task import get_task, set_task
@@ -98,7 +98,7 @@ def export(
         raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")
     if path.suffix != kind.files[0]:
         path = path.with_name(path.name + kind.files[0])
-    model = copy.deepcopy(unwrapped(model)).eval().cpu().float()
+    model = copied(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])
     example = torch.randn(2, *_size(model)) if example is None else example.detach().cpu().float()
     if example.ndim != 4 or not len(example):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from leanconv.bench.runtimes import onnx_options, quiet, without_telemetry
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.task import get_task
 
@@ -171,7 +171,7 @@ def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool)
 
 def _run_weights(path: Path, model: nn.Module) -> Runner:
     """The network with the file's weights in place of its own."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.zero_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import convert, plan_of
+from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError
+from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.reading import one_line, parse_json, reading
 from leanconv.core.task import Task, set_task
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
@@ -52,8 +52,10 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
         if "detector" in info:
             raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
         # Shapes first, without memory: a file must not be able to ask for a network that it does not hold
-        with torch.device("meta"):
-            compare(network_of(info, None if model is None else on_meta(model), path, len(tensors)), tensors, path)
+        if model is None:
+            compare(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
+        elif info.get("plan") is not None:
+            compare(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
         lean = network_of(info, model, path, len(tensors))
         compare(lean, tensors, path)
         fill(lean, tensors)
@@ -67,15 +69,6 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
 def _file(directory: str | os.PathLike[str]) -> Path:
     path = Path(directory)
     return path / MODEL_FILE if path.is_dir() or not path.suffix else path
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of `model` without memory for its tensors."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    memo |= {id(buffer): buffer.detach().to("meta") for buffer in model.buffers()}
-    return copy.deepcopy(model, memo)
 
 
 def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
@@ -101,16 +94,25 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=True)
 
 
-def network_of(info: dict[str, Any], model: nn.Module | None, path: Path, tensors: int) -> nn.Module:
+def network_of(
+    info: dict[str, Any],
+    model: nn.Module | None,
+    path: Path,
+    tensors: int,
+    how: Callable[[Callable[[], nn.Module]], nn.Module] = lambda build: build(),
+) -> nn.Module:
     """The network of the description, with the weights it starts with.
 
     Args:
         tensors: how many the file holds; building ends where it makes far more layers.
+        how: calls the builder, say on the meta device.
     """
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
         with no_more_modules_than(tensors, path.name):
-            base = model if model is not None else _build(info.get("base"), path)
+            base = model if model is not None else how(lambda: _build(info.get("base"), path))
+            if plan is not None and not plan.groups:  # of older files; it kept everything
+                setattr(base, ATTRIBUTE, plan)
             # A paper's network is built lean and carries the plan already
             return base if plan is None or plan_of(base) == plan else convert(base, plan)
     except FileError:

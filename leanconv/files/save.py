@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from leanconv import __version__
 from leanconv.conversion.apply import plan_of
-from leanconv.conversion.check import check
+from leanconv.conversion.check import check, refuse_unsaveable
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.errors import LeanconvWarning, SettingError
@@ -70,8 +70,8 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
 
     Raises:
         TieError: a weight that the plan shares is not shared any more.
-        SettingError: an optimised network, whose weights are expanded and whose layers have another form; or one that
-            answers NaN.
+        SettingError: an optimised network, whose weights are expanded and whose layers have another form; a traced or
+            quantised one; a layer that is lazy; or one that answers NaN.
     """
     lean = unwrapped(lean)
     if hasattr(lean, OPTIMIZED):
@@ -79,6 +79,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
     check(lean)
+    refuse_unsaveable(lean)
     refuse_bad_values(lean, allow_nonfinite)
     return write(lean, description(lean), directory)
 

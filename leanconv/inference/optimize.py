@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from leanconv.bench import runtimes
 from leanconv.bench.latency import threads_set, time_interleaved
 from leanconv.core.base import unwrapped
+from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
@@ -75,7 +76,7 @@ def optimize(
         LeanconvError: the result differs from `model` by more than rounding.
     """
     # In float64 until the end: folding rounds once, and what comes out can be compared with what went in
-    model = copy.deepcopy(unwrapped(model)).eval().double()
+    model = copied(unwrapped(model)).eval().double()
     threads = threads or torch.get_num_threads()
     layout = torch.channels_last if channels_last and example.dim() == 4 else torch.contiguous_format
     wide = example.double().contiguous(memory_format=layout)

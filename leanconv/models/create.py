@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from leanconv.core.base import get_base, set_base
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.meta import built_on_meta
 from leanconv.models import bases, peers, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
@@ -105,8 +105,7 @@ def rebuild_base(lean: nn.Module) -> nn.Module | None:
     base = get_base(lean)
     if base is None:
         return None
-    with torch.device("meta"):
-        return create_model(base["name"], **base["kwargs"])
+    return built_on_meta(lambda: create_model(base["name"], **base["kwargs"]))
 
 
 def _timm(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:

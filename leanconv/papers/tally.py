@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from leanconv.core.meta import InputSize, example_input, on_meta, quiet_failure
+from leanconv.core.meta import InputSize, dry_run
 from leanconv.ops.split import SplitConv2d
 
 aten = torch.ops.aten
@@ -56,18 +56,21 @@ def tally(model: nn.Module, input_size: InputSize) -> Tally:
     Raises:
         SettingError: the model does not run on such an input.
     """
-    twin = on_meta(model)
-    counted = Tally()
 
-    def count_gate(module: nn.Module, args: Any, out: Tensor) -> None:
-        counted.gate_sums += out.numel() + out.shape[0] * out.shape[1]
+    def run(twin: nn.Module, images: Tensor) -> Tally:
+        counted = Tally()
 
-    for module in twin.modules():
-        if isinstance(module, SplitConv2d) and module.fusion and module.redundant is not None:
-            module.register_forward_hook(count_gate)
-    with quiet_failure(model, input_size), torch.no_grad(), _Counter(counted):
-        twin(example_input(twin, input_size))
-    return counted
+        def count_gate(module: nn.Module, args: Any, out: Tensor) -> None:
+            counted.gate_sums += out.numel() + out.shape[0] * out.shape[1]
+
+        for module in twin.modules():
+            if isinstance(module, SplitConv2d) and module.fusion and module.redundant is not None:
+                module.register_forward_hook(count_gate)
+        with _Counter(counted):
+            twin(images)
+        return counted
+
+    return dry_run(model, input_size, run)
 
 
 class _Counter(TorchDispatchMode):

@@ -1,0 +1,98 @@
+"""Why one convolution cannot be replaced by another module, whatever the method: what would be lost without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from leanconv.core.errors import SettingError
+from leanconv.core.spec import ConvSpec
+
+PLAIN = frozenset(nn.Conv2d(1, 1, 1, device="meta").__dict__)  # what every convolution has; more is its owner's
+HOOKS = {
+    "forward hooks": ("_forward_hooks", "_forward_pre_hooks"),
+    "backward hooks": ("_backward_hooks", "_backward_pre_hooks"),
+    "state dict hooks": (
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+    ),
+}
+TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def spec_of(conv: nn.Conv2d) -> ConvSpec | str:
+    """The spec of `conv`, or how its attributes disagree with each other or with its weight."""
+    weight, bias = getattr(conv, "weight", None), getattr(conv, "bias", None)
+    if not isinstance(weight, Tensor):
+        return f"its weight is {weight!r} and no tensor"
+    try:
+        spec = ConvSpec.of(conv)
+    except (SettingError, TypeError, AttributeError) as error:
+        return f"its attributes make no convolution: {error}"
+    if tuple(weight.shape) != spec.weight_shape:
+        return f"its weight has shape {tuple(weight.shape)} and its attributes say {spec.weight_shape}"
+    if bias is not None and tuple(bias.shape) != (spec.out_channels,):
+        return f"its bias has shape {tuple(bias.shape)} and out_channels is {spec.out_channels}"
+    if spec.padding_mode != "zeros" and list(spec.pads) != list(conv._reversed_padding_repeated_twice):
+        return f"its padding was set to {conv.padding} afterwards, and with {spec.padding_mode!r} it computes with the old one"
+    return spec
+
+
+def fault(conv: nn.Conv2d) -> str | None:
+    """Why a new module would not do what `conv` does; None when it would."""
+    if parametrize.is_parametrized(conv):
+        return "it is parametrised; remove the parametrisations first (torch.nn.utils.parametrize)"
+    weight, bias = conv._parameters.get("weight"), conv._parameters.get("bias")
+    if weight is None or (conv.bias is not None and bias is None):
+        return (
+            "its weight is computed from other tensors (weight_norm, spectral_norm, pruning, FSDP); make it plain first"
+        )
+    for what, names in HOOKS.items():
+        if any(getattr(conv, name, None) for name in names):
+            return f"it has {what}, which a new module would lose; remove them first"
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and any(getattr(parameter, hooks, None) for hooks in TENSOR_HOOKS):
+            return f"its {name} has gradient hooks, which a new one would lose; remove them first"
+    if "forward" in conv.__dict__:
+        return "its forward was replaced on the object; convert first, and replace it afterwards"
+    more = [*(set(conv._parameters) - {"weight", "bias"}), *conv._buffers, *conv._modules]
+    more += [key for key, value in conv.__dict__.items() if key not in PLAIN and isinstance(value, nn.Module)]
+    if more:
+        return f"it holds more than a weight and a bias: {more[0]!r}, which a new module would lose"
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and type(parameter.data) is not Tensor:
+            return f"its {name} is a {type(parameter.data).__name__} and no plain tensor"
+    if not weight.is_floating_point():
+        return f"its weight is {_name(weight.dtype)}; only real numbers convert"
+    if bias is not None and (bias.dtype, bias.device) != (weight.dtype, weight.device):
+        return (
+            f"its weight is {_name(weight.dtype)} on {weight.device} and its bias {_name(bias.dtype)} on {bias.device}"
+        )
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def carry(conv: nn.Conv2d, module: nn.Module) -> None:
+    """Give `module` the attributes that the network's author has put on `conv`."""
+    for key, value in conv.__dict__.items():
+        if key not in PLAIN and not hasattr(module, key):
+            module.__dict__[key] = value
+
+
+def mixed(convs: list[tuple[str, nn.Conv2d]]) -> str | None:
+    """How convolutions that should share a weight differ in its dtype or device; None when they do not."""
+    kinds: dict[Any, str] = {}
+    for name, conv in convs:
+        kinds.setdefault((conv.weight.dtype, conv.weight.device), name)
+    if len(kinds) < 2:
+        return None
+    said = [f"{name!r} is {_name(dtype)} on {device}" for (dtype, device), name in kinds.items()]
+    return f"{said[0]} and {said[1]}, and one weight cannot be both; give them rules of their own"

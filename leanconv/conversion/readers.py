@@ -1,0 +1,186 @@
+"""Who else reads the weight of a convolution: a module that computes with it would go on with the old one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+DEPTH = 8  # of containers, closures and objects inside an attribute
+REGISTRIES = ("_parameters", "_buffers", "_modules")
+# Tensors that such objects refer to are not computed with
+SILENT = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.ModuleType, type)
+# Questions about a tensor that its values do not answer
+QUESTIONS = {
+    *(
+        "shape",
+        "dtype",
+        "device",
+        "ndim",
+        "layout",
+        "requires_grad",
+        "is_leaf",
+        "grad_fn",
+        "names",
+        "itemsize",
+        "nbytes",
+    ),
+    *(
+        "is_cuda",
+        "is_cpu",
+        "is_meta",
+        "is_mps",
+        "is_xpu",
+        "is_sparse",
+        "is_quantized",
+        "is_nested",
+        "is_mkldnn",
+        "grad",
+    ),
+    *(
+        "size",
+        "dim",
+        "numel",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+        "is_floating_point",
+        "is_complex",
+        "get_device",
+    ),
+    *(
+        "element_size",
+        "nelement",
+        "ndimension",
+        "is_signed",
+        "is_conj",
+        "is_neg",
+        "is_inference",
+        "data_ptr",
+        "__len__",
+    ),
+}
+
+
+def holders(model: nn.Module) -> dict[int, dict[str, str]]:
+    """For the id of each convolution, who else holds its weight or bias: the names of the modules or attributes.
+
+    Two tensors are the same where they overlap in memory. Looked at are the registered tensors of all modules, and
+    whatever their attributes refer to: containers, closures of functions, objects, modules that are not registered.
+    """
+    found: dict[Any, list[tuple[int, int, int, str]]] = {}
+    names = {id(module): name for name, module in model.named_modules()}
+    for name, module in model.named_modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                _note(found, tensor, id(module), name or "the model")
+        for key, value in module.__dict__.items():
+            if key not in REGISTRIES:
+                where = f"{name}.{key}" if name else key
+                for tensor in _tensors(value, names, set(), DEPTH):
+                    _note(found, tensor, id(module), where)
+    shared: dict[int, dict[str, str]] = {}
+    for places in found.values():
+        places.sort(key=lambda place: place[:2])
+        for number, (_, stop, owner, where) in enumerate(places):
+            for start, _, other, there in places[number + 1 :]:
+                if start >= stop:
+                    break
+                if owner != other:
+                    shared.setdefault(owner, {})[there] = there
+                    shared.setdefault(other, {})[where] = where
+                elif where != there:  # of one module: a second reference in a plain attribute
+                    shared.setdefault(owner, {})[max(where, there, key=len)] = there
+    return shared
+
+
+def _note(found: dict[Any, list[tuple[int, int, int, str]]], tensor: Tensor, owner: int, where: str) -> None:
+    try:
+        storage = tensor.untyped_storage()._cdata
+        start = int(tensor.storage_offset()) * tensor.element_size()
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        extent = 1 + sum((int(size) - 1) * int(stride) for size, stride in steps)
+    except (RuntimeError, NotImplementedError, ValueError):  # sparse, lazy and the like
+        storage, start, extent = id(tensor), 0, 1
+    if tensor.numel():
+        found.setdefault(storage, []).append((start, start + extent * tensor.element_size(), owner, where))
+
+
+def _tensors(value: Any, registered: Mapping[int, str], seen: set[int], depth: int) -> Iterator[Tensor]:
+    """Every tensor that `value` leads to, without the registered modules of the network."""
+    if isinstance(value, weakref.ReferenceType):
+        value = value()
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if depth == 0 or id(value) in seen or id(value) in registered or isinstance(value, SILENT):
+        return
+    seen.add(id(value))
+    for part in _parts(value):
+        yield from _tensors(part, registered, seen, depth - 1)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, nn.Module):
+        return [tensor for module in value.modules() for tensor in (*module.parameters(False), *module.buffers(False))]
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    if isinstance(value, types.FunctionType):
+        cells = []
+        for cell in value.__closure__ or ():
+            try:
+                cells.append(cell.cell_contents)
+            except ValueError:  # not filled yet
+                continue
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if dataclasses.is_dataclass(value) or type(value).__module__.partition(".")[0] not in ("torch", "lightning"):
+        return list(getattr(value, "__dict__", {}).values())
+    return ()
+
+
+class Reads(TorchFunctionMode):
+    """While it is active, notes which convolutions' weights are used by something else than the convolution's own call.
+
+    Args:
+        convs: by name, of the network that runs.
+    """
+
+    def __init__(self, convs: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self._running: list[nn.Module] = []
+        self._owners: dict[int, list[tuple[str, nn.Module]]] = {}
+        for name, conv in convs.items():
+            for tensor in conv.parameters(recurse=False):
+                self._owners.setdefault(id(tensor), []).append((name, conv))
+            conv.register_forward_pre_hook(lambda module, args: self._running.append(module))
+            conv.register_forward_hook(lambda module, args, output: self._done(module))
+
+    def _done(self, module: nn.Module) -> None:
+        while self._running and self._running.pop() is not module:
+            continue
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name not in QUESTIONS:
+            for argument in (*args, *kwargs.values()):
+                for item in argument if isinstance(argument, list | tuple) else (argument,):
+                    if id(item) in self._owners:
+                        self.found.update(n for n, conv in self._owners[id(item)] if conv not in self._running)
+        return func(*args, **kwargs)
