@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leanconv.conversion.plan import Plan
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
+from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.method import Group
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
@@ -75,7 +76,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
     for module, conv in zip(modules, convs, strict=True):
         module.train(conv.training)
         if _is_channels_last(conv.weight):
-            module.to(memory_format=torch.channels_last)
+            to_channels_last(module)
         for part in (module, *borrowed(module)):
             for name, parameter in part.named_parameters():
                 is_bias = name.rpartition(".")[2] == "bias"  # its owner registers a shared one as bank.bias
@@ -87,7 +88,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
 
 
 def _is_channels_last(weight: Tensor) -> bool:
-    return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return is_channels_last(weight) and not weight.is_contiguous()
 
 
 def swap(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
