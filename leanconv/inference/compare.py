@@ -92,9 +92,7 @@ def _between(found: object, expected: object) -> Difference:
         return _other("NaN or infinity in other places")
     if not finite.any():
         return Difference()
-    return Difference(
-        float((found - expected)[finite].abs().max()), float(expected[finite].abs().max())
-    )
+    return Difference(float((found - expected)[finite].abs().max()), float(expected[finite].abs().max()))
 
 
 def rounds_alike(found: object, reference: object, exact: object) -> bool:

@@ -30,7 +30,9 @@ class Call:
 
     def copied(self) -> Call:
         """With tensors of its own: a network may work in place."""
-        args, kwargs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, (self.args, self.kwargs))
+        args, kwargs = tree_map(
+            lambda value: value.clone() if isinstance(value, Tensor) else value, (self.args, self.kwargs)
+        )
         return Call(args, kwargs)
 
     def on(self, module: Callable[..., Any]) -> Any:
@@ -45,7 +47,9 @@ class Call:
     def same_pattern(self, other: Call) -> bool:
         """Whether both give the same arguments in the same way, whatever their values."""
         kinds = ([isinstance(value, PLAIN) for value in call.values()] for call in (self, other))
-        return len(self.args) == len(other.args) and list(self.kwargs) == list(other.kwargs) and next(kinds) == next(kinds)
+        return (
+            len(self.args) == len(other.args) and list(self.kwargs) == list(other.kwargs) and next(kinds) == next(kinds)
+        )
 
 
 class _Tracer(fx.Tracer):

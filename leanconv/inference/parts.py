@@ -97,7 +97,8 @@ def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
 
     handles = [
         network.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, kwargs, name=name: note(name, args, kwargs), with_kwargs=True  # type: ignore[misc]
+            lambda _, args, kwargs, name=name: note(name, args, kwargs),
+            with_kwargs=True,  # type: ignore[misc]
         )
         for name in names
     ]
@@ -154,5 +155,6 @@ def _reason(network: nn.Module, twins: Twins) -> str | None:
 
 def _say(name: str, error: Exception) -> None:
     what = f"the module {name!r}" if name else "the network"
-    warnings.warn(f"{what} runs as it is: rewritten it gives something else ({first_line(error)})", LeanconvWarning, stacklevel=2)
-
+    warnings.warn(
+        f"{what} runs as it is: rewritten it gives something else ({first_line(error)})", LeanconvWarning, stacklevel=2
+    )

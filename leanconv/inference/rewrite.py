@@ -59,7 +59,10 @@ class Layer:
     @property
     def dtype(self) -> torch.dtype:
         """Of its weights."""
-        tensors = [*self.module.parameters(), *(tensor for bank in borrowed(self.module) for tensor in bank.parameters())]
+        tensors = [
+            *self.module.parameters(),
+            *(tensor for bank in borrowed(self.module) for tensor in bank.parameters()),
+        ]
         return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     def reference(self) -> nn.Module:
@@ -119,7 +122,11 @@ class Part:
         return f"{self.name}.{layer.name}" if self.name else layer.name
 
     def built(self, forms: Mapping[str, str] | None = None) -> fx.GraphModule:
-        """The module to run, with these forms for some layers, by their names in the network, in place of those that were settled."""
+        """The module to run.
+
+        Args:
+            forms: of some layers, by their names in the network, in place of those that were settled.
+        """
         forms = forms or {}
         made = {
             layer.name: layer.built(forms.get(self.name_of(layer), layer.form), self.layout) for layer in self.layers
