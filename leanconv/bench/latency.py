@@ -11,24 +11,36 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leanconv.bench.busy import Watch, warn_if_busy
 from leanconv.core.base import input_size_of
 from leanconv.core.copying import copied
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import SettingError, first_line
+from leanconv.core.layout import laid_out, to_layout
+from leanconv.core.paired import median_interval
 
 # shorter calls are repeated until a sample lasts this long: a timer's and a scheduler's noise is in the microseconds
 SAMPLE_MS = 2.0
 WARM_UP_CALLS = 60  # until malloc keeps its pages: with fewer, large outputs are timed with their page faults
 WARM_UP_SECONDS = 1.0
+SAME = 0.005  # of a ratio: two times no further apart are the same to a user
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a call, and the ratio to one of the networks: medians over rounds, with quartiles."""
+    """Milliseconds a call, and the ratio to one of the networks: medians over rounds, with quartiles.
+
+    Args:
+        ratio_low, ratio_high: 95 % confidence interval of the median of the rounds' ratios
+            (`leanconv.core.paired.median_interval`); None with fewer than 6 rounds. Quartiles say how the rounds spread, and
+            stay as wide however many there are; this says how well the median is known.
+        busy: the part of the CPUs that other programs used meanwhile; None where the system does not say.
+    """
 
     name: str
     median_ms: float
@@ -38,6 +50,25 @@ class Latency:
     ratio_q25: float
     ratio_q75: float
     rounds: int
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    busy: float | None = None
+
+    @property
+    def apart(self) -> Literal["faster", "slower"] | None:
+        """How it stands to the network that its ratio is to; None where the rounds cannot tell the two apart."""
+        return apart(self.ratio_low, self.ratio_high)
+
+
+def apart(low: float | None, high: float | None, same: float = SAME) -> Literal["faster", "slower"] | None:
+    """What a confidence interval of a ratio of two times says: all of it below 1, all above, or neither.
+
+    Args:
+        same: ratios nearer to 1 than this say nothing.
+    """
+    if low is None or high is None:
+        return None
+    return "faster" if high < 1 - same else "slower" if low > 1 + same else None
 
 
 def measure_latency(
@@ -75,27 +106,29 @@ def measure_latency(
         raise SettingError("input_size=None and the first network does not say its own; give (channels, height, width)")
     if batch < 1:
         raise SettingError(f"batch={batch} must be at least 1")
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, *size, generator=generator).to(device, dtype).contiguous(memory_format=memory_format)
+    x = laid_out(torch.randn(batch, *size, generator=generator).to(device, dtype), layout)
 
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
         if isinstance(model, nn.Module):
-            model = copied(model).eval().to(device=device, dtype=dtype).to(memory_format=memory_format)
+            model = to_layout(copied(model).eval().to(device=device, dtype=dtype), layout)
             if compile:
                 model.compile()
         try:
             model(x)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:  # the network's own code, which raises what it likes
             raise SettingError(
-                f"{name} does not run on an input of {tuple(x.shape)}: {reason}; check input_size"
+                f"{name} does not run on an input of {tuple(x.shape)}: {first_line(error)}; check input_size"
             ) from error
         return lambda: model(x)
 
     with threads_set(threads), torch.inference_mode():
         calls = {name: call_of(name, model) for name, model in models.items()}
-        return time_interleaved(calls, device=device, min_rounds=min_rounds, seconds=seconds)
+        found = time_interleaved(calls, device=device, min_rounds=min_rounds, seconds=seconds)
+    if found:
+        warn_if_busy(found[0].busy)
+    return found
 
 
 def time_interleaved(
@@ -122,6 +155,7 @@ def time_interleaved(
     with _no_garbage_collection():
         repeats = {name: _warm_up(call, sample, warm_up) for name, call in calls.items()}
         rounds: list[dict[str, float]] = []
+        watch = Watch()
         end = time.perf_counter() + seconds
         while len(rounds) < min_rounds or time.perf_counter() < end:
             turn = len(rounds) % len(names)
@@ -130,17 +164,19 @@ def time_interleaved(
                 calls[name]()
                 times[name] = sample(calls[name], repeats[name])
             rounds.append(times)
+        busy = watch.others()
     table = np.array([[times[name] for name in names] for times in rounds])
     medians = np.median(table, axis=0)
     first = min((names.index(name) for name in base or names[:1]), key=lambda index: medians[index])
     ratios = table / table[:, first : first + 1]
-    return [_latency(name, table[:, index], ratios[:, index]) for index, name in enumerate(names)]
+    return [_latency(name, table[:, index], ratios[:, index], busy) for index, name in enumerate(names)]
 
 
-def _latency(name: str, times: np.ndarray, ratios: np.ndarray) -> Latency:
+def _latency(name: str, times: np.ndarray, ratios: np.ndarray, busy: float | None) -> Latency:
     q25, median, q75 = (float(value) for value in np.percentile(times, (25, 50, 75)))
     ratio_q25, ratio, ratio_q75 = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
-    return Latency(name, median, q25, q75, ratio, ratio_q25, ratio_q75, len(times))
+    low, high = median_interval(ratios.tolist()) or (None, None)
+    return Latency(name, median, q25, q75, ratio, ratio_q25, ratio_q75, len(times), low, high, busy)
 
 
 def _cpu_ms(call: Callable[[], object], repeats: int) -> float:

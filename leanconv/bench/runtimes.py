@@ -35,16 +35,21 @@ def prepare(runtime: str, model: nn.Module, example: Tensor, threads: int | None
     Raises:
         SettingError: an unknown runtime, one that is not installed, or a network or device that it does not take.
     """
-    if runtime not in RUNTIMES:
-        raise SettingError(f"runtime={runtime!r} must be one of {', '.join(RUNTIMES)}")
-    if not available(runtime):
-        package, extra = PACKAGES[runtime]
-        raise SettingError(f"runtime={runtime!r} needs {package}: pip install 'leanconv[{extra}]'")
+    check(runtime)
     known = PRECISIONS.get(runtime, {})
     if runtime in PACKAGES and (example.device.type != "cpu" or example.dtype not in known):
         said = " or ".join(str(dtype).removeprefix("torch.") for dtype in known)
         raise SettingError(f"runtime={runtime!r} runs here on the CPU in {said} only; use eager or compile")
     return RUNTIMES[runtime](model, example, threads or torch.get_num_threads())
+
+
+def check(runtime: str) -> None:
+    """Raise SettingError unless `runtime` is one of `RUNTIMES` and installed."""
+    if runtime not in RUNTIMES:
+        raise SettingError(f"runtime={runtime!r} must be one of {', '.join(RUNTIMES)}")
+    if not available(runtime):
+        package, extra = PACKAGES[runtime]
+        raise SettingError(f"runtime={runtime!r} needs {package}: pip install 'leanconv[{extra}]'")
 
 
 def available(runtime: str) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from leanconv.cli.options import Exclude, Json, Report, Size, Where, input_size
 from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvError, SettingError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,15 +53,17 @@ def bench(
 
     Ratios are to the fastest entry of the first network: its best against the best of the others. The first convolution
     of a network stays dense. Weights are random: they do not matter here.
+
+    What fails is a row that says why, and the others are timed; the exit code is 1 where nothing could be timed.
     """
     import torch
 
-    from leanconv.inference.race import race
+    from leanconv.inference.race import Entry, race
 
     if precision not in DTYPES:
         raise SettingError(f"--precision {precision} must be one of {', '.join(DTYPES)}")
     sizes = _batches(batches)
-    networks = _networks(([against] if against else []) + targets, methods, where, exclude)
+    networks, unbuilt = _networks(([against] if against else []) + targets, methods, where, exclude)
     shape = _shape(size, networks)
     runtimes = _runtimes(names)
     dtype = getattr(torch, DTYPES[precision])
@@ -71,6 +73,8 @@ def bench(
         found = race(networks, example, names=runtimes, threads=threads, seconds=seconds, say=say)
         counts = _counts(networks, shape)
         rows += [{"batch": batch, **counts[entry.network], **entry.to_json()} for entry in found]
+        missing = [Entry(name, "", "", {}, None, failed=reason) for name, reason in unbuilt.items()]
+        rows += [{"batch": batch, "params": None, "macs": None, "weight_bytes": None, **e.to_json()} for e in missing]
     settings = {
         "input_size": list(shape),
         "precision": precision,
@@ -95,6 +99,8 @@ def bench(
         image = "x".join(map(str, shape))
         title = f"{image}, {precision}, {device}, {settings['threads']} threads"
         show(rich_table(rows, title))
+    if not any(row.get("latency_ms") for row in rows):
+        raise typer.Exit(1)
 
 
 def _batches(text: str) -> list[int]:
@@ -117,27 +123,37 @@ def _runtimes(text: str) -> list[str]:
 
 def _networks(
     targets: list[str], methods: str, where: list[str] | None, exclude: list[str] | None
-) -> dict[str, nn.Module]:
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Every target under every method; and those that could not be built, with the reason."""
     from leanconv.cli.methods import parse_methods
     from leanconv.cli.target import make_useful_plan, open_target, stem
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.core.base import input_size_of
 
     networks: dict[str, nn.Module] = {}
+    unbuilt: dict[str, str] = {}
+    first: LeanconvError | None = None
     for target in targets:
-        model = open_target(target)
+        model: nn.Module | None = None
         for method in parse_methods(methods).values():
-            if method is not None and plan_of(model) is not None:
-                raise SettingError(f"{target} is lean already; time it without --methods")
             name = target if method is None else f"{target} {method.label()}"
-            if name in networks:
+            if name in networks or name in unbuilt:
                 raise SettingError(f"{name} is given twice; leave one out")
-            lean = model
-            if method is not None:
-                kept = (*(exclude or ()), stem(model))
-                lean = convert(model, make_useful_plan(model, method, where, kept, input_size_of(model)))
-            networks[name] = lean
-    return networks
+            try:
+                model = model or open_target(target)
+                lean = model
+                if method is not None:
+                    if plan_of(model) is not None:
+                        raise SettingError(f"{target} is lean already; time it without --methods")
+                    kept = (*(exclude or ()), stem(model))
+                    lean = convert(model, make_useful_plan(model, method, where, kept, input_size_of(model)))
+            except LeanconvError as error:
+                first, unbuilt[name] = first or error, str(error)
+            else:
+                networks[name] = lean
+    if not networks and first is not None:
+        raise first
+    return networks, unbuilt
 
 
 def _shape(size: str | None, networks: dict[str, nn.Module]) -> InputSize:
@@ -154,12 +170,20 @@ def _shape(size: str | None, networks: dict[str, nn.Module]) -> InputSize:
 
 
 def _counts(networks: dict[str, nn.Module], shape: InputSize) -> dict[str, dict[str, Any]]:
-    from leanconv.core.count import count
+    from leanconv.core.count import count_macs
+    from leanconv.deploy.formats import unique_bytes
 
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, model in networks.items():
-        counted = count(model, shape)
-        found[name] = {"params": counted.params, "macs": counted.macs, "weight_bytes": counted.bytes}
+        found[name] = {
+            "params": sum(parameter.numel() for parameter in model.parameters()),
+            "macs": None,
+            "weight_bytes": unique_bytes([*model.parameters(), *model.buffers()]),
+        }
+        try:
+            found[name]["macs"] = count_macs(model, shape)
+        except LeanconvError as error:  # it asks for real values, which the measurement has
+            say(f"{name}: MACs are not known: {error}")
     return found
 
 

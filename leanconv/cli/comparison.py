@@ -163,4 +163,5 @@ def _latency(latency: Latency | None) -> Row:
     names = {"": "median_ms", "_q25": "q25_ms", "_q75": "q75_ms"}
     row: Row = {f"latency_ms{end}": getattr(latency, name, None) for end, name in names.items()}
     row |= {f"latency_ratio{end}": getattr(latency, f"ratio{end}", None) for end in names}
-    return row | {"latency_rounds": getattr(latency, "rounds", None)}
+    more = {"latency_rounds": "rounds", "latency_ratio_low": "ratio_low", "latency_ratio_high": "ratio_high"}
+    return row | {key: getattr(latency, name, None) for key, name in (more | {"latency_busy": "busy"}).items()}

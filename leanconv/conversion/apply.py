@@ -16,6 +16,7 @@ from leanconv.conversion.plan import plan as make_plan
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.method import Group, Method
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import borrowed
@@ -155,7 +156,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
     for module, conv in zip(modules, convs, strict=True):
         module.train(conv.training)
         if _is_channels_last(conv.weight):
-            module.to(memory_format=torch.channels_last)
+            to_channels_last(module)
         for part in (module, *borrowed(module)):
             for name, parameter in part.named_parameters():
                 is_bias = name.rpartition(".")[2] == "bias"  # its owner registers a shared one as bank.bias
@@ -167,7 +168,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
 
 
 def _is_channels_last(weight: Tensor) -> bool:
-    return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return is_channels_last(weight) and not weight.is_contiguous()
 
 
 def swap(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:

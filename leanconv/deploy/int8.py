@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.bench.busy import warn_if_busy
 from leanconv.bench.latency import Latency, time_interleaved
 from leanconv.bench.runtimes import quiet
 from leanconv.core.atomic import make_ordinary
@@ -138,6 +139,7 @@ def compare_int8(
     scores = {name: scores_of(_Called(run), data, task) for name, run in runs.items()}
     x = torch.randn(batch, task.channels, *task.image_size)
     times = time_interleaved({name: partial(run, x) for name, run in runs.items()}, seconds=seconds)
+    warn_if_busy(times[0].busy)
     sizes = {
         "float32": (made.float32.file_bytes, made.float32.loaded_bytes),
         "int8": (made.file_bytes, made.loaded_bytes),

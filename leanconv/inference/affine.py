@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,14 @@ class Affine:
             scale = scale * norm.weight
         shift = -norm.running_mean * scale
         return cls(scale, shift if norm.bias is None else shift + norm.bias)
+
+    @classmethod
+    def chain(cls, norms: Iterable[nn.BatchNorm2d]) -> Affine | None:
+        """Several norms, one after the other; None for none."""
+        found: Affine | None = None
+        for norm in norms:
+            found = cls.of(norm) if found is None else found.then(cls.of(norm))
+        return found
 
     def then(self, other: Affine) -> Affine:
         """This one, followed by `other`."""

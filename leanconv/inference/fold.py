@@ -3,41 +3,75 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 
 from torch import fx, nn
 
 from leanconv.core.operator import ConvOp
-from leanconv.inference.affine import Affine
-from leanconv.inference.graph import module_of
+from leanconv.inference.graph import given, has_hooks, module_of
 
 
-def fold_norms(graph: fx.GraphModule) -> dict[str, Affine]:
-    """Take every norm that stands right behind a convolution out of `graph`; its layer's name -> what the norm did.
+@dataclass
+class Folded:
+    """Which norms of a module were taken out of its graph. All names are those of the module itself.
 
-    A convolution that is called twice, or whose output is used elsewhere too, keeps its norm.
+    Args:
+        behind: a convolution's name -> the norms that stood behind it, in their order.
+        moved: a layer's name in the graph -> where it stands in the module, for layers that took a norm's place.
     """
-    affines: dict[str, Affine] = {}
+
+    behind: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
+
+
+def fold_norms(graph: fx.GraphModule) -> Folded:
+    """Take every norm that stands right behind a convolution out of `graph`.
+
+    A convolution that is called twice, or whose output or weight is used elsewhere too, keeps its norm.
+    """
+    folded = Folded()
     for node in list(graph.graph.nodes):
-        norm = module_of(graph, node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        norm, before = module_of(graph, node), given(node)
+        if norm is None or before is None or not is_plain_norm(norm):
             continue
-        before = node.args[0]
         conv = module_of(graph, before)
-        if not isinstance(conv, ConvOp | nn.Conv2d) or len(before.users) != 1 or not _plain(norm):
+        if not (isinstance(conv, ConvOp) or is_plain_conv(conv)) or len(before.users) != 1:
             continue
-        name, affine = str(before.target), Affine.of(norm)
-        affines[name] = affines[name].then(affine) if name in affines else affine
+        name, target = str(before.target), str(node.target)
+        folded.behind[name] = (*folded.behind.get(name, ()), target)
         activation = getattr(norm, "act", None)
         if isinstance(activation, nn.Module) and not isinstance(activation, nn.Identity):
-            graph.set_submodule(str(node.target), activation)  # timm's norms have their activation inside
+            graph.set_submodule(target, activation)  # timm's norms have their activation inside
+            folded.moved[target] = f"{target}.act"
+            node.args, node.kwargs = (before,), {}
         else:
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
     graph.recompile()
-    return affines
+    return folded
 
 
-def _plain(norm: nn.BatchNorm2d) -> bool:
-    """Whether `norm` does what an ``nn.BatchNorm2d`` does, with at most an activation behind it."""
+def is_plain_conv(module: nn.Module | None) -> bool:
+    """Whether `module` computes what an ``nn.Conv2d`` with its weight does: itself, or a subclass that leaves that alone."""
+    if not isinstance(module, nn.Conv2d) or has_hooks(module) or "forward" in vars(module):
+        return False
+    kind = type(module)
+    return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+
+
+def is_plain_norm(module: nn.Module) -> bool:
+    """Whether `module` in eval does what an ``nn.BatchNorm2d`` with running statistics does, at most an activation behind it."""
+    if not isinstance(module, nn.BatchNorm2d) or module.training or "forward" in vars(module):
+        return False
     layers = sys.modules.get("timm.layers")
-    return type(norm) is nn.BatchNorm2d or (layers is not None and type(norm) is layers.BatchNormAct2d)
+    known = type(module) is nn.BatchNorm2d or (layers is not None and type(module) is layers.BatchNormAct2d)
+    return known and module.running_mean is not None and module.running_var is not None
+
+
+def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """The norm alone, without an activation inside; its tensors are shared with `norm`."""
+    made = nn.BatchNorm2d(norm.num_features, norm.eps, affine=False, device="meta")
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        setattr(made, name, getattr(norm, name))
+    made.affine = norm.weight is not None
+    return made.eval()

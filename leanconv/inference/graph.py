@@ -1,55 +1,148 @@
-"""A network as a graph whose nodes are its layers, and what can be read off it."""
+"""A module as a graph whose nodes are its layers, and what can be read off it."""
 
 from __future__ import annotations
 
+import inspect
 import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import SettingError, first_line
 from leanconv.core.operator import ConvOp
 
 RELUS = (F.relu, torch.relu)
+LAYERS = (ConvOp, nn.Conv2d, nn.BatchNorm2d)  # what a graph is made for
+PLAIN = (type(None), bool, int, float, complex, str)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a module was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def copied(self) -> Call:
+        """With tensors of its own: a network may work in place."""
+        args, kwargs = tree_map(
+            lambda value: value.clone() if isinstance(value, Tensor) else value, (self.args, self.kwargs)
+        )
+        return Call(args, kwargs)
+
+    def on(self, module: Callable[..., Any]) -> Any:
+        """What `module` returns for it; the tensors stay as they are."""
+        own = self.copied()
+        return module(*own.args, **own.kwargs)
+
+    def values(self) -> list[Any]:
+        """In the order of a graph's placeholders."""
+        return [*self.args, *self.kwargs.values()]
+
+    def same_pattern(self, other: Call) -> bool:
+        """Whether both give the same arguments in the same way, whatever their values."""
+        kinds = ([isinstance(value, PLAIN) for value in call.values()] for call in (self, other))
+        return (
+            len(self.args) == len(other.args) and list(self.kwargs) == list(other.kwargs) and next(kinds) == next(kinds)
+        )
 
 
 class _Tracer(fx.Tracer):
+    """Follows a module with exactly the arguments of `call`; what it was not given has its default."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        whole = isinstance(m, ConvOp | nn.Conv2d | nn.BatchNorm2d)
-        return whole or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, LAYERS) or not any(isinstance(inside, LAYERS) for inside in m.modules()):
+            return True  # nothing in it to work on, and its code may be any
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        names = [*_names(self.root, len(self.call.args)), *self.call.kwargs]
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        args, rest = proxies[: len(self.call.args)], proxies[len(self.call.args) :]
+
+        def forward() -> Any:
+            return self.root.forward(*args, **dict(zip(self.call.kwargs, rest, strict=True)))
+
+        return forward, []
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """`model` as a graph of layers; the graph's modules are the model's own.
+def _names(module: nn.Module, count: int) -> list[str]:
+    """What the module itself calls its first arguments."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds][:count]
+    return [*found, *(f"input_{index}" for index in range(len(found), count))]
+
+
+def rooted(module: nn.Module) -> nn.Module:
+    """`module`, or one around it where it is itself a layer that a graph calls."""
+    return nn.Sequential(module) if isinstance(module, LAYERS) else module
+
+
+def trace(module: nn.Module, call: Call) -> fx.GraphModule:
+    """`module`, called so, as a graph of layers; the graph's modules are the module's own.
 
     Raises:
-        SettingError: its forward depends on values that are known only when it runs.
+        SettingError: its forward depends on values that are known only when it runs, or on arguments that are not tensors.
     """
-    root = nn.Sequential(model) if isinstance(model, ConvOp | nn.Conv2d | nn.BatchNorm2d) else model
+    if any(isinstance(value, PLAIN) for value in call.values()):
+        raise SettingError("it is called with more than tensors")
+    if has_hooks(module):
+        raise SettingError("it has hooks")
+    tracer = _Tracer(call)
     try:
-        graph = _Tracer().trace(root)
+        graph = tracer.trace(module)
+        return fx.GraphModule(tracer.root, graph, type(module).__name__)
     except Exception as error:  # tracing runs the network's own code, which raises what it likes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingError(
-            f"{type(model).__name__} cannot be traced: {reason}; give optimize the part of it that can be"
-        ) from error
-    return fx.GraphModule(root, graph)
+        raise SettingError(f"it cannot be traced: {first_line(error)}") from error
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether more runs than the module's forward when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def given(node: fx.Node) -> fx.Node | None:
+    """The one value that `node` is called with, by position or by keyword; None where there are others, or none."""
+    values = [*node.args, *node.kwargs.values()]
+    return values[0] if len(values) == 1 and isinstance(values[0], fx.Node) else None
+
+
+def argument(node: fx.Node, place: int, names: Sequence[str], default: Any = None) -> Any:
+    """What a call gives as one of its arguments, which stands at `place` or has one of these names."""
+    found = [node.kwargs[name] for name in names if name in node.kwargs]
+    if found:
+        return found[0]
+    return node.args[place] if len(node.args) > place else default
 
 
 def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
-    """The layer that `node` calls; None where it calls none, or where another node calls it too."""
+    """The layer that `node` alone calls, and of which nothing else is read; None where there is none, or where it has hooks."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
-    calls = [other for other in graph.graph.nodes if other.op == "call_module" and other.target == node.target]
-    return graph.get_submodule(str(node.target)) if len(calls) == 1 else None
+    name = str(node.target)
+    for other in graph.graph.nodes:
+        if other is not node and other.op in ("call_module", "get_attr"):
+            target = str(other.target)
+            if target == name or target.startswith(f"{name}."):
+                return None
+    module = graph.get_submodule(name)
+    return None if has_hooks(module) else module
 
 
 def is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether `node` is a ReLU, as a layer or as a function."""
+    """Whether `node` is a ReLU of one value, as a layer or as a function."""
     if node.op == "call_module":
-        return type(graph.get_submodule(str(node.target))) is nn.ReLU
+        module = graph.get_submodule(str(node.target))
+        return type(module) is nn.ReLU and not has_hooks(module)
     return node.target in RELUS or (node.op == "call_method" and node.target in ("relu", "relu_"))
 
 
@@ -59,29 +152,17 @@ def is_item(node: fx.Node) -> bool:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what the layers were given: on the meta device, so shapes and layouts alone."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.inputs: dict[fx.Node, Tensor] = {}
+    """Runs a graph and notes every output's shape."""
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "call_module":
-            value = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
-            if isinstance(value, Tensor):
-                self.inputs[n] = torch.empty_like(value, device="meta")
         out = super().run_node(n)
+        n.meta.pop("shape", None)
         if isinstance(out, Tensor):
             n.meta["shape"] = tuple(out.shape)
         return out
 
 
 @torch.no_grad()
-def record(graph: fx.GraphModule, example: Tensor) -> dict[fx.Node, Tensor]:
-    """What each layer is given when `example` runs through: meta tensors of that shape, dtype and memory format.
-
-    Every node's ``meta["shape"]`` is set to the shape of its output.
-    """
-    recorder = _Recorder(graph)
-    recorder.run(example)
-    return recorder.inputs
+def record(graph: fx.GraphModule, call: Call) -> Any:
+    """Run `graph`; every node's ``meta["shape"]`` is then the shape of its output, where that is a tensor."""
+    return _Recorder(graph).run(*call.copied().values())

@@ -5,18 +5,19 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec, divisors
-from leanconv.inference.affine import Affine, conv_of, folded, with_affine
+from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.fold import is_plain_conv
 from leanconv.inference.forms import forms_of
 from leanconv.inference.forms.grouped import diagonal
 from leanconv.inference.forms.types import Forms
-from leanconv.inference.graph import is_item, is_relu, module_of
+from leanconv.inference.graph import argument, given, is_item, is_relu, module_of
 
 Branch = LinearOp | nn.Conv2d
 
@@ -27,28 +28,32 @@ def spec_of(conv: Branch) -> ConvSpec:
 
 
 class Branches(nn.Module):
-    """Convolutions that each take a part of the input's channels, and whose outputs are stacked.
+    """Convolutions that each take a part of the input's channels, with their norms, and whose outputs are stacked.
+
+    Args:
+        norms: those behind each convolution, in their order.
 
     Shape:
         x: (N, sum of in_channels, H, W) -> (N, sum of out_channels, H', W').
     """
 
-    def __init__(self, convs: Sequence[Branch], affines: Sequence[Affine | None]) -> None:
+    def __init__(self, convs: Sequence[Branch], norms: Sequence[Sequence[nn.BatchNorm2d]]) -> None:
         super().__init__()
-        self.convs, self.affines = nn.ModuleList(convs), tuple(affines)
+        self.convs, self.norms = nn.ModuleList(convs), nn.ModuleList(nn.Sequential(*own) for own in norms)
         self.parts = [conv.in_channels for conv in convs]
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split(self.parts, 1)
-        maps = [with_affine(conv, self.affines[i])(parts[i]) for i, conv in enumerate(self.convs)]
-        return torch.cat(maps, 1)
+        return torch.cat([norm(conv(part)) for conv, norm, part in zip(self.convs, self.norms, parts, strict=True)], 1)
 
     def forms(self) -> Forms:
         """Each on its own; or one convolution on the whole map, in as many groups as the weights' zeros allow, or fewer."""
-        pairs = [_dense(conv, affine) for conv, affine in zip(self.convs, self.affines, strict=True)]
+        affines = [Affine.chain(norm) for norm in self.norms]  # type: ignore[arg-type]
+        pairs = [_dense(conv, affine) for conv, affine in zip(self.convs, affines, strict=True)]
         weight = _block_diagonal([weight for weight, _ in pairs])
-        biases = [shift for _, shift in pairs]
-        bias = torch.cat(biases) if all(shift is not None for shift in biases) else None  # type: ignore[arg-type]
+        bias = None
+        if any(shift is not None for _, shift in pairs):  # a branch without one adds zeros
+            bias = torch.cat([own.new_zeros(len(own)) if shift is None else shift for own, shift in pairs])
         spec = replace(spec_of(self.convs[0]), in_channels=weight.shape[1], out_channels=len(weight), groups=1)  # type: ignore[arg-type]
         nonzero = weight.count_nonzero()
         found: Forms = {}
@@ -56,12 +61,12 @@ class Branches(nn.Module):
             part = diagonal(weight, 1, groups)
             if groups <= len(self.convs) and part.count_nonzero() == nonzero:
                 found[f"merged({groups})"] = lambda part=part, groups=groups: conv_of(spec, part, bias, groups)  # type: ignore[misc]
-        found["separate"] = self._separate
+        found["separate"] = lambda: self._separate(affines)
         return found
 
-    def _separate(self) -> nn.Module:
+    def _separate(self, affines: Sequence[Affine | None]) -> nn.Module:
         convs = []
-        for conv, affine in zip(self.convs, self.affines, strict=True):
+        for conv, affine in zip(self.convs, affines, strict=True):
             if isinstance(conv, LinearOp):
                 convs.append(next(iter(forms_of(conv, affine).values()))())
             else:
@@ -106,74 +111,94 @@ def _block_diagonal(weights: Sequence[Tensor]) -> Tensor:
 @dataclass(frozen=True)
 class _Found:
     split: fx.Node
+    source: fx.Node
+    items: list[fx.Node]
     convs: list[fx.Node]
-    ends: list[fx.Node]  # the convolutions, or the ReLUs right behind them
+    relus: list[fx.Node]  # right behind the convolutions; none, or one behind each
 
 
-def merge_branches(graph: fx.GraphModule, affines: dict[str, Affine]) -> None:
+def merge_branches(graph: fx.GraphModule, norms: dict[str, list[nn.BatchNorm2d]]) -> dict[str, tuple[str, ...]]:
     """Put one `Branches` in place of the parallel convolutions behind each split of a map's channels.
 
     All branches have the same kernel, stride, padding and dilation, and all or none have a ReLU behind. The nodes of
     `graph` must know their shapes (`leanconv.inference.graph.record`).
+
+    Args:
+        norms: what stood behind each convolution (`leanconv.inference.fold.fold_norms`).
+
+    Returns:
+        The name of each `Branches` -> the convolutions that it took in.
     """
+    made: dict[str, tuple[str, ...]] = {}
     for node in list(graph.graph.nodes):
         found = _parallel(graph, node)
         if found is None:
             continue
-        name = str(found.convs[0].target).replace(".", "_") + "_branches"
-        convs = [cast(Branch, graph.get_submodule(str(conv.target))) for conv in found.convs]
-        module = Branches(convs, [affines.pop(str(conv.target), None) for conv in found.convs])
-        graph.add_submodule(name, module.eval())
+        names = tuple(str(conv.target) for conv in found.convs)
+        name = names[0].replace(".", "_") + "_branches"
+        convs: Any = [graph.get_submodule(conv) for conv in names]
+        graph.add_submodule(name, Branches(convs, [norms.get(conv, []) for conv in names]).eval())
+        made[name] = names
+        ends = found.relus or found.convs
         with graph.graph.inserting_before(found.convs[0]):
-            out = graph.graph.call_module(name, (found.split.args[0],))
-        shape = found.split.args[0].meta["shape"]  # type: ignore[union-attr]
-        end_shape = found.ends[0].meta["shape"]
+            out = graph.graph.call_module(name, (found.source,))
+        shape, end_shape = found.source.meta["shape"], ends[0].meta["shape"]
         widths = [conv.out_channels for conv in convs]
-        if found.ends != found.convs:
+        if found.relus:
             with graph.graph.inserting_after(out):
                 out = graph.graph.call_function(torch.relu, (out,))
         out.meta["shape"] = (shape[0], sum(widths), *end_shape[2:])
         with graph.graph.inserting_after(out):
             parts = graph.graph.call_function(torch.split, (out, widths, 1))
-        for index, end in enumerate(found.ends):
+        for index, end in enumerate(ends):
             with graph.graph.inserting_after(parts):
                 item = graph.graph.call_function(operator.getitem, (parts, index))
             item.meta["shape"] = end.meta["shape"]
             end.replace_all_uses_with(item)
         _join(graph, parts, out)
-    graph.graph.eliminate_dead_code()
+        for old in (*found.relus, *found.convs, *found.items, found.split, *parts.users, parts):
+            if not old.users:
+                graph.graph.erase_node(old)
     graph.graph.lint()
     graph.recompile()
+    return made
 
 
 def _parallel(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
     if node.target not in ("split", "chunk", torch.split, torch.chunk) or node.op == "call_module":
         return None
+    source = argument(node, 0, ("input", "tensor"))
+    shape = source.meta.get("shape") if isinstance(source, fx.Node) else None
     items = sorted((user for user in node.users if is_item(user)), key=lambda item: item.args[1])  # type: ignore[arg-type,return-value]
     if len(items) < 2 or len(items) != len(node.users) or [i.args[1] for i in items] != list(range(len(items))):
         return None
     convs = [next(iter(item.users)) for item in items if len(item.users) == 1]
     modules = [module_of(graph, conv) for conv in convs]
-    if len(convs) != len(items) or not all(isinstance(m, LinearOp) or type(m) is nn.Conv2d for m in modules):
+    if len(convs) != len(items) or not all(isinstance(m, LinearOp) or is_plain_conv(m) for m in modules):
+        return None
+    if [given(conv) for conv in convs] != items or shape is None or len(shape) != 4:
         return None
     specs = [spec_of(m) for m in modules]  # type: ignore[arg-type]
     alike = {(s.kernel_size, s.stride, s.padding, s.dilation, s.padding_mode) for s in specs}
-    source = node.args[0].meta.get("shape")  # type: ignore[union-attr]
-    if len(alike) > 1 or source is None or sum(s.in_channels for s in specs) != source[1]:
+    # where the convolutions take as many channels as there are, the parts are channels, and all of them
+    if len(alike) > 1 or sum(s.in_channels for s in specs) != shape[1]:
         return None
     behind = [next(iter(conv.users)) for conv in convs if len(conv.users) == 1]
     relus = len(behind) == len(convs) and all(is_relu(graph, user) for user in behind)
-    return _Found(node, convs, behind if relus else convs)
+    return _Found(node, source, items, convs, behind if relus else [])
 
 
 def _join(graph: fx.GraphModule, parts: fx.Node, whole: fx.Node) -> None:
-    """Where all parts are concatenated in their order, take the whole."""
+    """Where all parts are concatenated along the channels in their order, take the whole."""
     items = sorted(parts.users, key=lambda item: item.args[1])  # type: ignore[arg-type,return-value]
-    for node in {user for item in items for user in item.users}:
-        if node.target not in (torch.cat, torch.concat) or not isinstance(node.args[0], list | tuple):
+    for node in {user: None for item in items for user in item.users}:
+        if node.target not in (torch.cat, torch.concat, torch.concatenate):
             continue
-        inputs = list(node.args[0])
+        inputs, dim = argument(node, 0, ("tensors",)), argument(node, 1, ("dim", "axis"), 0)
+        if not isinstance(inputs, list | tuple) or dim not in (1, -3) or set(node.kwargs) - {"tensors", "dim", "axis"}:
+            continue
+        inputs = list(inputs)
         for start in range(len(inputs) - len(items) + 1):
             if inputs[start : start + len(items)] == items:
-                node.update_arg(0, [*inputs[:start], whole, *inputs[start + len(items) :]])
+                node.args, node.kwargs = ([*inputs[:start], whole, *inputs[start + len(items) :]], 1), {}
                 break

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from leanconv.bench import runtimes
 from leanconv.bench.latency import threads_set, time_interleaved
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
-from leanconv.core.errors import LeanconvError, SettingError
-from leanconv.core.operator import ConvOp
-from leanconv.core.spec import ConvSpec
+from leanconv.core.errors import SettingError, first_line
+from leanconv.core.layout import laid_out, to_layout
+from leanconv.core.task import get_task, set_task
 from leanconv.files.save import OPTIMIZED
-from leanconv.inference.affine import Affine, conv_of, folded
 from leanconv.inference.autotune import (
     ROUNDS,
     SECONDS,
@@ -30,13 +28,12 @@ from leanconv.inference.autotune import (
     fastest,
     times_of,
 )
-from leanconv.inference.fold import fold_norms
-from leanconv.inference.forms import forms_of
-from leanconv.inference.forms.types import Forms
-from leanconv.inference.graph import record, trace
-from leanconv.inference.merge import Branches, merge_branches
+from leanconv.inference.compare import difference, same_kind, steady
+from leanconv.inference.graph import Call
+from leanconv.inference.parts import Left, Twins, assembled, rewritten_parts
+from leanconv.inference.rewrite import Part
 
-TOLERANCE = 1e-6  # in float64, of the largest output
+LEFT = "leanconv_left"  # the attribute with what was left as it is
 
 
 @torch.no_grad()
@@ -50,19 +47,26 @@ def optimize(
     channels_last: bool = True,
     cache: Path | Literal["default"] | None = "default",
     progress: Progress | None = None,
-) -> fx.GraphModule:
+) -> nn.Module:
     """A copy of `model` for inference: the same function, in the form that is fastest on this device.
 
     Norms are folded into the convolutions before them; convolutions side by side on parts of one map become one grouped
     convolution where that is quicker; each lean layer runs in the form that took the least time on `example`'s device, in
     its dtype, at the shapes that occur, if the network as a whole is quicker for it.
 
-    The result is an ordinary module: it compiles, exports, and saves its state dict. Its weights are expanded where the
-    quicker form needs it, so that it may hold more than the lean network: save or export that one for its size.
+    Every layer is compared with the one it stands for, in float64 and in the dtype to run in, and so is the network: a norm
+    whose scale does not fit into the weights of that dtype stays a norm. What cannot be traced, or gives something else once
+    rewritten, runs as it is: a network with control flow is rewritten in its largest modules without
+    (`leanconv.inference.optimize.left_as_they_are` says which were not, and why).
+
+    The result is an ordinary module, an ``fx.GraphModule`` where the whole network can be traced: it compiles, exports, and
+    saves its state dict. Its weights are expanded where the quicker form needs it, so that it may hold more than the lean
+    network: save or export that one for its size.
 
     Args:
         model: a lean network, or a dense one, whose norms are folded too.
-        example: one input, (N, C, H, W), on the device and in the dtype to run in; other sizes and batches work too.
+        example: one input, (N, C, H, W), on the device to run on; other sizes and batches work too. A network whose weights
+            have one dtype is brought to the example's, where that is a floating one; in any other the dtypes stay.
         measured: choose by measuring; False takes the form that a rule says, at once.
         runtime: what to measure with, one of `leanconv.bench.runtimes.RUNTIMES`: the one that will run the network.
             "compile" takes some seconds for every form of every layer.
@@ -72,92 +76,90 @@ def optimize(
         progress: called with (done, all) before each layer that is measured.
 
     Raises:
-        SettingError: a network that cannot be traced, or an example that it does not take.
-        LeanconvError: the result differs from `model` by more than rounding.
+        SettingError: an example that the network does not take, or a network that gives another output each time.
     """
-    # In float64 until the end: folding rounds once, and what comes out can be compared with what went in
-    model = copied(unwrapped(model)).eval().double()
-    threads = threads or torch.get_num_threads()
-    layout = torch.channels_last if channels_last and example.dim() == 4 else torch.contiguous_format
-    wide = example.double().contiguous(memory_format=layout)
-    try:
-        expected = model(wide)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise SettingError(f"the network does not take an example of {tuple(example.shape)}: {error}") from error
-    graph = trace(model.to(memory_format=layout))
-    affines = fold_norms(graph)
-    record(graph, wide)
-    merge_branches(graph, affines)
-    inputs = record(graph, wide)
-    layers = _open_layers(graph, inputs, affines, example)
-    store = FormCache(default_cache() if cache == "default" else cache)
-    names = {layer.name: next(iter(layer.forms)) for layer in layers}
-    fast = _built(graph, layers, names, affines)
-    _compare(fast(wide), expected)
-    fast = fast.to(dtype=example.dtype).to(memory_format=layout)
+    if not isinstance(example, Tensor):
+        raise SettingError(
+            f"example is {type(example).__name__} and not a tensor; optimize takes networks of one input, (N, C, H, W)"
+        )
+    model = unwrapped(model)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    example = laid_out(example, layout)
+    twins = _twins(model, example, layout)
+    parts, left = rewritten_parts(twins, layout, measured)
+    whole = [part.name for part in parts] == [""]
+    fast, parts, put_back = assembled(twins.base if whole or not measured else copied(twins.base), parts, twins)
+    names = {part.name_of(layer): layer.form for part in parts for layer in part.layers if layer.lean}
     times: dict[str, dict[str, float]] = {}
     if measured:
+        threads = threads or torch.get_num_threads()
         with threads_set(threads):
-            for index, layer in enumerate(layers):
-                if progress is not None:
-                    progress(index, len(layers))
-                if len(layer.forms) > 1:
-                    times[layer.name] = times_of(layer.module, layer.forms, layer.given, runtime, threads, store)
+            times = _measured(parts, example.device, runtime, threads, cache, progress)
             picked = names | {name: fastest(found) for name, found in times.items()}
             if picked != names:
-                tuned = _built(graph, layers, picked, affines)
-                _compare(tuned(wide), expected)
-                tuned = tuned.to(dtype=example.dtype).to(memory_format=layout)
-                if _is_faster(tuned, fast, example.contiguous(memory_format=layout), runtime, threads):
+                tuned, right, _ = assembled(twins.base, parts, twins, picked)
+                if right == parts and _is_faster(tuned, fast, example, runtime, threads):
                     fast, names = tuned, picked
-        store.write()
+    fast = fast.requires_grad_(False).eval()
+    set_task(fast, get_task(model))
     setattr(fast, OPTIMIZED, tuple(Choice(name, form, times.get(name, {})) for name, form in names.items()))
+    setattr(fast, LEFT, (*left, *put_back))
     return fast
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer that has forms, and what it is given."""
+def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Twins:
+    """The network ready to run on `example`, and in float64."""
+    base = to_layout(copied(model).eval(), layout)
+    call = Call((example,))
+    own = {tensor.dtype for tensor in (*base.parameters(), *base.buffers()) if tensor.is_floating_point()}
+    output: object = None
+    if example.is_floating_point() and len(own) == 1 and own != {example.dtype}:
+        converted = to_layout(copied(model).eval(), layout).to(example.dtype)
+        try:
+            output, base = call.on(converted), converted
+        except Exception:  # its code asks for the dtype that it has
+            output = None
+    if output is None:
+        try:
+            output = call.on(base)
+        except Exception as error:  # the network's own code, which raises what it likes
+            raise SettingError(
+                f"the network does not take an example of {tuple(example.shape)}: {first_line(error)}"
+            ) from error
+    far = difference(call.on(base), output)
+    if not steady(far, output):
+        raise SettingError(
+            f"{type(model).__name__} itself gives another output each time it is called on one input ({far}): it draws random "
+            "numbers, or keeps a state, in forward; make that a module of its own, or switch it off in eval mode"
+        )
+    exact = to_layout(copied(model).eval().double(), layout)
+    exact_call = Call((example.double() if example.is_floating_point() else example,))
+    try:
+        truth = exact_call.on(exact)
+    except Exception:  # a cast or a plain tensor in its forward: then it is compared in the dtype to run in alone
+        return Twins(base, exact, call, None, output, None)
+    if not same_kind(truth, output):
+        return Twins(base, exact, call, None, output, None)
+    return Twins(base, exact, call, exact_call, output, truth)
 
-    name: str
-    module: nn.Module
-    forms: Forms
-    given: Tensor
 
-
-def _open_layers(
-    graph: fx.GraphModule, inputs: dict[fx.Node, Tensor], affines: dict[str, Affine], example: Tensor
-) -> list[_Layer]:
-    found: dict[str, _Layer] = {}
-    for node, meta in inputs.items():
-        name = str(node.target)
-        module = graph.get_submodule(name)
-        if isinstance(module, Branches):
-            forms = module.forms()
-        elif isinstance(module, ConvOp):
-            forms = forms_of(module, affines.get(name))
-        else:
-            continue
-        given = torch.empty_like(meta, device=example.device, dtype=example.dtype)
-        found.setdefault(name, _Layer(name, module, forms, given))  # the first call, of a layer called twice
-    return list(found.values())
-
-
-def _built(
-    graph: fx.GraphModule, layers: list[_Layer], names: dict[str, str], affines: dict[str, Affine]
-) -> fx.GraphModule:
-    """A copy of `graph` with each layer in its form, and plain convolutions with the norms behind them folded in."""
-    new = {layer.name: layer.forms[names[layer.name]]().eval() for layer in layers}
-    for name, affine in affines.items():
-        layer = graph.get_submodule(name)
-        if isinstance(layer, nn.Conv2d):
-            new[name] = conv_of(ConvSpec.of(layer), *folded(layer.weight, layer.bias, affine))
-    fast = copy.deepcopy(graph)
-    for name, module in new.items():
-        fast.set_submodule(name, copy.deepcopy(module))
-    fast.delete_all_unused_submodules()
-    fast.recompile()
-    return fast.requires_grad_(False).eval()
+def _measured(
+    parts: Sequence[Part], device: torch.device, runtime: str, threads: int, cache: Path | Literal["default"] | None,
+    progress: Progress | None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Milliseconds of every form that holds, of each layer that has more than one."""
+    store = FormCache(default_cache() if cache == "default" else cache)
+    layers = [(part, layer) for part in parts for layer in part.layers if layer.lean]
+    found = {}
+    for index, (part, layer) in enumerate(layers):
+        if progress is not None:
+            progress(index, len(layers))
+        forms = {form: build for form, build in layer.forms.items() if form not in layer.refused}
+        if len(forms) > 1 and layer.given is not None:
+            given = torch.empty_like(layer.given, device=device)
+            found[part.name_of(layer)] = times_of(layer.module, forms, given, runtime, threads, store)
+    store.write()
+    return found
 
 
 def _is_faster(tuned: nn.Module, plain: nn.Module, x: Tensor, runtime: str, threads: int) -> bool:
@@ -185,20 +187,13 @@ def forms_chosen(fast: nn.Module) -> tuple[Choice, ...]:
     return found
 
 
-def _compare(found: object, expected: object) -> None:
-    """Raise where the two differ by more than rounding."""
-    for mine, other in zip(_tensors(found), _tensors(expected), strict=True):
-        error, largest = float((mine - other).abs().max()), max(1.0, float(other.abs().max()))
-        if not error <= TOLERANCE * largest:
-            raise LeanconvError(
-                f"the optimised network differs from the one it was made from by {error:.3g}, at outputs of up to "
-                f"{largest:.3g}; please report it with the network"
-            )
+def left_as_they_are(fast: nn.Module) -> tuple[Left, ...]:
+    """The modules that `optimize` could not rewrite as a whole, and why; nothing where the whole network is one graph.
 
-
-def _tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []
+    Raises:
+        SettingError: a network that did not come from `optimize`.
+    """
+    found: tuple[Left, ...] | None = getattr(fast, LEFT, None)
+    if found is None:
+        raise SettingError(f"this {type(fast).__name__} did not come from optimize")
+    return found

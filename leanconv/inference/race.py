@@ -8,15 +8,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from leanconv.bench import runtimes
+from leanconv.bench.busy import warn_if_busy
 from leanconv.bench.latency import Latency, threads_set, time_interleaved
 from leanconv.core import settings
-from leanconv.core.errors import SettingError
-from leanconv.inference.optimize import forms_chosen, optimize
+from leanconv.core.errors import SettingError, first_line
+from leanconv.core.layout import laid_out, to_channels_last
+from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
 
-AS_IS, OPTIMIZED = "as it is", "optimized"
+AS_IS, OPTIMIZED, IN_PARTS = "as it is", "optimized", "optimized in parts"
+Key = tuple[str, str, str]  # network, runtime, form
+LONGEST = 200  # characters of a reason
 CHOOSES = {"openvino": "openvino"}  # what forms are measured with; elsewhere eager, as compiling each takes long
 
 
@@ -25,11 +29,12 @@ class Entry:
     """One network in one runtime.
 
     Args:
-        form: "as it is", or "optimized" by `leanconv.optimize`.
+        form: "as it is", "optimized" by `leanconv.optimize`, or "optimized in parts" where it could not trace the whole
+            network: then the entry for "optimized" has failed, and says why.
         forms: how many lean layers run in which form.
-        latency: its ratio is to the fastest entry of the first network; None where it failed.
+        latency: its ratio is to the fastest entry of the first network that runs; None where it failed.
         best: whether it is the fastest of its network.
-        failed: why the runtime does not run it.
+        failed: why it was not timed: the network, the runtime, or the two together.
     """
 
     network: str
@@ -63,8 +68,10 @@ def race(
 ) -> list[Entry]:
     """Time every network in every runtime and form, all interleaved.
 
+    What cannot be timed, for whatever reason, is an entry that says why; the others are timed.
+
     Args:
-        networks: name -> network; the first is what the others are compared with.
+        networks: name -> network; the first that runs is what the others are compared with.
         names: runtimes, of `leanconv.bench.runtimes.RUNTIMES`.
         forms: "as it is", "optimized", or both. Both help the first network too: its norms are folded.
         seconds: of measuring in all.
@@ -77,57 +84,91 @@ def race(
         raise SettingError("nothing to time: give at least one network and one runtime")
     settings.names("names", names)
     settings.names("forms", forms)
+    for name in names:
+        runtimes.check(name)
+    for form in forms:
+        settings.one_of("form", form, (AS_IS, OPTIMIZED))
     threads = threads or torch.get_num_threads()
-    channels_last = example.contiguous(memory_format=torch.channels_last)
-    calls: dict[tuple[str, str, str], runtimes.Call] = {}
-    chosen: dict[tuple[str, str, str], dict[str, int]] = {}
-    failed: dict[tuple[str, str, str], str] = {}
+    example = laid_out(example, torch.channels_last)
+    calls: dict[Key, runtimes.Call] = {}
+    chosen: dict[Key, dict[str, int]] = {}
+    failed: dict[Key, str] = {}
     with threads_set(threads):
         for network, model in networks.items():
-            model = model.eval().to(device=example.device, dtype=example.dtype)
             ready: dict[str, nn.Module] = {}
             for runtime in names:
                 for form in forms:
                     key = (network, runtime, form)
                     say(f"preparing {network}, {runtime}, {form}")
-                    made = model.to(memory_format=torch.channels_last)
-                    if form == OPTIMIZED:
-                        chooser = CHOOSES.get(runtime, "eager")
-                        if chooser not in ready:
-                            ready[chooser] = optimize(model, example, runtime=chooser, threads=threads)
-                        made = ready[chooser]
-                        chosen[key] = dict(Counter(choice.form for choice in forms_chosen(made)))
                     try:
-                        calls[key] = runtimes.prepare(runtime, made, channels_last, threads)
+                        made = to_channels_last(model.eval().to(device=example.device, dtype=example.dtype))
+                        if form == OPTIMIZED:
+                            chooser = CHOOSES.get(runtime, "eager")
+                            if chooser not in ready:
+                                ready[chooser] = optimize(made, example, runtime=chooser, threads=threads)
+                            made = ready[chooser]
+                            whole = next((left.reason for left in left_as_they_are(made) if not left.name), None)
+                            if whole is not None:
+                                failed[key] = whole[:LONGEST]
+                                if not any(isinstance(part, fx.GraphModule) for part in made.modules()):
+                                    continue
+                                key = (network, runtime, IN_PARTS)
+                            chosen[key] = dict(Counter(choice.form for choice in forms_chosen(made)))
+                        calls[key] = runtimes.prepare(runtime, made, example, threads)
                         calls[key]()
-                    except SettingError:
-                        raise
-                    except Exception as error:  # an exporter or a compiler that does not take this network
+                    except Exception as error:  # the network's own code, an exporter, a compiler, the device's memory
                         calls.pop(key, None)
-                        failed[key] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                        failed[key] = first_line(error)[:LONGEST]
+                        say(f"{network}, {runtime}, {form} failed: {failed[key]}")
         say(f"timing {len(calls)} of them")
-        timed = _timed(calls, next(iter(networks)), example, seconds)
-    return _entries(calls, failed, chosen, timed)
+        order = [(network, runtime, form) for network in networks for runtime in names for form in (*forms, IN_PARTS)]
+        timed = _timed(calls, failed, [*networks], example, seconds)
+    return _entries(order, failed, chosen, timed)
 
 
 def _timed(
-    calls: Mapping[tuple[str, str, str], runtimes.Call], first: str, example: Tensor, seconds: float
-) -> dict[tuple[str, str, str], Latency]:
-    """Interleaved, with the fastest entry of the first network as what ratios are to."""
-    names = {"\0".join(key): key for key in calls}
-    base = [name for name, key in names.items() if key[0] == first]
-    if not base:
-        return {}
-    texts = {name: calls[key] for name, key in names.items()}
-    found = time_interleaved(texts, device=example.device, seconds=seconds, base=base)
-    return {names[entry.name]: entry for entry in found}
+    calls: dict[Key, runtimes.Call], failed: dict[Key, str], networks: Sequence[str], example: Tensor, seconds: float
+) -> dict[Key, Latency]:
+    """Interleaved, with the fastest entry of the first network that runs as what ratios are to; what fails now is left out."""
+    while calls:
+        first = next(network for network in networks if any(key[0] == network for key in calls))
+        names = {"\0".join(key): key for key in calls}
+        guarded = {name: _guarded(calls[key], key) for name, key in names.items()}
+        base = [name for name, key in names.items() if key[0] == first]
+        try:
+            found = time_interleaved(guarded, device=example.device, seconds=seconds, base=base)
+        except _FailedLater as error:
+            failed[error.key] = first_line(error.__cause__ or error)[:LONGEST]
+            del calls[error.key]
+            continue
+        warn_if_busy(found[0].busy)
+        return {names[entry.name]: entry for entry in found}
+    return {}
+
+
+class _FailedLater(Exception):
+    """A call that had run once and failed when it was timed."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__(*key)
+        self.key = key
+
+
+def _guarded(call: runtimes.Call, key: Key) -> Callable[[], object]:
+    def guarded() -> object:
+        try:
+            return call()
+        except Exception as error:
+            raise _FailedLater(key) from error
+
+    return guarded
 
 
 def _entries(
-    calls: Mapping[tuple[str, str, str], runtimes.Call],
-    failed: Mapping[tuple[str, str, str], str],
-    chosen: Mapping[tuple[str, str, str], dict[str, int]],
-    timed: Mapping[tuple[str, str, str], Latency],
+    order: Sequence[Key],
+    failed: Mapping[Key, str],
+    chosen: Mapping[Key, dict[str, int]],
+    timed: Mapping[Key, Latency],
 ) -> list[Entry]:
     best: dict[str, float] = {}
     for key, latency in timed.items():
@@ -140,5 +181,6 @@ def _entries(
             key in timed and timed[key].median_ms == best[key[0]],
             failed.get(key),
         )
-        for key in (*calls, *failed)
+        for key in order
+        if key in timed or key in failed
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leanconv.bench.busy import BUSY
+from leanconv.bench.latency import SAME, apart
+
 Row = Mapping[str, Any]
-SAME = 0.005  # ratios nearer to 1 than this say nothing
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
@@ -47,14 +49,23 @@ def _latency(row: Row, base: str, better: list[str], worse: list[str], open_: li
     value = row.get("latency_ratio")
     if value is None:
         return
-    low, high = row["latency_ratio_q25"], row["latency_ratio_q75"]
-    text = f"measured latency ({value:.2f} of {base}, quartiles {low:.2f}-{high:.2f})"
-    if high < 1 - SAME:
-        better.append(text)
-    elif low > 1 + SAME:
-        worse.append(text)
+    low, high, what = row.get("latency_ratio_low"), row.get("latency_ratio_high"), "95 % interval"
+    if "latency_ratio_low" not in row:  # measured before intervals were
+        low, high, what = row["latency_ratio_q25"], row["latency_ratio_q75"], "quartiles"
+    if low is None or high is None:
+        open_.append(
+            f"measured latency ({value:.2f} of {base}) comes from {row['latency_rounds']} rounds, too few to tell"
+        )
+        return
+    spread = f"({value:.2f} of {base}, {what} {low:.2f}-{high:.2f})"
+    found, busy = apart(low, high), row.get("latency_busy")
+    if found is None:
+        open_.append(f"measured latency is not clearly different {spread}")
+    elif busy is not None and busy > BUSY:
+        others = f"other programs used {busy:.0%} of the CPUs meanwhile"
+        open_.append(f"measured latency {spread} is not to be trusted: {others}")
     else:
-        open_.append(f"{text.replace(' (', ' is not clearly different (')}")
+        (better if found == "faster" else worse).append(f"measured latency {spread}")
 
 
 def _accuracy(row: Row, base: Row, better: list[str], worse: list[str], open_: list[str]) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanconv.core.errors import SettingError, first_line
+from leanconv.core.layout import to_channels_last
 from leanconv.core.logs import only_errors
 from leanconv.core.processes import leads
 from leanconv.train.base import Record, RunModule
@@ -111,7 +112,7 @@ def train_loop(
         )
         model.train()
         if config.channels_last:
-            model.to(memory_format=torch.channels_last)
+            to_channels_last(model)
         with _interruptible(recorder, trainer.world_size):
             resumed = folder.checkpoint if checkpoint is not None else None
             trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)

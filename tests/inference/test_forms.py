@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +86,23 @@ def test_the_tied_fold_takes_any_batch():
 def test_errors_of_the_host_stay():
     with pytest.raises(SettingError):
         lc.TiedBlockConv2d(9, 8, 3, blocks=2)
+
+
+GAMMAS = (0.0, 1e-3, -1e-3, 1e-5, -1e-5, 1e-8, -1e-8, 1e-30, -1e-30, 1e-39, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_no_form_divides_by_a_scale_that_is_next_to_nothing(dtype, stride, fusion):
+    """What a trained network's dead channels come to: a quotient by such a scale overflows, in float16 below 2e-5."""
+    op = settled(lc.SplitConv2d(8, len(GAMMAS), 3, stride, 1, fusion=fusion))
+    norm = settled(nn.BatchNorm2d(len(GAMMAS)))
+    x = torch.randn(2, 8, 6, 5).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor(GAMMAS))
+        expected = norm(op(x))
+        rounding = 8 * torch.finfo(dtype).eps * expected.abs().max()
+        for build in forms_of(op, Affine.of(norm)).values():
+            found = copy.deepcopy(build()).to(dtype)(x.to(dtype))
+            torch.testing.assert_close(found.double(), expected, atol=float(rounding), rtol=0)

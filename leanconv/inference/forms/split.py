@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.affine import Affine, ChannelAffine, conv_of, folded
 from leanconv.inference.forms.kernels import usable
 from leanconv.inference.forms.types import Forms
 from leanconv.inference.kernels import available
@@ -29,11 +29,13 @@ def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
 class FoldedSplit(nn.Module):
     """A split convolution with its norms (and the one behind it) in the weights of its convolutions.
 
-        a = grouped(x1) + point(x1);   b = redundant(x2);   y = b + sigmoid(mean(a - b) / s) * (a - b)
+        a = grouped(x1) + point(x1);   b = redundant(x2);   g = sigmoid(mean(a - b))
+        y = scale * (b + g * (a - b)) + shift
 
-    s is the scale of the norm behind it, which multiplies both branches; where it is 0, so is the difference, and the gate
-    does not matter. With a gate, `grouped` and `point` hold -a, so that b - a is a sum: runtimes add into a convolution's
-    output, and do not subtract there.
+    The gate sees the branches without the scale of the norm behind it, which a trained network may hold as 0 or as near to 0
+    as its dtype goes: that scale is multiplied in afterwards, and nothing is divided by it. Without a gate it is in the weights.
+    With a gate, `grouped` and `point` hold -a, so that b - a is a sum: runtimes add into a convolution's output, and do not
+    subtract there.
 
     Args:
         merged: one k x k convolution in place of the grouped one and the 1x1.
@@ -46,20 +48,20 @@ class FoldedSplit(nn.Module):
         self.parts = (op.used, op.in_channels - op.used)
         self.pool, self.chained = op.pool, op.chained and not merged
         gated = op.fusion and op.redundant is not None
-        behind = affine or Affine(*_identity(op.norm3))
-        first = Affine.of(op.norm3).then(behind)
+        self.gated = gated
+        first = Affine.of(op.norm3)
         if gated:
             first = Affine(-first.scale, -first.shift)
+        elif affine is not None:
+            first = first.then(affine)
         self.grouped, self.point = _representative(op, first, merged)
         self.redundant: nn.Conv2d | None = None
-        self.back: nn.Parameter | None = None
         if op.redundant is not None and op.norm1 is not None:
-            if not gated:  # the sum of both branches has the shift once
-                behind = Affine(behind.scale, torch.zeros_like(behind.shift))
-            self.redundant = _pointwise(op.redundant, Affine.of(op.norm1).then(behind))
-        if gated:
-            back = torch.where(behind.scale == 0, 0.0, -1 / behind.scale).view(1, -1, 1, 1)
-            self.back = nn.Parameter(back.detach().clone(), requires_grad=False)
+            second = Affine.of(op.norm1)
+            if not gated and affine is not None:  # the sum of both branches has the shift once
+                second = second.then(Affine(affine.scale, torch.zeros_like(affine.shift)))
+            self.redundant = _pointwise(op.redundant, second)
+        self.behind = ChannelAffine(affine) if gated and affine is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         used, rest = x.split(self.parts, 1)
@@ -71,21 +73,19 @@ class FoldedSplit(nn.Module):
         if self.redundant is None:
             return a
         b = self.redundant(rest)
-        if self.back is None:
+        if not self.gated:
             return a + b
         if self.kernel and usable(x):
             from leanconv.inference.kernels.gated_sum import gated_difference
 
-            y: Tensor = gated_difference(a, b, self.back)
+            scale, shift = (None, None) if self.behind is None else (self.behind.scale, self.behind.shift)
+            y: Tensor = gated_difference(a, b, scale, shift)
             return y
         difference = a + b  # b - a
-        gate = (difference.mean((2, 3), keepdim=True) * self.back).sigmoid()
+        gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()
+        if self.behind is not None:
+            b, gate = self.behind(b), gate * self.behind.scale
         return torch.addcmul(b, difference, gate, value=-1)
-
-
-def _identity(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    ones = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
-    return ones, torch.zeros_like(ones)
 
 
 def _representative(op: SplitConv2d, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:

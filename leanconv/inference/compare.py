@@ -1,0 +1,142 @@
+"""Whether two networks give the same: in structure, in kind, and in value, equal NaN and infinities included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXACT = 1e-6  # of the largest value, between two ways to compute the same in float64
+# Of the largest value, what a dtype may lose by computing in another order. Low precision rounds its weights too.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+TIMES = 8.0  # as much error as the network has itself in its dtype
+LEAST = 1e-6  # values no larger than this are held against it, or nothing would equal a zero
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from another.
+
+    Args:
+        error: the largest difference between finite values; infinite where `reason` says more.
+        largest: the largest finite value of the output that it is held against.
+        reason: another structure, shape or kind; other whole numbers or booleans; NaN or infinity in another place.
+    """
+
+    error: float = 0.0
+    largest: float = 0.0
+    reason: str | None = None
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the error is at most this part of the largest value."""
+        return self.error <= tolerance * max(self.largest, LEAST)
+
+    def __str__(self) -> str:
+        return self.reason or f"{self.error:.3g}, at outputs of up to {self.largest:.3g}"
+
+
+def leaves(value: object) -> Iterator[tuple[str, object]]:
+    """Every tensor, number, string and None in what a network returned, with where it stands."""
+    if isinstance(value, Mapping):
+        inside: list[tuple[str, object]] = [(f"[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        inside = [(f"[{index}]", item) for index, item in enumerate(value)]
+    elif is_dataclass(value) and not isinstance(value, type):
+        inside = [(f".{field.name}", getattr(value, field.name)) for field in fields(value)]
+    else:
+        yield "", value
+        return
+    for where, item in inside:
+        for more, leaf in leaves(item):
+            yield where + more, leaf
+
+
+def difference(found: object, expected: object) -> Difference:
+    """How far `found` is from `expected`: floating values by how much, all others exactly."""
+    mine, theirs = list(leaves(found)), list(leaves(expected))
+    if [where for where, _ in mine] != [where for where, _ in theirs]:
+        return _other(f"{_shape_of(found)} in place of {_shape_of(expected)}")
+    worst = Difference()
+    for (where, one), (_, other) in zip(mine, theirs, strict=True):
+        here = _between(one, other)
+        if here.reason is not None:
+            return _other(f"output{where}: {here.reason}" if where else here.reason)
+        worst = Difference(max(worst.error, here.error), max(worst.largest, here.largest))
+    return worst
+
+
+def _between(found: object, expected: object) -> Difference:
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
+        if isinstance(found, float) and isinstance(expected, float):
+            return _between(torch.tensor(found, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64))
+        plain = (bool, int, str, type(None))
+        same = type(found) is type(expected) and (not isinstance(found, plain) or found == expected)
+        return Difference() if same else _other(f"{found!r:.80} in place of {expected!r:.80}")
+    if found.shape != expected.shape:
+        return _other(f"shape {tuple(found.shape)} in place of {tuple(expected.shape)}")
+    if (found.is_floating_point(), found.is_complex()) != (expected.is_floating_point(), expected.is_complex()):
+        return _other(f"{found.dtype} in place of {expected.dtype}")
+    if found.is_complex():
+        found, expected = torch.view_as_real(found), torch.view_as_real(expected)
+    if not found.is_floating_point():
+        wrong = int((found.to(expected.device) != expected).sum())
+        return _other(f"{wrong} of {expected.numel()} values of {expected.dtype} are others") if wrong else Difference()
+    found, expected = found.to(expected.device, torch.float64), expected.double()
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()) or not torch.equal(
+        found[~finite].nan_to_num(0.0, 1.0, -1.0), expected[~finite].nan_to_num(0.0, 1.0, -1.0)
+    ):
+        return _other("NaN or infinity in other places")
+    if not finite.any():
+        return Difference()
+    return Difference(float((found - expected)[finite].abs().max()), float(expected[finite].abs().max()))
+
+
+def rounds_alike(found: object, reference: object, exact: object) -> bool:
+    """Whether `found` is as near to `exact` as `reference`, both computed in one dtype, up to a few times its rounding.
+
+    Where `reference` overflows, anything goes; where it does not, `found` may not either. Whole numbers and booleans may
+    turn on a rounding; they are not looked at here.
+    """
+    triples = zip(leaves(found), leaves(reference), leaves(exact), strict=True)
+    return all(_rounds_alike(mine, own, true) for (_, mine), (_, own), (_, true) in triples)
+
+
+def _rounds_alike(found: Any, reference: Any, exact: Any) -> bool:
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in (found, reference, exact)):
+        return True
+    allowed = ROUNDING.get(found.dtype, ROUNDING[torch.bfloat16])
+    found, reference, exact = found.double(), reference.double(), exact.double()
+    inside = reference.isfinite() & exact.isfinite()
+    if not inside.any():
+        return True
+    found, reference, exact = found[inside], reference[inside], exact[inside]
+    own = float((reference - exact).abs().max())
+    bound = max(TIMES * own, allowed * max(float(exact.abs().max()), LEAST))
+    return bool(found.isfinite().all()) and float((found - exact).abs().max()) <= bound
+
+
+def same_kind(found: object, expected: object) -> bool:
+    """Whether both have the same structure, shapes and kinds of numbers, whatever the values."""
+
+    def blank(value: object) -> list[tuple[str, object]]:
+        return [(where, torch.zeros_like(leaf) if isinstance(leaf, Tensor) else leaf) for where, leaf in leaves(value)]
+
+    return difference(blank(found), blank(expected)).reason is None
+
+
+def steady(again: Difference, output: object) -> bool:
+    """Whether two calls of a network on one input give the same but for the order of sums, which some devices do not fix."""
+    dtypes = [leaf.dtype for _, leaf in leaves(output) if isinstance(leaf, Tensor)]
+    return again.within(max((ROUNDING.get(dtype, EXACT) for dtype in dtypes), default=EXACT))
+
+
+def _other(reason: str) -> Difference:
+    return Difference(float("inf"), 0.0, reason)
+
+
+def _shape_of(value: object) -> str:
+    return f"{type(value).__name__} of {len(list(leaves(value)))}" if not isinstance(value, Tensor) else "a tensor"

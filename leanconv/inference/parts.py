@@ -1,0 +1,160 @@
+"""A network of which some can be traced: its largest modules that can be, rewritten, and the rest left as it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanconv.core.errors import LeanconvWarning, SettingError, first_line
+from leanconv.core.operator import ConvOp
+from leanconv.inference.graph import LAYERS, Call
+from leanconv.inference.rewrite import Differs, Part, off, rewrite
+
+
+@dataclass(frozen=True)
+class Left:
+    """A module that runs as it is.
+
+    Args:
+        name: in the network; "" for the network itself.
+        reason: why it was not rewritten as a whole; modules in it may have been.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A network in the dtype to run in and in float64, and what it is called with.
+
+    Args:
+        truth: what it gives in float64; None where it does not run in it.
+    """
+
+    base: nn.Module
+    exact: nn.Module
+    call: Call
+    exact_call: Call | None
+    output: object
+    truth: object | None
+
+
+@torch.no_grad()
+def rewritten_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tuple[list[Part], list[Left]]:
+    """The largest modules that can be rewritten and then give the same; and those that cannot, with the reason.
+
+    Args:
+        every: whether to try every form of a layer, as measuring asks.
+    """
+    parts: list[Part] = []
+    left: list[Left] = []
+    pending = [""]
+    while pending:
+        calls = _calls(twins.base, pending, twins.call)
+        exact_calls = {} if twins.exact_call is None else _calls(twins.exact, pending, twins.exact_call)
+        following: list[str] = []
+        for name in pending:
+            module, call = twins.base.get_submodule(name), calls.get(name)
+            try:
+                if call is None:
+                    raise SettingError("it is not called, or not in one way")
+                exact = twins.exact.get_submodule(name)
+                parts.append(rewrite(name, module, exact, call, exact_calls.get(name), layout, every))
+            except Exception as error:  # whatever goes wrong, the module as it is computes what it did
+                left.append(Left(name, first_line(error)))
+                if not isinstance(error, SettingError):
+                    _say(name, error)
+                following += [f"{name}.{child}" if name else child for child in _worth(module)]
+        pending = following
+    return parts, left
+
+
+def _worth(module: nn.Module) -> Iterable[str]:
+    """The modules in `module` in which there is something to rewrite."""
+    for name, child in module.named_children():
+        if isinstance(child, ConvOp) or (
+            not isinstance(child, LAYERS) and any(isinstance(inside, LAYERS) for inside in child.modules())
+        ):
+            yield name
+
+
+def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
+    """What these modules are called with when the network is; without those that are called in several ways."""
+    found: dict[str, Call | None] = {}
+
+    def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        here = Call(args, kwargs)
+        if name not in found:
+            found[name] = here.copied()
+        elif found[name] is not None and not here.same_pattern(found[name]):  # type: ignore[arg-type]
+            found[name] = None
+
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: note(name, args, kwargs),
+            with_kwargs=True,  # type: ignore[misc]
+        )
+        for name in names
+    ]
+    try:
+        call.on(network)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: own for name, own in found.items() if own is not None}
+
+
+@torch.no_grad()
+def assembled(
+    network: nn.Module, parts: list[Part], twins: Twins, forms: Mapping[str, str] | None = None
+) -> tuple[nn.Module, list[Part], list[Left]]:
+    """`network` with its parts in place, without those with which it would give something else.
+
+    Args:
+        network: the one of `twins` or a copy; it is changed.
+        forms: of some layers, by their names in the network, in place of those that were settled.
+    """
+    made = {part.name: part.built(forms) for part in parts}
+    if [*made] == [""]:
+        reason = _reason(made[""], twins)
+        return (made[""], parts, []) if reason is None else (network, [], [Left("", reason)])
+    before = {part.name: network.get_submodule(part.name) for part in parts}
+    for name, module in made.items():
+        network.set_submodule(name, module)
+    if not parts or _reason(network, twins) is None:
+        return network, parts, []
+    for name, module in before.items():
+        network.set_submodule(name, module)
+    kept, left = [], []
+    for part in parts:  # one after the other: each with those that are known to be right
+        network.set_submodule(part.name, made[part.name])
+        reason = _reason(network, twins)
+        if reason is None:
+            kept.append(part)
+        else:
+            network.set_submodule(part.name, before[part.name])
+            left.append(Left(part.name, reason))
+            _say(part.name, Differs(reason))
+    return network, kept, left
+
+
+def _reason(network: nn.Module, twins: Twins) -> str | None:
+    """Why `network` cannot stand for the one of `twins`; None where it gives the same."""
+    try:
+        found = twins.call.on(network)
+    except Exception as error:  # its own code may read what a rewritten module no longer has
+        return first_line(error)
+    return off(found, twins.output, twins.truth)
+
+
+def _say(name: str, error: Exception) -> None:
+    what = f"the module {name!r}" if name else "the network"
+    warnings.warn(
+        f"{what} runs as it is: rewritten it gives something else ({first_line(error)})", LeanconvWarning, stacklevel=2
+    )

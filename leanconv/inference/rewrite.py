@@ -1,0 +1,280 @@
+"""One module of a network, rewritten for inference: traced, folded, merged, and each layer in a form that holds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.layout import to_layout
+from leanconv.core.operator import ConvOp, LinearOp
+from leanconv.core.sharing import borrowed
+from leanconv.core.spec import ConvSpec
+from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.compare import EXACT, difference, rounds_alike
+from leanconv.inference.fold import Folded, fold_norms, is_plain_conv, plain_norm
+from leanconv.inference.forms import forms_of
+from leanconv.inference.forms.types import Forms
+from leanconv.inference.graph import Call, has_hooks, record, rooted, trace
+from leanconv.inference.merge import Branches, merge_branches
+
+KEPT = "as it is"  # the form of a layer of which no other computes the same in its dtype
+
+
+class Differs(LeanconvError):
+    """A rewritten module gives something else than the one it was made from."""
+
+
+@dataclass
+class Layer:
+    """A convolution, a lean operator or branches of them, with the norms behind it that were taken out of the graph.
+
+    Args:
+        name: in the graph.
+        module: in the dtype to run in.
+        norms: those behind it, in the same dtype.
+        forms: what to build in its place, in float64.
+        exact: layer and norms in float64.
+        lean: whether its forms are to be chosen by measuring: not those of a plain convolution, which has one.
+        form: the one taken.
+        given: an empty tensor like its input.
+        refused: forms that were tried and do not hold.
+    """
+
+    name: str
+    module: nn.Module
+    norms: list[nn.BatchNorm2d]
+    forms: Forms
+    exact: nn.Module
+    lean: bool
+    form: str = KEPT
+    given: Tensor | None = None
+    refused: set[str] = field(default_factory=set)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        tensors = [
+            *self.module.parameters(),
+            *(tensor for bank in borrowed(self.module) for tensor in bank.parameters()),
+        ]
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+    def reference(self) -> nn.Module:
+        """Layer and norms as they are, in the dtype to run in; a plain convolution for what cannot be moved on its own."""
+        module = self.module
+        if isinstance(module, LinearOp) and any(True for _ in borrowed(module)):
+            module = module.to_conv()
+        return nn.Sequential(module, *self.norms) if self.norms else module
+
+    def built(self, form: str, layout: torch.memory_format) -> nn.Module:
+        """This form in the dtype to run in."""
+        if form == KEPT:
+            return self.reference().eval()
+        return to_layout(self.exactly(form).to(self.dtype), layout)
+
+    def exactly(self, form: str) -> nn.Module:
+        """This form in float64."""
+        return self.exact if form == KEPT else copy.deepcopy(self.forms[form]()).eval()
+
+    def holds(self, form: str, x: Tensor, layout: torch.memory_format) -> bool:
+        """Whether this form computes what the layer does on `x`: in float64 the same, in its dtype as well as it does itself."""
+        wide = x.double()
+        expected = self.exact(wide)
+        if not difference(self.exactly(form)(wide), expected).within(EXACT):
+            return False
+        return rounds_alike(self.built(form, layout)(x), self.reference()(x), expected)
+
+    def settle(self, x: Tensor, layout: torch.memory_format, every: bool) -> None:
+        """Take the first form that holds on `x`, and on what the layer was given before; look at `every` form, or no further."""
+        self.form = KEPT
+        for form in self.forms:
+            if form not in self.refused and (every or self.form == KEPT):
+                if not self.holds(form, x, layout):
+                    self.refused.add(form)
+                elif self.form == KEPT:
+                    self.form = form
+
+
+@dataclass
+class Part:
+    """A module of a network as a graph, and its layers with the forms that they take.
+
+    Args:
+        name: in the network; "" for the network itself.
+    """
+
+    name: str
+    graph: fx.GraphModule
+    folded: Folded
+    module: nn.Module
+    exact: nn.Module
+    layers: list[Layer]
+    layout: torch.memory_format
+
+    def name_of(self, layer: Layer) -> str:
+        """The layer's name in the network."""
+        return f"{self.name}.{layer.name}" if self.name else layer.name
+
+    def built(self, forms: Mapping[str, str] | None = None) -> fx.GraphModule:
+        """The module to run.
+
+        Args:
+            forms: of some layers, by their names in the network, in place of those that were settled.
+        """
+        forms = forms or {}
+        made = {
+            layer.name: layer.built(forms.get(self.name_of(layer), layer.form), self.layout) for layer in self.layers
+        }
+        return self._with(made, self.module).requires_grad_(False)
+
+    def exactly(self) -> fx.GraphModule:
+        """The same in float64."""
+        return self._with({layer.name: layer.exactly(layer.form) for layer in self.layers}, self.exact)
+
+    def _with(self, made: dict[str, nn.Module], source: nn.Module) -> fx.GraphModule:
+        root: dict[str, Any] = {}
+        for node in self.graph.graph.nodes:
+            target = str(node.target)
+            if node.op == "call_module":
+                own = self.folded.moved.get(target, target)
+                root[target] = made[target] if target in made else source.get_submodule(own)
+            elif node.op == "get_attr":
+                root[target] = _attribute(source, target, self.graph)
+        made_graph = fx.GraphModule(root, copy.deepcopy(self.graph.graph), type(self.module).__name__)
+        made_graph.training = False
+        return made_graph
+
+
+def _attribute(source: nn.Module, target: str, graph: fx.GraphModule) -> Any:
+    """A tensor that the graph reads; one that tracing has made itself stands in the graph alone."""
+    for root in (source, graph):
+        value: Any = root
+        for name in target.split("."):
+            value = getattr(value, name, None)
+        if value is not None:
+            return value
+    raise SettingError(f"it reads {target}, which is not there")
+
+
+def rewrite(
+    name: str, module: nn.Module, exact: nn.Module, call: Call, exact_call: Call | None, layout: torch.memory_format,
+    every: bool,
+) -> Part:  # fmt: skip
+    """`module` as a `Part` that computes the same on `call`.
+
+    Args:
+        module: in the dtype to run in.
+        exact: the same in float64.
+        call, exact_call: what each is called with; None where the network does not run in float64.
+        every: whether to try every form of a layer, and not only until one holds.
+
+    Raises:
+        SettingError: it cannot be traced.
+        Differs: it can, and gives something else then.
+    """
+    if has_hooks(module):
+        raise SettingError("it has hooks")
+    reference = call.on(module)
+    truth = None if exact_call is None else exact_call.on(exact)
+    module, exact = rooted(module), rooted(exact)
+    reasons = []
+    for merge in (True, False):
+        part = _part(name, module, exact, call, layout, every, merge)
+        reason = _off(part, call, reference, exact_call, truth)
+        if reason is None:
+            return part
+        reasons.append(reason)
+    raise Differs(reasons[-1])
+
+
+def _off(part: Part, call: Call, reference: object, exact_call: Call | None, truth: object) -> str | None:
+    """How the part differs from the module it was made from; None where it does not."""
+    if exact_call is not None:
+        far = difference(exact_call.on(part.exactly()), truth)
+        if not far.within(EXACT):
+            return str(far)
+    return off(call.on(part.built()), reference, None if exact_call is None else truth)
+
+
+def off(found: object, reference: object, truth: object | None) -> str | None:
+    """How an output differs from the network's own by more than rounding; None where it does not.
+
+    Args:
+        found, reference: in the dtype to run in.
+        truth: what the network gives in float64, where it runs in it.
+    """
+    far = difference(found, reference)
+    if truth is None:
+        return None if far.reason is None and rounds_alike(found, reference, reference) else str(far)
+    return None if rounds_alike(found, reference, truth) else str(far)
+
+
+def _part(
+    name: str, module: nn.Module, exact: nn.Module, call: Call, layout: torch.memory_format, every: bool, merge: bool
+) -> Part:
+    graph = trace(module, call)
+    taken = fold_norms(graph)
+    norms = {conv: _norms(module, names) for conv, names in taken.behind.items()}
+    record(graph, call)
+    merged = merge_branches(graph, norms) if merge else {}
+    layers = []
+    for target in {str(node.target): None for node in graph.graph.nodes if node.op == "call_module"}:
+        layer = _layer(target, graph, exact, taken, merged, norms)
+        if layer is not None:
+            layers.append(layer)
+    _Settler(graph, layers, layout, every).run(*call.copied().values())
+    return Part(name, graph, taken, module, exact, layers, layout)
+
+
+def _norms(module: nn.Module, names: tuple[str, ...]) -> list[nn.BatchNorm2d]:
+    return [plain_norm(module.get_submodule(name)) for name in names]  # type: ignore[arg-type]
+
+
+def _layer(
+    target: str, graph: fx.GraphModule, exact: nn.Module, taken: Folded, merged: Mapping[str, tuple[str, ...]],
+    norms: Mapping[str, list[nn.BatchNorm2d]],
+) -> Layer | None:  # fmt: skip
+    module = graph.get_submodule(target)
+    if isinstance(module, Branches):
+        names = merged[target]
+        convs: Any = [exact.get_submodule(name) for name in names]
+        wide = Branches(convs, [_norms(exact, taken.behind.get(name, ())) for name in names]).eval()
+        return Layer(target, module, [], wide.forms(), wide, lean=True)
+    if has_hooks(module) or not (isinstance(module, ConvOp) or (is_plain_conv(module) and target in norms)):
+        return None
+    own, behind = exact.get_submodule(target), _norms(exact, taken.behind.get(target, ()))
+    affine = Affine.chain(behind)
+    if isinstance(own, ConvOp):
+        forms = forms_of(own, affine)
+    else:
+        assert isinstance(own, nn.Conv2d)
+        forms = {"folded": _folding(own, affine)}
+    return Layer(target, module, norms.get(target, []), forms, nn.Sequential(own, *behind), isinstance(own, ConvOp))
+
+
+def _folding(conv: nn.Conv2d, affine: Affine | None) -> Callable[[], nn.Module]:
+    return lambda: conv_of(ConvSpec.of(conv), *folded(conv.weight, conv.bias, affine))
+
+
+class _Settler(fx.Interpreter):
+    """Runs a graph as the network runs, and settles each layer's form on what it is given."""
+
+    def __init__(self, graph: fx.GraphModule, layers: list[Layer], layout: torch.memory_format, every: bool) -> None:
+        super().__init__(graph)
+        self.layers, self.layout, self.every = {layer.name: layer for layer in layers}, layout, every
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layer = self.layers.get(str(target))
+        if layer is None:
+            return super().call_module(target, args, kwargs)
+        (x,) = (*args, *kwargs.values())
+        if layer.given is None:
+            layer.given = torch.empty_like(x)
+        layer.settle(x, self.layout, self.every)
+        return layer.reference()(x)
