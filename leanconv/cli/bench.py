@@ -154,13 +154,9 @@ def _shape(size: str | None, networks: dict[str, nn.Module]) -> InputSize:
 
 
 def _counts(networks: dict[str, nn.Module], shape: InputSize) -> dict[str, dict[str, Any]]:
-    from leanconv.core.count import count
+    from leanconv.cli.inspect import counts
 
-    found = {}
-    for name, model in networks.items():
-        counted = count(model, shape)
-        found[name] = {"params": counted.params, "macs": counted.macs, "weight_bytes": counted.bytes}
-    return found
+    return {name: counts(model, shape) for name, model in networks.items()}
 
 
 def _summary(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:

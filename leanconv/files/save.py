@@ -70,8 +70,8 @@ def save(lean: nn.Module, directory: str | os.PathLike[str]) -> Path:
         raise SettingError(
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
-    check(lean)
     refuse_unsaveable(lean)
+    check(lean)
     return write(lean, description(lean), directory)
 
 
