@@ -12,6 +12,7 @@ import argparse
 import fnmatch
 import json
 import multiprocessing
+import re
 import resource
 import shlex
 import tempfile
@@ -71,6 +72,24 @@ def family(name: str) -> str:
     return f"torchvision/{torchvision.models.get_model_builder(short).__module__}"
 
 
+def planned(model: nn.Module, size: tuple[int, int, int], record: dict[str, Any]) -> lc.Plan | None:
+    """The plan, noted in `record`; None where it converts nothing, which is then the status."""
+    with step(record, "plan"):
+        try:
+            plan = lc.plan(model, METHOD, input_size=size)
+        except lc.LeanconvError as error:
+            if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+                raise
+            record["status"], record["reason"] = NOTHING, str(error)
+            return None
+    record["converted"] = sum(len(group.sites) for group in plan.groups)
+    record["kept"] = dict(Counter(re.sub(r"'[^']*'|\d+", "N", kept.reason) for kept in plan.kept))
+    if plan.groups:
+        return plan
+    record["status"], record["reason"] = NOTHING, plan.kept[0].reason
+    return None
+
+
 def shapes(output: Any) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
@@ -89,16 +108,12 @@ def without_weights(name: str, record: dict[str, Any]) -> None:
     size = input_size_of(model) or (3, 224, 224)
     record["params"] = sum(p.numel() for p in model.parameters())
     record["input_size"] = list(size)
-    with step(record, "plan"):
-        plan = lc.plan(model, METHOD, input_size=size)
-    record["kept"] = len(plan.kept)
-    record["converted"] = sum(len(group.sites) for group in plan.groups)
+    plan = planned(model, size, record)
     with step(record, "count"):
         dense = lc.count(model, size)
     record["macs"] = dense.macs
-    record["uncounted"] = list(getattr(dense, "uncounted", ()))
-    if not plan.groups:
-        record["status"], record["reason"] = NOTHING, plan.kept[0].reason if plan.kept else "no convolution"
+    record["uncounted"] = list(dense.uncounted)
+    if plan is None:
         return
     with step(record, "convert"):
         lean = lc.convert(model, plan)
@@ -122,12 +137,9 @@ def with_weights(name: str, record: dict[str, Any]) -> None:
         model = build().eval()
     record["params"] = sum(p.numel() for p in model.parameters())
     size = input_size_of(model) or (3, 224, 224)
-    with step(record, "plan"):
-        plan = lc.plan(model, METHOD, input_size=size)
-    if not plan.groups:
-        record["status"], record["reason"] = NOTHING, plan.kept[0].reason if plan.kept else "no convolution"
+    plan = planned(model, size, record)
     with step(record, "convert"):
-        lean = lc.convert(model, plan) if plan.groups else model
+        lean = model if plan is None else lc.convert(model, plan)
     with step(record, "run"), torch.no_grad():
         x, wanted = run(lean, size)
         record["ran_on"] = list(x.shape[1:])

@@ -59,6 +59,9 @@ class Summary:
             cells = [line[0].ljust(widths[0])]
             cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
             lines.append("  ".join(cells))
+        for row in self.rows:
+            if row.count.uncounted:
+                lines.append(f"MACs of {row.name} leave out {', '.join(row.count.uncounted)}")
         return "\n".join(lines)
 
 

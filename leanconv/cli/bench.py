@@ -170,20 +170,20 @@ def _shape(size: str | None, networks: dict[str, nn.Module]) -> InputSize:
 
 
 def _counts(networks: dict[str, nn.Module], shape: InputSize) -> dict[str, dict[str, Any]]:
-    from leanconv.core.count import count_macs
+    from leanconv.cli.inspect import counts
     from leanconv.deploy.formats import unique_bytes
 
     found: dict[str, dict[str, Any]] = {}
     for name, model in networks.items():
-        found[name] = {
-            "params": sum(parameter.numel() for parameter in model.parameters()),
-            "macs": None,
-            "weight_bytes": unique_bytes([*model.parameters(), *model.buffers()]),
-        }
         try:
-            found[name]["macs"] = count_macs(model, shape)
-        except LeanconvError as error:  # it asks for real values, which the measurement has
+            found[name] = counts(model, shape)
+        except LeanconvError as error:  # it asks for what the measurement has and a count has not
             say(f"{name}: MACs are not known: {error}")
+            found[name] = {
+                "params": sum(parameter.numel() for parameter in model.parameters()),
+                "macs": None,
+                "weight_bytes": unique_bytes([*model.parameters(), *model.buffers()]),
+            }
     return found
 
 

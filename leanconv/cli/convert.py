@@ -21,7 +21,7 @@ from leanconv.cli.options import (
     Where,
     input_size,
 )
-from leanconv.cli.output import show, show_json
+from leanconv.cli.output import say, show, show_json
 
 
 def convert(
@@ -47,6 +47,7 @@ def convert(
     """Convert TARGET and save it: model.safetensors, which is enough to load it again, and plan.json to read.
 
     --init fit starts from TARGET's weights, so take a trained network: a folder, or a name with --pretrained or --weights.
+    That is a start and no result: until it is trained, a fitted network is far from the dense one's accuracy.
     """
     import torch
 
@@ -74,6 +75,9 @@ def convert(
     found = describe(model, lean, plan, shape)
     before, after = found["before"], found["after"]
     if as_json:
-        show_json({"target": target, "method": label_of(asked), "out": str(folder), "before": before, "after": after})
+        told = {"before": before, "after": after, "uncounted": found["uncounted"]}
+        show_json({"target": target, "method": label_of(asked), "out": str(folder), **told})
     else:
         show(f"{label_of(asked)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")
+    if plan is not None and init == "fit":
+        say("fitted to the dense weights and not trained: far from the dense network's accuracy until you train it")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from leanconv.analyse.redundancy import Redundancy
     from leanconv.conversion.plan import Plan
+    from leanconv.core.count import Count
     from leanconv.core.meta import InputSize
 
 
@@ -162,18 +163,29 @@ def _ratio_table(found: list[Redundancy]) -> list[Table]:
 
 
 def counts(model: nn.Module, shape: InputSize | None) -> dict[str, Any]:
-    """params, macs and weight_bytes of `model`."""
+    """params, macs and weight_bytes of `model`, and what the MACs leave out, if anything."""
     from leanconv.core.count import count
 
-    counted = count(model, shape)
-    return {"params": counted.params, "macs": counted.macs, "weight_bytes": counted.bytes}
+    return _figures(count(model, shape))
+
+
+def _figures(counted: Count) -> dict[str, Any]:
+    figures = {"params": counted.params, "macs": counted.macs, "weight_bytes": counted.bytes}
+    return figures | ({"uncounted": list(counted.uncounted)} if counted.uncounted else {})
 
 
 def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape: InputSize | None) -> dict[str, Any]:
-    """The figures of a conversion: in total, and for each convolution of the plan in the network's order."""
+    """The figures of a conversion: in total, and for each convolution of the plan in the network's order.
+
+    `uncounted` names what the network does that the MACs leave out.
+    """
+    from leanconv.core.count import count
+
+    after = count(lean, shape)
     return {
         "before": None if dense is None else counts(dense, shape),
-        "after": counts(lean, shape),
+        "after": _figures(after),
+        "uncounted": list(after.uncounted),
         "layers": [] if plan is None else _layers(lean, plan),
     }
 
@@ -200,6 +212,9 @@ def _layers(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
 
 
 def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -> dict[str, Any]:
+    from leanconv.core.method import OtherLayer
+
+    known = not isinstance(site, OtherLayer)
     return {
         "name": site.name,
         "conv": str(site.spec),
@@ -208,8 +223,8 @@ def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -
         "kept_because": reason,
         "params_before": site.params(),
         "params_after": params,
-        "macs_before": site.macs(),
-        "macs_after": macs,
+        "macs_before": site.macs() if known else None,
+        "macs_after": macs if known else None,
     }
 
 
@@ -280,4 +295,6 @@ def _summary(found: dict[str, Any]) -> str:
     for name, text in (("params", "parameters"), ("macs", "MACs"), ("weight_bytes", "weight bytes")):
         if before[name]:
             parts.append(f"{text} {before[name]:,} -> {after[name]:,} ({after[name] / before[name]:.2f})")
+    if found["uncounted"]:
+        parts.append(f"MACs leave out {', '.join(found['uncounted'])}")
     return "; ".join(parts)

@@ -74,7 +74,8 @@ def _row(name: str, source: str, counted: bool) -> dict[str, Any]:
     except LeanconvError:  # a network that does not build or run alone is still a name
         return row
     size = input_size_of(model)
-    return row | {"params": counts.params, "macs": counts.macs, "input_size": list(size) if size else None}
+    found = {"params": counts.params, "macs": counts.macs, "input_size": list(size) if size else None}
+    return row | found | ({"uncounted": list(counts.uncounted)} if counts.uncounted else {})
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -86,6 +87,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for head in ("Network", "From", "Input", "Parameters", "MACs"):
         table.add_column(head, justify="right" if head in ("Parameters", "MACs") else "left", overflow="fold")
     for row in rows:
+        more = "over " if row.get("uncounted") else ""  # operations whose MACs are not known
         size = "x".join(map(str, row["input_size"])) if row["input_size"] else NONE
-        table.add_row(row["name"], row["source"], size, whole(row["params"]), macs(row["macs"]))
+        table.add_row(row["name"], row["source"], size, whole(row["params"]), more + macs(row["macs"]))
     return table

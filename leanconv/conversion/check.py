@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -63,11 +64,16 @@ def refuse_unsaveable(model: nn.Module) -> None:
     """
     refuse_lazy(model)
     for name, module in model.named_modules():
-        traced = isinstance(module, GraphModule) and any(True for _ in module.parameters())
+        if "_orig_mod" in module._modules:
+            raise SettingError(
+                f"{name!r} runs inside torch.compile, which renames its weights; save the network before this part is "
+                "compiled, or compile it in place: part.compile()"
+            )
+        traced = isinstance(module, GraphModule | torch.jit.ScriptModule) and any(True for _ in module.parameters())
         if traced and not parts_of(module):
             raise SettingError(
-                f"{name or 'the model'!r} is a traced graph, which has lost the classes of its layers and, if it was lean, "
-                "its plan; save the network that it was traced from, or export this one"
+                f"{f'{name!r}' if name else 'the model'} is a traced or scripted graph, which has lost the classes of its "
+                "layers and, if it was lean, its plan; save the network that it was made from, or export this one"
             )
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):

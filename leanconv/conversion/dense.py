@@ -33,12 +33,12 @@ def to_dense(lean: nn.Module) -> nn.Module:
     dense = swap(dense, new)
     for name, module in dense.named_modules():
         module.training = training.get(name, lean.training)
+    for module in dense.modules():  # a lean network inside another has a note of its own
+        module.__dict__.pop(ATTRIBUTE, None)
     plan = plan_of(lean)
     if plan is not None:
         left = tuple(group for group in plan.groups if not replaced.issuperset(site.name for site in group.sites))
         back = [Kept(site, "made dense again") for group in plan.groups if group not in left for site in group.sites]
         if left:
             setattr(dense, ATTRIBUTE, replace(plan, groups=left, kept=(*plan.kept, *back)))
-        elif hasattr(dense, ATTRIBUTE):
-            delattr(dense, ATTRIBUTE)
     return dense

@@ -176,6 +176,10 @@ def plan(
     """
     model = unwrapped(model)
     rules = _rules(method, where)
+    if not isinstance(stages, Mapping | None) or not all(type(number) is int for number in (stages or {}).values()):
+        raise SettingError(f"stages={stages!r} must be {{glob: whole number}}")
+    if not all(isinstance(kind, type) and issubclass(kind, nn.Conv2d) for kind in subclasses):
+        raise SettingError(f"subclasses={subclasses!r} must be subclasses of nn.Conv2d")
     size = input_size or input_size_of(model)
     size = None if size is None else _triple(size)
     names = Names(model)
@@ -185,7 +189,7 @@ def plan(
     for glob in stages or {}:
         names.require("stages", glob, layers)
     for what, globs in (("exclude", exclude), *(("where", rule_where) for rule_where, _ in rules)):
-        for glob in _globs(globs):
+        for glob in _globs(globs, what):
             names.require(what, glob, layers, others=what == "exclude")
     excluded = _matcher(exclude, names)
     matchers = [_matcher(rule_where, names) for rule_where, _ in rules]
@@ -240,13 +244,13 @@ def _triple(size: Sequence[int]) -> InputSize:
     return size[0], size[1], size[2]
 
 
-def _globs(where: Where) -> Sequence[str]:
+def _globs(where: Where, what: str = "where") -> Sequence[str]:
     """The globs of `where`; none of a function."""
     if callable(where):
         return ()
     globs = (where,) if isinstance(where, str) else where
     if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
-        raise SettingError(f"where={where!r} must be a glob, several globs, or a function of a Site")
+        raise SettingError(f"{what}={where!r} must be a glob, several globs, or a function of a Site")
     return globs
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 DEPTH = 8  # of containers, closures and objects inside an attribute
-REGISTRIES = ("_parameters", "_buffers", "_modules")
+SKIPPED = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
 # Tensors that such objects refer to are not computed with
 SILENT = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.ModuleType, type)
 # Questions about a tensor that its values do not answer
@@ -70,21 +70,24 @@ QUESTIONS = {
 
 
 def holders(model: nn.Module) -> dict[int, dict[str, str]]:
-    """For the id of each convolution, who else holds its weight or bias: the names of the modules or attributes.
+    """For the id of each module, who else holds a tensor of its own: the names of modules or attributes.
 
     Two tensors are the same where they overlap in memory. Looked at are the registered tensors of all modules, and
-    whatever their attributes refer to: containers, closures of functions, objects, modules that are not registered.
+    whatever their attributes refer to: containers, closures of functions, objects, modules that are not registered. A
+    function that captured a convolution, or a module around it, holds its weight too: no copy of the network reaches
+    into a function.
     """
     found: dict[Any, list[tuple[int, int, int, str]]] = {}
-    names = {id(module): name for name, module in model.named_modules()}
+    registered = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 _note(found, tensor, id(module), name or "the model")
         for key, value in module.__dict__.items():
-            if key not in REGISTRIES:
+            if key not in SKIPPED:
                 where = f"{name}.{key}" if name else key
-                for tensor in _tensors(value, names, set(), DEPTH):
+                walk = _Walk(registered, hook=key.endswith("_hooks"))
+                for tensor in walk.tensors(value):
                     _note(found, tensor, id(module), where)
     shared: dict[int, dict[str, str]] = {}
     for places in found.values():
@@ -113,18 +116,41 @@ def _note(found: dict[Any, list[tuple[int, int, int, str]]], tensor: Tensor, own
         found.setdefault(storage, []).append((start, start + extent * tensor.element_size(), owner, where))
 
 
-def _tensors(value: Any, registered: Mapping[int, str], seen: set[int], depth: int) -> Iterator[Tensor]:
-    """Every tensor that `value` leads to, without the registered modules of the network."""
-    if isinstance(value, weakref.ReferenceType):
-        value = value()
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if depth == 0 or id(value) in seen or id(value) in registered or isinstance(value, SILENT):
-        return
-    seen.add(id(value))
-    for part in _parts(value):
-        yield from _tensors(part, registered, seen, depth - 1)
+class _Walk:
+    """From the value of an attribute to every tensor that it leads to.
+
+    Args:
+        registered: ids of the modules of the network.
+        hook: whether the attribute holds hooks: they often know the network they watch, and seldom compute with it.
+    """
+
+    def __init__(self, registered: set[int], hook: bool) -> None:
+        self.registered = registered
+        self.hook = hook
+        self.seen: set[int] = set()
+
+    def tensors(self, value: Any, depth: int = DEPTH, through: str = "") -> Iterator[Tensor]:
+        """Args:
+        through: what lies between the attribute and `value`: nothing but containers, an object, or a function.
+        """
+        if isinstance(value, weakref.ReferenceType):
+            value = value()
+        if isinstance(value, Tensor):
+            yield value
+            return
+        if depth == 0 or id(value) in self.seen or isinstance(value, SILENT):
+            return
+        if id(value) in self.registered:  # a conversion replaces it in containers, and nowhere else
+            if through:
+                yield from value.parameters(recurse=through == "function" and not self.hook)
+            return
+        self.seen.add(id(value))
+        if isinstance(value, types.FunctionType):
+            through = "function"
+        elif not isinstance(value, list | tuple | dict) and not through:
+            through = "object"
+        for part in _parts(value):
+            yield from self.tensors(part, depth - 1, through)
 
 
 def _parts(value: Any) -> Iterable[Any]:

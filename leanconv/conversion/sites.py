@@ -94,12 +94,12 @@ def find_sites(
         others = sorted(shared.get(id(conv), ()))
         if reason is None and type(conv) is not nn.Conv2d and type(conv) not in subclasses:
             reason = f"{type(conv).__name__} is a subclass of Conv2d; opt in with subclasses="
+        if reason is None and any(name.startswith(prefix) for prefix in compiled):
+            reason = "it runs inside torch.compile; convert first, and compile afterwards"
         if reason is None and others:
             reason = f"it shares a parameter with {others[0]!r}; converting it would undo that"
         if reason is None and name in read:
             reason = "the network also computes with its weight or bias outside of it; converting it would undo that"
-        if reason is None and any(name.startswith(prefix) for prefix in compiled):
-            reason = "it runs inside torch.compile; convert first, and compile afterwards"
         if reason is None and run is not None and not calls:
             reason = "a forward pass in eval mode never calls it"
         if reason is None:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from leanconv.core.errors import SettingError
+
 ATTRIBUTE = "leanconv_base"
 WRAPPERS = {
     *(("timm.utils.model_ema", name) for name in ("ModelEma", "ModelEmaV2", "ModelEmaV3")),
@@ -17,7 +19,15 @@ WRAPPERS = {
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, an averaged model (torch's or timm's), Fabric's or a data parallel wrapper."""
+    """The network inside ``torch.compile``, an averaged model (torch's or timm's), Fabric's or a data parallel wrapper.
+
+    Raises:
+        SettingError: `model` is no network.
+    """
+    if not isinstance(model, nn.Module):
+        raise SettingError(
+            f"a network must be a torch.nn.Module, not {type(model).__name__}; build it with create_model"
+        )
     inner: Any = model
     while True:
         if isinstance(inner, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel) or _is_wrapper(

@@ -69,7 +69,7 @@ _NONE = re.compile(
     # made
     empty\w* | new_\w+ | zeros?\w* | ones\w* | full\w* | arange | range | linspace | logspace | eye | scalar_tensor | lift\w*
     | rand\w* | normal\w* | bernoulli\w* | uniform\w* | exponential | multinomial | poisson | binomial | cauchy | geometric
-    | log_normal | standard_gamma | tri[lu]\w* | \w+_window | fft_r?fftfreq | efficientzerotensor | philox\w+
+    | log_normal | standard_gamma | tri[lu](_indices)? | \w+_window | fft_r?fftfreq | efficientzerotensor | philox\w+
     # moved
     | copy\w* | to_copy | to_dense | to_mkldnn | clone | lazy_clone | detach | set | resize\w* | as_strided\w* | cat | stack
     | chunk_cat | index\w* | unsafe_index\w* | unsafe_masked_index\w* | gather | scatter\w* | select_scatter | slice_scatter
@@ -80,8 +80,8 @@ _NONE = re.compile(
     | pad_packed_sequence | to_padded_tensor | padded_\w+ | jagged_\w+ | shallow_copy_data
     # compared and sorted
     | sort | topk | kthvalue | mode | median | nanmedian | aminmax | cum(max|min)(_helper)? | searchsorted | bucketize | isin
-    | unique\w* | nonzero\w* | histc | bincount | allclose | equal | is_\w+ | has_\w+ | \w*assert\w* | sym_\w+
-    | functional_sym\w+ | numel | stride | size | dim[IV]? | nnz
+    | unique\w* | nonzero\w* | histc | bincount | allclose | equal | is_\w+ | has_\w+ | linalg_check_errors | \w*assert\w*
+    | sym_\w+ | functional_sym\w+ | numel | stride | size | dim[IV]? | nnz
     # element by element, and running sums
     | cumsum | cumprod | logcumsumexp | trace | dist | renorm | add_relu | prelu_kernel | rrelu\w* | gelu | glu | hardswish | mish
     | heaviside | threshold | log_sigmoid_forward | xlogy | floor_divide | rsub | lcm | gcd | copysign | masked_scale

@@ -91,7 +91,7 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
             except LeanconvError:
                 raise
             except Exception as error:
-                failures[device, batch] = error
+                failures[device, batch] = error.with_traceback(None)  # it would hold the copy
     failure = failures[own, 1]
     raise SettingError(
         f"{type(model).__name__} does not run on an input of {tuple(input_size)} ({first_line(failure)}); "

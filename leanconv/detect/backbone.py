@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.meta import on_meta
+from leanconv.core.meta import dry_run
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners
 
@@ -130,20 +130,21 @@ def feature_layers(network: nn.Module) -> list[str]:
 
 def _channels(network: nn.Module, names: Sequence[str]) -> list[int]:
     """Channels of the maps, from a run without memory."""
-    twin = on_meta(network).eval()
-    found: dict[str, torch.Size] = {}
-    sides: list[int] = []
-    modules = dict(twin.named_modules())
-    missing = [name for name in names if name not in modules]
+    missing = [name for name in names if name not in dict(network.named_modules())]
     if missing:
         raise SettingError(f"no layer {missing[0]!r} in {type(network).__name__}")
-    for name in names:
-        modules[name].register_forward_hook(lambda module, args, out, name=name: found.update({name: out.shape}))
-    try:
-        with torch.no_grad():
-            twin(torch.empty(1, 3, 224, 224, device="meta"))
-    except RuntimeError as error:
-        raise SettingError(f"{type(network).__name__} does not run on RGB images of 224 pixels ({error})") from error
+
+    def run(twin: nn.Module, images: Tensor) -> dict[str, torch.Size]:
+        found: dict[str, torch.Size] = {}
+        for name in names:
+            twin.get_submodule(name).register_forward_hook(
+                lambda module, args, out, name=name: found.update({name: out.shape})
+            )
+        twin(images)
+        return found
+
+    found = dry_run(network, (3, 224, 224), run)
+    sides: list[int] = []
     for name in names:
         shape = found.get(name)
         if shape is None or len(shape) != 4 or (sides and shape[2] != -(-sides[-1] // 2)):

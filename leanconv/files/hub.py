@@ -162,6 +162,6 @@ def _counts(lean: nn.Module) -> list[str]:
         rows.insert(0, ("dense", count(dense, size)))
     lines = ["| | Parameters | MACs | Bytes |", "| --- | --: | --: | --: |"]
     for name, found in rows:
-        macs = "?" if found.macs is None else f"{found.macs:,}"
+        macs = "?" if found.macs is None else f"{'over ' if found.uncounted else ''}{found.macs:,}"
         lines.append(f"| {name} | {found.params:,} | {macs} | {found.bytes:,} |")
     return [*lines, "", "Each shared tensor once; MACs for one image, 1 MAC = one multiply-add."]

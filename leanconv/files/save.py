@@ -78,8 +78,8 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
         raise SettingError(
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
-    check(lean)
     refuse_unsaveable(lean)
+    check(lean)
     refuse_bad_values(lean, allow_nonfinite)
     return write(lean, description(lean), directory)
 

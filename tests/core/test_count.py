@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import DeformConv2d as Deform
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
@@ -69,3 +70,104 @@ def test_networks_of_timm_and_torchvision_equal_their_published_counts():
     found = lc.count(lc.create_model("timm/resnet50"))
     assert (found.params, found.macs) == (25_557_032, 4_089_184_256)
     assert lc.count(lc.create_model("torchvision/mobilenet_v2")).params == 3_504_872
+
+
+class Runs(nn.Module):
+    """A function of modules and an image."""
+
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.function = function
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x):
+        return self.function(x, *self.parts)
+
+
+def sequence(x):
+    return x.flatten(2).transpose(1, 2)  # (N, H W, C)
+
+
+@torch.library.custom_op("leanconv_tests::twice", mutates_args=())
+def _twice(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+@_twice.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["meta", "with weights"])
+@pytest.mark.parametrize(
+    ("function", "parts", "macs"),
+    [
+        # 8 x 8 positions of 4 channels; offsets by a 3x3 convolution into 18, then 3x3 into 8
+        (lambda x, o, d: d(x, o(x)), lambda: (nn.Conv2d(4, 18, 3, padding=1), Deform(4, 8, 3, padding=1)), 59_904),
+        (
+            lambda x, o, d: d(x, o(x)),
+            lambda: (nn.Conv2d(4, 18, 3, padding=1), Deform(4, 8, 3, padding=1, groups=2)),
+            64 * 18 * 36 + 64 * 8 * 18,
+        ),
+        (lambda x, m: m(sequence(x))[0], lambda: (nn.LSTM(4, 5, batch_first=True),), 64 * (4 * 5 * 4 + 4 * 5 * 5)),
+        (lambda x, m: m(sequence(x))[0], lambda: (nn.GRU(4, 5, batch_first=True),), 64 * (3 * 5 * 4 + 3 * 5 * 5)),
+        (
+            lambda x, m: m(sequence(x)),
+            lambda: (nn.TransformerEncoderLayer(4, 2, 6, batch_first=True),),
+            4 * 64 * 16 + 2 * 64 * 64 * 4 + 2 * 64 * 4 * 6,
+        ),
+        (lambda x, m: m(x), lambda: (nn.ConvTranspose2d(4, 3, 2, stride=2),), 64 * 4 * 3 * 4),
+        (lambda x, m: m(x.flatten(2)), lambda: (nn.Conv1d(4, 3, 3, padding=1),), 64 * 36),
+        (lambda x: torch.einsum("nij,nkj->nik", sequence(x), sequence(x)), tuple, 64 * 64 * 4),
+        (lambda x: x.flatten().dot(x.flatten()), tuple, 256),
+        (lambda x: nn.functional.interpolate(nn.functional.max_pool2d(x, 2).relu(), scale_factor=2.0), tuple, 0),
+    ],
+    ids=["deform", "deform grouped", "lstm", "gru", "encoder", "transposed", "1d", "einsum", "dot", "none"],
+)
+def test_macs_equal_the_formula(function, parts, macs, real):
+    def forward(x, *modules):
+        return function(x.to("cpu") if real else x, *modules)  # a copy to the CPU cannot be run on meta
+
+    found = lc.count(Runs(forward, *parts()), (4, 8, 8))
+    assert (found.macs, found.uncounted) == (macs, ())
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda x: _twice(x), ("leanconv_tests::twice",)),
+        (lambda x: torch.fft.rfft2(x).abs(), ("aten::_fft_r2c",)),
+        (lambda x: nn.functional.bilinear(x, x, torch.ones(2, 8, 8, device=x.device)), ("aten::_trilinear",)),
+        (lambda x: torch.linalg.svdvals(x), ("aten::_linalg_svd",)),
+    ],
+    ids=["custom", "fft", "bilinear", "svd"],
+)
+def test_what_the_count_leaves_out_is_named(function, names):
+    model = Runs(function)
+    assert lc.count(model, (4, 8, 8)).uncounted == names
+    table = str(lc.summary(model, input_size=(4, 8, 8), latency=False))
+    assert f"MACs of Runs leave out {names[0]}" in table
+
+
+def test_a_compiled_network_and_part_count_as_the_plain_one():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3)))
+    wanted = lc.count(plain, (3, 8, 8)).macs
+    assert wanted == 36 * 108 + 16 * 144
+    assert lc.count(torch.compile(plain, backend="eager"), (3, 8, 8)).macs == wanted
+    plain[1] = torch.compile(plain[1], backend="eager")
+    assert lc.count(plain, (3, 8, 8)).macs == wanted
+
+
+def test_a_parameter_that_is_handed_to_a_layer_does_not_stop_a_count():
+    """torch's own counter fails here ("Expected gradient function to be set"), and so all of timm's CaiT."""
+
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(self.token.expand(len(x), -1, -1))
+
+    assert lc.count(Token(), (3, 8, 8)).macs == 16
