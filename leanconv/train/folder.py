@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 from leanconv.core.atomic import write_json, write_text
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import describe_machine
+from leanconv.core.reading import one_line, parse_yaml
 from leanconv.train.config import EXECUTION, RunConfig
 
 
@@ -62,14 +61,14 @@ class RunFolder:
 
     def _check_same(self, settings: dict[str, Any]) -> None:
         try:
-            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            before = parse_yaml(self.config.read_text(encoding="utf-8"))
             assert isinstance(before, dict)
-        except (OSError, ValueError, yaml.YAMLError, AssertionError) as error:
+        except (OSError, ValueError, AssertionError) as error:
             raise FileError(f"{self.config}: cannot be read; start a new run in another folder") from error
         for name in {**settings, **before}:
             if name not in EXECUTION and settings.get(name) != before.get(name):
                 found = f"{name}={settings.get(name)!r} differs from the run's {name}={before.get(name)!r}"
-                raise SettingError(f"{self.root}: {found}; use that, or choose another folder")
+                raise SettingError(f"{self.root}: {one_line(found)}; use that, or choose another folder")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what unpickling a changed file raises is unbounded
         raise FileError(f"{path}: not a readable checkpoint; delete it to start again, or restore a copy") from error
     if not isinstance(checkpoint, dict) or "progress" not in checkpoint:
         raise FileError(f"{path}: not a checkpoint of leanconv's; delete it to start again, or choose another folder")
