@@ -82,7 +82,7 @@ def parse_yaml(text: str) -> Any:
         for depth in _depths(yaml.parse(text, Loader=yaml.SafeLoader)):
             if depth > DEEPEST:
                 raise ValueError(f"it nests over {DEEPEST} levels")
-        return yaml.safe_load(text)
+        return _shallow(yaml.safe_load(text))
     except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"it is no YAML ({one_line(str(error))})") from error
 
@@ -109,7 +109,7 @@ def _shallow(found: Any) -> Any:
             child
             for node in level
             if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
+            for child in ((*node.keys(), *node.values()) if isinstance(node, dict) else node)
         ]
         if not level:
             return found
