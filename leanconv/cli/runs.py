@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from leanconv.core.atomic import write_json
 from leanconv.core.errors import FileError, RunError, SettingError
 from leanconv.core.method import Method
 from leanconv.core.processes import devices_of, leads
+from leanconv.core.reading import one_line, parse_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -253,16 +253,16 @@ def history(folder: Path) -> list[dict[str, Any]]:
     epochs = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):  # the half line of a killed process
-            epochs.append(json.loads(line))
+            epochs.append(parse_json(line))
     return epochs
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that leanconv wrote."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FileError(f"{path} is not JSON ({error}); remove its folder and run again") from error
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise FileError(f"{path} is not JSON ({one_line(str(error))}); remove its folder and run again") from error
     if not isinstance(value, dict):
         raise FileError(f"{path} holds no JSON object; remove its folder and run again")
     return value

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from leanconv.core.errors import FileError, LeanconvError, first_line
 
 LONGEST = 600  # characters of an error; a hostile value may be a megabyte long
+LARGEST = 4096  # bits of a whole number; Python writes and reads some three times as many
 DEEPEST = 64  # levels of lists and objects inside each other
 
 
@@ -62,14 +63,53 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: anything else.
     """
-    found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    try:
+        found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"it nests over {DEEPEST} levels") from None
+    return _shallow(found)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML of plain values, without aliases, which may stand for exponentially many, and not nested over `DEEPEST` levels.
+
+    Raises:
+        ValueError: anything else.
+    """
+    import yaml
+
+    try:
+        for depth in _depths(yaml.parse(text, Loader=yaml.SafeLoader)):
+            if depth > DEEPEST:
+                raise ValueError(f"it nests over {DEEPEST} levels")
+        return _shallow(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is no YAML ({one_line(str(error))})") from error
+
+
+def _depths(events: Iterator[Any]) -> Iterator[int]:
+    """How deep each of the parser's events stands."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias, which leanconv's own files have not")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        yield depth
+
+
+def _shallow(found: Any) -> Any:
+    """`found` itself, where it nests no deeper than `DEEPEST` levels and Python writes all its numbers."""
     level: list[Any] = [found]
     for _ in range(DEEPEST):
+        if any(isinstance(node, int) and node.bit_length() > LARGEST for node in level):
+            raise ValueError(f"it has a whole number of over {LARGEST} bits")
         level = [
             child
             for node in level
             if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
+            for child in ((*node.keys(), *node.values()) if isinstance(node, dict) else node)
         ]
         if not level:
             return found

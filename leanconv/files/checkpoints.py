@@ -74,8 +74,8 @@ def load_checkpoint(
     with reading(path):
         states = read_states(path)
         own = _own(model)
-        skipped = _classifier(model) if fresh_classifier else set()
-        fit = _chosen(states, own, [place for place in places(model) if place.ours not in skipped], path, state)
+        fresh = _classifier(model) if fresh_classifier else frozenset()
+        fit = _chosen(states, _Target(own, places(model), fresh), path, state)
         settings = origin_of(model, fit.theirs, fit.metadata, path.name, shortcut_padding)
         plain = {name: tensor.detach() for name, tensor in fit.found.items()}
         on_meta = any(tensor.is_meta for tensor in own.values())
@@ -108,6 +108,15 @@ class Fit:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What is to be filled: the network's tensors, where each may stand, and those that stay as they are."""
+
+    own: dict[str, Tensor]
+    places: list[Place]
+    fresh: frozenset[str]
+
+
 def _own(model: nn.Module) -> dict[str, Tensor]:
     own = dict(model.state_dict(keep_vars=True))
     lazy = next((name for name, tensor in own.items() if nn.parameter.is_lazy(tensor)), None)
@@ -116,7 +125,7 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
     return own
 
 
-def _classifier(model: nn.Module) -> set[str]:
+def _classifier(model: nn.Module) -> frozenset[str]:
     """The names of the last layer's tensors."""
     get = getattr(model, "get_classifier", None)
     last = get() if callable(get) else None
@@ -125,14 +134,14 @@ def _classifier(model: nn.Module) -> set[str]:
     name = next((name for name, module in model.named_modules() if module is last), None)
     if last is None or name is None:
         raise FileError(f"fresh_classifier: no last linear layer was found in {type(model).__name__}; leave it out")
-    return {f"{name}.{key}" for key in last.state_dict()}
+    return frozenset(f"{name}.{key}" for key in last.state_dict())
 
 
-def _chosen(states: list[State], own: dict[str, Tensor], wanted: list[Place], path: Path, state: str | None) -> Fit:
+def _chosen(states: list[State], target: _Target, path: Path, state: str | None) -> Fit:
     """The one place in the file where all tensors fit."""
     if not states:
         raise FileError(f"{path.name} holds no tensors by name; save the network's state dict alone with torch.save")
-    fits = [fit for found in states for fit in _fits(found, own, wanted)]
+    fits = [fit for found in states for fit in _fits(found, target)]
     if state is not None:
         fits = _named(fits, state, path)
     whole = [fit for fit in fits if fit.problem is None]
@@ -151,15 +160,15 @@ def _chosen(states: list[State], own: dict[str, Tensor], wanted: list[Place], pa
     return first
 
 
-def _fits(state: State, own: dict[str, Tensor], wanted: list[Place]) -> Iterator[Fit]:
+def _fits(state: State, target: _Target) -> Iterator[Fit]:
     for parts in ((), WRAPPERS, (*WRAPPERS, "module")):
         names = {without(name, parts): name for name in state.tensors}
         if len(names) < len(state.tensors) or (parts and set(names) == set(state.tensors)):
             continue
         metadata = {without(name, parts): noted for name, noted in state.metadata.items()}
-        for prefix in _prefixes(names, wanted):
+        for prefix in _prefixes(names, target.places):
             inside = {n[len(prefix) :]: state.tensors[full] for n, full in names.items() if n.startswith(prefix)}
-            fit = _translated(inside, own, wanted)
+            fit = _translated(inside, target)
             fit.label = f"{state.where}.{prefix}".strip(".")
             fit.metadata = {n[len(prefix) :]: noted for n, noted in metadata.items() if n.startswith(prefix)}
             fit.inside = {full for n, full in names.items() if n.startswith(prefix)}
@@ -204,7 +213,7 @@ def _named(fits: list[Fit], state: str, path: Path) -> list[Fit]:
     raise FileError(f"{path.name} holds nothing called {state!r}; it has {some(labels) or 'one state dict'}")
 
 
-def _translated(state: dict[str, Tensor], own: dict[str, Tensor], wanted: list[Place]) -> Fit:
+def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
     """The tensors under our names, and the first thing that does not fit."""
     fit = Fit("", {}, set(), {})
     banks: dict[
@@ -212,21 +221,24 @@ def _translated(state: dict[str, Tensor], own: dict[str, Tensor], wanted: list[P
     ] = {}  # by our names: put together from the layers that use them, and which rows
     misfits: list[str] = []
     unshared: list[str] = []
-    for place in wanted:
+    for place in target.places:
         name = next((name for name in place.theirs if name in state), None)
         if name is None:
             continue
+        if place.ours in target.fresh:
+            fit.theirs.add(name)
+            continue
         if place.everywhere:
             fit.theirs |= {other for other in place.theirs if other in state}
-        target, tensor = own[place.ours], state[name]
+        wanted, tensor = target.own[place.ours], state[name]
         if place.rows is None or name == place.ours:
             if name in fit.theirs and place.rows is None:
                 misfits.append(f"has one tensor for two places: {name!r}")
-            shaped = _shaped(tensor, target)
+            shaped = _shaped(tensor, wanted)
             fit.theirs.add(name)
             fit.found[place.ours] = tensor if shaped is None else shaped
             if shaped is None:
-                misfits.append(_misfit(place.ours, tensor, target))
+                misfits.append(_misfit(place.ours, tensor, wanted))
             continue
         fit.theirs.add(name)
         start, total = place.rows
@@ -235,7 +247,7 @@ def _translated(state: dict[str, Tensor], own: dict[str, Tensor], wanted: list[P
             place.ours, (tensor.new_zeros(total, *tensor.shape[1:]), torch.zeros(total, dtype=torch.bool))
         )
         part, rows = bank[start : start + len(tensor)], known[start : start + len(tensor)]
-        if part.shape != tensor.shape or bank.shape != target.shape:
+        if part.shape != tensor.shape or bank.shape != wanted.shape:
             unshared.append(f"has {name!r} of {len(tensor)} filters; this network's bases have another number or shape")
         elif rows.any() and not torch.equal(part, tensor):
             unshared.append(f"has {name!r} not shared as in this network; build the one it was saved from")
@@ -243,7 +255,7 @@ def _translated(state: dict[str, Tensor], own: dict[str, Tensor], wanted: list[P
             part.copy_(tensor)
             rows.fill_(True)
     fit.found |= {name: bank for name, (bank, known) in banks.items() if known.all()}
-    problems = (unshared, _tied(fit.found, own), _missing(fit, own, wanted), _extra(fit, state), misfits)
+    problems = (unshared, _tied(fit.found, target.own), _missing(fit, target), _extra(fit, state), misfits)
     fit.problem = next(chain(*problems), None)
     return fit
 
@@ -283,9 +295,8 @@ def _tied(found: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
         found[name] = found[source]
 
 
-def _missing(fit: Fit, own: dict[str, Tensor], wanted: list[Place]) -> Iterator[str]:
-    asked = {place.ours for place in wanted}
-    names = [name for name in own if name in asked and name not in fit.found and not COUNTERS.search(name)]
+def _missing(fit: Fit, target: _Target) -> Iterator[str]:
+    names = [n for n in target.own if n not in fit.found and n not in target.fresh and not COUNTERS.search(n)]
     if names:
         yield f"has nothing for {some(names)}; build the network that it was saved from"
 

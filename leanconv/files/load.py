@@ -146,7 +146,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         info = parse_json(metadata[METADATA_KEY])
         version = info["version"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise FileError(
             one_line(f"{path.name}: its leanconv metadata cannot be read ({error}); save it again")
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 import zipfile
@@ -19,6 +20,7 @@ from leanconv.core.reading import reading
 
 DEEPEST, MOST = 6, 1000  # levels of dicts looked into, and dicts in all
 INFLATED = 20  # times its size that a zip file may unpack to; torch does not compress
+WAY_OUT = "cannot be read without running its code, or at all; save the network's state dict alone with torch.save"
 # Parts that wrappers add to names and that no layer is called by
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 # What tools leave among the tensors: averages count their steps, thop its operations, PyTorch its batches
@@ -50,7 +52,7 @@ def read_states(path: Path) -> list[State]:
     if path.suffix == ".safetensors":
         with reading(path, "fetch it again"):
             return [_safetensors(path)]
-    with reading(path, "it is no file of torch.save that is read without running its code: save its state dict alone"):
+    with reading(path, "save the network's state dict alone with torch.save, or fetch it again"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
@@ -60,8 +62,20 @@ def read_states(path: Path) -> list[State]:
                 )
         with warnings.catch_warnings():  # of torch, about files of its older versions
             warnings.simplefilter("ignore")
-            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+            found: Any = _loaded(path)
         return list(_states(found))
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "weights_only" not in str(error):
+            raise
+        # torch's text advises to run the file's code
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds {foreign[1]}" if foreign else "is cut short or foreign"
+        raise FileError(f"{path.name} {what} and {WAY_OUT}") from error
 
 
 def _safetensors(path: Path) -> State:

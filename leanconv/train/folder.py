@@ -14,6 +14,7 @@ from leanconv.core.atomic import write_json, write_text
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import describe_machine
 from leanconv.core.processes import leads
+from leanconv.core.reading import one_line, parse_yaml
 from leanconv.train.checkpoint import read_checkpoint
 from leanconv.train.config import EXECUTION, RunConfig
 
@@ -70,16 +71,16 @@ class RunFolder:
 
     def _check_same(self, settings: dict[str, Any]) -> None:
         try:
-            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            before = parse_yaml(self.config.read_text(encoding="utf-8"))
             assert isinstance(before, dict)
-        except (OSError, ValueError, yaml.YAMLError, AssertionError) as error:
+        except (OSError, ValueError, AssertionError) as error:
             raise FileError(f"{self.config}: cannot be read; start a new run in another folder") from error
         for name in {**before, **settings}:
             if name == CLASSES and name not in before:  # a run of before they were noted
                 continue
             if name not in EXECUTION and settings.get(name) != before.get(name):
                 found = f"{name}={settings.get(name)!r} differs from the run's {name}={before.get(name)!r}"
-                raise SettingError(f"{self.root}: {found}; use that, or choose another folder")
+                raise SettingError(f"{self.root}: {one_line(found)}; use that, or choose another folder")
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_said_and_nothing_changes(tmp_path: Path, monkeypat
     refused(ready(basis_network(4, 1, 2)).state_dict(), "not shared as in this network")
     other = {name: tensor + 1 for name, tensor in good.items()}
     refused({"a": good, "b": other}, "holds several networks that fit: 'a', 'b'; say which: state='a'")
-    refused({"net": Hostile()}, "is read without running its code")
+    refused({"net": Hostile()}, "holds getattr and cannot be read without running its code")
     assert not Path("hostile").exists()
     Path("net.safetensors").write_bytes(b"no")
     for name, match in (("net.safetensors", "cannot be read"), ("none.pth", "no file")):

@@ -1,0 +1,256 @@
+"""Where a checkpoint's tensors stand: behind prefixes, in dicts, beside averages, teachers and optimizers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file, save_model
+from torch import Tensor, nn
+
+import leanconv as lc
+from leanconv.core.errors import FileError
+
+State = dict[str, Tensor]
+
+
+class Small(nn.Module):
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))
+        self.fc = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.a(x).relu().mean((2, 3)))
+
+
+def state(seed: int, classes: int = 4) -> State:
+    torch.manual_seed(seed)
+    model = Small(classes)
+    model.a[1].running_var.uniform_(0.5, 2)
+    model.a[1].running_mean.normal_()
+    return dict(model.state_dict())
+
+
+PLAIN, OTHER = state(0), state(1)
+
+
+def behind(prefix: str, tensors: State) -> State:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def inside(part: str, tensors: State) -> State:
+    return {name.replace("a.", f"a.{part}."): tensor for name, tensor in tensors.items()}
+
+
+def halves(tensors: State) -> State:
+    return {name: t.half().float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def views(tensors: State) -> State:
+    store = torch.cat([tensor.flatten().float() for tensor in tensors.values()])
+    ends = torch.tensor([tensor.numel() for tensor in tensors.values()]).cumsum(0).tolist()
+    return {
+        name: store[end - tensor.numel() : end].view(tensor.shape) if tensor.is_floating_point() else tensor
+        for (name, tensor), end in zip(tensors.items(), ends, strict=True)
+    }
+
+
+def optimizer() -> dict[str, Any]:
+    model = Small()
+    made = torch.optim.Adam(model.parameters())
+    model(torch.zeros(1, 3, 4, 4)).sum().backward()
+    made.step()
+    return made.state_dict()
+
+
+FORMS: dict[str, Any] = {
+    **{prefix: behind(prefix, PLAIN) for prefix in (
+        "module.", "_orig_mod.", "model.", "_orig_mod.module.", "module._orig_mod.module.", "net.model.", "student.",
+        "a.b.c.d.e.", "module.module.", "_forward_module.model.",
+    )},
+    **{f"{part} in the middle": inside(part, PLAIN) for part in ("_orig_mod", "module", "_checkpoint_wrapped_module")},
+    **{key: {key: PLAIN, "optimizer": optimizer(), "epoch": 3, "args": {"lr": 0.1}} for key in (
+        "model", "state_dict", "model_state_dict", "net", "net_state_dict", "params",
+    )},
+    **{f"{key} beside": {"model": PLAIN, key: OTHER} for key in (
+        "model_ema", "state_dict_ema", "ema_state_dict", "ema", "averaged_model", "swa_state_dict",
+    )},
+    "averages behind a prefix beside": behind("model.", PLAIN) | behind("ema_model.", OTHER),
+    "an average alone": {"model_ema": behind("module.", PLAIN) | {"n_averaged": torch.tensor(3)}},
+    "Lightning": {"state_dict": behind("model.", PLAIN), "epoch": 1, "pytorch-lightning_version": "2", "loops": {}},
+    "operations counted": PLAIN | {"total_ops": torch.zeros(1), "a.0.total_params": torch.zeros(1)},
+    "as old as norms without counters": {name: t for name, t in PLAIN.items() if "num_batches" not in name},
+    "the classifier under timm's name": {name.replace("fc.", "head.fc."): t for name, t in PLAIN.items()},
+    "double precision": {name: t.double() if t.is_floating_point() else t for name, t in PLAIN.items()},
+    "views of one storage": views(PLAIN),
+    "the same twice": {"a": PLAIN, "b": dict(PLAIN)},
+    "four dicts deep": {"a": {"b": {"c": {"d": PLAIN}}}},
+}  # fmt: skip
+
+
+def loaded(found: Any, file: Path, **settings: Any) -> State:
+    torch.save(found, file)
+    return dict(lc.load_checkpoint(Small(), file, **settings).state_dict())
+
+
+def equal(a: State, b: State) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a if "num_batches" not in name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_network_is_found_wherever_it_stands(form: str, tmp_path: Path):
+    assert equal(loaded(FORMS[form], tmp_path / "net.pth"), PLAIN)
+
+
+def test_half_precision_is_read_as_it_is(tmp_path: Path):
+    half = {name: t.half() if t.is_floating_point() else t for name, t in PLAIN.items()}
+    assert equal(loaded(half, tmp_path / "net.pth"), halves(PLAIN))
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_state_dict", "ema"])
+def test_the_average_is_taken_where_it_is_asked_for(key: str, tmp_path: Path):
+    found = {"model": PLAIN, key: behind("module.", OTHER) | {"n_averaged": torch.tensor(3)}}
+    for word in ("ema", "EMA", key):
+        assert equal(loaded(found, tmp_path / "net.pth", state=word), OTHER)
+
+
+TWO = {
+    "in dicts": ({"teacher": OTHER, "student": PLAIN}, "'teacher', 'student'"),
+    "behind prefixes": (behind("teacher.", OTHER) | behind("student.", PLAIN), "'student', 'teacher'"),
+}
+
+
+@pytest.mark.parametrize("where", TWO)
+def test_of_two_networks_one_is_asked_for(where: str, tmp_path: Path):
+    found, names = TWO[where]
+    with pytest.raises(FileError, match=f"several networks that fit: {names}; say which: state="):
+        loaded(found, tmp_path / "net.pth")
+    assert equal(loaded(found, tmp_path / "net.pth", state="teacher"), OTHER)
+    assert equal(loaded(found, tmp_path / "net.pth", state="student"), PLAIN)
+    with pytest.raises(FileError, match="holds nothing called 'nobody'; it has 'student', 'teacher'"):
+        loaded(found, tmp_path / "net.pth", state="nobody")
+
+
+def test_tensors_beside_the_network_are_left_only_where_it_is_asked_for_by_name(tmp_path: Path):
+    found = {"state_dict": behind("model.", PLAIN) | {"criterion.weight": torch.ones(4)}}
+    with pytest.raises(FileError, match=r"does not take, 'criterion\.weight'; .* state='state_dict\.model'"):
+        loaded(found, tmp_path / "net.pth")
+    assert equal(loaded(found, tmp_path / "net.pth", state="model"), PLAIN)
+    with pytest.raises(FileError, match="does not take, 'head"):
+        loaded(PLAIN | {"head.0.weight": torch.ones(4)}, tmp_path / "net.pth", state="")
+
+
+def test_a_part_called_module_is_no_wrapper(tmp_path: Path):
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = Small()
+
+    for prefix in ("", "module.", "_orig_mod.", "module._orig_mod."):
+        torch.save(behind(prefix + "module.", PLAIN), tmp_path / "net.pth")
+        model = lc.load_checkpoint(Outer(), tmp_path / "net.pth")
+        assert equal(dict(model.module.state_dict()), PLAIN)
+
+
+def test_a_network_of_one_tensor(tmp_path: Path):
+    conv = nn.Conv2d(3, 4, 3, bias=False)
+    for found in (conv.state_dict(), {"net": behind("module.", dict(conv.state_dict()))}):
+        torch.save(found, tmp_path / "net.pth")
+        model = lc.load_checkpoint(nn.Conv2d(3, 4, 3, bias=False), tmp_path / "net.pth")
+        assert torch.equal(model.weight, conv.weight)
+
+
+def test_other_classes_are_said_and_the_classifier_may_stay_fresh(tmp_path: Path):
+    other = state(2, classes=7)
+    with pytest.raises(FileError, match=r"'fc\.weight' has shape \(7, 4\) and not \(4, 4\); .*fresh_classifier=True"):
+        loaded(other, tmp_path / "net.pth")
+    for found in (other, {name: t for name, t in other.items() if not name.startswith("fc.")}):
+        torch.save({"model": found}, tmp_path / "net.pth")
+        model = Small()
+        before = model.fc.weight.clone()
+        lc.load_checkpoint(model, tmp_path / "net.pth", fresh_classifier=True)
+        assert torch.equal(model.fc.weight, before) and torch.equal(model.a[0].weight, other["a.0.weight"])
+
+
+def test_tensors_that_a_network_has_under_two_names(tmp_path: Path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.last.weight = self.first.weight
+
+    tied = Tied()
+    save_model(tied, str(tmp_path / "net.safetensors"))  # holds one of the two names
+    assert torch.equal(lc.load_checkpoint(Tied(), tmp_path / "net.safetensors").last.weight, tied.first.weight)
+    torch.save(dict(tied.state_dict()) | {"last.weight": torch.ones(4, 4)}, tmp_path / "net.pth")
+    with pytest.raises(FileError, match=r"different tensors for 'first\.weight' and 'last\.weight', which are one"):
+        lc.load_checkpoint(Tied(), tmp_path / "net.pth")
+
+
+def test_a_safetensors_file_without_leanconvs_metadata(tmp_path: Path):
+    save_file(behind("model.", PLAIN), tmp_path / "model.safetensors")
+    assert equal(dict(lc.load_checkpoint(Small(), tmp_path / "model.safetensors").state_dict()), PLAIN)
+
+
+def test_a_network_on_the_meta_device_and_a_wrapped_one_are_filled(tmp_path: Path):
+    torch.save(PLAIN, tmp_path / "net.pth")
+    with torch.device("meta"):
+        bare = Small()
+    assert equal(dict(lc.load_checkpoint(bare, tmp_path / "net.pth").state_dict()), PLAIN)
+    wrapped = nn.DataParallel(Small())
+    lc.load_checkpoint(wrapped, tmp_path / "net.pth")
+    assert equal(dict(wrapped.module.state_dict()), PLAIN)
+
+
+REFUSED: dict[str, Any] = {
+    "two tensors for one place": PLAIN | {"linear.weight": torch.zeros(4, 4)},
+    "a list": [PLAIN],
+    "a tensor": torch.ones(3),
+    "numbers for names": {0: torch.ones(3)},
+    "nothing": {},
+    "the network itself": Small(),
+    "whole numbers": PLAIN | {"fc.weight": PLAIN["fc.weight"].char()},
+    "complex numbers": PLAIN | {"fc.weight": PLAIN["fc.weight"].to(torch.complex64)},
+    "a sparse tensor": PLAIN | {"fc.weight": PLAIN["fc.weight"].to_sparse()},
+    "a tensor without memory": PLAIN | {"fc.weight": PLAIN["fc.weight"].to("meta")},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_network_is_one_line(what: str, tmp_path: Path):
+    with pytest.raises(FileError, match=r"^net\.pth [^\n]+$"):
+        loaded(REFUSED[what], tmp_path / "net.pth")
+
+
+def test_files_that_are_none_are_one_line_and_quick(tmp_path: Path):
+    torch.save(PLAIN, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    contents = [
+        b"",
+        b"hello",
+        b"{}",
+        pickle.dumps({"a": 1}),
+        pickle.dumps(Small),
+        b"\x1f\x8b",
+        *(whole[:n] for n in (1, 99, -1)),
+    ]
+    files = [tmp_path / f"{number}.pth" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"0" * (100 * 2**20))
+    with tarfile.open(tmp_path / "old.pth", "w") as tar:
+        tar.add(files[1], "storages")
+    os.mkdir(tmp_path / "folder.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    for file in (*files, *(tmp_path / f"{name}.pth" for name in ("bomb", "old", "folder", "pipe", "none"))):
+        with pytest.raises(FileError, match=rf"{file.name}\b") as error:
+            lc.load_checkpoint(Small(), file)
+        assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
