@@ -8,67 +8,91 @@ import torch
 from torch import Tensor
 
 
-def _fuse(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(output, a - b, gate). A product and a sum: torch's lerp and addcmul take bfloat16 element by element on CPU."""
-    difference = a - b
-    gate = difference.mean((2, 3), keepdim=True).sigmoid()
-    return difference * gate + b, difference, gate
-
-
 class _GatedSum(torch.autograd.Function):
-    """`gated_sum` for training.
+    """`gated_sum` for training, on maps (N, C, H, W), or on rows (N, R, k C): k pixels of a channels_last map side by side.
 
     Autograd's own backward of the mean adds a gradient that is broadcast over the map to a whole one, which on CPU in
     channels_last took a third of a training step. Here, with s = sum over H, W of dy * (a - b):
 
         da = gate * dy + gate * (1 - gate) * s / (H W);   db = dy - da
+
+    The difference and the gate are outputs too, as torch asks of what a backward pass keeps: so it can be differentiated
+    again. Their gradients are None but in second derivatives.
+
+    Args:
+        channels: C of rows; 0 for maps.
     """
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        y, difference, gate = _fuse(a, b)
-        ctx.save_for_backward(difference, gate)
-        return y
+    generate_vmap_rule = True
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        difference, gate = ctx.saved_tensors
-        shift = gate * (1 - gate) * (dy * difference).mean((2, 3), keepdim=True)
-        da = dy * gate
-        da += torch.empty_like(da).copy_(shift)  # written out first: adding a broadcast is slow in bfloat16
-        return da, dy - da
-
-
-def _means(rows: Tensor, channels: int) -> Tensor:
-    """(N, channels) of rows (N, R, k channels): a product with ones, since torch's own mean casts bfloat16 maps to float32."""
-    n, r, width = rows.shape
-    ones = rows.new_full((1, 1, 1), channels / (r * width)).expand(n, 1, r)
-    return torch.bmm(ones, rows).view(n, width // channels, channels).sum(1)
-
-
-class _GatedRows(torch.autograd.Function):
-    """`gated_sum` for training on rows (N, R, k C): k pixels of a channels_last map side by side.
-
-    The same equations as `_GatedSum` in seven passes over the maps. A gate of 16 channels is repeated over k pixels, so
-    that addcmul runs over whole vectors (bfloat16, 128 maps of 16x32x32 on two AVX-512 cores: 0.2 ms in place of 2.0).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, channels: int) -> Tensor:
+    def forward(a: Tensor, b: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
         difference = a - b
         gate = _means(difference, channels).sigmoid()
-        ctx.save_for_backward(difference, gate)
-        return torch.addcmul(b, difference, _repeated(gate, a))
+        return _scaled_sum(difference, gate, b, channels), difference, gate
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, difference, gate = output
+        ctx.channels = inputs[2]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(difference, gate)
+        ctx.save_for_forward(difference, gate)
+
+    @staticmethod
+    def backward(
+        ctx: Any, dy: Tensor | None, d_difference: Tensor | None, d_gate: Tensor | None
+    ) -> tuple[Tensor, Tensor, None]:
         difference, gate = ctx.saved_tensors
-        product = dy * difference
-        shift = gate * (1 - gate) * _means(product, gate.shape[1])
-        da = torch.addcmul(_repeated(shift, dy), dy, _repeated(gate, dy), out=product)
+        dy = torch.zeros_like(difference) if dy is None else dy
+        mean = _means(dy * difference, ctx.channels)
+        if d_gate is not None:
+            mean = mean + d_gate * (gate.numel() / difference.numel())
+        da = _scaled_sum(dy, gate, _spread(gate * (1 - gate) * mean, dy, ctx.channels), ctx.channels)
+        if d_difference is not None:
+            da = da + d_difference
         return da, dy - da, None
+
+    @staticmethod
+    def jvp(ctx: Any, ta: Tensor | None, tb: Tensor | None, _: None) -> tuple[Tensor, Tensor, Tensor]:
+        difference, gate = ctx.saved_tensors
+        ta = torch.zeros_like(difference) if ta is None else ta
+        tb = torch.zeros_like(difference) if tb is None else tb
+        t_difference = ta - tb
+        t_gate = gate * (1 - gate) * _means(t_difference, ctx.channels)
+        ty = _scaled_sum(t_difference, gate, _scaled_sum(difference, t_gate, tb, ctx.channels), ctx.channels)
+        return ty, t_difference, t_gate
+
+
+def _means(x: Tensor, channels: int) -> Tensor:
+    """The means over the map: (N, C, 1, 1) of maps, (N, C) of rows.
+
+    Of rows it is a product with ones, since torch's own mean casts bfloat16 maps to float32.
+    """
+    if not channels:
+        return x.mean((-2, -1), keepdim=True)
+    n, r, width = x.shape
+    ones = x.new_full((1, 1, 1), channels / (r * width)).expand(n, 1, r)
+    return torch.bmm(ones, x).view(n, width // channels, channels).sum(1)
+
+
+def _scaled_sum(x: Tensor, factor: Tensor, plus: Tensor, channels: int) -> Tensor:
+    """factor * x + plus, with one factor for each channel.
+
+    On rows, addcmul runs over whole vectors (bfloat16, 128 maps of 16x32x32 on two AVX-512 cores: 0.2 ms in place of 2.0).
+    On maps it is a product and a sum, for addcmul and lerp take bfloat16 element by element there.
+    """
+    if channels:
+        return torch.addcmul(plus, x, _repeated(factor, x))
+    return x * factor + plus
+
+
+def _spread(values: Tensor, x: Tensor, channels: int) -> Tensor:
+    """One number for each channel, as `_scaled_sum` adds it to `x` at speed."""
+    if channels:
+        return _repeated(values, x)
+    # written out on CPU: a sum with a broadcast is slow in bfloat16
+    return values.expand_as(x).contiguous() if x.device.type == "cpu" else values
 
 
 def _repeated(values: Tensor, rows: Tensor) -> Tensor:
@@ -90,20 +114,28 @@ def _as_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(n, h * w // k, k * c)
 
 
+def _channels_last(x: Tensor) -> bool:
+    """By its strides, which a tensor inside `torch.func.vmap` has too."""
+    if x.ndim != 4 or x.device.type != "cpu":
+        return False
+    n, c, h, w = x.shape
+    return n * h * w > 0 and x.stride() == (h * w * c, 1, w * c, c)
+
+
 def gated_sum(a: Tensor, b: Tensor) -> Tensor:
     """gate * a + (1 - gate) * b, gate = softmax over the two of their means = sigmoid(mean(a) - mean(b)).
 
     Shape:
-        a, b: (N, C, H, W) -> the same; the means are over H and W.
+        a, b: (N, C, H, W) or (C, H, W) -> the same; the means are over H and W.
 
     Source: "Split to Be Slim", section 3.4, eqs. 4-6.
     """
-    if not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
-        return _fuse(a, b)[0]
-    y: Tensor
-    if a.device.type == "cpu" and all(x.is_contiguous(memory_format=torch.channels_last) for x in (a, b)):
+    plain = torch.compiler.is_compiling() or torch.jit.is_tracing()  # they differentiate what they see by themselves
+    if plain or not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+        y: Tensor = _GatedSum.forward(a, b, 0)[0]
+    elif _channels_last(a) and _channels_last(b):
         n, c, h, w = a.shape
-        y = _GatedRows.apply(_as_rows(a), _as_rows(b), c)
-        return y.view(n, h, w, c).permute(0, 3, 1, 2)
-    y = _GatedSum.apply(a, b)
+        y = _GatedSum.apply(_as_rows(a), _as_rows(b), c)[0].view(n, h, w, c).permute(0, 3, 1, 2)
+    else:
+        y = _GatedSum.apply(a, b, 0)[0]
     return y

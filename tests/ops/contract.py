@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import leanconv as lc
+from leanconv.core.operator import LinearOp
 
 # Each is something that breaks a careless operator. Every one is accepted by nn.Conv2d.
 SPECS: dict[str, lc.ConvSpec] = {
@@ -79,6 +81,25 @@ CASES: list[Case] = [
 ]
 ACCEPTED = [(case.method, name) for case in CASES for name in SPECS if name in case.accepts]
 REJECTED = [(case.method, name) for case in CASES for name in SPECS if name not in case.accepts]
+
+
+def ids(pairs: list[tuple[lc.Method, str]]) -> list[str]:
+    return [f"{method.label()}-{name}" for method, name in pairs]
+
+
+def on(pairs: list[tuple[lc.Method, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("method", "name"), pairs, ids=ids(pairs))
+
+
+each_accepted = on(ACCEPTED)
+SOME = [(m, n) for m, n in ACCEPTED if n in ("3x3", "stride 2", "stride (1, 2)", "same, circular", "groups", "uneven")]
+on_some = on(SOME)
+# What takes a second each time: the first case of each method on all of these, its variants on two
+FIRST = {type(case.method): case.method for case in reversed(CASES)}
+FEW = [(m, n) for m, n in SOME if FIRST[type(m)] == m or n in ("stride 2", "same, circular")]
+on_few = on(FEW)
+LINEAR = [(m, n) for m, n in ACCEPTED if isinstance(m.build([SPECS[n]])[0], LinearOp)]
+on_linear = on(LINEAR)
 
 
 class Parallel(nn.Module):

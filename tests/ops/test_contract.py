@@ -12,23 +12,23 @@ from torch import fx, nn
 
 import leanconv as lc
 from leanconv.core.count import count_macs
-from leanconv.core.operator import ConvOp, LinearOp
-from tests.ops.contract import ACCEPTED, CASES, LAYERS, REJECTED, SIZES, SPECS, image, lean_network, network
-
-
-def ids(pairs):
-    return [f"{method.label()}-{name}" for method, name in pairs]
-
-
-each_accepted = pytest.mark.parametrize(("method", "name"), ACCEPTED, ids=ids(ACCEPTED))
-SOME = [(m, n) for m, n in ACCEPTED if n in ("3x3", "stride 2", "stride (1, 2)", "same, circular", "groups", "uneven")]
-on_some = pytest.mark.parametrize(("method", "name"), SOME, ids=ids(SOME))
-# Exporting takes a second each time: the first case of each method on all of these, its variants on two
-FIRST = {type(case.method): case.method for case in reversed(CASES)}
-FEW = [(m, n) for m, n in SOME if FIRST[type(m)] == m or n in ("stride 2", "same, circular")]
-on_few = pytest.mark.parametrize(("method", "name"), FEW, ids=ids(FEW))
-LINEAR = [(m, n) for m, n in ACCEPTED if isinstance(m.build([SPECS[n]])[0], LinearOp)]
-on_linear = pytest.mark.parametrize(("method", "name"), LINEAR, ids=ids(LINEAR))
+from leanconv.core.operator import ConvOp
+from tests.ops.contract import (
+    CASES,
+    LAYERS,
+    LINEAR,
+    REJECTED,
+    SIZES,
+    SPECS,
+    each_accepted,
+    ids,
+    image,
+    lean_network,
+    network,
+    on_few,
+    on_linear,
+    on_some,
+)
 
 
 def has_closed_form(method) -> bool:

@@ -157,3 +157,53 @@ def test_refusals_say_why():
         SettingError, match=r"groups=2 must divide out_channels=9 and not exceed in_channels=8; 1 or 3 would"
     ):
         lc.SplitConv2d(8, 9, 3, padding=1)
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is deprecated:FutureWarning")  # torch's own forward mode
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gated_sum_under_every_kind_of_derivative(layout):
+    torch.manual_seed(0)
+    a, b = (torch.randn(2, 3, 4, 6, dtype=torch.float64).to(memory_format=layout) for _ in range(2))
+    leaves = [t.clone().requires_grad_() for t in (a, b)]
+    checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+    assert torch.autograd.gradcheck(gated_sum, leaves, **checks)
+    assert torch.autograd.gradgradcheck(gated_sum, leaves, check_fwd_over_rev=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(lambda a: gated_sum(a, b), leaves[:1])
+
+    def cubes(form):
+        return lambda a, b: (form(a, b) ** 3).sum()
+
+    transforms = (
+        lambda form: torch.func.vmap(torch.func.grad(cubes(form), (0, 1)))(a[:, None], b[:, None]),
+        lambda form: torch.func.vmap(torch.func.grad(cubes(form)), in_dims=(0, None))(a[:, None], b[:1]),
+        lambda form: torch.func.hessian(cubes(form), (0, 1))(a, b),
+        lambda form: torch.func.jacrev(torch.func.jacfwd(cubes(form)))(a, b),
+        lambda form: torch.func.vmap(torch.func.hessian(cubes(form)))(a[:, None], b[:, None]),
+    )
+    for transform in transforms:
+        found, wanted = (torch.utils._pytree.tree_leaves(transform(form)) for form in (gated_sum, plain_gated_sum))
+        torch.testing.assert_close(found, wanted)
+
+
+def test_second_derivatives_of_gated_sum_in_bfloat16():
+    torch.manual_seed(0)
+    halves = [torch.randn(4, 16, 8, 8).to(torch.bfloat16, memory_format=torch.channels_last) for _ in range(2)]
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        a, b = (t.to(dtype).requires_grad_() for t in halves)
+        (gradient,) = torch.autograd.grad((gated_sum(a, b).double() ** 3).mean(), a, create_graph=True)
+        found.append(torch.autograd.grad(1e6 * gradient.double().square().mean(), (a, b)))
+    for ours, wanted in zip(*found, strict=True):
+        assert (ours.double() - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_a_relu_in_place_may_follow_the_gate():
+    for layout in (torch.contiguous_format, torch.channels_last):
+        op = lc.SplitConv2d(8, 8, 3, padding=1).to(memory_format=layout)
+        x = torch.randn(2, 8, 4, 4).to(memory_format=layout)
+        wanted = op(x).relu().sum()
+        wanted.backward()
+        before = op.grouped.weight.grad.clone()
+        op.zero_grad()
+        torch.relu_(op(x)).sum().backward()
+        torch.testing.assert_close(op.grouped.weight.grad, before)
