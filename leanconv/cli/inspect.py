@@ -73,12 +73,14 @@ def inspect(
     from leanconv.cli.target import make_plan, open_target, open_without_weights
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.core.base import input_size_of
+    from leanconv.core.task import get_task
     from leanconv.models.create import rebuild_base
 
     asked = parse_method(method)
     model = open_without_weights(target)
     plan = plan_of(model)
-    shape = input_size(size) or (plan and plan.input_size) or input_size_of(model)
+    trained = input_size_of(model) if get_task(model) is not None else None
+    shape = input_size(size) or trained or (plan and plan.input_size) or input_size_of(model)
     dense: nn.Module | None = model
     lean = model
     if plan is not None:

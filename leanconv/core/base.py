@@ -16,6 +16,7 @@ WRAPPERS = {
     *(("timm.utils.model_ema", name) for name in ("ModelEma", "ModelEmaV2", "ModelEmaV3")),
     ("lightning.fabric.wrappers", "_FabricModule"),
 }
+TASK = "leanconv_task"  # where `leanconv.core.task` notes what a network was trained for
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -64,11 +65,15 @@ def get_base(model: nn.Module) -> dict[str, Any] | None:
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
-    """(channels, height, width) that `model` was made for; None when it does not say.
+    """(channels, height, width) that `model` was trained for, else made for; None when it does not say.
 
-    Read from leanconv's ``default_input_size``, then timm's ``pretrained_cfg``, then torchvision's 224 pixels.
+    Read from the task that is noted on it (`leanconv.set_task`, as training does), then leanconv's ``default_input_size``, then
+    timm's ``pretrained_cfg``, then torchvision's 224 pixels.
     """
     model = unwrapped(model)
+    task = getattr(model, TASK, None)
+    if task is not None:
+        return (task.channels, *task.image_size)
     own = getattr(model, "default_input_size", None)
     if own is not None:
         return _triple(own)

@@ -10,11 +10,10 @@ from typing import Any
 from torch import nn
 
 from leanconv.core import settings
-from leanconv.core.base import input_size_of, unwrapped
+from leanconv.core.base import TASK, input_size_of, unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
 
-ATTRIBUTE = "leanconv_task"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -74,12 +73,12 @@ class Task:
 
 def set_task(model: nn.Module, task: Task | None) -> None:
     """Note on `model` what it is for; `leanconv.save` keeps it."""
-    setattr(unwrapped(model), ATTRIBUTE, task)
+    setattr(unwrapped(model), TASK, task)
 
 
 def get_task(model: nn.Module) -> Task | None:
     """What `set_task` noted; None where nothing is."""
-    return getattr(unwrapped(model), ATTRIBUTE, None)
+    return getattr(unwrapped(model), TASK, None)
 
 
 def task_of(model: nn.Module, input_size: InputSize | None = None) -> Task:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from leanconv.core.settings import one_of
 from leanconv.core.task import get_task, set_task
 from leanconv.deploy.compact import compact
 from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
+from leanconv.inference.compare import LEAST, TIMES, difference, refuse_unsteady
 from leanconv.inference.optimize import optimize
 
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6 of it
@@ -39,8 +40,9 @@ class Exported:
         loaded_bytes: weights in memory once the runtime has loaded the file; None where it does not say.
         max_error: the largest difference from PyTorch's output; None when it was not verified.
         compared: inputs it was compared on.
-        any_size: whether it runs on another image size than the example's; a network whose last maps are one pixel, or
-            whose code asks for a size, may not. None when it was not verified.
+        any_size: whether it runs on another image size than the example's, and right; a network whose last maps are one
+            pixel, or whose code asks for a size, may not. One that would run there and give something else is written for
+            the example's size alone. None when it was not verified.
     """
 
     path: Path
@@ -79,10 +81,15 @@ def export(
             are those of the dense network that computes the same.
         example: an input, (N, C, H, W); None makes one of the size the network was made for.
         images: further inputs to compare on.
-        verify: run the file on the example, on other batches and sizes, and on `images`.
+        verify: run the file on the example, on other batches and sizes, and on `images`. Floating outputs are equal where
+            they differ by no more than rounding, NaN and infinities where both have the same, all others exactly.
+
+    The file's own metadata hold what is noted on the network (`leanconv.set_task`): classes, mean, std, and the image size it
+    was trained at, or the example's where the file takes that alone.
 
     Raises:
-        SettingError: an unknown format, a missing package, or a network that the exporter does not take.
+        SettingError: an unknown format, a missing package, a network that the exporter does not take, or one that gives another
+            output each time.
         CheckError: the file computes something else; nothing is left behind.
     """
     path = Path(path)
@@ -107,22 +114,34 @@ def export(
         example = torch.cat([example, example])
     inputs = [example, torch.randn(1, *example.shape[1:]), *(image.detach().cpu().float() for image in images)]
     larger = torch.randn(3, example.shape[1], example.shape[2] + 32, example.shape[3] + 32)
-    with torch.no_grad():
-        expected = [_expected(model, x) for x in inputs]
-        expected_larger = _output(model, larger)
+    expected = [_expected(model, x) for x in inputs]
+    refuse_unsteady(model, difference(_expected(model, example), expected[0]), expected[0])
+    try:
+        expected_larger = _expected(model, larger)
+    except SettingError:
+        expected_larger = None
+    bounds = _Bounds(model)
     shaped = _shaped(model, example, to, form)
     set_task(shaped, get_task(model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name
-        kind.write(shaped, example, made, form == "compact")
+        kind.write(shaped, example, made, form == "compact", True)
         error, any_size = None, None
         if verify:
             run = kind.run(made, shaped)
-            any_size = expected_larger is not None and _output(run, larger) is not None
-            if expected_larger is not None and any_size:
-                inputs, expected = [*inputs, larger], [*expected, expected_larger]
-            error = max(_difference(run, x, y, to) for x, y in zip(inputs, expected, strict=True))
+            found = None if expected_larger is None else _output(run, larger)
+            any_size = found is not None
+            if found is not None and expected_larger is not None:
+                if bounds.holds(found, larger, expected_larger):
+                    inputs, expected = [*inputs, larger], [*expected, expected_larger]
+                else:  # at other sizes it would be wrong: a file for this one
+                    any_size = False
+            if not any_size and to != "state-dict":
+                _fit_to(shaped, example)
+                kind.write(shaped, example, made, form == "compact", False)
+                run = kind.run(made, shaped)
+            error = max(_difference(run, x, y, to, bounds) for x, y in zip(inputs, expected, strict=True))
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):  # the one that is opened comes last
@@ -138,10 +157,14 @@ def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:
         return compact(model)
     if to == "state-dict":
         return to_dense(model)
-    try:
-        return optimize(model, example, measured=False, channels_last=False)
-    except SettingError:  # its code cannot be traced: as it is, then, for the runtime to fold
-        return model
+    return optimize(model, example, measured=False, channels_last=False)
+
+
+def _fit_to(model: nn.Module, example: Tensor) -> None:
+    """Note the example's size on a network of which the file takes no other."""
+    task, size = get_task(model), (example.shape[2], example.shape[3])
+    if task is not None and task.image_size != size:
+        set_task(model, replace(task, image_size=size))
 
 
 def _size(model: nn.Module) -> tuple[int, int, int]:
@@ -151,10 +174,11 @@ def _size(model: nn.Module) -> tuple[int, int, int]:
     return size
 
 
+@torch.no_grad()
 def _expected(model: nn.Module, x: Tensor) -> Tensor:
     try:
-        y = model(x)
-    except RuntimeError as error:
+        y = model(x.clone())
+    except Exception as error:  # the network's own code, which raises what it likes
         raise SettingError(f"the network does not run on images of {tuple(x.shape)} ({first_line(error)})") from error
     if not isinstance(y, Tensor):
         raise SettingError(f"the network returns {type(y).__name__}; only one tensor can be compared")
@@ -165,25 +189,46 @@ def _output(run: Runner, x: Tensor) -> Tensor | None:
     """None where this size is not taken: by the network, or by the file, whose runtime may raise anything."""
     try:
         with torch.no_grad():
-            return run(x)
+            return run(x.clone())
     except Exception:
         return None
 
 
-def _difference(run: Any, x: Tensor, expected: Tensor, to: str) -> float:
+class _Bounds:
+    """How much a file may differ from PyTorch: a small part of the largest output, or some times PyTorch's own rounding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.exact = copied(model).double()
+
+    def holds(self, found: Tensor, x: Tensor, expected: Tensor) -> bool:
+        far = difference(found, expected)
+        return far.reason is None and far.error <= self.bound(x, expected)
+
+    def bound(self, x: Tensor, expected: Tensor) -> float:
+        largest = difference(expected, expected).largest
+        try:
+            rounding = difference(expected, _expected(self.exact, x.double()))
+        except SettingError:  # a cast or a plain tensor in its forward
+            return TOLERANCE * max(1.0, largest)
+        own = rounding.error if rounding.reason is None else 0.0
+        return max(TOLERANCE * max(largest, LEAST), TIMES * own)
+
+
+def _difference(run: Any, x: Tensor, expected: Tensor, to: str, bounds: _Bounds) -> float:
     try:
         with torch.no_grad():
-            found = run(x)
+            found = run(x.clone())
     except Exception as error:
         raise CheckError(
             f"the {to} file does not run on {tuple(x.shape)} ({first_line(error)}); nothing was written"
         ) from error
-    if found.shape != expected.shape:
-        raise CheckError(f"the {to} file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")
-    off = float((found - expected).abs().max())
-    bound = TOLERANCE * max(1.0, float(expected.abs().max()))
-    if not off <= bound:
+    far = difference(found, expected)
+    if far.reason is not None:
+        raise CheckError(f"the {to} file gives on {tuple(x.shape)} another output: {far.reason}; nothing was written")
+    bound = bounds.bound(x, expected)
+    if not far.error <= bound:
         raise CheckError(
-            f"the {to} file differs from PyTorch by {off:.3g} on {tuple(x.shape)}, more than {bound:.3g}; nothing was written"
+            f"the {to} file differs from PyTorch by {far.error:.3g} on {tuple(x.shape)}, more than {bound:.3g}; "
+            "nothing was written"
         )
-    return off
+    return far.error

@@ -22,7 +22,7 @@ Runner = Callable[[Tensor], Tensor]
 # ONNX Runtime folds each norm into a copy of the shared weight before it; with these the copies are not made
 KEEPS_SHARING = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantFolding")
 OPTIONS = ".session.json"
-TASK = "task"  # in an ONNX file's own metadata: classes, mean, std and image size, for whoever serves it
+TASK = "task"  # in a file's own metadata: classes, mean, std and image size as JSON, for whoever serves it
 
 
 @dataclass(frozen=True)
@@ -31,37 +31,41 @@ class Format:
 
     Args:
         files: suffixes of what is written; the first is the file that is opened.
-        write: (model, example, path, compact).
+        write: (model, example, path, compact, any_size); what is noted on the model (`leanconv.set_task`) goes into the
+            file's own metadata.
         run: (path, model) -> a call; it reads the options that stand beside the file. The model is for what has no graph.
         loaded: path -> bytes of weights once loaded; None where the runtime does not say.
     """
 
     files: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Path, bool], None]
+    write: Callable[[nn.Module, Tensor, Path, bool, bool], None]
     run: Callable[[Path, nn.Module], Runner]
     loaded: Callable[[Path], int | None]
 
 
-def dynamic(example: Tensor) -> tuple[dict[int, Any], ...]:
-    """Any batch, height and width that the network itself takes."""
+def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torch.export.ExportedProgram:
+    """The network as a graph for any batch; with `any_size` height and width stay open too, where its own code lets them."""
     auto = torch.export.Dim.AUTO
-    return ({0: auto, 2: auto, 3: auto},)
-
-
-def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The network as a graph; its sizes stay open where its own code lets them."""
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(model, (example,), dynamic_shapes=dynamic(example))
+            return torch.export.export(
+                model, (example,), dynamic_shapes=({0: auto, 2: auto, 3: auto} if any_size else {0: auto},)
+            )
     except Exception as error:  # the exporter raises anything
         raise SettingError(
             f"{type(model).__name__} cannot be exported ({first_line(error)}); torch.export must take it"
         ) from error
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
-    program = program_of(model, example)
+def task_text(model: nn.Module) -> dict[str, str]:
+    """What goes into a file's metadata: the noted task as JSON under `TASK`; nothing where none is noted."""
+    task = get_task(model)
+    return {} if task is None else {TASK: json.dumps(task.to_json())}
+
+
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
+    program = program_of(model, example, any_size)
     with quiet(), torch.no_grad():
         made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not compact)
     assert made is not None
@@ -69,9 +73,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool) ->
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
-    task = get_task(model)
-    if task is not None:
-        made.model.metadata_props[TASK] = json.dumps(task.to_json())
+    made.model.metadata_props.update(task_text(model))
     made.save(path, external_data=False)
     path.with_suffix(OPTIONS).write_text(
         json.dumps({"disabled_optimizers": list(KEEPS_SHARING if compact else ())}) + "\n"
@@ -117,8 +119,8 @@ def _loaded_onnx(path: Path) -> int:
     return sum(sizes) + sum(constants)
 
 
-def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
-    torch.export.save(program_of(model, example), path)
+def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
+    torch.export.save(program_of(model, example, any_size), path, extra_files=task_text(model))
 
 
 def _run_pt2(path: Path, model: nn.Module) -> Runner:
@@ -132,12 +134,14 @@ def _loaded_pt2(path: Path) -> int:
     return unique_bytes([tensor for tensor in tensors if isinstance(tensor, Tensor)])
 
 
-def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
+def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
     without_telemetry()
     import openvino
 
     with quiet():
-        converted = openvino.convert_model(program_of(model, example))
+        converted = openvino.convert_model(program_of(model, example, any_size))
+        for name, text in task_text(model).items():
+            converted.set_rt_info(text, ["leanconv", name])
         openvino.save_model(converted, path, compress_to_fp16=False)
 
 
@@ -165,8 +169,8 @@ def _loaded_openvino(path: Path) -> int:
     return sum(sizes)
 
 
-def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool) -> None:
-    save_model(model, str(path))
+def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
+    save_model(model, str(path), metadata=task_text(model))
 
 
 def _run_weights(path: Path, model: nn.Module) -> Runner:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
 
 EXACT = 1e-6  # of the largest value, between two ways to compute the same in float64
 # Of the largest value, what a dtype may lose by computing in another order. Low precision rounds its weights too.
@@ -132,6 +134,15 @@ def steady(again: Difference, output: object) -> bool:
     """Whether two calls of a network on one input give the same but for the order of sums, which some devices do not fix."""
     dtypes = [leaf.dtype for _, leaf in leaves(output) if isinstance(leaf, Tensor)]
     return again.within(max((ROUNDING.get(dtype, EXACT) for dtype in dtypes), default=EXACT))
+
+
+def refuse_unsteady(network: nn.Module, again: Difference, output: object) -> None:
+    """Raise SettingError for a network whose second output on one input differs from its first: there is no right one."""
+    if not steady(again, output):
+        raise SettingError(
+            f"{type(network).__name__} itself gives another output each time it is called on one input ({again}): it draws "
+            "random numbers, or keeps a state, in forward; switch that off in eval mode"
+        )
 
 
 def _other(reason: str) -> Difference:

@@ -28,7 +28,7 @@ from leanconv.inference.autotune import (
     fastest,
     times_of,
 )
-from leanconv.inference.compare import difference, same_kind, steady
+from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
 from leanconv.inference.parts import Left, Twins, assembled, rewritten_parts
 from leanconv.inference.rewrite import Part
@@ -126,12 +126,7 @@ def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Tw
             raise SettingError(
                 f"the network does not take an example of {tuple(example.shape)}: {first_line(error)}"
             ) from error
-    far = difference(call.on(base), output)
-    if not steady(far, output):
-        raise SettingError(
-            f"{type(model).__name__} itself gives another output each time it is called on one input ({far}): it draws random "
-            "numbers, or keeps a state, in forward; make that a module of its own, or switch it off in eval mode"
-        )
+    refuse_unsteady(base, difference(call.on(base), output), output)
     exact = to_layout(copied(model).eval().double(), layout)
     exact_call = Call((example.double() if example.is_floating_point() else example,))
     try:
