@@ -74,7 +74,16 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def count_macs(model: nn.Module, input_size: InputSize) -> tuple[int, tuple[str, ...]]:
+def count_macs(model: nn.Module, input_size: InputSize) -> int:
+    """Multiply-adds for one image, without those of the operations that `Count.uncounted` names.
+
+    Raises:
+        SettingError: the model does not run on such an input.
+    """
+    return _counted(model, input_size)[0]
+
+
+def _counted(model: nn.Module, input_size: InputSize) -> tuple[int, tuple[str, ...]]:
     """Multiply-adds for one image, and the operations that they leave out.
 
     Raises:
@@ -104,7 +113,7 @@ def count(model: nn.Module, input_size: InputSize | None = None) -> Count:
     size = input_size or input_size_of(model)
     if size is not None and len(size) != 3:
         raise SettingError(f"input_size={size!r} must be (channels, height, width)")
-    macs, uncounted = (None, ()) if size is None else count_macs(model, size)
+    macs, uncounted = (None, ()) if size is None else _counted(model, size)
     return Count(
         params=sum(p.numel() for p in unique(parameters)),
         stored=sum(p.numel() for p in parameters),
