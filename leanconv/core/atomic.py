@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from leanconv.core.errors import SettingError
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed over `path`, on an error it is removed."""
+    """Yield a temporary path beside `path`; on success it is renamed over `path`, on an error it is removed.
+
+    Raises:
+        SettingError: a file stands where the folder should, or a folder where the file should.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SettingError(f"{target.parent} cannot be a folder: a file stands there; choose another place") from error
+    if target.is_dir():
+        raise SettingError(f"{target} is a folder; choose another place for the file")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)

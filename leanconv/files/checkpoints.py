@@ -16,7 +16,7 @@ from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
 from leanconv.core.settings import flag
-from leanconv.files.load import some
+from leanconv.files.load import refuse_meta, some
 from leanconv.files.origin import check_padding, origin_of, set_origin_
 from leanconv.files.releases import Place, places
 from leanconv.files.states import COUNTERS, WRAPPERS, State, read_states, without
@@ -65,12 +65,13 @@ def load_checkpoint(
     Raises:
         FileError: it cannot be read without running code, or its tensors are not those of `model`, which stays as it was;
             or it does not tell what you must say.
-        SettingError: shortcut_padding for a network that has no such shortcut.
+        SettingError: shortcut_padding for a network that has no such shortcut, or a network on the meta device.
     """
     path = Path(path)
     flag("fresh_classifier", fresh_classifier)
     model = unwrapped(model)
     check_padding(model, shortcut_padding)
+    refuse_meta(model)
     with reading(path):
         states = read_states(path)
         own = _own(model)
@@ -78,10 +79,7 @@ def load_checkpoint(
         fit = _chosen(states, _Target(own, places(model), fresh), path, state)
         settings = origin_of(model, fit.theirs, fit.metadata, path.name, shortcut_padding)
         plain = {name: tensor.detach() for name, tensor in fit.found.items()}
-        on_meta = any(tensor.is_meta for tensor in own.values())
-        if on_meta:
-            plain = {name: tensor.clone() for name, tensor in plain.items()}
-        model.load_state_dict(own | plain, strict=True, assign=on_meta)
+        model.load_state_dict(own | plain, strict=True)
         set_origin_(model, settings)
     warn_of_bad_values(plain, path.name)
     return model
@@ -225,6 +223,8 @@ def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
         name = next((name for name in place.theirs if name in state), None)
         if name is None:
             continue
+        if place.unless is not None and name != place.ours:
+            unshared.append(place.unless)
         if place.ours in target.fresh:
             fit.theirs.add(name)
             continue

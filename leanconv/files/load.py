@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
-from leanconv.core.errors import FileError, LeanconvError
+from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.reading import one_line, parse_json, reading
 from leanconv.core.task import Task, set_task
@@ -89,6 +89,7 @@ def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
 def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put the tensors, which `compare` found to fit, into `model`."""
+    refuse_meta(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
     model.load_state_dict(tensors, strict=True)
@@ -200,6 +201,16 @@ def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 def _same_kind(wanted: Tensor, found: Tensor) -> bool:
     """Whether one may be saved for the other: real numbers in any precision, all others as they are."""
     return found.dtype == wanted.dtype or (wanted.dtype in FLOATS and found.dtype in FLOATS)
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Raise SettingError for a network on the meta device: copying to it does nothing, and says nothing."""
+    held = (*model.named_parameters(), *model.named_buffers())
+    name = next((name for name, tensor in held if not nn.parameter.is_lazy(tensor) and tensor.is_meta), None)
+    if name is not None:
+        raise SettingError(
+            f"{name!r} is on the meta device, which holds no values; build the network on the CPU, then load"
+        )
 
 
 def some(names: list[str]) -> str:

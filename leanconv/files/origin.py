@@ -11,7 +11,7 @@ from torch import nn
 from leanconv.core.base import get_base, set_base
 from leanconv.core.errors import FileError, SettingError
 from leanconv.files.releases import FILTER_BASES
-from leanconv.models.bases import drop_transition_relus_
+from leanconv.models.bases import drop_transition_relus_, transitions
 from leanconv.models.octave_resnet import OctaveDown
 from leanconv.models.resnet import PADDINGS, pad_shortcuts
 
@@ -44,9 +44,9 @@ def origin_of(
     found: dict[str, Any] = {}
     if pad_shortcuts(model):
         found["shortcut_padding"] = _padding(model, names, noted, file, asked)
-    if any(OCTAVE.search(name) for name in names):
+    if any(OCTAVE.search(name) for name in names) and any(isinstance(m, OctaveDown) for m in model.modules()):
         found["down"] = "pool"
-    if any(DENSE.search(name) for name in names):
+    if any(DENSE.search(name) for name in names) and transitions(model):
         found["transition_relu"] = False
     return found
 

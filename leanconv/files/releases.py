@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from leanconv.core.errors import FileError
 from leanconv.models.bases import SharedGroupedConv2d
 from leanconv.ops.attention import TiedSE
 from leanconv.ops.depth_shared import DepthSharedConv2d
@@ -123,21 +122,19 @@ class Place:
         theirs: the names it may have in the checkpoint, likeliest first.
         rows: (first, all) where the checkpoint holds a part of it, for one of the layers that share it.
         everywhere: the checkpoint may hold it under several of the names.
+        unless: why it cannot be taken under another name than ours.
     """
 
     ours: str
     theirs: tuple[str, ...]
     rows: tuple[int, int] | None = None
     everywhere: bool = False
+    unless: str | None = None
 
 
 def places(model: nn.Module) -> list[Place]:
-    """Where each tensor of `model` may stand; a shared one once for every layer that uses it.
-
-    Raises:
-        FileError: it holds layers whose weights compute something else in the release.
-    """
-    return [Place(p.ours, _renamed(p.theirs), p.rows, p.everywhere) for p in _plain(model)]
+    """Where each tensor of `model` may stand; a shared one once for every layer that uses it."""
+    return [replace(place, theirs=_renamed(place.theirs)) for place in _plain(model)]
 
 
 def _renamed(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,14 +157,14 @@ def _plain(model: nn.Module) -> Iterator[Place]:
         if not own or own[0] in covered:
             continue
         block, _, last = name.rpartition(".")
-        parts = _parts(module, name)
+        parts = _parts(module)
         if parts is not None:
             covered |= set(own)
             for key in own:
                 relative = key[len(name) + 1 :] if name else key
                 ours, theirs = next((o, t) for o, t in parts.items() if relative.startswith(o))
                 released = (f"{name}.{part}{relative[len(ours) :]}".strip(".") for part in theirs)
-                yield Place(key, (key, *released))
+                yield Place(key, (key, *released), unless=_other_order(module, name))
         elif isinstance(module, SharedBasisConv2d | DepthSharedConv2d):
             covered |= set(own)
             counts[block] = counts.get(block, 0) + 1
@@ -186,19 +183,23 @@ def _plain(model: nn.Module) -> Iterator[Place]:
     yield from (Place(name, (name,)) for name in model.state_dict() if name not in covered)
 
 
-def _parts(module: nn.Module, name: str) -> dict[str, tuple[str, ...]] | None:
+def _parts(module: nn.Module) -> dict[str, tuple[str, ...]] | None:
     if isinstance(module, TiedBlockConv2d):
-        if module.groups > 1 and module.blocks > 1:
-            raise FileError(
-                f"{name!r} has groups={module.groups}: the release orders its channels by block first, the paper and "
-                "leanconv by group first, so that its weights compute something else here"
-            )
         return TIED_CONV
     if isinstance(module, TiedBlockLinear):
         return TIED_LINEAR
     if isinstance(module, TiedSE):
         return TIED_SE
     return SPLIT if isinstance(module, SplitConv2d) else None
+
+
+def _other_order(module: nn.Module, name: str) -> str | None:
+    if not isinstance(module, TiedBlockConv2d) or module.groups == 1 or module.blocks == 1:
+        return None
+    return (
+        f"has weights for {name!r} of groups={module.groups}: the release orders its channels by block first, the paper and "
+        "leanconv by group first, so that its weights compute something else here"
+    )
 
 
 def _shared(module: Any, name: str, block: str, count: int, own: list[str], owners: dict[int, str]) -> Iterator[Place]:

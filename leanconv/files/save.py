@@ -30,6 +30,10 @@ MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 OPTIMIZED = "leanconv_forms"  # the attribute that `leanconv.optimize` leaves on what it returns
 METADATA_KEY = "leanconv"
+DTYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+    torch.bool,
+}  # fmt: skip
 CHECKSUM_KEY = "leanconv_checksum"  # a key of its own, which older versions of leanconv do not look at
 
 
@@ -71,7 +75,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
     Raises:
         TieError: a weight that the plan shares is not shared any more.
         SettingError: an optimised network, whose weights are expanded and whose layers have another form; a traced or
-            quantised one; a layer that is lazy; or one that answers NaN.
+            quantised one; a layer that is lazy; one that answers NaN; one without weights; or a file in the place of the folder.
     """
     lean = unwrapped(lean)
     if hasattr(lean, OPTIMIZED):
@@ -79,9 +83,20 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
     refuse_unsaveable(lean)
+    refuse_unstorable(lean)
     check(lean)
     refuse_bad_values(lean, allow_nonfinite)
     return write(lean, description(lean), directory)
+
+
+def refuse_unstorable(model: nn.Module) -> None:
+    """Raise SettingError for a tensor that has no values yet, or that safetensors cannot hold."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            raise SettingError(f"{name!r} has no values yet; build the network on a device, call it once, then save it")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in DTYPES:
+            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+            raise SettingError(f"{name!r} is {kind}, which a model file does not hold; make it dense numbers first")
 
 
 def refuse_bad_values(model: nn.Module, allow: bool) -> None:

@@ -168,11 +168,21 @@ def densenet121_cifar(num_classes: int = 100, in_chans: int = 3, transition_relu
     return _for_small_images(model, in_chans, "features.conv0", "features.norm0", "features.pool0")
 
 
+def transitions(model: nn.Module) -> list[nn.Module]:
+    """The norms between two dense blocks."""
+    return [module for name, module in model.named_modules() if re.search(r"(^|\.)transition\d\.norm$", name)]
+
+
 def drop_transition_relus_(model: nn.Module) -> None:
-    """Leave the ReLUs between dense blocks out."""
-    for name, module in list(model.named_modules()):
-        if re.search(r"transition\d\.norm$", name):
-            module.act = nn.Identity()
+    """Leave the ReLUs between dense blocks out.
+
+    Raises:
+        SettingError: they are no part of the norms before them, as they are in timm's networks.
+    """
+    for norm in transitions(model):
+        if not isinstance(getattr(norm, "act", None), nn.Module):
+            raise SettingError(f"the ReLU behind a {type(norm).__name__} cannot be left out; take densenet121_cifar")
+        norm.act = nn.Identity()
 
 
 def _for_small_images(model: Any, in_chans: int, stem: str, *gone: str) -> nn.Module:

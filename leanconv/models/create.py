@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from leanconv.core.base import get_base, set_base
-from leanconv.core.errors import FileError, SettingError
+from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.models import bases, peers, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
@@ -95,7 +95,7 @@ def create_model(
     for key in kwargs:
         if key not in valid:
             raise SettingError(f"{key} is not a setting of {name}; it has {', '.join(valid)}")
-    model = entry.builder(**(entry.settings | kwargs))
+    model = _build(name, False, partial(entry.builder, **(entry.settings | kwargs)))
     set_base(model, name, kwargs)
     return model
 
@@ -146,9 +146,11 @@ def _torchvision(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]
 
 
 def _build(name: str, pretrained: bool, builder: Callable[[], nn.Module]) -> nn.Module:
-    """Run someone else's builder, turning what it raises into one line."""
+    """Run a builder, turning what it raises into one line; what is one of ours already stays."""
     try:
         return builder()
+    except LeanconvError:
+        raise
     except (TypeError, ValueError, AssertionError) as error:
         raise SettingError(f"{name} refuses these settings: {_one_line(error)}") from error
     except Exception as error:  # download errors share no base: urllib, requests and httpx each have their own

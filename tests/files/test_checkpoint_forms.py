@@ -15,7 +15,7 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.core.errors import FileError
+from leanconv.core.errors import FileError, LeanconvError, SettingError
 
 State = dict[str, Tensor]
 
@@ -199,14 +199,54 @@ def test_a_safetensors_file_without_leanconvs_metadata(tmp_path: Path):
     assert equal(dict(lc.load_checkpoint(Small(), tmp_path / "model.safetensors").state_dict()), PLAIN)
 
 
-def test_a_network_on_the_meta_device_and_a_wrapped_one_are_filled(tmp_path: Path):
+def test_a_wrapped_network_is_filled_and_one_on_the_meta_device_refused(tmp_path: Path):
+    """PyTorch copies to the meta device without a word, and nothing is there afterwards."""
     torch.save(PLAIN, tmp_path / "net.pth")
-    with torch.device("meta"):
-        bare = Small()
-    assert equal(dict(lc.load_checkpoint(bare, tmp_path / "net.pth").state_dict()), PLAIN)
     wrapped = nn.DataParallel(Small())
     lc.load_checkpoint(wrapped, tmp_path / "net.pth")
     assert equal(dict(wrapped.module.state_dict()), PLAIN)
+    with torch.device("meta"):
+        bare = Small()
+    with pytest.raises(SettingError, match=r"'a\.0\.weight' is on the meta device"):
+        lc.load_checkpoint(bare, tmp_path / "net.pth")
+    lc.save(Small(), tmp_path)
+    with pytest.raises(LeanconvError, match=r"'a\.0\.weight' is on the meta device"):
+        lc.load(tmp_path, model=bare)
+
+
+def test_tied_blocks_with_groups_take_our_own_names_only(tmp_path: Path):
+    dense = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2, bias=False))
+    lean = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2)))
+    again = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2)))
+    torch.save(lean.state_dict(), tmp_path / "own.pth")
+    assert torch.equal(lc.load_checkpoint(again, tmp_path / "own.pth")[0].weight, lean[0].weight)
+    torch.save({"0.conv.weight": lean[0].weight.detach()}, tmp_path / "release.pth")
+    with pytest.raises(FileError, match="orders its channels by block first"):
+        lc.load_checkpoint(lean, tmp_path / "release.pth")
+
+
+METHODS = (
+    lc.TiedBlock(2),
+    lc.SharedBasis(2, bases=2),
+    lc.DepthShared(blend=True),
+    lc.Split(),
+    lc.SoftShared(),
+    lc.Ghost(),
+    lc.Lego(),
+)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_lean_network_takes_its_own_state_dict(method: lc.Method, tmp_path: Path):
+    def lean(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        dense = lc.create_model("resnet20", width=8)
+        return lc.convert(dense, lc.plan(dense, method, exclude="conv1")).eval()
+
+    first, second = lean(0), lean(1)
+    torch.save({"state_dict": behind("module.", dict(first.state_dict()))}, tmp_path / "net.pth")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(lc.load_checkpoint(second, tmp_path / "net.pth")(x), first(x))
 
 
 REFUSED: dict[str, Any] = {

@@ -87,14 +87,6 @@ def test_what_does_not_fit_is_said_and_nothing_changes(tmp_path: Path, monkeypat
             lc.load_checkpoint(lean, name)
 
 
-def test_groups_of_tied_blocks_are_refused(tmp_path: Path):
-    dense = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2, bias=False))
-    lean = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2)))
-    torch.save({"0.conv.weight": torch.zeros(4, 2, 3, 3), "x": torch.zeros(1)}, tmp_path / "net.pth")
-    with pytest.raises(FileError, match="orders its channels by block first"):
-        lc.load_checkpoint(lean, tmp_path / "net.pth")
-
-
 def test_a_dense_checkpoint_becomes_lean_by_a_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Never by loading what happens to have the same name: into the lean network itself it is refused."""
     torch.manual_seed(3)
@@ -152,3 +144,32 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         main([*target, "-o", str(tmp_path / "dense")])
     assert end.value.code == 2 and not (tmp_path / "dense").exists()
     assert "net.pth has nothing for 'layer1.1.conv1.weight'" in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_does_not_tell_is_asked_for_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    plain, average = (ready(released.ThreeStages(5, "both", "fc")) for _ in range(2))
+    average.fc.bias.data += 1
+    torch.save({"model": dict(plain.state_dict()), "model_ema": dict(average.state_dict())}, tmp_path / "net.pth")
+
+    def run(target: str, *more: str) -> int:
+        with pytest.raises(SystemExit) as end:
+            main(["convert-checkpoint", str(tmp_path / "net.pth"), target, "-o", str(tmp_path / "lean"), *more])
+        return end.value.code
+
+    assert run("resnet32") == 2
+    assert "say shortcut_padding='both' or 'end'" in capsys.readouterr().err
+    x = torch.randn(2, 3, 32, 32)
+    for target, more, wanted in (
+        ("resnet32", ["--shortcut-padding", "both"], plain),
+        ("resnet32(shortcut_padding='both')", ["--state", "ema"], average),
+    ):
+        assert run(target, *more) == 0
+        assert "shortcuts pad at 'both'" in capsys.readouterr().out
+        torch.testing.assert_close(lc.load(tmp_path / "lean")(x), wanted(x), rtol=1e-4, atol=1e-5)
+    assert run("resnet32(num_classes=7)", "--shortcut-padding", "both") == 2
+    assert "with fresh_classifier=True" in capsys.readouterr().err
+    assert run("resnet32(num_classes=7)", "--shortcut-padding", "both", "--fresh-classifier") == 0
+    loaded = lc.load(tmp_path / "lean")
+    assert torch.equal(loaded.layer1[0].conv1.weight, plain.layer1[0].conv1.weight) and loaded(x).shape == (2, 7)
