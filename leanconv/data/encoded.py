@@ -6,7 +6,7 @@ import importlib
 import io
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from leanconv.core.errors import DataError
-from leanconv.data.text import read_bytes
+from leanconv.data.text import opened, read_bytes
 
 # by its signature alone: PIL also knows formats that start other programs (EPS) or hold anything
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -47,6 +47,10 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+
+
+class TooManyPixels(DataError):
+    """An image beyond the limit, which was not decoded."""
 
 
 class Encoded(Protocol):
@@ -105,7 +109,7 @@ def decode_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, uprigh
         turn = TURNS.get(_orientation(image)) if upright else None
         return np.array(_rgb(image if turn is None else image.transpose(turn)))
 
-    return torch.from_numpy(_opened(data, name, max_pixels, pixels)).permute(2, 0, 1)
+    return torch.from_numpy(_opened(io.BytesIO(data), name, max_pixels, pixels)).permute(2, 0, 1)
 
 
 def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -114,7 +118,7 @@ def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nd
     Raises:
         DataError: it cannot be decoded, or has more than one channel.
     """
-    values = _opened(data, name, max_pixels, np.array)
+    values = _opened(io.BytesIO(data), name, max_pixels, np.array)
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise DataError(
             f"{name}: {values.dtype} {values.shape} where one whole number a pixel is needed; write it again"
@@ -122,8 +126,8 @@ def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nd
     return values.astype(np.int64)
 
 
-def size_of(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((height, width) as stored, the same turned upright), from the header.
+def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((height, width) as stored, the same turned upright) of an image file, from its header.
 
     Raises:
         DataError: it is no image, or has too many pixels.
@@ -133,40 +137,46 @@ def size_of(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[tuple
         stored = image.height, image.width
         return stored, (stored[::-1] if _orientation(image) >= 5 else stored)
 
-    return _opened(data, name, max_pixels, sizes)
+    most = max(BYTES_PER_PIXEL * max_pixels, 2**20)
+    with opened(path, "restore or drop this image", most) as file:
+        return _opened(file, str(path), max_pixels, sizes)
 
 
-def _opened(data: bytes, name: str, max_pixels: int, use: Any) -> Any:
+def _opened(stream: BinaryIO, name: str, max_pixels: int, use: Any) -> Any:
     """What `use` makes of the image; whatever PIL raises on a broken file as DataError."""
     try:
-        with _open(data) as image:
+        with _open(stream) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width}x{image.height} pixels are more than {max_pixels:,}"
-                raise DataError(f"{size}; raise --max-pixels (max_pixels=), or drop this image")
+                raise TooManyPixels(f"{size}; raise --max-pixels (max_pixels=), or drop this image")
             return use(image)
     except MemoryError:
         raise
     except DataError as error:
-        raise DataError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     except Exception as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error and more
         cause = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            cause = "no known image format" if data else "the file is empty"
+            cause = str(error) or "no known image format"
         raise DataError(f"{name}: {cause}; replace or drop this image") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(stream: BinaryIO) -> Image.Image:
     """``PIL.Image.open`` for `FORMATS`, without its limit of pixels, which warns from half of it on and cannot be raised
     for one image only."""
+    start = stream.read(16)
+    if not start:
+        raise UnidentifiedImageError("the file is empty")
     for kind in FORMATS:
         if kind not in Image.OPEN:
             importlib.import_module(f"PIL.{PLUGINS[kind]}ImagePlugin")
         if kind not in Image.OPEN:  # PIL built without it
             continue
         factory, accept = Image.OPEN[kind]
-        fits = accept is None or accept(data[:16])
+        fits = accept is None or accept(start)
         if fits and not isinstance(fits, str):  # a string says that PIL was built without it
-            return factory(io.BytesIO(data), "")
+            stream.seek(0)
+            return factory(stream, "")
     raise UnidentifiedImageError
 
 

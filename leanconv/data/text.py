@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from leanconv.core.errors import DataError
 
@@ -19,8 +21,9 @@ MARKS = (  # of the byte order; UTF-32's begins with UTF-16's
 )  # fmt: skip
 
 
-def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> bytes:
-    """The bytes of a regular file; a pipe or a device, which may never end, is refused, also behind a link.
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iterator[BinaryIO]:
+    """A regular file, to be read; a pipe or a device, which may never end, is refused, also behind a link.
 
     Raises:
         DataError: it cannot be read, is no regular file, or has more than `most` bytes.
@@ -28,15 +31,28 @@ def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> 
     try:
         # opening a pipe would wait for its writer
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(number, "rb") as file:
-            facts = os.fstat(number)
-            if not stat.S_ISREG(facts.st_mode):
-                raise DataError(f"{path}: no regular file but a {_kind(facts.st_mode)}; {way_out}")
-            if facts.st_size > most:
-                raise DataError(f"{path}: {facts.st_size:,} bytes are more than {most:,}; {way_out}")
-            return file.read(most + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}; {way_out}") from error
+        raise DataError(f"{_shown(path)}: {getattr(error, 'strerror', None) or error}; {way_out}") from error
+    try:
+        facts = os.fstat(number)
+        if not stat.S_ISREG(facts.st_mode):
+            raise DataError(f"{_shown(path)}: no regular file but a {_kind(facts.st_mode)}; {way_out}")
+        if facts.st_size > most:
+            raise DataError(f"{_shown(path)}: {facts.st_size:,} bytes are more than {most:,}; {way_out}")
+    except BaseException:
+        os.close(number)
+        raise
+    with open(number, "rb") as file:
+        yield file
+
+
+def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> bytes:
+    """The bytes of a regular file, as `opened` opens it."""
+    with opened(path, way_out, most) as file:
+        try:
+            return file.read(most + 1)
+        except OSError as error:
+            raise DataError(f"{_shown(path)}: {error.strerror or error}; {way_out}") from error
 
 
 def text_of(data: bytes, name: str, way_out: str = "save it as UTF-8") -> str:
@@ -98,3 +114,8 @@ def label_names(data: bytes, name: str) -> tuple[str, ...]:
 def _kind(mode: int) -> str:
     kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
     return next((kind for test, kind in kinds if test(mode)), "device")
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """The path on one line."""
+    return " ".join(os.fsdecode(path).splitlines()) or repr(path)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from leanconv.core.errors import DataError
-from leanconv.data.encoded import Files, decode
+from leanconv.data.encoded import MAX_PIXELS, Files, decode
 from leanconv.data.loader import Epochs
 from leanconv.data.sampling import Sampling
 from leanconv.data.seeds import generator
@@ -25,22 +25,29 @@ Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
 
 
-def read_file(path: Path) -> Tensor:
+def read_file(path: Path, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:
     """An image file as float32 RGB in [0, 1], (3, H, W).
+
+    Args:
+        max_pixels: an image of more cannot be read.
+        upright: turned as its EXIF says, or as it is stored.
 
     Raises:
         DataError: it cannot be decoded.
     """
-    return decode(Files([str(path)]), 0).float() / 255
+    return decode(Files([str(path)], max_pixels), 0, max_pixels, upright=upright).float() / 255
 
 
 def read_image(photo: Photo) -> Tensor:
-    """The photo as float32 RGB in [0, 1], (3, H, W).
+    """The photo as float32 RGB in [0, 1], (3, H, W), turned upright, or as it is stored where the annotations mean that.
 
     Raises:
         DataError: it cannot be decoded, or its size is not what the annotations say.
     """
-    image = read_file(photo.path)
+    limit = max(photo.height * photo.width, MAX_PIXELS)
+    image = read_file(photo.path, limit)
+    if image.shape[1:] == (photo.width, photo.height) and photo.width != photo.height:
+        image = read_file(photo.path, limit, upright=False)
     if image.shape[1:] != (photo.height, photo.width):
         found, said = f"{image.shape[2]}x{image.shape[1]}", f"{photo.width}x{photo.height}"
         raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; mend or drop this image")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from leanconv.core.errors import DataError
+from leanconv.data.encoded import MAX_PIXELS, decode_values, size_of
+from leanconv.data.text import read_bytes
 from leanconv.detect.data.records import Instance, Photo, Problems, checked
 
 # its own numbers of the classes that have instances
@@ -15,24 +17,36 @@ CLASSES = tuple(THINGS.values())
 LABELS = {number: label for label, number in enumerate(THINGS, start=1)}
 
 
-def read_cityscapes(root: Path, part: str, problems: Problems) -> tuple[Photo, ...]:
+def read_cityscapes(root: Path, part: str, problems: Problems, max_pixels: int = MAX_PIXELS) -> tuple[Photo, ...]:
     """leftImg8bit/PART/CITY/*_leftImg8bit.png with gtFine/PART/CITY/*_gtFine_instanceIds.png.
 
     A pixel is 1000 times the class's number plus the instance's; a class's number alone is a group, which counts as a crowd.
     """
     photos = []
-    for number, path in enumerate(sorted((root / "leftImg8bit" / part).glob("*/*_leftImg8bit.png")), start=1):
+    way_out = "restore or drop this image"
+    for number, path in enumerate(sorted((root / "leftImg8bit" / part).glob("*/[!.]*_leftImg8bit.png")), start=1):
         stem = path.name.removesuffix("_leftImg8bit.png")
         file = root / "gtFine" / part / path.parent.name / f"{stem}_gtFine_instanceIds.png"
         try:
-            with Image.open(file) as image:
-                pixels = np.array(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            problems.add("annotation file that cannot be read", f"{file.name} ({str(error)[:60]})")
+            stored, _ = size_of(path, max_pixels)
+        except DataError as error:
+            problems.add("image that cannot be read", str(error).rsplit("; ", 1)[0])
             continue
-        height, width = pixels.shape[:2]
-        photos.append(Photo(number, path, height, width, tuple(_instances(pixels, file.name, problems))))
+        try:
+            pixels = decode_values(read_bytes(file, way_out), file.name, max_pixels)
+        except DataError as error:
+            problems.add("annotation file that cannot be read", str(error).rsplit("; ", 1)[0])
+            continue
+        if pixels.shape != stored:
+            problems.add("annotation file of another size than its image", file.name)
+            continue
+        photos.append(Photo(number, path, *stored, instances_of(pixels, file.name, problems)))
     return tuple(photos)
+
+
+def instances_of(pixels: np.ndarray, name: str, problems: Problems) -> tuple[Instance, ...]:
+    """The objects of an image (H, W) of instance numbers."""
+    return tuple(_instances(pixels, name, problems))
 
 
 def _instances(pixels: np.ndarray, name: str, problems: Problems) -> list[Instance]:

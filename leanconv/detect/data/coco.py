@@ -2,107 +2,216 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from leanconv.core.errors import DataError
-from leanconv.detect.data.records import Instance, Photo, Problems, checked
+from leanconv.data.encoded import MAX_PIXELS
+from leanconv.data.text import json_of
+from leanconv.detect.data.find import Finder, find_images
+from leanconv.detect.data.records import Instance, Photo, Problems, checked, number, whole_number
 
 Categories = tuple[tuple[int, str], ...]
 FEW = 0.1  # of the objects: so many without a mask are a slip, more are data of boxes
+NOTHING = (None, "", "none", "None")  # the supercategory of a category that is in no other
+Key = int | str
 
 
-def read_coco(file: Path, folders: list[Path], problems: Problems) -> tuple[Categories, tuple[Photo, ...], bool]:
-    """The categories by rising id, the photos by rising id, and whether all objects have masks.
+@dataclass(frozen=True)
+class Coco:
+    """What a file holds, its lists not looked into yet.
 
     Args:
-        folders: where the images may lie; the first that has one counts.
+        groups: numbers of categories that other ones belong to, and no other does not.
+        used: numbers of the categories of its annotations.
+    """
+
+    name: str
+    categories: Categories
+    groups: frozenset[int]
+    used: frozenset[int]
+    images: list[Any]
+    annotations: list[Any]
+
+
+def parse_coco(data: bytes, name: str) -> Coco:
+    """The lists of COCO's json, and its categories by rising id.
+
+    Args:
+        name: what an error calls the file.
 
     Raises:
-        DataError: the file is not COCO's json.
+        DataError: it is not COCO's json, or its categories are no different numbers with names.
     """
-    content = _json(file)
-    try:
-        categories = tuple(sorted((int(c["id"]), str(c["name"])) for c in content["categories"]))
-        images = {int(image["id"]): image for image in content["images"]}
-        annotations: list[dict[str, Any]] = content["annotations"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{file}: not COCO's json: {_missing(error)}; it needs images, categories, annotations"
-        ) from None
-    if len(images) < len(content["images"]):
-        problems.add("image whose id another one has too", str(file))
-    labels = {number: label for label, (number, _) in enumerate(categories, start=1)}
-    by_image: dict[int, list[Instance]] = defaultdict(list)
-    for annotation in annotations:
-        where = f"{file.name}, annotation {annotation.get('id', '?') if isinstance(annotation, dict) else '?'}"
-        try:
-            image = images.get(int(annotation["image_id"]))
-            label = labels.get(int(annotation["category_id"]))
-            left, top, width, height = (float(value) for value in annotation["bbox"])
-        except (TypeError, KeyError, ValueError) as error:
-            problems.add(f"annotation without {_missing(error)}", where)
+    content = json_of(data, name)
+    needed = "it needs images, categories, annotations"
+    if not isinstance(content, dict):
+        raise DataError(f"{name}: not COCO's json: a {type(content).__name__}; {needed}")
+    for key in ("images", "categories", "annotations"):
+        if not isinstance(content.get(key), list):
+            kind = f"a readable {key}" if key not in content else f"a list of {key} but {str(content[key])[:40]}"
+            raise DataError(f"{name}: not COCO's json: without {kind}; {needed}")
+    categories: dict[int, str] = {}
+    above: dict[int, Any] = {}
+    for entry in content["categories"]:
+        found = entry if isinstance(entry, dict) else {}
+        key, title = whole_number(found.get("id")), found.get("name")
+        if key is None or not isinstance(title, str) or not title.strip():
+            raise DataError(f"{name}: category {str(entry)[:80]} needs a whole number as id and a name; mend it")
+        if categories.get(key, title) != title:
+            raise DataError(
+                f"{name}: categories {categories[key]!r} and {title!r} have the id {key}; give each its own"
+            )
+        categories[key], above[key] = title, found.get("supercategory")
+    used = frozenset(
+        key
+        for entry in content["annotations"]
+        if isinstance(entry, dict) and (key := whole_number(entry.get("category_id"))) is not None
+    )
+    groups = frozenset(
+        key
+        for key, title in categories.items()
+        if (above[key] in NOTHING) and any(above[other] == title for other in categories if other != key)
+    )
+    listed = tuple(sorted(categories.items()))
+    return Coco(name, listed, groups, used, content["images"], content["annotations"])
+
+
+def categories_of(files: Sequence[Coco]) -> Categories:
+    """The categories of the parts of a data set, without groups of categories that no object belongs to.
+
+    Roboflow writes such a group first, with the id 0, named as the project or as its only class.
+
+    Raises:
+        DataError: the parts have different ones.
+    """
+    used = frozenset[int]().union(*(file.used for file in files))
+    kinds = [tuple(c for c in file.categories if c[0] not in file.groups or c[0] in used) for file in files]
+    for file, kind in zip(files, kinds, strict=True):
+        if kind != kinds[0]:
+            different = sorted(set(kinds[0]) ^ set(kind))[0]
+            raise DataError(
+                f"{file.name}: train and val have different categories, {different} first; list the same in both"
+            )
+    return kinds[0]
+
+
+def photos_of(
+    coco: Coco, categories: Categories, finder: Finder, problems: Problems, max_pixels: int = MAX_PIXELS
+) -> tuple[tuple[Photo, ...], bool]:
+    """The photos by rising id, and whether all objects have masks; what is wrong goes to `problems`."""
+    images = _images(coco, problems)
+    wanted = [(str(image["file_name"]), image.get("height"), image.get("width"), where) for _, image, where in images]
+    found = find_images(wanted, finder, problems, max_pixels)
+    sizes = {key: file.size for (key, *_), file in zip(images, found, strict=True) if file is not None}
+    left_out = {_key(entry.get("id")) for entry in coco.images if isinstance(entry, dict)} - set(sizes)
+    by_image = _instances(coco, categories, sizes, left_out, problems)
+    has_masks = _have_masks(by_image, coco.name, problems)
+    numbered = all(type(key) is int for key, *_ in images)
+    photos = [
+        Photo(key if numbered and type(key) is int else place, file.path, *file.size, tuple(by_image[key]))
+        for place, ((key, *_), file) in enumerate(zip(images, found, strict=True), start=1)
+        if file is not None
+    ]
+    return tuple(sorted(photos, key=lambda photo: photo.id)), has_masks
+
+
+def _images(coco: Coco, problems: Problems) -> list[tuple[Key, dict[str, Any], str]]:
+    """(id, entry, what notes call it) of each image with an id of its own and a file's name."""
+    found: dict[Key, dict[str, Any]] = {}
+    doubled: Counter[Key] = Counter()
+    for entry in coco.images:
+        key = _key(entry.get("id")) if isinstance(entry, dict) else None
+        if key is None:
+            problems.add("image without a readable id", f"{coco.name}, {str(entry)[:60]}")
+        elif key in found and found[key].get("file_name") != entry.get("file_name"):
+            doubled[key] += 1
+        else:
+            found.setdefault(key, entry)
+    for key, count in doubled.items():  # whose annotations are whose nobody can tell
+        del found[key]
+        for _ in range(count + 1):
+            problems.add("image whose id another one has too", f"{coco.name}, image {key}")
+    named = []
+    for key, entry in found.items():
+        where = f"{coco.name}, image {key}"
+        name = entry.get("file_name")
+        if isinstance(name, str) and name.strip():
+            named.append((key, entry, where))
+        else:
+            problems.add("image without a readable file_name", where)
+    return named
+
+
+def _instances(
+    coco: Coco, categories: Categories, sizes: dict[Key, tuple[int, int]], left_out: set[Key | None], problems: Problems
+) -> dict[Key, list[Instance]]:
+    labels = {key: label for label, (key, _) in enumerate(categories, start=1)}
+    by_image: dict[Key, list[Instance]] = defaultdict(list)
+    for annotation in coco.annotations:
+        if not isinstance(annotation, dict):
+            problems.add("annotation that is no object", f"{coco.name}, {str(annotation)[:60]}")
             continue
-        if image is None or label is None:
-            problems.add("annotation of an unknown " + ("image" if image is None else "category"), where)
+        where = f"{coco.name}, annotation {str(annotation.get('id', '?'))[:40]}"
+        image, category = _key(annotation.get("image_id")), whole_number(annotation.get("category_id"))
+        box, crowd = annotation.get("bbox"), _flag(annotation.get("iscrowd"))
+        if image is None or category is None or crowd is None:
+            wrong = "image_id" if image is None else "category_id" if category is None else "iscrowd"
+            problems.add(f"annotation without a readable {wrong}", where)
             continue
-        try:
-            size = int(image["height"]), int(image["width"])
-        except (TypeError, KeyError, ValueError):
-            continue  # the image is noted below
-        area = annotation.get("area")
-        by_image[int(annotation["image_id"])] += checked(
-            (left, top, left + width, top + height), label, *size, problems, where,
-            area=float(area) if isinstance(area, int | float) else None,
-            segmentation=annotation.get("segmentation") or None, crowd=bool(annotation.get("iscrowd", 0)),
+        if image in left_out:  # which is noted
+            continue
+        if image not in sizes or category not in labels:
+            problems.add("annotation of an unknown " + ("category" if image in sizes else "image"), where)
+            continue
+        numbers = _box(box)
+        if numbers is None:
+            problems.add("annotation without readable numbers in its bbox", where)
+            continue
+        left, top, width, height = numbers
+        by_image[image] += checked(
+            (left, top, left + width, top + height), labels[category], *sizes[image], problems, where,
+            area=annotation.get("area"), segmentation=annotation.get("segmentation") or None, crowd=crowd,
         )  # fmt: skip
-    has_masks = _have_masks(by_image, file, problems)
-    photos = []
-    for number, image in sorted(images.items()):
-        photo = _photo(number, image, file, folders, by_image[number], problems)
-        if photo is not None:
-            photos.append(photo)
-    return categories, tuple(photos), has_masks
+    return by_image
 
 
-def _have_masks(by_image: dict[int, list[Instance]], file: Path, problems: Problems) -> bool:
+def _have_masks(by_image: dict[Key, list[Instance]], name: str, problems: Problems) -> bool:
     """Whether the objects have masks; the few that have none among many that do are left out."""
     without = sum(instance.segmentation is None for found in by_image.values() for instance in found)
     total = sum(map(len, by_image.values()))
     if not total or without > FEW * total:
         return False
-    for number, found in by_image.items() if without else ():
+    for key, found in by_image.items() if without else ():
         kept = [instance for instance in found if instance.segmentation is not None]
         for _ in range(len(found) - len(kept)):
-            problems.add("object without a mask, among others that have one", f"{file.name}, image {number}")
-        by_image[number] = kept
+            problems.add("object without a mask, among others that have one", f"{name}, image {key}")
+        by_image[key] = kept
     return True
 
 
-def _photo(
-    number: int, image: Any, file: Path, folders: list[Path], instances: list[Instance], problems: Problems
-) -> Photo | None:
-    try:
-        name, height, width = str(image["file_name"]), int(image["height"]), int(image["width"])
-    except (TypeError, KeyError, ValueError) as error:
-        problems.add(f"image without {_missing(error)}", f"{file.name}, image {number}")
+def _key(value: Any) -> Key | None:
+    """An image's id: a whole number, in whatever form, or a text."""
+    found = whole_number(value)
+    return found if found is not None else value.strip() or None if isinstance(value, str) else None
+
+
+def _flag(value: Any) -> bool | None:
+    """0 or 1 in whatever form, 0 where nothing is said."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    found = whole_number(value)
+    return bool(found) if found in (0, 1) else None
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    """Four numbers; what is no finite one becomes one that `checked` names, if it is a number at all."""
+    if not isinstance(value, list | tuple) or len(value) != 4:
         return None
-    found = next((folder / name for folder in folders if (folder / name).is_file()), None)
-    if found is None:
-        problems.add("image file that is not there", name)
+    found = [side if isinstance(side, float) else number(side) for side in value]
+    if any(side is None for side in found):
         return None
-    return Photo(number, found, height, width, tuple(instances))
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        what = getattr(error, "strerror", None) or "not whole json"
-        raise DataError(f"{file}: {what}; fetch or write it again") from error
-
-
-def _missing(error: Exception) -> str:
-    return f"a readable {error.args[0]}" if isinstance(error, KeyError) else f"readable numbers ({str(error)[:60]})"
+    left, top, width, height = (float(side) for side in found if side is not None)
+    return left, top, width, height

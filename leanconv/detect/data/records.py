@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +12,17 @@ import numpy as np
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
+from leanconv.data.problems import OnBad, Problems
+from leanconv.detect.data.masks import compact, encode, pycocotools_mask, run_lengths
 
-OnBad = Literal["skip", "refuse"]
 Box = tuple[float, float, float, float]
 Part = Literal["train", "val"]
 THINNEST = 0.01  # pixels of a box's side: less may vanish in float32
-FAR = 10  # image sides that a polygon may reach beyond its image
+
+__all__ = [
+    "Box", "DetectionData", "Instance", "OnBad", "Part", "Photo", "Problems", "checked", "compact", "encode", "number",
+    "run_lengths", "whole_number",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Instance:
             drawn = np.zeros((height, width), dtype=bool)
             drawn[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
             return drawn
-        return _pycocotools().decode(run_lengths(self.segmentation, height, width)).astype(bool)
+        return pycocotools_mask().decode(run_lengths(self.segmentation, height, width)).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -74,37 +77,6 @@ class Photo:
         """(N, H, W), boolean, of the objects."""
         drawn = [instance.mask(self.height, self.width) for instance in self.objects]
         return np.stack(drawn) if drawn else np.zeros((0, self.height, self.width), dtype=bool)
-
-
-@dataclass
-class Problems:
-    """What was wrong with a data set: each kind with its count and the first place where it was found.
-
-    Args:
-        on_bad: "skip" leaves out what is wrong, "refuse" raises DataError at the first.
-    """
-
-    on_bad: OnBad = "skip"
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.on_bad not in ("skip", "refuse"):
-            raise SettingError(f"on_bad={self.on_bad!r} must be skip or refuse")
-
-    def add(self, kind: str, where: str) -> None:
-        """Note one, or raise."""
-        if self.on_bad == "refuse":
-            raise DataError(f"{where}: {kind}; mend it, or leave such things out with --on-bad skip")
-        self.counts[kind] += 1
-        self.first.setdefault(kind, where)
-
-    def lines(self) -> list[str]:
-        """One sentence a kind."""
-        return [f"{count} x {kind} (first: {self.first[kind]})" for kind, count in self.counts.most_common()]
-
-    def to_json(self) -> dict[str, Any]:
-        return {kind: {"count": count, "first": self.first[kind]} for kind, count in self.counts.items()}
 
 
 @dataclass(frozen=True)
@@ -154,10 +126,14 @@ class DetectionData:
 
 
 def checked(
-    box: Box, label: int, height: int, width: int, problems: Problems, where: str, *, area: float | None = None,
+    box: Box, label: int, height: int, width: int, problems: Problems, where: str, *, area: Any = None,
     segmentation: Any = None, crowd: bool = False,
 ) -> Iterator[Instance]:  # fmt: skip
-    """The instance, its box cut at the photo's border; nothing, and a note, where no area is left."""
+    """The instance, its box cut at the photo's border; nothing, and a note, where no area is left.
+
+    Args:
+        area: what the file says; one that no part of the image can have is noted, and computed anew.
+    """
     if not all(map(math.isfinite, box)):
         problems.add("box that is not of finite numbers", where)
         return
@@ -174,61 +150,31 @@ def checked(
         except DataError as error:
             problems.add("mask that is no polygon and no run-length code", f"{where}: {error}")
             return
-    if area is None and segmentation is not None:
-        area = float(_pycocotools().area(run_lengths(segmentation, height, width)))
-    own = (inside[2] - inside[0]) * (inside[3] - inside[1])
-    yield Instance(inside, label, own if area is None else area, segmentation, crowd)
+    known = number(area)
+    if area is not None and (known is None or not 0 <= known <= height * width + 1):
+        problems.add("area that is none of its image, computed anew", where)
+    if known is None or not 0 < known <= height * width + 1:
+        own = (inside[2] - inside[0]) * (inside[3] - inside[1])
+        known = (
+            own if segmentation is None else float(pycocotools_mask().area(run_lengths(segmentation, height, width)))
+        )
+    yield Instance(inside, label, known, segmentation, crowd)
 
 
-def compact(segmentation: Any, height: int, width: int) -> Any:
-    """A mask in any of COCO's forms, checked, as polygons of doubles or as a run-length code.
-
-    Lists of numbers would take seven times the memory, and each worker a copy of its own.
-
-    Raises:
-        DataError: it is none of them, or of another size.
-    """
+def number(value: Any) -> float | None:
+    """A finite number, written as one or as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
-        if isinstance(segmentation, list | tuple):
-            polygons = tuple(array("d", polygon) for polygon in segmentation if len(polygon) >= 6)
-            if not polygons or any(len(polygon) % 2 for polygon in polygons):
-                raise DataError("a polygon needs three points or more")
-            far = FAR * max(height, width)  # pycocotools draws what is outside too, and crashes far away
-            if not all(-far <= value <= far for polygon in polygons for value in polygon):
-                raise DataError("a polygon's points must be numbers near the image")
-            return polygons
-        if [int(side) for side in segmentation["size"]] != [height, width]:
-            raise DataError(f"its size {segmentation['size']} is not the image's, {[height, width]}")
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            if sum(counts) != height * width:
-                raise DataError("its counts do not add up to the image")
-            return _pycocotools().frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        code = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else bytes(counts)}
-        if not counts:
-            raise DataError("its counts are empty")
-        _pycocotools().decode(code)
-        return code
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise DataError(f"{type(error).__name__}: {str(error)[:80]}") from error
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run-length code of what `compact` gave."""
-    if isinstance(segmentation, dict):
-        return segmentation
-    maker = _pycocotools()
-    return maker.merge(maker.frPyObjects([list(polygon) for polygon in segmentation], height, width))
-
-
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """The run-length code of a (H, W) mask."""
-    return _pycocotools().encode(np.asfortranarray(mask.astype(np.uint8)))
-
-
-def _pycocotools() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise SettingError("masks of COCO's format need pycocotools; pip install 'leanconv[coco]'") from error
-    return mask
+def whole_number(value: Any) -> int | None:
+    """A whole number, written as one, with a point and zeros, or as text; None for anything else."""
+    if type(value) is int:
+        return value if abs(value) < 2**53 else None
+    found = number(value)
+    return int(found) if found is not None and found.is_integer() and abs(found) < 2**53 else None

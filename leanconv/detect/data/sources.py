@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from leanconv.core.errors import DataError
+from leanconv.core.settings import whole
+from leanconv.data.encoded import MAX_PIXELS
+from leanconv.data.text import read_bytes
 from leanconv.detect.data import cityscapes, voc
-from leanconv.detect.data.coco import Categories, read_coco
+from leanconv.detect.data.coco import categories_of, parse_coco, photos_of
+from leanconv.detect.data.find import Finder
 from leanconv.detect.data.records import DetectionData, OnBad, Part, Photo, Problems
 
 LAYOUTS = """annotations/instances_train*.json and instances_val*.json with images in train*/ and val*/ (COCO); \
@@ -19,8 +24,9 @@ ALSO = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # n
 
 
 def open_detection(
-    folder: str | os.PathLike[str], on_bad: OnBad = "skip", parts: Sequence[Part] = PARTS
-) -> DetectionData:
+    folder: str | os.PathLike[str], on_bad: OnBad = "skip", parts: Sequence[Part] = PARTS,
+    max_pixels: int = MAX_PIXELS,
+) -> DetectionData:  # fmt: skip
     """Photos with their objects from a folder in one of the usual layouts.
 
     - COCO: ``annotations/instances_train*.json`` and ``instances_val*.json``, the images in ``train*/``, ``val*/`` or
@@ -30,47 +36,65 @@ def open_detection(
 
     Args:
         on_bad: what is wrong (no file, an unknown category, a box outside its image, ...) is left out, named and counted
-            in ``problems``, or refused.
+            in ``problems``, or refused, all of it at once.
         parts: which of "train" and "val" to read.
+        max_pixels: an image of more is left out.
+
+    Names of files that another machine wrote are looked for inside the folder, and nothing outside of it is read, but for
+    links that lie in it.
 
     Raises:
         DataError: no such folder, none of the layouts, or nothing in it that can be used.
     """
+    whole("max_pixels", max_pixels)
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds {LAYOUTS}")
     problems = Problems(on_bad)
+    try:
+        data = _open(root, problems, parts, max_pixels)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root}: {error.strerror or error}; check the path and its permissions"
+        ) from error
+    problems.settle()
+    return data
+
+
+def _open(root: Path, problems: Problems, parts: Sequence[Part], max_pixels: int) -> DetectionData:
     name = root.resolve().name
     if (root / "leftImg8bit").is_dir():
-        train, val = (cityscapes.read_cityscapes(root, part, problems) if part in parts else () for part in PARTS)
+        train, val = (
+            cityscapes.read_cityscapes(root, part, problems, max_pixels) if part in parts else () for part in PARTS
+        )
         return DetectionData(name, cityscapes.CLASSES, tuple(cityscapes.THINGS), train, val, True, problems, False)
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
         masks = (root / "SegmentationObject").is_dir()
         names = {part: voc.names_of(root, part, masks) for part in PARTS}
         classes = voc.classes_of(root, names["train"] + names["val"])
         train, val = (
-            voc.read_voc(root, names[part], classes, problems, masks) if part in parts else () for part in PARTS
+            voc.read_voc(root, names[part], classes, problems, masks, max_pixels) if part in parts else ()
+            for part in PARTS
         )
         return DetectionData(name, classes, tuple(range(1, len(classes) + 1)), train, val, masks, problems, False)
-    files = {part: _coco_file(root, part) if part in parts else None for part in PARTS}
-    if not any(files.values()):
+    files = {part: file for part in PARTS if part in parts and (file := _coco_file(root, part)) is not None}
+    if not files:
         raise DataError(f"{root}: none of the layouts that are known; it needs {LAYOUTS}")
-    return _coco(name, root, files, problems)
+    return _coco(name, root, files, problems, max_pixels)
 
 
-def _coco(name: str, root: Path, files: dict[str, Path | None], problems: Problems) -> DetectionData:
+def _coco(name: str, root: Path, files: dict[Part, Path], problems: Problems, max_pixels: int) -> DetectionData:
+    way_out = "fetch or write it again"
+    read = {part: parse_coco(read_bytes(file, way_out), str(file)) for part, file in files.items()}
+    categories = categories_of(list(read.values()))
     photos: dict[str, tuple[Photo, ...]] = dict.fromkeys(PARTS, ())
-    all_categories: dict[str, Categories] = {}
     has_masks = True
-    for part, file in files.items():
-        if file is not None:
-            all_categories[part], photos[part], masks = read_coco(file, _image_folders(root, part, file), problems)
-            has_masks = has_masks and masks
-    kinds = list(all_categories.values())
-    if any(kind != kinds[0] for kind in kinds):
-        different = sorted(set(kinds[0]) ^ set(kinds[1]))[0]
-        raise DataError(f"{name}: train and val have different categories, {different} first; list the same in both")
-    numbers, classes = zip(*kinds[0], strict=True) if kinds[0] else ((), ())
+    for part, coco in read.items():
+        finder = Finder(_image_folders(root, part, files[part]))
+        coco = replace(coco, name=files[part].name)
+        photos[part], masks = photos_of(coco, categories, finder, problems, max_pixels)
+        has_masks = has_masks and masks
+    numbers, classes = zip(*categories, strict=True) if categories else ((), ())
     return DetectionData(name, classes, numbers, photos["train"], photos["val"], has_masks, problems)
 
 

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
 from leanconv.core.errors import DataError
+from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, decode_values, is_image_name
+from leanconv.data.text import read_bytes, read_lines
+from leanconv.detect.data.find import Finder, find_images
 from leanconv.detect.data.records import Instance, Photo, Problems, checked, encode
+from leanconv.detect.data.records import number as number_of
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+WAY_OUT = "fetch or write it again"
 VOID = 255  # of the borders in SegmentationObject
 
 
 def names_of(root: Path, part: str, masks: bool) -> list[str]:
-    """The images that ImageSets lists for a part."""
-    folder = root / "ImageSets" / ("Segmentation" if masks else "Main")
-    file = folder / f"{part}.txt"
-    try:
-        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: {getattr(error, 'strerror', None) or 'not a text file'}; fetch it again") from error
+    """The images that ImageSets lists for a part, each once, as names of files in Annotations without their ending."""
+    file = root / "ImageSets" / ("Segmentation" if masks else "Main") / f"{part}.txt"
+    names = [line_name(line, lambda name: _xml(root, name).is_file()) for line in read_lines(file, "fetch it again")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def line_name(line: str, is_there: Callable[[str], bool]) -> str:
+    """The image that a line of ImageSets names, "" for none: with spaces in it, an ending, or whether it shows a class."""
+    line = line.strip()
+    first = line.split()[0] if line else ""
+    for name in (line, line.removesuffix(first if first == line else line.split()[-1]).strip() if line else "", first):
+        base = name.replace("\\", "/").rsplit("/", 1)[-1]
+        for written in (base, base[: base.rfind(".")] if is_image_name(base) else base):
+            if written not in ("", ".", "..") and "\0" not in written and is_there(written):
+                return written
+    base = first.replace("\\", "/").rsplit("/", 1)[-1]
+    return base.replace("\0", "")
 
 
 def classes_of(root: Path, names: list[str]) -> tuple[str, ...]:
@@ -33,75 +49,122 @@ def classes_of(root: Path, names: list[str]) -> tuple[str, ...]:
     found: set[str] = set()
     for name in names:
         try:
-            found |= {node.text or "" for node in ElementTree.parse(_xml(root, name)).iterfind("object/name")}
-        except (OSError, ElementTree.ParseError):
+            found |= {_name(node) for node in parse_xml(read_bytes(_xml(root, name), WAY_OUT), name).iterfind("object")}
+        except DataError:
             continue  # noted where the file is read
+    found.discard("")
     return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
 
 
+def parse_xml(data: bytes, name: str) -> ElementTree.Element:
+    """The root of an annotation; one that defines entities, which could grow without end, is refused.
+
+    Raises:
+        DataError: it is no XML.
+    """
+    try:
+        if b"<!" in data and re.search(rb"<!\s*(DOCTYPE|ENTITY)", data):
+            raise DataError(f"{name}: it defines a document type, which annotations do not need; remove it")
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        raise DataError(f"{name}: no readable XML ({' '.join(str(error).split())[:60]}); {WAY_OUT}") from None
+
+
 def read_voc(
-    root: Path, names: list[str], classes: tuple[str, ...], problems: Problems, masks: bool
-) -> tuple[Photo, ...]:
+    root: Path, names: list[str], classes: tuple[str, ...], problems: Problems, masks: bool,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Photo, ...]:  # fmt: skip
     """The photos of the names. A "difficult" object counts as a crowd: not trained on, not counted as missed.
 
     VOC's corners are counted from 1 and lie inside the object: x1 - 1 is its left edge here, and x2 its right one.
     """
-    labels = {name: label for label, name in enumerate(classes, start=1)}
-    photos = []
+    finder = Finder([root / "JPEGImages"])
+    trees: list[tuple[int, str, ElementTree.Element]] = []
+    wanted = []
     for number, name in enumerate(names, start=1):
         file = _xml(root, name)
         try:
-            tree = ElementTree.parse(file).getroot()
-            width, height = (int(tree.findtext(f"size/{side}") or "") for side in ("width", "height"))
-        except (OSError, ElementTree.ParseError, ValueError) as error:
-            problems.add("xml file that cannot be read", f"{file.name} ({str(error)[:60]})")
+            tree = parse_xml(read_bytes(file, WAY_OUT), file.name)
+        except DataError as error:
+            problems.add("xml file that cannot be read", str(error).rsplit("; ", 1)[0])
             continue
-        path = root / "JPEGImages" / (tree.findtext("filename") or f"{name}.jpg")
-        if not path.is_file():
-            path = root / "JPEGImages" / f"{name}.jpg"
-        if not path.is_file():
-            problems.add("image file that is not there", path.name)
-            continue
-        drawn = _drawn(root, name, (height, width), problems) if masks else None
-        instances: list[Instance] = []
-        for place, node in enumerate(tree.iterfind("object"), start=1):
-            where = f"{file.name}, object {place}"
-            label = labels.get(node.findtext("name") or "")
-            if label is None:
-                problems.add("annotation of an unknown category", where)
-                continue
-            try:
-                x1, y1, x2, y2 = (
-                    float(node.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")
-                )
-            except ValueError:
-                problems.add("box that is not of numbers", where)
-                continue
-            mask = None if drawn is None else drawn == place
-            if mask is not None and not mask.any():
-                problems.add("object without a pixel in its mask", where)
-                continue
-            instances += checked(
-                (x1 - 1, y1 - 1, x2, y2), label, height, width, problems, where,
-                area=None if mask is None else float(mask.sum()), segmentation=None if mask is None else encode(mask),
-                crowd=node.findtext("difficult") == "1",
-            )  # fmt: skip
-        photos.append(Photo(number, path, height, width, tuple(instances)))
+        said = (tree.findtext("filename") or "").strip()
+        # the file beside its annotation counts where the name in it is another machine's
+        image = said if said and finder(said)[1] else _beside(finder, name) or said or f"{name}.jpg"
+        trees.append((number, name, tree))
+        wanted.append((image, tree.findtext("size/height"), tree.findtext("size/width"), file.name))
+    photos = []
+    wanted = [(image, *(_side(side) for side in sides), where) for image, *sides, where in wanted]
+    for (number, name, tree), found in zip(trees, find_images(wanted, finder, problems, max_pixels), strict=True):
+        if found is not None:
+            drawn = _drawn(root, name, found.size, problems) if masks else None
+            instances = objects_of(tree, classes, found.size, _xml(root, name).name, problems, drawn)
+            photos.append(Photo(number, found.path, *found.size, instances))
     return tuple(photos)
+
+
+def objects_of(
+    tree: ElementTree.Element, classes: tuple[str, ...], size: tuple[int, int], name: str, problems: Problems,
+    drawn: np.ndarray | None = None,
+) -> tuple[Instance, ...]:  # fmt: skip
+    """The objects of an annotation.
+
+    Args:
+        size: height and width of the image.
+        drawn: which object each pixel belongs to, by its place in the file; None for objects without masks.
+    """
+    labels = {name: label for label, name in enumerate(classes, start=1)}
+    instances: list[Instance] = []
+    for place, node in enumerate(tree.iterfind("object"), start=1):
+        where = f"{name}, object {place}"
+        label = labels.get(_name(node))
+        if label is None:
+            problems.add("annotation of an unknown category", where)
+            continue
+        corners = [number_of(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        if any(corner is None for corner in corners):
+            problems.add("box that is not of numbers", where)
+            continue
+        x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
+        mask = None if drawn is None else drawn == place
+        if mask is not None and not mask.any():
+            problems.add("object without a pixel in its mask", where)
+            continue
+        instances += checked(
+            (x1 - 1, y1 - 1, x2, y2), label, *size, problems, where,
+            area=None if mask is None else float(mask.sum()), segmentation=None if mask is None else encode(mask),
+            crowd=(node.findtext("difficult") or "").strip().lower() in ("1", "true", "yes"),
+        )  # fmt: skip
+    return tuple(instances)
 
 
 def _xml(root: Path, name: str) -> Path:
     return root / "Annotations" / f"{name}.xml"
 
 
-def _drawn(root: Path, name: str, size: tuple[int, int], problems: Problems) -> np.ndarray | None:
+def _name(node: ElementTree.Element) -> str:
+    return (node.findtext("name") or "").strip()
+
+
+def _beside(finder: Finder, name: str) -> str | None:
+    """The image called as its annotation, of whatever kind."""
+    names = (f"{name}{suffix}" for suffix in SUFFIXES)
+    return next((image for image in names if finder(image)[1]), None)
+
+
+def _side(text: str | None) -> str | None:
+    """A side's text; None where a tool left it out or wrote 0."""
+    stripped = (text or "").strip()
+    return None if number_of(stripped or None) == 0 else stripped or None
+
+
+def _drawn(root: Path, name: str, size: tuple[int, int], problems: Problems) -> np.ndarray:
     """Which object each pixel belongs to: its place in the xml file, 0 none."""
     file = root / "SegmentationObject" / f"{name}.png"
     try:
-        with Image.open(file) as image:
-            pixels = np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        problems.add("mask file that cannot be read", f"{file.name} ({str(error)[:60]})")
+        pixels = decode_values(read_bytes(file, "restore or drop it"), file.name, size[0] * size[1])
+    except DataError as error:
+        problems.add("mask file that cannot be read", str(error).rsplit("; ", 1)[0])
         return np.zeros(size, dtype=np.uint8)
     if pixels.shape != size:
         problems.add("mask file of another size than its image", file.name)

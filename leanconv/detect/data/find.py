@@ -1,0 +1,137 @@
+"""The image file that an annotation names, inside the data set and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from leanconv.core.errors import DataError
+from leanconv.data.encoded import MAX_PIXELS, TooManyPixels, size_of
+from leanconv.detect.data.records import Problems, whole_number
+
+THREADS = 8
+
+
+class Finder:
+    r"""Looks for files in some folders by names that other machines wrote.
+
+    A name is taken as it is, then with Windows' separators and %20 and their kind read; of an absolute path, or one that
+    leads upwards, and where a file is not at its place, the end of the path counts: ``C:\photos\train\0.jpg`` is
+    train/0.jpg, else 0.jpg. Last, letters' case, spaces around it and the encoding of accents do not count. Links in the
+    data set are followed: whoever made the folder put them there.
+
+    Args:
+        folders: where files may lie, the likeliest first.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        self._names: dict[str, list[Path]] | None = None
+
+    def __call__(self, name: str) -> tuple[Path | None, bool]:
+        """(the file, whether it is at the place that the name says)."""
+        plain = name.replace("\\", "/")
+        for number, written in enumerate(dict.fromkeys((name, plain, unquote(plain)))):
+            parts, moved = _inside(written)
+            for start in range(len(parts)):
+                for folder in self.folders:
+                    path = os.path.join(folder, *parts[start:])
+                    if os.path.isfile(path):
+                        return Path(path), not moved and start == 0 and number < 2
+        parts, _ = _inside(unquote(plain))
+        alike = self._alike(parts[-1]) if parts else []
+        return (alike[0], False) if len(alike) == 1 else (None, False)
+
+    def _alike(self, base: str) -> list[Path]:
+        if self._names is None:
+            self._names = {}
+            for folder in self.folders:
+                with os.scandir(folder) as entries:
+                    for entry in sorted(entries, key=lambda entry: entry.name):
+                        if entry.is_file():
+                            self._names.setdefault(_plain(entry.name), []).append(Path(entry.path))
+        return self._names.get(_plain(base), [])
+
+
+def _inside(name: str) -> tuple[list[str], bool]:
+    """The parts of a path that lead into a folder, and whether any other was cut off before them."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    cut = max((place + 1 for place, part in enumerate(parts) if part == ".." or part.endswith(":")), default=0)
+    return [part for part in parts[cut:] if "\0" not in part], bool(cut) or name.startswith("/")
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file with the size that counts for its annotations: (height, width)."""
+
+    path: Path
+    size: tuple[int, int]
+
+
+def find_images(
+    wanted: Sequence[tuple[str, Any, Any, str]], finder: Finder, problems: Problems, max_pixels: int = MAX_PIXELS
+) -> list[Found | None]:
+    """The files of some images, each with the size that its annotations mean.
+
+    A file that cannot be read, and whose size is said, is kept where bad ones are skipped: whoever reads it names it.
+    The size is the one that they say, if the image has it upright or as it is stored (EXIF); where they say none, the
+    upright one. None, and a note, where there is no such file or another size.
+
+    Args:
+        wanted: of each image the name, the height and the width that are said (None, "" or 0 for none), and what a note
+            calls it.
+        max_pixels: an image of more is left out.
+    """
+    places = [finder(name) for name, *_ in wanted]
+    moved: dict[Path, int] = {}
+    for path, exact in places:
+        if path is not None and not exact:
+            moved[path] = moved.get(path, 0) + 1
+
+    def look(place: int) -> tuple[str, str] | Found:
+        name, height, width, where = wanted[place]
+        path, exact = places[place]
+        nothing = _none(height) and _none(width)
+        if path is None:
+            more = " (and no height and width)" if nothing else ""
+            return f"image file that is not there{more}", " ".join(name.split())[:200]
+        if not exact and moved[path] > 1:  # different folders somewhere else: which one this is nobody can tell
+            return "image file that several images mean by its name alone", f"{where}: {path.name}"
+        said = None
+        if not nothing:
+            numbers = whole_number(height), whole_number(width)
+            if numbers[0] is None or numbers[1] is None or min(numbers[0], numbers[1]) < 1:
+                return "image without a readable height and width", where
+            said = numbers[0], numbers[1]
+        try:
+            stored, upright = size_of(path, max_pixels)
+        except DataError as error:
+            small = said is not None and said[0] * said[1] <= max_pixels
+            if said is not None and small and problems.on_bad == "skip" and not isinstance(error, TooManyPixels):
+                return Found(path, said)  # whoever reads it says so: evaluation counts it as without detections
+            return "image that cannot be read", str(error).rsplit("; ", 1)[0]
+        if said is not None and said not in (stored, upright):
+            found = f"{upright[1]}x{upright[0]} where {said[1]}x{said[0]} is said"
+            return "image of another size than its annotations say", f"{where}: {path.name}, {found}"
+        return Found(path, upright if said is None else said)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        looked = list(pool.map(look, range(len(wanted)), chunksize=64))
+    for one in looked:
+        if isinstance(one, tuple):
+            problems.add(*one)
+    return [one if isinstance(one, Found) else None for one in looked]
+
+
+def _none(value: Any) -> bool:
+    return value is None or value == "" or (type(value) in (int, float) and value == 0)
