@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch  # noqa: F401  (configures its loggers when it is imported first)
 import numpy as np
 import pytest
 import torch
