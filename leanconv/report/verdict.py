@@ -73,7 +73,10 @@ def _accuracy(row: Row, base: Row, better: list[str], worse: list[str], open_: l
         difference, interval, over = fmean(differences), _paired(differences), f"over {len(both)} seeds"
     else:
         difference = row["test_top1_pct"] - base["test_top1_pct"]
-        interval, over = _unpaired(row, base), f"from {_seeds(row["n"])} against {_seeds(base['n'])} of {base['method']}"
+        interval, over = (
+            _unpaired(row, base),
+            f"from {_seeds(row['n'])} against {_seeds(base['n'])} of {base['method']}",
+        )
     if interval is None:
         open_.append(
             f"test accuracy ({difference:+.2f} points, {over}) is not distinguishable: too few seeds to know its spread"
