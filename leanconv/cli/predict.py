@@ -34,6 +34,7 @@ def predict(
 
     from leanconv.cli.target import open_target
     from leanconv.core.errors import SettingError
+    from leanconv.core.shown import plain
     from leanconv.core.task import task_of
     from leanconv.deploy.images import files_of
     from leanconv.deploy.predict import predict as run
@@ -58,8 +59,10 @@ def predict(
         for place in range(max((len(p.labels) for p in found), default=0)):
             table.add_column(f"{place + 1}.")
         for p in found:
-            cells = [f"{label} {confidence:.1%}" for label, confidence in zip(p.labels, p.confidences, strict=True)]
-            table.add_row(str(p.path), *(cells or [f"not read: {p.error}"]))
+            cells = [
+                f"{plain(label)} {confidence:.1%}" for label, confidence in zip(p.labels, p.confidences, strict=True)
+            ]
+            table.add_row(plain(str(p.path)), *(cells or [plain(f"not read: {p.error}")]))
         show(table)
     if any(p.error for p in found):
         raise typer.Exit(1)
