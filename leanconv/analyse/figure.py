@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import SettingError
+from leanconv.core.shown import literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}),
         replacing(path) as temporary,
+        literal(figure),
     ):
         settings = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=settings)
@@ -57,7 +59,7 @@ def svg_of(figure: Figure) -> str:
     out = io.StringIO()
     import matplotlib
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}), literal(figure):
         figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

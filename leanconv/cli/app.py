@@ -31,6 +31,7 @@ from leanconv.cli.reproduce import reproduce
 from leanconv.cli.train import train
 from leanconv.core.errors import LeanconvError, LeanconvWarning
 from leanconv.core.processes import leads
+from leanconv.core.shown import plain
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "demo"),
@@ -122,7 +123,7 @@ def _show_warning(others: Callable[..., None], message: Warning | str, category:
 
 
 def _fail(message: str) -> None:
-    print(f"leanconv: {' '.join(message.split())}", file=sys.stderr)
+    print(f"leanconv: {plain(message)}", file=sys.stderr)
 
 
 def _flushed(code: str | int | None) -> str | int | None:

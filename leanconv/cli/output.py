@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanconv.core.processes import leads
+from leanconv.core.shown import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +25,10 @@ def show(*parts: RenderableType) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            console.print("\n".join(map(plain, part.split("\n"))), soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def show_json(value: Any) -> None:
@@ -35,7 +39,7 @@ def show_json(value: Any) -> None:
 def say(message: str) -> None:
     """A line about progress; of several processes, the first one says it."""
     if leads():
-        print(message, file=sys.stderr, flush=True)
+        print(plain(message), file=sys.stderr, flush=True)
 
 
 def write_page(page: Page, path: Path) -> None:

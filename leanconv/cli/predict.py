@@ -34,6 +34,7 @@ def predict(
     from rich.table import Table
 
     from leanconv.cli.target import open_target
+    from leanconv.core.shown import plain
     from leanconv.core.task import task_of
     from leanconv.data.classes import check_labels
     from leanconv.data.encoded import MAX_PIXELS
@@ -60,8 +61,10 @@ def predict(
         for place in range(max((len(p.labels) for p in found), default=0)):
             table.add_column(f"{place + 1}.")
         for p in found:
-            cells = [f"{label} {confidence:.1%}" for label, confidence in zip(p.labels, p.confidences, strict=True)]
-            table.add_row(str(p.path), *(cells or [f"not read: {p.error}"]))
+            cells = [
+                f"{plain(label)} {confidence:.1%}" for label, confidence in zip(p.labels, p.confidences, strict=True)
+            ]
+            table.add_row(plain(str(p.path)), *(cells or [plain(f"not read: {p.error}")]))
         show(table)
     if any(p.error for p in found):
         raise typer.Exit(1)

@@ -110,7 +110,7 @@ def draw(image: Tensor, panels: Mapping[str, Sequence[Drawn]], classes: Sequence
         one.imshow(_tinted(pixels, drawn), interpolation="nearest")
         one.set_axis_off()
         wrong = sum(box.mark == "false" for box in drawn)
-        one.set_title(f"{title}: {len(drawn)}" + (f", {wrong} false" if wrong else ""), fontsize=9)
+        one.set_title(f"{title}: {len(drawn)}" + (f", {wrong} false" if wrong else ""), fontsize=9, parse_math=False)
         for box in sorted(drawn, key=lambda box: box.score or 0.0):
             _draw(one, box, classes)
     return figure
@@ -147,4 +147,6 @@ def _draw(axes: Axes, one: Drawn, classes: Sequence[str]) -> None:
     if one.mark == "false":
         text = f"false: {text}"
     box = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
-    axes.text(x1, y1, text, fontsize=6, color="white", verticalalignment="bottom", bbox=box, clip_on=True)
+    axes.text(
+        x1, y1, text, fontsize=6, color="white", verticalalignment="bottom", bbox=box, clip_on=True, parse_math=False
+    )  # fmt: skip

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.processes import devices_of
+from leanconv.core.processes import devices_of, started
 from leanconv.detect.build import describe_detector
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.evaluate import has_masks
+from leanconv.train.caller import undisturbed
 from leanconv.train.folder import RunFolder
 from leanconv.train.run import FitResult, concluded
 
@@ -62,21 +63,22 @@ def fit_detector(
         SettingError: the detector has other classes than the data, or learns masks where the data has none.
         FileError, RunError, KeyboardInterrupt: as there.
     """
-    from leanconv.train.loop import train_loop
-
     devices = devices_of(devices)
     check_fits(detector, data)
     data = for_detector(detector, data, whole=True)
-    resize_(detector, config)
-    photos = data.part("train")
-    folder = RunFolder(out)
-    checkpoint = folder.open(config, data.name, resume, data.classes)
-    unread = Unread(progress)
-    history = train_loop(
-        detector, partial(_work, detector, photos, config, unread), config, folder, checkpoint,
-        progress=progress, accelerator=accelerator, devices=devices,
-    )  # fmt: skip
-    return concluded(folder, checkpoint, history, "last", unread=unread.lines)
+    with undisturbed(accelerator, alone=devices == 1 and started() is None):
+        from leanconv.train.loop import train_loop
+
+        resize_(detector, config)
+        photos = data.part("train")
+        folder = RunFolder(out)
+        checkpoint = folder.open(config, data.name, resume, data.classes)
+        unread = Unread(progress)
+        history = train_loop(
+            detector, partial(_work, detector, photos, config, unread), config, folder, checkpoint,
+            progress=progress, accelerator=accelerator, devices=devices,
+        )  # fmt: skip
+        return concluded(folder, checkpoint, history, "last", unread=unread.lines)
 
 
 def check_fits(detector: nn.Module, data: DetectionData) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leanconv.report.figures import INK, colours_of, legend, svg
+from leanconv.report.figures import INK, colours_of, label_of, legend, svg
 from leanconv.report.tables import NONE, Row, markdown_text, rich_of, whole
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def occlusion_figure(runs: Sequence[Row], kind: str, metric: str = "AP") -> str 
                     color=colours[run["label"]],
                     markersize=4,
                     linewidth=1.0,
-                    label=f"{run['label']}: {'in bins' if bins else 'at least r'}",
+                    label=f"{label_of(run['label'])}: {'in bins' if bins else 'at least r'}",
                 )
         axes.set_xlabel("Occlusion ratio r")
         axes.set_ylabel(f"{metric} of {KINDS[kind].lower()}, %")
@@ -174,7 +174,7 @@ def backbone_figure(runs: Sequence[Row], kind: str) -> str | None:
         axes = figure.add_subplot()
         for run in shown:
             x, y = run["counts"]["backbone_params"] / 1e6, run["val"]["metrics"][kind]["AP"]
-            axes.plot(x, y, "o", color=colours[run["label"]], label=run["label"])
+            axes.plot(x, y, "o", color=colours[run["label"]], label=label_of(run["label"]))
         axes.set_xlim(left=0)
         axes.set_xlabel("Parameters of the backbone, millions")
         axes.set_ylabel(f"AP of {KINDS[kind].lower()}, %")

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from leanconv.core.shown import plain
 from leanconv.report.figures import COLOURS, colours_of
 from leanconv.report.latency_tables import LATENCY_IN
 from leanconv.report.tables import Row
@@ -37,7 +38,7 @@ def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> di
     colours = colours_of(names)
     points = [
         {
-            "name": name,
+            "name": plain(name),
             "colour": colours[name],
             "shape": index // len(COLOURS),
             "reference": index == reference,

@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from leanconv.core.errors import SettingError
+from leanconv.core.shown import literal, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
                 fmt="D" if method == "dense" else "o",
                 color=colours[method],
                 capsize=3,
-                label=method,
+                label=label_of(method),
             )
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
@@ -93,7 +94,7 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         for method, seeds in runs.items():
             for number, history in enumerate(seeds):
                 points = [(epoch["epoch"], epoch[key]) for epoch in history if epoch.get(key) is not None]
-                label = method if number == 0 else None
+                label = label_of(method) if number == 0 else None
                 axes.plot(
                     [x for x, _ in points], [y for _, y in points], color=colours[method], linewidth=1.2, label=label
                 )
@@ -103,6 +104,11 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         legend(figure, len(runs))
 
     return svg(draw, f"{name} accuracy by epoch")
+
+
+def label_of(name: str) -> str:
+    """A name for a legend, which leaves out what begins with an underscore, and has no room for a long one."""
+    return short(f" {name}" if name.startswith("_") else name)
 
 
 def legend(figure: Figure, entries: int) -> None:
@@ -134,7 +140,8 @@ def svg(draw: Any, title: str, inches: tuple[float, float] = (5.2, 4.0)) -> str:
         FigureCanvasSVG(figure)
         draw(figure)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        with literal(figure):
+            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leanconv.core.errors import SettingError
-from leanconv.report.figures import INK, colours_of, svg
+from leanconv.report.figures import INK, colours_of, label_of, svg
 from leanconv.report.tables import Row, markdown_text, quartiles, ratio, size
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def figure(rows: Sequence[Row], measure: str = "latency_ms") -> str:
                 own = [row for row in rows if (row["axis"], row["method"]) == (name, method) and row.get(measure)]
                 axes.plot(
                     [row["value"] for row in own], [row[measure] / unit for row in own], marker="o", markersize=3,
-                    linewidth=1.2, color=colour[method], label=method if number == 0 else None,
+                    linewidth=1.2, color=colour[method], label=label_of(method) if number == 0 else None,
                     linestyle="--" if method == "dense" else "-", zorder=3 if method == "dense" else 2,
                 )  # fmt: skip
             axes.set_xscale("log", base=2)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leanconv.core.atomic import write_text
+from leanconv.core.shown import code, plain
+from leanconv.core.shown import markdown as escaped
 from leanconv.report import explorer, figures, latency_tables, tables, verdict
 from leanconv.report.tables import Row
 
@@ -59,6 +61,7 @@ class Page:
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=lambda value: plain(value) if type(value) is str else value,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -188,14 +191,14 @@ def html(summary: Mapping[str, Any], histories: Mapping[str, Any], details: Sequ
 def markdown(summary: Mapping[str, Any]) -> str:
     """The same in Markdown, without the figures."""
     rows = summary["rows"]
-    said = "".join(f"- {sentence}\n" for sentence in verdict.sentences(rows))
+    said = "".join(f"- {escaped(sentence)}\n" for sentence in verdict.sentences(rows))
     seeds = ", ".join(map(str, summary["seeds"]))
     more = "".join(
-        f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in values)
+        f"\n## {title}\n\n" + "".join(f"- {escaped(name)}: {escaped(value)}\n" for name, value in values)
         for title, values in facts(summary)
     )
-    title = f"# {summary['settings']['target']} on {summary['settings']['data']['name']}\n"
-    return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. `{summary['command']}`, {summary['created']}.\n{more}"
+    title = f"# {escaped(summary['settings']['target'])} on {escaped(summary['settings']['data']['name'])}\n"
+    return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. {code(summary['command'])}, {summary['created']}.\n{more}"
 
 
 def write(

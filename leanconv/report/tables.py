@@ -10,6 +10,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from leanconv.core import shown
+from leanconv.core.shown import plain
+
 Row = dict[str, Any]
 NONE = "–"
 
@@ -144,18 +147,22 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def rich_of(heads: Sequence[str], body: Sequence[Sequence[str]], note: str, title: str = "", left: int = 1) -> Table:
     """Texts as a table for a terminal; the first `left` columns are aligned to the left."""
-    table = Table(title=title or None, caption=note, caption_justify="left", title_justify="left")
+    table = Table(
+        title=Text(plain(title)) if title else None, caption=note, caption_justify="left", title_justify="left"
+    )
     for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(Text(plain(head)), justify="left" if index < left else "right", overflow="fold")
     for texts in body:
-        table.add_row(*map(Text, texts))  # Text, since a message may hold what rich takes for markup
+        table.add_row(
+            *(Text(plain(text)) for text in texts)
+        )  # Text, since a message may hold what rich takes for markup
     return table
 
 
 def markdown_text(heads: Sequence[str], body: Sequence[Sequence[str]], note: str, left: int = 1) -> str:
     """Texts as a Markdown table, with `note` below."""
     lines = [heads, [*["---"] * left, *["--:"] * (len(heads) - left)], *body]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines) + f"\n\n{note}\n"
+    return "\n".join("| " + " | ".join(map(shown.markdown, line)) + " |" for line in lines) + f"\n\n{note}\n"
 
 
 def leading_number(text: str) -> float | str | None:
@@ -165,8 +172,3 @@ def leading_number(text: str) -> float | str | None:
         return None if text == NONE else text
     unit = re.match(r"\s*([GMk])(B|\b)", text[match.end() :])
     return float(match[0].replace(",", "")) * {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit[1] if unit else "", 1.0)
-
-
-def _cell(text: str) -> str:
-    """One line without the characters that mean something there."""
-    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from leanconv.bench.busy import BUSY
 from leanconv.bench.latency import SAME, apart
+from leanconv.core.paired import CONFIDENCE, paired_interval, student_t
 
 Row = Mapping[str, Any]
+SIGNS = 6  # pairs whose signs alone tell a difference, at 95 %: 2 / 2**6 is below 0.05
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
@@ -69,21 +73,58 @@ def _latency(row: Row, base: str, better: list[str], worse: list[str], open_: li
 
 
 def _accuracy(row: Row, base: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
-    ours, theirs = row.get("test_top1_pct_by_seed") or {}, base.get("test_top1_pct_by_seed") or {}
-    if not ours or not theirs:
+    """Better or worse where the 95 % interval of the difference leaves out 0: paired by seed wherever both have the seeds."""
+    if row.get("test_top1_pct") is None or base.get("test_top1_pct") is None:
         return
-    difference = row["test_top1_pct"] - base["test_top1_pct"]
-    text = f"test accuracy ({difference:+.2f} points)"
-    if min(len(ours), len(theirs)) < 2:
-        open_.append(
-            f"{text} comes from {_seeds(len(ours))} against {_seeds(len(theirs))} of {base['method']}, too few to know its spread"
-        )
-    elif min(ours.values()) > max(theirs.values()):
-        better.append(f"test accuracy ({difference:+.2f} points, every seed above every {base['method']} one)")
-    elif max(ours.values()) < min(theirs.values()):
-        worse.append(f"test accuracy ({difference:+.2f} points, every seed below every {base['method']} one)")
+    ours, theirs = _by_seed(row), _by_seed(base)
+    both = [seed for seed in ours if seed in theirs]
+    if len(both) > 1:
+        differences = [ours[seed] - theirs[seed] for seed in both]
+        difference, interval, over = fmean(differences), _paired(differences), f"over {len(both)} seeds"
     else:
-        open_.append(f"{text} is within the spread over seeds")
+        difference = row["test_top1_pct"] - base["test_top1_pct"]
+        interval, over = (
+            _unpaired(row, base),
+            f"from {_seeds(row['n'])} against {_seeds(base['n'])} of {base['method']}",
+        )
+    if interval is None:
+        open_.append(
+            f"test accuracy ({difference:+.2f} points, {over}) is not distinguishable: too few seeds to know its spread"
+        )
+        return
+    low, high = interval
+    text = f"({difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} {over})"
+    if low > 0 or high < 0:
+        (better if low > 0 else worse).append(f"test accuracy {text}")
+    else:
+        open_.append(f"test accuracy is not distinguishable {text}")
+
+
+def _by_seed(row: Row) -> dict[str, float]:
+    found = row.get("test_top1_pct_by_seed") or {}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _paired(differences: Sequence[float]) -> tuple[float, float] | None:
+    interval = paired_interval(differences)
+    if interval is not None and interval[0] == interval[1] and len(differences) < SIGNS:
+        return None  # accuracies are counts: a few that are equal say nothing of the spread
+    return interval
+
+
+def _unpaired(row: Row, base: Row) -> tuple[float, float] | None:
+    """Welch's interval, from means and standard deviations: for rows without values by seed, or of other seeds."""
+    parts = [(row.get("test_top1_pct_std"), row["n"]), (base.get("test_top1_pct_std"), base["n"])]
+    if any(deviation is None or n < 2 for deviation, n in parts):
+        return None
+    variances = [(deviation**2 / n, n - 1) for deviation, n in parts if deviation is not None]
+    total = sum(variance for variance, _ in variances)
+    if total == 0:
+        return None
+    degrees = total**2 / sum(variance**2 / free for variance, free in variances)
+    half = student_t(CONFIDENCE, max(1, int(degrees))) * math.sqrt(total)
+    difference = row["test_top1_pct"] - base["test_top1_pct"]
+    return difference - half, difference + half
 
 
 def _seeds(number: int) -> str:

@@ -86,7 +86,8 @@ def train_loop(
     work = make()
     if checkpoint is not None:
         check_resumable(work.module, checkpoint, config, folder.checkpoint)
-    with _threads(config.threads), _quiet():
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    with _quiet():
         recorder = Recorder(folder)
         callbacks = [*work.callbacks, recorder]
         if config.record_gradients:
@@ -161,16 +162,6 @@ def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
         if in_main:
             for number, handler in before.items():  # Lightning leaves SIGINT ignored
                 signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

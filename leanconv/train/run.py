@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from leanconv.core.atomic import write_json
-from leanconv.core.processes import devices_of, leads
+from leanconv.core.processes import devices_of, leads, started
 from leanconv.core.task import get_task
 from leanconv.data import ImageData
+from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
 
@@ -70,7 +71,8 @@ def fit(
     """Train `model` in place on the train part of `data`; the test part is never read.
 
     Afterwards `model` holds the weights of the last epoch, or of the best one for select="best", averaged if `ema` is
-    set. The same seed gives the same weights on the same machine; on a GPU up to the order of its sums.
+    set; random states and torch's switches are as before. The same seed gives the same weights on the same machine; on a
+    GPU up to the order of its sums.
 
     Args:
         out: the run's folder: config.yaml, env.json, metrics.jsonl (one record an epoch), last.ckpt, summary.json.
@@ -87,23 +89,24 @@ def fit(
         RunError: the loss is not finite any more.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
-    from leanconv.train.loop import train_loop
-
     devices = devices_of(devices)  # before the folder is there
     task = get_task(model)
     if task is not None:
         data = data.for_classes(task.classes)
-    folder = RunFolder(out)
-    checkpoint = folder.open(config, data.name, resume, data.names)
-    history = train_loop(
-        model, partial(_work, model, data, config), config, folder, checkpoint,
-        progress=progress, accelerator=accelerator, devices=devices,
-    )  # fmt: skip
-    if config.select == "best":
-        from leanconv.train.best import load_best
+    with undisturbed(accelerator, alone=devices == 1 and started() is None):
+        from leanconv.train.loop import train_loop
 
-        load_best(model, folder, history)
-    return concluded(folder, checkpoint, history, config.select)
+        folder = RunFolder(out)
+        checkpoint = folder.open(config, data.name, resume, data.names)
+        history = train_loop(
+            model, partial(_work, model, data, config), config, folder, checkpoint,
+            progress=progress, accelerator=accelerator, devices=devices,
+        )  # fmt: skip
+        if config.keeps_best:
+            from leanconv.train.best import load_best
+
+            load_best(model, folder, history)
+        return concluded(folder, checkpoint, history, config.select)
 
 
 def concluded(

@@ -12,7 +12,7 @@ import pytest
 from leanconv.core.errors import SettingError
 from leanconv.report import explorer, figures, latency_tables, page
 
-from .sample import DENSE, ROWS, histories, summary
+from .sample import DENSE, ROWS, histories, row, summary
 
 LOADING = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
 
@@ -125,3 +125,35 @@ def test_curves_fall_back_to_train() -> None:
     assert svg is not None
     assert "Train top-1 %" in svg
     assert "Validation top-1 %" in (figures.training_curves(histories()) or "")
+
+
+NAMES = (
+    "$\\invalid{$", "a$b$_^\\frac{1}{2}", "<script>alert(1)</script>", "x|y\nz`code`", "[red]bold[/red]", "\u202eevil",
+    "n" * 400, "日本語 \U0001f600", "_hidden", "&amp;", "![x](http://e)", "\x00\x1b[31mred", "half \ud800", "\\",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_shown_as_text(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the page, its figures, the Markdown and the terminal: nothing is read as a formula, an element or a code."""
+    from leanconv.cli.output import show
+    from leanconv.core.shown import plain
+    from leanconv.report import tables
+
+    rows = [DENSE, row(name, (90.0, 90.5))]
+    told = summary(rows)
+    told["settings"] |= {"target": name, "data": {"name": name}, "classes": [name]}
+    epochs = [{"epoch": epoch, "train_top1_pct": 40.0, "val_top1_pct": 50.0} for epoch in (1, 2)]
+    page.write(tmp_path, told, {"dense": [epochs], name: [epochs]}, [(name, (name,), [[name]])])
+    html, markdown = ((tmp_path / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+    assert html.count("<svg") == 4
+    for text in (html, markdown):
+        assert not {"\x00", "\x1b", "\u202e"} & set(text)
+        assert "<script>alert" not in text
+    table = next(line for line in markdown.splitlines() if "90.25" in line)
+    assert table.replace("\\|", "").count("|") == 13
+    if name.startswith("_"):
+        assert html.count(f"> {name}<") + html.count(f">{name}<") >= 4  # legends leave out what begins so
+    show(tables.rich_table(rows, name), f"{name}: better")
+    out = capsys.readouterr().out
+    assert plain(name)[:40] in out and not {"\x00", "\x1b", "\u202e"} & set(out)
