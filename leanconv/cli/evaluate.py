@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
 import typer
@@ -22,7 +22,7 @@ def evaluate(
     part: Annotated[Literal["test", "train"], typer.Option("--part", help="Which part of the data.")] = "test",
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Pixels a side to bring images to.")
+        int | None, typer.Option("--image-size", min=1, help="Pixels a side to bring images to; default: as in training.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.")] = 500,
     precision: Annotated[
@@ -32,27 +32,25 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Test the network in DIR: top-1 and top-5 accuracy and loss."""
-    from leanconv import train
     from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
-    from leanconv.core.errors import SettingError
     from leanconv.files.load import load
+    from leanconv.train.prepared import scores_of, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
-    size = (image_size, image_size) if image_size else images.image_size
-    if size is None:
-        raise SettingError(f"the images of {images.name} vary in size; give --image-size, 224 say")
-    check_fits(model, images, size)
-    scores = train.evaluate(
+    task = task_on(model, images)
+    if image_size is not None:
+        task = replace(task, image_size=(image_size, image_size))
+    check_fits(model, images, task.image_size)
+    scores = scores_of(
         model,
+        images,
+        task,
         images.test if part == "test" else images.train,
-        mean=images.mean,
-        std=images.std,
         batch_size=batch_size,
         ten_crop=ten_crop,
         precision=precision,
-        image_size=image_size,
         workers=workers,
     )
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,21 @@ def task_on(model: nn.Module, data: ImageData) -> Task:
     return task_of(model)
 
 
-def scores_of(model: nn.Module, data: ImageData, task: Task) -> Scores:
-    """How good `model`, whose outputs are the classes of `task`, is on the test part of `data`."""
-    return evaluate(model, data.test, mean=task.mean, std=task.std, image_size=_side(data, task), classes=task.classes)
+def scores_of(
+    model: nn.Module, data: ImageData, task: Task, part: LabelledImages | None = None, **settings: Any
+) -> Scores:
+    """How good `model`, whose outputs are the classes of `task`, is on a part of `data`, by default the test part.
+
+    The images are prepared as in the network's training, whatever data set they are from: normalised with the mean and
+    standard deviation of `task`, not their own.
+
+    Args:
+        settings: of `evaluate`.
+    """
+    return evaluate(
+        model, data.test if part is None else part, mean=task.mean, std=task.std, image_size=_side(data, task),
+        classes=task.classes, **settings,
+    )  # fmt: skip
 
 
 def some_batches(

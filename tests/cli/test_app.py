@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(call: Callable, tmp_path: P
     (tmp_path / "file").write_text("")
     answer = call("convert", "resnet8", "-m", "split", "-o", tmp_path / "file" / "out")
     assert answer.code == 2
-    assert one_line(answer, "check the path")
+    assert one_line(answer, "choose another place")
 
 
 def test_help_waits_for_nothing() -> None:
