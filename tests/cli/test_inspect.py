@@ -134,3 +134,23 @@ def test_a_warning_is_one_line_on_standard_error():
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("leanconv: warning: shared_basis costs more MACs")
+
+
+@pytest.mark.parametrize("flag", ["--exclude", "--where"])
+def test_a_glob_that_matches_nothing_is_refused(call: Callable, flag: str) -> None:
+    answer = call("inspect", "resnet8", "--method", "split", flag, "conv_1")
+    assert answer.code == 2
+    assert f"{flag[2:]}='conv_1' matches none of the 9 convolutions ('conv1'" in answer.err
+
+
+@pytest.mark.parametrize(("init", "said"), [("fit", True), ("fresh", False)])
+def test_convert_says_that_a_fit_is_not_trained(call: Callable, tmp_path: Path, init: str, said: bool) -> None:
+    answer = call("convert", "resnet8", "-m", "split", "--init", init, "-o", tmp_path / "lean")
+    assert answer.code == 0
+    assert ("not trained: far from the dense network's accuracy" in answer.err) is said
+
+
+def test_a_regnet_is_inspected_without_weights(call: Callable) -> None:
+    found = json.loads(call("inspect", "torchvision/regnet_y_400mf", "--method", "tied_block", "--json").out)
+    assert found["before"]["macs"] == 401_842_848 and found["uncounted"] == []
+    assert any(layer["kept_because"] is None for layer in found["layers"])
