@@ -90,19 +90,22 @@ class Fit:
     """One way to read a state dict as the network's: which tensors go where, and what does not fit.
 
     Args:
-        label: the keys and the prefix before its names, with dots.
+        where: the keys that lead to the dict in the file, with dots.
+        label: the same and the prefix before its names.
         found: the tensors by our names.
         theirs: the names they have behind the prefix.
-        outside: names of the same dict that stand elsewhere.
+        metadata: PyTorch's notes on the modules behind the prefix.
+        inside, outside: names of the dict behind the prefix, and the others.
         problem: the first thing that does not fit.
     """
 
-    label: str
-    found: dict[str, Tensor]
-    theirs: set[str]
-    metadata: Mapping[str, Mapping[str, object]]
-    outside: set[str] = field(default_factory=set)
+    where: str = ""
+    label: str = ""
+    found: dict[str, Tensor] = field(default_factory=dict)
+    theirs: set[str] = field(default_factory=set)
+    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     inside: set[str] = field(default_factory=set)
+    outside: set[str] = field(default_factory=set)
     problem: str | None = None
 
 
@@ -167,7 +170,7 @@ def _fits(state: State, target: _Target) -> Iterator[Fit]:
         for prefix in _prefixes(names, target.places):
             inside = {n[len(prefix) :]: state.tensors[full] for n, full in names.items() if n.startswith(prefix)}
             fit = _translated(inside, target)
-            fit.label = f"{state.where}.{prefix}".strip(".")
+            fit.where, fit.label = state.where, f"{state.where}.{prefix}".strip(".")
             fit.metadata = {n[len(prefix) :]: noted for n, noted in metadata.items() if n.startswith(prefix)}
             fit.inside = {full for n, full in names.items() if n.startswith(prefix)}
             fit.outside = {full for n, full in names.items() if not n.startswith(prefix) and not COUNTERS.search(n)}
@@ -187,7 +190,7 @@ def _prefixes(names: Mapping[str, str], wanted: list[Place]) -> list[str]:
 def _without_others(fits: list[Fit]) -> list[Fit]:
     """Those beside which stands nothing but other whole networks; the others get a problem."""
     for fit in fits:
-        covered = {name for other in fits for name in other.inside}
+        covered = {name for other in fits if other.where == fit.where for name in other.inside}
         rest = sorted(fit.outside - covered)
         if rest:
             fit.problem = (
@@ -213,10 +216,8 @@ def _named(fits: list[Fit], state: str, path: Path) -> list[Fit]:
 
 def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
     """The tensors under our names, and the first thing that does not fit."""
-    fit = Fit("", {}, set(), {})
-    banks: dict[
-        str, tuple[Tensor, Tensor]
-    ] = {}  # by our names: put together from the layers that use them, and which rows
+    fit = Fit()
+    banks: dict[str, tuple[Tensor, Tensor]] = {}  # put together from the layers that use them, and which rows are there
     misfits: list[str] = []
     unshared: list[str] = []
     for place in target.places:
@@ -229,7 +230,13 @@ def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
             fit.theirs.add(name)
             continue
         if place.everywhere:
-            fit.theirs |= {other for other in place.theirs if other in state}
+            also = [other for other in place.theirs if other in state]
+            fit.theirs |= {*also}
+            unshared += [
+                f"has {other!r} not shared as in this network; build the one it was saved from"
+                for other in also
+                if not _same(state[other], state[name])
+            ]
         wanted, tensor = target.own[place.ours], state[name]
         if place.rows is None or name == place.ours:
             if name in fit.theirs and place.rows is None:

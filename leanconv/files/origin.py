@@ -21,6 +21,18 @@ DENSE = re.compile(r"(^|\.)transition_layer_\d\.")
 THREE_STAGES = re.compile(r"^linear\.")
 
 
+def forms_of(model: nn.Module) -> dict[str, Any]:
+    """How `model` computes what its tensors leave open, by the settings that build it so; a file of it says the same."""
+    found: dict[str, Any] = {}
+    paddings = {shortcut.padding for _, shortcut in pad_shortcuts(model)}
+    downs = {module.down for module in model.modules() if isinstance(module, OctaveDown)}
+    relus = {not isinstance(getattr(norm, "act", None), nn.Identity) for norm in transitions(model)}
+    for setting, values in (("shortcut_padding", paddings), ("down", downs), ("transition_relu", relus)):
+        if values:
+            found[setting] = next(iter(values)) if len(values) == 1 else sorted(map(str, values))
+    return found
+
+
 def check_padding(model: nn.Module, asked: str | None) -> None:
     """Raise SettingError where `asked` is no padding of option-A shortcuts, or the network has none."""
     if asked is not None and asked not in PADDINGS:

@@ -22,6 +22,7 @@ from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.task import get_task
+from leanconv.files.origin import forms_of
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
 
@@ -45,6 +46,7 @@ def description(model: nn.Module) -> dict[str, Any]:
         "leanconv": __version__,
         "base": get_base(model),
         "plan": None if plan is None else plan.to_json(),
+        "forms": forms_of(model),
         "ties": ties(model),
         "task": None if task is None else task.to_json(),
     }

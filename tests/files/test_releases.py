@@ -167,3 +167,21 @@ def test_files_saved_before_the_padding_was_a_setting_pad_at_the_end(tmp_path: P
     assert "shortcut_padding" not in get_base(model)["kwargs"]
     lc.save(model, tmp_path)
     assert {shortcut.padding for _, shortcut in pad_shortcuts(lc.load(tmp_path))} == {"end"}
+
+
+def test_a_file_does_not_load_into_a_network_that_pads_otherwise(tmp_path: Path):
+    both = ready(lc.create_model("resnet32", shortcut_padding="both"))
+    lc.save(both, tmp_path)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(lc.load(tmp_path)(x), both(x))
+    assert torch.equal(lc.load(tmp_path, model=lc.create_model("resnet32", shortcut_padding="both"))(x), both(x))
+    with pytest.raises(FileError, match=r"network with \{'shortcut_padding': 'both'\} and this one has .*'end'"):
+        lc.load(tmp_path, model=lc.create_model("resnet32"))
+
+
+def test_templates_that_differ_between_the_layers_of_a_stage_are_refused(tmp_path: Path):
+    state = stripped(ready(released_peers.SWRN(3, 1, 2)))
+    state["stage_2.1.bank.templates"] = state["stage_2.1.bank.templates"] + 1
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(FileError, match="not shared as in this network"):
+        lc.load_checkpoint(lc.create_model("soft_wide_resnet28_10", depth=22, widen=1), tmp_path / "net.pth")
