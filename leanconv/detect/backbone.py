@@ -17,7 +17,12 @@ from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners
 
 STRIDES = (4, 8, 16, 32)
-RESNET = ("layer1", "layer2", "layer3", "layer4")  # torchvision's networks do not say where their maps are
+# of networks that do not say where their maps are: torchvision's ResNets, and timm's HRNets
+LAYERS = (
+    ("layer1", "layer2", "layer3", "layer4"),
+    ("incre_modules.0", "incre_modules.1", "incre_modules.2", "incre_modules.3"),
+)
+PROBES = ((224, 224), (256, 320))  # photos that the maps are looked at for: a pooled map has one size for both
 
 
 class PyramidBackbone(nn.Module):
@@ -26,7 +31,7 @@ class PyramidBackbone(nn.Module):
     Args:
         network: dense or lean, leanconv's, timm's or torchvision's.
         layers: names of the modules whose outputs are taken, from fine to coarse; None asks the network (``feature_info``)
-            for those of strides 4 to 32.
+            for those of strides 4 to 32, or takes the last modules that give such maps.
         out_channels: of every level.
         extra: more levels on top, see torchvision.
         first: how many of the finest levels are left out (RetinaNet: 1).
@@ -37,7 +42,8 @@ class PyramidBackbone(nn.Module):
         x: (N, 3, H, W), any H and W -> {"0": (N, out_channels, ceil(H / 4), ceil(W / 4)), ...}.
 
     Raises:
-        SettingError: no such layers, no norm to freeze, or a network whose code cannot be traced.
+        SettingError: no such layers, no norm to freeze, a network whose code cannot be traced, or one that takes photos of
+            one size only; in training, photos so small that a batch norm sees one value a channel.
         TieError: the layers taken use weights of layers that are left out.
     """
 
@@ -55,19 +61,21 @@ class PyramidBackbone(nn.Module):
         super().__init__()
         self.source = (network,)  # in a tuple: its layers are the body's, and its head is none of the detector's
         names = list(layers or feature_layers(network))[first:]
-        channels = _channels(network, names)
+        channels, late = _channels(network, names)
         try:
             # lean layers stay whole: traced through, they would lose their penalties and the choice of their form
             self.body = create_feature_extractor(
                 network,
                 {name: str(i) for i, name in enumerate(names)},
-                tracer_kwargs={"leaf_modules": [ConvOp, _BatchNorm]},  # some norms of timm's would be taken apart
+                # some norms of timm's would be taken apart; what comes after the last map is left out anyway
+                tracer_kwargs={"leaf_modules": [ConvOp, _BatchNorm, *late]},
                 suppress_diff_warning=True,  # dropped paths and the like: two graphs are what is meant
             )
         except Exception as error:  # what tracing raises is unbounded
             raise SettingError(
                 f"{type(network).__name__} cannot be traced as a backbone ({first_line(error)})"
             ) from error
+        _check_sizes(self.body, type(network).__name__)
         check_owners(self.body, [(name, m) for name, m in self.body.named_modules() if isinstance(m, ConvOp)])
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra)
         self.out_channels = out_channels
@@ -103,7 +111,15 @@ class PyramidBackbone(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        levels: dict[str, Tensor] = self.fpn(self.body(x))
+        try:
+            levels: dict[str, Tensor] = self.fpn(self.body(x))
+        except ValueError as error:  # of torch's batch norm
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise SettingError(
+                f"{len(x)} photo of {x.shape[-1]}x{x.shape[-2]} pixels leaves a batch norm one value a channel; take larger "
+                "photos (min_size), more of them a step (batch_size), or frozen_norms=True"
+            ) from error
         # anchors and boxes take the maps' type, and bfloat16 cannot tell pixels of a large photo apart
         return {name: level.float() for name, level in levels.items()}
 
@@ -112,48 +128,109 @@ def feature_layers(network: nn.Module) -> list[str]:
     """The modules of `network` whose outputs have strides 4, 8, 16 and 32.
 
     Raises:
-        SettingError: it does not say.
+        SettingError: it does not say, and has no such modules.
     """
     info: Any = getattr(network, "feature_info", None)
+    modules = dict(network.named_modules())
     if info is not None:
         entries = info if isinstance(info, list) else info.get_dicts()
         found = {entry["reduction"]: entry["module"] for entry in entries}  # the last of each stride
-        if all(stride in found for stride in STRIDES):
+        if all(found.get(stride) in modules for stride in STRIDES):
             return [found[stride] for stride in STRIDES]
-    if all(hasattr(network, name) for name in RESNET):
-        return list(RESNET)
-    strides = ", ".join(map(str, STRIDES))
-    raise SettingError(
-        f"{type(network).__name__} does not say where its maps of strides {strides} are; give layers=(...)"
-    )
+    for names in LAYERS:
+        if all(name in modules for name in names):
+            return list(names)
+    return _last_of_each_stride(network)
 
 
-def _channels(network: nn.Module, names: Sequence[str]) -> list[int]:
-    """Channels of the maps, from a run without memory."""
-    missing = [name for name in names if name not in dict(network.named_modules())]
-    if missing:
-        raise SettingError(f"no layer {missing[0]!r} in {type(network).__name__}")
+def _last_of_each_stride(network: nn.Module) -> list[str]:
+    """Of the modules in the network and of theirs the last with maps of each stride, as VGG and MobileNet are built."""
+    of_stride: list[dict[int, list[str]]] = []
+    names = [name for name, _ in network.named_modules() if 0 <= name.count(".") <= 1 and name]
+    for size in PROBES:
+        found: dict[int, list[str]] = {}
+        for name, shape in _outputs(network, names, size)[0].items():
+            for stride in STRIDES:
+                if shape is not None and shape[2:] == tuple(-(-side // stride) for side in size):
+                    found.setdefault(stride, []).append(name)
+        of_stride.append(found)
+    both = [[name for name in of_stride[0].get(s, []) if name in of_stride[1].get(s, [])] for s in STRIDES]
+    if not all(both):
+        missing = ", ".join(str(stride) for stride, found in zip(STRIDES, both, strict=True) if not found)
+        raise SettingError(
+            f"{type(network).__name__} does not say where its maps of strides {', '.join(map(str, STRIDES))} are, and no "
+            f"module gives any of stride {missing}; give layers=(...), or take another network"
+        )
+    return [found[-1] for found in both]
 
-    def run(twin: nn.Module, images: Tensor) -> dict[str, torch.Size]:
-        found: dict[str, torch.Size] = {}
-        for name in names:
-            twin.get_submodule(name).register_forward_hook(
-                lambda module, args, out, name=name: found.update({name: out.shape})
+
+def _outputs(
+    network: nn.Module, names: Sequence[str], size: tuple[int, int]
+) -> tuple[dict[str, tuple[int, ...] | None], set[type[nn.Module]]]:
+    """The shape of what each of these modules gives, None for what is no map, in the order in which they end; and the
+    kinds of modules that only run when the last of them has ended. From a run without memory."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    early: set[type[nn.Module]] = set()
+    late: set[type[nn.Module]] = set()
+    wanted = set(names)
+
+    def ended(name: str, out: Any) -> None:
+        found.pop(name, None)
+        found[name] = tuple(out.shape) if isinstance(out, Tensor) and out.ndim == 4 else None
+
+    def run(twin: nn.Module, images: Tensor) -> None:
+        for record in (found, early, late):
+            record.clear()
+        for name, module in twin.named_modules():
+            if name in wanted:
+                module.register_forward_hook(lambda module, args, out, name=name: ended(name, out))
+            module.register_forward_pre_hook(
+                lambda module, args: (late if wanted <= found.keys() else early).add(type(module))
             )
         twin(images)
-        return found
 
-    found = dry_run(network, (3, 224, 224), run)
+    try:
+        dry_run(network, (3, *size), run)
+    except SettingError:
+        if not wanted <= found.keys() or size == PROBES[0]:
+            raise
+    return found, {kind for kind in late - early if kind.__module__ != "torch.nn.modules.container"}
+
+
+def _channels(network: nn.Module, names: Sequence[str]) -> tuple[list[int], set[type[nn.Module]]]:
+    """Channels of the maps, and the kinds of modules that only come after them."""
+    modules = dict(network.named_modules())
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise SettingError(f"no layer {missing[0]!r} in {type(network).__name__}")
+    found, late = _outputs(network, names, PROBES[0])
     sides: list[int] = []
     for name in names:
         shape = found.get(name)
-        if shape is None or len(shape) != 4 or (sides and shape[2] != -(-sides[-1] // 2)):
+        if shape is not None and shape[1] == shape[2] != shape[3]:
             raise SettingError(
-                f"layer {name!r} gives {tuple(shape or ())}; each must give maps of half the side of the one before"
+                f"layer {name!r} gives {shape}, channels last, as networks of windows do; a pyramid takes (N, C, H, W)"
+            )
+        if shape is None or shape[2] != shape[3] or (sides and shape[2] != -(-sides[-1] // 2)):
+            raise SettingError(
+                f"layer {name!r} gives {shape or ()}; each must give maps of half the side of the one before"
             )
         sides.append(shape[2])
     if sides[0] > 56:
         raise SettingError(
             f"the first maps have stride {224 // sides[0]}, and a pyramid starts at 4 or more: take a network for large images"
         )
-    return [found[name][1] for name in names]
+    return [shape[1] for name in names if (shape := found[name]) is not None], late
+
+
+def _check_sizes(body: nn.Module, name: str) -> None:
+    """Raise SettingError where the network takes photos of one size only."""
+    height, width = PROBES[1]
+    try:
+        shapes = dry_run(body, (3, height, width), lambda twin, images: [out.shape for out in twin(images).values()])
+    except SettingError as error:
+        raise SettingError(
+            f"{name} does not run on photos of any size ({first_line(error)}); take a network of convolutions"
+        ) from error
+    if any(shape[3] * height != shape[2] * width for shape in shapes):
+        raise SettingError(f"{name} gives maps of one size for photos of any; take a network of convolutions")

@@ -39,6 +39,7 @@ def create_detector(
     pyramid_channels: int = 256,
     anchor_sizes: Sequence[int] | None = None,
     norm_head: bool = False,
+    norm_groups: int | None = None,
     classes: Sequence[str] = (),
     **settings: Any,
 ) -> nn.Module:
@@ -56,6 +57,7 @@ def create_detector(
         pyramid_channels: of each level of the feature pyramid; the boxes' and masks' heads read so many.
         anchor_sizes: pixels of the anchors of each of the five levels, instead of 32 to 512: smaller for small photos.
         norm_head: group norms in RetinaNet's head, as in torchvision's second version: it learns little from scratch without.
+        norm_groups: channels are normed in so many groups; None takes `groups_of`.
         classes: names of the classes, without the background.
         settings: of torchvision's detector: min_size, max_size, box_score_thresh, ...
 
@@ -91,6 +93,14 @@ def create_detector(
         raise SettingError(f"norm_head=True is for retinanet; {name} has no such head")
     note["norm_head"] = norm_head
     whole("pyramid_channels", pyramid_channels, 1)
+    if norm_head:
+        norm_groups = groups_of(pyramid_channels) if norm_groups is None else norm_groups
+        whole("norm_groups", norm_groups)
+        if pyramid_channels % norm_groups:
+            raise SettingError(f"norm_groups={norm_groups} must divide pyramid_channels={pyramid_channels}")
+        note["norm_groups"] = norm_groups
+    elif norm_groups is not None:
+        raise SettingError(f"norm_groups={norm_groups} is for norm_head=True; leave it out")
     common = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
     note |= common | {"pyramid_channels": pyramid_channels, "settings": dict(settings)}
     common |= {"out_channels": pyramid_channels}
@@ -99,7 +109,7 @@ def create_detector(
         settings = {generator: _anchors(name, anchor_sizes)} | settings
     detector = DETECTORS[name](network, num_classes, common, settings)
     if norm_head:
-        norm = partial(nn.GroupNorm, math.gcd(32, pyramid_channels))
+        norm = partial(nn.GroupNorm, norm_groups)
         each = detector.anchor_generator.num_anchors_per_location()[0]
         detector.head = RetinaNetHead(pyramid_channels, each, num_classes, norm_layer=norm)
     detector.leanconv_detector = note
@@ -107,6 +117,21 @@ def create_detector(
         if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
             module.register_forward_hook(_in_float32)
     return detector
+
+
+def groups_of(channels: int) -> int:
+    """Groups of a group norm: 32 where they divide the channels, fewer where a group would hold a single one.
+
+    A group of one channel has one value on the pyramid's top level, where a small photo leaves one pixel, and one value
+    normed is 0 whatever it was: torch refuses it for one photo, and for several nothing is learnt there.
+
+    Raises:
+        SettingError: a single channel.
+    """
+    if channels < 2:
+        raise SettingError(f"norm_head=True needs pyramid_channels={channels} to be at least 2; 256 is usual")
+    groups = math.gcd(32, channels)
+    return groups if groups < channels else max(1, channels // 8)
 
 
 def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def load_detector(directory: str | os.PathLike[str], network: nn.Module | None =
 
 def _build(note: dict[str, Any], network: nn.Module, path: Path) -> nn.Module:
     given = dict(note)
+    if given.get("norm_head") is True and "norm_groups" not in given and isinstance(given.get("pyramid_channels"), int):
+        given["norm_groups"] = math.gcd(32, given["pyramid_channels"])  # what it was before it was written down
     settings = given.pop("settings", {})
     if not isinstance(settings, dict):
         raise FileError(f"{path.name}: the detector's settings are {settings!r}; save it again")
