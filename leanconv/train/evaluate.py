@@ -9,6 +9,7 @@ from torch import nn
 
 from leanconv.core.modes import evaluating
 from leanconv.data import LabelledImages, make_loader
+from leanconv.train.failures import failures
 from leanconv.train.scoring import Scores, autocast, predict, tally
 
 
@@ -38,7 +39,7 @@ def evaluate(
     )  # fmt: skip
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     total = torch.zeros(4, device=device)
-    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+    with evaluating(model), torch.inference_mode(), autocast(device, precision), failures():
         for batch, labels in loader:
             total += tally(predict(model, batch.to(device)), labels.to(device))
     return Scores.of(total)

@@ -25,6 +25,7 @@ from leanconv.train.best import keep_best
 from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
 from leanconv.train.checkpoint import weights_of
 from leanconv.train.config import RunConfig
+from leanconv.train.failures import failures
 from leanconv.train.folder import RunFolder
 from leanconv.train.gradients import GradientRecorder
 from leanconv.train.placement import placement
@@ -113,7 +114,7 @@ def train_loop(
         model.train()
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
-        with _interruptible(recorder, trainer.world_size):
+        with _interruptible(recorder, trainer.world_size), failures():
             resumed = folder.checkpoint if checkpoint is not None else None
             trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
     return work.module.history

@@ -13,6 +13,7 @@ from leanconv.core.atomic import write_json
 from leanconv.core.processes import devices_of, leads, started
 from leanconv.data import ImageData
 from leanconv.train.caller import undisturbed
+from leanconv.train.checkpoint import written
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
 
@@ -84,7 +85,8 @@ def fit(
         SettingError: `out` holds a run and `resume` is not set, or the run there has other settings; `devices` contradicts
             the launcher.
         FileError: the checkpoint cannot be read or belongs to another network.
-        RunError: the loss is not finite any more.
+        RunError: the loss or a weight is not finite any more, a file cannot be written, a process that decodes images was
+            killed, or memory ran out; last.ckpt then is the last one that was whole.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
     devices = devices_of(devices)  # before the folder is there
@@ -111,7 +113,8 @@ def concluded(
     result = FitResult.of(history, select)
     if leads() and (checkpoint is None or not folder.summary.exists()):
         said = {name: value for name, value in asdict(result).items() if name != "history"}
-        write_json(folder.summary, said | more)
+        with written(folder.summary):
+            write_json(folder.summary, said | more)
     return result
 
 
