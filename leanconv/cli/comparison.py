@@ -67,7 +67,9 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: bool = True, **device
         say(f"[{number}/{len(jobs)}] {job.label}, seed {job.config.seed}" + (": finished before" if known else ""))
         try:
             summary = runs.run(job, folder, progress=progress, **device)
-        except (RunError, RuntimeError, MemoryError) as error:
+        except OSError:  # of the folder: no run could be kept there
+            raise
+        except Exception as error:
             if isinstance(error, LeanconvError) and not isinstance(error, RunError):
                 raise
             methods[job.label].failed[job.config.seed] = runs.failure(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from leanconv.cli.inspect import counts
 from leanconv.cli.methods import label_of
 from leanconv.cli.output import say
 from leanconv.cli.target import check_fits, make_useful_plan, open_target, stem
-from leanconv.core.atomic import write_json
-from leanconv.core.errors import FileError, RunError, SettingError
+from leanconv.core.atomic import remove_leftovers, write_json
+from leanconv.core.errors import FileError, LeanconvError, RunError, SettingError
 from leanconv.core.method import Method
 from leanconv.core.processes import devices_of, leads
 from leanconv.core.reading import one_line, parse_json
@@ -30,6 +31,7 @@ RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # what a run's identity has since its classes are compared by name
+FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # what a run writes here
 OWN = ("method", "seed")  # what may differ between the runs of one comparison
 
 
@@ -157,9 +159,11 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
     identity = job.identity()
     job = job.in_order_of(model)
 
+    numbers = counts(model, job.input_size)  # now, since what cannot be counted should not cost a training
+
     def work() -> dict[str, Any]:
         fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
-        return _conclude(job, folder, model, fitted) if leads() else {}
+        return _conclude(job, folder, model, fitted, numbers) if leads() else {}
 
     return once(folder, identity, work, resume=resume, scores="test")
 
@@ -175,6 +179,7 @@ def once(
     """
     with _alone(folder):
         if leads():
+            remove_leftovers(folder, FILES)
             _check_folder(folder, identity)
         summary = finished(folder, scores)
         if summary is not None:
@@ -196,8 +201,20 @@ def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
         raise SettingError(f"{folder} holds something else; choose another folder with --out")
 
 
-def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> dict[str, Any]:
-    """Save the network, test it, and write the run's summary: only now is the test part looked at."""
+def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Save the network, test it, and write the run's summary: only now is the test part looked at.
+
+    Raises:
+        RunError: one of these failed; the trained weights are kept.
+    """
+    try:
+        return _concluded(job, folder, model, fitted, numbers)
+    except Exception as error:
+        kept = f"the trained weights are in {folder}, and the same command with --resume tries again"
+        raise RunError(f"trained, and then failed: {failure(error)}; {kept}") from error
+
+
+def _concluded(job: Job, folder: Path, model: nn.Module, fitted: FitResult, numbers: dict[str, Any]) -> dict[str, Any]:
     from leanconv.core.task import Task, set_task
     from leanconv.files.save import save
     from leanconv.train import evaluate
@@ -216,13 +233,15 @@ def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> di
         channels_last=job.config.channels_last,
         image_size=job.config.image_size,
     )
+    if not math.isfinite(scores.loss):
+        raise RunError(f"the loss on the test part is {scores.loss}; lower lr, and train again in another folder")
     trained = dataclasses.asdict(fitted)
     trained.pop("history", None)
     summary = {
         "status": "finished",
         "method": job.label,
         "seed": job.config.seed,
-        "counts": counts(model, job.input_size),
+        "counts": numbers,
         "train": trained,
         "test": dataclasses.asdict(scores),
     }
@@ -292,4 +311,4 @@ def _alone(folder: Path) -> Iterator[None]:
 def failure(error: BaseException) -> str:
     """Why a run failed, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, RunError) else f"{type(error).__name__}: {text}"[:300]
+    return text if isinstance(error, LeanconvError) else f"{type(error).__name__}: {text}"[:300]

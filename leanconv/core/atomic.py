@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,37 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_dir():
         raise SettingError(f"{target} is a folder; choose another place for the file")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
     temporary = Path(name)
     try:
+        _lock(handle)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         make_ordinary(temporary)
         os.replace(temporary, target)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Remove the temporary files of `names` in `folder` that killed processes left; one that is being written stays."""
+    for name in names:
+        for path in Path(folder).glob(f".{glob.escape(name)}.????????"):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if _lock(file.fileno()):
+                    path.unlink()
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process alone holds an open file now; the system lets it go when the process ends, however it does."""
+    try:
+        import fcntl  # not on Windows, where leftovers stay
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def make_ordinary(path: str | os.PathLike[str]) -> None:

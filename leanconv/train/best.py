@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import FileError
-from leanconv.train.checkpoint import checksum, ends_epoch, weights_of
+from leanconv.train.checkpoint import checksum, ends_epoch, weights_of, written
 from leanconv.train.folder import RunFolder
 from leanconv.train.resume import check_weights
 
@@ -35,7 +35,7 @@ def keep_best(folder: RunFolder, checkpoint: Mapping[str, Any]) -> None:
         for name, value in weights_of(checkpoint).items()
         if isinstance(value, Tensor)
     }
-    with replacing(folder.best) as temporary:
+    with written(folder.best), replacing(folder.best) as temporary:
         save_file(tensors, temporary, {"epoch": str(len(history)), "checksum": _checksum(tensors)})
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leanconv.core.atomic import replacing
-from leanconv.core.errors import FileError
+from leanconv.core.errors import FileError, LeanconvError, RunError
 
 CHECKSUMS = "checksums"
 BATCHES = "epoch_loop.batch_progress"  # where Lightning counts the steps of an epoch
@@ -26,8 +26,25 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
     sealed = {**checkpoint, CHECKSUMS: {name: checksum(value) for name, value in checkpoint.items()}}
     # the zip's own sums are what tells a flipped bit before the file is taken apart
-    with replacing(path) as temporary, config.patch("save.compute_crc32", True):
+    with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):
         torch.save(sealed, temporary)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Within the block a file of a run is written; what keeps it from that ends the run, and no more than that.
+
+    Raises:
+        RunError: the disk is full, say.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save says the second, without the reason
+        if isinstance(error, LeanconvError):
+            raise
+        reason = getattr(error, "strerror", None) or "is the disk full?"
+        kept = "what was written before is whole; make room, and continue with --resume (resume=True)"
+        raise RunError(f"{path} cannot be written ({reason}); {kept}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -46,9 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileError:
         raise
-    # of a damaged file, zipfile and torch raise almost anything
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError,
-            AssertionError, MemoryError, pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
+    except Exception as error:  # what taking a damaged file apart raises is unbounded
         raise FileError(f"{path}: not a readable checkpoint; {WAY_OUT}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("progress"), dict):
         raise FileError(f"{path}: not a checkpoint of leanconv's; delete it to start again, or choose another folder")

@@ -12,6 +12,7 @@ from leanconv.core.modes import evaluating
 from leanconv.core.task import get_task
 from leanconv.data import LabelledImages, make_loader
 from leanconv.data.classes import listed, places
+from leanconv.train.failures import failures
 from leanconv.train.scoring import Scores, autocast, predict, tally
 
 
@@ -51,7 +52,7 @@ def evaluate(
     )  # fmt: skip
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     total = torch.zeros(4, device=device)
-    with evaluating(model), torch.inference_mode(), autocast(device, precision):
+    with evaluating(model), torch.inference_mode(), autocast(device, precision), failures():
         for batch, labels in loader:
             logits = _fitting(
                 predict(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from leanconv.core.atomic import write_json, write_text
+from leanconv.core.atomic import remove_leftovers, write_json, write_text
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import describe_machine
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_yaml
-from leanconv.train.checkpoint import read_checkpoint
+from leanconv.train.checkpoint import read_checkpoint, written
 from leanconv.train.config import EXECUTION, RunConfig
 
 CLASSES = "classes"
@@ -46,6 +46,8 @@ class RunFolder:
             SettingError: there is a run already and `resume` is not set, or it was made with other settings.
             FileError: its checkpoint or its settings cannot be read.
         """
+        if leads():
+            remove_leftovers(self.root, [path.name for path in vars(self).values() if path != self.root])
         settings = {"data": data_name, CLASSES: list(classes), **config.model_dump(mode="json")}
         if self.checkpoint.exists():
             if not resume:
@@ -55,18 +57,22 @@ class RunFolder:
             return read_checkpoint(self.checkpoint)
         if not leads():
             return None
-        write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
-        write_json(self.env, describe_machine())
-        for old in (self.best, self.summary, self.gradients):
-            old.unlink(missing_ok=True)
+        try:
+            write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
+            write_json(self.env, describe_machine())
+            for old in (self.best, self.summary, self.gradients):
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise SettingError(f"{self.root}: cannot hold a run ({error.strerror}); choose another folder") from error
         return None
 
     def write_records(self, records: Sequence[dict[str, Any]]) -> None:
         """All records of a run; what a killed run left behind after its last checkpoint goes."""
-        write_text(self.metrics, "".join(map(_line, records)))
+        with written(self.metrics):
+            write_text(self.metrics, "".join(map(_line, records)))
 
     def append_record(self, record: dict[str, Any]) -> None:
-        with open(self.metrics, "a", encoding="utf-8") as file:
+        with written(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
     def _check_same(self, settings: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from leanconv.core.sharing import borrowed
 from leanconv.train.base import RunModule
+from leanconv.train.checkpoint import written
 from leanconv.train.folder import RunFolder
 
 
@@ -54,10 +56,12 @@ class GradientRecorder(pl.Callback):
             return
         sizes = [gradient.detach().abs() for gradient in found.values()]
         values = torch.stack([torch.stack([size.max(), size.mean()]) for size in sizes]).tolist()  # one wait for a GPU
+        if not all(math.isfinite(value) for pair in values for value in pair):
+            return  # the loss will not be either, which ends the run
         record = {
             "step": step,
             "gradients": {name: {"max": v[0], "mean": v[1]} for name, v in zip(found, values, strict=True)},
         }
-        with open(self.folder.gradients, "a", encoding="utf-8") as file:
+        with written(self.folder.gradients), open(self.folder.gradients, "a", encoding="utf-8") as file:
             file.write(("\n" if self.first and file.tell() else "") + json.dumps(record) + "\n")
         self.first = False

@@ -26,6 +26,7 @@ from leanconv.train.best import keep_best
 from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
 from leanconv.train.checkpoint import weights_of
 from leanconv.train.config import RunConfig
+from leanconv.train.failures import failures
 from leanconv.train.folder import RunFolder
 from leanconv.train.gradients import GradientRecorder
 from leanconv.train.placement import placement
@@ -114,7 +115,7 @@ def train_loop(
         model.train()
         if config.channels_last:
             to_channels_last(model)
-        with _interruptible(recorder, trainer.world_size):
+        with _interruptible(recorder, trainer.world_size), failures():
             resumed = folder.checkpoint if checkpoint is not None else None
             trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
     return work.module.history

@@ -14,6 +14,7 @@ from leanconv.core.processes import devices_of, leads, started
 from leanconv.core.task import get_task
 from leanconv.data import ImageData
 from leanconv.train.caller import undisturbed
+from leanconv.train.checkpoint import written
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
 
@@ -86,7 +87,8 @@ def fit(
             contradicts the launcher; `model` knows its classes, and they are others than those of `data` (in another order
             they are brought into its own).
         FileError: the checkpoint cannot be read or belongs to another network.
-        RunError: the loss is not finite any more.
+        RunError: the loss or a weight is not finite any more, a file cannot be written, a process that decodes images was
+            killed, or memory ran out; last.ckpt then is the last one that was whole.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
     devices = devices_of(devices)  # before the folder is there
@@ -116,7 +118,8 @@ def concluded(
     result = FitResult.of(history, select)
     if leads() and (checkpoint is None or not folder.summary.exists()):
         said = {name: value for name, value in asdict(result).items() if name != "history"}
-        write_json(folder.summary, said | more)
+        with written(folder.summary):
+            write_json(folder.summary, said | more)
     return result
 
 

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from leanconv import train
-from leanconv.core.errors import RunError
+from leanconv.core.errors import RunError, SettingError
 from leanconv.report import markdown_of
 
 from .conftest import TINY, one_line
@@ -129,14 +129,21 @@ def test_interrupted_comparison_continues(call: Callable, tmp_path: Path) -> Non
         assert [row[name] for row in broken] == [row[name] for row in whole]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RunError("the loss is not finite at epoch 1"), "the loss is not finite at epoch 1"),
+        (ValueError("Out of range float values"), "ValueError: Out of range float values"),
+    ],
+)
 def test_a_failing_run_does_not_lose_the_others(
-    call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, reason: str, call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = train.fit
 
     def fail(model: Any, data: Any, config: Any, out: Path, **options: Any) -> Any:
         if "tied" in str(out):
-            raise RunError("the loss is not finite at epoch 1")
+            raise error
         return fit(model, data, config, out, **options)
 
     monkeypatch.setattr(train, "fit", fail)
@@ -144,10 +151,48 @@ def test_a_failing_run_does_not_lose_the_others(
     assert answer.code == 1
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
     assert [row["test_top1_pct"] is None for row in rows] == [False, True, False]
-    assert rows[1]["failed"] == "seed 0: the loss is not finite at epoch 1"
+    assert rows[1]["failed"] == f"seed 0: {reason}"
     assert rows[1]["params"] < rows[0]["params"]
-    assert "failed: seed 0: the loss is not finite" in " ".join((tmp_path / "out" / "report.md").read_text().split())
-    assert "failed: seed 0: the loss is not finite" in (tmp_path / "out" / "report.html").read_text()
+    assert f"failed: seed 0: {reason}" in " ".join((tmp_path / "out" / "report.md").read_text().split())
+    assert f"failed: seed 0: {reason}" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_fails_after_training_keeps_the_weights(
+    call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    command = ("train", "resnet8", "--out", tmp_path / "run", *TINY)
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "evaluate", fail)
+        answer = call(*command)
+    assert answer.code == 1
+    assert one_line(answer, "trained, and then failed: RuntimeError: no such luck", "--resume tries again")
+    assert (tmp_path / "run" / "model.safetensors").exists() and (tmp_path / "run" / "last.ckpt").exists()
+    answer = call(*command, "--resume", "--json")
+    assert answer.code == 0 and "epoch 1/1" not in answer.err
+    assert json.loads(answer.out)["test"]["n"] == 355
+
+
+def test_what_cannot_be_counted_is_said_before_training(
+    call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise SettingError("this cannot be counted")
+
+    monkeypatch.setattr("leanconv.cli.runs.counts", fail)
+    answer = call("train", "resnet8", "--out", tmp_path / "run", *TINY)
+    assert answer.code == 2 and one_line(answer, "this cannot be counted")
+    assert trained == [] and not (tmp_path / "run").exists()
+
+
+def test_leftovers_of_a_killed_start_do_not_refuse_the_next(call: Callable, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in (".run.json.abcd1234", ".model.safetensors.abcd1234"):
+        (tmp_path / "run" / name).write_text("{")
+    assert call("train", "resnet8", "--out", tmp_path / "run", *TINY).code == 0
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")} <= {".lock"}
 
 
 def test_every_mistake_comes_before_training(call: Callable, tmp_path: Path, trained: list[str]) -> None:
