@@ -7,8 +7,9 @@ from abc import abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
-from leanconv.core.errors import TieError
+from leanconv.core.errors import RunError, TieError
 from leanconv.core.sharing import borrowed, parameters_in_use
 from leanconv.core.spec import ConvSpec, Pair
 
@@ -16,9 +17,21 @@ from leanconv.core.spec import ConvSpec, Pair
 class ConvOp(nn.Module):
     """A module that stands in for one ``nn.Conv2d`` and shows its attributes.
 
-    Subclasses take ``nn.Conv2d``'s signature first and their own settings as keywords. They hold their weights in
-    whatever shape they like: code that reads ``conv.weight`` as a dense weight should ask `LinearOp.weight_dense`.
+    Subclasses take ``nn.Conv2d``'s signature first and their own settings as keywords, and give `convolve`.
+
+    They hold their weights in whatever shape they like. ``op.weight`` is a parameter of that name where the operator has one,
+    in the operator's own shape, and otherwise a `WeightView`: the dense weight for code that reads it. ``op.bias`` is a tensor or
+    None. What always is the dense weight is `LinearOp.weight_dense`.
+
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), or (I, H, W) -> (O, H', W'), H' and W' as in nn.Conv2d.
+
+    Raises:
+        RunError: an input of another rank or with other channels.
     """
+
+    transposed = False
+    output_padding = (0, 0)
 
     def __init__(
         self,
@@ -52,6 +65,32 @@ class ConvOp(nn.Module):
         self.dilation = spec.dilation
         self.groups = spec.groups
         self.padding_mode = spec.padding_mode
+
+    @property
+    def _reversed_padding_repeated_twice(self) -> tuple[int, int, int, int]:
+        """As in nn.Conv2d: code that pads by hand reads it."""
+        return self.spec.pads
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As in nn.Conv2d: code that changes the weight on its way calls it with a dense one."""
+        return self.conv2d(input, weight, bias, self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor):  # what FX traces with is none, and has no rank: it traces batches
+            if x.dim() == 3:
+                return self.forward(x.unsqueeze(0)).squeeze(0)
+            # under torch.jit.trace sizes are tensors
+            if x.dim() != 4 or not (_is_tracing() or x.shape[1] == self.in_channels):
+                channels = self.in_channels
+                raise RunError(
+                    f"an input of shape {tuple(x.shape)} does not fit this {type(self).__name__}: it must be "
+                    f"(N, {channels}, H, W), or ({channels}, H, W) for one image"
+                )
+        return self.convolve(x)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The operator on a batch: (N, I, H, W) -> (N, O, H', W')."""
+        raise NotImplementedError(f"{type(self).__name__} has neither convolve nor a forward of its own")
 
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
         """``F.conv2d`` with the stride, padding, padding mode and dilation of the convolution this stands for."""
@@ -88,7 +127,7 @@ class LinearOp(ConvOp):
         """The dense weight this operator stands for, in the convolution's own shape (out, in / groups, kh, kw).
 
         Raises:
-            RuntimeError: in training mode, where a norm between the factors uses the statistics of its batch.
+            RunError: in training mode, where a norm between the factors uses the statistics of its batch.
         """
 
     @abstractmethod

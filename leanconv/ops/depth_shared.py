@@ -16,6 +16,7 @@ from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.settings import one_of, weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.weight import WeightView
 
 
 class ConvBank(nn.Module):
@@ -113,14 +114,15 @@ class DepthSharedConv2d(LinearOp):
         return "owner" if "bank" in self._modules else "borrowed"
 
     @property
-    def weight(self) -> Tensor:
-        return self.bank.weight
+    def weight(self) -> Tensor | WeightView:
+        """The shared weight; with a blend the dense weight of both, for code that reads it."""
+        return self.bank.weight if self.blend is None else WeightView(self, self.blend)
 
     @property
     def bias(self) -> Tensor | None:
-        return self.bank.bias
+        return self.bias_dense()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         y = self.conv2d(x, self.bank.weight, self.bank.bias, self.groups)
         return y if self.blend is None else nn.functional.conv2d(y, self.blend)
 
@@ -171,7 +173,15 @@ class PaddedDepthSharedConv2d(LinearOp):
     def settings_repr(self) -> str:
         return "owner, padded image"
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
+        return self.weight_dense()
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.bank.bias
+
+    def convolve(self, x: Tensor) -> Tensor:
         return self.conv2d(x, self.weight_dense(), self.bank.bias)
 
     def weight_dense(self) -> Tensor:

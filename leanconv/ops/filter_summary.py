@@ -12,6 +12,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.weight import WeightView
 
 
 def _check_ratio(ratio: float) -> None:
@@ -81,7 +82,12 @@ class FilterSummaryConv2d(LinearOp):
     def settings_repr(self) -> str:
         return f"window_stride={self.window_stride} of {self.spec.fan_in}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> WeightView:
+        """The dense weight, for code that reads it."""
+        return WeightView(self, self.summary)
+
+    def convolve(self, x: Tensor) -> Tensor:
         return self.conv2d(x, self.weight_dense(), self.bias, self.groups)
 
     def weight_dense(self) -> Tensor:

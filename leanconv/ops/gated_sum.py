@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 
 class _GatedSum(torch.autograd.Function):
@@ -130,7 +131,7 @@ def gated_sum(a: Tensor, b: Tensor) -> Tensor:
 
     Source: "Split to Be Slim", section 3.4, eqs. 4-6.
     """
-    plain = torch.compiler.is_compiling() or torch.jit.is_tracing()  # they differentiate what they see by themselves
+    plain = torch.compiler.is_compiling() or is_tracing()  # they differentiate what they see by themselves
     if plain or not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
         y: Tensor = _GatedSum.forward(a, b, 0)[0]
     elif _channels_last(a) and _channels_last(b):

@@ -15,6 +15,7 @@ from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp
 from leanconv.core.settings import flag, whole
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.weight import WeightView
 
 
 def ghost_error(spec: ConvSpec) -> str | None:
@@ -114,7 +115,17 @@ class GhostConv2d(ConvOp):
     def settings_repr(self) -> str:
         return f"{_widths(self.out_channels, self.expansion)[0]} of {self.out_channels} maps primary"
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> WeightView:
+        """The dense weight, for code that reads it."""
+        return WeightView(self, self.primary.conv.weight)
+
+    @property
+    def bias(self) -> None:
+        """Those of the branches come before their ReLUs."""
+        return None
+
+    def convolve(self, x: Tensor) -> Tensor:
         primary = self.primary(x)
         if self.cheap is None:
             return primary

@@ -69,7 +69,7 @@ class GroupedConv2d(LinearOp):
     def settings_repr(self) -> str:
         return f"ways={self.ways}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)
 
     def weight_dense(self) -> Tensor:

@@ -92,7 +92,7 @@ class HetConv2d(LinearOp):
     def settings_repr(self) -> str:
         return f"part={self.part}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         classes = self.groups * self.part
         bias = self.bias
         if bias is not None:

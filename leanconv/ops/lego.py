@@ -101,7 +101,7 @@ class LegoConv2d(LinearOp):
         """The lego filter of each output channel and part: (O, o), whole numbers."""
         return self.selector.argmax(2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         maps = self._maps(x)
         if self.training:
             return F.conv2d(maps, self._choice().flatten(1)[:, :, None, None], self.bias)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from leanconv.core import spec
 from leanconv.core.errors import SettingError
+from leanconv.ops.pooling import EdgeAvgPool2d
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -41,7 +42,7 @@ class OctaveConv2d(nn.Module):
 
     Shape:
         x: (high, low): (N, I - l, H, W) and (N, l, H / 2, W / 2) rounded up, or None where l = alpha_in * I is 0
-        -> (high, low): the same of O, alpha_out, and H and W divided by the stride and rounded up.
+        -> (high, low): the same of O, alpha_out, and H and W divided by the stride and rounded up. Or one image, without N.
 
     Raises:
         SettingError: an alpha out of range, groups, or a padding that changes the size by more than the stride.
@@ -93,7 +94,7 @@ class OctaveConv2d(nn.Module):
         self.high_to_low = self._path(high_in, self.low_out, bias) if self.low_out else None
         self.low_to_high = self._path(self.low_in, high_out, False) if self.low_in else None
         self.low_to_low = self._path(self.low_in, self.low_out, False) if self.low_in and self.low_out else None
-        self.pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        self.pool = EdgeAvgPool2d((2, 2))
         self.reset_parameters()
 
     def _path(self, in_channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
@@ -112,6 +113,9 @@ class OctaveConv2d(nn.Module):
 
     def forward(self, x: Pair) -> Pair:
         high, low = x
+        if isinstance(high, Tensor) and high.dim() == 3:  # one image; what FX traces with has no rank
+            pair = self.forward((high.unsqueeze(0), None if low is None else low.unsqueeze(0)))
+            return pair[0].squeeze(0), None if pair[1] is None else pair[1].squeeze(0)
         new_high = self.high_to_high(high)
         if self.low_to_high is not None:
             up = F.interpolate(self.low_to_high(low), scale_factor=2, mode="nearest")

@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.errors import LeanconvWarning, RunError, SettingError
 from leanconv.core.method import Group, Kept, Method, Site, by_stage
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.settings import flag, weight, whole
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.weight import WeightView
 from leanconv.ops.low_rank import fit_bases
 
 
@@ -144,7 +145,12 @@ class SharedBasisConv2d(LinearOp):
         shared = self.basis.components(self.index)
         return shared if self.unique is None else torch.cat([self.unique, shared])
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> WeightView:
+        """The dense weight, for code that reads it."""
+        return WeightView(self, self.coefficients)
+
+    def convolve(self, x: Tensor) -> Tensor:
         if self.form == "apart" and self.shared and self.unique is not None:
             both = (self.conv2d(x, self.unique, None), self.conv2d(x, self.basis.components(self.index), None))
             y = torch.cat(both, 1)
@@ -160,7 +166,7 @@ class SharedBasisConv2d(LinearOp):
         if norm is None:
             return None
         if self.training:
-            raise RuntimeError("a norm stands between basis and coefficients: call eval() before weight_dense()")
+            raise RunError("a norm stands between basis and coefficients: call eval() before weight_dense()")
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         return scale, norm.bias - norm.running_mean * scale

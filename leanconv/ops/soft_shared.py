@@ -14,6 +14,7 @@ from leanconv.core.operator import LinearOp
 from leanconv.core.settings import whole
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.weight import WeightView
 from leanconv.ops.low_rank import top_rows
 
 
@@ -107,7 +108,12 @@ class SoftSharedConv2d(LinearOp):
     def settings_repr(self) -> str:
         return f"templates={self.bank.templates} ({'owner' if 'bank' in self._modules else 'borrowed'})"
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> WeightView:
+        """The dense weight, for code that reads it."""
+        return WeightView(self, self.coefficients)
+
+    def convolve(self, x: Tensor) -> Tensor:
         return self.conv2d(x, self.weight_dense(), self.bias, self.groups)
 
     def weight_dense(self) -> Tensor:

@@ -16,7 +16,9 @@ from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp
 from leanconv.core.settings import flag, one_of, whole
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+from leanconv.core.weight import WeightView
 from leanconv.ops.gated_sum import gated_sum
+from leanconv.ops.pooling import EdgeAvgPool2d
 
 fx.wrap("gated_sum")  # FX keeps the call whole: its choice between two backward passes cannot be traced
 Representative = Literal["sum", "chain", "full"]
@@ -133,7 +135,7 @@ class SplitConv2d(ConvOp):
             self.norm1 = nn.BatchNorm2d(out_channels)
         self.pool: nn.Module | None = None
         if self.stride != (1, 1):
-            self.pool = nn.AvgPool2d(self.stride, ceil_mode=True, count_include_pad=False)
+            self.pool = EdgeAvgPool2d(self.stride)
         self.mergeable = representative == "sum" and self.pool is None and self._centre() is not None
         self.merges = self.mergeable and in_channels <= MERGE_UP_TO  # in training; the result is the same
         self.reset_parameters()
@@ -152,7 +154,17 @@ class SplitConv2d(ConvOp):
     def settings_repr(self) -> str:
         return f"{self.used} of {self.in_channels} channels representative"
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> WeightView:
+        """The dense weight, for code that reads it."""
+        return WeightView(self, self.grouped.weight)
+
+    @property
+    def bias(self) -> None:
+        """A bias of the convolution is the norms' shift."""
+        return None
+
+    def convolve(self, x: Tensor) -> Tensor:
         # split, not slices: the backward pass of a slice drops channels_last, which costs a third of a training step
         used, rest = x.split((self.used, self.in_channels - self.used), 1)
         if self.training and self.merges:

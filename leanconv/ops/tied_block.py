@@ -87,7 +87,7 @@ class TiedBlockConv2d(LinearOp):
     def settings_repr(self) -> str:
         return f"blocks={self.blocks}, form={self.form}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         if self.form == "fold":
             return self._fold(x)
         bias = None if self.bias is None else self._over_blocks(self.bias)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from tests.ops.contract import SPECS, image, lean_network, on_few, on_some
+from tests.ops.contract import SPECS, image, lean_network, on_few
 
 pytestmark = [  # torch says these of its own parts
     pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is deprecated:FutureWarning"),
@@ -57,7 +57,7 @@ def test_second_derivatives(method, name, training):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@on_some
+@on_few
 def test_a_gradient_penalty_has_the_gradient_of_finite_differences(method, name, training):
     """The mean of squared input gradients, as WGAN-GP and R1 take it; its slope along a random direction of the weights."""
     lean = still(lean_network(method, SPECS[name]), training)
@@ -82,7 +82,7 @@ def test_a_gradient_penalty_has_the_gradient_of_finite_differences(method, name,
 
 
 @pytest.mark.parametrize("training", [False, True])
-@on_some
+@on_few
 def test_gradients_of_each_sample_at_once_are_those_of_a_loop(method, name, training):
     lean = lean_network(method, SPECS[name])
     lean = frozen_norms(lean) if training else lean

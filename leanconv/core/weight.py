@@ -1,0 +1,135 @@
+"""What `conv.weight` answers where an operator has no tensor of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from leanconv.core.errors import RunError
+
+if TYPE_CHECKING:
+    from leanconv.core.operator import ConvOp
+
+# What a tensor answers about itself, and what it makes without its values
+_KIND = {
+    "device", "dtype", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_quantized", "is_sparse", "layout",
+    "element_size", "get_device", "is_complex", "is_floating_point", "new_empty", "new_full", "new_ones", "new_tensor",
+    "new_zeros",
+}  # fmt: skip
+_WRITES = {"data", "grad", "grad_fn", "is_leaf", "backward", "register_hook", "retain_grad"}
+
+
+class WeightView:
+    """The dense weight that an operator stands for, as code around a convolution reads it.
+
+    Dtype, device, shape and the like cost nothing. In a computation it is `LinearOp.weight_dense()`, made anew each time, with
+    gradients to the operator's parameters.
+
+    Args:
+        op: the operator.
+        like: one of its parameters, for dtype and device.
+
+    Raises:
+        RunError: when it is computed with and the operator equals no dense convolution (in this mode), or written to.
+    """
+
+    def __init__(self, op: ConvOp, like: Tensor) -> None:
+        self._op = op
+        self._like = like
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self._op.spec.weight_shape)
+
+    @property
+    def ndim(self) -> int:
+        return 4
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._like.requires_grad
+
+    def dim(self) -> int:
+        return 4
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"WeightView(shape={tuple(self.shape)}, dtype={self._like.dtype}, device={self._like.device})"
+
+    def dense(self) -> Tensor:
+        """The weight itself."""
+        weight_dense: Callable[[], Tensor] | None = getattr(self._op, "weight_dense", None)
+        if weight_dense is None:
+            raise RunError(
+                f"{type(self._op).__name__} has no single weight to compute with: it equals no dense convolution; call the "
+                "layer itself, or keep this convolution dense with exclude="
+            )
+        return weight_dense()
+
+    def _refuse(self, what: str) -> None:
+        raise RunError(
+            f"{what} would change the weight of {type(self._op).__name__}, which is computed from its parameters; "
+            "set those, or call its reset_parameters()"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _KIND:
+            return getattr(self._like, name)
+        if name in _WRITES or name.endswith("_"):  # torch names what changes a tensor so
+            self._refuse(name)
+        return getattr(self.dense(), name)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._refuse("an assignment")
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.to, Tensor.type_as) and not isinstance(args[0], cls):  # x.to(weight): its dtype and device
+            args = tuple(arg._like if isinstance(arg, cls) else arg for arg in args)
+            return func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        first = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("input"))
+        if isinstance(first, cls) and name.endswith("_") and not name.endswith("__"):
+            first._refuse(name)
+        kwargs = {name: _dense(value) for name, value in (kwargs or {}).items()}
+        return func(*(_dense(arg) for arg in args), **kwargs)
+
+    def __fx_create_arg__(self, tracer: Any) -> Any:
+        return tracer.create_arg(self.dense())
+
+
+def _dense(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_dense(item) for item in value)
+    return value.dense() if isinstance(value, WeightView) else value
+
+
+def _forwarded(name: str) -> Callable[..., Any]:
+    def method(self: WeightView, *args: Any) -> Any:
+        return getattr(self.dense(), name)(*(_dense(arg) for arg in args))
+
+    method.__name__ = name
+    return method
+
+
+for _name in (
+    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "matmul", "rmatmul", "neg", "abs",
+    "getitem", "iter", "eq", "ne", "lt", "le", "gt", "ge", "float", "array",
+):  # fmt: skip
+    setattr(WeightView, f"__{_name}__", _forwarded(f"__{_name}__"))
+WeightView.__hash__ = object.__hash__  # type: ignore[method-assign]
