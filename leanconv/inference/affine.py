@@ -49,6 +49,15 @@ class Affine:
         return self.shift if bias is None else bias * self.scale + self.shift
 
 
+def foldable(norm: nn.Module | None) -> bool:
+    """Whether `norm` is one that `Affine.of` describes: an ``nn.BatchNorm2d`` in eval with running statistics, and no more.
+
+    One without running statistics, in training or of another kind (instance, group) computes with its input's.
+    """
+    plain = type(norm) is nn.BatchNorm2d and not norm.training and not (norm._forward_hooks or norm._forward_pre_hooks)
+    return plain and norm.running_mean is not None and norm.running_var is not None and "forward" not in vars(norm)
+
+
 def folded(weight: Tensor, bias: Tensor | None, affine: Affine | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a convolution with `affine` behind it."""
     return (weight, bias) if affine is None else (affine.weight(weight), affine.bias(bias))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from leanconv.bench import runtimes
 from leanconv.bench.latency import time_interleaved
 from leanconv.core.atomic import write_json
+from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.machine import describe_machine
 from leanconv.inference.forms.types import Forms
 from leanconv.inference.merge import Branches
@@ -71,7 +72,7 @@ def default_cache() -> Path:
 
 def key_of(layer: str, example: Tensor, runtime: str, threads: int) -> str:
     """What a measured time depends on, as one line."""
-    layout = "channels_last" if example.is_contiguous(memory_format=torch.channels_last) else "contiguous"
+    layout = "channels_last" if is_channels_last(example) else "contiguous"
     shape = "x".join(map(str, example.shape))
     return " | ".join([runtime, _device(example.device), str(threads), str(example.dtype), layout, shape, layer])
 
@@ -105,7 +106,7 @@ def measure(forms: Forms, example: Tensor, runtime: str, threads: int) -> dict[s
     A form that the runtime cannot run is left out.
     """
     x = torch.randn(example.shape, dtype=example.dtype, device=example.device)
-    if example.is_contiguous(memory_format=torch.channels_last):
+    if is_channels_last(example):
         x = x.contiguous(memory_format=torch.channels_last)
     calls: dict[str, runtimes.Call] = {}
     for name, build in forms.items():
@@ -113,8 +114,8 @@ def measure(forms: Forms, example: Tensor, runtime: str, threads: int) -> dict[s
         if runtime in runtimes.PACKAGES:
             module = _between(module, x)
         module = module.to(dtype=x.dtype)
-        if x.is_contiguous(memory_format=torch.channels_last):
-            module = module.to(memory_format=torch.channels_last)
+        if is_channels_last(x):
+            module = to_channels_last(module)
         try:
             calls[name] = runtimes.prepare(runtime, module, x, threads)
             calls[name]()

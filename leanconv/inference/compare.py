@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -97,20 +97,28 @@ def _between(found: object, expected: object) -> Difference:
     return Difference(float((found - expected)[finite].abs().max()), float(expected[finite].abs().max()))
 
 
-def rounds_alike(found: object, reference: object, exact: object) -> bool:
+def coarsest(tensors: Iterable[Tensor]) -> float:
+    """What the least precise dtype among `tensors` may lose."""
+    return max((ROUNDING.get(tensor.dtype, 0.0) for tensor in tensors), default=0.0)
+
+
+def rounds_alike(found: object, reference: object, exact: object, allowed: float = 0.0) -> bool:
     """Whether `found` is as near to `exact` as `reference`, both computed in one dtype, up to a few times its rounding.
 
     Where `reference` overflows, anything goes; where it does not, `found` may not either. Whole numbers and booleans may
     turn on a rounding; they are not looked at here.
+
+    Args:
+        allowed: at least this part of the largest value; what the outputs' own dtype may lose is allowed anyhow.
     """
     triples = zip(leaves(found), leaves(reference), leaves(exact), strict=True)
-    return all(_rounds_alike(mine, own, true) for (_, mine), (_, own), (_, true) in triples)
+    return all(_rounds_alike(mine, own, true, allowed) for (_, mine), (_, own), (_, true) in triples)
 
 
-def _rounds_alike(found: Any, reference: Any, exact: Any) -> bool:
+def _rounds_alike(found: Any, reference: Any, exact: Any, allowed: float) -> bool:
     if not all(isinstance(value, Tensor) and value.is_floating_point() for value in (found, reference, exact)):
         return True
-    allowed = ROUNDING.get(found.dtype, ROUNDING[torch.bfloat16])
+    allowed = max(allowed, ROUNDING.get(found.dtype, ROUNDING[torch.bfloat16]))
     found, reference, exact = found.double(), reference.double(), exact.double()
     inside = reference.isfinite() & exact.isfinite()
     if not inside.any():
@@ -132,12 +140,11 @@ def same_kind(found: object, expected: object) -> bool:
 
 def steady(again: Difference, output: object) -> bool:
     """Whether two calls of a network on one input give the same but for the order of sums, which some devices do not fix."""
-    dtypes = [leaf.dtype for _, leaf in leaves(output) if isinstance(leaf, Tensor)]
-    return again.within(max((ROUNDING.get(dtype, EXACT) for dtype in dtypes), default=EXACT))
+    return again.within(max(EXACT, coarsest(leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor))))
 
 
 def refuse_unsteady(network: nn.Module, again: Difference, output: object) -> None:
-    """Raise SettingError for a network whose second output on one input differs from its first: there is no right one."""
+    """Raise SettingError for a network whose second output on one input is not its first: nothing can be compared with it."""
     if not steady(again, output):
         raise SettingError(
             f"{type(network).__name__} itself gives another output each time it is called on one input ({again}): it draws "

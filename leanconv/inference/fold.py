@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from leanconv.core.operator import ConvOp
+from leanconv.inference.affine import foldable
 from leanconv.inference.graph import given, has_hooks, module_of
 
 
@@ -61,11 +62,12 @@ def is_plain_conv(module: nn.Module | None) -> bool:
 
 def is_plain_norm(module: nn.Module) -> bool:
     """Whether `module` in eval does what an ``nn.BatchNorm2d`` with running statistics does, at most an activation behind it."""
-    if not isinstance(module, nn.BatchNorm2d) or module.training or "forward" in vars(module):
-        return False
+    if foldable(module):
+        return True
     layers = sys.modules.get("timm.layers")
-    known = type(module) is nn.BatchNorm2d or (layers is not None and type(module) is layers.BatchNormAct2d)
-    return known and module.running_mean is not None and module.running_var is not None
+    if layers is None or type(module) is not layers.BatchNormAct2d or has_hooks(module) or "forward" in vars(module):
+        return False
+    return foldable(plain_norm(module)) and not module.training
 
 
 def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

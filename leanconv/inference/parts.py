@@ -150,7 +150,7 @@ def _reason(network: nn.Module, twins: Twins) -> str | None:
         found = twins.call.on(network)
     except Exception as error:  # its own code may read what a rewritten module no longer has
         return first_line(error)
-    return off(found, twins.output, twins.truth)
+    return off(found, twins.output, twins.truth, twins.base)
 
 
 def _say(name: str, error: Exception) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.inference import autotune
-from leanconv.inference.optimize import forms_chosen, optimize
+from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
 from tests.ops.contract import unsettle_
 
 
@@ -121,11 +121,26 @@ def test_norms_that_cannot_be_folded_stay():
 
 
 def test_a_wrong_fold_is_found(monkeypatch):
-    from leanconv.inference import optimize as module
+    """The layer stays as it is, and the network right."""
+    from leanconv.inference import rewrite
 
-    monkeypatch.setattr(module, "folded", lambda weight, bias, affine: (weight, bias))
-    with pytest.raises(LeanconvError, match="differs from the one it was made from"):
-        quick(settled("resnet8"), torch.randn(1, 3, 32, 32))
+    monkeypatch.setattr(rewrite, "folded", lambda weight, bias, affine: (weight, bias))
+    model, x = settled("resnet8"), torch.randn(1, 3, 32, 32)
+    fast = quick(model, x)
+    torch.testing.assert_close(fast(x), model(x))
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fast.modules()) == 9
+
+
+def test_a_wrong_graph_is_put_back_as_it_was(monkeypatch):
+    """What is wrong in more than one layer: here a norm that vanishes."""
+    from leanconv.inference import rewrite
+
+    monkeypatch.setattr(rewrite, "_norms", lambda module, names: [])
+    model, x = settled("resnet8"), torch.randn(1, 3, 32, 32)
+    with pytest.warns(LeanconvWarning, match="rewritten it gives something else") as said:
+        fast = quick(model, x)
+    torch.testing.assert_close(fast(x), model(x))
+    assert len(said) > 1 and left_as_they_are(fast)[0].name == ""
 
 
 def test_it_measures_once_and_remembers(tmp_path: Path, monkeypatch):
@@ -174,14 +189,9 @@ def test_save_refuses_it(tmp_path):
         lc.save(quick(settled("resnet8"), torch.randn(1, 3, 32, 32)), tmp_path)
 
 
-class Decides(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
 def test_errors_name_the_way_out():
-    with pytest.raises(SettingError, match="Decides cannot be traced"):
-        quick(Decides(), torch.randn(1, 3, 4, 4))
+    with pytest.raises(SettingError, match="example is tuple and not a tensor; optimize takes networks of one input"):
+        quick(settled("resnet8"), (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)))
     with pytest.raises(SettingError, match=r"does not take an example of \(1, 4, 8, 8\)"):
         quick(settled("resnet8"), torch.randn(1, 4, 8, 8))
     with pytest.raises(SettingError, match="did not come from optimize"):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from leanconv.inference.affine import Affine, conv_of, folded
+from leanconv.inference.affine import Affine, conv_of, foldable, folded
 from leanconv.inference.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
 from leanconv.inference.forms.types import Forms
 from leanconv.ops.shared_basis import SharedBasisConv2d
@@ -19,6 +19,8 @@ def forms(op: SharedBasisConv2d, affine: Affine | None) -> Forms:
 
     The dense one wins where the rank is above about 0.85 of the output's channels.
     """
+    if op.norm is not None and not foldable(op.norm):
+        return {}
     rank = op.coefficients.shape[1]
     found: Forms = {"factors": lambda: _factors(op, affine, 0)}
     if rank % LANES:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, ChannelAffine, conv_of, folded
+from leanconv.inference.affine import Affine, ChannelAffine, conv_of, foldable, folded
 from leanconv.inference.forms.kernels import usable
 from leanconv.inference.forms.types import Forms
 from leanconv.inference.kernels import available
@@ -16,7 +16,9 @@ from leanconv.ops.split import SplitConv2d
 
 
 def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
-    """The branches' convolutions side by side, and with the 1x1 taken into the k x k."""
+    """The branches' convolutions side by side, and with the 1x1 taken into the k x k; none where its norms cannot be folded."""
+    if not all(foldable(norm) for norm in (op.norm3, op.norm1) if norm is not None):
+        return {}
     found: Forms = {"branches": lambda: FoldedSplit(op, affine, merged=False)}
     if op.mergeable:
         found["merged"] = lambda: FoldedSplit(op, affine, merged=True)

@@ -1,0 +1,255 @@
+"""Networks of which only some can be traced, or that have dtypes of their own: optimized part by part, and always right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leanconv as lc
+from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
+from tests.ops.contract import unsettle_
+
+
+def quick(model: nn.Module, x: Tensor, **settings: object) -> nn.Module:
+    return optimize(model, x, measured=False, cache=None, **settings)
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def block(inputs: int = 4, outputs: int = 4) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Decides(nn.Module):
+    """Control flow between blocks, and a block with control flow of its own."""
+
+    def __init__(self, deeper: nn.Module | None = None) -> None:
+        super().__init__()
+        self.a, self.b = block(), nn.Sequential(block(), block())
+        self.blocks = nn.ModuleList([deeper or block(), lc.SplitConv2d(4, 4, 3, padding=1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if x.mean() > 1e6:
+            x = x / 2
+        for part in self.blocks:
+            x = part(x)
+        return self.b(x)
+
+
+def test_control_flow_is_left_and_the_rest_optimized() -> None:
+    model = Decides(Decides()).eval()
+    unsettle_(model)
+    x = torch.randn(2, 4, 8, 8)
+    fast = quick(model, x)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert norms(model) > 8 and norms(fast) == 0
+    left = {part.name: part.reason for part in left_as_they_are(fast)}
+    assert {"", "blocks.0"} <= set(left) and "cannot be traced" in left[""]
+    assert {choice.layer for choice in forms_chosen(fast)} == {"blocks.1.0", "blocks.0.blocks.1.0"}
+
+
+def test_measuring_does_so_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanconv.inference import optimize as module
+
+    monkeypatch.setattr(module, "times_of", lambda layer, forms, *_: dict.fromkeys(forms, 2.0) | {"merged": 1.0})
+    monkeypatch.setattr(module, "_is_faster", lambda *_: True)
+    model = Decides().eval()
+    unsettle_(model)
+    x = torch.randn(2, 4, 8, 8)
+    fast = optimize(model, x, cache=None)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert [(choice.layer, choice.form) for choice in forms_chosen(fast)] == [("blocks.1.0", "merged")]
+
+
+class LooksInside(Decides):
+    """It reads what a rewritten module no longer has, and calls a part of one by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        x = self.b[1](x) * self.a[0].weight.mean()
+        return x + self.a[1](self.a[0](x))
+
+
+def test_a_part_that_is_read_from_outside_is_put_back() -> None:
+    model = LooksInside().eval()
+    unsettle_(model)
+    x = torch.randn(2, 4, 8, 8)
+    with pytest.warns(LeanconvWarning, match=r"the module '\w' runs as it is"):
+        fast = quick(model, x)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert 0 < norms(fast) < norms(model)
+
+
+class Ways(nn.Module):
+    """Called with a mask, and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = block()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.block(x)
+        return x if mask is None else x * mask
+
+
+class Masks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways, self.other = Ways(), Ways()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ways(self.ways(x), mask=x.sigmoid())
+        return self.other(y, None) if y.sum() > -1e9 else y
+
+
+def test_a_module_called_in_two_ways() -> None:
+    model = Masks().eval()
+    unsettle_(model)
+    x = torch.randn(2, 4, 8, 8)
+    fast = quick(model, x)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert norms(fast) == 0
+
+
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_nothing_to_optimize_is_no_error() -> None:
+    x = torch.randn(1, 3, 4, 4)
+    fast = quick(Nothing(), x)
+    assert torch.equal(fast(x), x.abs() if x.sum() == x.abs().sum() else Nothing()(x))
+    assert forms_chosen(fast) == () and left_as_they_are(fast)[0].reason.startswith("it cannot be traced")
+
+
+class Casts(Decides):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.float()))
+
+
+class Kernel(nn.Module):
+    """A plain tensor as a kernel, which follows no change of dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.block = torch.randn(4, 1, 3, 3), block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(nn.functional.conv2d(x, self.kernel, groups=4, padding=1))
+
+
+class Bytes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x / 255)
+
+
+class Mixed(nn.Module):
+    """A body in bfloat16 and a head in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = block().bfloat16(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.bfloat16()).float().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (Casts, torch.float32), (Casts, torch.float16), (Casts, torch.float64), (Kernel, torch.float32), (Bytes, torch.uint8),
+        (Mixed, torch.float32), (Mixed, torch.bfloat16), (Nothing, torch.int64),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)  # fmt: skip
+def test_networks_with_dtypes_of_their_own(kind: type[nn.Module], dtype: torch.dtype) -> None:
+    model = kind().eval()
+    unsettle_(model)
+    x = (100 * torch.rand(2, 4, 8, 8)).to(dtype)
+    fast = quick(model, x)
+    with torch.no_grad():
+        found, expected = fast(x), model(x)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+    assert norms(fast) == 0
+    before = {name: value.dtype for name, value in model.state_dict().items() if value.is_floating_point()}
+    assert {value.dtype for value in fast.state_dict().values()} == set(before.values())
+
+
+class Volume(nn.Module):
+    """Parameters and buffers of five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.volume = block(), nn.Conv3d(1, 2, 3, padding=1)
+        self.register_buffer("anchors", torch.ones(1, 3, 1, 1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.volume(self.block(x)[:, None]).flatten(1, 2) * self.anchors.mean()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_tensors_of_five_dimensions(channels_last: bool) -> None:
+    model = Volume().eval()
+    unsettle_(model)
+    x = torch.randn(2, 4, 8, 8)
+    fast = quick(model, x, channels_last=channels_last)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert norms(fast) == 0
+
+
+class Changing(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.block, self.how, self.calls = block(), how, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, self.calls = self.block(x), self.calls + 1
+        noise = {"noise": torch.randn_like(x), "dropout": nn.functional.dropout(x), "state": x * self.calls}
+        return x + noise[self.how]
+
+
+@pytest.mark.parametrize("how", ["noise", "dropout", "state"])
+def test_a_network_that_gives_another_output_each_time_is_said_to(how: str) -> None:
+    with pytest.raises(SettingError, match=r"Changing itself gives another output each time .*draws random numbers"):
+        quick(Changing(how).eval(), torch.randn(1, 4, 8, 8))
+
+
+class Special(nn.Module):
+    """NaN, infinities, booleans and whole numbers in its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = block()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, None, float]:
+        y = self.block(x).mean((2, 3))
+        odd = y.masked_fill(torch.tensor([True, False, False, False]), float("nan")).clone()
+        odd[:, 1], odd[:, 2] = float("inf"), float("-inf")
+        return odd, y > y.mean(), y.argmax(1), None, float("nan")
+
+
+def test_outputs_that_are_not_finite_or_not_floating() -> None:
+    model = Special().eval()
+    unsettle_(model)
+    x = torch.randn(3, 4, 8, 8)
+    fast = quick(model, x)
+    torch.testing.assert_close(fast(x)[:3], model(x)[:3], equal_nan=True)
+    assert norms(fast) == 0
+
+
+def test_what_it_is_for_is_kept() -> None:
+    model = lc.create_model("resnet8").eval()
+    task = lc.Task((0.5,) * 3, (0.25,) * 3, (16, 16), tuple("abcdefghij"))
+    lc.set_task(model, task)
+    assert lc.get_task(quick(model, torch.randn(1, 3, 16, 16))) == task
