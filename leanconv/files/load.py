@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, LeanconvError
 from leanconv.core.meta import built_on_meta
 from leanconv.core.task import Task, set_task
@@ -89,7 +90,7 @@ def network_of(
     """The network of the description, with the weights it starts with; `how` says in what way its builder is called."""
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
-        base = model if model is not None else how(lambda: _build(info.get("base"), path))
+        base = unwrapped(model) if model is not None else how(lambda: _build(info.get("base"), path))
         if plan is not None and not plan.groups:  # of older files; it kept everything
             setattr(base, ATTRIBUTE, plan)
         # A paper's network is built lean and carries the plan already
