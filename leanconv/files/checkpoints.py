@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, first_line
+from leanconv.core.state import versioned
 from leanconv.files.load import some
 from leanconv.ops.attention import TiedSE
 from leanconv.ops.depth_shared import DepthSharedConv2d
@@ -74,7 +75,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module
                 f"{path.name}: what belongs into {name!r} has shape {tuple(tensor.shape)} and not {tuple(own[name].shape)}; "
                 "build the network with the settings it was trained with"
             )
-    model.load_state_dict(own | state, strict=True)
+    model.load_state_dict(versioned(model, own | state), strict=True)
     return model
 
 

@@ -17,6 +17,7 @@ from leanconv.conversion.plan import Plan
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, LeanconvError
 from leanconv.core.meta import built_on_meta
+from leanconv.core.state import versioned
 from leanconv.core.task import Task, set_task
 from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
 from leanconv.files.sparse import set_sparse, unpack
@@ -78,7 +79,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put the tensors, which `compare` found to fit, into `model`."""
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
-    model.load_state_dict(tensors, strict=True)
+    model.load_state_dict(versioned(model, tensors), strict=True)
 
 
 def network_of(

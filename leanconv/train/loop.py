@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.logs import only_errors
+from leanconv.core.state import versioned
 from leanconv.train.base import Record, RunModule
 from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
 from leanconv.train.config import RunConfig
@@ -70,7 +71,7 @@ def train_loop(
         _check_fits(model, checkpoint, folder.checkpoint)
         history: list[Record] = checkpoint["progress"]["history"]
         if len(history) == config.epochs:
-            model.load_state_dict(_weights(checkpoint))
+            model.load_state_dict(versioned(model, _weights(checkpoint)))
             return history
     work = make()
     with _threads(config.threads), _quiet():
