@@ -109,8 +109,14 @@ def without_weights(name: str, record: dict[str, Any]) -> None:
     record["params"] = sum(p.numel() for p in model.parameters())
     record["input_size"] = list(size)
     plan = planned(model, size, record)
-    with step(record, "count"):
-        dense = lc.count(model, size)
+    try:
+        with step(record, "count"):
+            dense = lc.count(model, size)
+    except lc.LeanconvError as error:
+        if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            raise
+        record["reason"] += f"; not counted: {error}"  # video, which has no 2-d convolution either
+        return
     record["macs"] = dense.macs
     record["uncounted"] = list(dense.uncounted)
     if plan is None:
@@ -141,7 +147,13 @@ def with_weights(name: str, record: dict[str, Any]) -> None:
     with step(record, "convert"):
         lean = model if plan is None else lc.convert(model, plan)
     with step(record, "run"), torch.no_grad():
-        x, wanted = run(lean, size)
+        try:
+            x, wanted = run(lean, size)
+        except Exception as error:
+            if plan is not None:
+                raise
+            record["reason"] += f"; not run: {' '.join(str(error).split())[:200]}"
+            return
         record["ran_on"] = list(x.shape[1:])
     with tempfile.TemporaryDirectory() as folder:
         with step(record, "save"):

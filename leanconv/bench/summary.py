@@ -9,7 +9,7 @@ from torch import nn
 
 from leanconv.bench.latency import Latency, measure_latency
 from leanconv.conversion.apply import plan_of
-from leanconv.core.base import input_size_of
+from leanconv.core.base import image_size, input_size_of
 from leanconv.core.count import Count, count
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
@@ -83,7 +83,9 @@ def summary(
     """
     if not models:
         raise SettingError("summary() needs at least one model")
-    size = input_size or input_size_of(models[0])  # one for all, or the ratios would compare different images
+    size = (
+        input_size_of(models[0]) if input_size is None else image_size(input_size)
+    )  # one for all, or the ratios would compare different images
     names = _names(models)
     times: list[Latency | None] = [None] * len(models)
     if latency:

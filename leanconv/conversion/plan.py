@@ -13,7 +13,7 @@ from torch import nn
 from leanconv.conversion.faults import mixed
 from leanconv.conversion.globs import Names
 from leanconv.conversion.sites import find_sites
-from leanconv.core.base import input_size_of, unwrapped
+from leanconv.core.base import image_size, input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Kept, Method, OtherLayer, Site
@@ -178,12 +178,12 @@ def plan(
     rules = _rules(method, where)
     if not isinstance(stages, Mapping | None) or not all(type(number) is int for number in (stages or {}).values()):
         raise SettingError(f"stages={stages!r} must be {{glob: whole number}}")
-    if not all(isinstance(kind, type) and issubclass(kind, nn.Conv2d) for kind in subclasses):
+    kinds = tuple(subclasses) if isinstance(subclasses, Sequence) else (subclasses,)
+    if not all(isinstance(kind, type) and issubclass(kind, nn.Conv2d) for kind in kinds):
         raise SettingError(f"subclasses={subclasses!r} must be subclasses of nn.Conv2d")
-    size = input_size or input_size_of(model)
-    size = None if size is None else _triple(size)
+    size = input_size_of(model) if input_size is None else image_size(input_size)
     names = Names(model)
-    sites, kept = find_sites(model, names, size, input_size is not None, stages or {}, tuple(subclasses))
+    sites, kept = find_sites(model, names, size, input_size is not None, stages or {}, kinds)
     every = [*sites, *(item.site for item in kept)]
     layers = [site.name for site in every]
     for glob in stages or {}:
@@ -236,12 +236,6 @@ def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
             f"method={method!r} must be a method such as TiedBlock(blocks=2), or rules [(where, method or None), ...]"
         )
     return rules
-
-
-def _triple(size: Sequence[int]) -> InputSize:
-    if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise SettingError(f"input_size={size!r} must be (channels, height, width)")
-    return size[0], size[1], size[2]
 
 
 def _globs(where: Where, what: str = "where") -> Sequence[str]:

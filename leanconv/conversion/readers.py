@@ -6,9 +6,12 @@ import dataclasses
 import functools
 import types
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -89,6 +92,12 @@ def holders(model: nn.Module) -> dict[int, dict[str, str]]:
                 walk = _Walk(registered, hook=key.endswith("_hooks"))
                 for tensor in walk.tensors(value):
                     _note(found, tensor, id(module), where)
+        for kind in type(module).__mro__:
+            if kind.__module__.partition(".")[0] not in ("torch", "builtins"):
+                for key, value in vars(kind).items():
+                    if isinstance(value, Tensor | Mapping | list | tuple):
+                        for tensor in _Walk(registered, hook=False).tensors(value):
+                            _note(found, tensor, id(kind), f"{kind.__name__}.{key}")
     shared: dict[int, dict[str, str]] = {}
     for places in found.values():
         places.sort(key=lambda place: place[:2])
@@ -105,9 +114,12 @@ def holders(model: nn.Module) -> dict[int, dict[str, str]]:
 
 
 def _note(found: dict[Any, list[tuple[int, int, int, str]]], tensor: Tensor, owner: int, where: str) -> None:
+    storage: Any
     try:
-        storage = tensor.untyped_storage()._cdata
-        start = int(tensor.storage_offset()) * tensor.element_size()
+        storage, start = str(tensor.device), tensor.data_ptr()
+        if not start:  # without memory, as on the meta device
+            storage = tensor.untyped_storage()._cdata
+            start = int(tensor.storage_offset()) * tensor.element_size()
         steps = zip(tensor.shape, tensor.stride(), strict=True)
         extent = 1 + sum((int(size) - 1) * int(stride) for size, stride in steps)
     except (RuntimeError, NotImplementedError, ValueError):  # sparse, lazy and the like
@@ -138,6 +150,10 @@ class _Walk:
         if isinstance(value, Tensor):
             yield value
             return
+        if isinstance(value, np.ndarray):
+            with suppress(TypeError, ValueError):  # an array of objects, or one with negative steps
+                yield torch.as_tensor(value)
+            return
         if depth == 0 or id(value) in self.seen or isinstance(value, SILENT):
             return
         if id(value) in self.registered:  # a conversion replaces it in containers, and nowhere else
@@ -157,8 +173,8 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, nn.Module):
         return [tensor for module in value.modules() for tensor in (*module.parameters(False), *module.buffers(False))]
     if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, list | tuple | set | frozenset):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return value
     if isinstance(value, types.FunctionType):
         cells = []
@@ -173,7 +189,8 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if dataclasses.is_dataclass(value) or type(value).__module__.partition(".")[0] not in ("torch", "lightning"):
-        return list(getattr(value, "__dict__", {}).values())
+        slots = [slot for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())]
+        return [*getattr(value, "__dict__", {}).values(), *(getattr(value, slot, None) for slot in slots)]
     return ()
 
 
@@ -182,15 +199,16 @@ class Reads(TorchFunctionMode):
 
     Args:
         convs: by name, of the network that runs.
+        originals: those that they are copies of, which a function may have got hold of.
     """
 
-    def __init__(self, convs: Mapping[str, nn.Module]) -> None:
+    def __init__(self, convs: Mapping[str, nn.Module], originals: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.found: set[str] = set()
         self._running: list[nn.Module] = []
         self._owners: dict[int, list[tuple[str, nn.Module]]] = {}
         for name, conv in convs.items():
-            for tensor in conv.parameters(recurse=False):
+            for tensor in (*conv.parameters(recurse=False), *originals[name].parameters(recurse=False)):
                 self._owners.setdefault(id(tensor), []).append((name, conv))
             conv.register_forward_pre_hook(lambda module, args: self._running.append(module))
             conv.register_forward_hook(lambda module, args, output: self._done(module))

@@ -141,7 +141,7 @@ def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
     def run(twin: nn.Module, images: Tensor) -> Run:
         sizes: dict[str, list[Pair]] = {}
         convs = {name: twin.get_submodule(name) for name in names}
-        reads = Reads(convs)
+        reads = Reads(convs, {name: model.get_submodule(name) for name in names})
         for name, conv in convs.items():
 
             def record(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,11 +77,11 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
         return (task.channels, *task.image_size)
     own = getattr(model, "default_input_size", None)
     if own is not None:
-        return _triple(own)
+        return image_size(own)
     base = get_base(model) or {"name": "", "kwargs": {}}
     config = getattr(model, "pretrained_cfg", None)
     if config is not None and config.get("input_size"):
-        channels, height, width = _triple(config["input_size"])
+        channels, height, width = image_size(config["input_size"])
         # timm keeps the size of the published weights there, whatever in_chans the model was built with
         return base["kwargs"].get("in_chans", channels), height, width
     if base["name"].startswith("torchvision/"):
@@ -89,6 +90,16 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
     return None
 
 
-def _triple(size: Any) -> tuple[int, int, int]:
-    channels, height, width = (int(value) for value in size)
+def image_size(size: Any) -> tuple[int, int, int]:
+    """`size` as (channels, height, width).
+
+    Raises:
+        SettingError: it is not three whole numbers of at least 1.
+    """
+    try:
+        channels, height, width = (operator.index(value) for value in size)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise SettingError(f"input_size={size!r} must be (channels, height, width), three whole numbers of at least 1")
     return channels, height, width

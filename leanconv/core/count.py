@@ -11,10 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from leanconv.core.base import input_size_of
+from leanconv.core.base import image_size, input_size_of
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.counted_ops import adds_none, macs_of
-from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize, dry_run
 
 
@@ -107,12 +106,11 @@ def count(model: nn.Module, input_size: InputSize | None = None) -> Count:
     Raises:
         SettingError: the model does not run on such an input, or a layer is lazy.
     """
+    known = input_size_of(model)
     refuse_lazy(model)
     parameters = [p for _, p in model.named_parameters(remove_duplicate=False)]
     buffers = [b for _, b in model.named_buffers(remove_duplicate=False)]
-    size = input_size or input_size_of(model)
-    if size is not None and len(size) != 3:
-        raise SettingError(f"input_size={size!r} must be (channels, height, width)")
+    size = known if input_size is None else image_size(input_size)
     macs, uncounted = (None, ()) if size is None else _counted(model, size)
     return Count(
         params=sum(p.numel() for p in unique(parameters)),

@@ -16,6 +16,7 @@ from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
 from leanconv.core.settings import flag
+from leanconv.core.state import versioned
 from leanconv.files.load import refuse_meta, some
 from leanconv.files.origin import check_padding, origin_of, set_origin_
 from leanconv.files.releases import Place, places
@@ -79,7 +80,7 @@ def load_checkpoint(
         fit = _chosen(states, _Target(own, places(model), fresh), path, state)
         settings = origin_of(model, fit.theirs, fit.metadata, path.name, shortcut_padding)
         plain = {name: tensor.detach() for name, tensor in fit.found.items()}
-        model.load_state_dict(own | plain, strict=True)
+        model.load_state_dict(versioned(model, own | plain), strict=True)
         set_origin_(model, settings)
     warn_of_bad_values(plain, path.name)
     return model

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.reading import one_line, parse_json, reading
+from leanconv.core.state import versioned
 from leanconv.core.task import Task, set_task
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
 from leanconv.files.origin import forms_of
@@ -93,7 +95,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     refuse_meta(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
-    model.load_state_dict(tensors, strict=True)
+    model.load_state_dict(versioned(model, tensors), strict=True)
 
 
 def network_of(
@@ -112,7 +114,7 @@ def network_of(
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
         with no_more_modules_than(tensors, path.name):
-            base = model if model is not None else how(lambda: _build(info.get("base"), path))
+            base = unwrapped(model) if model is not None else how(lambda: _build(info.get("base"), path))
             if plan is not None and not plan.groups:  # of older files; it kept everything
                 setattr(base, ATTRIBUTE, plan)
             # A paper's network is built lean and carries the plan already

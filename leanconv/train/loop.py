@@ -21,6 +21,7 @@ from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_channels_last
 from leanconv.core.logs import only_errors
 from leanconv.core.processes import leads
+from leanconv.core.state import versioned
 from leanconv.train.base import Record, RunModule
 from leanconv.train.best import keep_best
 from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
@@ -79,7 +80,7 @@ def train_loop(
             keep_best(folder, checkpoint)
         history: list[Record] = checkpoint["progress"]["history"]
         if len(history) == config.epochs:
-            model.load_state_dict(weights_of(checkpoint))
+            model.load_state_dict(versioned(model, weights_of(checkpoint)))
             if leads():
                 folder.write_records(history)
             return history

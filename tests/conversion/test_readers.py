@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import weakref
+from collections import deque
 
 import pytest
 import torch
@@ -36,6 +37,13 @@ def _other(weight):
     return conv
 
 
+class Slot:
+    __slots__ = ("weight",)
+
+    def __init__(self, weight):
+        self.weight = weight
+
+
 def _same_storage(model):
     model.two.weight = nn.Parameter(model.one.weight.data)
 
@@ -54,6 +62,10 @@ HOLDERS = {
     "function of the layer": (lambda m: setattr(m, "held", (lambda c: lambda x: c(x))(m.one)), "held"),
     "method of the layer": (lambda m: setattr(m, "held", m.one.forward), "held"),
     "hook": (lambda m: m.two.register_forward_hook((lambda w: lambda *_: w.sum())(m.one.weight)), "two._forward_hooks"),
+    "array": (lambda m: setattr(m, "held", m.one.weight.detach().numpy()[1:]), "held"),
+    "queue": (lambda m: setattr(m, "held", deque([m.one.weight])), "held"),
+    "key": (lambda m: setattr(m, "held", {m.one.weight: 0}), "held"),
+    "slot": (lambda m: setattr(m, "held", Slot(m.one.weight)), "held"),
     "same memory": (_same_storage, "two"),
 }
 
@@ -93,6 +105,23 @@ class Data(Net):
 class Bias(Net):
     def forward(self, x):
         return super().forward(x) + torch.stack([self.one.bias, self.one.bias]).sum()
+
+
+def test_a_class_attribute_and_a_global_that_a_forward_uses_are_readers():
+    class Shared(Net):
+        pass
+
+    model = Shared()
+    Shared.held = [model.one.weight]
+    assert kept(model)["one"] == "it shares a parameter with 'Shared.held'; converting it would undo that"
+
+    class Outside(Net):
+        def forward(self, x):
+            return super().forward(x) + outside.sum()
+
+    model = Outside()
+    outside = model.one.weight
+    assert "outside of it" in kept(model, input_size=(4, 6, 6))["one"]
 
 
 class Stored(Sums):

@@ -222,3 +222,13 @@ def test_a_papers_network_is_built_lean_and_loads_as_it_is(tmp_path):
     dense = lc.create_model("resnet20", width=8)
     again = lc.load(tmp_path, model=dense)  # the same file over the dense network: its plan says what to make of it
     torch.testing.assert_close(outputs(again), outputs(lean))
+
+
+def test_a_network_that_asks_for_the_versions_of_its_layers_loads(tmp_path):
+    """torchvision's MNASNet refuses a state dict without them, and a file of tensors has none."""
+    model = lc.convert(lc.create_model("torchvision/mnasnet0_5"), lc.TiedBlock(2), where="layers.8.*")
+    lc.save(model, tmp_path)
+    x = torch.randn(1, 3, 32, 32)
+    back = lc.load(tmp_path)
+    assert torch.equal(back(x), model.eval()(x))
+    lc.load_checkpoint(model, tmp_path / "model.safetensors")

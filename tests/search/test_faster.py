@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import leanconv as lc
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.search import LayerTime, faster_only, layer_times
 
 
@@ -42,7 +42,8 @@ def test_slow_groups_go_together():
     reasons = {kept.site.name: kept.reason for kept in left.kept}
     assert gone <= {*reasons} and all("slower lean on this device" in reasons[name] for name in gone)
     assert [time.slower for time in times].count(True) == 1
-    lean = lc.convert(lc.create_model("resnet8"), left)
+    with pytest.warns(LeanconvWarning, match="converts nothing"):  # the only group is gone
+        lean = lc.convert(lc.create_model("resnet8"), left)
     assert lean(torch.randn(1, 3, 32, 32)).shape == (1, 10)
 
 
