@@ -22,7 +22,8 @@ def evaluate(
     part: Annotated[Literal["test", "train"], typer.Option("--part", help="Which part of the data.")] = "test",
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Pixels a side to bring images to; default: as in training.")
+        int | None,
+        typer.Option("--image-size", min=1, help="Pixels a side to bring images to; default: as in training."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.")] = 500,
     precision: Annotated[

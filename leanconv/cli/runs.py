@@ -17,7 +17,7 @@ from leanconv.cli.target import check_fits, make_useful_plan, open_target, stem
 from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import FileError, LeanconvError, RunError, SettingError
 from leanconv.core.method import Method
-from leanconv.core.processes import devices_of, leads
+from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
 
 if TYPE_CHECKING:
@@ -153,8 +153,9 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
         RunError: training failed.
     """
     from leanconv.train import fit
+    from leanconv.train.run import check_execution
 
-    device["devices"] = devices_of(device.get("devices"))
+    device["devices"] = check_execution(job.config, device.get("accelerator", "auto"), device.get("devices"))
     model = job.build()  # before the folder is there: a mistake leaves nothing behind
     identity = job.identity()
     job = job.in_order_of(model)
@@ -262,8 +263,15 @@ def layers(label: str, folders: Sequence[Path]) -> list[tuple[str, tuple[str, ..
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE
 
-    found = [layer_lines(load(folder)) for folder in folders if (folder / MODEL_FILE).exists()]
-    return [(label, HEADS, lines) for lines in found if lines]
+    found = []
+    for folder in folders:
+        try:
+            lines = layer_lines(load(folder)) if (folder / MODEL_FILE).exists() else []
+        except LeanconvError as error:  # a page without them is better than none
+            say(f"{label}: its layers are not shown: {error}")
+            continue
+        found += [(label, HEADS, lines)] if lines else []
+    return found
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

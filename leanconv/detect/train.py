@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.processes import devices_of, started
+from leanconv.core.processes import started
 from leanconv.detect.build import describe_detector
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
@@ -19,7 +19,7 @@ from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.evaluate import has_masks
 from leanconv.train.caller import undisturbed
 from leanconv.train.folder import RunFolder
-from leanconv.train.run import FitResult, concluded
+from leanconv.train.run import FitResult, check_execution, concluded
 
 if TYPE_CHECKING:
     from leanconv.train.loop import Work
@@ -63,7 +63,7 @@ def fit_detector(
         SettingError: the detector has other classes than the data, or learns masks where the data has none.
         FileError, RunError, KeyboardInterrupt: as there.
     """
-    devices = devices_of(devices)
+    devices = check_execution(config, accelerator, devices)
     check_fits(detector, data)
     data = for_detector(detector, data, whole=True)
     with undisturbed(accelerator, alone=devices == 1 and started() is None):

@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from leanconv.core.atomic import write_json
+from leanconv.core.errors import SettingError
 from leanconv.core.processes import devices_of, leads, started
 from leanconv.core.task import get_task
 from leanconv.data import ImageData
 from leanconv.train.caller import undisturbed
 from leanconv.train.checkpoint import written
-from leanconv.train.config import TrainConfig
+from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def fit(
             killed, or memory ran out; last.ckpt then is the last one that was whole.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
-    devices = devices_of(devices)  # before the folder is there
+    devices = check_execution(config, accelerator, devices)  # before the folder is there
     task = get_task(model)
     if task is not None:
         data = data.for_classes(task.classes)
@@ -109,6 +111,21 @@ def fit(
 
             load_best(model, folder, history)
         return concluded(folder, checkpoint, history, config.select)
+
+
+def check_execution(config: RunConfig, accelerator: str, devices: int | str | None) -> int | str:
+    """How many processes train on this machine, before anything is written.
+
+    Raises:
+        SettingError: another number than the launcher started, or norms of several processes on CPUs.
+    """
+    found, count = started(), devices_of(devices)
+    several = found is not None or count not in (1, "1", "auto", -1, "-1")
+    if config.sync_norms and several and not (accelerator != "cpu" and torch.cuda.is_available()):
+        raise SettingError(
+            "sync_norms=True takes statistics over several GPUs, and torch has no such norm on CPUs; leave it out"
+        )
+    return count
 
 
 def concluded(

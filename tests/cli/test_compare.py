@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from leanconv import train
-from leanconv.core.errors import RunError, SettingError
+from leanconv.core.errors import FileError, RunError, SettingError
 from leanconv.report import markdown_of
 
 from .conftest import TINY, one_line
@@ -185,6 +185,22 @@ def test_what_cannot_be_counted_is_said_before_training(
     answer = call("train", "resnet8", "--out", tmp_path / "run", *TINY)
     assert answer.code == 2 and one_line(answer, "this cannot be counted")
     assert trained == [] and not (tmp_path / "run").exists()
+
+
+def test_a_network_that_does_not_load_costs_its_layers_and_not_the_run(
+    call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise FileError("it cannot be built")
+
+    monkeypatch.setattr("leanconv.files.load.load", fail)
+    answer = call("compare", "resnet8", "--methods", METHODS, "--out", tmp_path, *TINY, "--json")
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)["rows"]
+    assert [row["latency_ms"] for row in rows] == [None, None] and all(row["test_top1_pct"] > 0 for row in rows)
+    assert "dense: its latency is not measured: it cannot be built" in answer.err
+    assert "dense: its layers are not shown: it cannot be built" in answer.err
+    assert (tmp_path / "report.html").exists()
 
 
 def test_leftovers_of_a_killed_start_do_not_refuse_the_next(call: Callable, tmp_path: Path) -> None:

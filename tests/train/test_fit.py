@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from leanconv.core.errors import RunError, SettingError
 from leanconv.core.penalty import PenaltyTerm
-from leanconv.data import ImageData
+from leanconv.data import ImageData, TensorImages
 from leanconv.train import TrainConfig, evaluate, fit
+from leanconv.train.feed import Feed
 from tests.train.conftest import SMALL, Net, assert_same, state
 
 
@@ -249,6 +250,26 @@ def test_norms_that_cannot_be_synchronised_are_refused(data: ImageData, tmp_path
     model.norm = Active(4)
     with pytest.raises(SettingError, match="sync_norms=True cannot replace 'norm', a Active"):
         fit(model, data, config, tmp_path / "active", progress=False)
+
+
+def test_norms_of_several_processes_on_cpus_are_refused(data: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"sync_norms=True takes statistics over several GPUs, .* leave it out"):
+        fit(Net(), data, SMALL.replace(sync_norms=True), tmp_path / "run", accelerator="cpu", devices=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_validation_part_follows_the_seed_of_the_run(data: ImageData) -> None:
+    def parts(seed: int) -> tuple[list[Any], list[Any]]:
+        feed = Feed(data, SMALL.replace(seed=seed))
+        assert isinstance(feed.train, TensorImages) and isinstance(feed.validation, TensorImages)
+        assert torch.bincount(feed.validation.labels).tolist() == [11, 11, 11]
+        return tuple(part.images.flatten(1).tolist() for part in (feed.train, feed.validation))  # type: ignore[return-value]
+
+    first, again, other = parts(0), parts(0), parts(1)
+    assert first == again
+    assert first[1] != other[1] and sorted(first[0] + first[1]) == sorted(other[0] + other[1])
+    expected = data.split(0.2, 1)[1]
+    assert isinstance(expected, TensorImages) and expected.images.flatten(1).tolist() == other[1]
 
 
 def test_the_network_must_suit_the_data(data: ImageData, tmp_path: Path) -> None:

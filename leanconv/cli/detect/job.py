@@ -14,7 +14,7 @@ from leanconv.cli.target import make_useful_plan, open_target
 from leanconv.cli.train_flags import device_of
 from leanconv.core.atomic import write_json
 from leanconv.core.method import Method
-from leanconv.core.processes import devices_of, leads
+from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,8 +115,9 @@ def run(job: DetectJob, folder: Path, *, resume: bool = True, progress: bool = T
     from leanconv.detect import fit_detector
     from leanconv.detect.evaluate import check_request
     from leanconv.detect.train import check_fits
+    from leanconv.train.run import check_execution
 
-    device["devices"] = devices_of(device.get("devices"))
+    device["devices"] = check_execution(job.config, device.get("accelerator", "auto"), device.get("devices"))
     detector = job.create()  # before the folder is there: a mistake leaves nothing behind
     check_fits(detector, job.data)
     job.data.part("train")
