@@ -32,6 +32,7 @@ def quantize(
     Ranges are taken from training images, accuracy from test images.
     """
     from leanconv.cli.target import check_fits
+    from leanconv.core.task import set_task
     from leanconv.data import open_data
     from leanconv.deploy import int8
     from leanconv.files.load import load
@@ -41,6 +42,7 @@ def quantize(
     images = open_data(data, root=data_root, download=download)
     model = load(folder)
     task = task_on(model, images)
+    set_task(model, task)  # into the files' own metadata
     check_fits(model, images, task.image_size)
     say(f"quantising with {calibrate} training images of {images.name}")
     made = int8.quantize(model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed))
