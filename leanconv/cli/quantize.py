@@ -36,6 +36,7 @@ def quantize(
     """
     from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
+    from leanconv.core.task import set_task
     from leanconv.deploy import int8
     from leanconv.files.load import load
     from leanconv.report.tables import rich_of, size
@@ -44,6 +45,7 @@ def quantize(
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     task = task_on(model, images)
+    set_task(model, task)  # into the files' own metadata
     check_fits(model, images, task.image_size)
     say(f"quantising with {calibrate} training images of {images.name}")
     made = int8.quantize(model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed))

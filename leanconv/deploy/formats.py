@@ -140,6 +140,8 @@ def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool
 
     with quiet():
         converted = openvino.convert_model(program_of(model, example, any_size))
+        if not any_size:  # the conversion forgets it, and the file would run at any
+            converted.reshape([-1, *example.shape[1:]])
         for name, text in task_text(model).items():
             converted.set_rt_info(text, ["leanconv", name])
         openvino.save_model(converted, path, compress_to_fp16=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -46,10 +46,10 @@ class Entry:
     failed: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, the latency's beside the others."""
+        """As plain values, the latency's beside the others; None for each where it was not measured."""
         found = asdict(self)
-        latency = found.pop("latency") or {}
-        latency.pop("name", None)
+        latency = found.pop("latency") or dict.fromkeys(field.name for field in fields(Latency))
+        latency.pop("name")
         return found | {
             {"median_ms": "latency_ms", "q25_ms": "latency_ms_q25", "q75_ms": "latency_ms_q75"}.get(key, key): value
             for key, value in latency.items()

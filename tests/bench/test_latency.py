@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable
 
@@ -56,6 +57,32 @@ def test_ratio_of_a_drifting_machine(clock: Clock) -> None:
     assert slow.ratio == pytest.approx(3.0, rel=0.005)
     assert lean.ratio_q25 <= lean.ratio <= lean.ratio_q75
     assert slow.q25_ms < slow.median_ms < slow.q75_ms
+
+
+def test_the_interval_of_a_ratio_narrows_with_the_rounds(clock: Clock) -> None:
+    """Quartiles do not: they say how the rounds spread."""
+    noise = random.Random(0)
+
+    def jittery(name: str, cost_ms: float) -> Callable[[], None]:
+        return lambda: clock.call(name, cost_ms * noise.lognormvariate(0, 0.3))()
+
+    widths, spreads = [], []
+    for rounds in (12, 200):
+        _, same = time_interleaved({"a": jittery("a", 4.0), "b": jittery("b", 4.0)}, min_rounds=rounds, seconds=0)
+        assert same.ratio_low <= same.ratio <= same.ratio_high and same.apart is None
+        widths.append(same.ratio_high - same.ratio_low)
+        spreads.append(same.ratio_q75 - same.ratio_q25)
+    assert widths[1] < 0.5 * widths[0] and spreads[1] > 0.5 * spreads[0]
+    _, less = time_interleaved({"a": jittery("a", 4.0), "b": jittery("b", 3.4)}, min_rounds=200, seconds=0)
+    assert less.apart == "faster" and less.ratio_q75 > 1, "told apart where the quartiles hold 1"
+    _, more = time_interleaved({"a": jittery("a", 4.0), "b": jittery("b", 5.0)}, min_rounds=200, seconds=0)
+    assert more.apart == "slower"
+
+
+def test_too_few_rounds_tell_nothing(clock: Clock) -> None:
+    calls = {"dense": clock.call("dense", 4.0), "lean": clock.call("lean", 2.0)}
+    _, lean = time_interleaved(calls, min_rounds=5, seconds=0)
+    assert (lean.ratio_low, lean.ratio_high, lean.apart) == (None, None, None)
 
 
 def test_every_round_times_all_and_rotates(clock: Clock) -> None:

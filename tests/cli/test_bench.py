@@ -66,6 +66,29 @@ def test_mistakes_are_one_line(call: Callable, arguments: list[str], says: str) 
     assert says in " ".join(answer.err.split())
 
 
+def test_what_fails_is_a_row_and_the_others_are_timed(
+    call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that does not take the size, a method that converts nothing, a folder that is broken."""
+    (tmp_path / "broken").mkdir()
+    asked = ("--input-size", "3,8,8", "--threads", "1", "--seconds", "0.1", "--json")
+    answer = call("bench", "resnet8", "timm/vgg11_bn", tmp_path / "broken", "--methods", "dense,split", *asked)
+    assert answer.code == 0
+    rows = json.loads(answer.out)["rows"]
+    reasons = {row["network"]: row["failed"] for row in rows if row["failed"]}
+    assert {row["network"] for row in rows if row["latency_ms"]} >= {"resnet8", "resnet8 split(ratio=0.5)"}
+    assert "safetensors" in reasons[str(tmp_path / "broken")]
+    assert call("bench", "resnet8", tmp_path / "broken", *asked[:-1]).code == 0
+    page = tmp_path / "page.html"
+    answer = call("bench", "resnet8", tmp_path / "broken", *asked[:-1], "--report", page)
+    assert "failed" in answer.out and "safetensors" in page.read_text()
+    from leanconv.bench import runtimes
+
+    monkeypatch.setitem(runtimes.RUNTIMES, "eager", lambda *_: 1 / 0)
+    answer = call("bench", "resnet8", *asked)
+    assert answer.code == 1 and "division by zero" in answer.out
+
+
 @pytest.mark.parametrize("runtime", [name for name in runtimes.RUNTIMES if name not in ("eager", "compile")])
 def test_other_runtimes_compute_the_same(runtime: str) -> None:
     import torch

@@ -45,6 +45,27 @@ def test_latency_needs_both_quartiles_on_one_side(ratios: tuple[float, float, fl
     assert words in verdict(row("x", (91.0, 91.4), **latency(*ratios)), DENSE)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "busy", "words"),
+    [
+        (0.85, 0.95, 0.0, "better in measured latency (0.90 of dense, 95 % interval 0.85-0.95)"),
+        (0.85, 0.95, None, "better in measured latency (0.90 of dense, 95 % interval 0.85-0.95)"),
+        (1.05, 1.25, 0.02, "worse in measured latency (0.90 of dense, 95 % interval 1.05-1.25)"),
+        (0.85, 1.02, 0.0, "measured latency is not clearly different (0.90 of dense, 95 % interval 0.85-1.02)"),
+        (0.85, 0.999, 0.0, "measured latency is not clearly different"),
+        (0.85, 0.95, 0.4, "is not to be trusted: other programs used 40% of the CPUs meanwhile"),
+        (None, None, 0.0, "measured latency (0.90 of dense) comes from 4 rounds, too few to tell"),
+    ],
+)
+def test_latency_by_its_interval(low: float | None, high: float | None, busy: float | None, words: str) -> None:
+    """Wide quartiles do not hide a median that is known well, nor does a busy machine pass for a result."""
+    values = {"latency_ratio_low": low, "latency_ratio_high": high, "latency_busy": busy, "latency_rounds": 4}
+    text = verdict(row("x", (91.0, 91.4), **latency(0.9, 0.5, 1.5), **values), DENSE)
+    assert words in text
+    if busy == 0.4:
+        assert "better in measured latency" not in text
+
+
 def better(text: str) -> bool:
     return "better in test accuracy" in text
 
