@@ -1,9 +1,8 @@
 """Faults put in on purpose, one at a time: do the tests see each of them?
 
-Each mutant is one line of the package changed so that it computes something else. The tree is copied to a temporary folder,
-the mutant applied there, and only the tests named beside it are run; a mutant that they do not fail on survives, and is a
-test that is missing. Before that, the same tests must pass on the tree as it is. Every mutant's outcome is kept in --state,
-so that a run that was stopped goes on:
+Each mutant is a line of the package changed so that it computes something else, in a copy of the tree. Only the tests named
+beside it are run, which must pass without it; where they pass with it too, it survives, and a test is missing. Outcomes are
+kept in --state, so that a run that was stopped goes on:
 
     python benchmarks/mutants.py --state mutants.state.json -o results/mutation-leanconv-DATE.json
     python benchmarks/mutants.py --check          # only: does each text still stand exactly once in its file?
@@ -57,6 +56,16 @@ def area(name: str, file: str, tests: str, *changes: tuple[str, str]) -> list[Mu
     return [Mutant(name, f"leanconv/{file}", old, new, tuple(shlex.split(tests))) for old, new in changes]
 
 
+FIT = "tests/train/test_fit.py::test_"  # a few tests of each of these files, which take long
+STOPPED = "tests/train/test_resume.py::test_killed_politely_then_stopped"
+STEPS = f"{FIT}one_step_by_hand {FIT}no_decay_on_norms_and_biases {FIT}each_epoch_counts_its_own_steps {STOPPED}"
+FEED = f"{FIT}the_validation_part_follows_the_seed_of_the_run {FIT}each_epoch_has_its_own_order {STOPPED}"
+SAFE = (
+    "tests/train/test_failures.py::test_weights_that_are_not_finite_after_the_last_step_end_the_run "
+    "tests/train/test_checkpoint.py::test_other_images_are_seen_by_the_number_of_steps"
+)
+
+# fmt: off
 MUTANTS: list[Mutant] = [
     # operators: what is computed, how much is said to be, and the nearest lean weights to dense ones
     *area(
@@ -101,10 +110,8 @@ MUTANTS: list[Mutant] = [
         ("coefficients = stacked @ templates.T", "coefficients = stacked @ templates.T * 0.5"),
         ("return self.templates * first.out_channels * first.fan_in + own", "return first.out_channels * first.fan_in + own"),
     ),
-    *area(
-        "operators", "ops/ghost.py", "tests/ops/test_ghost.py",
-        ("primary = -(-out_channels // expansion)", "primary = out_channels // expansion"),
-    ),
+    *area("operators", "ops/ghost.py", "tests/ops/test_ghost.py",
+        ("primary = -(-out_channels // expansion)", "primary = out_channels // expansion")),
     *area(
         "counts", "core/count.py", "tests/core/test_count.py",
         ("return list({id(tensor): tensor for tensor in tensors}.values())", "return list(tensors)"),
@@ -132,10 +139,7 @@ MUTANTS: list[Mutant] = [
         "plan", "conversion/check.py", "tests/conversion/test_convert.py tests/core/test_sharing.py",
         ("        if found != planned:", "        if found < planned:"),
     ),
-    *area(
-        "plan", "core/sharing.py", "tests/core/test_sharing.py",
-        ("del users[0].__dict__[name]", "pass"),
-    ),
+    *area("plan", "core/sharing.py", "tests/core/test_sharing.py", ("del users[0].__dict__[name]", "pass")),
     # files
     *area(
         "load", "files/load.py", "tests/files/test_save_load.py tests/files/test_fuzz.py",
@@ -147,7 +151,7 @@ MUTANTS: list[Mutant] = [
     ),
     # training: steps, schedules, averages
     *area(
-        "fit", "train/base.py", "tests/train/test_fit.py tests/train/test_resume.py",
+        "fit", "train/base.py", STEPS,
         ("free = [p for p in weights if config.no_decay_norm and p.ndim < 2]", "free = [p for p in weights if p.ndim < 2]"),
         ("seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)", "pass"),
         ("self.sums = torch.zeros_like(self.sums)", "pass"),
@@ -175,7 +179,7 @@ MUTANTS: list[Mutant] = [
     ),
     # going on
     *area(
-        "resume", "train/feed.py", "tests/train/test_resume.py tests/train/test_fit.py",
+        "resume", "train/feed.py", FEED,
         ("yield from islice(self.loader, done, None)", "yield from self.loader"),
         ("self.train, self.validation = data.split(config.validation, config.seed)",
          "self.train, self.validation = data.split(config.validation)"),
@@ -201,7 +205,7 @@ MUTANTS: list[Mutant] = [
         ("if not ends_epoch(checkpoint) or best_epoch(history) != len(history):", "if not ends_epoch(checkpoint):"),
     ),
     *area(
-        "resume", "train/callbacks.py", "tests/train/test_failures.py tests/train/test_checkpoint.py",
+        "resume", "train/callbacks.py", SAFE,
         ("        self._check_weights(trainer, module)\n        if trainer", "        if trainer"),
         ("if before is not None and before != here:", "if False:"),
     ),
@@ -259,11 +263,9 @@ MUTANTS: list[Mutant] = [
         ("return rank() == 0", "return True"),
     ),
     # exports: slow to test, so few
-    *area(
-        "export", "deploy/export.py", "tests/deploy/test_export.py",
-        ("TOLERANCE = 1e-4", "TOLERANCE = 1e4"),
-    ),
-]  # fmt: skip
+    *area("export", "deploy/export.py", "tests/deploy/test_export.py", ("TOLERANCE = 1e-4", "TOLERANCE = 1e4")),
+]
+# fmt: on
 
 
 def faults(mutants: Sequence[Mutant]) -> list[str]:

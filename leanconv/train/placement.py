@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from lightning.fabric.plugins.environments import (
@@ -18,8 +19,9 @@ class Srun(SLURMEnvironment):
     """The tasks that srun started. Lightning's own reads the job's numbers, which a single process in a job sees too."""
 
     def __init__(self, found: Processes) -> None:
-        super().__init__(auto_requeue=False)
+        # in place of its own, which refuses --ntasks without --ntasks-per-node
         self.found = found
+        self.auto_requeue, self.requeue_signal = False, signal.SIGUSR1
 
     def world_size(self) -> int:
         return self.found.world_size

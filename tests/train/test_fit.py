@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from leanconv.core.errors import RunError, SettingError
 from leanconv.core.penalty import PenaltyTerm
-from leanconv.data import ImageData, TensorImages
+from leanconv.data import ImageData, TensorImages, make_loader
 from leanconv.train import TrainConfig, evaluate, fit
 from leanconv.train.feed import Feed
 from tests.train.conftest import SMALL, Net, assert_same, state
@@ -250,6 +250,48 @@ def test_norms_that_cannot_be_synchronised_are_refused(data: ImageData, tmp_path
     model.norm = Active(4)
     with pytest.raises(SettingError, match="sync_norms=True cannot replace 'norm', a Active"):
         fit(model, data, config, tmp_path / "active", progress=False)
+
+
+def test_each_epoch_counts_its_own_steps(data: ImageData, tmp_path: Path) -> None:
+    """The loss and the accuracy of an epoch are means over its own images, not over all so far."""
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.append(x.detach().clone())
+            return x
+
+    labels: list[Tensor] = []
+    model = Net(Spy())
+    config = SMALL.replace(epochs=2, lr=0.3, validation=0, augment="none")
+    feed = make_loader(
+        data.train, mean=data.mean, std=data.std, batch_size=32, train=True, seed=config.seed, drop_last=True
+    )
+    for epoch in range(2):
+        feed.set_epoch(epoch)
+        labels += [batch[1] for batch in feed]
+    history = fit(model, data, config, tmp_path, progress=False).history
+    losses = [F.cross_entropy(x, y).item() for x, y in zip(seen, labels, strict=True)]
+    assert [record["train_loss"] for record in history] == pytest.approx(
+        [sum(losses[:5]) / 5, sum(losses[5:]) / 5], rel=1e-5
+    )
+    assert abs(sum(losses[:5]) - sum(losses[5:])) > 0.5
+
+
+def test_each_epoch_has_its_own_order(data: ImageData, tmp_path: Path) -> None:
+    first: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                first.append(x.detach().clone())
+            return x
+
+    config = SMALL.replace(epochs=2, validation=0, augment="none", lr=1e-12)
+    fit(nn.Sequential(Spy(), nn.Flatten(), nn.Linear(64, 3)), data, config, tmp_path, progress=False)
+    assert len(first) == 10
+    assert not torch.equal(first[0], first[5])
 
 
 def test_norms_of_several_processes_on_cpus_are_refused(data: ImageData, tmp_path: Path) -> None:
