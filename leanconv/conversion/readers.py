@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 DEPTH = 8  # of containers, closures and objects inside an attribute
+MOST = 100_000  # of them; a logger or a data set may hang on a hook
 SKIPPED = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
 # Tensors that such objects refer to are not computed with
 SILENT = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.ModuleType, type)
@@ -95,7 +96,7 @@ def holders(model: nn.Module) -> dict[int, dict[str, str]]:
         for kind in type(module).__mro__:
             if kind.__module__.partition(".")[0] not in ("torch", "builtins"):
                 for key, value in vars(kind).items():
-                    if isinstance(value, Tensor | Mapping | list | tuple):
+                    if isinstance(value, Tensor | dict | list | tuple):
                         for tensor in _Walk(registered, hook=False).tensors(value):
                             _note(found, tensor, id(kind), f"{kind.__name__}.{key}")
     shared: dict[int, dict[str, str]] = {}
@@ -154,7 +155,7 @@ class _Walk:
             with suppress(TypeError, ValueError):  # an array of objects, or one with negative steps
                 yield torch.as_tensor(value)
             return
-        if depth == 0 or id(value) in self.seen or isinstance(value, SILENT):
+        if depth == 0 or id(value) in self.seen or len(self.seen) > MOST or isinstance(value, SILENT):
             return
         if id(value) in self.registered:  # a conversion replaces it in containers, and nowhere else
             if through:
@@ -172,7 +173,7 @@ class _Walk:
 def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, nn.Module):
         return [tensor for module in value.modules() for tensor in (*module.parameters(False), *module.buffers(False))]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set | frozenset | deque):
         return value
@@ -189,7 +190,10 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if dataclasses.is_dataclass(value) or type(value).__module__.partition(".")[0] not in ("torch", "lightning"):
-        slots = [slot for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())]
+        slots: list[str] = []
+        for kind in type(value).__mro__:
+            own = vars(kind).get("__slots__", ())
+            slots += [own] if isinstance(own, str) else list(own)
         return [*getattr(value, "__dict__", {}).values(), *(getattr(value, slot, None) for slot in slots)]
     return ()
 

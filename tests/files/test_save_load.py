@@ -231,4 +231,7 @@ def test_a_network_that_asks_for_the_versions_of_its_layers_loads(tmp_path):
     x = torch.randn(1, 3, 32, 32)
     back = lc.load(tmp_path)
     assert torch.equal(back(x), model.eval()(x))
-    lc.load_checkpoint(model, tmp_path / "model.safetensors")
+    dense = lc.create_model("torchvision/mnasnet0_5").eval()
+    save_file(dense.state_dict(), tmp_path / "plain.safetensors")
+    filled = lc.load_checkpoint(lc.create_model("torchvision/mnasnet0_5"), tmp_path / "plain.safetensors").eval()
+    assert torch.equal(filled(x), dense(x))
