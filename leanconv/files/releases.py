@@ -23,9 +23,11 @@ from leanconv.ops.tied_block import TiedBlockConv2d
 from leanconv.ops.tied_linear import TiedBlockLinear
 
 # Parts of a layer: ours, and the release's below the layer's name
-TIED_CONV, TIED_LINEAR = {"": ("conv.",)}, {"": ("linear.", "fc.")}
-TIED_SE = {"squeeze.": ("fc.0.",), "expand.": ("fc.2.",)}
-SPLIT = {
+Names = dict[str, tuple[str, ...]]
+TIED_CONV: Names = {"": ("conv.",)}
+TIED_LINEAR: Names = {"": ("linear.", "fc.")}
+TIED_SE: Names = {"squeeze.": ("fc.0.",), "expand.": ("fc.2.",)}
+SPLIT: Names = {
     "grouped.": ("gwc.",),
     "point.": ("pwc.",),
     "redundant.": ("conv1x1.",),
@@ -183,7 +185,7 @@ def _plain(model: nn.Module) -> Iterator[Place]:
     yield from (Place(name, (name,)) for name in model.state_dict() if name not in covered)
 
 
-def _parts(module: nn.Module) -> dict[str, tuple[str, ...]] | None:
+def _parts(module: nn.Module) -> Names | None:
     if isinstance(module, TiedBlockConv2d):
         return TIED_CONV
     if isinstance(module, TiedBlockLinear):

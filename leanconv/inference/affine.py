@@ -54,8 +54,11 @@ def foldable(norm: nn.Module | None) -> bool:
 
     One without running statistics, in training or of another kind (instance, group) computes with its input's.
     """
-    plain = type(norm) is nn.BatchNorm2d and not norm.training and not (norm._forward_hooks or norm._forward_pre_hooks)
-    return plain and norm.running_mean is not None and norm.running_var is not None and "forward" not in vars(norm)
+    if not isinstance(norm, nn.BatchNorm2d) or type(norm) is not nn.BatchNorm2d or norm.training:
+        return False
+    if norm._forward_hooks or norm._forward_pre_hooks or "forward" in vars(norm):
+        return False
+    return norm.running_mean is not None and norm.running_var is not None
 
 
 def folded(weight: Tensor, bias: Tensor | None, affine: Affine | None) -> tuple[Tensor, Tensor | None]:

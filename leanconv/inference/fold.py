@@ -67,7 +67,7 @@ def is_plain_norm(module: nn.Module) -> bool:
     layers = sys.modules.get("timm.layers")
     if layers is None or type(module) is not layers.BatchNormAct2d or has_hooks(module) or "forward" in vars(module):
         return False
-    return foldable(plain_norm(module)) and not module.training
+    return isinstance(module, nn.BatchNorm2d) and foldable(plain_norm(module)) and not module.training
 
 
 def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

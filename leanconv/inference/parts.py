@@ -92,7 +92,7 @@ def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
         here = Call(args, kwargs)
         if name not in found:
             found[name] = here.copied()
-        elif found[name] is not None and not here.same_pattern(found[name]):  # type: ignore[arg-type]
+        elif (first := found[name]) is not None and not here.same_pattern(first):
             found[name] = None
 
     handles = [
@@ -120,7 +120,7 @@ def assembled(
         network: the one of `twins` or a copy; it is changed.
         forms: of some layers, by their names in the network, in place of those that were settled.
     """
-    made = {part.name: part.built(forms) for part in parts}
+    made: dict[str, nn.Module] = {part.name: part.built(forms) for part in parts}
     if [*made] == [""]:
         reason = _reason(made[""], twins)
         return (made[""], parts, []) if reason is None else (network, [], [Left("", reason)])

@@ -7,7 +7,7 @@ Convolution"; a peer in Table 2 of SPConv.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class OctaveUnit(nn.Module):
         down: Down = "stride",
     ) -> None:
         super().__init__()
-        alphas = {"alpha_in": alpha_in, "alpha_out": alpha_out}
+        alphas: dict[str, Any] = {"alpha_in": alpha_in, "alpha_out": alpha_out}
         self.conv: OctaveConv2d
         if stride == 2:
             self.conv = OctaveDown(in_channels, out_channels, kernel_size, **alphas, down=down)
@@ -153,7 +153,7 @@ class OctaveBottleneck(nn.Module):
         down: Down = "stride",
     ) -> None:
         super().__init__()
-        inner = {"alpha_in": alpha_out, "alpha_out": alpha_out}
+        inner: dict[str, Any] = {"alpha_in": alpha_out, "alpha_out": alpha_out}
         out_channels = EXPANSION * planes
         self.entry = OctaveUnit(in_channels, planes, 1, alpha_in=alpha_in, alpha_out=alpha_out)
         self.k3 = OctaveUnit(planes, planes, 3, stride, **inner, down=down)
