@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leanconv.conversion.plan import Plan
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
+from leanconv.core.finite import check_finite
 from leanconv.core.method import Group
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
@@ -69,6 +70,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
     for module in modules:
         module.to(dtype=dtype)
     if init == "fit":
+        check_finite(convs, [site.name for site in group.sites])
         with torch.no_grad():
             group.method.fit_(modules, convs)
     trainable: dict[nn.Parameter, bool] = {}
