@@ -15,6 +15,7 @@ from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.files.sparse import set_sparse
+from leanconv.ops.depth_shared import Blending
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +30,8 @@ def blending_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     Raises:
         SettingError: the network has none.
     """
-    found = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 4 and any(part.startswith("blend") for part in name.split("."))
-    }
+    blends = {id(w) for module in model.modules() if isinstance(module, Blending) for w in module.blending_weights()}
+    found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in blends}
     if not found:
         raise SettingError(
             f"{type(model).__name__} has no blending layer; they are in shard_vgg16, shard_resnet... and depth_shared(blend=True)"

@@ -16,6 +16,7 @@ from leanconv.conversion.plan import plan as make_plan
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.method import Group, Method
 from leanconv.core.operator import ConvOp
@@ -150,6 +151,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
     for module in modules:
         module.to(dtype=dtype)
     if init == "fit":
+        check_finite(convs, [site.name for site in group.sites])
         with torch.no_grad():
             group.method.fit_(modules, convs)
     trainable: dict[nn.Parameter, bool] = {}

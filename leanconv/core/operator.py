@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
-from leanconv.core.errors import RunError, TieError
+from leanconv.core.errors import RunError, SettingError, TieError
 from leanconv.core.sharing import borrowed, parameters_in_use
 from leanconv.core.spec import ConvSpec, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What an operator computes with, its values apart: two operators with the same one take the same time.
+
+    Args:
+        kind: its class.
+        settings: its own, beside the convolution's; neither its name nor who owns what it shares.
+    """
+
+    kind: type[nn.Module]
+    spec: ConvSpec
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        values = (*self.spec.kwargs().items(), *self.settings)
+        return f"{self.kind.__qualname__}({', '.join(f'{name}={value!r}' for name, value in values)})"
 
 
 class ConvOp(nn.Module):
@@ -110,6 +130,14 @@ class ConvOp(nn.Module):
             raise TieError("DataParallel copies layers without what they share; use DistributedDataParallel (torchrun)")
         return super()._replicate_for_data_parallel()
 
+    def settings(self) -> dict[str, Any]:
+        """Everything but the spec that decides what it computes and in which shapes: numbers, flags, words and tuples of them."""
+        return {"shown": self.settings_repr()}
+
+    def signature(self) -> Signature:
+        """What tells it from other operators, its values apart."""
+        return Signature(type(self), self.spec, tuple(self.settings().items()))
+
     def settings_repr(self) -> str:
         """The operator's own settings, for `repr`."""
         return ""
@@ -136,8 +164,17 @@ class LinearOp(ConvOp):
 
     @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:
-        """The plain convolution this operator equals."""
+        """The plain convolution this operator equals.
+
+        Raises:
+            SettingError: its weight holds NaN or infinity, as that of a norm with a negative variance does.
+        """
         weight, bias = self.weight_dense(), self.bias_dense()
+        if not weight.is_meta and not all(bool(part.isfinite().all()) for part in (weight, bias) if part is not None):
+            raise SettingError(
+                f"{type(self).__name__}({self.extra_repr()}) stands for a weight with NaN or infinity: one of its parameters "
+                "holds it, or its norm has a negative running variance; load weights that are whole"
+            )
         settings = {**self.spec.kwargs(), "bias": bias is not None}
         conv = nn.Conv2d(**settings, device=weight.device, dtype=weight.dtype)
         conv.weight.copy_(weight)

@@ -17,6 +17,8 @@ from leanconv.bench.latency import time_interleaved
 from leanconv.core.atomic import write_json
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.machine import describe_machine
+from leanconv.core.operator import ConvOp, Signature
+from leanconv.core.spec import ConvSpec
 from leanconv.inference.forms.types import Forms
 from leanconv.inference.merge import Branches
 
@@ -97,7 +99,9 @@ def signature(layer: nn.Module) -> str:
     """What a layer computes with, without where it stands: layers with the same one take the same time."""
     if isinstance(layer, Branches):
         return " + ".join(signature(conv) for conv in layer.convs)
-    return layer.extra_repr().replace(" (owner)", "").replace(" (borrowed)", "")
+    if isinstance(layer, ConvOp):
+        return str(layer.signature())
+    return str(Signature(type(layer), ConvSpec.of(layer))) if isinstance(layer, nn.Conv2d) else layer.extra_repr()
 
 
 def measure(forms: Forms, example: Tensor, runtime: str, threads: int) -> dict[str, float]:

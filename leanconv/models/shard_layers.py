@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from leanconv.core.sharing import lend
-from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d, PaddedDepthSharedConv2d
+from leanconv.models.layers import ImageNetwork
+from leanconv.ops.depth_shared import Blending, ConvBank, DepthSharedConv2d, PaddedDepthSharedConv2d
 
 
 class FilterSet:
@@ -43,8 +44,25 @@ class FilterSet:
         return conv
 
 
-def init_blend_(blend: nn.Conv2d) -> None:
+class BlendedNetwork(ImageNetwork, Blending):
+    """A network that names its blending layers.
+
+    Args:
+        blends: their names, where the network has made them.
+    """
+
+    def __init__(self, num_classes: int, default_input_size: tuple[int, int, int]) -> None:
+        super().__init__(num_classes, default_input_size)
+        self.blends: list[str] = []
+
+    def blending_weights(self) -> list[nn.Parameter]:
+        layers = [self.get_submodule(name) for name in self.blends]
+        return [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]  # a converted one is something else
+
+
+def init_blend_(blend: nn.Module) -> None:
     """Start a blending layer as the identity, so that the network starts as the one without; the paper gives no start."""
+    assert isinstance(blend, nn.Conv2d)
     nn.init.dirac_(blend.weight)
     if blend.bias is not None:
         nn.init.zeros_(blend.bias)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from leanconv.core.settings import flag
 from leanconv.models.entry import ModelEntry
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
-from leanconv.models.shard_layers import FilterSet, init_blend_
+from leanconv.models.layers import at_least_one, init_convs_, one_of
+from leanconv.models.shard_layers import BlendedNetwork, FilterSet, init_blend_
 
 Stem = Literal["shared", "3x3", "7x7"]
 STEMS = ("shared", "3x3", "7x7")
@@ -47,7 +47,7 @@ class ShardBlock(nn.Module):
         return out
 
 
-class ShardResNet(ImageNetwork):
+class ShardResNet(BlendedNetwork):
     """A stem, then scales of residual blocks, with a 1x1 convolution and a max-pool between two scales.
 
     With `shared`, one filter set serves all blocks (SLb-ResNet(n), SL-ResNet-34(n)), or one for each of a bottleneck's three
@@ -110,16 +110,16 @@ class ShardResNet(ImageNetwork):
             self.feature_info.append(module)
             if scale < scales:
                 wider = width if shared else 2 * width
+                if shared:
+                    self.blends.append(f"blend{scale}")
                 self.add_module(f"blend{scale}", nn.Conv2d(factor * width, factor * wider, 1, bias=blend_bias))
                 self.add_module(f"pool{scale}", nn.MaxPool2d(2))
                 width, reduction = wider, 2 * reduction
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(factor * width, num_classes)
         init_convs_(self)
-        for name, child in self.named_children():
-            if shared and name.startswith("blend"):
-                assert isinstance(child, nn.Conv2d)
-                init_blend_(child)
+        for name in self.blends:
+            init_blend_(self.get_submodule(name))
 
     def forward(self, x: Tensor) -> Tensor:
         for name, child in self.named_children():

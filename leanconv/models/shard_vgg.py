@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.settings import flag
 from leanconv.models.entry import ModelEntry
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
-from leanconv.models.shard_layers import FilterSet, init_blend_
+from leanconv.models.layers import at_least_one, init_convs_, one_of
+from leanconv.models.shard_layers import BlendedNetwork, FilterSet, init_blend_
 
 DEPTHS = (2, 2, 3, 3, 3)
 HEADS = ("512-512", "1024-1024", "2048")
 
 
-class ShardVGG(ImageNetwork):
+class ShardVGG(BlendedNetwork):
     """VGG-16's thirteen 3x3 convolutions in one width n, in five blocks named block1 to block5.
 
     E-VGGNet(n) holds thirteen filter sets, 108 n**2 + 40 n parameters; S-VGGNet(n) one, 9 n**2 + n; SL-VGGNet(n) has
@@ -78,6 +78,7 @@ class ShardVGG(ImageNetwork):
                 layers[f"bn{number}"] = nn.BatchNorm2d(width)
                 layers[f"relu{number}"] = nn.ReLU(inplace=True)
             if blend and not last:
+                self.blends.append(f"block{index}.blend")
                 layers["blend"] = nn.Conv2d(width, width, 1, bias=False)
             if not (tiny and last):
                 # Rounding up keeps a pixel of a CIFAR image that is too small; at multiples of 32 it changes nothing
@@ -89,10 +90,8 @@ class ShardVGG(ImageNetwork):
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.head = _head(head, width * side * side, num_classes, dropout)
         init_convs_(self)
-        for name, module in self.named_modules():
-            if name.endswith(".blend"):
-                assert isinstance(module, nn.Conv2d)
-                init_blend_(module)
+        for name in self.blends:
+            init_blend_(self.get_submodule(name))
 
     def forward(self, x: Tensor) -> Tensor:
         for index in range(1, len(DEPTHS) + 1):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,15 @@ class ConvBank(nn.Module):
         return [PenaltyTerm(kind, self.penalty_weight, gram_error(self.weight.flatten(1)), rows**2)]
 
 
-class DepthSharedConv2d(LinearOp):
+class Blending(ABC):
+    """What has blending layers: 1x1 convolutions of its own between uses of a shared weight."""
+
+    @abstractmethod
+    def blending_weights(self) -> list[nn.Parameter]:
+        """Their weights, each (O, I, 1, 1)."""
+
+
+class DepthSharedConv2d(LinearOp, Blending):
     """A convolution whose weight lives in a bank that other layers use too.
 
         y = blend(conv(x, bank.weight) + bank.bias)
@@ -110,6 +119,9 @@ class DepthSharedConv2d(LinearOp):
         if self.blend is not None:
             nn.init.dirac_(self.blend)
 
+    def settings(self) -> dict[str, Any]:
+        return {"blend": self.blend is not None}
+
     def settings_repr(self) -> str:
         return "owner" if "bank" in self._modules else "borrowed"
 
@@ -125,6 +137,9 @@ class DepthSharedConv2d(LinearOp):
     def convolve(self, x: Tensor) -> Tensor:
         y = self.conv2d(x, self.bank.weight, self.bank.bias, self.groups)
         return y if self.blend is None else nn.functional.conv2d(y, self.blend)
+
+    def blending_weights(self) -> list[nn.Parameter]:
+        return [] if self.blend is None else [self.blend]
 
     def weight_dense(self) -> Tensor:
         weight = self.bank.weight
@@ -169,6 +184,9 @@ class PaddedDepthSharedConv2d(LinearOp):
         size: Pair = (kernel_size[0], kernel_size[1])
         super().__init__(in_channels, out_channels, size, stride, padding, 1, 1, bank.bias is not None, "zeros")
         self.bank = bank
+
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     def settings_repr(self) -> str:
         return "owner, padded image"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,9 @@ class FilterSummaryConv2d(LinearOp):
         nn.init.normal_(self.summary, std=(2 * self.groups / (out * kh * kw)) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"window_stride": self.window_stride}
 
     def settings_repr(self) -> str:
         return f"window_stride={self.window_stride} of {self.spec.fan_in}"

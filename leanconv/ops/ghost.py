@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,8 @@ class GhostConv2d(ConvOp):
         error = ghost_error(self.spec)
         if error:
             raise SettingError(error)
-        self.expansion = expansion
+        self.expansion, self.cheap_kernel_size = expansion, cheap_kernel_size
+        self.norm, self.activation = norm, activation
         primary, cheap = _widths(out_channels, expansion)
         biased = bias and not norm
         conv = nn.Conv2d(
@@ -111,6 +113,14 @@ class GhostConv2d(ConvOp):
                         nn.init.zeros_(part.bias)
                 elif isinstance(part, nn.BatchNorm2d):
                     part.reset_parameters()
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "expansion": self.expansion,
+            "cheap_kernel_size": self.cheap_kernel_size,
+            "norm": self.norm,
+            "activation": self.activation,
+        }
 
     def settings_repr(self) -> str:
         return f"{_widths(self.out_channels, self.expansion)[0]} of {self.out_channels} maps primary"

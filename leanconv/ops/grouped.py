@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +53,9 @@ class GroupedConv2d(LinearOp):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         whole("ways", ways)
-        error = tied_block_error(ways, in_channels, out_channels, groups)
+        error = tied_block_error(ways, in_channels, out_channels, groups, setting="ways")
         if error:
-            raise SettingError(error.replace("blocks=", "ways=", 1))
+            raise SettingError(error)
         self.ways = ways
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // (groups * ways), *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
@@ -65,6 +66,9 @@ class GroupedConv2d(LinearOp):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"ways": self.ways}
 
     def settings_repr(self) -> str:
         return f"ways={self.ways}"
@@ -99,8 +103,7 @@ class Grouped(Method):
         whole("groups", self.groups)
 
     def reject(self, spec: ConvSpec) -> str | None:
-        error = tied_block_error(self.groups, spec.in_channels, spec.out_channels, spec.groups)
-        return error and error.replace("blocks=", "groups=", 1)
+        return tied_block_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")
 
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [GroupedConv2d(**spec.kwargs(), ways=self.groups) for spec in specs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,7 @@ def het_error(part: int, spec: ConvSpec) -> str | None:
     """Why filters of `spec` cannot be k x k on one channel of `part`; None when they can."""
     if spec.pointwise:
         return "a 1x1 convolution has no other taps to leave out"
-    error = tied_block_error(part, spec.in_channels, spec.out_channels, spec.groups)
-    return None if error is None else error.replace("blocks=", "part=", 1)
+    return tied_block_error(part, spec.in_channels, spec.out_channels, spec.groups, setting="part")
 
 
 def _weights(part: int, spec: ConvSpec) -> tuple[int, int]:
@@ -88,6 +88,9 @@ class HetConv2d(LinearOp):
             nn.init.normal_(self.point, std=deviation)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"part": self.part}
 
     def settings_repr(self) -> str:
         return f"part={self.part}"

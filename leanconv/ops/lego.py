@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,9 @@ class LegoConv2d(LinearOp):
         nn.init.kaiming_normal_(self.selector)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"splits": self.splits, "legos": self.legos}
 
     def settings_repr(self) -> str:
         return f"splits={self.splits}, legos={self.legos}"

@@ -48,7 +48,8 @@ class OctaveConv2d(nn.Module):
         SettingError: an alpha out of range, groups, or a padding that changes the size by more than the stride.
 
     Source: Chen et al. 2019, "Drop an Octave", section 3.2. Strided layers are strided convolutions here, so that
-    alpha 0 is the ordinary network. A bias belongs to the paths from the high map.
+    alpha 0 is the ordinary network; at stride 2 the release averages 2x2 pixels and convolves with stride 1, which is
+    another function. A bias belongs to the paths from the high map.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,14 @@ class SharedBasisConv2d(LinearOp):
             self.norm.reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "shared": self.shared,
+            "unique": 0 if self.unique is None else len(self.unique),
+            "norm": self.norm is not None,
+            "form": self.form,
+        }
 
     def settings_repr(self) -> str:
         held = "" if not self.shared else " (owner)" if "basis" in self._modules else " (borrowed)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,9 @@ class SoftSharedConv2d(LinearOp):
             self.coefficients.copy_(nn.functional.normalize(torch.randn_like(self.coefficients), dim=0))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"templates": self.bank.templates}
 
     def settings_repr(self) -> str:
         return f"templates={self.bank.templates} ({'owner' if 'bank' in self._modules else 'borrowed'})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -150,6 +150,16 @@ class SplitConv2d(ConvOp):
         for norm in (self.norm3, self.norm1):
             if norm is not None:
                 norm.reset_parameters()
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "used": self.used,
+            "split_groups": self.grouped.groups,
+            "fusion": self.fusion,
+            "point": self.point is not None,
+            "chained": self.chained,
+            "redundant": self.redundant is not None,
+        }
 
     def settings_repr(self) -> str:
         return f"{self.used} of {self.in_channels} channels representative"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,25 @@ from leanconv.core.settings import whole
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
 
-def tied_block_error(blocks: int, in_channels: int, out_channels: int, groups: int = 1) -> str | None:
-    """Why `blocks` cannot tile these channels; None when it can."""
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+def tied_block_error(
+    blocks: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int = 1,
+    *,
+    setting: str = "blocks",
+    unit: str = "channels",
+) -> str | None:
+    """Why `blocks` cannot tile these channels; None when it can.
+
+    Args:
+        setting, unit: what the error calls `blocks`, and what they divide.
+    """
+    for name, channels in ((f"in_{unit}", in_channels), (f"out_{unit}", out_channels)):
         if channels // groups % blocks:
             each = f" / groups={channels // groups}" if groups > 1 else ""
             options = divisors(in_channels // groups, out_channels // groups)
-            return f"blocks={blocks} must divide {name}={channels}{each}; {alternatives(options)} would"
+            return f"{setting}={blocks} must divide {name}={channels}{each}; {alternatives(options)} would"
     return None
 
 
@@ -83,6 +95,9 @@ class TiedBlockConv2d(LinearOp):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"blocks": self.blocks, "form": self.form}
 
     def settings_repr(self) -> str:
         return f"blocks={self.blocks}, form={self.form}"

@@ -36,9 +36,9 @@ class TiedBlockLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, blocks: int = 2) -> None:
         super().__init__()
         whole("blocks", blocks)
-        error = tied_block_error(blocks, in_features, out_features)
+        error = tied_block_error(blocks, in_features, out_features, unit="features")
         if error:
-            raise SettingError(error.replace("_channels", "_features"))
+            raise SettingError(error)
         self.in_features, self.out_features, self.blocks = in_features, out_features, blocks
         self.weight = nn.Parameter(torch.empty(out_features // blocks, in_features // blocks))
         self.bias = nn.Parameter(torch.empty(out_features // blocks)) if bias else None

@@ -356,3 +356,28 @@ def test_pruned_networks_in_wrappers_and_made_dense(tmp_path: Path):
     lc.save(analyse.prune_blending(AveragedModel(lean), 0.5), tmp_path / "a")
     lc.save(lc.to_dense(analyse.prune_blending(lean, 0.5).eval()), tmp_path / "b")
     assert any((w == 0).any() for w in analyse.blending_weights(lc.load(tmp_path / "a")).values())
+
+
+def test_blending_layers_are_known_by_what_they_are_and_not_by_their_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blended_head = nn.Conv2d(8, 8, 3, padding=1)
+            self.blend = nn.Conv2d(8, 8, 1)
+
+    with pytest.raises(SettingError, match="has no blending layer"):
+        analyse.prune_blending(Named(), 0.5)
+    both = nn.ModuleDict({"plain": Named(), "shard": lc.create_model("shard_vgg16", width=16)})
+    assert list(analyse.blending_weights(both)) == [f"shard.block{i}.blend.weight" for i in range(1, 5)]
+    pruned = analyse.prune_blending(both, 0.5)
+    assert torch.equal(pruned["plain"].blended_head.weight, both["plain"].blended_head.weight)
+    assert torch.equal(pruned["plain"].blend.weight, both["plain"].blend.weight)
+    residual = lc.create_model("shard_resnet", width=16)
+    assert list(analyse.blending_weights(residual)) == ["blend1.weight", "blend2.weight"]
+    with pytest.raises(
+        SettingError, match="has no blending layer"
+    ):  # its 1x1s widen, between convolutions that share nothing
+        analyse.blending_weights(lc.create_model("shard_resnet_e"))
+    mixing = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    lean = lc.convert(mixing, lc.plan(mixing, lc.DepthShared(blend=True), input_size=(8, 8, 8)))
+    assert list(analyse.blending_weights(lean)) == ["1.blend"]

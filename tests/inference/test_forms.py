@@ -106,3 +106,42 @@ def test_no_form_divides_by_a_scale_that_is_next_to_nothing(dtype, stride, fusio
         for build in forms_of(op, Affine.of(norm)).values():
             found = copy.deepcopy(build()).to(dtype)(x.to(dtype))
             torch.testing.assert_close(found.double(), expected, atol=float(rounding), rtol=0)
+
+
+def test_layers_that_compute_the_same_have_one_signature_and_others_another():
+    """Its own settings count, whoever owns what is shared and whatever the layer is called."""
+    from leanconv.inference.autotune import signature
+
+    shape = (8, 8, 3, 1, 1)
+    variants = [
+        lc.TiedBlockConv2d(*shape),
+        lc.TiedBlockConv2d(*shape, blocks=4),
+        lc.GroupedConv2d(*shape),
+        lc.HetConv2d(*shape),
+        lc.HetConv2d(*shape, part=2),
+        lc.LegoConv2d(*shape),
+        lc.LegoConv2d(*shape, ratio=0.25),
+        lc.FilterSummaryConv2d(*shape),
+        lc.FilterSummaryConv2d(*shape, ratio=0.5),
+        lc.SoftSharedConv2d(*shape),
+        lc.SoftSharedConv2d(*shape, templates=3),
+        lc.SharedBasisConv2d(*shape),
+        lc.SharedBasisConv2d(*shape, norm=False),
+        lc.SharedBasisConv2d(*shape, unique=2),
+        lc.DepthSharedConv2d(*shape),
+        lc.DepthSharedConv2d(*shape, blend=True),
+        *(lc.SplitConv2d(*shape, **s) for s in ({}, {"fusion": False}, {"split_groups": 1}, {"redundant": False})),
+        *(lc.SplitConv2d(*shape, representative=r) for r in ("chain", "full")),
+        *(lc.GhostConv2d(*shape, **s) for s in ({}, {"norm": False}, {"activation": False}, {"cheap_kernel_size": 5})),
+        nn.Conv2d(*shape),
+        nn.Conv2d(8, 8, 3, 1, 1, bias=False),
+        nn.Conv2d(8, 8, 3, 1, 1, padding_mode="circular"),
+        lc.TiedBlockConv2d(*shape, padding_mode="circular"),
+        lc.TiedBlockConv2d(*shape, bias=False),
+    ]
+    found = [signature(layer) for layer in variants]
+    assert len(set(found)) == len(found)
+    spec = lc.ConvSpec(8, 8, (3, 3), padding=(1, 1))
+    for method in (lc.SharedBasis(), lc.DepthShared(), lc.SoftShared()):
+        owner, borrower = method.build([spec, spec])
+        assert signature(owner) == signature(borrower)
