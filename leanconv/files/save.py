@@ -103,7 +103,8 @@ def refuse_unstorable(model: nn.Module) -> None:
 
 def refuse_bad_values(model: nn.Module, allow: bool) -> None:
     """Raise SettingError for a network that answers NaN, or warn of it where that is allowed."""
-    found = bad_values(model.state_dict())
+    with torch.no_grad():
+        found = bad_values(model.state_dict())
     if found is not None and not allow:
         raise SettingError(
             f"{found}, so that the network answers NaN: it is not saved; save an earlier state, or allow_nonfinite=True"

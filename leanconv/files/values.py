@@ -10,26 +10,33 @@ from torch import Tensor
 
 from leanconv.core.errors import LeanconvWarning
 
+VARIANCE = "running_var"
+
 
 def bad_values(tensors: Mapping[str, Tensor]) -> str | None:
     """What is wrong with the first of these tensors that computes NaN; None where none does.
 
     NaN anywhere, a negative variance of a norm, and infinity but for buffers such as masks of attention.
     """
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.is_meta:
-            continue
-        variance = name.endswith("running_var")
-        if not variance and bool(tensor.sum(dtype=torch.float32).isfinite()):
-            continue  # one pass over healthy weights
+    real = {name: t for name, t in tensors.items() if t.is_floating_point() and not t.is_meta and t.numel()}
+    if not real or _healthy(real):
+        return None
+    for name, tensor in real.items():
         if tensor.isnan().any():
             return f"{name!r} holds NaN"
-        if variance and (tensor < 0).any():
+        if name.endswith(VARIANCE) and (tensor < 0).any():
             return f"{name!r} holds a negative variance"
         mask = tensor.isinf()
-        if mask.any() and (name.endswith(("weight", "bias", "running_mean", "running_var")) or mask.all()):
+        if mask.any() and (name.endswith(("weight", "bias", "running_mean", VARIANCE)) or mask.all()):
             return f"{name!r} holds infinity"
     return None
+
+
+def _healthy(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all sums are finite and no variance is negative: one pass, and one answer for all."""
+    sums = [tensor.sum(dtype=torch.float32).cpu() for tensor in tensors.values()]
+    least = [tensor.min().float().cpu() for name, tensor in tensors.items() if name.endswith(VARIANCE)]
+    return bool(torch.stack(sums).isfinite().all()) and (not least or bool(torch.stack(least).min() >= 0))
 
 
 def warn_of_bad_values(tensors: Mapping[str, Tensor], file: str) -> None:

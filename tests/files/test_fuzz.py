@@ -267,9 +267,9 @@ def test_changed_contents_give_a_result_or_one_of_leanconvs_errors(name: str, tm
     reader = READERS[name]
     said: list[str | None] = []
     file = tmp_path / reader.file
-    for name in reader.images:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    for image in reader.images:
+        (tmp_path / image).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / image)
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(reader.contents([]))
     assert call(lambda: reader.read(file)) is None, "what is changed was valid, and everything is imported"
