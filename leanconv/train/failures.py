@@ -21,8 +21,12 @@ def failures() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RunError(f"{first_line(error)}; lower batch_size and start again in another folder") from error
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (
+        RuntimeError,
+        ConnectionError,
+        EOFError,
+    ) as error:  # the last two where it ended while it handed an image over
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         error.with_traceback(None)  # it would keep the other workers alive
         way_out = "if memory ran out, lower workers; --resume (resume=True) continues"

@@ -170,13 +170,20 @@ def test_a_killed_worker_is_one_line(data: ImageData, tmp_path: Path) -> None:
         if victim is None:
             assert fit(Net(), images, config, tmp_path / name, progress=False).epochs == 1
             continue
-        with pytest.raises(
-            RunError, match=r"a process that decodes images ended \(DataLoader worker .*lower workers"
-        ) as caught:
+        with pytest.raises(RunError, match=r"a process that decodes images ended \(.*lower workers") as caught:
             fit(Net(), images, config, tmp_path / name, progress=False)
         assert "\n" not in str(caught.value)
         with pytest.raises(RunError, match="a process that decodes images ended"):
             evaluate(Net(), images.train, mean=data.mean, std=data.std, workers=1, image_size=8)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_is_killed_while_it_sends(error: Exception, data: ImageData, tmp_path: Path) -> None:
+    def broken() -> None:
+        raise error
+
+    with pytest.raises(RunError, match=r"a process that decodes images ended \((.*reset by peer|EOFError)\)"):
+        fit(Net(AtStep(1, broken)), data, SMALL, tmp_path, progress=False)
 
 
 def test_memory_that_ran_out_is_one_line(data: ImageData, tmp_path: Path) -> None:
