@@ -36,23 +36,26 @@ def evaluate(
     from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
     from leanconv.core.errors import SettingError
+    from leanconv.core.task import get_task
     from leanconv.files.load import load
+    from leanconv.train.prepared import side_of, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
-    size = (image_size, image_size) if image_size else images.image_size
-    if size is None:
+    if image_size is None and images.image_size is None and get_task(model) is None:
         raise SettingError(f"the images of {images.name} vary in size; give --image-size, 224 say")
-    check_fits(model, images, size)
+    task = task_on(model, images)  # as it was trained, whatever these images' own statistics are
+    side = side_of(images, task) if image_size is None else image_size
+    check_fits(model, images, task.image_size if image_size is None else (image_size, image_size))
     scores = train.evaluate(
         model,
         images.test if part == "test" else images.train,
-        mean=images.mean,
-        std=images.std,
+        mean=task.mean,
+        std=task.std,
         batch_size=batch_size,
         ten_crop=ten_crop,
         precision=precision,
-        image_size=image_size,
+        image_size=side,
         workers=workers,
     )
     if as_json:

@@ -225,6 +225,8 @@ def _conclude(job: Job, folder: Path, model: nn.Module, fitted: FitResult) -> di
         "train": trained,
         "test": dataclasses.asdict(scores),
     }
+    if job.data.problems.counts:
+        summary["problems"] = job.data.problems.to_json()
     write_json(folder / SUMMARY_FILE, summary)
     return summary
 
