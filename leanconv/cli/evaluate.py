@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, TestSplit
-from leanconv.cli.output import show, show_json
+from leanconv.cli.output import say, show, show_json
 
 
 def evaluate(
@@ -47,6 +47,8 @@ def evaluate(
     task = task_on(model, images)  # as it was trained, whatever these images' own statistics are
     side = side_of(images, task) if image_size is None else image_size
     check_fits(model, images, task.image_size if image_size is None else (image_size, image_size))
+    if images.named and len(images.classes) < len(task.classes):
+        say(f"leanconv: {images.name} has {len(images.classes)} of the network's {len(task.classes)} classes")
     scores = train.evaluate(
         model,
         images.test if part == "test" else images.train,

@@ -137,7 +137,7 @@ def test_eval_tests_on_what_the_run_held_out(tmp_path: Path, call: Callable, fla
     data = folders(tmp_path / "data", "cat", "dog", parts=("" if flat else "train",), count=10)
     command = ("train", "resnet8(width=4)", "--data", data, "-o", tmp_path / "run", *TINY, "--batch-size", 4)
     assert one_line(call(*command), "--test-split 0.2")
-    answer = call(*command, "--test-split", 0.3, "--no-ten-crop", "--json")
+    answer = call(*command, "--test-split", 0.3, "--precision", "fp32", "--json")
     assert answer.code == 0, answer.err
     test = json.loads(answer.out)["test"]
     assert test["n"] == 6

@@ -68,6 +68,7 @@ def test_a_name_that_is_nearly_one_of_the_networks_is_said() -> None:
     for found in ("Cat", "cat ", "cat_", "c\u0041t".lower() + "\u00a0"):
         with pytest.raises(SettingError, match=r"is it 'cat'\?"):
             places(("cat", "dog"), (found, "dog"), "the network", "the data")
+    assert places(("cafe\u0301", "tea"), ("tea", "caf\u00e9"), "the network", "the data") == (1, 0)
     assert near("cafe\u0301", ("caf\u00e9", "tea")) == "caf\u00e9"
 
 

@@ -335,3 +335,28 @@ def test_of_several_frames_the_first_counts() -> None:
         buffer = io.BytesIO()
         frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
         assert abs(int(decode_bytes(buffer.getvalue(), kind)[0, 0, 0]) - 10) < 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_the_header_says_the_size_that_decoding_gives(
+    tmp_path: Path, build: SimpleNamespace, kind: str, turn: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = tmp_path / "x"
+    path.write_bytes(build.encode(build.pixels(0, 6, 9), kind, exif=exif))
+    stored, upright = size_of(path)
+    assert upright == tuple(decode(Files([str(path)]), 0).shape[1:]) == ((9, 6) if turn > 4 else (6, 9))
+    assert stored == tuple(decode(Files([str(path)]), 0, upright=False).shape[1:])
+
+
+def test_image_files_are_opened_in_one_place() -> None:
+    package = Path(encoding.__file__).parents[1]
+    found = {
+        path.name
+        for path in package.rglob("*.py")
+        for word in ("Image.open", "read_image(path", "decode_image", "torchvision.io", "imread")
+        if word in path.read_text(encoding="utf-8")
+    }
+    assert found <= {"encoded.py"}
