@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, TestSplit
-from leanconv.cli.output import show, show_json
+from leanconv.cli.output import say, show, show_json
 
 
 def evaluate(
@@ -35,15 +35,21 @@ def evaluate(
     """Test the network in DIR: top-1 and top-5 accuracy and loss."""
     from leanconv.cli.images import open_images
     from leanconv.cli.target import check_fits
+    from leanconv.core.errors import SettingError
+    from leanconv.core.task import get_task
     from leanconv.files.load import load
     from leanconv.train.prepared import scores_of, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
-    task = task_on(model, images)
+    if image_size is None and images.image_size is None and get_task(model) is None:
+        raise SettingError(f"the images of {images.name} vary in size; give --image-size, 224 say")
+    task = task_on(model, images)  # as it was trained, whatever these images' own statistics are
     if image_size is not None:
         task = replace(task, image_size=(image_size, image_size))
     check_fits(model, images, task.image_size)
+    if images.named and len(images.classes) < len(task.classes):
+        say(f"leanconv: {images.name} has {len(images.classes)} of the network's {len(task.classes)} classes")
     scores = scores_of(
         model,
         images,

@@ -246,6 +246,8 @@ def _concluded(job: Job, folder: Path, model: nn.Module, fitted: FitResult, numb
         "train": trained,
         "test": dataclasses.asdict(scores),
     }
+    if job.data.problems.counts:
+        summary["problems"] = job.data.problems.to_json()
     write_json(folder / SUMMARY_FILE, summary)
     return summary
 

@@ -36,7 +36,8 @@ def places(
 ) -> tuple[int, ...]:
     """Where each name of `found`, of a data set, stands among those that a network knows, in `known`.
 
-    A data set may have the network's classes in another order, or some of them only. Names are equal letter by letter.
+    A data set may have the network's classes in another order, or some of them only. Names are equal letter by letter, however
+    a letter's accent is encoded.
 
     Args:
         owner, source: what an error calls the network and the data set.
@@ -45,6 +46,7 @@ def places(
     Raises:
         SettingError: a name that the network does not know, with both lists.
     """
+    known, found = ([unicodedata.normalize("NFC", name) for name in names] for names in (known, found))
     where = {name: place for place, name in enumerate(known)}
     if len(where) < len(known):
         raise SettingError(f"{owner} has two classes of one name ({listed(known)}); give each its own with lc.set_task")

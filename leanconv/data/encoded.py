@@ -135,7 +135,8 @@ def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple
 
     def sizes(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
         stored = image.height, image.width
-        return stored, (stored[::-1] if _orientation(image) >= 5 else stored)
+        turned = _orientation(image) >= 5 and image.format != "TIFF"  # which PIL turns itself
+        return stored, stored[::-1] if turned else stored
 
     most = max(BYTES_PER_PIXEL * max_pixels, 2**20)
     with opened(path, "restore or drop this image", most) as file:

@@ -63,7 +63,7 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
     if not folder.is_dir():
         raise DataError(f"{folder}: a file; give the folder that holds it")
     for place in (folder, folder / "data"):  # a clone from the Hugging Face hub has its files in data/
-        if any(place.glob("*.parquet")):
+        if any(not path.name.startswith(".") for path in place.glob("*.parquet")):  # macOS leaves ._train.parquet
             return parquet_folder(place, problems, max_pixels, test_split)
     if (folder / "train").is_dir() and (folder / "wnids.txt").exists() and (folder / "val" / "images").is_dir():
         if test_split is not None:

@@ -33,7 +33,7 @@ def scores_of(
         settings: of `evaluate`.
     """
     return evaluate(
-        model, data.test if part is None else part, mean=task.mean, std=task.std, image_size=_side(data, task),
+        model, data.test if part is None else part, mean=task.mean, std=task.std, image_size=side_of(data, task),
         classes=task.classes, **settings,
     )  # fmt: skip
 
@@ -44,12 +44,12 @@ def some_batches(
     """`count` images of a part of `data`, drawn without repetition, as the network takes them; None puts all in one batch."""
     rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:count]
     loader = make_loader(
-        part.subset(rows), mean=task.mean, std=task.std, batch_size=batch_size or len(rows), image_size=_side(data, task),
+        part.subset(rows), mean=task.mean, std=task.std, batch_size=batch_size or len(rows), image_size=side_of(data, task),
         train=False,
     )  # fmt: skip
     return (images for images, _ in loader)
 
 
-def _side(data: ImageData, task: Task) -> int | None:
+def side_of(data: ImageData, task: Task) -> int | None:
     """What `make_loader` brings images to; None where they have the network's size already."""
     return None if data.image_size == task.image_size else min(task.image_size)

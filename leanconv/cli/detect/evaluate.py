@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from leanconv.cli.detect.flags import OnBad, Part, Photos, Runs
-from leanconv.cli.options import Json, Report
+from leanconv.cli.options import Json, MaxPixels, Report
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, device_of, numbers
 
@@ -32,6 +32,7 @@ def evaluate(
     device: Device = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     on_bad: OnBad = "skip",
+    max_pixels: MaxPixels = None,
     report: Report = None,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +48,7 @@ def evaluate(
         import torch
 
         torch.set_num_threads(threads)
-    photos = open_photos(data, on_bad, (part,))
+    photos = open_photos(data, on_bad, (part,), max_pixels)
     by = occlusion or ("masks" if photos.has_masks and photos.masks_overlap else "boxes")
     cut = EDGES if edges is None else numbers("--edges", edges)
     check_request(photos.part(part), None if by == "none" else by, cut)

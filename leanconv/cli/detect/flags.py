@@ -50,7 +50,7 @@ Photos = Annotated[
 ]
 OnBad = Annotated[
     Literal["skip", "refuse"],
-    typer.Option("--on-bad", help="What is wrong in the data: leave it out and count it, or stop at the first."),
+    typer.Option("--on-bad", help="What is wrong in the data: leave it out and count it, or stop, naming all of it."),
 ]
 Part = Annotated[Literal["train", "val"], typer.Option("--part", help="Which part of the data.")]
 Runs = Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders that leanconv detect train saved.")]

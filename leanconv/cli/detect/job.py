@@ -92,11 +92,14 @@ class DetectJob:
         return create_detector(self.detector, network, classes=self.data.classes, **self.build)
 
 
-def open_photos(folder: Path, on_bad: OnBad = "skip", parts: Sequence[Part] = ("train", "val")) -> DetectionData:
+def open_photos(
+    folder: Path, on_bad: OnBad = "skip", parts: Sequence[Part] = ("train", "val"), max_pixels: int | None = None
+) -> DetectionData:
     """`open_detection`, saying once what was left out."""
+    from leanconv.data.encoded import MAX_PIXELS
     from leanconv.detect import open_detection
 
-    data = open_detection(folder, on_bad, parts)
+    data = open_detection(folder, on_bad, parts, MAX_PIXELS if max_pixels is None else max_pixels)
     for line in data.problems.lines():
         say(f"leanconv: left out: {line}")
     return data

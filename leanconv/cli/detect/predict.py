@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Json
+from leanconv.cli.detect.flags import OnBad
+from leanconv.cli.options import Json, MaxPixels
 from leanconv.cli.output import say, show, show_json
 from leanconv.cli.train_flags import Device, device_of
 
@@ -36,6 +37,8 @@ def predict(
     score: Annotated[
         float, typer.Option("--score", min=0.0, max=1.0, help="Detections below this score are left out.")
     ] = 0.5,
+    on_bad: OnBad = "skip",
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -45,6 +48,7 @@ def predict(
     named, the others go on, and the exit code is 1.
     """
     from leanconv.core.errors import DataError, SettingError
+    from leanconv.data.encoded import MAX_PIXELS
     from leanconv.deploy.images import files_of
     from leanconv.detect import load_detector
     from leanconv.detect.build import describe_detector
@@ -56,12 +60,13 @@ def predict(
     classes = tuple(describe_detector(detectors[run])["classes"])
     if any(tuple(describe_detector(d)["classes"]) != classes for d in detectors.values()):
         raise SettingError(f"{', '.join(names)} have different classes; compare detectors of the same data")
-    labelled = {} if data is None else _labelled(data, detectors[run])
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    labelled = {} if data is None else _labelled(data, detectors[run], on_bad, limit)
     rows: list[dict[str, Any]] = []
     taken: set[Path] = set()
     for path in files_of(images):
         try:
-            rows.append(_one(path, detectors, classes, labelled.get(path.resolve()), score, out, taken))
+            rows.append(_one(path, detectors, classes, labelled.get(path.resolve()), score, out, taken, limit))
         except DataError as error:
             rows.append({"image": str(path), "error": str(error)})
             say(f"leanconv: not read: {error}")
@@ -77,25 +82,26 @@ def predict(
         raise typer.Exit(1)
 
 
-def _labelled(folder: Path, detector: nn.Module) -> dict[Path, Photo]:
-    from leanconv.detect import open_detection
+def _labelled(folder: Path, detector: nn.Module, on_bad: Any, limit: int) -> dict[Path, Photo]:
+    from leanconv.cli.detect.job import open_photos
     from leanconv.detect.classes import for_detector
 
-    data = for_detector(detector, open_detection(folder))
+    data = for_detector(detector, open_photos(folder, on_bad, max_pixels=limit))
     return {photo.path.resolve(): photo for photo in (*data.train, *data.val)}
 
 
 def _one(
     path: Path, detectors: dict[str, nn.Module], classes: tuple[str, ...], photo: Photo | None, score: float,
-    out: Path | None, taken: set[Path],
+    out: Path | None, taken: set[Path], limit: int,
 ) -> dict[str, Any]:  # fmt: skip
     import torch
 
     from leanconv.analyse.figure import save_figure
     from leanconv.detect import pictures
-    from leanconv.detect.feed import read_file
+    from leanconv.detect.feed import read_file, read_image
 
-    image = read_file(path)
+    # as its annotations mean it, which may be as it is stored
+    image = read_file(path, limit) if photo is None else read_image(photo)
     panels: dict[str, list[pictures.Drawn]] = {}
     found: dict[str, Any] = {}
     if photo is not None:

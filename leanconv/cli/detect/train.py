@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from leanconv.cli.detect.flags import FLAGS, OnBad, Photos, with_detect_flags
-from leanconv.cli.options import Exclude, Init, Json, Method, Pretrained, Where
+from leanconv.cli.options import Exclude, Init, Json, MaxPixels, Method, Pretrained, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, Devices, given_flags, numbers
 from leanconv.core.errors import SettingError
@@ -61,6 +61,7 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of torchvision's detector; may be repeated."),
     ] = None,
     on_bad: OnBad = "skip",
+    max_pixels: MaxPixels = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     device: Device = "auto",
     devices: Devices = None,
@@ -77,7 +78,7 @@ def train(
     from leanconv.detect.recipes import recipe_of
 
     config = recipe_of(recipe).replace(**given_flags(FLAGS, settings))
-    photos = open_photos(data, on_bad)
+    photos = open_photos(data, on_bad, max_pixels=max_pixels)
     build: dict[str, Any] = {"frozen_norms": frozen_norms, "frozen": tuple(frozen or ())}
     build |= {"pyramid_channels": pyramid_channels, "norm_head": norm_head}
     if layers is not None:

@@ -20,7 +20,7 @@ LAYOUTS = """annotations/instances_train*.json and instances_val*.json with imag
 train/_annotations.coco.json and valid/ likewise; Annotations/, JPEGImages/ and ImageSets/ (Pascal VOC); \
 leftImg8bit/ and gtFine/ (Cityscapes)"""
 PARTS: tuple[Part, ...] = ("train", "val")
-ALSO = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # names of the parts in folders
+ALSO = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}  # names of the parts in folders
 
 
 def open_detection(
