@@ -61,3 +61,20 @@ def test_counts_by_hand():
 def test_bad_settings_name_value_rule_and_way_out(settings, message):
     with pytest.raises(SettingError, match=message):
         lc.ConvSpec(**{"in_channels": 8, "out_channels": 16, "kernel_size": 3, **settings})
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "padding", "dilation", "keeps"),
+    [
+        ((3, 5), (1, 2), 1, True),
+        ((3, 5), (1, 1), 1, False),  # the rows fit and the columns do not
+        ((3, 5), (0, 2), 1, False),
+        (3, 2, 2, True),
+        (3, 1, 2, False),
+    ],
+)
+def test_a_size_is_kept_in_both_directions_or_not_at_all(kernel_size, padding, dilation, keeps):
+    spec = lc.ConvSpec(4, 4, kernel_size, padding=padding, dilation=dilation)
+    assert spec.keeps_size == keeps
+    conv = torch.nn.Conv2d(4, 4, kernel_size, padding=padding, dilation=dilation)
+    assert (conv(torch.zeros(1, 4, 9, 9)).shape[2:] == (9, 9)) == keeps

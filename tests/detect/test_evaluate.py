@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.detect import Instance, Photo, occlusion
 from leanconv.detect.data.records import encode
-from leanconv.detect.evaluate import EDGES, METRICS, Detections, score
+from leanconv.detect.evaluate import EDGES, METRICS, Detections, _append, score
 
 IOUS = np.arange(0.5, 1.0, 0.05)
 RECALLS = np.linspace(0, 1, 101)
@@ -153,3 +154,18 @@ def test_nothing_found_and_nothing_to_find():
         score(Detections(), photos, by="masks", edges=(0.5, 0.1))
     many = found(*((1, (k % 20, 0, 50 + k % 30, 50), k / 300) for k in range(300)))
     assert score(many, photos).metrics["bbox"]["AR"] > 0
+
+
+def test_a_mask_is_where_its_probability_is_over_a_half():
+    from pycocotools.mask import decode
+
+    one = photo(7, (0, 0, 4, 4))
+    probabilities = torch.tensor([[0.4, 0.5, 0.6, 0.95]]).reshape(1, 1, 1, 4)
+    result = {
+        "boxes": torch.tensor([[0.0, 0.0, 4.0, 1.0]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.5]),
+        "masks": probabilities,
+    }  # fmt: skip
+    detections = Detections(has_masks=True)
+    _append(detections, one, result)
+    assert decode(detections.masks[0]["segmentation"]).tolist() == [[0, 0, 1, 1]]
+    assert detections.boxes[0] == {"image_id": 7, "category_id": 1, "score": 0.5, "bbox": [0.0, 0.0, 4.0, 1.0]}
