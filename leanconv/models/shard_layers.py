@@ -56,8 +56,8 @@ class BlendedNetwork(ImageNetwork, Blending):
         self.blends: list[str] = []
 
     def blending_weights(self) -> list[nn.Parameter]:
-        layers = [self.get_submodule(name) for name in self.blends]
-        return [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]  # a converted one is something else
+        plain = [name for name in self.blends if isinstance(self.get_submodule(name), nn.Conv2d)]  # not those converted
+        return [self.get_parameter(f"{name}.weight") for name in plain]
 
 
 def init_blend_(blend: nn.Module) -> None:

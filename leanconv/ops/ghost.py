@@ -128,7 +128,9 @@ class GhostConv2d(ConvOp):
     @property
     def weight(self) -> WeightView:
         """The dense weight, for code that reads it."""
-        return WeightView(self, self.primary.conv.weight)
+        conv = self.primary.conv
+        assert isinstance(conv, nn.Conv2d)
+        return WeightView(self, conv.weight)
 
     @property
     def bias(self) -> None:

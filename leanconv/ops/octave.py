@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -119,8 +120,7 @@ class OctaveConv2d(nn.Module):
             return pair[0].squeeze(0), None if pair[1] is None else pair[1].squeeze(0)
         new_high = self.high_to_high(high)
         if self.low_to_high is not None:
-            up = F.interpolate(self.low_to_high(low), scale_factor=2, mode="nearest")
-            new_high = new_high + up[:, :, : new_high.shape[2], : new_high.shape[3]]
+            new_high = new_high + _doubled(self.low_to_high(low), new_high.shape[2], new_high.shape[3])
         if self.high_to_low is None:
             return new_high, None
         new_low = self.high_to_low(self.pool(high))
@@ -130,3 +130,11 @@ class OctaveConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.spec}, low channels {self.low_in}->{self.low_out}"
+
+
+def _doubled(x: Tensor, height: int, width: int) -> Tensor:
+    """Each pixel 2x2 times, cut to a size that is even or one less."""
+    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+        # Cutting would make torch.export ask whether the size is odd. Pixel i comes from floor(i * small / large) = i // 2
+        return F.interpolate(x, size=(height, width), mode="nearest")
+    return F.interpolate(x, scale_factor=2, mode="nearest")[:, :, :height, :width]

@@ -108,3 +108,25 @@ def test_refusals_say_why():
         lc.OctaveConv2d(8, 8, 3, padding=1, groups=2)
     with pytest.raises(SettingError, match="the two maps would not fit; padding of"):
         lc.OctaveConv2d(8, 8, 3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_exports_with_named_sizes_and_takes_one_pair_without_a_batch(stride):
+    class Rest(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = lc.OctaveConv2d(4, 8, 3, stride, 1, alpha_in=0, alpha_out=0.5)
+            self.second = lc.OctaveConv2d(8, 8, 3, stride, 1)
+            self.last = lc.OctaveConv2d(8, 6, 3, 1, 1, alpha_out=0)
+
+        def forward(self, x):
+            return self.last(self.second(self.first((x, None))))[0]
+
+    net = Rest().double().eval()
+    sizes = {0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h", min=12), 3: torch.export.Dim("w", min=12)}
+    x = torch.randn(2, 4, 16, 20, dtype=torch.float64)
+    exported = torch.export.export(net, (x,), dynamic_shapes=(sizes,)).module()
+    for size in ((16, 20), (13, 17), (15, 14), (26, 33)):
+        x = torch.randn(3, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(exported(x), net(x))
+        torch.testing.assert_close(net(x[0]), net(x)[0])
