@@ -21,56 +21,14 @@ MOST = 100_000  # of them; a logger or a data set may hang on a hook
 SKIPPED = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
 # Tensors that such objects refer to are not computed with
 SILENT = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.ModuleType, type)
-# Questions about a tensor that its values do not answer
+# What may be asked of a weight without tying the network to it. Not its shape: an operator has one of its own.
 QUESTIONS = {
-    *(
-        "shape",
-        "dtype",
-        "device",
-        "ndim",
-        "layout",
-        "requires_grad",
-        "is_leaf",
-        "grad_fn",
-        "names",
-        "itemsize",
-        "nbytes",
-    ),
-    *(
-        "is_cuda",
-        "is_cpu",
-        "is_meta",
-        "is_mps",
-        "is_xpu",
-        "is_sparse",
-        "is_quantized",
-        "is_nested",
-        "is_mkldnn",
-        "grad",
-    ),
-    *(
-        "size",
-        "dim",
-        "numel",
-        "stride",
-        "storage_offset",
-        "is_contiguous",
-        "is_floating_point",
-        "is_complex",
-        "get_device",
-    ),
-    *(
-        "element_size",
-        "nelement",
-        "ndimension",
-        "is_signed",
-        "is_conj",
-        "is_neg",
-        "is_inference",
-        "data_ptr",
-        "__len__",
-    ),
-}
+    "dtype", "device", "layout", "requires_grad", "is_leaf", "grad_fn", "grad", "itemsize", "element_size",
+    "get_device", "data_ptr", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
+    "is_nested", "is_mkldnn", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg", "is_inference",
+    "is_contiguous",
+}  # fmt: skip
+)
 
 
 def holders(model: nn.Module) -> dict[int, dict[str, str]]:

@@ -140,10 +140,20 @@ def test_a_weight_that_the_networks_forward_reads_stays(kind):
 def test_asking_a_weight_for_its_dtype_reads_nothing():
     class Asks(Net):
         def forward(self, x):
-            assert self.one.weight.shape[0] == 4
             return super().forward(x.to(self.one.weight.dtype).to(self.one.weight.device))
 
     assert kept(Asks(), input_size=(4, 6, 6)) == {}
+
+
+@pytest.mark.parametrize("ask", [lambda w: w.shape[0], lambda w: w.size(0), len, lambda w: w.numel() // 36])
+def test_a_weight_whose_shape_the_forward_reads_stays(ask):
+    """An operator's weight has a shape of its own: the network would compute with another number."""
+
+    class Shape(Net):
+        def forward(self, x):
+            return super().forward(x) * ask(self.one.weight)
+
+    assert set(kept(Shape(), input_size=(4, 6, 6))) == {"one"}
 
 
 def test_a_part_that_is_compiled_stays():
