@@ -28,7 +28,6 @@ QUESTIONS = {
     "is_nested", "is_mkldnn", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg", "is_inference",
     "is_contiguous",
 }  # fmt: skip
-)
 
 
 def holders(model: nn.Module) -> dict[int, dict[str, str]]:
