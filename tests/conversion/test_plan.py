@@ -260,3 +260,11 @@ def test_a_spoilt_json_plan_is_one_clear_error(resnet, spoil):
     with pytest.raises((FileError, SettingError)) as error:
         lc.Plan.from_json(value)
     assert "\n" not in str(error.value)
+
+
+def test_kept_convolutions_come_in_the_order_of_the_network():
+    model = lc.create_model("resnet8")
+    made = lc.plan(model, lc.TiedBlock(2), exclude=["*conv2", "conv1"], input_size=(3, 32, 32))
+    names = [name for name, _ in model.named_modules()]
+    places = [names.index(item.site.name) for item in made.kept]
+    assert len(places) > 2 and places == sorted(places)
