@@ -26,7 +26,7 @@ QUESTIONS = {
     "dtype", "device", "layout", "requires_grad", "is_leaf", "grad_fn", "grad", "itemsize", "element_size",
     "get_device", "data_ptr", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
     "is_nested", "is_mkldnn", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg", "is_inference",
-    "is_contiguous",
+    "is_contiguous", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
 }  # fmt: skip
 
 

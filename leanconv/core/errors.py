@@ -4,9 +4,16 @@ from __future__ import annotations
 
 
 class LeanconvError(Exception):
-    """Base of every error that bad input causes; the command line prints it as one line and exits with 2."""
+    """Base of every error that bad input causes; the command line prints it as one line and exits with 2.
+
+    A message is one line whatever it quotes: line breaks in a value or in another library's text become spaces.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: object = "", *more: object) -> None:
+        text = " ".join(message.split()) if isinstance(message, str) and len(message.splitlines()) > 1 else message
+        super().__init__(text, *more)
 
 
 class LeanconvWarning(UserWarning):

@@ -9,7 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from leanconv.core.errors import FileError, SettingError
-from leanconv.report import analysis_tables, detection, file_tables, growth, latency_tables, layer_tables, tables
+from leanconv.report import (
+    analysis_tables,
+    detection,
+    file_tables,
+    growth,
+    latency_tables,
+    layer_tables,
+    tables,
+    trust_tables,
+)
 from leanconv.report.tables import Row
 
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
@@ -24,6 +33,8 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "int8": {"main": file_tables.markdown_of_int8},
     "detection": {"main": detection.markdown, "occlusion": detection.markdown_of_slices},
     "detection_steps": {"main": detection.markdown_of_steps},
+    "sweep": {"main": trust_tables.markdown_of_sweep},
+    "mutation": {"main": trust_tables.markdown_of_mutants},
     "analysis": {
         name: getattr(analysis_tables, name)
         for name in ("filters", "bases", "pruning", "gradients", "ranks", "maps", "spectrum")

@@ -13,11 +13,13 @@ from tests.gates.tree import ROOT
 
 @pytest.fixture(scope="module")
 def mutants() -> Any:
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a program that is started there; it imports its neighbour
     spec = importlib.util.spec_from_file_location("mutants_of_the_package", ROOT / "benchmarks" / "mutants.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look up its annotations
     spec.loader.exec_module(module)
+    sys.path.remove(str(ROOT / "benchmarks"))
     return module
 
 

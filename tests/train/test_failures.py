@@ -153,6 +153,9 @@ class Decoded(LabelledImages):
     def subset(self, rows: Tensor) -> Decoded:
         return Decoded(self.images.subset(rows), self.victim)
 
+    def relabelled(self, labels: Tensor) -> Decoded:
+        return Decoded(self.images.relabelled(labels), self.victim)
+
     def __len__(self) -> int:
         return len(self.labels)
 

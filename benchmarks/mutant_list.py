@@ -1,0 +1,270 @@
+"""The faults that `mutants.py` puts in: a line of the package each, what takes its place, and the tests that should see it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A text of a file that stands there once, what takes its place, and the arguments of pytest that should fail then."""
+
+    area: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.area}: {self.file}: {self.old.strip()} -> {self.new.strip()}"
+
+
+def area(name: str, file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
+    """Mutants of one file of the package that the same tests should see."""
+    return [Mutant(name, f"leanconv/{file}", old, new, tuple(shlex.split(tests))) for old, new in changes]
+
+
+FIT = "tests/train/test_fit.py::test_"  # a few tests of each of these files, which take long
+STOPPED = "tests/train/test_resume.py::test_killed_politely_then_stopped"
+STEPS = f"{FIT}one_step_by_hand {FIT}no_decay_on_norms_and_biases {FIT}each_epoch_counts_its_own_steps {STOPPED}"
+FEED = f"{FIT}the_validation_part_follows_the_seed_of_the_run {FIT}each_epoch_has_its_own_order {STOPPED}"
+SAFE = (
+    "tests/train/test_failures.py::test_weights_that_are_not_finite_after_the_last_step_end_the_run "
+    "tests/train/test_checkpoint.py::test_other_images_are_seen_by_the_number_of_steps"
+)
+
+# fmt: off
+MUTANTS: list[Mutant] = [
+    # operators: what is computed, how much is said to be, and the nearest lean weights to dense ones
+    *area(
+        "operators", "ops/tied_block.py", "tests/ops/test_tied_block.py",
+        ("x = x.reshape(n * b, i, h, w)", "x = x.reshape(b, n, i, h, w).transpose(0, 1).reshape(n * b, i, h, w)"),
+        ("s.fan_in * s.out_channels // b**2 + s.out_channels", "s.fan_in * s.out_channels // b + s.out_channels"),
+        ("blocks.diagonal(dim1=1, dim2=3).mean(-1)", "blocks.diagonal(dim1=1, dim2=3).sum(-1)"),
+        ("conv.bias.unflatten(0, (g, b, -1)).mean(1)", "conv.bias.unflatten(0, (g, b, -1)).sum(1)"),
+        ("torch.einsum(\"bc,goikl->gbocikl\", eye, rows)", "torch.einsum(\"bc,goikl->gbocikl\", 1 - eye, rows)"),
+    ),
+    *area(
+        "operators", "ops/grouped.py", "tests/ops/test_grouped.py",
+        ("return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)",
+         "return self.conv2d(x, self.weight, self.bias, self.ways)"),
+        (".movedim(-1, 1).flatten(0, 2))", ".movedim(-1, 2).flatten(0, 2))"),
+    ),
+    *area(
+        "operators", "ops/split.py", "tests/ops/test_split.py",
+        ("weight = conv.weight * (2 if gated else 1)", "weight = conv.weight"),
+        ("norm.weight.fill_((1 + norm.eps) ** 0.5)", "norm.weight.fill_(1)"),
+        ("norm.bias.copy_(conv.bias if gated or len(norms) == 1 else conv.bias / 2)", "norm.bias.copy_(conv.bias)"),
+        ("rows = [i for i in range(kh) if 0 <= i * dh - top < sh]", "rows = [i for i in range(kh) if i * dh == top]"),
+        ("o * (taps * used // groups + point + rest)", "o * (taps * used // groups + point)"),
+        ("return gated_sum(u3, u1) if self.fusion else u3 + u1", "return u3 + u1"),
+    ),
+    *area(
+        "operators", "ops/shared_basis.py", "tests/ops/test_shared_basis.py",
+        ("index=position % self.bases,", "index=0,"),
+        ("return scale, norm.bias - norm.running_mean * scale", "return scale, norm.bias + norm.running_mean * scale"),
+        ("layer.norm.weight.fill_((1 + layer.norm.eps) ** 0.5)", "layer.norm.weight.fill_(2)"),
+        ("return self.bases * self.shared * specs[0].fan_in + own", "return self.shared * specs[0].fan_in + own"),
+        ("factor = self.growth ** (_stage(members[0]) - first)", "factor = self.growth ** _stage(members[0])"),
+    ),
+    *area(
+        "operators", "ops/depth_shared.py", "tests/ops/test_depth_shared.py",
+        ("torch.stack([conv.weight for conv in convs]).mean(0)", "convs[0].weight"),
+        ("return self.bank.weight[:, : self.in_channels]", "return self.bank.weight[:, -self.in_channels :]"),
+        ("last_use = {site.stage: index for index, site in enumerate(sites)}", "last_use = {0: len(sites) - 1}"),
+    ),
+    *area(
+        "operators", "ops/soft_shared.py", "tests/ops/test_soft_shared.py",
+        ("coefficients = stacked @ templates.T", "coefficients = stacked @ templates.T * 0.5"),
+        ("return self.templates * first.out_channels * first.fan_in + own", "return first.out_channels * first.fan_in + own"),
+    ),
+    *area("operators", "ops/ghost.py", "tests/ops/test_ghost.py",
+        ("primary = -(-out_channels // expansion)", "primary = out_channels // expansion")),
+    *area(
+        "counts", "core/count.py", "tests/core/test_count.py",
+        ("return list({id(tensor): tensor for tensor in tensors}.values())", "return list(tensors)"),
+        ("bytes=sum(t.numel() * t.element_size() for t in unique([*parameters, *buffers])),",
+         "bytes=sum(t.numel() * 4 for t in unique([*parameters, *buffers])),"),
+    ),
+    *area(
+        "counts", "core/spec.py", "tests/core/test_spec.py",
+        ("return (tw // 2, tw - tw // 2, th // 2, th - th // 2)", "return (tw - tw // 2, tw // 2, th - th // 2, th // 2)"),
+        ("return self.out_channels * self.fan_in + self.out_channels * self.bias", "return self.out_channels * self.fan_in"),
+        ("return top + bottom == dh * (kh - 1) and left + right == dw * (kw - 1)", "return top + bottom == dh * (kh - 1)"),
+    ),
+    *area(
+        "counts", "core/penalty.py", "tests/core/test_penalty.py",
+        ("(gram - torch.eye(len(rows), dtype=gram.dtype, device=gram.device)).square().sum()", "gram.square().sum()"),
+    ),
+    # plans and conversion
+    *area(
+        "plan", "conversion/plan.py", "tests/conversion/test_plan.py",
+        ("kept.append(Kept(site, \"excluded\"))", "chosen[rule or 0].append(site)"),
+        ("for group in self.groups) + sum(kept.site.params() for kept in self.kept)", "for group in self.groups)"),
+        ("kept.sort(key=lambda item: order[item.site.name])", "kept.sort(key=lambda item: -order[item.site.name])"),
+    ),
+    *area(
+        "plan", "conversion/check.py", "tests/conversion/test_convert.py tests/core/test_sharing.py",
+        ("        if found != planned:", "        if found < planned:"),
+    ),
+    *area("plan", "core/sharing.py", "tests/core/test_sharing.py", ("del users[0].__dict__[name]", "pass")),
+    # files
+    *area(
+        "load", "files/load.py", "tests/files/test_save_load.py tests/files/test_fuzz.py",
+        ("if n in tensors and wanted[n].shape != tensors[n].shape]", "if False]"),
+        ("sorted(tensors.keys() - wanted.keys())", "sorted(set())"),
+        ("sorted(wanted.keys() - tensors.keys()), ", "sorted(set()), "),
+        ("refused = FORBIDDEN & set(base[\"kwargs\"])", "refused = set()"),
+        ("return lean.eval()", "return lean.train()"),
+    ),
+    # training: steps, schedules, averages
+    *area(
+        "fit", "train/base.py", STEPS,
+        ("free = [p for p in weights if config.no_decay_norm and p.ndim < 2]", "free = [p for p in weights if p.ndim < 2]"),
+        ("seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)", "pass"),
+        ("self.sums = torch.zeros_like(self.sums)", "pass"),
+    ),
+    *area(
+        "fit", "train/module.py", "tests/train/test_fit.py",
+        ("total = loss + extra", "total = loss"),
+        ("label_smoothing=self.config.label_smoothing)", "label_smoothing=0.0)"),
+    ),
+    *area(
+        "fit", "train/schedules.py", "tests/train/test_schedules.py",
+        ("return config.lr * (step + 1) / warm", "return config.lr * step / warm"),
+        ("peak = config.pct_start * total - 1", "peak = config.pct_start * total"),
+        ("passed = sum(step >= epoch * steps_per_epoch for", "passed = sum(step > epoch * steps_per_epoch for"),
+    ),
+    *area(
+        "fit", "train/scoring.py", "tests/train/test_evaluate.py",
+        ("logits.topk(min(5, logits.shape[1]), dim=1)", "logits.topk(min(4, logits.shape[1]), dim=1)"),
+        ("return probabilities.mean(dim=1).log()", "return probabilities.log().mean(dim=1)"),
+    ),
+    *area(
+        "fit", "train/caller.py", "tests/train/test_caller.py",
+        ("        torch.set_rng_state(own)\n", ""),
+        ("        np.random.set_state(numpy)\n", ""),
+    ),
+    # going on
+    *area(
+        "resume", "train/feed.py", FEED,
+        ("yield from islice(self.loader, done, None)", "yield from self.loader"),
+        ("self.train, self.validation = data.split(config.validation, config.seed)",
+         "self.train, self.validation = data.split(config.validation)"),
+        ("self.loader.set_epoch(epoch)", "self.loader.set_epoch(0)"),
+    ),
+    *area(
+        "resume", "train/checkpoint.py", "tests/train/test_checkpoint.py",
+        ("        _verify(checkpoint, sums, path)", "        pass"),
+        ("yield f\"tensor {value.dtype} {tuple(value.shape)};\".encode()", "yield b\"tensor\""),
+        ("            damaged = file.testzip()", "            damaged = None"),
+    ),
+    *area(
+        "resume", "train/resume.py", "tests/train/test_checkpoint.py",
+        ("_need(bool(state) or not momentum or not parameters,", "_need(True,"),
+        ("_need(_same_kind(buffer, parameter.detach()),", "_need(True,"),
+        ("return isinstance(found, Tensor) and (found.shape, found.dtype, found.layout) == (own.shape, own.dtype, own.layout)",
+         "return isinstance(found, Tensor) and found.shape == own.shape"),
+        ("_need(_finite(buffer),", "_need(True,"),
+        ("_need(type(there) is type(value) and there == value,", "_need(type(there) is type(value),"),
+    ),
+    *area(
+        "resume", "train/best.py", "tests/train/test_best.py",
+        ("if not ends_epoch(checkpoint) or best_epoch(history) != len(history):", "if not ends_epoch(checkpoint):"),
+    ),
+    *area(
+        "resume", "train/callbacks.py", SAFE,
+        ("        self._check_weights(trainer, module)\n        if trainer", "        if trainer"),
+        ("if before is not None and before != here:", "if False:"),
+    ),
+    # data
+    *area(
+        "data", "data/split.py", "tests/data/test_data_split.py",
+        ("draw = generator(seed)", "draw = generator(0)"),
+        ("min(max(round(fraction * len(rows)), 1), len(rows) - 1)", "max(round(fraction * len(rows)), 1)"),
+    ),
+    *area(
+        "data", "data/sampling.py", "tests/data/test_data_loader.py",
+        ("generator=generator(self.seed, epoch))[steps % self.count]", "generator=generator(self.seed))[steps % self.count]"),
+        ("* self.world_size if self.shuffle else self.count", "* self.world_size"),
+    ),
+    *area(
+        "data", "data/transforms.py", "tests/data/test_data_loader.py",
+        ("return torch.where(mirror[:, None, None, None], cut.flip(3), cut)",
+         "return torch.where(mirror[:, None, None, None], cut.flip(2), cut)"),
+    ),
+    *area(
+        "data", "data/stats.py", "tests/data/test_data_stats.py",
+        ("clamp(min=1 / 255)", "clamp(min=0)"),
+    ),
+    # average precision and occlusion
+    *area(
+        "detection", "detect/evaluate.py", "tests/detect/test_evaluate.py",
+        ("\"iscrowd\": int(instance.crowd),", "\"iscrowd\": 0,"),
+        ("None if v < 0 else 100 * float(v)", "100 * float(v)"),
+        ("if high is None else (ratios >= low) & (ratios < high)", "if high is None else (ratios > low) & (ratios < high)"),
+        ("keep = np.isin(self.ids, chosen)", "keep = np.isin(self.ids, self.ids)"),
+        ("(result[\"masks\"][place, 0] > 0.5)", "(result[\"masks\"][place, 0] > 0.9)"),
+    ),
+    *area(
+        "detection", "detect/occlusion.py", "tests/detect/test_occlusion.py",
+        ("return float(count[count >= 2].sum() / total)", "return float((count >= 2).sum() / total)"),
+        ("return float(areas[count >= 2].sum() / areas.sum())", "return float(areas[count >= 1].sum() / areas.sum())"),
+    ),
+    # what is said of measurements
+    *area(
+        "verdict", "report/verdict.py", "tests/report/test_verdict.py",
+        ("differences = [ours[seed] - theirs[seed] for seed in both]",
+         "differences = [a - b for a, b in zip(sorted(ours.values()), sorted(theirs.values()))]"),
+        ("if low > 0 or high < 0:", "if difference:"),
+        ("half = student_t(CONFIDENCE, max(1, int(degrees))) * math.sqrt(total)", "half = math.sqrt(total)"),
+        ("interval[0] == interval[1] and len(differences) < SIGNS", "False"),
+    ),
+    *area(
+        "verdict", "core/shown.py", "tests/core/test_shown.py",
+        ("            text.set_parse_math(False)\n", ""),
+        ("return MARKS.sub(", "return re.compile(\"x^\").sub("),
+    ),
+    *area(
+        "processes", "core/processes.py", "tests/core/test_processes.py",
+        ("return found if world > 1 else None", "return found"),
+        ("return rank() == 0", "return True"),
+    ),
+    # exports: slow to test, so few
+    *area("export", "deploy/export.py", "tests/deploy/test_export.py", ("TOLERANCE = 1e-4", "TOLERANCE = 1e4")),
+    *area("export", "deploy/export.py", "tests/deploy/test_metadata.py", ("    set_task(shaped, get_task(model))", "    pass")),
+    *area(
+        "export", "deploy/formats.py", "tests/deploy/test_metadata.py",
+        ("    made.model.metadata_props.update(task_text(model))\n", ""),
+        ("return {} if task is None else {TASK: json.dumps(task.to_json())}", "return {}"),
+    ),
+    # inference forms
+    *area(
+        "inference", "inference/affine.py", "tests/inference/test_forms.py",
+        ("self.shift * other.scale + other.shift", "self.shift + other.shift"),
+        ("self.shift if bias is None else bias * self.scale + self.shift", "self.shift if bias is None else bias + self.shift"),
+        ("shift = -norm.running_mean * scale", "shift = norm.running_mean * scale"),
+    ),
+    *area(
+        "inference", "inference/forms/split.py", "tests/inference/test_forms.py",
+        ("gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()", "gate = difference.mean((2, 3), keepdim=True).sigmoid()"),
+        ("b, gate = self.behind(b), gate * self.behind.scale", "b = self.behind(b)"),
+    ),
+    *area(
+        "operators", "ops/gated_sum.py", "tests/ops/test_contract_autograd.py -k split",
+        ("gate * (1 - gate) * mean", "gate * (1 + gate) * mean"),
+        ("gate * (1 - gate) * _means", "gate * (1 + gate) * _means"),
+    ),
+    # what a trained network meets
+    *area(
+        "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluate.py",
+        ("return tuple(where[name] for name in found)", "return tuple(range(len(found)))"),
+    ),
+    *area(
+        "counts", "core/counted_ops.py", "tests/core/test_count.py",
+        ("return steps * (args[1].numel() + args[2].numel())", "return steps * args[1].numel()"),
+    ),
+]
+# fmt: on
