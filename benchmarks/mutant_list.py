@@ -250,7 +250,7 @@ MUTANTS: list[Mutant] = [
     *area(
         "inference", "inference/forms/split.py", "tests/inference/test_forms.py",
         ("gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()", "gate = difference.mean((2, 3), keepdim=True).sigmoid()"),
-        ("b, gate = self.behind(b), gate * self.behind.scale", "b = self.behind(b)"),
+        ("return fused if self.behind is None else self.behind(fused)", "return fused"),
     ),
     *area(
         "operators", "ops/gated_sum.py", "tests/ops/test_contract_autograd.py -k split",

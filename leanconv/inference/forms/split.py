@@ -85,9 +85,8 @@ class FoldedSplit(nn.Module):
             return y
         difference = a + b  # b - a
         gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()
-        if self.behind is not None:
-            b, gate = self.behind(b), gate * self.behind.scale
-        return torch.addcmul(b, difference, gate, value=-1)
+        fused = torch.addcmul(b, difference, gate, value=-1)
+        return fused if self.behind is None else self.behind(fused)
 
 
 def _representative(op: SplitConv2d, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:
