@@ -56,6 +56,7 @@ def area(name: str, file: str, tests: str, *changes: tuple[str, str]) -> list[Mu
     return [Mutant(name, f"leanconv/{file}", old, new, tuple(shlex.split(tests))) for old, new in changes]
 
 
+CONTRACT, QUICK = "tests/ops/test_contract.py -k", "not exports and not saves and not inductor"
 FIT = "tests/train/test_fit.py::test_"  # a few tests of each of these files, which take long
 STOPPED = "tests/train/test_resume.py::test_killed_politely_then_stopped"
 STEPS = f"{FIT}one_step_by_hand {FIT}no_decay_on_norms_and_biases {FIT}each_epoch_counts_its_own_steps {STOPPED}"
@@ -69,7 +70,7 @@ SAFE = (
 MUTANTS: list[Mutant] = [
     # operators: what is computed, how much is said to be, and the nearest lean weights to dense ones
     *area(
-        "operators", "ops/tied_block.py", "tests/ops/test_tied_block.py",
+        "operators", "ops/tied_block.py", f"tests/ops/test_tied_block.py {CONTRACT} 'tied_block and {QUICK}'",
         ("x = x.reshape(n * b, i, h, w)", "x = x.reshape(b, n, i, h, w).transpose(0, 1).reshape(n * b, i, h, w)"),
         ("s.fan_in * s.out_channels // b**2 + s.out_channels", "s.fan_in * s.out_channels // b + s.out_channels"),
         ("blocks.diagonal(dim1=1, dim2=3).mean(-1)", "blocks.diagonal(dim1=1, dim2=3).sum(-1)"),
@@ -78,12 +79,11 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "operators", "ops/grouped.py", "tests/ops/test_grouped.py",
-        ("return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)",
-         "return self.conv2d(x, self.weight, self.bias, self.ways)"),
+        ("self.conv2d(x, self.weight, self.bias, self.groups * self.ways)", "self.conv2d(x, self.weight, self.bias, self.ways)"),
         (".movedim(-1, 1).flatten(0, 2))", ".movedim(-1, 2).flatten(0, 2))"),
     ),
     *area(
-        "operators", "ops/split.py", "tests/ops/test_split.py",
+        "operators", "ops/split.py", f"tests/ops/test_split.py {CONTRACT} 'split and not lego and {QUICK}'",
         ("weight = conv.weight * (2 if gated else 1)", "weight = conv.weight"),
         ("norm.weight.fill_((1 + norm.eps) ** 0.5)", "norm.weight.fill_(1)"),
         ("norm.bias.copy_(conv.bias if gated or len(norms) == 1 else conv.bias / 2)", "norm.bias.copy_(conv.bias)"),
@@ -92,7 +92,7 @@ MUTANTS: list[Mutant] = [
         ("return gated_sum(u3, u1) if self.fusion else u3 + u1", "return u3 + u1"),
     ),
     *area(
-        "operators", "ops/shared_basis.py", "tests/ops/test_shared_basis.py",
+        "operators", "ops/shared_basis.py", f"tests/ops/test_shared_basis.py {CONTRACT} 'shared_basis and {QUICK}'",
         ("index=position % self.bases,", "index=0,"),
         ("return scale, norm.bias - norm.running_mean * scale", "return scale, norm.bias + norm.running_mean * scale"),
         ("layer.norm.weight.fill_((1 + layer.norm.eps) ** 0.5)", "layer.norm.weight.fill_(2)"),
@@ -102,7 +102,6 @@ MUTANTS: list[Mutant] = [
     *area(
         "operators", "ops/depth_shared.py", "tests/ops/test_depth_shared.py",
         ("torch.stack([conv.weight for conv in convs]).mean(0)", "convs[0].weight"),
-        ("return self.bank.weight[:, : self.in_channels]", "return self.bank.weight[:, -self.in_channels :]"),
         ("last_use = {site.stage: index for index, site in enumerate(sites)}", "last_use = {0: len(sites) - 1}"),
     ),
     *area(
@@ -110,6 +109,8 @@ MUTANTS: list[Mutant] = [
         ("coefficients = stacked @ templates.T", "coefficients = stacked @ templates.T * 0.5"),
         ("return self.templates * first.out_channels * first.fan_in + own", "return first.out_channels * first.fan_in + own"),
     ),
+    *area("operators", "ops/depth_shared.py", "tests/models/test_shard.py",
+        ("return self.bank.weight[:, : self.in_channels]", "return self.bank.weight[:, -self.in_channels :]")),
     *area("operators", "ops/ghost.py", "tests/ops/test_ghost.py",
         ("primary = -(-out_channels // expansion)", "primary = out_channels // expansion")),
     *area(

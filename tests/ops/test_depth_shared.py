@@ -61,6 +61,14 @@ def test_a_blend_follows_the_last_call_of_a_stage_not_the_last_registered():
     assert lean.early.blend is None
 
 
+def test_each_stage_has_a_blend_behind_its_own_last_use():
+    conv = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(4)]
+    model = nn.Sequential(conv[0], conv[1], nn.MaxPool2d(2), conv[2], conv[3])
+    lean = lc.convert(model, lc.plan(model, lc.DepthShared(blend=True), input_size=(4, 8, 8)))
+    assert [lean[index].blend is not None for index in (0, 1, 3, 4)] == [False, True, False, True]
+    assert lean[0].bank is lean[4].bank
+
+
 def test_penalty_is_a_mean_of_its_own_for_each_kind():
     torch.manual_seed(0)
     specs = [[lc.ConvSpec(6, 4, 1)] * 2, [lc.ConvSpec(6, 3, 1)] * 2, [lc.ConvSpec(4, 6, 3)] * 2]

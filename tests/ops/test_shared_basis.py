@@ -42,6 +42,13 @@ def test_a_rank_above_break_even_is_said():
         lc.plan(model, lc.SharedBasis(shared=16), exclude="conv1")
 
 
+def test_growth_counts_from_the_first_stage_that_converts():
+    model = lc.create_model("resnet20")
+    plan = lc.plan(model, lc.SharedBasis(shared=4, unique=1), "layer[23].[12].*")
+    found = {group.sites[0].name: (group.method.shared, group.method.unique) for group in plan.groups}
+    assert found == {"layer2.1.conv1": (4, 1), "layer3.1.conv1": (8, 2)}
+
+
 def test_double_basis_gives_first_and_second_convolutions_a_bank_each():
     lean = converted("resnet20", lc.SharedBasis(shared=4, bases=2))
     ops = {name: m for name, m in lean.named_modules() if isinstance(m, lc.SharedBasisConv2d)}

@@ -157,3 +157,24 @@ def test_refusals_say_why():
         SettingError, match=r"groups=2 must divide out_channels=9 and not exceed in_channels=8; 1 or 3 would"
     ):
         lc.SplitConv2d(8, 9, 3, padding=1)
+
+
+@pytest.mark.parametrize("fusion", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_fit_is_exact_where_a_split_can_hold_the_convolution(stride, fusion):
+    """Grouped taps anywhere, and beyond the groups only taps that a 1x1 on the pooled map can hold."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 6, 3, stride, 1).double()
+    pixels = slice(1, 1 + stride)  # of the kernel: those that fall on the pixels of the output's own window
+    with torch.no_grad():
+        everywhere = conv.weight.clone()
+        conv.weight.zero_()
+        conv.weight[:, :, pixels, pixels] = torch.randn(6, 8, 1, 1).double()
+        conv.weight[:3, :2], conv.weight[3:, 2:4] = everywhere[:3, :2], everywhere[3:, 2:4]
+    method = lc.Split(0.5, groups=2, fusion=fusion)
+    module = method.build([lc.ConvSpec.of(conv)])[0].double().eval()
+    with torch.no_grad():
+        method.fit_([module], [conv])
+    module.fusion = False  # the gate's two halves of the sum
+    x = torch.randn(2, 8, 8, 8).double()
+    torch.testing.assert_close(module(x) / (2 if fusion else 1), conv(x), rtol=1e-9, atol=1e-9)
