@@ -207,3 +207,24 @@ def test_a_relu_in_place_may_follow_the_gate():
         op.zero_grad()
         torch.relu_(op(x)).sum().backward()
         torch.testing.assert_close(op.grouped.weight.grad, before)
+
+
+@pytest.mark.parametrize("fusion", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_fit_is_exact_where_a_split_can_hold_the_convolution(stride, fusion):
+    """Grouped taps anywhere, and beyond the groups only taps that a 1x1 on the pooled map can hold."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 6, 3, stride, 1).double()
+    pixels = slice(1, 1 + stride)  # of the kernel: those that fall on the pixels of the output's own window
+    with torch.no_grad():
+        everywhere = conv.weight.clone()
+        conv.weight.zero_()
+        conv.weight[:, :, pixels, pixels] = torch.randn(6, 8, 1, 1).double()
+        conv.weight[:3, :2], conv.weight[3:, 2:4] = everywhere[:3, :2], everywhere[3:, 2:4]
+    method = lc.Split(0.5, groups=2, fusion=fusion)
+    module = method.build([lc.ConvSpec.of(conv)])[0].double().eval()
+    with torch.no_grad():
+        method.fit_([module], [conv])
+    module.fusion = False  # the gate's two halves of the sum
+    x = torch.randn(2, 8, 8, 8).double()
+    torch.testing.assert_close(module(x) / (2 if fusion else 1), conv(x), rtol=1e-9, atol=1e-9)
