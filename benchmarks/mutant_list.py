@@ -235,10 +235,10 @@ MUTANTS: list[Mutant] = [
         ("return rank() == 0", "return True"),
     ),
     # exports: slow to test, so few
-    *area("export", "deploy/export.py", "tests/deploy/test_export.py", ("TOLERANCE = 1e-4", "TOLERANCE = 1e4")),
-    *area("export", "deploy/export.py", "tests/deploy/test_metadata.py", ("    set_task(shaped, get_task(model))", "    pass")),
+    *area("export", "deploy/export.py", "tests/deploy/test_export.py::test_a_file_that_differs_is_not_written", ("TOLERANCE = 1e-4", "TOLERANCE = 1e4")),
+    *area("export", "deploy/export.py", "tests/deploy/test_metadata.py::test_a_file_scores_as_eval_does_through_its_own_metadata", ("    set_task(shaped, get_task(model))", "    pass")),
     *area(
-        "export", "deploy/formats.py", "tests/deploy/test_metadata.py",
+        "export", "deploy/formats.py", "tests/deploy/test_metadata.py::test_a_file_scores_as_eval_does_through_its_own_metadata",
         ("    made.model.metadata_props.update(task_text(model))\n", ""),
         ("return {} if task is None else {TASK: json.dumps(task.to_json())}", "return {}"),
     ),
