@@ -27,6 +27,8 @@ def area(name: str, file: str, tests: str, *changes: tuple[str, str]) -> list[Mu
 
 
 CONTRACT, QUICK = "tests/ops/test_contract.py -k", "not exports and not saves and not inductor"
+DIFFERS = "tests/deploy/test_export.py::test_a_file_that_differs_is_not_written"
+SCORED = "tests/deploy/test_metadata.py::test_a_file_scores_as_eval_does_through_its_own_metadata"
 FIT = "tests/train/test_fit.py::test_"  # a few tests of each of these files, which take long
 STOPPED = "tests/train/test_resume.py::test_killed_politely_then_stopped"
 STEPS = f"{FIT}one_step_by_hand {FIT}no_decay_on_norms_and_biases {FIT}each_epoch_counts_its_own_steps {STOPPED}"
@@ -235,10 +237,10 @@ MUTANTS: list[Mutant] = [
         ("return rank() == 0", "return True"),
     ),
     # exports: slow to test, so few
-    *area("export", "deploy/export.py", "tests/deploy/test_export.py::test_a_file_that_differs_is_not_written", ("TOLERANCE = 1e-4", "TOLERANCE = 1e4")),
-    *area("export", "deploy/export.py", "tests/deploy/test_metadata.py::test_a_file_scores_as_eval_does_through_its_own_metadata", ("    set_task(shaped, get_task(model))", "    pass")),
+    *area("export", "deploy/export.py", DIFFERS, ("TOLERANCE = 1e-4", "TOLERANCE = 1e4")),
+    *area("export", "deploy/export.py", SCORED, ("    set_task(shaped, get_task(model))", "    pass")),
     *area(
-        "export", "deploy/formats.py", "tests/deploy/test_metadata.py::test_a_file_scores_as_eval_does_through_its_own_metadata",
+        "export", "deploy/formats.py", SCORED,
         ("    made.model.metadata_props.update(task_text(model))\n", ""),
         ("return {} if task is None else {TASK: json.dumps(task.to_json())}", "return {}"),
     ),
