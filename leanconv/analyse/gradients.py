@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from leanconv.analyse.figure import panels
 from leanconv.core.errors import FileError
+from leanconv.core.reading import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:  # the half line of a killed process
                 continue
             records[int(record["step"])] = record["gradients"]  # a resumed run may have written a step twice

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanconv.analyse.figure import panels
 from leanconv.core.errors import FileError
+from leanconv.core.reading import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ def read_tradeoff(path: str | os.PathLike[str]) -> Tradeoff:
     path = Path(path)
     path = path / "summary.json" if path.is_dir() else path
     try:
-        rows: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows: Sequence[dict[str, Any]] = parse_json(path.read_text(encoding="utf-8"))["rows"]
         tested = [row for row in rows if row.get("test_top1_pct") is not None and row["macs"] is not None]
         reference = rows[0].get("ratios_to", rows[0]["method"])
         base = next((row for row in rows if row["method"] == reference), rows[0])

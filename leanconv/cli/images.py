@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanconv.cli.output import say
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
@@ -64,13 +63,13 @@ def open_images(
 
 def _held_out(run: str | None) -> dict[str, Any] | None:
     """How the run divided its images; None where they came divided, or it does not say."""
-    from leanconv.cli.runs import RUN_FILE
+    from leanconv.cli.runs import RUN_FILE, read_json
 
     path = None if run is None else Path(run).expanduser() / RUN_FILE
     if path is None or not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["data"]["held_out"]
+        found = read_json(path)["data"]["held_out"]
         return {"fraction": float(found["fraction"]), "images": str(found["images"])}
-    except (ValueError, KeyError, TypeError, OSError):
+    except (LeanconvError, ValueError, KeyError, TypeError):
         return None

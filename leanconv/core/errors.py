@@ -12,7 +12,7 @@ class LeanconvError(Exception):
     exit_code = 2
 
     def __init__(self, message: object = "", *more: object) -> None:
-        text = " ".join(message.split()) if isinstance(message, str) and len(message.splitlines()) > 1 else message
+        text = " ".join(message.split()) if isinstance(message, str) and message.splitlines() != [message] else message
         super().__init__(text, *more)
 
 

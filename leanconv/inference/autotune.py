@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from leanconv.core.atomic import write_json
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.machine import describe_machine
 from leanconv.core.operator import ConvOp, Signature
+from leanconv.core.reading import parse_json
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.forms.types import Forms
 from leanconv.inference.merge import Branches
@@ -55,11 +55,11 @@ class FormCache:
         self.times: dict[str, dict[str, float]] = {}
         if path is not None and path.exists():
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = parse_json(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 found = {}
-            if isinstance(found, dict) and found.get("version") == VERSION:
-                self.times = dict(found["times_ms"])
+            if isinstance(found, dict) and found.get("version") == VERSION and isinstance(found.get("times_ms"), dict):
+                self.times = found["times_ms"]
 
     def write(self) -> None:
         """Put what was measured into the file."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.reading import parse_json
 from leanconv.report import (
     analysis_tables,
     detection,
@@ -94,7 +94,7 @@ def source_mark(path: Path) -> str:
 
 def _rows(path: Path) -> tuple[Sequence[Row], str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         return found["rows"], found.get("kind", "compare")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{path.name} is not a results file ({error}); `leanconv compare` writes one") from error

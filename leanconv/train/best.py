@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import FileError
+from leanconv.core.state import versioned
 from leanconv.train.checkpoint import checksum, ends_epoch, weights_of, written
 from leanconv.train.folder import RunFolder
 from leanconv.train.resume import check_weights
@@ -59,7 +60,7 @@ def load_best(model: nn.Module, folder: RunFolder, history: Sequence[Mapping[str
     elif said != {"epoch": str(best_epoch(history)), "checksum": _checksum(tensors)}:
         raise FileError(f"{folder.best}: not the weights that epoch {best_epoch(history)} wrote (checksum); {way_out}")
     check_weights(model, tensors, folder.best)
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict(versioned(model, tensors), strict=False)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -117,3 +117,18 @@ def test_a_run_stopped_within_an_epoch_keeps_the_epoch_before(data: ImageData, t
     with pytest.raises(KeyboardInterrupt):
         fit(Net(CtrlC(0)), data, BEST, tmp_path, resume=True, progress=False)
     assert (tmp_path / "best.safetensors").read_bytes() == before
+
+
+class Versioned(nn.Identity):
+    """A layer that asks a state dict for its version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):  # type: ignore[no-untyped-def]
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_a_network_that_asks_for_the_versions_of_its_layers_gets_them(data: ImageData, tmp_path: Path) -> None:
+    config = SMALL.replace(select="best", epochs=1)
+    assert fit(Net(Versioned()), data, config, tmp_path, progress=False).best_epoch == 1
