@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch import nn
 
 from leanconv.conversion.apply import parts_of, plan_of
 from leanconv.core.base import unwrapped
-from leanconv.core.copying import refuse_lazy
-from leanconv.core.errors import SettingError, TieError
+from leanconv.core.errors import TieError
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners, parameters_in_use
 
@@ -53,31 +50,4 @@ def check(lean: nn.Module) -> None:
             raise TieError(
                 f"{group.method.label()} over {names} holds {found:,} parameters and not the {planned:,} of its plan: "
                 "a tie was cut or a layer was replaced; convert again"
-            )
-
-
-def refuse_unsaveable(model: nn.Module) -> None:
-    """Raise where a file of the model could not be loaded again.
-
-    Raises:
-        SettingError: a layer is lazy, is traced or holds something else than tensors.
-    """
-    refuse_lazy(model)
-    for name, module in model.named_modules():
-        if "_orig_mod" in module._modules:
-            raise SettingError(
-                f"{name!r} runs inside torch.compile, which renames its weights; save the network before this part is "
-                "compiled, or compile it in place: part.compile()"
-            )
-        traced = isinstance(module, GraphModule | torch.jit.ScriptModule) and any(True for _ in module.parameters())
-        if traced and not parts_of(module):
-            raise SettingError(
-                f"{f'{name!r}' if name else 'the model'} is a traced or scripted graph, which has lost the classes of its "
-                "layers and, if it was lean, its plan; save the network that it was made from, or export this one"
-            )
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise SettingError(
-                f"{name!r} holds a {type(value).__name__} and no tensor, as a quantised layer does; save the network before "
-                "it is quantised, or export it"
             )

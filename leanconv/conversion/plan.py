@@ -17,7 +17,7 @@ from leanconv.core.base import image_size, input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Kept, Method, OtherLayer, Site
-from leanconv.core.reading import one_line
+from leanconv.core.reading import levels, one_line
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops import METHODS_BY_NAME
 
@@ -105,18 +105,10 @@ def _bounded(value: Any) -> None:
 
     Numbers like that keep the formulas busy for ever, and methods build what settings ask for.
     """
-    level = [value]
-    for _ in range(DEEPEST):
-        inner: list[Any] = []
+    for level in levels(value, DEEPEST):
         for node in level:
-            if isinstance(node, dict | list | tuple):
-                inner += node.values() if isinstance(node, dict) else node
-            elif isinstance(node, int | float) and not abs(node) <= LARGEST:
+            if isinstance(node, int | float) and not abs(node) <= LARGEST:
                 raise ValueError(f"{node:.6g} is no number of a convolution; none is over {LARGEST:,}")
-        if not inner:
-            return
-        level = inner
-    raise ValueError(f"it nests over {DEEPEST} levels")
 
 
 def _site_to_json(site: Site | OtherLayer) -> dict[str, Any]:

@@ -32,9 +32,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         )
     inner: Any = model
     while True:
-        if isinstance(inner, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel) or _is_wrapper(
-            inner
-        ):
+        if _is_wrapper(inner):
             inner = inner.module
         elif hasattr(inner, "_orig_mod"):
             inner = inner._orig_mod
@@ -43,7 +41,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _is_wrapper(model: nn.Module) -> bool:
-    """Whether `model` is a wrapper of a package that need not be imported here; the network is its ``module``."""
+    """Whether the network is the ``module`` of `model`: of torch's wrappers, and of packages that need not be imported."""
+    if isinstance(model, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return True
     kinds = {(kind.__module__, kind.__name__) for kind in type(model).__mro__}
     return bool(kinds & WRAPPERS)
 

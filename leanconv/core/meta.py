@@ -20,9 +20,8 @@ from leanconv.core.errors import LeanconvError, SettingError, first_line
 
 InputSize = tuple[int, int, int]
 T = TypeVar("T")
-SMALL = (
-    2**14
-)  # elements of a tensor that a builder may compute with: widths and depths of stages, positions of a window
+# Elements of a tensor that a builder may compute with: widths and depths of stages, positions of a window
+SMALL = 2**14
 
 
 def on_meta(model: nn.Module) -> nn.Module:

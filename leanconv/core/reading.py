@@ -101,19 +101,31 @@ def _depths(events: Iterator[Any]) -> Iterator[int]:
 
 def _shallow(found: Any) -> Any:
     """`found` itself, where it nests no deeper than `DEEPEST` levels and Python writes all its numbers."""
-    level: list[Any] = [found]
-    for _ in range(DEEPEST):
+    for level in levels(found):
         if any(isinstance(node, int) and node.bit_length() > LARGEST for node in level):
             raise ValueError(f"it has a whole number of over {LARGEST} bits")
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in ((*node.keys(), *node.values()) if isinstance(node, dict) else node)
-        ]
-        if not level:
-            return found
-    raise ValueError(f"it nests over {DEEPEST} levels")
+    return found
+
+
+def levels(value: Any, deepest: int = DEEPEST) -> Iterator[list[Any]]:
+    """`value`, then the values and keys inside its lists, tuples and dicts, then those inside these, and so on.
+
+    Raises:
+        ValueError: there are more than `deepest` levels.
+    """
+    level = [value]
+    for _ in range(deepest):
+        yield level
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                inner += [*node.keys(), *node.values()]
+            elif isinstance(node, list | tuple):
+                inner += node
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it nests over {deepest} levels")
 
 
 def _refuse(constant: str) -> NoReturn:

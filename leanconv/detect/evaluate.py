@@ -17,7 +17,7 @@ from leanconv.core.errors import DataError, SettingError
 from leanconv.core.modes import evaluating
 from leanconv.detect.classes import photos_for
 from leanconv.detect.data import Photo
-from leanconv.detect.data.records import encode, run_lengths
+from leanconv.detect.data.masks import encode, run_lengths
 from leanconv.detect.feed import read_image
 from leanconv.detect.occlusion import OcclusionBy, occlusion
 from leanconv.train.scoring import autocast

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.base import unwrapped
+from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
 from leanconv.core.settings import flag
@@ -75,7 +76,8 @@ def load_checkpoint(
     refuse_meta(model)
     with reading(path):
         states = read_states(path)
-        own = _own(model)
+        refuse_lazy(model)
+        own = dict(model.state_dict(keep_vars=True))
         fresh = _classifier(model) if fresh_classifier else frozenset()
         fit = _chosen(states, _Target(own, places(model), fresh), path, state)
         settings = origin_of(model, fit.theirs, fit.metadata, path.name, shortcut_padding)
@@ -117,14 +119,6 @@ class _Target:
     own: dict[str, Tensor]
     places: list[Place]
     fresh: frozenset[str]
-
-
-def _own(model: nn.Module) -> dict[str, Tensor]:
-    own = dict(model.state_dict(keep_vars=True))
-    lazy = next((name for name, tensor in own.items() if nn.parameter.is_lazy(tensor)), None)
-    if lazy is not None:
-        raise FileError(f"{lazy!r} has no shape before the network's first call; call it once on an example, then load")
-    return own
 
 
 def _classifier(model: nn.Module) -> frozenset[str]:

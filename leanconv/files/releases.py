@@ -46,6 +46,8 @@ def _less(text: str) -> Callable[[re.Match[str]], str]:
     return lambda match: text.format(*(int(group) - 1 for group in match.groups()))
 
 
+# The layers of a dense block that is a list: normalise, ReLU, convolve, twice
+DENSE_PARTS = {part: f"residual_function.{n}" for part, n in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 5))}
 # Conventions of whole networks, ours first; all lines of one are applied in turn. Where one changes nothing it has no name.
 CONVENTIONS: tuple[tuple[Rename, ...], ...] = (
     ((r"\bdownsample\.", "shortcut."),),
@@ -81,20 +83,8 @@ CONVENTIONS: tuple[tuple[Rename, ...], ...] = (
         )
         for block, parts in (
             ("features.dense_block_layer_{}.bottle_neck_layer_{}.", {"norm1": "bn0", "norm2": "bn1"}),
-            (
-                "features.dense_block_layer_{}.bottle_neck_layer_{}.",
-                {
-                    part: f"residual_function.{n}"
-                    for part, n in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 5))
-                },
-            ),
-            (
-                "features.dense_block{}.bottle_neck_layer_{}.",
-                {
-                    part: f"residual_function.{n}"
-                    for part, n in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 5))
-                },
-            ),
+            ("features.dense_block_layer_{}.bottle_neck_layer_{}.", DENSE_PARTS),
+            ("features.dense_block{}.bottle_neck_layer_{}.", DENSE_PARTS),
         )
     ),
     (  # SWRN

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from leanconv import __version__
-from leanconv.conversion.apply import plan_of
-from leanconv.conversion.check import check, refuse_unsaveable
+from leanconv.conversion.apply import parts_of, plan_of
+from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
+from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.task import get_task
 from leanconv.files.origin import forms_of
@@ -85,19 +87,41 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
     refuse_unsaveable(lean)
-    refuse_unstorable(lean)
     check(lean)
     refuse_bad_values(lean, allow_nonfinite)
     return write(lean, description(lean), directory)
 
 
-def refuse_unstorable(model: nn.Module) -> None:
-    """Raise SettingError for a tensor that has no values yet, or that safetensors cannot hold."""
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
+def refuse_unsaveable(model: nn.Module) -> None:
+    """Raise where a file of the model could not be written, or not be loaded again.
+
+    Raises:
+        SettingError: a layer is lazy, on the meta device, traced, quantised or compiled inside, or holds something else than
+            tensors that safetensors can hold.
+    """
+    refuse_lazy(model)
+    for name, module in model.named_modules():
+        if "_orig_mod" in module._modules:
+            raise SettingError(
+                f"{name!r} runs inside torch.compile, which renames its weights; save the network before this part is "
+                "compiled, or compile it in place: part.compile()"
+            )
+        traced = isinstance(module, GraphModule | torch.jit.ScriptModule) and any(True for _ in module.parameters())
+        if traced and not parts_of(module):
+            raise SettingError(
+                f"{f'{name!r}' if name else 'the model'} is a traced or scripted graph, which has lost the classes of its "
+                "layers and, if it was lean, its plan; save the network that it was made from, or export this one"
+            )
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            raise SettingError(
+                f"{name!r} holds a {type(value).__name__} and no tensor, as a quantised layer does; save the network before "
+                "it is quantised, or export it"
+            )
+        if value.is_meta:
             raise SettingError(f"{name!r} has no values yet; build the network on a device, call it once, then save it")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in DTYPES:
-            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        if value.layout != torch.strided or value.is_quantized or value.dtype not in DTYPES:
+            kind = value.dtype if value.layout == torch.strided else value.layout
             raise SettingError(f"{name!r} is {kind}, which a model file does not hold; make it dense numbers first")
 
 

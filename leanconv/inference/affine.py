@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.spec import ConvSpec
+from leanconv.inference.graph import has_hooks
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def foldable(norm: nn.Module | None) -> bool:
     """
     if not isinstance(norm, nn.BatchNorm2d) or type(norm) is not nn.BatchNorm2d or norm.training:
         return False
-    if norm._forward_hooks or norm._forward_pre_hooks or "forward" in vars(norm):
+    if has_hooks(norm) or "forward" in vars(norm):
         return False
     return norm.running_mean is not None and norm.running_var is not None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -176,10 +176,7 @@ def forms_chosen(fast: nn.Module) -> tuple[Choice, ...]:
     Raises:
         SettingError: a network that did not come from `optimize`.
     """
-    found: tuple[Choice, ...] | None = getattr(fast, OPTIMIZED, None)
-    if found is None:
-        raise SettingError(f"this {type(fast).__name__} did not come from optimize")
-    return found
+    return _noted(fast, OPTIMIZED)
 
 
 def left_as_they_are(fast: nn.Module) -> tuple[Left, ...]:
@@ -188,7 +185,11 @@ def left_as_they_are(fast: nn.Module) -> tuple[Left, ...]:
     Raises:
         SettingError: a network that did not come from `optimize`.
     """
-    found: tuple[Left, ...] | None = getattr(fast, LEFT, None)
+    return _noted(fast, LEFT)
+
+
+def _noted(fast: nn.Module, attribute: str) -> tuple[Any, ...]:
+    found: tuple[Any, ...] | None = getattr(fast, attribute, None)
     if found is None:
         raise SettingError(f"this {type(fast).__name__} did not come from optimize")
     return found

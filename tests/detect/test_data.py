@@ -12,7 +12,7 @@ from PIL import Image
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.detect import occlusion, open_detection, write_shapes
-from leanconv.detect.data.records import compact, encode, run_lengths
+from leanconv.detect.data.masks import compact, encode, run_lengths
 from leanconv.detect.feed import read_image, target_of
 
 from .sample import change, write_coco

@@ -30,11 +30,11 @@ from leanconv.core.errors import LeanconvError
 from leanconv.core.reading import parse_json, parse_yaml, reading
 from leanconv.data.encoded import decode_bytes
 from leanconv.data.parquet import names_in
+from leanconv.data.problems import Problems
 from leanconv.data.text import label_names
 from leanconv.detect import create_detector, load_detector, save_detector
 from leanconv.detect.data.coco import categories_of, parse_coco, photos_of
 from leanconv.detect.data.find import Finder
-from leanconv.detect.data.records import Problems
 from leanconv.detect.data.voc import read_voc
 from leanconv.files.save import CHECKSUM_KEY, METADATA_KEY, MODEL_FILE
 from leanconv.train.folder import RunFolder, read_checkpoint

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from leanconv.conversion.apply import Init
+    from leanconv.data.problems import OnBad
     from leanconv.detect import DetectConfig, DetectionData
-    from leanconv.detect.data.records import OnBad, Part
+    from leanconv.detect.data.records import Part
 
 SIZE = (3, 224, 224)  # for plans: which convolutions convert does not depend on the photos
 

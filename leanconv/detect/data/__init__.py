@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from leanconv.detect.data.records import DetectionData, Instance, Photo, Problems
+from leanconv.data.problems import Problems
+from leanconv.detect.data.records import DetectionData, Instance, Photo
 from leanconv.detect.data.shapes import write_shapes
 from leanconv.detect.data.sources import open_detection
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from leanconv.core.errors import DataError
 from leanconv.data.encoded import MAX_PIXELS, decode_values, size_of
+from leanconv.data.problems import Problems
 from leanconv.data.text import read_bytes
-from leanconv.detect.data.records import Instance, Photo, Problems, checked
+from leanconv.detect.data.records import Instance, Photo, checked
 
 # its own numbers of the classes that have instances
 THINGS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}

@@ -9,9 +9,10 @@ from typing import Any
 
 from leanconv.core.errors import DataError
 from leanconv.data.encoded import MAX_PIXELS
+from leanconv.data.problems import Problems
 from leanconv.data.text import json_of
 from leanconv.detect.data.find import Finder, find_images
-from leanconv.detect.data.records import Instance, Photo, Problems, checked, number, whole_number
+from leanconv.detect.data.records import Instance, Photo, checked, number, whole_number
 
 Categories = tuple[tuple[int, str], ...]
 FEW = 0.1  # of the objects: so many without a mask are a slip, more are data of boxes

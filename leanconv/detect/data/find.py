@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 from leanconv.core.errors import DataError
 from leanconv.data.encoded import MAX_PIXELS, TooManyPixels, size_of
-from leanconv.detect.data.records import Problems, whole_number
+from leanconv.data.problems import Problems
+from leanconv.detect.data.records import whole_number
 
 THREADS = 8
 

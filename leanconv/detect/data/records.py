@@ -12,17 +12,12 @@ import numpy as np
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
-from leanconv.data.problems import OnBad, Problems
-from leanconv.detect.data.masks import compact, encode, pycocotools_mask, run_lengths
+from leanconv.data.problems import Problems
+from leanconv.detect.data.masks import compact, pycocotools_mask, run_lengths
 
 Box = tuple[float, float, float, float]
 Part = Literal["train", "val"]
 THINNEST = 0.01  # pixels of a box's side: less may vanish in float32
-
-__all__ = [
-    "Box", "DetectionData", "Instance", "OnBad", "Part", "Photo", "Problems", "checked", "compact", "encode", "number",
-    "run_lengths", "whole_number",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)

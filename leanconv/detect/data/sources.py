@@ -10,11 +10,12 @@ from pathlib import Path
 from leanconv.core.errors import DataError
 from leanconv.core.settings import whole
 from leanconv.data.encoded import MAX_PIXELS
+from leanconv.data.problems import OnBad, Problems
 from leanconv.data.text import read_bytes
 from leanconv.detect.data import cityscapes, voc
 from leanconv.detect.data.coco import categories_of, parse_coco, photos_of
 from leanconv.detect.data.find import Finder
-from leanconv.detect.data.records import DetectionData, OnBad, Part, Photo, Problems
+from leanconv.detect.data.records import DetectionData, Part, Photo
 
 LAYOUTS = """annotations/instances_train*.json and instances_val*.json with images in train*/ and val*/ (COCO); \
 train/_annotations.coco.json and valid/ likewise; Annotations/, JPEGImages/ and ImageSets/ (Pascal VOC); \

@@ -11,9 +11,11 @@ import numpy as np
 
 from leanconv.core.errors import DataError
 from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, decode_values, is_image_name
+from leanconv.data.problems import Problems
 from leanconv.data.text import read_bytes, read_lines
 from leanconv.detect.data.find import Finder, find_images
-from leanconv.detect.data.records import Instance, Photo, Problems, checked, encode
+from leanconv.detect.data.masks import encode
+from leanconv.detect.data.records import Instance, Photo, checked
 from leanconv.detect.data.records import number as number_of
 
 CLASSES = (
