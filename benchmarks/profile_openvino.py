@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.bench.runtimes import without_telemetry
+from leanconv.bench.runtimes import openvino_core, without_telemetry
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 
@@ -34,7 +34,7 @@ def profile(model: nn.Module, x: torch.Tensor, hint: str, threads: int, calls: i
         converted = openvino.convert_model(torch.export.export(copy.deepcopy(model).eval(), (x,)))
     converted.reshape(list(x.shape))
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    request = openvino.Core().compile_model(converted, "CPU", {**settings, "PERF_COUNT": True}).create_infer_request()
+    request = openvino_core().compile_model(converted, "CPU", {**settings, "PERF_COUNT": True}).create_infer_request()
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(calls + 5):
         request.infer({0: x.numpy()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import sys
@@ -106,7 +107,7 @@ def onnx_options(threads: int | None = None) -> Any:
 
 
 def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
-    without_telemetry()
+    core = openvino_core()
     import openvino
 
     hint = PRECISIONS["openvino"][example.dtype]
@@ -118,9 +119,23 @@ def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
         converted = openvino.convert_model(exported)
     converted.reshape(list(example.shape))
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+    request = core.compile_model(converted, "CPU", settings).create_infer_request()
     feed = {0: example.numpy()}
     return lambda: torch.from_numpy(request.infer(feed, share_inputs=True, share_outputs=True)[0])
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's one Core of this process.
+
+    Each Core that compiles for the CPU installs its own stack for signals, frees it at its end, and then puts back the
+    stack that was there before it. Two whose lives overlap therefore leave a stack that is freed already, and the next
+    signal (a DataLoader's worker ends) kills the process.
+    """
+    without_telemetry()
+    import openvino
+
+    return openvino.Core()
 
 
 def without_telemetry() -> None:

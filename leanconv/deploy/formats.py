@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from leanconv.bench.runtimes import onnx_options, quiet, without_telemetry
+from leanconv.bench.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.task import get_task
@@ -148,10 +148,7 @@ def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool
 
 
 def _compiled(path: Path) -> Any:
-    without_telemetry()
-    import openvino
-
-    return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def _run_openvino(path: Path, model: nn.Module) -> Runner:

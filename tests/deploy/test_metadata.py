@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import leanconv as lc
+from leanconv.bench.runtimes import openvino_core
 from leanconv.core.base import input_size_of
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.data import open_data
@@ -61,11 +62,10 @@ def pt2_file(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Any]:
 
 
 def openvino_file(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Any]:
-    import openvino
-
-    model = openvino.Core().read_model(path)
+    core = openvino_core()  # this process's; two at once break its signals
+    model = core.read_model(path)
     text = model.get_rt_info(["leanconv", "task"]).astype(str)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: compiled([x])[0], json.loads(text)
 
 

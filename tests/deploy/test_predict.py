@@ -119,7 +119,6 @@ def test_what_a_network_is_for():
         lc.Task.from_json({"mean": [1]})
 
 
-@pytest.mark.slow  # installs packages; beside other tests in one pytest-xdist worker that worker ended, alone it passes
 @pytest.mark.skipif("onnxruntime" not in BACKENDS, reason="onnx, onnxscript or onnxruntime is not installed")
 def test_served_in_an_environment_of_its_own(network: nn.Module, photos: Path, tmp_path: Path):
     """The example, where neither leanconv nor torch is installed, answers what PyTorch answers."""
