@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.bench import runtimes
-from leanconv.bench.latency import threads_set, time_interleaved
-from leanconv.bench.memory import peak_bytes
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
+from leanconv.timing import runtimes
+from leanconv.timing.latency import threads_set, time_interleaved
+from leanconv.timing.memory import peak_bytes
 
 
 def main() -> None:

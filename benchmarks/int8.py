@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 
 import leanconv as lc
-from leanconv.bench.runtimes import versions
 from leanconv.core.atomic import write_json
 from leanconv.core.base import get_base
 from leanconv.core.machine import provenance
 from leanconv.data import open_data
 from leanconv.deploy.int8 import calibration, compare_int8, quantize
+from leanconv.timing.runtimes import versions
 from leanconv.train.prepared import task_on
 
 

@@ -18,8 +18,6 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.bench import runtimes
-from leanconv.bench.latency import threads_set, time_interleaved
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
@@ -27,6 +25,8 @@ from leanconv.core.spec import ConvSpec
 from leanconv.inference.affine import Affine, conv_of
 from leanconv.inference.forms import forms_of
 from leanconv.report.layer_tables import summary
+from leanconv.timing import runtimes
+from leanconv.timing.latency import threads_set, time_interleaved
 
 SPATIAL = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels of a 3x3, side of its map
 POINTWISE = ((256, 64, 56), (512, 128, 28), (1024, 256, 14), (2048, 512, 7))

@@ -105,7 +105,7 @@ MUTANTS: list[Mutant] = [
     # plans and conversion
     *area(
         "plan", "conversion/plan.py", "tests/conversion/test_plan.py",
-        ("kept.append(Kept(site, \"excluded\"))", "chosen[rule or 0].append(site)"),
+        ("kept.append(Skipped(site, \"excluded\"))", "chosen[rule or 0].append(site)"),
         ("for group in self.groups) + sum(kept.site.params() for kept in self.kept)", "for group in self.groups)"),
         ("kept.sort(key=lambda item: order[item.site.name])", "kept.sort(key=lambda item: -order[item.site.name])"),
     ),

@@ -16,11 +16,11 @@ from pruned import pruned
 from torch import nn
 
 import leanconv as lc
-from leanconv.bench import runtimes
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
 from leanconv.inference.race import race
+from leanconv.timing import runtimes
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 Networks = dict[str, Callable[[], nn.Module]]

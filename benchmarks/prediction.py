@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 import leanconv as lc
-from leanconv.bench.latency import threads_set
 from leanconv.cli.layer_latency import of_network, times_of
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
+from leanconv.timing.latency import threads_set
 
 CASES = (
     ("resnet20", "tied_block(blocks=2)", lc.TiedBlock(), 1, (3, 32, 32)),

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.bench.runtimes import openvino_core, without_telemetry
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
+from leanconv.timing.runtimes import openvino_core, without_telemetry
 
 NETWORKS = {
     "ResNet-50": "timm/resnet50",

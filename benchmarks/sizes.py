@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.bench.runtimes import quiet, versions
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.task import task_of
 from leanconv.deploy.formats import FORMATS, OPTIONS
 from leanconv.deploy.images import image_tensors
 from leanconv.ops import METHODS
+from leanconv.timing.runtimes import quiet, versions
 
 PAPERS = {
     "SL-VGG (width 256)": ("shard_vgg16", {"width": 256}),

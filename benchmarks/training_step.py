@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import leanconv as lc
-from leanconv.bench.latency import threads_set, time_interleaved
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
+from leanconv.timing.latency import threads_set, time_interleaved
 from leanconv.train.scoring import autocast
 
 METHODS = {

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from leanconv.bench.summary import summary
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_
     from leanconv.conversion.check import check
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from leanconv.conversion.plan import Plan, plan
     from leanconv.core.count import Count, count
     from leanconv.core.errors import LeanconvError
-    from leanconv.core.method import Group, Kept, Method, Site
+    from leanconv.core.method import Group, Method, Site, Skipped
     from leanconv.core.operator import ConvOp, LinearOp
     from leanconv.core.penalty import penalty
     from leanconv.core.spec import ConvSpec
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
         TiedGlobalContext,
         TiedSE,
     )
+    from leanconv.timing.summary import summary
 
 # Where each public name lives. They are imported on first use, so that a command line that only wants to print its
 # help does not load torch; the imports above tell type checkers the same.
@@ -74,7 +74,7 @@ _HOME = {
     "GroupedConv2d": "ops",
     "Het": "ops",
     "HetConv2d": "ops",
-    "Kept": "core.method",
+    "Skipped": "core.method",
     "LeanconvError": "core.errors",
     "Lego": "ops",
     "LegoConv2d": "ops",
@@ -114,7 +114,7 @@ _HOME = {
     "push_to_hub": "files.hub",
     "save": "files.save",
     "set_task": "core.task",
-    "summary": "bench.summary",
+    "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
 _PACKAGES = ("analyse", "search")  # reached as lc.search.faster_only and the like

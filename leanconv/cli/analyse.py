@@ -96,13 +96,13 @@ def analyse(
     if report is not None:
         from leanconv.analyse.figure import svg_of
         from leanconv.core.machine import provenance
-        from leanconv.report.page import of_table
+        from leanconv.report.page import table_page
 
         facts = provenance(command_line()) | {"settings": {"images": images, "seed": seed}}
         subtitle = f"leanconv analyse --what {what}, {facts['created']}"
         sections = [(what.capitalize(), [svg_of(figure)])]
         title = " and ".join(_labels(targets))
-        write_page(of_table(title, subtitle, heads, rows, left=2, sections=sections, summary=facts), report)
+        write_page(table_page(title, subtitle, heads, rows, left=2, sections=sections, summary=facts), report)
     if as_json:
         show_json({"what": what, "networks": found})
         return
@@ -126,7 +126,7 @@ def _gradients(folders: list[str]) -> tuple[object, ...]:
 def _tradeoff(paths: list[str]) -> tuple[object, ...]:
     from leanconv.analyse.tradeoff import read_tradeoff
     from leanconv.core.errors import SettingError
-    from leanconv.report.tables import macs, spread, whole
+    from leanconv.report.tables import integer, macs, spread
 
     if len(paths) > 1:
         raise SettingError(
@@ -134,7 +134,7 @@ def _tradeoff(paths: list[str]) -> tuple[object, ...]:
         )
     found = read_tradeoff(paths[0])
     rows = [
-        [p.name, whole(p.params), macs(p.macs), f"{p.factor:.2f}", spread(p.error_pct, p.error_pct_std), str(p.n)]
+        [p.name, integer(p.params), macs(p.macs), f"{p.factor:.2f}", spread(p.error_pct, p.error_pct_std), str(p.n)]
         for p in found.points
     ]
     heads = ("Network", "Parameters", "MACs", "times fewer", "Test error %", "n")

@@ -114,7 +114,7 @@ def _batches(text: str) -> list[int]:
 
 
 def _runtimes(text: str) -> list[str]:
-    from leanconv.bench.runtimes import RUNTIMES, available
+    from leanconv.timing.runtimes import RUNTIMES, available
 
     if text == "all":
         return [name for name in RUNTIMES if available(name)]
@@ -188,8 +188,8 @@ def _counts(networks: dict[str, nn.Module], shape: InputSize) -> dict[str, dict[
 
 
 def _summary(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    from leanconv.bench.runtimes import versions
     from leanconv.core.machine import provenance
+    from leanconv.timing.runtimes import versions
 
     head = provenance(command_line())
     head["versions"] |= versions()

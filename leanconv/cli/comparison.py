@@ -16,7 +16,7 @@ from leanconv.cli.runs import Job
 from leanconv.core.errors import LeanconvError, RunError, SettingError
 
 if TYPE_CHECKING:
-    from leanconv.bench.latency import Latency
+    from leanconv.timing.latency import Latency
 
 Row = dict[str, Any]
 FOLDER_OF_SEED = re.compile(r"seed\d+")
@@ -113,8 +113,8 @@ def measure(
     methods: Mapping[str, Method], input_size: tuple[int, int, int], options: Mapping[str, Any]
 ) -> dict[str, Latency]:
     """The inference latency of one network a method, interleaved; ratios are to dense, else to the first."""
-    from leanconv.bench.latency import measure_latency
     from leanconv.files.load import load
+    from leanconv.timing.latency import measure_latency
 
     ready = sorted((m for m in methods.values() if m.done), key=lambda m: m.label != DENSE)
     if not ready:

@@ -127,13 +127,13 @@ def inspect(
     if ratios is not None:
         found["ratios"] = [one.to_json() for one in suggested]
     if report is not None:
-        from leanconv.report.page import of_table
+        from leanconv.report.page import table_page
 
         heads, lines = (*HEADS, "ms", "after"), [_cells(layer) for layer in found["layers"]]
         lines = [[*cells, *["–"] * (len(heads) - len(cells))] for cells in lines]
         said = " ".join([_summary(found), *_prediction(found)])
         facts = {"command": command_line()}
-        write_page(of_table(target, "leanconv inspect", heads, lines, notes=said, left=3, summary=facts), report)
+        write_page(table_page(target, "leanconv inspect", heads, lines, notes=said, left=3, summary=facts), report)
     if as_json:
         show_json(found)
     else:
@@ -234,7 +234,7 @@ def _table(found: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from leanconv.report.tables import macs, whole
+    from leanconv.report.tables import integer, macs
 
     image = " of " + "x".join(map(str, found["input_size"])) if found["input_size"] else ""
     table = Table(
@@ -249,7 +249,7 @@ def _table(found: dict[str, Any]) -> Table:
     for layer in found["layers"]:
         table.add_row(*map(Text, _cells(layer)), style="red" if layer.get("slower") else None)
     before, after = found["before"] or {}, found["after"]
-    counts = [whole(before.get("params")), whole(after["params"]), macs(before.get("macs")), macs(after["macs"])]
+    counts = [integer(before.get("params")), integer(after["params"]), macs(before.get("macs")), macs(after["macs"])]
     table.add_section()
     table.add_row("Whole network", "", "", *counts)
     return table
@@ -257,10 +257,10 @@ def _table(found: dict[str, Any]) -> Table:
 
 def _cells(layer: dict[str, Any]) -> list[str]:
     """One convolution: what it is, what it becomes or why it stays, and its counts and times."""
-    from leanconv.report.tables import macs, whole
+    from leanconv.report.tables import integer, macs
 
     becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
-    counts = [whole(layer["params_before"]), whole(layer["params_after"])]
+    counts = [integer(layer["params_before"]), integer(layer["params_after"])]
     more = [macs(layer["macs_before"]), macs(layer["macs_after"]), *_milliseconds(layer)]
     return [layer["name"] or "(root)", layer["conv"], becomes, *counts, *more]
 

@@ -81,7 +81,7 @@ def _row(name: str, source: str, counted: bool) -> dict[str, Any]:
 def _table(rows: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
-    from leanconv.report.tables import NONE, macs, whole
+    from leanconv.report.tables import NONE, integer, macs
 
     table = Table(caption="MACs for one image; 1 MAC = one multiply-add.", caption_justify="left")
     for head in ("Network", "From", "Input", "Parameters", "MACs"):
@@ -89,5 +89,5 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         more = "over " if row.get("uncounted") else ""  # operations whose MACs are not known
         size = "x".join(map(str, row["input_size"])) if row["input_size"] else NONE
-        table.add_row(row["name"], row["source"], size, whole(row["params"]), more + macs(row["macs"]))
+        table.add_row(row["name"], row["source"], size, integer(row["params"]), more + macs(row["macs"]))
     return table

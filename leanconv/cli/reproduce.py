@@ -80,13 +80,13 @@ def reproduce(
 
     rows = catalogue.rows(paper, table)
     if report is not None:
-        from leanconv.report.page import of_table
+        from leanconv.report.page import table_page
 
         title = catalogue.PAPERS[paper] if paper else "Four papers, printed and counted"
         heads, cells = ("Paper", *paper_tables.HEADS), [(row.paper, *paper_tables.cells(row)) for row in rows]
         notes = f"{paper_tables.summary(rows)} {paper_tables.NOTE}"
         facts = {"command": command_line()}
-        write_page(of_table(title, "leanconv reproduce", heads, cells, notes=notes, left=4, summary=facts), report)
+        write_page(table_page(title, "leanconv reproduce", heads, cells, notes=notes, left=4, summary=facts), report)
     if as_json:
         show_json([row.to_json() for row in rows])
         return
@@ -206,7 +206,7 @@ def _table(rows: list[dict[str, Any]], epochs: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from leanconv.report.tables import macs, spread, whole
+    from leanconv.report.tables import integer, macs, spread
 
     table = Table(
         caption=f"Ours after {epochs} epochs, tested once. ± is the standard deviation over n seeds.",
@@ -217,5 +217,5 @@ def _table(rows: list[dict[str, Any]], epochs: int) -> Table:
     for row in rows:
         deviation = row["test_top5_pct_std"] if row["metric"] == "top5" else row["test_top1_pct_std"]
         texts = [row["row"], row["network"], row["metric"], row["printed"], spread(row["ours"], deviation)]
-        table.add_row(*map(Text, [*texts, str(row["n"]), whole(row["params"]), macs(row["macs"])]))
+        table.add_row(*map(Text, [*texts, str(row["n"]), integer(row["params"]), macs(row["macs"])]))
     return table

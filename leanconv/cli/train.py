@@ -91,16 +91,16 @@ def _write_report(summary: dict[str, Any], history: list[dict[str, Any]], job: J
     from leanconv.cli.runs import layers
     from leanconv.core.machine import provenance
     from leanconv.report import figures
-    from leanconv.report.page import of_table
-    from leanconv.report.tables import duration, macs, size, whole
+    from leanconv.report.page import table_page
+    from leanconv.report.tables import duration, integer, macs, size
 
     counts, test, trained = summary["counts"], summary["test"], summary["train"]
     lines = [
         ["Test top-1", f"{test['top1_pct']:.2f} %"],
         ["Test top-5", f"{test['top5_pct']:.2f} %"],
         ["Test loss", f"{test['loss']:.4f}"],
-        ["Test images", whole(test["n"])],
-        ["Parameters, each shared tensor once", whole(counts["params"])],
+        ["Test images", integer(test["n"])],
+        ["Parameters, each shared tensor once", integer(counts["params"])],
         ["MACs for one image", macs(counts["macs"])],
         ["Weights", size(counts["weight_bytes"])],
         ["Epochs", str(trained["epochs"])],
@@ -113,7 +113,7 @@ def _write_report(summary: dict[str, Any], history: list[dict[str, Any]], job: J
     sections = [("Training", [curves] if curves else [])]
     subtitle = f"leanconv train, {facts['created']}, seed {summary['seed']}"
     write_page(
-        of_table(
+        table_page(
             title,
             subtitle,
             ("Measure", "Value"),

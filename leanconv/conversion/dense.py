@@ -10,7 +10,7 @@ from torch import nn
 from leanconv.conversion.apply import ATTRIBUTE, plan_of, swap
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
-from leanconv.core.method import Kept
+from leanconv.core.method import Skipped
 from leanconv.core.operator import LinearOp
 
 
@@ -38,7 +38,7 @@ def to_dense(lean: nn.Module) -> nn.Module:
     plan = plan_of(lean)
     if plan is not None:
         left = tuple(group for group in plan.groups if not replaced.issuperset(site.name for site in group.sites))
-        back = [Kept(site, "made dense again") for group in plan.groups if group not in left for site in group.sites]
+        back = [Skipped(site, "made dense again") for group in plan.groups if group not in left for site in group.sites]
         if left:
             setattr(dense, ATTRIBUTE, replace(plan, groups=left, kept=(*plan.kept, *back)))
     return dense

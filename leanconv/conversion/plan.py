@@ -16,7 +16,7 @@ from leanconv.conversion.sites import find_sites
 from leanconv.core.base import image_size, input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
-from leanconv.core.method import Group, Kept, Method, OtherLayer, Site
+from leanconv.core.method import Group, Method, OtherLayer, Site, Skipped
 from leanconv.core.reading import levels, one_line
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops import METHODS_BY_NAME
@@ -31,7 +31,7 @@ class Plan:
     """Groups of convolutions with their resolved methods, and the convolutions that stay dense, each with a reason."""
 
     groups: tuple[Group, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[Skipped, ...]
     input_size: InputSize | None = None
 
     def params(self) -> int:
@@ -78,7 +78,7 @@ class Plan:
                 )
                 for group in value["groups"]
             )
-            kept = tuple(Kept(_kept_from_json(kept["site"]), str(kept["reason"])) for kept in value["kept"])
+            kept = tuple(Skipped(_kept_from_json(kept["site"]), str(kept["reason"])) for kept in value["kept"])
             size = value["input_size"]
             names = [site.name for group in groups for site in group.sites] + [item.site.name for item in kept]
             twice = next((name for name, times in Counter(names).items() if times > 1), None)
@@ -194,11 +194,11 @@ def plan(
     for site in sites:
         rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
         if excluded(site):
-            kept.append(Kept(site, "excluded"))
+            kept.append(Skipped(site, "excluded"))
         elif rule is None:
-            kept.append(Kept(site, "no rule matches it"))
+            kept.append(Skipped(site, "no rule matches it"))
         elif rules[rule][1] is None:
-            kept.append(Kept(site, "a rule keeps it dense"))
+            kept.append(Skipped(site, "a rule keeps it dense"))
         else:
             chosen[rule].append(site)
     groups: list[Group] = []

@@ -14,7 +14,7 @@ from leanconv.conversion.readers import Reads, holders
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize, dry_run
-from leanconv.core.method import Kept, OtherLayer, Site
+from leanconv.core.method import OtherLayer, Site, Skipped
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import Pair
 
@@ -39,7 +39,7 @@ def find_sites(
     asked: bool,
     stages: Mapping[str, int],
     subclasses: tuple[type, ...],
-) -> tuple[list[Site], list[Kept]]:
+) -> tuple[list[Site], list[Skipped]]:
     """The convolutions that may be replaced, in the order a forward pass first calls them, and those that may not.
 
     Parts of leanconv's own operators are neither.
@@ -63,7 +63,7 @@ def find_sites(
             convs[name] = module
         elif "Conv" in kind_of(module) and not list(module.children()):
             weights = sum(parameter.numel() for parameter in module.parameters())
-            kept.append(Kept(OtherLayer(name, kind_of(module), weights), "only nn.Conv2d converts"))
+            kept.append(Skipped(OtherLayer(name, kind_of(module), weights), "only nn.Conv2d converts"))
     if not convs:
         raise SettingError(_nothing(model, kept))
     run: Run | None = None
@@ -82,7 +82,7 @@ def find_sites(
         spec = spec_of(conv)
         if isinstance(spec, str):
             weights = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
-            kept.append(Kept(OtherLayer(name, kind_of(conv), weights), fault(conv) or spec))
+            kept.append(Skipped(OtherLayer(name, kind_of(conv), weights), fault(conv) or spec))
             continue
         calls = sizes.get(name, [])
         stage = areas.index(calls[0][0] * calls[0][1]) if calls else None
@@ -105,7 +105,7 @@ def find_sites(
         if reason is None:
             sites.append(site)
         else:
-            kept.append(Kept(site, reason))
+            kept.append(Skipped(site, reason))
     if run:
         order = {name: position for position, name in enumerate(sizes)}
         sites.sort(key=lambda site: order[site.name])
@@ -122,7 +122,7 @@ def kind_of(module: nn.Module) -> str:
     return str(getattr(module, "original_name", "")) or type(module).__name__
 
 
-def _nothing(model: nn.Module, others: list[Kept]) -> str:
+def _nothing(model: nn.Module, others: list[Skipped]) -> str:
     """Why a model without a 2-d convolution cannot be planned."""
     said = f"{kind_of(model)} has no nn.Conv2d to convert"
     if any(isinstance(module, ConvOp) for module in model.modules()):

@@ -60,7 +60,7 @@ class OtherLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Skipped:
     """A convolution that stays dense, and why."""
 
     site: Site | OtherLayer
@@ -136,7 +136,7 @@ class Method(ABC):
     def reject(self, spec: ConvSpec) -> str | None:
         """Why this method cannot stand in for such a convolution; None when it can."""
 
-    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         """Which sites convert together, with the method resolved for each group, and which stay dense.
 
         The default makes every accepted site a group of one.
@@ -144,16 +144,16 @@ class Method(ABC):
         accepted, kept = self.accept(sites)
         return [Group(self, (site,)) for site in accepted], kept
 
-    def accept(self, sites: Sequence[Site]) -> tuple[list[Site], list[Kept]]:
+    def accept(self, sites: Sequence[Site]) -> tuple[list[Site], list[Skipped]]:
         """The sites that `reject` lets through, and the others with its reason."""
         accepted: list[Site] = []
-        kept: list[Kept] = []
+        kept: list[Skipped] = []
         for site in sites:
             reason = self.reject(site.spec)
             if reason is None:
                 accepted.append(site)
             else:
-                kept.append(Kept(site, reason))
+                kept.append(Skipped(site, reason))
         return accepted, kept
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import one_of, whole
+from leanconv.core.settings import check_choice, check_int
 
 Pair = tuple[int, int]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -62,7 +62,7 @@ class ConvSpec:
 
     def _validate(self) -> None:
         for name in ("in_channels", "out_channels", "groups"):
-            whole(name, getattr(self, name))
+            check_int(name, getattr(self, name))
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise SettingError(
                 f"groups={self.groups} must divide in_channels={self.in_channels} and out_channels="
@@ -75,7 +75,7 @@ class ConvSpec:
             raise SettingError(f"padding='same' needs stride 1, not {self.stride}; give the padding as numbers")
         if self.padding != "same" and min(self.padding) < 0:
             raise SettingError(f"padding={self.padding} must be at least 0")
-        one_of("padding_mode", self.padding_mode, PADDING_MODES)
+        check_choice("padding_mode", self.padding_mode, PADDING_MODES)
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvSpec:

@@ -40,7 +40,7 @@ class Task:
             if not whole or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
                 raise SettingError(f"{name}={value!r} must be a sequence of {kind}")
             object.__setattr__(self, name, tuple(value))
-        settings.names("classes", self.classes)
+        settings.check_names("classes", self.classes)
         if any(not name.strip() for name in self.classes):
             raise SettingError("classes holds an empty name; give each class a name, or leave classes out")
         if not self.mean or len(self.mean) != len(self.std):

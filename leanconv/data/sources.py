@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.data import cifar
 from leanconv.data.digits import digits
 from leanconv.data.encoded import MAX_PIXELS
@@ -40,7 +40,7 @@ def open_data(
         DataError: with one line that says what is wrong and the way out.
         SettingError: a setting out of its range, or `test_split` for data that has a test part.
     """
-    whole("max_pixels", max_pixels)
+    check_int("max_pixels", max_pixels)
     problems = Problems(on_bad)
     if test_split is not None and (name == "digits" or name in cifar.NAMES):
         raise SettingError(f"test_split={test_split} is for data without a test part; {name} has one: leave it out")

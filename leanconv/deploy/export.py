@@ -18,7 +18,7 @@ from leanconv.core.atomic import make_ordinary
 from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import CheckError, SettingError, first_line
-from leanconv.core.settings import one_of
+from leanconv.core.settings import check_choice
 from leanconv.core.task import get_task, set_task
 from leanconv.deploy.compact import compact
 from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
@@ -98,7 +98,7 @@ def export(
         raise SettingError(
             f"to={to!r} must be one of {', '.join(FORMATS)}; or end the path in .onnx, .pt2, .xml or .safetensors"
         )
-    one_of("form", form, ("compact", "fast"))
+    check_choice("form", form, ("compact", "fast"))
     kind = FORMATS[to]
     missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from leanconv.bench.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.task import get_task
+from leanconv.timing.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 
 Runner = Callable[[Tensor], Tensor]
 # ONNX Runtime folds each norm into a copy of the shared weight before it; with these the copies are not made

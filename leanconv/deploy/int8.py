@@ -14,9 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leanconv.bench.busy import warn_if_busy
-from leanconv.bench.latency import Latency, time_interleaved
-from leanconv.bench.runtimes import quiet
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
@@ -24,6 +21,9 @@ from leanconv.core.task import Task
 from leanconv.data import ImageData
 from leanconv.deploy.export import Exported, export
 from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx
+from leanconv.timing.busy import warn_if_busy
+from leanconv.timing.latency import Latency, time_interleaved
+from leanconv.timing.runtimes import quiet
 from leanconv.train.prepared import scores_of, some_batches
 
 

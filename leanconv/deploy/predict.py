@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.core.settings import one_of, whole
+from leanconv.core.settings import check_choice, check_int
 from leanconv.core.task import Task
 from leanconv.data.encoded import MAX_PIXELS
 from leanconv.deploy.export import export
@@ -56,7 +56,7 @@ def predict(
         SettingError: an unknown backend, one that is not installed, or names that are not as many as the outputs.
         CheckError: the runtime computes something else than PyTorch.
     """
-    whole("top", top)
+    check_int("top", top)
     run = runner(model, task, backend)
     for path in paths:
         try:
@@ -78,7 +78,7 @@ def predict(
 
 def runner(model: nn.Module, task: Task, backend: Backend) -> Runner:
     """`model` as a call on one image in `backend`; for the other runtimes it is exported, and compared, first."""
-    one_of("backend", backend, get_args(Backend))
+    check_choice("backend", backend, get_args(Backend))
     model = model.eval()
     if backend == "pytorch":
         return lambda x: model(x)

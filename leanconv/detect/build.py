@@ -18,7 +18,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import names, whole
+from leanconv.core.settings import check_int, check_names
 from leanconv.data.classes import class_names
 from leanconv.detect.backbone import PyramidBackbone
 from leanconv.detect.cascade import CascadeRoIHeads
@@ -66,10 +66,10 @@ def create_detector(
     """
     if name not in DETECTORS:
         raise SettingError(f"detector={name!r} must be one of {', '.join(DETECTORS)}")
-    names("layers", layers or ())
+    check_names("layers", layers or ())
     classes = class_names(classes, "the detector", error=SettingError)
     num_classes = len(classes) + 1 if classes else num_classes
-    whole("num_classes", num_classes, 2)
+    check_int("num_classes", num_classes, 2)
     network = create_model(backbone, pretrained_backbone) if isinstance(backbone, str) else backbone
     known = {*inspect.signature(BASES[name]).parameters, "size_divisible", "fixed_size"} - {
         "backbone",
@@ -92,10 +92,10 @@ def create_detector(
     if norm_head and name != "retinanet":
         raise SettingError(f"norm_head=True is for retinanet; {name} has no such head")
     note["norm_head"] = norm_head
-    whole("pyramid_channels", pyramid_channels, 1)
+    check_int("pyramid_channels", pyramid_channels, 1)
     if norm_head:
         norm_groups = groups_of(pyramid_channels) if norm_groups is None else norm_groups
-        whole("norm_groups", norm_groups)
+        check_int("norm_groups", norm_groups)
         if pyramid_channels % norm_groups:
             raise SettingError(f"norm_groups={norm_groups} must divide pyramid_channels={pyramid_channels}")
         note["norm_groups"] = norm_groups

@@ -16,7 +16,7 @@ from leanconv.core.base import unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
-from leanconv.core.settings import flag
+from leanconv.core.settings import check_bool
 from leanconv.core.state import versioned
 from leanconv.files.load import refuse_meta, some
 from leanconv.files.origin import check_padding, origin_of, set_origin_
@@ -70,7 +70,7 @@ def load_checkpoint(
         SettingError: shortcut_padding for a network that has no such shortcut, or a network on the meta device.
     """
     path = Path(path)
-    flag("fresh_classifier", fresh_classifier)
+    check_bool("fresh_classifier", fresh_classifier)
     model = unwrapped(model)
     check_padding(model, shortcut_padding)
     refuse_meta(model)

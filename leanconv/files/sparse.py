@@ -24,7 +24,7 @@ def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
     Raises:
         SettingError: `names` is a text and not a sequence of names.
     """
-    settings.names("names", names)
+    settings.check_names("names", names)
     setattr(unwrapped(model), ATTRIBUTE, tuple(names))
 
 

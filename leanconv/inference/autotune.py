@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from leanconv.bench import runtimes
-from leanconv.bench.latency import time_interleaved
 from leanconv.core.atomic import write_json
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.machine import describe_machine
@@ -21,6 +19,8 @@ from leanconv.core.reading import parse_json
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.forms.types import Forms
 from leanconv.inference.merge import Branches
+from leanconv.timing import runtimes
+from leanconv.timing.latency import time_interleaved
 
 ROUNDS = 7
 MARGIN = 0.05

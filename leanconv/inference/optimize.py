@@ -9,8 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from leanconv.bench import runtimes
-from leanconv.bench.latency import threads_set, time_interleaved
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
@@ -32,6 +30,8 @@ from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
 from leanconv.inference.parts import Left, Twins, assembled, rewritten_parts
 from leanconv.inference.rewrite import Part
+from leanconv.timing import runtimes
+from leanconv.timing.latency import threads_set, time_interleaved
 
 LEFT = "leanconv_left"  # the attribute with what was left as it is
 
@@ -68,7 +68,7 @@ def optimize(
         example: one input, (N, C, H, W), on the device to run on; other sizes and batches work too. A network whose weights
             have one dtype is brought to the example's, where that is a floating one; in any other the dtypes stay.
         measured: choose by measuring; False takes the form that a rule says, at once.
-        runtime: what to measure with, one of `leanconv.bench.runtimes.RUNTIMES`: the one that will run the network.
+        runtime: what to measure with, one of `leanconv.timing.runtimes.RUNTIMES`: the one that will run the network.
             "compile" takes some seconds for every form of every layer.
         threads: CPU threads to measure with; None for torch's setting.
         channels_last: keep maps channels_last, which is quicker nearly everywhere.

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from leanconv.bench import runtimes
-from leanconv.bench.busy import warn_if_busy
-from leanconv.bench.latency import Latency, threads_set, time_interleaved
 from leanconv.core import settings
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import laid_out, to_channels_last
 from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
+from leanconv.timing import runtimes
+from leanconv.timing.busy import warn_if_busy
+from leanconv.timing.latency import Latency, threads_set, time_interleaved
 
 AS_IS, OPTIMIZED, IN_PARTS = "as it is", "optimized", "optimized in parts"
 Key = tuple[str, str, str]  # network, runtime, form
@@ -72,7 +72,7 @@ def race(
 
     Args:
         networks: name -> network; the first that runs is what the others are compared with.
-        names: runtimes, of `leanconv.bench.runtimes.RUNTIMES`.
+        names: runtimes, of `leanconv.timing.runtimes.RUNTIMES`.
         forms: "as it is", "optimized", or both. Both help the first network too: its norms are folded.
         seconds: of measuring in all.
         say: called with what is being prepared.
@@ -82,12 +82,12 @@ def race(
     """
     if not networks or not names:
         raise SettingError("nothing to time: give at least one network and one runtime")
-    settings.names("names", names)
-    settings.names("forms", forms)
+    settings.check_names("names", names)
+    settings.check_names("forms", forms)
     for name in names:
         runtimes.check(name)
     for form in forms:
-        settings.one_of("form", form, (AS_IS, OPTIMIZED))
+        settings.check_choice("form", form, (AS_IS, OPTIMIZED))
     threads = threads or torch.get_num_threads()
     example = laid_out(example, torch.channels_last)
     calls: dict[Key, runtimes.Call] = {}

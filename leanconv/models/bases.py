@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import flag, one_of, whole
+from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.sharing import lend
 from leanconv.models.entry import ModelEntry
 from leanconv.models.mobilenet import MobileNetV2
@@ -109,7 +109,7 @@ def basis_bottleneck_resnet(
 
     Source: section 4.2; "code" and "spatial" are the release's.
     """
-    one_of("form", form, tuple(FORMS))
+    check_choice("form", form, tuple(FORMS))
     dense = imagenet_resnet("Bottleneck", depths, num_classes, in_chans)
     where = [f"layer*.{name}" for name in FORMS[form]]
     return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
@@ -140,7 +140,7 @@ def basis_mobilenetv2(
 
     Source: sections 4.1.2 and 4.2, Fig. 7.
     """
-    one_of("form", form, tuple(PLACES))
+    check_choice("form", form, tuple(PLACES))
     dense = MobileNetV2(num_classes, in_chans, images)
     where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in PLACES[form]]
     return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
@@ -161,7 +161,7 @@ def densenet121_cifar(num_classes: int = 100, in_chans: int = 3, transition_relu
     """
     from timm.models.densenet import DenseNet
 
-    flag("transition_relu", transition_relu)
+    check_bool("transition_relu", transition_relu)
     model = DenseNet(growth_rate=32, block_config=(6, 12, 24, 16), num_classes=num_classes, in_chans=in_chans)
     if not transition_relu:
         drop_transition_relus_(model)
@@ -266,8 +266,8 @@ def basis_resnext50(
 
     Source: section 4.1.2 and the release (there labelled S16U1, which cannot be built: 1 / 4 groups).
     """
-    whole("unique", unique)
-    whole("shared", shared)
+    check_int("unique", unique)
+    check_int("shared", shared)
     for name, value, divisor in (("unique", unique, 4), ("shared", shared, SHARED_GROUPS)):
         if value % divisor:
             raise SettingError(

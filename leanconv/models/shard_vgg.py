@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import flag
+from leanconv.core.settings import check_bool
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one, init_convs_, one_of
 from leanconv.models.shard_layers import BlendedNetwork, FilterSet, init_blend_
@@ -58,8 +58,8 @@ class ShardVGG(BlendedNetwork):
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width)
         one_of("head", head, HEADS)
-        flag("shared", shared)
-        flag("blend", blend)
+        check_bool("shared", shared)
+        check_bool("blend", blend)
         if uses is not None:
             at_least_one(uses=uses)
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:

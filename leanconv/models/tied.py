@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from leanconv.conversion.plan import Rule
-from leanconv.core.settings import one_of, whole
+from leanconv.core.settings import check_choice, check_int
 from leanconv.models.entry import ModelEntry
 from leanconv.models.planned import converted
 from leanconv.models.tied_resnet import TiedResNet
@@ -35,7 +35,7 @@ def _timm(name: str, num_classes: int, in_chans: int, **settings: Any) -> nn.Mod
 
 def _tied(dense: nn.Module, where: Sequence[str], blocks: int) -> nn.Module:
     """`dense` with TBC where the globs say; one block is an ordinary convolution, and leaves it as it is."""
-    whole("blocks", blocks)
+    check_int("blocks", blocks)
     rules: list[Rule] = [(glob, TiedBlock(blocks)) for glob in where]
     return dense if blocks == 1 else converted(dense, rules)
 
@@ -89,7 +89,7 @@ def gc_resnet50(
 
     Source: Wang & Yu 2021, Fig. 5b and Table 4; Cao et al. 2019.
     """
-    whole("groups", groups)
+    check_int("groups", groups)
     model = _timm("resnet50", num_classes, in_chans)
     for stage in ("layer2", "layer3", "layer4"):
         for bottleneck in model.get_submodule(stage).children():
@@ -121,7 +121,7 @@ def tied_resnest50(
     Source: Wang & Yu 2021, Fig. 4c and Table 1. The default pools behind the 3x3, which is fitted on the printed FLOPs
     (the table's heading says "fast", whose FLOPs are 18 % below them); no parameter depends on it.
     """
-    one_of("tied", tied, tuple(TIED_IN_RESNEST))
+    check_choice("tied", tied, tuple(TIED_IN_RESNEST))
     dense = _timm("resnest50d", num_classes, in_chans, block_args={"radix": 2, "avd": True, "avd_first": avd_first})
     return _tied(dense, TIED_IN_RESNEST[tied], blocks)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import one_of, whole
+from leanconv.core.settings import check_choice, check_int
 from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 from leanconv.ops.attention import TiedSE
 from leanconv.ops.tied_block import TiedBlockConv2d
@@ -155,10 +155,10 @@ class TiedBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("splits", splits), ("base_width", base_width), ("groups", groups)):
-            whole(name, value)
-        one_of("mixer", mixer, ("sum", "concatenate", None))  # type: ignore[arg-type]  # None is an option here
-        one_of("mixer_output", mixer_output, ("append", "add"))
-        one_of("attention", attention, ("se", None))  # type: ignore[arg-type]
+            check_int(name, value)
+        check_choice("mixer", mixer, ("sum", "concatenate", None))  # type: ignore[arg-type]  # None is an option here
+        check_choice("mixer_output", mixer_output, ("append", "add"))
+        check_choice("attention", attention, ("se", None))  # type: ignore[arg-type]
         blocks = default_blocks(splits, base_width, groups) if blocks is None else tuple(blocks)
         if len(blocks) != splits:
             raise SettingError(f"blocks={blocks} must hold one number for each of splits={splits}")

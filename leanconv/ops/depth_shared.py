@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.method import Group, Kept, Method, Site, by_stage
+from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
-from leanconv.core.settings import one_of, weight
+from leanconv.core.settings import check_choice, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
@@ -126,7 +126,7 @@ class DepthSharedConv2d(LinearOp, Blending):
         return "owner" if "bank" in self._modules else "borrowed"
 
     @property
-    def weight(self) -> Tensor | WeightView:
+    def check_weight(self) -> Tensor | WeightView:
         """The shared weight; with a blend the dense weight of both, for code that reads it."""
         return self.bank.weight if self.blend is None else WeightView(self, self.blend)
 
@@ -192,7 +192,7 @@ class PaddedDepthSharedConv2d(LinearOp):
         return "owner, padded image"
 
     @property
-    def weight(self) -> Tensor:
+    def check_weight(self) -> Tensor:
         return self.weight_dense()
 
     @property
@@ -231,17 +231,17 @@ class DepthShared(Method):
     penalty_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("scope", self.scope, ("network", "stage"))
+        check_choice("scope", self.scope, ("network", "stage"))
         if not isinstance(self.blend, bool) and not _positions(self.blend):
             raise SettingError(f"blend={self.blend!r} must be true, false or positions in the group")
-        weight("penalty_weight", self.penalty_weight)
+        check_weight("penalty_weight", self.penalty_weight)
 
     def reject(self, spec: ConvSpec) -> str | None:
         if self.blend and spec.groups > 1:
             return f"a blend would mix the {spec.groups} groups of this convolution; use blend=False"
         return None
 
-    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         accepted, kept = self.accept(sites)
         if self.scope == "stage" or self.blend:
             by_stage(self, accepted)
@@ -253,7 +253,9 @@ class DepthShared(Method):
         groups = []
         for members in alike.values():
             if len(members) == 1:
-                kept.append(Kept(members[0], f"nothing to share with: no other {members[0].spec} in its {self.scope}"))
+                kept.append(
+                    Skipped(members[0], f"nothing to share with: no other {members[0].spec} in its {self.scope}")
+                )
             else:
                 groups.append(Group(self._resolved(members), tuple(members)))
         return groups, kept

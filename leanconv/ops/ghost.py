@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp
-from leanconv.core.settings import flag, whole
+from leanconv.core.settings import check_bool, check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 
@@ -184,15 +184,15 @@ class Ghost(Method):
     activation: bool = True
 
     def __post_init__(self) -> None:
-        whole("expansion", self.expansion)
-        whole("kernel_size", self.kernel_size)
+        check_int("expansion", self.expansion)
+        check_int("kernel_size", self.kernel_size)
         if self.kernel_size % 2 == 0:
             d = self.kernel_size
             raise SettingError(
                 f"kernel_size={d} must be odd, so that the cheap maps keep the size; {d - 1} or {d + 1} would"
             )
-        flag("norm", self.norm)
-        flag("activation", self.activation)
+        check_bool("norm", self.norm)
+        check_bool("activation", self.activation)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return ghost_error(spec)

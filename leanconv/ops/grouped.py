@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
 
@@ -52,7 +52,7 @@ class GroupedConv2d(LinearOp):
         ways: int = 2,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        whole("ways", ways)
+        check_int("ways", ways)
         error = tied_block_error(ways, in_channels, out_channels, groups, setting="ways")
         if error:
             raise SettingError(error)
@@ -100,7 +100,7 @@ class Grouped(Method):
     groups: int = 2
 
     def __post_init__(self) -> None:
-        whole("groups", self.groups)
+        check_int("groups", self.groups)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return tied_block_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
 
@@ -69,7 +69,7 @@ class HetConv2d(LinearOp):
         part: int = 4,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        whole("part", part)
+        check_int("part", part)
         error = het_error(part, self.spec)
         if error:
             raise SettingError(error)
@@ -170,7 +170,7 @@ class Het(Method):
     part: int = 4
 
     def __post_init__(self) -> None:
-        whole("part", self.part)
+        check_int("part", self.part)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return het_error(self.part, spec)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
 
@@ -150,7 +150,7 @@ class Lego(Method):
     ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        whole("splits", self.splits)
+        check_int("splits", self.splits)
         if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
             raise SettingError(f"ratio={self.ratio!r} must be a number above 0 and at most 1")
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import LeanconvWarning, RunError, SettingError
-from leanconv.core.method import Group, Kept, Method, Site, by_stage
+from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
-from leanconv.core.settings import flag, weight, whole
+from leanconv.core.settings import check_bool, check_int, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
@@ -154,7 +154,7 @@ class SharedBasisConv2d(LinearOp):
         return shared if self.unique is None else torch.cat([self.unique, shared])
 
     @property
-    def weight(self) -> WeightView:
+    def check_weight(self) -> WeightView:
         """The dense weight, for code that reads it."""
         return WeightView(self, self.coefficients)
 
@@ -224,11 +224,11 @@ class SharedBasis(Method):
 
     def __post_init__(self) -> None:
         for name, least in (("shared", 0), ("unique", 0), ("bases", 1), ("growth", 1)):
-            whole(name, getattr(self, name), least)
+            check_int(name, getattr(self, name), least)
         if self.shared + self.unique == 0:
             raise SettingError("shared=0 and unique=0 leave no filter; one of them must be at least 1")
-        flag("norm", self.norm)
-        weight("penalty_weight", self.penalty_weight)
+        check_bool("norm", self.norm)
+        check_weight("penalty_weight", self.penalty_weight)
 
     def reject(self, spec: ConvSpec) -> str | None:
         if spec.groups != 1:
@@ -237,7 +237,7 @@ class SharedBasis(Method):
             return "a 1x1 convolution has no spatial filters to share; its weights already are coefficients"
         return None
 
-    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         accepted, kept = self.accept(sites)
         by_stage(self, accepted)
         alike: dict[tuple[object, ...], list[Site]] = {}

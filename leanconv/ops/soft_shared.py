@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.method import Group, Kept, Method, Site, by_stage
+from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
@@ -84,7 +84,7 @@ class SoftSharedConv2d(LinearOp):
         bank: TemplateBank | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        whole("templates", templates)
+        check_int("templates", templates)
         if bank is None:
             self.bank = TemplateBank(templates, self.spec.weight_shape)
         else:
@@ -143,12 +143,12 @@ class SoftShared(Method):
     templates: int = 2
 
     def __post_init__(self) -> None:
-        whole("templates", self.templates)
+        check_int("templates", self.templates)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return None
 
-    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Kept]]:
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         accepted, kept = self.accept(sites)
         by_stage(self, accepted)
         alike: dict[tuple[object, ...], list[Site]] = {}
@@ -157,7 +157,7 @@ class SoftShared(Method):
         groups = []
         for members in alike.values():
             if len(members) == 1:
-                kept.append(Kept(members[0], f"nothing to share with: no other {members[0].spec} in its stage"))
+                kept.append(Skipped(members[0], f"nothing to share with: no other {members[0].spec} in its stage"))
             else:
                 groups.append(Group(self, tuple(members)))
         return groups, kept

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp
-from leanconv.core.settings import flag, one_of, whole
+from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.gated_sum import gated_sum
@@ -248,10 +248,10 @@ class Split(Method):
     def __post_init__(self) -> None:
         if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
             raise SettingError(f"ratio={self.ratio!r} must be a number above 0 and at most 1")
-        whole("groups", self.groups)
-        flag("fusion", self.fusion)
-        flag("redundant", self.redundant)
-        one_of("representative", self.representative, ("sum", "chain", "full"))
+        check_int("groups", self.groups)
+        check_bool("fusion", self.fusion)
+        check_bool("redundant", self.redundant)
+        check_choice("representative", self.representative, ("sum", "chain", "full"))
 
     def reject(self, spec: ConvSpec) -> str | None:
         return split_error(spec, self.groups)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
 
@@ -76,7 +76,7 @@ class TiedBlockConv2d(LinearOp):
         blocks: int = 2,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        whole("blocks", blocks)
+        check_int("blocks", blocks)
         error = tied_block_error(blocks, in_channels, out_channels, groups)
         if error:
             raise SettingError(error)
@@ -154,7 +154,7 @@ class TiedBlock(Method):
     blocks: int = 2
 
     def __post_init__(self) -> None:
-        whole("blocks", self.blocks)
+        check_int("blocks", self.blocks)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return tied_block_error(self.blocks, spec.in_channels, spec.out_channels, spec.groups)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.ops.tied_block import tied_block_error
 
 
@@ -35,7 +35,7 @@ class TiedBlockLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, blocks: int = 2) -> None:
         super().__init__()
-        whole("blocks", blocks)
+        check_int("blocks", blocks)
         error = tied_block_error(blocks, in_features, out_features, unit="features")
         if error:
             raise SettingError(error)

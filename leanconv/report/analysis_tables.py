@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, macs, markdown_text, whole
+from leanconv.report.tables import Row, integer, macs, markdown_text
 
 ONE = "One network each."
 
@@ -42,8 +42,8 @@ def pruning(rows: Sequence[Row]) -> str:
     body = [
         [
             f"{row['fraction']:.0%}",
-            whole(row["blending"]),
-            whole(row["params"]),
+            integer(row["blending"]),
+            integer(row["params"]),
             f"{row['factor']:.2f}",
             f"{row['top1_pct']:.2f}",
         ]
@@ -69,7 +69,7 @@ def gradients(rows: Sequence[Row]) -> str:
 def ranks(rows: Sequence[Row]) -> str:
     """Test error over shared and unique components."""
     body = [
-        [row["name"], whole(row["params"]), macs(row["macs"]), f"{row['factor']:.2f}", f"{row['error_pct']:.2f}"]
+        [row["name"], integer(row["params"]), macs(row["macs"]), f"{row['factor']:.2f}", f"{row['error_pct']:.2f}"]
         for row in _of(rows, "ranks")
     ]
     return markdown_text(("Network", "Parameters", "MACs", "times fewer", "Test error %"), body, ONE)

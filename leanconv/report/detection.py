@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leanconv.report.figures import INK, colours_of, label_of, legend, svg
-from leanconv.report.tables import NONE, Row, markdown_text, rich_of, whole
+from leanconv.report.tables import NONE, Row, integer, markdown_text, rich_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     for run in runs:
         for kind, metrics in run["val"]["metrics"].items():
             counts = run["counts"]
-            line = [run["label"], whole(counts["params"]), whole(counts["backbone_params"]), KINDS[kind]]
+            line = [run["label"], integer(counts["params"]), integer(counts["backbone_params"]), KINDS[kind]]
             body.append([*line, *(percent(metrics[name]) for name in METRICS)])
     return heads, body
 
@@ -76,7 +76,7 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
         first = next(r for r in rows if r["detector"] == row["detector"])
         days = row["seconds"] * COCO_PHOTOS * EPOCHS / 86_400
         numbers = [f"{row['seconds']:.2f}", f"{row['seconds'] / first['seconds']:.2f}", f"{days:,.0f}"]
-        body.append([row["detector"], row["backbone"], whole(row["params"]), *numbers])
+        body.append([row["detector"], row["backbone"], integer(row["params"]), *numbers])
     note = (
         f"One photo of 800 x 1333 pixels, forward, backward and update, fp32; median of {rows[0]['rounds']}. "
         f"2x: {EPOCHS} epochs of {COCO_PHOTOS:,} photos."

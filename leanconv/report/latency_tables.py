@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from leanconv.report.tables import Row, macs, markdown_text, quartiles, ratio, rich_of, whole
+from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio, rich_of
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4
@@ -27,7 +27,7 @@ def texts(rows: Sequence[Row]) -> list[list[str]]:
             row["network"],
             row["runtime"],
             row["form"],
-            whole(row["params"]),
+            integer(row["params"]),
             macs(row["macs"]),
             ratio(row["macs"] / first[row["batch"]] if row["macs"] and first[row["batch"]] else None),
             *(["failed", row["failed"]] if row["failed"] else [quartiles(row, "latency_ms"), quartiles(row, "ratio")]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, macs, markdown_text, quartiles, ratio, whole
+from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio
 
 NOTE = (
     "Time of the lean layer as a share of the dense convolution's, in the same runtime: geometric mean over the shapes, and the "
@@ -69,7 +69,7 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
     heads = ("Method", "Threads", "Parameters", "MACs", "ratio", "ms a step", "ratio", "Images/s")
     body = [
         [
-            row["method"], str(row["threads"]), whole(row["params"]), macs(row["macs"]),
+            row["method"], str(row["threads"]), integer(row["params"]), macs(row["macs"]),
             ratio(row["macs"] / rows[0]["macs"]), quartiles(row, "step_ms"), ratio(row["step_ratio"]),
             f"{row['images_per_s']:,.0f}",
         ]

@@ -132,7 +132,7 @@ def of_latency(summary: Mapping[str, Any]) -> Page:
     )
 
 
-def of_table(
+def table_page(
     title: str,
     subtitle: str,
     heads: Sequence[str],

@@ -34,7 +34,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns of a comparison; those that no row has a value for are left out."""
     shown = [
         Column("Method", lambda row: row["method"], key="method"),
-        Column("Parameters", lambda row: whole(row["params"]), "Parameters: each shared tensor once.", "params"),
+        Column("Parameters", lambda row: integer(row["params"]), "Parameters: each shared tensor once.", "params"),
         Column("ratio", lambda row: ratio(row["params_ratio"]), key="params_ratio"),
         Column("MACs", lambda row: macs(row["macs"]), "MACs for one image; 1 MAC = one multiply-add.", "macs"),
         Column("ratio", lambda row: ratio(row["macs_ratio"]), key="macs_ratio"),
@@ -79,7 +79,7 @@ def notes(rows: Sequence[Row]) -> str:
     return " ".join([*said, f"Ratios are to {base}."] if base else said)
 
 
-def whole(value: int | None) -> str:
+def integer(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
 
 

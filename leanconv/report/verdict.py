@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from leanconv.bench.busy import BUSY
-from leanconv.bench.latency import SAME, apart
 from leanconv.core.paired import CONFIDENCE, paired_interval, student_t
+from leanconv.timing.busy import BUSY
+from leanconv.timing.latency import SAME, apart
 
 Row = Mapping[str, Any]
 SIGNS = 6  # pairs whose signs alone tell a difference, at 95 %: 2 / 2**6 is below 0.05

@@ -10,15 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leanconv.bench.latency import threads_set
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import SettingError
-from leanconv.core.method import Kept, Site
+from leanconv.core.method import Site, Skipped
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.affine import Affine, conv_of
 from leanconv.inference.autotune import FormCache, Progress, default_cache, fastest, times_of
 from leanconv.inference.forms import forms_of
+from leanconv.timing.latency import threads_set
 
 DENSE = "dense layer"
 
@@ -109,7 +109,7 @@ def faster_only(plan: Plan, times: Sequence[LayerTime] | None = None, **settings
             groups.append(group)
         else:
             reason = f"slower lean on this device: {lean:.3g} ms against {dense:.3g}"
-            kept += [Kept(site, reason) for site in group.sites]
+            kept += [Skipped(site, reason) for site in group.sites]
     return replace(plan, groups=tuple(groups), kept=tuple(kept))
 
 

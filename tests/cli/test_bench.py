@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leanconv.bench import runtimes
+from leanconv.timing import runtimes
 
 SMALL = ("--input-size", "3,16,16", "--threads", "1", "--seconds", "0.1")
 
@@ -82,7 +82,7 @@ def test_what_fails_is_a_row_and_the_others_are_timed(
     page = tmp_path / "page.html"
     answer = call("bench", "resnet8", tmp_path / "broken", *asked[:-1], "--report", page)
     assert "failed" in answer.out and "safetensors" in page.read_text()
-    from leanconv.bench import runtimes
+    from leanconv.timing import runtimes
 
     monkeypatch.setitem(runtimes.RUNTIMES, "eager", lambda *_: 1 / 0)
     answer = call("bench", "resnet8", *asked)

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.bench.runtimes import openvino_core
 from leanconv.core.base import input_size_of
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.data import open_data
 from leanconv.deploy.formats import FORMATS
+from leanconv.timing.runtimes import openvino_core
 from leanconv.train.prepared import scores_of, task_on
 
 HERE = [name for name, kind in FORMATS.items() if all(map(importlib.util.find_spec, kind.packages))]

@@ -18,7 +18,7 @@ ORDER = (
     "files",
     "data",
     "train",
-    "bench",
+    "timing",
     "inference",
     "deploy",
     "search",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.bench import runtimes
 from leanconv.core.errors import SettingError
 from leanconv.inference.race import AS_IS, IN_PARTS, OPTIMIZED, Entry, race
+from leanconv.timing import runtimes
 from tests.inference.test_parts import Decides, Volume, block
 
 SECONDS = 0.05

@@ -94,7 +94,7 @@ def _show(found: list[dict[str, Any]], title: str, by: str) -> None:
 def _write(found: list[dict[str, Any]], title: str, part: str, by: str, path: Path) -> None:
     from leanconv.core.machine import provenance
     from leanconv.report import detection
-    from leanconv.report.page import of_table
+    from leanconv.report.page import table_page
 
     facts = provenance(command_line())
     kinds = list(dict.fromkeys(kind for run in found for kind in run["val"]["metrics"]))
@@ -108,7 +108,7 @@ def _write(found: list[dict[str, Any]], title: str, part: str, by: str, path: Pa
     names, rows = detection.measures(found)
     notes = detection.NOTE if by == "none" else f"{detection.NOTE} {detection.OCCLUSION_NOTE}"
     subtitle = f"leanconv detect eval, {part} part, {facts['created']}"
-    page = of_table(
+    page = table_page(
         title, subtitle, heads, cells, notes=notes, sections=[section for section in sections if section[1]],
         names=names, rows=rows, summary=facts,
     )  # fmt: skip

@@ -81,11 +81,11 @@ def train_printed(
         show_json(result)
     else:
         from leanconv.report.detection import percent
-        from leanconv.report.tables import rich_of, whole
+        from leanconv.report.tables import integer, rich_of
 
         heads = ("Row", "Backbone", "Metric", "Printed", "Ours", "Parameters", "of the backbone")
         names, numbers = ("row", "network", "metric", "printed"), ("params", "backbone_params")
-        body = [[*(r[n] for n in names), percent(r["ours"]), *(whole(r[n]) for n in numbers)] for r in rows]
+        body = [[*(r[n] for n in names), percent(r["ours"]), *(integer(r[n]) for n in numbers)] for r in rows]
         start = "from scratch" if backbone is None else f"from {backbone}"
         note = f"Ours {start}, {config.epochs} epochs on {len(photos.train):,} photos, evaluated once, one seed."
         show(rich_of(heads, body, note, left=3), f"written: {folder / 'summary.json'}")

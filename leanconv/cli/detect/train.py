@@ -128,12 +128,12 @@ def _write_report(summary: dict[str, Any], identity: dict[str, Any], out: Path) 
     from leanconv.cli.runs import history
     from leanconv.core.machine import provenance
     from leanconv.report import detection
-    from leanconv.report.page import of_table
+    from leanconv.report.page import table_page
 
     facts = provenance(command_line()) | {"settings": identity}
     heads, cells = detection.table([summary])
     sections = [("Training", [detection.losses(history(out))])]
-    page = of_table(
+    page = table_page(
         summary["label"], f"leanconv detect train, {facts['created']}", heads, cells, notes=detection.NOTE,
         sections=sections, summary=facts,
     )  # fmt: skip

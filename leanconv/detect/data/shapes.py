@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 
 CLASSES = ("disc", "square", "triangle")
 CORNERS = {"disc": 24, "square": 4, "triangle": 3}
@@ -38,7 +38,7 @@ def write_shapes(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise SettingError(f"{root} holds something already; choose another folder")
     for name, value, least in (("train", train, 1), ("val", val, 1), ("height", size[0], 32), ("width", size[1], 32)):
-        whole(name, value, least)
+        check_int(name, value, least)
     for number, (part, count) in enumerate((("train", train), ("val", val))):
         draw = np.random.default_rng([seed, number])
         images: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leanconv.core.errors import DataError
-from leanconv.core.settings import whole
+from leanconv.core.settings import check_int
 from leanconv.data.encoded import MAX_PIXELS
 from leanconv.data.problems import OnBad, Problems
 from leanconv.data.text import read_bytes
@@ -47,7 +47,7 @@ def open_detection(
     Raises:
         DataError: no such folder, none of the layouts, or nothing in it that can be used.
     """
-    whole("max_pixels", max_pixels)
+    check_int("max_pixels", max_pixels)
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds {LAYOUTS}")

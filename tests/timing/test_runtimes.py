@@ -13,7 +13,7 @@ import signal
 
 import torch
 
-from leanconv.bench.runtimes import RUNTIMES
+from leanconv.timing.runtimes import RUNTIMES
 
 signal.signal(signal.SIGCHLD, lambda *_: None)  # as torch's DataLoader does for its workers
 x = torch.randn(1, 3, 8, 8)

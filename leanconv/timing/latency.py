@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leanconv.bench.busy import Watch, warn_if_busy
 from leanconv.core.base import input_size_of
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import laid_out, to_layout
 from leanconv.core.paired import median_interval
+from leanconv.timing.busy import Watch, warn_if_busy
 
 # shorter calls are repeated until a sample lasts this long: a timer's and a scheduler's noise is in the microseconds
 SAMPLE_MS = 2.0

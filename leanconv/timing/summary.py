@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from leanconv.bench.latency import Latency, measure_latency
 from leanconv.conversion.apply import plan_of
 from leanconv.core.base import image_size, input_size_of
 from leanconv.core.count import Count, count
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
+from leanconv.timing.latency import Latency, measure_latency
 
 
 @dataclass(frozen=True)

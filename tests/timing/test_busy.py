@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from leanconv.bench import busy
-from leanconv.bench.latency import time_interleaved
 from leanconv.core.errors import LeanconvWarning
+from leanconv.timing import busy
+from leanconv.timing.latency import time_interleaved
 
 
 class Machine:

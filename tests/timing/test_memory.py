@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from leanconv.bench.memory import peak_bytes
+from leanconv.timing.memory import peak_bytes
 
 MIB = 2**20
 
@@ -23,5 +23,5 @@ def test_a_call_that_takes_64_mib():
 
 
 def test_none_where_the_system_does_not_say(monkeypatch, tmp_path):
-    monkeypatch.setattr("leanconv.bench.memory.CLEAR", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr("leanconv.timing.memory.CLEAR", tmp_path / "none" / "clear_refs")
     assert peak_bytes(lambda: None) is None

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leanconv.bench import latency
-from leanconv.bench.latency import measure_latency, time_interleaved
 from leanconv.core.errors import SettingError
 from leanconv.models import create_model
+from leanconv.timing import latency
+from leanconv.timing.latency import measure_latency, time_interleaved
 
 
 class Clock:
