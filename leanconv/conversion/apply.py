@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
@@ -20,30 +20,16 @@ from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.method import Group, Method
 from leanconv.core.operator import ConvOp
+from leanconv.core.record import Part, get_record, set_record
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
 
-ATTRIBUTE = "leanconv_plan"
-PART = "leanconv_part"
 Init = Literal["fresh", "fit"]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What each new module knows of the plan it comes from, so that a copy or a part of the network still has it.
-
-    Args:
-        group: one object for all modules of a group; a copy of the network has one of its own.
-        index: which of its sites.
-    """
-
-    group: Group
-    index: int
 
 
 def parts_of(model: nn.Module) -> dict[str, Part]:
     """The modules of `model` that `convert` put there, by name."""
-    found = {name: module.__dict__.get(PART) for name, module in model.named_modules() if isinstance(module, ConvOp)}
+    found = {name: get_record(module).part for name, module in model.named_modules() if isinstance(module, ConvOp)}
     return {name: part for name, part in found.items() if part is not None}
 
 
@@ -54,7 +40,8 @@ def plan_of(model: nn.Module) -> Plan | None:
     remember, under the names they have now. Groups of which a part is missing are left out; `leanconv.check` refuses them.
     """
     model = unwrapped(model)
-    noted: Plan | None = getattr(model, ATTRIBUTE, None)
+    noted = get_record(model).plan
+    assert noted is None or isinstance(noted, Plan)
     planned = {site.name for group in noted.groups for site in group.sites} if noted else set()
     members: dict[int, dict[int, tuple[str, Group]]] = {}
     for name, part in parts_of(model).items():
@@ -69,6 +56,11 @@ def plan_of(model: nn.Module) -> Plan | None:
     if not groups:
         return noted
     return Plan(tuple(groups), ()) if noted is None else replace(noted, groups=(*noted.groups, *groups))
+
+
+def set_plan(model: nn.Module, plan: Plan | None) -> None:
+    """Note on `model` the plan that it was converted by."""
+    set_record(model, replace(get_record(model), plan=plan))
 
 
 def convert(
@@ -136,10 +128,10 @@ def convert(
             raise SettingError(f"{group.method.label()} shares a weight: {difference}")
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init), strict=True)):
             carry(conv, module)
-            module.__dict__[PART] = Part(group, index)
+            set_record(module, replace(get_record(module), part=Part(group, index)))
             new[id(conv)] = module
     lean = swap(lean, new)
-    setattr(lean, ATTRIBUTE, plan)
+    set_plan(lean, plan)
     return lean
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leanconv.conversion.apply import ATTRIBUTE, plan_of, swap
+from leanconv.conversion.apply import plan_of, set_plan, swap
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.method import Skipped
 from leanconv.core.operator import LinearOp
+from leanconv.core.record import get_record
 
 
 @torch.no_grad()
@@ -34,11 +35,12 @@ def to_dense(lean: nn.Module) -> nn.Module:
     for name, module in dense.named_modules():
         module.training = training.get(name, lean.training)
     for module in dense.modules():  # a lean network inside another has a note of its own
-        module.__dict__.pop(ATTRIBUTE, None)
+        if get_record(module).plan is not None:
+            set_plan(module, None)
     plan = plan_of(lean)
     if plan is not None:
         left = tuple(group for group in plan.groups if not replaced.issuperset(site.name for site in group.sites))
         back = [Skipped(site, "made dense again") for group in plan.groups if group not in left for site in group.sites]
         if left:
-            setattr(dense, ATTRIBUTE, replace(plan, groups=left, kept=(*plan.kept, *back)))
+            set_plan(dense, replace(plan, groups=left, kept=(*plan.kept, *back)))
     return dense

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
+from leanconv.core.record import get_record, set_record
 from leanconv.core.settings import check_int, check_names
 from leanconv.data.classes import class_names
 from leanconv.detect.backbone import PyramidBackbone
@@ -112,7 +115,7 @@ def create_detector(
         norm = partial(nn.GroupNorm, norm_groups)
         each = detector.anchor_generator.num_anchors_per_location()[0]
         detector.head = RetinaNetHead(pyramid_channels, each, num_classes, norm_layer=norm)
-    detector.leanconv_detector = note
+    set_record(detector, replace(get_record(detector), detector=note))
     for module_name, module in detector.named_modules():
         if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
             module.register_forward_hook(_in_float32)
@@ -143,16 +146,24 @@ def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
     return type(output)(_in_float32(module, inputs, value) for value in output)
 
 
-def describe_detector(detector: nn.Module) -> dict[str, Any]:
+def describe_detector(detector: nn.Module) -> Mapping[str, Any]:
     """How `create_detector` made it, without its backbone's network.
 
     Raises:
         SettingError: it was made otherwise.
     """
-    note: dict[str, Any] | None = getattr(detector, "leanconv_detector", None)
+    note = get_record(unwrapped(detector)).detector
     if note is None:
         raise SettingError(f"{type(detector).__name__} was not made by create_detector; make it so")
     return note
+
+
+def set_settings(detector: nn.Module, **settings: Any) -> None:
+    """Note other settings of torchvision's detector than those it was made with."""
+    made = describe_detector(detector)
+    detector = unwrapped(detector)
+    changed = {**made, "settings": {**made["settings"], **settings}}
+    set_record(detector, replace(get_record(detector), detector=changed))
 
 
 def _retinanet(network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]) -> nn.Module:

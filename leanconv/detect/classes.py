@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
+from leanconv.core.record import get_record
 from leanconv.data.classes import places
 from leanconv.detect.data import DetectionData, Photo
 
@@ -24,7 +26,7 @@ def photos_for(
         SettingError: the photos have a class that the detector does not know, by name where both have names, else by
             their number.
     """
-    note = getattr(detector, "leanconv_detector", None)
+    note = get_record(unwrapped(detector)).detector
     if note is None:
         return photos
     known, outputs = tuple(note["classes"]), note["num_classes"]
@@ -49,7 +51,7 @@ def for_detector(detector: nn.Module, data: DetectionData, *, whole: bool = Fals
     parts = {
         name: tuple(photos_for(detector, getattr(data, name), data.name, whole=whole)) for name in ("train", "val")
     }
-    known = tuple((getattr(detector, "leanconv_detector", None) or {}).get("classes", ()))
+    known = tuple((get_record(unwrapped(detector)).detector or {}).get("classes", ()))
     if not known or known == data.classes:
         return data
     ids = dict(zip(data.classes, data.category_ids, strict=True))

@@ -28,9 +28,8 @@ def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Pat
         SettingError: it was not made by `create_detector`, or with a setting that is no plain value.
         TieError: a weight that its backbone's plan shares is not shared any more.
     """
-    note = describe_detector(detector)
     try:
-        note = json.loads(json.dumps(note, allow_nan=False))
+        note = json.loads(json.dumps(dict(describe_detector(detector)), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SettingError(f"a setting of this detector cannot be written down ({error}); give plain values") from None
     network = detector.backbone.network

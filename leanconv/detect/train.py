@@ -12,7 +12,7 @@ from torch import nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.processes import started
-from leanconv.detect.build import describe_detector
+from leanconv.detect.build import describe_detector, set_settings
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
@@ -92,8 +92,7 @@ def check_fits(detector: nn.Module, data: DetectionData) -> None:
 def resize_(detector: nn.Module, config: DetectConfig) -> None:
     """From now on photos are brought to the sizes of `config`."""
     detector.transform.min_size, detector.transform.max_size = config.min_size, config.max_size  # type: ignore[union-attr]
-    settings = describe_detector(detector)["settings"]
-    settings |= {"min_size": list(config.min_size), "max_size": config.max_size}
+    set_settings(detector, min_size=list(config.min_size), max_size=config.max_size)
 
 
 def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, unread: Unread) -> Work:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
+from leanconv.conversion.apply import convert, plan_of, set_plan
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.base import unwrapped
@@ -116,7 +116,7 @@ def network_of(
         with no_more_modules_than(tensors, path.name):
             base = unwrapped(model) if model is not None else how(lambda: _build(info.get("base"), path))
             if plan is not None and not plan.groups:  # of older files; it kept everything
-                setattr(base, ATTRIBUTE, plan)
+                set_plan(base, plan)
             # A paper's network is built lean and carries the plan already
             lean = base if plan is None or plan_of(base) == plan else convert(base, plan)
         forms = info.get("forms")  # older files say it by what builds the network alone

@@ -23,6 +23,7 @@ from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.record import get_record
 from leanconv.core.task import get_task
 from leanconv.files.origin import forms_of
 from leanconv.files.sparse import get_sparse, pack
@@ -31,7 +32,6 @@ from leanconv.files.values import bad_values
 FORMAT = 2  # 1 had no task and no sparse tensors; `leanconv.files.load` brings older files up to date
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
-OPTIMIZED = "leanconv_forms"  # the attribute that `leanconv.optimize` leaves on what it returns
 METADATA_KEY = "leanconv"
 DTYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
@@ -82,7 +82,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
             quantised one; a layer that is lazy; one that answers NaN; one without weights; or a file in the place of the folder.
     """
     lean = unwrapped(lean)
-    if hasattr(lean, OPTIMIZED):
+    if get_record(lean).optimized is not None:
         raise SettingError(
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )

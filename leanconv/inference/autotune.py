@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,19 +27,6 @@ SECONDS = 0.2
 WARM_UP = 0.1
 Progress = Callable[[int, int], None]
 VERSION = 1  # of the file; another one is read as empty
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The form taken for one layer.
-
-    Args:
-        times_ms: milliseconds a call of every form that was measured; empty where the rule decided.
-    """
-
-    layer: str
-    form: str
-    times_ms: dict[str, float]
 
 
 class FormCache:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from leanconv.core import settings
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import laid_out, to_channels_last
-from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
+from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from leanconv.timing import runtimes
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, threads_set, time_interleaved
@@ -107,7 +107,7 @@ def race(
                             if chooser not in ready:
                                 ready[chooser] = optimize(made, example, runtime=chooser, threads=threads)
                             made = ready[chooser]
-                            whole = next((left.reason for left in left_as_they_are(made) if not left.name), None)
+                            whole = next((left.reason for left in not_rewritten(made) if not left.name), None)
                             if whole is not None:
                                 failed[key] = whole[:LONGEST]
                                 if not any(isinstance(part, fx.GraphModule) for part in made.modules()):

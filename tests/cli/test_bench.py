@@ -103,6 +103,7 @@ def test_other_runtimes_compute_the_same(runtime: str) -> None:
 
 
 def test_convert_leaves_out_what_is_slower(call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanconv.conversion.apply import plan_of
     from leanconv.files.load import load
     from leanconv.search import LayerTime, faster
 
@@ -113,7 +114,7 @@ def test_convert_leaves_out_what_is_slower(call: Callable, tmp_path: Path, monke
     asked = ("convert", "resnet8", "-m", "split", "--exclude", "conv1", "--faster-only", "-o", tmp_path / "out")
     monkeypatch.setattr(faster, "layer_times", lambda plan, **_: times(plan, "layer1"))
     assert call(*asked).code == 0
-    reasons = {kept.site.name: kept.reason for kept in load(tmp_path / "out").leanconv_plan.kept}
+    reasons = {kept.site.name: kept.reason for kept in plan_of(load(tmp_path / "out")).kept}
     assert "slower lean on this device: 2 ms against 1" in reasons["layer1.0.conv1"]
     assert "layer2.0.conv1" not in reasons
     monkeypatch.setattr(faster, "layer_times", lambda plan, **_: times(plan, "layer"))

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.record import Record, set_record
 from leanconv.detect import DetectionData, create_detector, open_detection
 from leanconv.detect.classes import for_detector, photos_for
 from leanconv.detect.train import check_fits
@@ -16,11 +18,13 @@ from leanconv.detect.train import check_fits
 from .sample import write_coco
 
 
-class Known:
+class Known(nn.Module):
     """Of a detector only what it says of itself."""
 
     def __init__(self, classes: tuple[str, ...], num_classes: int = 0) -> None:
-        self.leanconv_detector = {"classes": list(classes), "num_classes": num_classes or len(classes) + 1}
+        super().__init__()
+        note = {"classes": list(classes), "num_classes": num_classes or len(classes) + 1}
+        set_record(self, Record(detector=note))
 
 
 def renamed(tmp_path: Path, **names: str) -> DetectionData:

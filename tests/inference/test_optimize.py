@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import leanconv as lc
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.inference import autotune
-from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
+from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from tests.ops.contract import unsettle_
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_graph_is_put_back_as_it_was(monkeypatch):
     with pytest.warns(LeanconvWarning, match="rewritten it gives something else") as said:
         fast = quick(model, x)
     torch.testing.assert_close(fast(x), model(x))
-    assert len(said) > 1 and left_as_they_are(fast)[0].name == ""
+    assert len(said) > 1 and not_rewritten(fast)[0].name == ""
 
 
 def test_it_measures_once_and_remembers(tmp_path: Path, monkeypatch):
