@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leanconv.core.calls import parse_call
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -29,22 +29,11 @@ def parse_target(target: str) -> tuple[str, dict[str, Any]]:
     Raises:
         SettingError: not a name, or a name with keywords in brackets.
     """
-    name, bracket, rest = target.partition("(")
-    if not bracket:
+    if "(" not in target:
         return target, {}
-    example = "basis_resnet56(shared=16, bases=2)"
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise ValueError
-        if any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError
-        settings = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise SettingError(
-            f"{target!r} is not a network; write a name, or a name with its settings by keyword: {example}"
-        ) from None
-    return name.strip(), settings
+    example = "a name, or a name with its settings by keyword: basis_resnet56(shared=16, bases=2)"
+    call = parse_call(target, "network", example)
+    return call.name, call.settings
 
 
 def open_target(

@@ -27,7 +27,9 @@ BAD = [
     ("(((", "is not a method"),
     ("tied_block(blocks=2", "is not a method"),
     ("dense]+[dense", "is not a method"),
-    ("a.b(c=1)", "is not a method"),
+    ("a.b(c=1)", "unknown method 'a.b'"),
+    ("tied_block,,split", "is not a method"),
+    (",tied_block", "is not a method"),
     ("split(**{'ratio': 0.5})", "is not a method"),
     ("[split for split in ()]", "is not a method"),
     ("dense" + "(" * 300, "is not a method"),
@@ -39,7 +41,8 @@ BAD = [
     ("tied_block(blocks=2, blocks=4)", "blocks is given twice"),
     ("dense, dense", "dense is given twice"),
     ("tied_block,tied_block(blocks=2)", r"tied_block\(blocks=2\) is given twice"),
-    ("dense(a=1)", "dense has no settings"),
+    ("dense(a=1)", "dense has no setting 'a'; it has none"),
+    ("dense(1)", "dense takes no setting, and 1 is one"),
     ("tied_block(blocks=__import__('os'))", "not a plain value; write a number"),
     ("split(fusion=false)", "write fusion=False"),
     ("depth_shared(scope=stage)", "write scope='stage'"),
@@ -94,7 +97,19 @@ def test_targets_with_settings(text, name, settings):
     assert parse_target(text) == (name, settings)
 
 
-@pytest.mark.parametrize("text", ["resnet20(", "resnet20(32)", "resnet20(width=f())", "resnet20(**x)", "a(b=1)(c=2)"])
-def test_what_is_no_target(text):
-    with pytest.raises(SettingError, match="is not a network; write a name"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("resnet20(", "is not a network; write a name"),
+        ("resnet20(**x)", "is not a network; write a name"),
+        ("a(b=1)(c=2)", "is not a network; write a name"),
+        ("(b=1)", "is not a network; write a name"),
+        ("resnet20(32)", r"by name: resnet20\(setting=32\), not resnet20\(32\)"),
+        ("resnet20(width=f())", r"resnet20: width=f\(\) is not a plain value"),
+        ("resnet20(width=1, width=2)", "width is given twice"),
+        ("resnet20(width=1),vgg16()", "names 2; one network is wanted here"),
+    ],
+)
+def test_what_is_no_target(text, message):
+    with pytest.raises(SettingError, match=message):
         parse_target(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,6 @@ from leanconv.cli.detect.flags import FLAGS, OnBad, Photos, with_detect_flags
 from leanconv.cli.options import Exclude, Init, Json, MaxPixels, Method, Pretrained, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, Devices, given_flags, numbers
-from leanconv.core.errors import SettingError
 from leanconv.core.processes import leads
 
 
@@ -112,16 +110,9 @@ def train(
 
 def _assigned(texts: list[str]) -> dict[str, Any]:
     """``box_score_thresh=0.1`` as a name and a plain value."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            equals = ""
-        if not equals:
-            raise SettingError(f"--set {text!r} must be a name and a plain value: box_score_thresh=0.1")
-    return found
+    from leanconv.core.calls import parse_setting
+
+    return dict(map(parse_setting, texts))
 
 
 def _write_report(summary: dict[str, Any], identity: dict[str, Any], out: Path) -> None:
