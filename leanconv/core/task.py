@@ -42,8 +42,6 @@ class Task:
                 raise SettingError(f"{name}={value!r} must be a sequence of {kind}")
             object.__setattr__(self, name, tuple(value))
         settings.check_names("classes", self.classes)
-        if any(not name.strip() for name in self.classes):
-            raise SettingError("classes holds an empty name; give each class a name, or leave classes out")
         if not self.mean or len(self.mean) != len(self.std):
             raise SettingError(f"mean={self.mean} and std={self.std} must have one value for each channel")
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from leanconv.core.errors import DataError, LeanconvError, SettingError
+from leanconv.core.settings import check_names
 
 SHOWN = 20  # names of a list in an error
 
 
-def class_names(names: Any, owner: str, kind: str = "class", error: type[LeanconvError] = DataError) -> tuple[str, ...]:
-    """`names` as a tuple of different, non-empty strings.
+def class_names(names: Any, owner: str, error: type[LeanconvError] = DataError) -> tuple[str, ...]:
+    """Check the class names of `owner`, a network or a data set, and return them as a tuple.
+
+    >>> class_names(["cat", "dog"], "the data")
+    ('cat', 'dog')
 
     Raises:
-        error: they are something else; a single string above all, whose letters would count as names.
+        error: they are no sequence of different, non-empty strings.
     """
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        raise error(f"{owner}: classes={str(names)[:60]!r} must be a list of names, such as ['cat', 'dog']")
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise error(f"{owner}: {kind} {str(name)[:60]!r} must be a name, a string that is not empty; name it")
-    for name, count in Counter(names).items():
-        if count > 1:
-            times = "twice" if count == 2 else f"{count} times"
-            raise error(f"{owner}: {kind} {name!r} is listed {times}; give each its own name")
-    return tuple(names)
+    return check_names(f"{owner}: classes", names, error)
 
 
 def places(

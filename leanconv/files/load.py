@@ -22,7 +22,7 @@ from leanconv.core.state import versioned
 from leanconv.core.task import Task, set_task
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
 from leanconv.files.origin import forms_of
-from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, checksum
+from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, crc32_of
 from leanconv.files.sparse import set_sparse, unpack
 from leanconv.files.values import warn_of_bad_values
 from leanconv.models.create import create_model
@@ -151,7 +151,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path.name} was not saved by leanconv; load it into the network it belongs to with lc.load_checkpoint"
         )
     noted = metadata.get(CHECKSUM_KEY)  # older files have none
-    if noted is not None and noted != checksum(metadata[METADATA_KEY], tensors):
+    if noted is not None and noted != crc32_of(metadata[METADATA_KEY], tensors):
         raise FileError(
             f"{path.name} was changed after it was saved: its checksum is another; copy it again, or, if you changed it on "
             "purpose, load its tensors with safetensors into the network and save that with lc.save"

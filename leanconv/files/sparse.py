@@ -25,9 +25,9 @@ def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
     Raises:
         SettingError: `names` is a text and not a sequence of names.
     """
-    settings.check_names("names", names)
+    names = settings.check_names("names", names)
     model = unwrapped(model)
-    set_record(model, replace(get_record(model), sparse=tuple(names)))
+    set_record(model, replace(get_record(model), sparse=names))
 
 
 def get_sparse(model: nn.Module) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write `checkpoint`, with the SHA-256 of each of its entries, atomically."""
     from torch.utils.serialization import config
 
-    sealed = {**checkpoint, CHECKSUMS: {name: checksum(value) for name, value in checkpoint.items()}}
+    sealed = {**checkpoint, CHECKSUMS: {name: sha256_of(value) for name, value in checkpoint.items()}}
     # the zip's own sums are what tells a flipped bit before the file is taken apart
     with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):
         torch.save(sealed, temporary)
@@ -77,7 +77,7 @@ def _verify(checkpoint: Mapping[str, Any], sums: Any, path: Path) -> None:
     if not isinstance(sums, dict):
         raise FileError(f"{path}: its checksums are damaged; {WAY_OUT}")
     for name in {**sums, **checkpoint}:
-        if name not in checkpoint or checksum(checkpoint[name]) != sums.get(name):
+        if name not in checkpoint or sha256_of(checkpoint[name]) != sums.get(name):
             raise FileError(f"{path}: {name} is not what the run wrote there (checksum); {WAY_OUT}")
 
 
@@ -99,7 +99,7 @@ def steps_per_epoch(checkpoint: Mapping[str, Any]) -> int | None:
     return (checkpoint["global_step"] - taken) // epochs if epochs else None
 
 
-def checksum(value: Any) -> str:
+def sha256_of(value: Any) -> str:
     """SHA-256 of nested plain values and tensors: of kinds, dtypes, shapes and every bit."""
     total = hashlib.sha256()
     for part in _parts(value):

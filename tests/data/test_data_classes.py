@@ -129,8 +129,8 @@ def test_a_run_from_before_classes_were_noted_goes_on(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[Any, str]] = [
-    ("cat", "must be a list of names"), (["cat", "cat"], "'cat' is listed twice"), (["a", 1], "must be a name"),
-    (["a", " "], "must be a name"), (None, "must be a list of names"), ({"a", "b"}, "must be a list of names"),
+    ("cat", "must be a sequence of names"), (["cat", "cat"], "'cat' twice"), (["a", 1], "must be a sequence of names"),
+    (["a", " "], "holds an empty name"), (None, "must be a sequence of names"), ({"a", "b"}, "must be a sequence of names"),
 ]  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_class_names_are_different_strings(names: Any, message: str) -> None:
 
 
 def test_parquet_names_are_different_strings(tmp_path: Path, build: SimpleNamespace) -> None:
-    for names, message in ((["cat", "cat"], "listed twice"), (["cat", ""], "must be a name")):
+    for names, message in ((["cat", "cat"], "'cat' twice"), (["cat", ""], "holds an empty name")):
         for part in ("train", "test"):
             build.write_parquet(tmp_path / f"{part}.parquet", [0, 1], names=names)
         with pytest.raises(DataError, match=message):
@@ -152,7 +152,7 @@ def test_parquet_names_are_different_strings(tmp_path: Path, build: SimpleNamesp
     for part in ("train", "test"):
         features = b'{"info": {"features": {"label": {"names": "cat"}}}}'
         build.write_parquet(tmp_path / f"{part}.parquet", [0, 1], metadata={b"huggingface": features})
-    with pytest.raises(DataError, match="classes='cat' must be a list"):
+    with pytest.raises(DataError, match="classes='cat' must be a sequence"):
         open_data(tmp_path)
 
 

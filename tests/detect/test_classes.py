@@ -76,7 +76,7 @@ def test_without_names_the_count_must_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [("cat", "must be a list of names"), (("cat", "cat"), "'cat' is listed twice"), ((1, 2), "must be a name")],
+    [("cat", "must be a sequence of names"), (("cat", "cat"), "'cat' twice"), ((1, 2), "must be a sequence")],
 )
 def test_class_lists_of_a_detector_are_different_names(classes: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message):

@@ -167,7 +167,7 @@ def test_not_a_data_set(tmp_path: Path):
         open_detection(root)
     file.write_text(whole.replace('"disc"', '"box"'))
     (root / "annotations/instances_val.json").unlink()
-    with pytest.raises(DataError, match="category 'box' is listed twice"):
+    with pytest.raises(DataError, match="classes holds 'box' twice"):
         open_detection(root)
 
 

@@ -267,7 +267,7 @@ FILES: list[tuple[Callable[[Content], Any], str]] = [
     (lambda c: c["categories"][0].update(id=math.inf), "needs a whole number as id and a name"),
     (lambda c: c["categories"].append(5), "needs a whole number as id and a name"),
     (lambda c: c["categories"][0].update(id=2), "have the id 2; give each its own"),
-    (lambda c: c["categories"][0].update(name="dog"), "category 'dog' is listed twice"),
+    (lambda c: c["categories"][0].update(name="dog"), "classes holds 'dog' twice"),
     (lambda c: c.update(categories=[]), "no category; name at least one"),
 ]  # fmt: skip
 

@@ -95,7 +95,7 @@ class DetectionData:
     masks_overlap: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", class_names(self.classes, self.name, "category"))
+        object.__setattr__(self, "classes", class_names(self.classes, self.name))
         if not self.classes:
             raise DataError(f"{self.name}: no category; name at least one")
         for part in ("train", "val"):
