@@ -51,8 +51,8 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "operators", "ops/grouped.py", "tests/ops/test_grouped.py",
-        ("return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)",
-         "return self.conv2d(x, self.weight, self.bias, self.ways)"),
+        ("return self.conv2d(x, self.weight, self.bias, self.groups * self.own_groups)",
+         "return self.conv2d(x, self.weight, self.bias, self.own_groups)"),
         (".movedim(-1, 1).flatten(0, 2))", ".movedim(-1, 2).flatten(0, 2))"),
     ),
     *area(

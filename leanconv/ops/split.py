@@ -99,18 +99,18 @@ class SplitConv2d(ConvOp):
         padding_mode: str = "zeros",
         *,
         ratio: float = 0.5,
-        split_groups: int = 2,
+        own_groups: int = 2,
         fusion: bool = True,
         representative: Representative = "sum",
         redundant: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        Split(ratio, split_groups, fusion, representative, redundant)  # checks its settings
-        error = split_error(self.spec, split_groups)
+        Split(ratio, own_groups, fusion, representative, redundant)  # checks its settings
+        error = split_error(self.spec, own_groups)
         if error:
             raise SettingError(error)
-        self.ratio, self.split_groups, self.fusion = ratio, split_groups, fusion
-        self.used = representative_channels(in_channels, ratio, split_groups)
+        self.ratio, self.own_groups, self.fusion = ratio, own_groups, fusion
+        self.used = representative_channels(in_channels, ratio, own_groups)
         rest = in_channels - self.used if redundant else 0
         self.grouped = nn.Conv2d(
             self.used,
@@ -119,7 +119,7 @@ class SplitConv2d(ConvOp):
             self.stride,
             self.padding,
             self.dilation,
-            1 if representative == "full" else split_groups,
+            1 if representative == "full" else own_groups,
             bias=False,
             padding_mode=padding_mode,  # type: ignore[arg-type]
         )
@@ -154,7 +154,7 @@ class SplitConv2d(ConvOp):
     def settings(self) -> dict[str, Any]:
         return {
             "used": self.used,
-            "split_groups": self.grouped.groups,
+            "own_groups": self.grouped.groups,
             "fusion": self.fusion,
             "point": self.point is not None,
             "chained": self.chained,
@@ -261,7 +261,7 @@ class Split(Method):
             SplitConv2d(
                 **spec.kwargs(),
                 ratio=self.ratio,
-                split_groups=self.groups,
+                own_groups=self.groups,
                 fusion=self.fusion,
                 representative=self.representative,
                 redundant=self.redundant,

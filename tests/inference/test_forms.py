@@ -130,7 +130,7 @@ def test_layers_that_compute_the_same_have_one_signature_and_others_another():
         lc.SharedBasisConv2d(*shape, unique=2),
         lc.DepthSharedConv2d(*shape),
         lc.DepthSharedConv2d(*shape, blend=True),
-        *(lc.SplitConv2d(*shape, **s) for s in ({}, {"fusion": False}, {"split_groups": 1}, {"redundant": False})),
+        *(lc.SplitConv2d(*shape, **s) for s in ({}, {"fusion": False}, {"own_groups": 1}, {"redundant": False})),
         *(lc.SplitConv2d(*shape, representative=r) for r in ("chain", "full")),
         *(lc.GhostConv2d(*shape, **s) for s in ({}, {"norm": False}, {"activation": False}, {"cheap_kernel_size": 5})),
         nn.Conv2d(*shape),

@@ -13,7 +13,7 @@ from leanconv.ops.grouped import GroupedConv2d
 
 def forms(op: GroupedConv2d, affine: Affine | None) -> Forms:
     """The grouped convolution, and the same with neighbouring groups merged."""
-    return block_diagonal(op.spec, op.ways, op.weight_dense(), op.bias_dense(), affine)
+    return block_diagonal(op.spec, op.own_groups, op.weight_dense(), op.bias_dense(), affine)
 
 
 def block_diagonal(spec: ConvSpec, ways: int, dense: Tensor, bias: Tensor | None, affine: Affine | None) -> Forms:
