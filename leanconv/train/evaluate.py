@@ -13,7 +13,7 @@ from leanconv.core.task import get_task
 from leanconv.data import LabelledImages, make_loader
 from leanconv.data.classes import listed, places
 from leanconv.train.failures import failures
-from leanconv.train.scoring import Scores, autocast, predict, tally
+from leanconv.train.scoring import Scores, autocast, log_probabilities, tally
 
 
 def evaluate(
@@ -55,7 +55,7 @@ def evaluate(
     with evaluating(model), torch.inference_mode(), autocast(device, precision), failures():
         for batch, labels in loader:
             logits = _fitting(
-                predict(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names
+                log_probabilities(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names
             )
             total += tally(logits, (labels if where is None else where[labels]).to(device))
     return Scores.of(total)

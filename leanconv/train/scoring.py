@@ -34,7 +34,7 @@ def tally(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels))])
 
 
-def predict(model: nn.Module, images: Tensor) -> Tensor:
+def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """Log-probabilities, up to a constant, of each image: (N, C, H, W), or (N, crops, C, H, W) averaged over its crops.
 
     Several crops are averaged as probabilities.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from leanconv.core.errors import SettingError
 from leanconv.data import TensorImages
 from leanconv.train import evaluate
-from leanconv.train.scoring import predict
+from leanconv.train.scoring import log_probabilities
 from tests.train.conftest import Net, stripes
 
 MEAN, STD = (0.3,), (0.2,)
@@ -51,7 +51,7 @@ def test_modes_of_the_modules_come_back() -> None:
 def test_ten_crops_average_probabilities() -> None:
     crops = torch.randn(2, 10, 1, 8, 8)
     expected = Corner()(crops.flatten(0, 1)).softmax(dim=1).view(2, 10, 7).mean(dim=1)
-    torch.testing.assert_close(predict(Corner(), crops).exp(), expected)
+    torch.testing.assert_close(log_probabilities(Corner(), crops).exp(), expected)
     model = Net().eval()
     scores = evaluate(model, stripes(), mean=MEAN, std=STD, ten_crop=True, batch_size=50)
     assert scores.n == 162
