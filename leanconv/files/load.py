@@ -21,7 +21,7 @@ from leanconv.core.reading import one_line, parse_json, reading
 from leanconv.core.state import versioned
 from leanconv.core.task import Task, set_task
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
-from leanconv.files.origin import forms_of
+from leanconv.files.origin import hidden_settings
 from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, crc32_of
 from leanconv.files.sparse import set_sparse, unpack
 from leanconv.files.values import warn_of_bad_values
@@ -120,11 +120,11 @@ def network_of(
             # A paper's network is built lean and carries the plan already
             lean = base if plan is None or plan_of(base) == plan else convert(base, plan)
         forms = info.get("forms")  # older files say it by what builds the network alone
-        if forms is not None and forms != forms_of(lean):
+        if forms is not None and forms != hidden_settings(lean):
             raise FileError(
                 one_line(
-                    f"{path.name} holds a network with {forms} and this one has {forms_of(lean)}: the same tensors compute "
-                    "something else in it; build it with these settings"
+                    f"{path.name} holds a network with {forms} and this one has {hidden_settings(lean)}: the same tensors "
+                    "compute something else in it; build it with these settings"
                 )
             )
         return lean

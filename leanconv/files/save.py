@@ -25,7 +25,7 @@ from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.record import get_record
 from leanconv.core.task import get_task
-from leanconv.files.origin import forms_of
+from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
 
@@ -48,7 +48,7 @@ def description(model: nn.Module) -> dict[str, Any]:
         "leanconv": __version__,
         "base": get_base(model),
         "plan": None if plan is None else plan.to_json(),
-        "forms": forms_of(model),
+        "forms": hidden_settings(model),
         "ties": ties(model),
         "task": None if task is None else task.to_json(),
     }

@@ -86,49 +86,49 @@ def basis_resnet34_imagenet(
     return converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
 
 
-FORMS = {"code": ("conv2", "conv3"), "text": ("conv1", "conv2"), "spatial": ("conv2",)}
+BOTTLENECK_PLACES = {"code": ("conv2", "conv3"), "text": ("conv1", "conv2"), "spatial": ("conv2",)}
 
 
 def basis_bottleneck_resnet(
     depths: tuple[int, ...],
     num_classes: int = 1000,
     in_chans: int = 3,
-    form: Literal["code", "text", "spatial"] = "code",
+    places: Literal["code", "text", "spatial"] = "code",
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
     """ResNet50-Shared and ResNet101-Shared: whole convolutions are one within a stage, by their place in the bottleneck.
 
     Args:
-        form: which places. "text" (and Fig. 6): the first 1x1 and the 3x3; "code": the 3x3 and the last 1x1. The counts
+        places: which. "text" (and Fig. 6): the first 1x1 and the 3x3; "code": the 3x3 and the last 1x1. The counts
             are equal, 18,262,056 parameters of ResNet-50's 25,557,032; the functions are not. "spatial": the 3x3 alone.
         penalty_weight: of a mean over Gram entries for each place, all added. A last 1x1 has more rows than columns, so
             that its part never reaches zero.
 
     Raises:
-        SettingError: an unknown form.
+        SettingError: an unknown place.
 
     Source: section 4.2; "code" and "spatial" are the release's.
     """
-    check_choice("form", form, tuple(FORMS))
+    check_choice("places", places, tuple(BOTTLENECK_PLACES))
     dense = imagenet_resnet("Bottleneck", depths, num_classes, in_chans)
-    where = [f"layer*.{name}" for name in FORMS[form]]
+    where = [f"layer*.{name}" for name in BOTTLENECK_PLACES[places]]
     return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
 
 
-PLACES = {"expand": ("conv1",), "expand_project": ("conv1", "conv3"), "expand_depthwise": ("conv1", "conv2")}
+INVERTED_PLACES = {"expand": ("conv1",), "expand_project": ("conv1", "conv3"), "expand_depthwise": ("conv1", "conv2")}
 
 
 def basis_mobilenetv2(
     num_classes: int = 1000,
     in_chans: int = 3,
     images: Literal["small", "imagenet"] = "imagenet",
-    form: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
+    places: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
     """MobileNetV2-Shared: convolutions are one within the stages of 32, 64, 96 and 160 channels, from the second block on.
 
     Args:
-        form: which. "expand": the expanding 1x1 (the row with a dagger); "expand_project": both 1x1 (the release, whose
+        places: which. "expand": the expanding 1x1 (the row with a dagger); "expand_project": both 1x1 (the release, whose
             counts the paper prints); "expand_depthwise": the 1x1 and the depthwise 3x3, as the text says, which saves 12 %
             and not the printed 22 %.
         images: "small" or "imagenet", see `leanconv.models.mobilenet.MobileNetV2`.
@@ -136,13 +136,13 @@ def basis_mobilenetv2(
             and many more rows, so that its part never comes near zero.
 
     Raises:
-        SettingError: an unknown form or kind of images.
+        SettingError: an unknown place or kind of images.
 
     Source: sections 4.1.2 and 4.2, Fig. 7.
     """
-    check_choice("form", form, tuple(PLACES))
+    check_choice("places", places, tuple(INVERTED_PLACES))
     dense = MobileNetV2(num_classes, in_chans, images)
-    where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in PLACES[form]]
+    where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in INVERTED_PLACES[places]]
     return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
 
 
@@ -313,7 +313,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         "basis_resnet50_shared", partial(basis_bottleneck_resnet, (3, 4, 6, 3)), {}, f"{PAPER}, section 4.2", IMAGENET
     ),
     ModelEntry(
-        "basis_resnet101_shared", partial(basis_bottleneck_resnet, (3, 4, 23, 3)), {"form": "spatial"},
+        "basis_resnet101_shared", partial(basis_bottleneck_resnet, (3, 4, 23, 3)), {"places": "spatial"},
         f"{PAPER}, its release", IMAGENET,
     ),
     ModelEntry("basis_resnext50", basis_resnext50, {}, f"{PAPER}, section 4.1", SMALL),

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from leanconv.core.errors import SettingError
-from leanconv.papers.rows import Accuracy, Row
+from leanconv.papers.rows import Accuracy, PrintedCount
 
 PAPERS = {
     "tbc": "Tied Block Convolution: Leaner and Better CNNs with Shared Thinner Filters",
@@ -17,16 +17,18 @@ PAPERS = {
     "shardnet": "ShardNet: One Filter Set to Rule Them All",
     "spconv": "Split to Be Slim: An Overlooked Redundancy in Vanilla Convolution",
 }
-Printed = TypeVar("Printed", Row, Accuracy)
+Printed = TypeVar("Printed", PrintedCount, Accuracy)
 
 
-def rows(paper: str | None = None, table: str | None = None) -> list[Row]:
+def rows(paper: str | None = None, table: str | None = None) -> list[PrintedCount]:
     """The printed figures of a paper (default: all four) and of one of its tables.
 
     Raises:
         SettingError: an unknown paper or table.
     """
-    found: list[Row] = [row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ROWS]
+    found: list[PrintedCount] = [
+        row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ROWS
+    ]
     return _of_table(found, table)
 
 

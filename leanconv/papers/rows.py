@@ -118,7 +118,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class PrintedCount:
     """One printed cell.
 
     Args:

@@ -11,7 +11,7 @@ FLOPs in this paper are multiply-adds plus small extras, compared here with a pt
 from __future__ import annotations
 
 from leanconv.papers.conventions import Counted, Measure, params, params_of, ptflops
-from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, How, Network, Row, network
+from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, How, Network, PrintedCount, network
 
 PAPER = "tbc"
 
@@ -72,14 +72,14 @@ def attention_share_pct(c: Counted) -> float:
 def _row(
     table: str, row: str, metric: str, printed: str, unit: str, figure: Figure | None, config: str, evidence: Evidence,
     reason: str = "",
-) -> Row:  # fmt: skip
-    return Row(PAPER, table, row, metric, printed, unit, figure, config, evidence, reason)
+) -> PrintedCount:  # fmt: skip
+    return PrintedCount(PAPER, table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
 def _sizes(
     table: str, row: str, of: Network | None, printed: tuple[str, str], config: str, evidence: Evidence,
     why: tuple[str, str] = ("", ""),
-) -> list[Row]:  # fmt: skip
+) -> list[PrintedCount]:  # fmt: skip
     """Parameters in M and FLOPs in G of one line of a table; a cell that is not printed is empty."""
     kinds = (("params", "M", params), ("flops", "G", ptflops))
     return [
@@ -92,7 +92,7 @@ def _sizes(
 def _shares(
     row: str, of: Network, base: Network, printed: tuple[str, str], config: str, evidence: Evidence,
     why: tuple[str, str] = ("", ""), table: str = "1", how: How = "share_pct",
-) -> list[Row]:  # fmt: skip
+) -> list[PrintedCount]:  # fmt: skip
     """What Table 1 prints in brackets: parameters and FLOPs in percent of the baseline's."""
     kinds = (("params_share", params), ("flops_share", ptflops))
     return [
@@ -105,12 +105,12 @@ def _shares(
 def _attention(
     table: str, row: str, printed: str, figure: Figure, config: str, evidence: Evidence = "derived", reason: str = "",
     unit: str = "M",
-) -> Row:  # fmt: skip
+) -> PrintedCount:  # fmt: skip
     metric = "params" if unit == "M" else "params_share"
     return _row(table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
-_TABLE_1: list[Row] = [
+_TABLE_1: list[PrintedCount] = [
     *_sizes("1", "ResNet50", R50, ("25.6", "4.2"), STANDARD, "derived",
             ("", "4.12 with ptflops' extras, 4.09 MACs; the paper's extras are not known")),
     *_sizes("1", "TiedResNet50-S", TIED50_S, ("13.9", "2.5"), TIED_S, "fitted", ("", FITTED_FLOPS)),
@@ -153,7 +153,7 @@ _TABLE_1: list[Row] = [
     *_sizes("1", "GhostNet-50 (s=2)", None, ("13.0", "2.2"), "Ghost-ResNet-50", "quoted", (QUOTED, QUOTED)),
 ]  # fmt: skip
 
-_TABLE_2: list[Row] = [
+_TABLE_2: list[PrintedCount] = [
     *_sizes("2", "Mask R-CNN, ResNet50", R50, ("25.6", ""), f"backbone; {STANDARD}", "derived"),
     *_sizes("2", "Mask R-CNN, TiedResNet50-S", TIED50_S, ("13.9", ""), f"backbone; {TIED_S}", "fitted"),
     *_sizes("2", "Mask R-CNN, TiedResNet50", TIED50, ("22.0", ""), f"backbone; {TIED}", "fitted"),
@@ -163,7 +163,7 @@ _FORMULA = "weights over 16 and biases over 4 in every block, also where 4 does 
 _AS_BUILT = (
     "4 does not divide squeeze widths of 6 and 10: those 4 of 16 blocks stay dense; the paper says nothing of them"
 )
-_TABLE_3: list[Row] = [
+_TABLE_3: list[PrintedCount] = [
     *_sizes("3", "SE-ResNet50", SE50[1], ("28.1", ""), "whole network, B=1", "derived"),
     *(
         _attention("3", f"SE-ResNet50 TiedSE B={b}", text, Figure(SE, SE50[b]), SE_CONFIG.format(b))
@@ -192,7 +192,7 @@ _TABLE_3: list[Row] = [
 
 _B4 = "B=4 gives a sixteenth, as the text says; the printed 1.3 M is an eighth"
 _FITS = "fitted: TGC with two groups is an eighth; the table says B=4"
-_TABLE_4: list[Row] = [
+_TABLE_4: list[PrintedCount] = [
     _attention("4", "GCB", "10", Figure(SE, GC), GC_CONFIG.format("dense")),
     _attention("4", "TiedGCB B=2", "2.5", Figure(SE, GC2), GC_CONFIG.format("TBC B=2")),
     _attention("4", "TiedGCB B=2", "25", Figure(SE, GC2, GC, "share_pct"), GC_CONFIG.format("TBC B=2"), unit="%"),
@@ -204,7 +204,7 @@ _TABLE_4: list[Row] = [
 ]  # fmt: skip
 
 _SPLIT = f"{COMMON}; {APPENDED}"
-_TABLE_5: list[Row] = [
+_TABLE_5: list[PrintedCount] = [
     *_sizes("5", "2s x 48w", SPLITS["2s x 48w"], ("23.8", "4.4"), f"B=1,2; {_SPLIT}", "fitted", (FITTED_PARAMS, "")),
     *_sizes("5", "4s x 32w", TIED50, ("22.0", "4.4"), TIED, "fitted", ("", FITTED_FLOPS)),
     *_sizes("5", "6s x 24w", SPLITS["6s x 24w"], ("23.0", "4.6"), f"B=1,2,2,2,2,2; {_SPLIT}", "fitted",
@@ -213,7 +213,7 @@ _TABLE_5: list[Row] = [
             ("", FITTED_FLOPS)),
 ]  # fmt: skip
 
-_TABLE_6: list[Row] = [
+_TABLE_6: list[PrintedCount] = [
     *_sizes("6", "element-sum", TIED50, ("22.0", ""), TIED, "fitted"),
     *_sizes("6", "concatenate", CONCAT, ("26.7", ""), "as the sum, with the mixer on all splits: 1x1 D->D -> 1x1 D->p/2",
             "fitted", ("the mixer that fits the other rows is too large here; see the fitted alternative", "")),
@@ -224,7 +224,7 @@ _TABLE_6: list[Row] = [
 ]  # fmt: skip
 
 _BIASES = "the weights fall by B squared, biases and norms less; weights alone: "
-_TEXT: list[Row] = [
+_TEXT: list[PrintedCount] = [
     _row("text", "TiedSE, abstract: 64x fewer parameters", "params_factor", "64", "x",
          Figure(SE, SE50[8], SE50[1], "factor"), SE_CONFIG.format(8), "derived", f"{_BIASES}64"),
     _row("text", "TiedSE, abstract: 64x fewer parameters (weights)", "weights_factor", "64", "x",
@@ -245,7 +245,7 @@ _TEXT: list[Row] = [
              "fitted", ("59.84, cut off here and rounded to 60 in Table 1", ""), "text"),
 ]  # fmt: skip
 
-ROWS: tuple[Row, ...] = (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4, *_TABLE_5, *_TABLE_6, *_TEXT)
+ROWS: tuple[PrintedCount, ...] = (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4, *_TABLE_5, *_TABLE_6, *_TEXT)
 
 
 def _tops(

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leanconv.papers import catalogue
-from leanconv.papers.rows import Accuracy, Row
+from leanconv.papers.rows import Accuracy, PrintedCount
 from leanconv.report.tables import NONE
 
 HEADS = ("Table", "Row", "Figure", "Printed", "Ours", "Deviation", "MACs", "Verdict", "Network", "Evidence", "Why")
@@ -19,7 +19,7 @@ NOTE = (
 )
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: PrintedCount) -> tuple[str, ...]:
     """The texts of one row under `HEADS`."""
     ours, deviation, figure, compute = row.ours(), row.deviation_pct(), row.figure, row.macs_ratio()
     decimals = len(row.printed.partition(".")[2]) + 2
@@ -38,7 +38,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[PrintedCount]) -> str:
     """How many of each verdict."""
     counts: dict[str, int] = {}
     for row in rows:
@@ -47,7 +47,7 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{len(rows)} printed figures: {parts}."
 
 
-def rich_table(rows: Sequence[Row], title: str = "") -> Table:
+def rich_table(rows: Sequence[PrintedCount], title: str = "") -> Table:
     """The table for a terminal."""
     table = Table(
         title=title or None,
@@ -62,7 +62,7 @@ def rich_table(rows: Sequence[Row], title: str = "") -> Table:
     return table
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[PrintedCount]) -> str:
     """The table as Markdown, one section a table of the paper."""
     sections = []
     for table in dict.fromkeys(row.table for row in rows):

@@ -16,7 +16,7 @@ from leanconv.timing.latency import Latency, measure_latency
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One network of a summary."""
 
     name: str
@@ -28,7 +28,7 @@ class Row:
 class Summary:
     """Rows to compare; printed as a table, with ratios to the first row."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryRow, ...]
     input_size: InputSize | None
     batch: int
 
@@ -90,7 +90,9 @@ def summary(
     times: list[Latency | None] = [None] * len(models)
     if latency:
         times = [*measure_latency(dict(zip(names, models, strict=True)), size, batch=batch, seconds=seconds)]
-    rows = tuple(Row(name, count(model, size), time) for name, model, time in zip(names, models, times, strict=True))
+    rows = tuple(
+        SummaryRow(name, count(model, size), time) for name, model, time in zip(names, models, times, strict=True)
+    )
     return Summary(rows, size, batch)
 
 

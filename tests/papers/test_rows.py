@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 
 from leanconv.papers.conventions import macs, params
-from leanconv.papers.rows import Cell, Figure, Row, network
+from leanconv.papers.rows import Cell, Figure, PrintedCount, network
 
 R20 = network("resnet20")
 
 
-def row(printed: str, figure: Figure | None, unit: str = "M") -> Row:
-    return Row("spconv", "1", "ResNet-20", "params", printed, unit, figure, "option B", "derived")
+def row(printed: str, figure: Figure | None, unit: str = "M") -> PrintedCount:
+    return PrintedCount("spconv", "1", "ResNet-20", "params", printed, unit, figure, "option B", "derived")
 
 
 @pytest.mark.parametrize(
