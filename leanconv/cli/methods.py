@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from leanconv.core.calls import Call, close_to, parse_calls
+from leanconv.core.calls import ParsedCall, close_to, parse_calls
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.ops import METHODS_BY_NAME
@@ -56,7 +56,7 @@ def _settings_of(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields(METHODS_BY_NAME[name])}
 
 
-def _method(call: Call) -> Method | None:
+def _method(call: ParsedCall) -> Method | None:
     if call.name == DENSE:
         return None
     try:

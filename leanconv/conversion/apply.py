@@ -20,17 +20,17 @@ from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.method import Group, Method
 from leanconv.core.operator import ConvOp
-from leanconv.core.record import Part, get_record, set_record
+from leanconv.core.record import Member, get_record, set_record
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
 
 Init = Literal["fresh", "fit"]
 
 
-def parts_of(model: nn.Module) -> dict[str, Part]:
-    """The modules of `model` that `convert` put there, by name."""
-    found = {name: get_record(module).part for name, module in model.named_modules() if isinstance(module, ConvOp)}
-    return {name: part for name, part in found.items() if part is not None}
+def members_of(model: nn.Module) -> dict[str, Member]:
+    """The layers that `convert` made, by name, each with its place in its plan."""
+    found = {name: get_record(module).member for name, module in model.named_modules() if isinstance(module, ConvOp)}
+    return {name: member for name, member in found.items() if member is not None}
 
 
 def plan_of(model: nn.Module) -> Plan | None:
@@ -44,9 +44,9 @@ def plan_of(model: nn.Module) -> Plan | None:
     assert noted is None or isinstance(noted, Plan)
     planned = {site.name for group in noted.groups for site in group.sites} if noted else set()
     members: dict[int, dict[int, tuple[str, Group]]] = {}
-    for name, part in parts_of(model).items():
+    for name, member in members_of(model).items():
         if name not in planned:
-            members.setdefault(id(part.group), {})[part.index] = name, part.group
+            members.setdefault(id(member.group), {})[member.index] = name, member.group
     groups = []
     for found in members.values():
         group = next(iter(found.values()))[1]
@@ -128,7 +128,7 @@ def convert(
             raise SettingError(f"{group.method.label()} shares a weight: {difference}")
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init), strict=True)):
             carry(conv, module)
-            set_record(module, replace(get_record(module), part=Part(group, index)))
+            set_record(module, replace(get_record(module), member=Member(group, index)))
             new[id(conv)] = module
     lean = swap(lean, new)
     set_plan(lean, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from leanconv.conversion.apply import parts_of, plan_of
+from leanconv.conversion.apply import members_of, plan_of
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import TieError
 from leanconv.core.operator import ConvOp
@@ -26,11 +26,11 @@ def check(lean: nn.Module) -> None:
     check_owners(lean, users)
     plan = plan_of(lean)
     in_plan = {site.name for group in plan.groups for site in group.sites} if plan else set()
-    lost = [(name, part) for name, part in parts_of(lean).items() if name not in in_plan]
+    lost = [(name, member) for name, member in members_of(lean).items() if name not in in_plan]
     if lost:
-        name, part = lost[0]
+        name, member = lost[0]
         raise TieError(
-            f"{name!r} is one of the {len(part.group.sites)} layers that {part.group.method.label()} made together, and "
+            f"{name!r} is one of the {len(member.group.sites)} layers that {member.group.method.label()} made together, and "
             "others of them are not in this model; keep the whole network together, or convert again"
         )
     for group in plan.groups if plan else ():

@@ -18,18 +18,18 @@ Settings = Callable[[str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Call:
+class ParsedCall:
     """A name with its settings; without brackets it has none."""
 
     name: str
     settings: dict[str, Any]
 
 
-def parse_call(text: str, what: str, example: str, known: Settings | None = None) -> Call:
+def parse_call(text: str, what: str, example: str, known: Settings | None = None) -> ParsedCall:
     """The one call in `text`; arguments and errors are those of `parse_calls`.
 
     >>> parse_call("timm/resnet50(width=32, act='relu')", "network", "resnet20")
-    Call(name='timm/resnet50', settings={'width': 32, 'act': 'relu'})
+    ParsedCall(name='timm/resnet50', settings={'width': 32, 'act': 'relu'})
     """
     calls = parse_calls(text, what, example, known)
     if len(calls) > 1:
@@ -37,11 +37,11 @@ def parse_call(text: str, what: str, example: str, known: Settings | None = None
     return calls[0]
 
 
-def parse_calls(text: str, what: str, example: str, known: Settings | None = None) -> list[Call]:
+def parse_calls(text: str, what: str, example: str, known: Settings | None = None) -> list[ParsedCall]:
     """The calls in `text`, separated by commas. Settings are given by name, and their values are Python literals.
 
     >>> parse_calls("dense, split(ratio=0.5)", "method", "split")
-    [Call(name='dense', settings={}), Call(name='split', settings={'ratio': 0.5})]
+    [ParsedCall(name='dense', settings={}), ParsedCall(name='split', settings={'ratio': 0.5})]
 
     Args:
         what: the word for what is named, for errors.
@@ -97,7 +97,7 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-def _call(piece: str, text: str, what: str, example: str, known: Settings | None) -> Call:
+def _call(piece: str, text: str, what: str, example: str, known: Settings | None) -> ParsedCall:
     name, bracket, rest = piece.strip().partition("(")
     name = name.strip()
     unreadable = SettingError(f"{text!r} is not a {what}; write {example}")
@@ -120,7 +120,7 @@ def _call(piece: str, text: str, what: str, example: str, known: Settings | None
         if setting in settings:
             raise SettingError(f"{name}: {setting} is given twice; leave one out")
         settings[setting] = _value(name, setting, keyword.value)
-    return Call(name, settings)
+    return ParsedCall(name, settings)
 
 
 def _unnamed(name: str, value: str, defaults: Mapping[str, Any] | None) -> SettingError:

@@ -35,7 +35,7 @@ class PlanData(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Member:
     """The place of a converted layer in its plan, so that a copy or a part of the network still knows it.
 
     Args:
@@ -89,7 +89,7 @@ class Record:
         base: ``{"name", "kwargs"}`` with which `create_model` builds such a network; None where that is unknown.
         task: what the network was trained for, as `leanconv.set_task` noted it.
         plan: of a converted network, on its root.
-        part: of a converted layer.
+        member: of a converted layer, its place in the plan.
         sparse: state dict entries that are saved without their zeros.
         optimized: of a network that `leanconv.optimize` returned.
         detector: how `leanconv.detect.create_detector` made the detector, without its backbone's network.
@@ -98,7 +98,7 @@ class Record:
     base: Mapping[str, Any] | None = None
     task: Task | None = None
     plan: PlanData | None = None
-    part: Part | None = None
+    member: Member | None = None
     sparse: tuple[str, ...] = ()
     optimized: Optimized | None = None
     detector: Mapping[str, Any] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from leanconv.core.errors import DataError, LeanconvError, SettingError
 from leanconv.core.settings import check_names
+from leanconv.core.shown import first_names
 
 SHOWN = 20  # names of a list in an error
 
@@ -25,7 +26,7 @@ def class_names(names: Any, owner: str, error: type[LeanconvError] = DataError) 
     return check_names(f"{owner}: classes", names, error)
 
 
-def places(
+def class_indices(
     known: Sequence[str], found: Sequence[str], owner: str, source: str, *, whole: bool = False
 ) -> tuple[int, ...]:
     """Where each name of `found`, of a data set, stands among those that a network knows, in `known`.
@@ -43,18 +44,20 @@ def places(
     known, found = ([unicodedata.normalize("NFC", name) for name in names] for names in (known, found))
     where = {name: place for place, name in enumerate(known)}
     if len(where) < len(known):
-        raise SettingError(f"{owner} has two classes of one name ({listed(known)}); give each its own with lc.set_task")
+        raise SettingError(
+            f"{owner} has two classes of one name ({first_names(known, SHOWN)}); give each its own with lc.set_task"
+        )
     strangers = [name for name in found if name not in where]
     missing = [name for name in known if name not in set(found)] if whole else []
     if not strangers and not missing:
         return tuple(where[name] for name in found)
     first = strangers[0] if strangers else missing[0]
     says = f"{source} has {first!r}, which the network has not" if strangers else f"{source} has no {first!r}"
-    close = near(first, known if strangers else found)
+    close = closest_name(first, known if strangers else found)
     hint = f" (is it {close!r}?)" if close and (strangers or close in strangers) else ""
     raise SettingError(
-        f"{owner} and {source} have different classes: {says}{hint}. The network's: {listed(known)}; the data's: "
-        f"{listed(found)}. Name the classes alike, or take the data it was trained on"
+        f"{owner} and {source} have different classes: {says}{hint}. The network's: {first_names(known, SHOWN)}; the data's: "
+        f"{first_names(found, SHOWN)}. Name the classes alike, or take the data it was trained on"
     )
 
 
@@ -68,27 +71,21 @@ def check_labels(names: Sequence[str], known: Sequence[str], source: str) -> Non
     if len(names) != len(known):
         raise SettingError(
             f"{source}: {len(names)} class names for {len(known)} outputs; give one a line, in the order of training: "
-            f"{listed(known)}"
+            f"{first_names(known, SHOWN)}"
         )
     wrong = next((name for place, name in enumerate(names) if name in known and known[place] != name), None)
     if wrong is not None:
         raise SettingError(
-            f"{source} has {wrong!r} in another place than the network. The network's: {listed(known)}; the file's: "
-            f"{listed(names)}. Leave --labels out, or give them in the network's order"
+            f"{source} has {wrong!r} in another place than the network. The network's: {first_names(known, SHOWN)}; the file's: "
+            f"{first_names(names, SHOWN)}. Leave --labels out, or give them in the network's order"
         )
 
 
-def near(name: str, others: Sequence[str]) -> str | None:
+def closest_name(name: str, others: Sequence[str]) -> str | None:
     """The one of `others` that differs from `name` in case, in spaces, in how letters are encoded, or by a slip."""
     plain = {_plain(other): other for other in others}
     close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.85)
     return plain[close[0]] if close else None
-
-
-def listed(names: Sequence[str]) -> str:
-    """The names, the first ones of a long list."""
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from leanconv.core.errors import DataError
-from leanconv.data.text import opened, read_bytes
+from leanconv.data.text import open_regular, read_bytes
 
 # by its signature alone: PIL also knows formats that start other programs (EPS) or hold anything
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -139,7 +139,7 @@ def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple
         return stored, stored[::-1] if turned else stored
 
     most = max(BYTES_PER_PIXEL * max_pixels, 2**20)
-    with opened(path, "restore or drop this image", most) as file:
+    with open_regular(path, "restore or drop this image", most) as file:
         return _opened(file, str(path), max_pixels, sizes)
 
 

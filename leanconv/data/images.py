@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leanconv.core.errors import DataError
-from leanconv.data.classes import class_names, places
+from leanconv.data.classes import class_indices, class_names
 from leanconv.data.encoded import MAX_PIXELS, Encoded, decode
 from leanconv.data.problems import Problems
 from leanconv.data.split import HeldOut, stratified
@@ -184,7 +184,7 @@ class ImageData:
         """
         if not known or not self.named or tuple(known) == self.classes:
             return self
-        where = torch.tensor(places(known, self.classes, "the network", self.name, whole=True))
+        where = torch.tensor(class_indices(known, self.classes, "the network", self.name, whole=True))
         train, test = (part.relabelled(where[part.labels]) for part in (self.train, self.test))
         return replace(self, classes=tuple(known), train=train, test=test)
 

@@ -22,7 +22,7 @@ MARKS = (  # of the byte order; UTF-32's begins with UTF-16's
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iterator[BinaryIO]:
+def open_regular(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iterator[BinaryIO]:
     """A regular file, to be read; a pipe or a device, which may never end, is refused, also behind a link.
 
     Raises:
@@ -47,8 +47,8 @@ def opened(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iter
 
 
 def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> bytes:
-    """The bytes of a regular file, as `opened` opens it."""
-    with opened(path, way_out, most) as file:
+    """The bytes of a regular file, as `open_regular` opens it."""
+    with open_regular(path, way_out, most) as file:
         try:
             return file.read(most + 1)
         except OSError as error:

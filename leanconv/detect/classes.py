@@ -10,7 +10,7 @@ from torch import nn
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.record import get_record
-from leanconv.data.classes import places
+from leanconv.data.classes import class_indices
 from leanconv.detect.data import DetectionData, Photo
 
 
@@ -33,7 +33,7 @@ def photos_for(
     orders: dict[tuple[str, ...], tuple[int, ...] | None] = {}
     for classes in dict.fromkeys(photo.classes for photo in photos):
         if known and classes:
-            found = places(known, classes, "the detector", source, whole=whole)
+            found = class_indices(known, classes, "the detector", source, whole=whole)
             orders[classes] = None if found == tuple(range(len(known))) else found
         elif classes and len(classes) + 1 != outputs:
             count = len(classes) + 1

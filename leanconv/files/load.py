@@ -18,6 +18,7 @@ from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.reading import one_line, parse_json, reading
+from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
 from leanconv.core.task import Task, set_task
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
@@ -51,17 +52,17 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     """
     path = _file(directory)
     with reading(path):
-        info, tensors, path = opened(path)
+        info, tensors, path = read_saved(path)
         if "detector" in info:
             raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
         # Shapes first, without memory: a file must not be able to ask for a network that it does not hold
         if model is None:
-            compare(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
+            check_tensors(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
         elif info.get("plan") is not None:
-            compare(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
+            check_tensors(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
         lean = network_of(info, model, path, len(tensors))
-        compare(lean, tensors, path)
-        fill(lean, tensors)
+        check_tensors(lean, tensors, path)
+        fill_weights(lean, tensors)
         check(lean)
         set_sparse(lean, tuple(info.get("sparse", {})))
         set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
@@ -74,10 +75,10 @@ def _file(directory: str | os.PathLike[str]) -> Path:
     return path / MODEL_FILE if path.is_dir() or not path.suffix else path
 
 
-def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+def read_saved(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """The description and all tensors, tied ones under each of their names, of a saved network, and its file."""
     path = _file(directory)
-    info, tensors = read(path)
+    info, tensors = read_file(path)
     tensors = unpack(tensors, info.get("sparse", {}), path.name)
     ties = info.get("ties") or {}
     if not isinstance(ties, dict) or not all(isinstance(source, str) for source in ties.values()):
@@ -90,8 +91,8 @@ def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     return info, tensors | {name: tensors[source] for name, source in ties.items()}, path
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put the tensors, which `compare` found to fit, into `model`."""
+def fill_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put the tensors, which `check_tensors` found to fit, into `model`."""
     refuse_meta(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
@@ -134,7 +135,7 @@ def network_of(
         raise FileError(one_line(f"{path.name}: {error}")) from error
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """leanconv's description and the tensors of a safetensors file."""
     if not path.is_file():
         raise FileError(f"no {path.name} in {path.parent}; save one with lc.save(model, dir) or `leanconv train`")
@@ -189,14 +190,14 @@ def _build(base: Any, path: Path) -> nn.Module:
         ) from error
 
 
-def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def check_tensors(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Raise where the file's tensors are not those of the network."""
     wanted = lean.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
     for what, names in (("lacks", missing), ("has unknown", extra)):
         if names:
-            raise FileError(f"{path.name} {what} {some(names)}; it belongs to another network")
+            raise FileError(f"{path.name} {what} {first_names(names)}; it belongs to another network")
     kinds = [n for n in wanted if n in tensors and not _same_kind(wanted[n], tensors[n])]
     if kinds:
         raise FileError(
@@ -223,8 +224,3 @@ def refuse_meta(model: nn.Module) -> None:
         raise SettingError(
             f"{name!r} is on the meta device, which holds no values; build the network on the CPU, then load"
         )
-
-
-def some(names: list[str]) -> str:
-    """The first three of these names, quoted, and how many more there are."""
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from leanconv import __version__
-from leanconv.conversion.apply import parts_of, plan_of
+from leanconv.conversion.apply import members_of, plan_of
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
@@ -107,7 +107,7 @@ def refuse_unsaveable(model: nn.Module) -> None:
                 "compiled, or compile it in place: part.compile()"
             )
         traced = isinstance(module, GraphModule | torch.jit.ScriptModule) and any(True for _ in module.parameters())
-        if traced and not parts_of(module):
+        if traced and not members_of(module):
             raise SettingError(
                 f"{f'{name!r}' if name else 'the model'} is a traced or scripted graph, which has lost the classes of its "
                 "layers and, if it was lean, its plan; save the network that it was made from, or export this one"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import laid_out, to_layout
+from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
 from leanconv.core.task import get_task
 from leanconv.inference.autotune import (
@@ -28,7 +28,7 @@ from leanconv.inference.autotune import (
 )
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
-from leanconv.inference.parts import Twins, assembled, rewritten_parts
+from leanconv.inference.parts import Twins, assemble, rewrite_parts
 from leanconv.inference.rewrite import Part
 from leanconv.timing import runtimes
 from leanconv.timing.latency import threads_set, time_interleaved
@@ -82,11 +82,11 @@ def optimize(
         )
     model = unwrapped(model)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    example = laid_out(example, layout)
+    example = with_layout(example, layout)
     twins = _twins(model, example, layout)
-    parts, left = rewritten_parts(twins, layout, measured)
+    parts, left = rewrite_parts(twins, layout, measured)
     whole = [part.name for part in parts] == [""]
-    fast, parts, put_back = assembled(twins.base if whole or not measured else copied(twins.base), parts, twins)
+    fast, parts, put_back = assemble(twins.base if whole or not measured else copied(twins.base), parts, twins)
     names = {part.name_of(layer): layer.form for part in parts for layer in part.layers if layer.lean}
     times: dict[str, dict[str, float]] = {}
     if measured:
@@ -95,7 +95,7 @@ def optimize(
             times = _measured(parts, example.device, runtime, threads, cache, progress)
             picked = names | {name: fastest(found) for name, found in times.items()}
             if picked != names:
-                tuned, right, _ = assembled(twins.base, parts, twins, picked)
+                tuned, right, _ = assemble(twins.base, parts, twins, picked)
                 if right == parts and _is_faster(tuned, fast, example, runtime, threads):
                     fast, names = tuned, picked
     fast = fast.requires_grad_(False).eval()

@@ -14,7 +14,7 @@ from leanconv.core.errors import LeanconvWarning, SettingError, first_line
 from leanconv.core.operator import ConvOp
 from leanconv.core.record import NotRewritten
 from leanconv.inference.graph import LAYERS, Call
-from leanconv.inference.rewrite import Differs, Part, off, rewrite
+from leanconv.inference.rewrite import Differs, Part, mismatch, rewrite
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Twins:
 
 
 @torch.no_grad()
-def rewritten_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tuple[list[Part], list[NotRewritten]]:
+def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tuple[list[Part], list[NotRewritten]]:
     """The largest modules that can be rewritten and then give the same; and those that cannot, with the reason.
 
     Args:
@@ -99,7 +99,7 @@ def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
 
 
 @torch.no_grad()
-def assembled(
+def assemble(
     network: nn.Module, parts: list[Part], twins: Twins, forms: Mapping[str, str] | None = None
 ) -> tuple[nn.Module, list[Part], list[NotRewritten]]:
     """`network` with its parts in place, without those with which it would give something else.
@@ -138,7 +138,7 @@ def _reason(network: nn.Module, twins: Twins) -> str | None:
         found = twins.call.on(network)
     except Exception as error:  # its own code may read what a rewritten module no longer has
         return first_line(error)
-    return off(found, twins.output, twins.truth, twins.base)
+    return mismatch(found, twins.output, twins.truth, twins.base)
 
 
 def _say(name: str, error: Exception) -> None:

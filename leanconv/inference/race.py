@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from leanconv.core import settings
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import laid_out, to_channels_last
+from leanconv.core.layout import to_channels_last, with_layout
 from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from leanconv.timing import runtimes
 from leanconv.timing.busy import warn_if_busy
@@ -89,7 +89,7 @@ def race(
     for form in forms:
         settings.check_choice("form", form, (AS_IS, OPTIMIZED))
     threads = threads or torch.get_num_threads()
-    example = laid_out(example, torch.channels_last)
+    example = with_layout(example, torch.channels_last)
     calls: dict[Key, runtimes.Call] = {}
     chosen: dict[Key, dict[str, int]] = {}
     failed: dict[Key, str] = {}

@@ -189,23 +189,23 @@ def rewrite(
     reasons = []
     for merge in (True, False):
         part = _part(name, module, exact, call, layout, every, merge)
-        reason = _off(part, call, reference, exact_call, truth)
+        reason = _part_mismatch(part, call, reference, exact_call, truth)
         if reason is None:
             return part
         reasons.append(reason)
     raise Differs(reasons[-1])
 
 
-def _off(part: Part, call: Call, reference: object, exact_call: Call | None, truth: object) -> str | None:
+def _part_mismatch(part: Part, call: Call, reference: object, exact_call: Call | None, truth: object) -> str | None:
     """How the part differs from the module it was made from; None where it does not."""
     if exact_call is not None:
         far = difference(exact_call.on(part.exactly()), truth)
         if not far.within(EXACT):
             return str(far)
-    return off(call.on(part.built()), reference, None if exact_call is None else truth, part.module)
+    return mismatch(call.on(part.built()), reference, None if exact_call is None else truth, part.module)
 
 
-def off(found: object, reference: object, truth: object | None, network: nn.Module) -> str | None:
+def mismatch(found: object, reference: object, truth: object | None, network: nn.Module) -> str | None:
     """How an output differs from the network's own by more than rounding; None where it does not.
 
     Args:

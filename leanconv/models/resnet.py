@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+from leanconv.core.settings import check_choice
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 
 PADDINGS = ("end", "both")
 
@@ -129,8 +130,8 @@ class CifarResNet(ImageNetwork):
         shortcut_padding: str = "end",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width)
-        one_of("shortcut", shortcut, ("A", "B"))
-        one_of("shortcut_padding", shortcut_padding, PADDINGS)
+        check_choice("shortcut", shortcut, ("A", "B"))
+        check_choice("shortcut_padding", shortcut_padding, PADDINGS)
         super().__init__(num_classes, (in_chans, 32, 32))
         self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

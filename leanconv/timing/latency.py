@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from leanconv.core.base import input_size_of
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import laid_out, to_layout
+from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.paired import median_interval
 from leanconv.timing.busy import Watch, warn_if_busy
 
@@ -108,7 +108,7 @@ def measure_latency(
         raise SettingError(f"batch={batch} must be at least 1")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-    x = laid_out(torch.randn(batch, *size, generator=generator).to(device, dtype), layout)
+    x = with_layout(torch.randn(batch, *size, generator=generator).to(device, dtype), layout)
 
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
         if isinstance(model, nn.Module):

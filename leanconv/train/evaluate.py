@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
+from leanconv.core.shown import first_names
 from leanconv.core.task import get_task
 from leanconv.data import LabelledImages, make_loader
-from leanconv.data.classes import listed, places
+from leanconv.data.classes import SHOWN, class_indices
 from leanconv.train.failures import failures
 from leanconv.train.scoring import Scores, autocast, log_probabilities, tally
 
@@ -68,12 +69,12 @@ def outputs_for(known: Sequence[str], images: LabelledImages) -> tuple[int, Tens
         SettingError: the classes differ by their names.
     """
     if known and images.named:
-        where = places(known, images.classes, "the network", "the data")
+        where = class_indices(known, images.classes, "the network", "the data")
         return len(known), None if where == tuple(range(len(known))) else torch.tensor(where)
     if known and images.classes and len(known) != len(images.classes):
         raise SettingError(
-            f"the network has {len(known)} classes ({listed(known)}) and the data {len(images.classes)} without names; "
-            "take the data it was trained on"
+            f"the network has {len(known)} classes ({first_names(known, SHOWN)}) and the data {len(images.classes)} without "
+            "names; take the data it was trained on"
         )
     return len(known) or len(images.classes), None
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from leanconv.core.calls import Call, parse_call, parse_calls, parse_setting
+from leanconv.core.calls import ParsedCall, parse_call, parse_calls, parse_setting
 from leanconv.core.errors import SettingError
 
 
 @pytest.mark.parametrize(
     ("text", "calls"),
     [
-        ("a", [Call("a", {})]),
-        (" a ( ) , ", [Call("a", {})]),
-        ("timm/hf-hub:org/x.y@z(n=1)", [Call("timm/hf-hub:org/x.y@z", {"n": 1})]),
+        ("a", [ParsedCall("a", {})]),
+        (" a ( ) , ", [ParsedCall("a", {})]),
+        ("timm/hf-hub:org/x.y@z(n=1)", [ParsedCall("timm/hf-hub:org/x.y@z", {"n": 1})]),
         (
             'a(t=\'x,y)\', u="(\\""),b(v=(1, [2, 3]))',
-            [Call("a", {"t": "x,y)", "u": '("'}), Call("b", {"v": (1, [2, 3])})],
+            [ParsedCall("a", {"t": "x,y)", "u": '("'}), ParsedCall("b", {"v": (1, [2, 3])})],
         ),
-        ("a(n=-1, f=None)", [Call("a", {"n": -1, "f": None})]),
+        ("a(n=-1, f=None)", [ParsedCall("a", {"n": -1, "f": None})]),
     ],
 )
-def test_reads(text: str, calls: list[Call]) -> None:
+def test_reads(text: str, calls: list[ParsedCall]) -> None:
     assert parse_calls(text, "thing", "a(n=1)") == calls
 
 

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import leanconv as lc
 from leanconv.core.base import get_base, set_base, unwrapped
-from leanconv.core.record import Choice, NotRewritten, Optimized, Part, Record, get_record, set_record
+from leanconv.core.record import Choice, Member, NotRewritten, Optimized, Record, get_record, set_record
 from leanconv.core.spec import ConvSpec
 from leanconv.files.sparse import get_sparse, set_sparse
 
@@ -27,7 +27,7 @@ FULL = Record(
     base={"name": "resnet8", "kwargs": {"num_classes": 2}},
     task=TASK,
     plan=lc.Plan((GROUP,), ()),
-    part=Part(GROUP, 0),
+    member=Member(GROUP, 0),
     sparse=("0.weight",),
     optimized=Optimized((Choice("0", "loop", {"loop": 1.5}),), (NotRewritten("1", "it has control flow"),)),
     detector={"name": "retinanet", "settings": {"min_size": 64}},
@@ -79,9 +79,9 @@ def test_a_copy_has_the_whole_record_and_may_change_it_alone(make: Callable, kin
 def test_layers_of_one_group_still_share_it_in_a_copy():
     model = network("module")
     for index, layer in enumerate(model):
-        set_record(layer, Record(part=Part(GROUP, index)))
+        set_record(layer, Record(member=Member(GROUP, index)))
     for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        first, second = (get_record(layer).part for layer in made)
+        first, second = (get_record(layer).member for layer in made)
         assert first.group is second.group and first.group is not GROUP and second.index == 1
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.task import Task, set_task
 from leanconv.data import ImageData, TensorImages, open_data
-from leanconv.data.classes import check_labels, class_names, near, places
+from leanconv.data.classes import check_labels, class_indices, class_names, closest_name
 from leanconv.train import TrainConfig, evaluate, fit
 from leanconv.train.prepared import scores_of, task_on
 
@@ -67,9 +67,9 @@ def test_other_classes_are_refused_with_both_lists() -> None:
 def test_a_name_that_is_nearly_one_of_the_networks_is_said() -> None:
     for found in ("Cat", "cat ", "cat_", "c\u0041t".lower() + "\u00a0"):
         with pytest.raises(SettingError, match=r"is it 'cat'\?"):
-            places(("cat", "dog"), (found, "dog"), "the network", "the data")
-    assert places(("cafe\u0301", "tea"), ("tea", "caf\u00e9"), "the network", "the data") == (1, 0)
-    assert near("cafe\u0301", ("caf\u00e9", "tea")) == "caf\u00e9"
+            class_indices(("cat", "dog"), (found, "dog"), "the network", "the data")
+    assert class_indices(("cafe\u0301", "tea"), ("tea", "caf\u00e9"), "the network", "the data") == (1, 0)
+    assert closest_name("cafe\u0301", ("caf\u00e9", "tea")) == "caf\u00e9"
 
 
 @pytest.mark.parametrize(("outputs", "names", "named"), [(3, (), True), (3, ANIMALS, False), (3, (), False)])

@@ -298,7 +298,7 @@ def test_mobilenet_is_the_releases():
         ),
         ("basis_resnet34", {"shared": 0, "unique": 0}, "shared=0 and unique=0 leave no filter"),
         ("basis_resnet34", {"penalty_weight": -1}, "penalty_weight=-1 must be a number of at least 0"),
-        ("mobilenetv2_cifar", {"images": "large"}, "images='large' must be one of 'small', 'imagenet'"),
+        ("mobilenetv2_cifar", {"images": "large"}, "images='large' must be 'small' or 'imagenet'"),
         ("mobilenetv2_cifar", {"dropout": 1}, "dropout=1 must be a number of at least 0 and below 1"),
     ],
 )

@@ -14,7 +14,7 @@ FAR = 10  # image sides that a polygon may reach beyond its image
 LONGEST = 10_000_000  # pixels of a mask's outline: pycocotools keeps five points for each
 
 
-def compact(segmentation: Any, height: int, width: int) -> Any:
+def as_coco_mask(segmentation: Any, height: int, width: int) -> Any:
     """A mask in any of COCO's forms, checked, as polygons of doubles or as a run-length code.
 
     Lists of numbers would take seven times the memory, and each worker a copy of its own.
@@ -48,7 +48,7 @@ def compact(segmentation: Any, height: int, width: int) -> Any:
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run-length code of what `compact` gave."""
+    """COCO's compressed run-length code of what `as_coco_mask` gave."""
     if isinstance(segmentation, dict):
         return segmentation
     maker = pycocotools_mask()

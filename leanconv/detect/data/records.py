@@ -13,7 +13,7 @@ import numpy as np
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
 from leanconv.data.problems import Problems
-from leanconv.detect.data.masks import compact, pycocotools_mask, run_lengths
+from leanconv.detect.data.masks import as_coco_mask, pycocotools_mask, run_lengths
 
 Box = tuple[float, float, float, float]
 Part = Literal["train", "val"]
@@ -28,7 +28,7 @@ class Instance:
         box: x1, y1, x2, y2 in pixels, inside the photo, with an area.
         label: 1 to the number of classes; 0 is the background.
         area: of the mask where there is one, else of the box: what COCO's small, medium and large go by.
-        segmentation: what `compact` gives: polygons, or a run-length code; None without a mask.
+        segmentation: what `as_coco_mask` gives: polygons, or a run-length code; None without a mask.
         crowd: a region of many objects, which is neither trained on nor counted as missed.
     """
 
@@ -141,7 +141,7 @@ def checked(
         problems.add("box that reaches beyond its image, cut at the border", where)
     if segmentation is not None:
         try:
-            segmentation = compact(segmentation, height, width)
+            segmentation = as_coco_mask(segmentation, height, width)
         except DataError as error:
             problems.add("mask that is no polygon and no run-length code", f"{where}: {error}")
             return
