@@ -71,7 +71,7 @@ class Evaluation:
 
 @dataclass
 class Detections:
-    """What a detector found, in COCO's form.
+    """What a detector found, in COCO's format.
 
     Args:
         boxes, masks: one dict a detection; masks is empty for a detector of boxes.

@@ -1,7 +1,7 @@
 """Residual networks for small images.
 
 Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2 (6n+2 layers, widths 16/32/64), and the
-CIFAR form of ResNet-18/34 (3x3 stem of stride 1, no max-pool) that the filter-basis paper uses.
+CIFAR variant of ResNet-18/34 (3x3 stem of stride 1, no max-pool) that the filter-basis paper uses.
 """
 
 from __future__ import annotations

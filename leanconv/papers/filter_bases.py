@@ -20,7 +20,7 @@ from leanconv.papers.conventions import (
     ptflops_without_relu,
     ptflops_without_relu_doubled,
 )
-from leanconv.papers.rows import Accuracy, Evidence, Figure, How, Network, PrintedCount, network
+from leanconv.papers.rows import Accuracy, CountRule, Evidence, How, Network, PrintedCount, network
 
 README = "the authors' README"
 FLOPS = ptflops_without_relu_doubled
@@ -35,7 +35,7 @@ def _row(
     against: Network | None = None, how: How = "value", reason: str = "", rounded: tuple[str, str] | None = None,
     evidence: Evidence = "inferred",
 ) -> PrintedCount:  # fmt: skip
-    figure = Figure(measure, of, against, how, rounded)
+    figure = CountRule(measure, of, against, how, rounded)
     return PrintedCount("filter_bases", table, row, metric, printed, unit, figure, config, evidence, reason)
 
 

@@ -73,7 +73,7 @@ Side = Network | Cell
 
 
 @dataclass(frozen=True)
-class Figure:
+class CountRule:
     """How a figure is counted.
 
     Args:
@@ -136,7 +136,7 @@ class PrintedCount:
     metric: str
     printed: str
     unit: str
-    figure: Figure | None
+    figure: CountRule | None
     config: str
     evidence: Evidence
     reason: str = ""

@@ -15,7 +15,7 @@ factors C divide cells that are rounded already, and so do ours before they are 
 from __future__ import annotations
 
 from leanconv.papers.conventions import Counted, Measure, conv_and_fc_params, conv_params, params, params_of
-from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, Network, PrintedCount, Side, network
+from leanconv.papers.rows import Accuracy, Cell, CountRule, Evidence, Network, PrintedCount, Side, network
 
 CELLS = "from the rounded cells, as the paper divides"
 
@@ -29,7 +29,7 @@ def _count(
     evidence: Evidence = "inferred", metric: str = "conv_params",
 ) -> PrintedCount:  # fmt: skip
     printed, unit = _split(cell)
-    return PrintedCount("shardnet", table, row, metric, printed, unit, Figure(measure, of), config, evidence, reason)
+    return PrintedCount("shardnet", table, row, metric, printed, unit, CountRule(measure, of), config, evidence, reason)
 
 
 def _factor(
@@ -38,7 +38,7 @@ def _factor(
 ) -> PrintedCount:  # fmt: skip
     """A compression factor; `cells` are those of (against, of)."""
     config = f"{cells[0]} / {cells[1]}, {CELLS}"
-    figure = Figure(conv_params, of, against, "factor", cells, base)
+    figure = CountRule(conv_params, of, against, "factor", cells, base)
     return PrintedCount("shardnet", table, row, metric, printed, "x", figure, config, evidence, reason)
 
 
@@ -104,7 +104,7 @@ LEGO = [
     _count("1b", "Lego-VGGNet-16-w o=2 m=0.5", LEGO_2, "3.7M", LEGOS, legos),
     _count("1b", "Lego-VGGNet-16-w o=4 m=0.25", LEGO_4, "900K", LEGOS, legos, "printed with one digit"),
     *(
-        PrintedCount("shardnet", "1b", name, "C", printed, "x", Figure(legos, net, VGGNET, "factor"), LEGOS, "inferred")
+        PrintedCount("shardnet", "1b", name, "C", printed, "x", CountRule(legos, net, VGGNET, "factor"), LEGOS, "inferred")
         for name, net, printed in (
             ("Lego-VGGNet-16-w o=2 m=0.5", LEGO_2, "4.0"), ("Lego-VGGNet-16-w o=4 m=0.25", LEGO_4, "16.0"),
         )
@@ -222,7 +222,7 @@ TABLE_8 = [
 HEADLINES = [
     PrintedCount(
         "shardnet", "section 5", "SL2-VGGNet n=256, CIFAR-10", "C", "17", "x",
-        Figure(conv_params, vgg("SL2", 256), VGGNET, "factor"), "14.7M / 852K", "derived",
+        CountRule(conv_params, vgg("SL2", 256), VGGNET, "factor"), "14.7M / 852K", "derived",
     ),
 ]  # fmt: skip
 ROWS: tuple[PrintedCount, ...] = (

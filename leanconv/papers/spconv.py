@@ -17,7 +17,7 @@ inputs. Under that convention every count of an SPConv network is met, one mispr
 from __future__ import annotations
 
 from leanconv.papers.conventions import Measure, conv_and_fc_params, early_thop, macs, params, params_of
-from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, How, Network, PrintedCount, network
+from leanconv.papers.rows import Accuracy, Cell, CountRule, Evidence, How, Network, PrintedCount, network
 
 R20, R20_DENSE = network("spconv_resnet20"), network("resnet20")
 VGG, VGG_DENSE, VGG_PRINTED = network("spconv_vgg16"), network("vgg16"), network("spconv_vgg16_printed_baseline")
@@ -37,7 +37,7 @@ def _row(
     against: Network | None = None, how: How = "value", evidence: Evidence = "derived", reason: str = "",
     rounded: tuple[str, str] | None = None,
 ) -> PrintedCount:  # fmt: skip
-    figure = Figure(measure, of, against, how, rounded)
+    figure = CountRule(measure, of, against, how, rounded)
     return PrintedCount("spconv", table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
@@ -166,7 +166,7 @@ def _of_printed(
     row: str, metric: str, printed: str, measure: Measure, of: Network, cell: str, base: str, reason: str = ""
 ) -> PrintedCount:
     """A peer's saving, held against a printed cell of the baseline: the two are not counted alike."""
-    figure = Figure(measure, of, Cell(base), "saved_pct", (base, cell), VGG_PRINTED)
+    figure = CountRule(measure, of, Cell(base), "saved_pct", (base, cell), VGG_PRINTED)
     return PrintedCount(
         "spconv",
         "1",

@@ -15,7 +15,7 @@ LONGEST = 10_000_000  # pixels of a mask's outline: pycocotools keeps five point
 
 
 def as_coco_mask(segmentation: Any, height: int, width: int) -> Any:
-    """A mask in any of COCO's forms, checked, as polygons of doubles or as a run-length code.
+    """A mask in any of COCO's formats, checked, as polygons of doubles or as a run-length code.
 
     Lists of numbers would take seven times the memory, and each worker a copy of its own.
 
