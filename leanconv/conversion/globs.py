@@ -53,9 +53,7 @@ class Names:
         around = next((m for m in matched if any(name.startswith(f"{m}." if m else "") for name in layers)), None)
         if around is not None:
             inner = f"{glob}.*" if glob else "*"
-            raise SettingError(
-                f"{what}={glob!r} matches no {kinds[:-1]} but a module that holds some; write {inner!r}"
-            )
+            raise SettingError(f"{what}={glob!r} matches no {kinds[:-1]} but a module that holds some; write {inner!r}")
         if matched and others:
             return
         linear = next((name for name in matched if name in self._linears), None)
