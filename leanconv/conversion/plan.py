@@ -258,8 +258,8 @@ def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
 
 def _kinds(include: Include | Sequence[Include]) -> tuple[Kind, ...]:
     """The kinds of layers to plan."""
-    given = (include,) if isinstance(include, str) else tuple(include)
-    if not all(kind in get_args(Include) for kind in given):
+    given = (include,) if isinstance(include, str) else include
+    if not isinstance(given, Sequence) or not all(kind in get_args(Include) for kind in given):
         raise SettingError(f'include={include!r} must be "linear", which adds the linear layers, or be left out')
     return ("conv", *dict.fromkeys(given))
 

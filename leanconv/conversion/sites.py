@@ -129,6 +129,7 @@ def _layers(model: nn.Module, kinds: Collection[Kind]) -> tuple[dict[str, Layer]
         if kind is not None and leaf:
             only = "only nn.Conv2d converts" if kind == "conv" else "only nn.Linear converts"
             kept.append(Skipped(_other(name, module), only))
+            ours.update(id(part) for part in module.modules())  # a quantised one keeps its weight in a part
     return layers, kept
 
 

@@ -6,8 +6,9 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import RunError, SettingError
 from leanconv.core.sharing import parameters_in_use
 from leanconv.core.spec import ConvSpec
 
@@ -20,6 +21,9 @@ class LeanLinear(nn.Module):
 
     Shape:
         x: (*, I) -> (*, O), any leading dimensions.
+
+    Raises:
+        RunError: an input with other features.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
@@ -27,6 +31,16 @@ class LeanLinear(nn.Module):
         self.spec = ConvSpec(in_features, out_features, (1, 1), bias=bias)
         self.in_features = in_features
         self.out_features = out_features
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise RunError where `x` has other features; what FX traces with is no tensor, and passes."""
+        features = self.in_features
+        # under torch.jit.trace sizes are tensors
+        if isinstance(x, Tensor) and not (x.dim() and (_is_tracing() or x.shape[-1] == features)):
+            raise RunError(
+                f"an input of shape {tuple(x.shape)} does not fit this {type(self).__name__}: its last dimension must be "
+                f"{features}, as in (*, {features})"
+            )
 
     @property
     def equals_dense(self) -> bool:

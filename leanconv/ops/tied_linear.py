@@ -55,6 +55,7 @@ class TiedBlockLinear(LeanLinear):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
         blocks = x.unflatten(-1, (self.blocks, self.in_features // self.blocks))
         return nn.functional.linear(blocks, self.weight, self.bias).flatten(-2)
 
