@@ -184,6 +184,14 @@ def plan(
     Raises:
         SettingError: a rule or a glob matches nothing, there is nothing to convert, the model does not run on
             `input_size`, or a method needs stages and no input size is known.
+
+    >>> import leanconv as lc
+    >>> mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> made = lc.plan(mlp, lc.TiedBlock(blocks=2), include="linear")
+    >>> print(made)
+    Plan: 1 of 2 layers convert, in 1 groups; their parameters go from 420 to 212
+    >>> made.kept[0].site.name, made.kept[0].reason
+    ('2', 'it is the classifier; give its full name in where to convert it too')
     """
     model = unwrapped(model)
     rules = _rules(method, where)

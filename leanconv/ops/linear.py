@@ -30,6 +30,13 @@ class PointwiseLinear(LeanLinear):
 
     Raises:
         SettingError: `op` stands for another convolution.
+
+    >>> import torch, leanconv as lc
+    >>> layer = lc.PointwiseLinear(lc.GroupedConv2d(8, 16, 1, ways=2))
+    >>> layer(torch.zeros(2, 5, 8)).shape
+    torch.Size([2, 5, 16])
+    >>> layer.to_linear()
+    Linear(in_features=8, out_features=16, bias=True)
     """
 
     def __init__(self, op: ConvOp) -> None:
