@@ -12,7 +12,7 @@ from torch import nn
 
 from leanconv.conversion.faults import mixed
 from leanconv.conversion.globs import Names
-from leanconv.conversion.sites import find_sites
+from leanconv.conversion.sites import Found, find_sites
 from leanconv.core.base import image_size, input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
@@ -218,29 +218,9 @@ def plan(
         if not isinstance(rule_where, str) and not _globs(rule_where) and not any(map(matches, specified)):
             shown = ", ".join(map(repr, layers[:3]))
             raise SettingError(f"where={rule_where!r} matches none of the {len(layers)} {called} ({shown}, ...)")
-    chosen: list[list[Site]] = [[] for _ in rules]
-    for site in found.sites:
-        rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
-        reason = None
-        if site.name == found.classifier:  # only a rule that names it
-            named = [names.named(site.name, _globs(rule_where)) for rule_where, _ in rules]
-            rule, reason = (named.index(True), None) if any(named) else (rule, CLASSIFIER)
-        if excluded(site):
-            kept.append(Skipped(site, "excluded"))
-        elif rule is None:
-            kept.append(Skipped(site, "no rule matches it"))
-        elif reason is not None or rules[rule][1] is None:
-            kept.append(Skipped(site, reason or "a rule keeps it dense"))
-        else:
-            chosen[rule].append(site)
-    groups: list[Group] = []
-    for (_, rule_method), members in zip(rules, chosen, strict=True):
-        for kind in get_args(Kind):
-            alike = [site for site in members if site.kind == kind]
-            if rule_method is not None and alike:
-                made, refused = rule_method.group(alike)
-                groups += made
-                kept += refused
+    chosen, unchosen = _chosen(found, rules, matchers, excluded, names)
+    groups, refused = _grouped(rules, chosen)
+    kept += unchosen + refused
     for group in groups:
         difference = mixed([(site.name, model.get_submodule(site.name)) for site in group.sites])  # type: ignore[misc]
         if difference:
@@ -248,6 +228,49 @@ def plan(
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     kept.sort(key=lambda item: order[item.site.name])
     return Plan(tuple(groups), tuple(kept), size)
+
+
+def _chosen(
+    found: Found,
+    rules: Sequence[Rule],
+    matchers: Sequence[Callable[[Site], bool]],
+    excluded: Callable[[Site], bool],
+    names: Names,
+) -> tuple[list[list[Site]], list[Skipped]]:
+    """The sites that each rule converts, and those that no rule does."""
+    chosen: list[list[Site]] = [[] for _ in rules]
+    kept: list[Skipped] = []
+    for site in found.sites:
+        rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
+        unnamed = False
+        if site.name == found.classifier:  # only a rule that names it
+            named = [names.named(site.name, _globs(where)) for where, _ in rules]
+            rule, unnamed = (named.index(True), False) if any(named) else (rule, True)
+        if excluded(site):
+            kept.append(Skipped(site, "excluded"))
+        elif rule is None:
+            kept.append(Skipped(site, "no rule matches it"))
+        elif unnamed:
+            kept.append(Skipped(site, CLASSIFIER))
+        elif rules[rule][1] is None:
+            kept.append(Skipped(site, "a rule keeps it dense"))
+        else:
+            chosen[rule].append(site)
+    return chosen, kept
+
+
+def _grouped(rules: Sequence[Rule], chosen: Sequence[Sequence[Site]]) -> tuple[list[Group], list[Skipped]]:
+    """The groups that each rule's method makes of its sites, each kind of layer by itself, and the sites it refuses."""
+    groups: list[Group] = []
+    kept: list[Skipped] = []
+    for (_, method), sites in zip(rules, chosen, strict=True):
+        for kind in get_args(Kind):
+            alike = [site for site in sites if site.kind == kind]
+            if method is not None and alike:
+                made, refused = method.group(alike)
+                groups += made
+                kept += refused
+    return groups, kept
 
 
 def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
