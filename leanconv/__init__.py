@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from leanconv.conversion.plan import Plan, plan
     from leanconv.core.count import Count, count
     from leanconv.core.errors import LeanconvError
+    from leanconv.core.linear import LeanLinear
     from leanconv.core.method import Group, Method, Site, Skipped
     from leanconv.core.operator import ConvOp, LinearOp
     from leanconv.core.penalty import penalty
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Lego,
         LegoConv2d,
         OctaveConv2d,
+        PointwiseLinear,
         SharedBasis,
         SharedBasisConv2d,
         SoftShared,
@@ -76,12 +78,14 @@ _HOME = {
     "HetConv2d": "ops",
     "Skipped": "core.method",
     "LeanconvError": "core.errors",
+    "LeanLinear": "core.linear",
     "Lego": "ops",
     "LegoConv2d": "ops",
     "LinearOp": "core.operator",
     "Method": "core.method",
     "OctaveConv2d": "ops",
     "Plan": "conversion.plan",
+    "PointwiseLinear": "ops",
     "SharedBasis": "ops",
     "SharedBasisConv2d": "ops",
     "Site": "core.method",

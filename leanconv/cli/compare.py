@@ -15,6 +15,7 @@ from leanconv.cli.options import (
     DataRoot,
     Download,
     Exclude,
+    Include,
     Init,
     Json,
     MaxPixels,
@@ -60,6 +61,7 @@ def compare(
     ] = None,
     where: Where = None,
     exclude: Exclude = None,
+    include: Include = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
@@ -99,6 +101,7 @@ def compare(
             config.replace(seed=seed),
             *shared,
             keep_stem=True,
+            include=include,
             name=_name(targets, target, label),
         )
         for seed in range(config.seed, config.seed + seeds)

@@ -10,6 +10,7 @@ import typer
 from leanconv.cli.options import (
     Exclude,
     FasterOnly,
+    Include,
     Init,
     Json,
     Method,
@@ -30,6 +31,7 @@ def convert(
     method: Method,
     where: Where = None,
     exclude: Exclude = None,
+    include: Include = None,
     size: Size = None,
     init: Init = "fit",
     pretrained: Pretrained = False,
@@ -65,7 +67,7 @@ def convert(
     if weights is not None:
         load_checkpoint(model, weights, state=state)
     shape = input_size(size) or input_size_of(model)
-    plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
+    plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape, include)
     if faster_only and plan is not None:
         from leanconv.cli.layer_latency import without_slower
 

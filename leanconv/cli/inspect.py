@@ -11,6 +11,7 @@ from leanconv.cli.options import (
     DataRoot,
     Exclude,
     FasterOnly,
+    Include,
     Json,
     Method,
     Pretrained,
@@ -43,6 +44,7 @@ def inspect(
     method: Method = "dense",
     where: Where = None,
     exclude: Exclude = None,
+    include: Include = None,
     size: Size = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure each layer here, dense and lean, and predict the network's time.")
@@ -90,7 +92,7 @@ def inspect(
     elif asked is not None:
         if shape is None:
             raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
-        plan = make_plan(model, asked, where, exclude, shape)
+        plan = make_plan(model, asked, where, exclude, shape, include)
         lean = convert(model, plan) if plan.groups else model
     measured: dict[str, Any] = {}
     if latency or faster_only:
@@ -219,7 +221,7 @@ def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -
     known = not isinstance(site, OtherLayer)
     return {
         "name": site.name,
-        "conv": str(site.spec),
+        "conv": site.layer,
         "stage": site.stage,
         "method": method,
         "kept_because": reason,
@@ -293,7 +295,8 @@ def _summary(found: dict[str, Any]) -> str:
     if not layers or before is None:
         return f"{found['target']}: {after['params']:,} parameters"
     converted = sum(layer["kept_because"] is None for layer in layers)
-    parts = [f"{converted} of {len(layers)} convolutions convert"]
+    linear = any(layer["conv"].startswith("linear") for layer in layers)
+    parts = [f"{converted} of {len(layers)} {'layers' if linear else 'convolutions'} convert"]
     for name, text in (("params", "parameters"), ("macs", "MACs"), ("weight_bytes", "weight bytes")):
         if before[name]:
             parts.append(f"{text} {before[name]:,} -> {after[name]:,} ({after[name] / before[name]:.2f})")

@@ -29,6 +29,14 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Leave convolutions whose name matches dense; may be repeated."),
 ]
+Include = Annotated[
+    Literal["linear"] | None,
+    typer.Option(
+        "--include",
+        metavar="linear",
+        help="Convert linear layers too; the classifier only where --where gives its full name.",
+    ),
+]
 State = Annotated[
     str | None,
     typer.Option(

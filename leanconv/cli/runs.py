@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from leanconv.conversion.apply import Init
+    from leanconv.conversion.plan import Include
     from leanconv.data import ImageData
     from leanconv.train import FitResult, TrainConfig
 
@@ -55,6 +56,7 @@ class Job:
     pretrained: bool = False
     keep_stem: bool = False
     name: str | None = None
+    include: Include | None = None
 
     @property
     def label(self) -> str:
@@ -91,7 +93,7 @@ class Job:
             "init": self.init,
             "pretrained": self.pretrained,
             "train": train,
-        }
+        } | ({"include": self.include} if self.include else {})  # runs of before have no such key
 
     def execution(self) -> dict[str, Any]:
         """How the run is carried out, which does not decide what it gives."""
@@ -112,7 +114,7 @@ class Job:
         if self.method is None:
             return model
         exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
-        plan = make_useful_plan(model, self.method, self.where, exclude, self.input_size)
+        plan = make_useful_plan(model, self.method, self.where, exclude, self.input_size, self.include)
         return convert(model, plan, self.init)
 
     def in_order_of(self, model: nn.Module) -> Job:

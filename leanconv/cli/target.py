@@ -12,7 +12,7 @@ from leanconv.core.errors import SettingError
 if TYPE_CHECKING:
     from torch import nn
 
-    from leanconv.conversion.plan import Plan
+    from leanconv.conversion.plan import Include, Plan
     from leanconv.core.meta import InputSize
     from leanconv.core.method import Method
     from leanconv.data import ImageData
@@ -78,11 +78,14 @@ def make_plan(
     where: Sequence[str] | None,
     exclude: Sequence[str] | None,
     size: InputSize | None,
+    include: Include | None = None,
 ) -> Plan:
-    """The plan that --where and --exclude describe."""
+    """The plan that --where, --exclude and --include describe."""
     from leanconv.conversion.plan import plan
 
-    return plan(model, method, tuple(where or ("*",)), exclude=tuple(exclude or ()), input_size=size)
+    return plan(
+        model, method, tuple(where or ("*",)), exclude=tuple(exclude or ()), input_size=size, include=include or ()
+    )
 
 
 def make_useful_plan(
@@ -91,17 +94,19 @@ def make_useful_plan(
     where: Sequence[str] | None,
     exclude: Sequence[str] | None,
     size: InputSize | None,
+    include: Include | None = None,
 ) -> Plan:
     """As `make_plan`, for the verbs that must convert something.
 
     Raises:
         SettingError: nothing converts.
     """
-    made = make_plan(model, method, where, exclude, size)
+    made = make_plan(model, method, where, exclude, size, include)
     if not made.groups:
         reasons = sorted({kept.reason for kept in made.kept})
         more = f", and {len(reasons) - 1} other reasons that `leanconv inspect` lists" if len(reasons) > 1 else ""
-        raise SettingError(f"{method.label()} converts none of the {len(made.kept)} convolutions: {reasons[0]}{more}")
+        what = "layers" if include else "convolutions"
+        raise SettingError(f"{method.label()} converts none of the {len(made.kept)} {what}: {reasons[0]}{more}")
     return made
 
 

@@ -12,6 +12,7 @@ from leanconv.cli.options import (
     DataRoot,
     Download,
     Exclude,
+    Include,
     Init,
     Json,
     MaxPixels,
@@ -43,6 +44,7 @@ def train(
     method: Method = "dense",
     where: Where = None,
     exclude: Exclude = None,
+    include: Include = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
@@ -66,7 +68,9 @@ def train(
     )
     config = train_config(recipe, images, settings)
     asked = parse_method(method)
-    job = Job(target, asked, images, config, tuple(where or ()), tuple(exclude or ()), init, pretrained)
+    job = Job(
+        target, asked, images, config, tuple(where or ()), tuple(exclude or ()), init, pretrained, include=include
+    )
     try:
         summary = run(job, out, resume=resume, accelerator=device, devices=devices)
     except KeyboardInterrupt:

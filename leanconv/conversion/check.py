@@ -7,6 +7,7 @@ from torch import nn
 from leanconv.conversion.apply import members_of, plan_of
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import TieError
+from leanconv.core.linear import LeanLinear
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners, parameters_in_use
 
@@ -40,7 +41,8 @@ def check(lean: nn.Module) -> None:
                 modules.append(lean.get_submodule(site.name))
             except AttributeError:
                 raise TieError(f"{site.name!r} of the plan is not in the model any more; convert again") from None
-            if not isinstance(modules[-1], ConvOp) or modules[-1].spec != site.spec:
+            kind = ConvOp if site.kind == "conv" else LeanLinear
+            if not isinstance(modules[-1], kind) or modules[-1].spec != site.spec:
                 raise TieError(
                     f"{site.name!r} should be the {group.method.name} of its plan and is {modules[-1]}; convert again"
                 )

@@ -8,6 +8,7 @@ from leanconv.ops.ghost import Ghost, GhostConv2d
 from leanconv.ops.grouped import Grouped, GroupedConv2d
 from leanconv.ops.het import Het, HetConv2d
 from leanconv.ops.lego import Lego, LegoConv2d
+from leanconv.ops.linear import PointwiseLinear
 from leanconv.ops.octave import OctaveConv2d
 from leanconv.ops.shared_basis import SharedBasis, SharedBasisConv2d
 from leanconv.ops.soft_shared import SoftShared, SoftSharedConv2d
@@ -45,6 +46,7 @@ __all__ = [
     "Lego",
     "LegoConv2d",
     "OctaveConv2d",
+    "PointwiseLinear",
     "SharedBasis",
     "SharedBasisConv2d",
     "SoftShared",

@@ -254,7 +254,7 @@ class DepthShared(Method):
         for members in alike.values():
             if len(members) == 1:
                 kept.append(
-                    Skipped(members[0], f"nothing to share with: no other {members[0].spec} in its {self.scope}")
+                    Skipped(members[0], f"nothing to share with: no other {members[0].layer} in its {self.scope}")
                 )
             else:
                 groups.append(Group(self._resolved(members), tuple(members)))

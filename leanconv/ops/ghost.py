@@ -197,6 +197,12 @@ class Ghost(Method):
     def reject(self, spec: ConvSpec) -> str | None:
         return ghost_error(spec)
 
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        if self.kernel_size > 1:
+            d = self.kernel_size
+            return f"cheap filters of {d}x{d} look at neighbours, which a linear layer does not have; kernel_size=1 would do"
+        return self.reject(spec)
+
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [
             GhostConv2d(

@@ -237,6 +237,10 @@ class SharedBasis(Method):
             return "a 1x1 convolution has no spatial filters to share; its weights already are coefficients"
         return None
 
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        """None: a basis of rows, and with ``shared=0`` a product of two thin layers, serves every linear layer."""
+        return None
+
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         accepted, kept = self.accept(sites)
         by_stage(self, accepted)

@@ -141,7 +141,7 @@ class TiedBlockConv2d(LinearOp):
 
 @dataclass(frozen=True)
 class TiedBlock(Method):
-    """Tied block convolution (TBC; with host groups TGC).
+    """Tied block convolution (TBC; with host groups TGC; on linear layers TFC, see `TiedBlockLinear`).
 
     Parameters kh kw I O / (B**2 G) + O / B of bias, MACs kh kw I O / (B G) for each output position.
 
@@ -162,6 +162,14 @@ class TiedBlock(Method):
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [TiedBlockConv2d(**spec.kwargs(), blocks=self.blocks) for spec in specs]
 
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        return tied_block_error(self.blocks, spec.in_channels, spec.out_channels, unit="features")
+
+    def build_linear(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        from leanconv.ops.tied_linear import TiedBlockLinear  # which builds on this file
+
+        return [TiedBlockLinear(s.in_channels, s.out_channels, s.bias, blocks=self.blocks) for s in specs]
+
     def params(self, specs: Sequence[ConvSpec]) -> int:
         b = self.blocks
         return sum(s.fan_in * s.out_channels // b**2 + s.out_channels // b * s.bias for s in specs)
@@ -172,9 +180,9 @@ class TiedBlock(Method):
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The mean over blocks of the dense weight's diagonal blocks: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
-            assert isinstance(module, TiedBlockConv2d)
-            g, b = module.groups, module.blocks
+            weight, bias, g, b = module.weight, module.bias, conv.groups, self.blocks
+            assert isinstance(weight, Tensor)
             blocks = conv.weight.unflatten(1, (b, -1)).unflatten(0, (g, b, -1))  # (G, B, o, B, i, kh, kw)
-            module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).mean(-1).flatten(0, 1))
-            if module.bias is not None and conv.bias is not None:
-                module.bias.copy_(conv.bias.unflatten(0, (g, b, -1)).mean(1).flatten())
+            weight.copy_(blocks.diagonal(dim1=1, dim2=3).mean(-1).flatten(0, 1).view_as(weight))
+            if isinstance(bias, Tensor) and conv.bias is not None:
+                bias.copy_(conv.bias.unflatten(0, (g, b, -1)).mean(1).flatten())

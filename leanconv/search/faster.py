@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import SettingError
+from leanconv.core.linear import LeanLinear
 from leanconv.core.method import Site, Skipped
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
@@ -25,7 +27,7 @@ DENSE = "dense layer"
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One convolution, dense and lean: milliseconds for all its calls in one forward pass, medians.
+    """One layer, dense and lean: milliseconds for all its calls in one forward pass, medians.
 
     Args:
         group: number of its group in the plan; all of one group convert or none.
@@ -57,7 +59,7 @@ def layer_times(
     cache: Path | Literal["default"] | None = "default",
     progress: Progress | None = None,
 ) -> list[LayerTime]:
-    """Measure every convolution that `plan` converts, dense and in each form of the lean layer, with a norm folded in.
+    """Measure every layer that `plan` converts, dense and in each form of the lean layer; convolutions with a norm folded in.
 
     Args:
         batch: images a call.
@@ -73,8 +75,9 @@ def layer_times(
     found: list[LayerTime] = []
     with threads_set(threads):
         for number, group in enumerate(plan.groups):
+            make = group.method.build if group.kind == "conv" else group.method.build_linear
             with torch.device(device):
-                modules = group.method.build(group.specs)
+                modules = make(group.specs)
             for site, module in zip(group.sites, modules, strict=True):
                 if progress is not None:
                     progress(len(found), total)
@@ -116,13 +119,31 @@ def faster_only(plan: Plan, times: Sequence[LayerTime] | None = None, **settings
 def _times(
     spec: ConvSpec, module: torch.nn.Module, x: Tensor, runtime: str, threads: int, store: FormCache
 ) -> dict[str, float]:
+    if isinstance(module, LeanLinear):
+        dense_linear = nn.Linear(module.in_features, module.out_features, spec.bias, device=x.device)
+        layers = {DENSE: dense_linear, "module": module}
+        return times_of(
+            module, {name: partial(_AtPositions, layer) for name, layer in layers.items()}, x, runtime, threads, store
+        )
     assert isinstance(module, ConvOp)
     ones = torch.ones(spec.out_channels, device=x.device)
     affine = Affine(ones, torch.zeros_like(ones))
-    forms = forms_of(module, affine)
+    own = forms_of(module, affine)
     weight = torch.randn(spec.weight_shape, device=x.device)
     dense = {DENSE: lambda: conv_of(spec, weight, ones)}
-    return times_of(module, dense | forms, x, runtime, threads, store)
+    return times_of(module, dense | own, x, runtime, threads, store)
+
+
+class _AtPositions(nn.Module):
+    """A linear layer on the positions of a map, which is how layers are measured."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2)
 
 
 def _inputs(site: Site, batch: int, device: torch.device, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
