@@ -126,7 +126,7 @@ class DepthSharedConv2d(LinearOp, Blending):
         return "owner" if "bank" in self._modules else "borrowed"
 
     @property
-    def check_weight(self) -> Tensor | WeightView:
+    def weight(self) -> Tensor | WeightView:
         """The shared weight; with a blend the dense weight of both, for code that reads it."""
         return self.bank.weight if self.blend is None else WeightView(self, self.blend)
 
@@ -192,7 +192,7 @@ class PaddedDepthSharedConv2d(LinearOp):
         return "owner, padded image"
 
     @property
-    def check_weight(self) -> Tensor:
+    def weight(self) -> Tensor:
         return self.weight_dense()
 
     @property

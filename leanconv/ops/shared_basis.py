@@ -154,7 +154,7 @@ class SharedBasisConv2d(LinearOp):
         return shared if self.unique is None else torch.cat([self.unique, shared])
 
     @property
-    def check_weight(self) -> WeightView:
+    def weight(self) -> WeightView:
         """The dense weight, for code that reads it."""
         return WeightView(self, self.coefficients)
 
