@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.settings import check_choice, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.traits import Blending
 from leanconv.core.weight import WeightView
 
 
@@ -55,14 +55,6 @@ class ConvBank(nn.Module):
             change = "depthwise"
         kind = f"depth_shared {kh}x{kw} {change}"
         return [PenaltyTerm(kind, self.penalty_weight, gram_error(self.weight.flatten(1)), rows**2)]
-
-
-class Blending(ABC):
-    """What has blending layers: 1x1 convolutions of its own between uses of a shared weight."""
-
-    @abstractmethod
-    def blending_weights(self) -> list[nn.Parameter]:
-        """Their weights, each (O, I, 1, 1)."""
 
 
 class DepthSharedConv2d(LinearOp, Blending):

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
+from leanconv.core.block_diagonal import block_diagonal
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
@@ -83,6 +85,10 @@ class GroupedConv2d(LinearOp):
 
     def bias_dense(self) -> Tensor | None:
         return self.bias
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        """The grouped convolution, and the same with neighbouring groups merged."""
+        return block_diagonal(self.spec, self.ways, self.weight_dense(), self.bias_dense(), affine)
 
 
 @dataclass(frozen=True)

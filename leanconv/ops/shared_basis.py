@@ -10,13 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import LeanconvWarning, RunError, SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.settings import check_bool, check_int, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
 from leanconv.ops.low_rank import fit_bases
 
@@ -192,6 +194,20 @@ class SharedBasisConv2d(LinearOp):
             return self.bias
         shift = self.coefficients.flatten(1) @ norm[1]
         return shift if self.bias is None else shift + self.bias
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.shared_basis import forms
+
+        return forms(self, affine)
+
+    def compact_(self) -> None:
+        """Shared and unique components are two convolutions: stacked, each layer would hold a copy of the shared ones."""
+        self.form = "apart"
+
+    def shared_components(self) -> SharedComponents | None:
+        if not self.shared:
+            return None
+        return SharedComponents(self.basis, self.basis.weight, self.unique, self.coefficients)
 
 
 @dataclass(frozen=True)

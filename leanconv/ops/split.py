@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import ConvOp
+from leanconv.core.operator import ConvOp, Forms
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
@@ -220,6 +221,15 @@ class SplitConv2d(ConvOp):
         elif self.redundant is not None:
             rest = pool(rest)
         return used, rest
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.split import forms
+
+        return forms(self, affine)
+
+    def sums_left_out(self, out: Tensor) -> int:
+        """The paper averages both branches for the gate, this their difference, which is equal."""
+        return out.numel() + out.shape[0] * out.shape[1] if self.fusion and self.redundant is not None else 0
 
 
 @dataclass(frozen=True)

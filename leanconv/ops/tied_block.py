@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
@@ -137,6 +138,15 @@ class TiedBlockConv2d(LinearOp):
 
     def bias_dense(self) -> Tensor | None:
         return None if self.bias is None else self._over_blocks(self.bias)
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.tied_block import forms
+
+        return forms(self, affine)
+
+    def compact_(self) -> None:
+        """The blocks fold into the batch: repeated in as many groups, a bank would stand B times in a file."""
+        self.form = "fold"
 
 
 @dataclass(frozen=True)

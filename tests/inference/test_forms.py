@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import leanconv as lc
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
-from leanconv.inference.affine import Affine
 from leanconv.inference.forms import forms_of
 from tests.ops.contract import ACCEPTED, SPECS, image, unsettle_
 
