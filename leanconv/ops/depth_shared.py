@@ -13,6 +13,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_choice, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
@@ -55,6 +56,12 @@ class ConvBank(nn.Module):
             change = "depthwise"
         kind = f"depth_shared {kh}x{kw} {change}"
         return [PenaltyTerm(kind, self.penalty_weight, gram_error(self.weight.flatten(1)), rows**2)]
+
+
+def shared_names(layer: NamedLayer) -> tuple[str, ...]:
+    """What the filter bases' release calls the shared weight of a layer: by its number among those of the block."""
+    inside, number = f"{layer.block}." if layer.block else "", layer.number()
+    return tuple(f"{inside}shared_basis{suffix}.weight" for suffix in (f"_{number}", str(number), ""))
 
 
 class DepthSharedConv2d(LinearOp, Blending):
@@ -146,6 +153,11 @@ class DepthSharedConv2d(LinearOp, Blending):
     def bias_dense(self) -> Tensor | None:
         bias = self.bank.bias
         return bias if bias is None or self.blend is None else self.blend.flatten(1) @ bias
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        bank, own = f"{layer.named(self.bank)}.weight", f"{layer.name}."
+        kept = (key for key in layer.keys if key.startswith(own) and key != f"{own}bank.weight")
+        return [Place(bank, (bank, *shared_names(layer)), (0, len(self.bank.weight))), *layer.plain(kept)]
 
 
 class PaddedDepthSharedConv2d(LinearOp):

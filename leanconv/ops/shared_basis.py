@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,17 @@ from leanconv.core.errors import LeanconvWarning, RunError, SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_int, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
+from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.low_rank import fit_bases
+
+# In the release a convolution's parts stand in its block beside those of the others
+RELEASED = {"unique": "basis_conv{n}.weight", "norm.": "basis_bn{n}.", "coefficients": "coeff_conv{n}.weight"}
 
 
 class FilterBasis(nn.Module):
@@ -208,6 +214,19 @@ class SharedBasisConv2d(LinearOp):
         if not self.shared:
             return None
         return SharedComponents(self.basis, self.basis.weight, self.unique, self.coefficients)
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        inside, n = f"{layer.block}." if layer.block else "", re.sub(r"\D", "", layer.name.rpartition(".")[2])
+        bases, found = shared_names(layer), layer.plain(key for key in layer.keys if key == f"{layer.name}.bias")
+        for key in layer.keys:
+            relative = layer.relative(key)
+            for ours, theirs in RELEASED.items():
+                if relative.startswith(ours):
+                    found.append(Place(key, (key, inside + theirs.format(n=n) + relative[len(ours) :])))
+        if self.shared:
+            basis, rows = f"{layer.named(self.basis)}.weight", (self.index * self.shared, len(self.basis.weight))
+            found.append(Place(basis, (basis, *bases), rows))
+        return found
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
@@ -125,6 +126,12 @@ class SoftSharedConv2d(LinearOp):
 
     def bias_dense(self) -> Tensor | None:
         return self.bias
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        bank, name, block = f"{layer.named(self.bank)}.weight", layer.name, layer.block
+        theirs = (bank, f"{name}.bank.weight", f"{name}.bank.templates", f"{block}.bank.templates".strip("."))
+        own = layer.plain(key for key in layer.keys if ".bank." not in key)
+        return [*own, Place(bank, theirs, (0, len(self.bank.weight)), everywhere=True)]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp, Forms
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
@@ -226,6 +227,10 @@ class SplitConv2d(ConvOp):
         from leanconv.ops.forms.split import forms
 
         return forms(self, affine)
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        convs = {"grouped.": ("gwc.",), "point.": ("pwc.",), "redundant.": ("conv1x1.",)}
+        return layer.renamed(convs | {"norm3.": ("bn1.",), "norm1.": ("bn2.",)})
 
     def sums_left_out(self, out: Tensor) -> int:
         """The paper averages both branches for the gate, this their difference, which is equal."""

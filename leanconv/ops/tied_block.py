@@ -13,6 +13,7 @@ from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import Forms, LinearOp
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
@@ -147,6 +148,15 @@ class TiedBlockConv2d(LinearOp):
     def compact_(self) -> None:
         """The blocks fold into the batch: repeated in as many groups, a bank would stand B times in a file."""
         self.form = "fold"
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        other_order = None
+        if self.groups > 1 and self.blocks > 1:
+            other_order = (
+                f"has weights for {layer.name!r} of groups={self.groups}: the release orders its channels by block first, the "
+                "paper and leanconv by group first, so that its weights compute something else here"
+            )
+        return layer.renamed({"": ("conv.",)}, unless=other_order)
 
 
 @dataclass(frozen=True)

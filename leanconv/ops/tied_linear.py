@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.ops.tied_block import tied_block_error
 
@@ -72,6 +73,9 @@ class TiedBlockLinear(nn.Module):
         if self.bias is not None and linear.bias is not None:
             self.bias.copy_(linear.bias.unflatten(0, (b, -1)).mean(0))
         return self
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        return layer.renamed({"": ("linear.", "fc.")})
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.blocks}"
