@@ -9,10 +9,9 @@ from typing import Any
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.ops import METHODS_BY_NAME
+from leanconv.ops import find_method
 
 DENSE = "dense"
-NAMES = (DENSE, *METHODS_BY_NAME)
 EXAMPLE = "tied_block(blocks=2)"
 
 
@@ -71,9 +70,11 @@ def _method(node: ast.expr, text: str) -> Method | None:
         if call is not None and (call.args or call.keywords):
             raise SettingError("dense has no settings; it is the network as it is")
         return None
-    if name not in METHODS_BY_NAME:
-        raise SettingError(f"unknown method {name!r}{_close(name, NAMES)}; there are {', '.join(NAMES)}")
-    kind = METHODS_BY_NAME[name]
+    try:
+        kind = find_method(name)
+    except SettingError:
+        names = (DENSE, *list_methods())
+        raise SettingError(f"unknown method {name!r}{_close(name, names)}; there are {', '.join(names)}") from None
     defaults = ", ".join(f"{field.name}={field.default!r}" for field in fields(kind))
     settings: dict[str, Any] = {}
     if call is not None:

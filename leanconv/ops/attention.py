@@ -9,6 +9,8 @@ from leanconv.core.release import NamedLayer, Place
 from leanconv.ops.tied_block import TiedBlockConv2d
 from leanconv.ops.tied_linear import TiedBlockLinear
 
+__all__ = ["TiedGlobalContext", "TiedSE"]
+
 
 def reduced(channels: int, reduction: int) -> int:
     """The width of an attention block's bottleneck.

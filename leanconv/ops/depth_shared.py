@@ -20,6 +20,8 @@ from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import Blending
 from leanconv.core.weight import WeightView
 
+__all__ = ["DepthShared", "DepthSharedConv2d"]
+
 
 class ConvBank(nn.Module):
     """The weight (and bias) that several convolutions share.

@@ -15,6 +15,8 @@ from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 
+__all__ = ["FilterSummary", "FilterSummaryConv2d"]
+
 
 def _check_ratio(ratio: float) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:

@@ -18,6 +18,8 @@ from leanconv.core.settings import check_bool, check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 
+__all__ = ["Ghost", "GhostConv2d"]
+
 
 def ghost_error(spec: ConvSpec) -> str | None:
     """Why a ghost module cannot stand in for `spec`; None when it can."""

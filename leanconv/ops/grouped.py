@@ -18,6 +18,8 @@ from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
 
+__all__ = ["Grouped", "GroupedConv2d"]
+
 
 class GroupedConv2d(LinearOp):
     """A convolution in more groups than the one it stands for.

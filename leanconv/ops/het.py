@@ -17,6 +17,8 @@ from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
 
+__all__ = ["Het", "HetConv2d"]
+
 
 def het_error(part: int, spec: ConvSpec) -> str | None:
     """Why filters of `spec` cannot be k x k on one channel of `part`; None when they can."""

@@ -16,6 +16,8 @@ from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
+__all__ = ["Lego", "LegoConv2d"]
+
 
 def lego_error(splits: int, spec: ConvSpec) -> str | None:
     """Why the input channels of `spec` do not fall into `splits` parts; None when they do."""

@@ -25,6 +25,8 @@ from leanconv.core.weight import WeightView
 from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.low_rank import fit_bases
 
+__all__ = ["SharedBasis", "SharedBasisConv2d"]
+
 # In the release a convolution's parts stand in its block beside those of the others
 RELEASED = {"unique": "basis_conv{n}.weight", "norm.": "basis_bn{n}.", "coefficients": "coeff_conv{n}.weight"}
 

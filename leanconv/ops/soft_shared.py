@@ -19,6 +19,8 @@ from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 from leanconv.ops.low_rank import top_rows
 
+__all__ = ["SoftShared", "SoftSharedConv2d"]
+
 
 class TemplateBank(nn.Module):
     """The templates that several convolutions of one weight shape mix their weights from.

@@ -22,6 +22,8 @@ from leanconv.core.weight import WeightView
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
 
+__all__ = ["Split", "SplitConv2d"]
+
 fx.wrap("gated_sum")  # FX keeps the call whole: its choice between two backward passes cannot be traced
 Representative = Literal["sum", "chain", "full"]
 # Up to this many input channels one k x k convolution trains quicker than the grouped one and the 1x1 beside it, though

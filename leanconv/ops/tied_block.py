@@ -17,6 +17,8 @@ from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
+__all__ = ["TiedBlock", "TiedBlockConv2d"]
+
 
 def tied_block_error(
     blocks: int,

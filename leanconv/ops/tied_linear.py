@@ -12,6 +12,8 @@ from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.ops.tied_block import tied_block_error
 
+__all__ = ["TiedBlockLinear"]
+
 
 class TiedBlockLinear(nn.Module):
     """One small fully connected layer, applied to every block of features.
