@@ -9,7 +9,7 @@ from typing import Any
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.ops import find_method
+from leanconv.ops import find_method, list_methods
 
 DENSE = "dense"
 EXAMPLE = "tied_block(blocks=2)"

@@ -63,6 +63,7 @@ class ConvOp(nn.Module):
 
     transposed = False
     output_padding = (0, 0)
+    straight_through: tuple[str, ...] = ()  # parameters that gradients pass straight to, past a choice or a rounding
 
     def __init__(
         self,

@@ -294,6 +294,12 @@ class DepthShared(Method):
         spec = specs[index]
         return spec.macs(out_hw) + self._blended(specs)[index] * spec.out_channels**2 * out_hw[0] * out_hw[1]
 
+    def not_nearest(self) -> str | None:
+        return "blends start as the identity, so that training starts from the mean" if self.blend else None
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return DepthShared()  # of a layer alone
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The mean of the dense weights, nearest to all of them in the Frobenius norm; blends become the identity."""
         first = modules[0]

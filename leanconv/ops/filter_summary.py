@@ -137,6 +137,9 @@ class FilterSummary(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw)
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return FilterSummary(ratio=1.0)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Each element is the mean of the dense weights that it stands for: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):

@@ -225,6 +225,9 @@ class Ghost(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return self._weights(specs[index]) * out_hw[0] * out_hw[1]
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Ghost(expansion=1, norm=False, activation=False)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The primary filters are the first dense ones; the cheap ones come nearest to the others by least squares.
 

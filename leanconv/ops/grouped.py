@@ -122,6 +122,9 @@ class Grouped(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw) // self.groups
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Grouped(groups=1)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The diagonal blocks of the dense weight: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):

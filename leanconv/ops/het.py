@@ -186,6 +186,9 @@ class Het(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return sum(_weights(self.part, specs[index])) * out_hw[0] * out_hw[1]
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Het(part=1)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The dense weight at the taps that there are: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):

@@ -61,6 +61,8 @@ class LegoConv2d(LinearOp):
     coefficient for every lego, chosen or not, has no stride, and adds a loss that balances the choices; this has none.
     """
 
+    straight_through = ("selector",)
+
     def __init__(
         self,
         in_channels: int,
@@ -173,6 +175,12 @@ class Lego(Method):
         spec = specs[index]
         each = legos(self.ratio, spec.out_channels) * spec.fan_in + self.splits * spec.out_channels
         return each * out_hw[0] * out_hw[1]
+
+    def not_nearest(self) -> str | None:
+        return "which line each part lies nearest to is a clustering, which has no closed form"
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Lego(splits=1, ratio=1.0)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Lines through the origin near the dense filters' parts: see `nearest_lines`."""

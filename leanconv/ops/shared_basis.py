@@ -326,6 +326,12 @@ class SharedBasis(Method):
         spec = specs[index]
         return (self.shared + self.unique) * (spec.fan_in + spec.out_channels) * out_hw[0] * out_hw[1]
 
+    def not_nearest(self) -> str | None:
+        return "shared and unique components are fitted in turn" if self.shared and self.unique else None
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return SharedBasis(shared=0, unique=min(spec.fan_in, spec.out_channels), norm=False)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Least squares over the dense weights: each basis and its layers by `fit_bases`; the norm does nothing in eval."""
         layers = [module for module in modules if isinstance(module, SharedBasisConv2d)]

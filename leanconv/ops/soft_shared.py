@@ -190,6 +190,9 @@ class SoftShared(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw)
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return SoftShared(templates=1)  # of a layer alone; of several, as many as there are
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Truncated SVD of the stacked weights, one row a layer: nearest in the Frobenius norm (Eckart-Young)."""
         layers = [module for module in modules if isinstance(module, SoftSharedConv2d)]

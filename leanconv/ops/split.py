@@ -305,6 +305,9 @@ class Split(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return self._weights(specs[index])[0] * out_hw[0] * out_hw[1]
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Split(ratio=1.0, groups=1)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Least squares over the dense weight with the gate at 1/2 and norms that do nothing in eval."""
         for module, conv in zip(modules, convs, strict=True):

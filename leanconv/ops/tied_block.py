@@ -191,6 +191,9 @@ class TiedBlock(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw) // self.blocks
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return TiedBlock(blocks=1)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The mean over blocks of the dense weight's diagonal blocks: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
