@@ -43,11 +43,16 @@ def register(kind: type[Method]) -> None:
     if name == DENSE or not name.isidentifier():
         raise SettingError(f"{_path(kind)} cannot be called {name!r}; {_other_name('my_method')}")
     other = _methods.get(name)
-    if other is not None and _path(other) != _path(kind):
+    if other is not None and not _replaces(kind, other):
         raise SettingError(
             f"two methods are called {name!r}: {_path(other)} and {_path(kind)}; {_other_name('my_' + name)}"
         )
     _methods[name] = kind
+
+
+def _replaces(kind: type[Method], other: type[Method]) -> bool:
+    """Whether `kind` is `other`, defined again; a dataclass with slots is so too, and gets its full name only afterwards."""
+    return kind.__module__ == other.__module__ and kind.__qualname__ in (other.__qualname__, other.__name__)
 
 
 def _other_name(example: str) -> str:
