@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from leanconv.core.method import Group, Method, Site, Skipped
     from leanconv.core.operator import ConvOp, LinearOp
     from leanconv.core.penalty import penalty
-    from leanconv.core.registry import find_method, list_methods
     from leanconv.core.spec import ConvSpec
     from leanconv.core.task import Task, get_task, set_task
     from leanconv.deploy.export import export as export
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from leanconv.files.save import save
     from leanconv.inference.optimize import forms_chosen, optimize
     from leanconv.models.create import create_model, list_models
+    from leanconv.ops import METHODS, find_method, list_methods
     from leanconv.ops.attention import TiedGlobalContext, TiedSE
     from leanconv.ops.depth_shared import DepthShared, DepthSharedConv2d
     from leanconv.ops.filter_summary import FilterSummary, FilterSummaryConv2d
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from leanconv.ops.tied_block import TiedBlock, TiedBlockConv2d
     from leanconv.ops.tied_linear import TiedBlockLinear
     from leanconv.timing.summary import summary
-
-    METHODS: tuple[type[Method], ...]
 
 # Where each public name lives, but for those of operators, which `leanconv.ops` collects from their files. They are imported
 # on first use, so that a command line that only wants to print its help does not load torch; the imports above tell type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def equals_the_dense_convolution_it_names(method: Method, spec: ConvSpec) -> Non
         view = module.weight  # of code that reads conv.weight
         if not isinstance(view, torch.Tensor):
             close(view + 0, module.weight_dense(), "op.weight is not weight_dense()")
-    dense = to_dense(lean)
+    dense: Any = to_dense(lean)
     require(all(type(module) is nn.Conv2d for module in dense.convs), "to_dense() leaves an operator")
     for size in SIZES[:2]:
         x = image(spec, size)

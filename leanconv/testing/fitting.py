@@ -50,7 +50,7 @@ def fit_is_nearest(method: Method, spec: ConvSpec) -> None:
         if start != "it":
             with torch.no_grad():
                 for parameter in lean.parameters():
-                    parameter += 0.1 * parameter.abs().mean() * torch.randn_like(parameter)
+                    parameter.add_(torch.randn_like(parameter) * parameter.abs().mean(), alpha=0.1)
         found = _descended(pairs, list(lean.parameters()))
         require(
             found >= best - 1e-6 * best - 1e-12 * whole,
