@@ -246,13 +246,13 @@ MUTANTS: list[Mutant] = [
     ),
     # inference forms
     *area(
-        "inference", "inference/affine.py", "tests/inference/test_forms.py",
+        "inference", "core/affine.py", "tests/inference/test_forms.py",
         ("self.shift * other.scale + other.shift", "self.shift + other.shift"),
         ("self.shift if bias is None else bias * self.scale + self.shift", "self.shift if bias is None else bias + self.shift"),
         ("shift = -norm.running_mean * scale", "shift = norm.running_mean * scale"),
     ),
     *area(
-        "inference", "inference/forms/split.py", "tests/inference/test_forms.py",
+        "inference", "ops/forms/split.py", "tests/inference/test_forms.py",
         ("gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()", "gate = difference.mean((2, 3), keepdim=True).sigmoid()"),
         ("return fused if self.behind is None else self.behind(fused)", "return fused"),
     ),

@@ -98,9 +98,12 @@ def _self_check() -> list[str]:
             with torch.no_grad():
                 finite = bool(lean(x).isfinite().all())
             if count(lean).params != expected or not finite:
-                problems.append(
-                    f"{method.name} gives a wrong count or no finite output here: reinstall leanconv and torch"
-                )
+                problems.append(f"{method.name} gives a wrong count or no finite output here: {_way_out(method)}")
         except Exception as error:  # whatever this machine raises is the finding
-            problems.append(f"{method.name} fails here ({type(error).__name__}: {error}): reinstall leanconv and torch")
+            problems.append(f"{method.name} fails here ({type(error).__name__}: {error}): {_way_out(method)}")
     return problems
+
+
+def _way_out(method: type[Any]) -> str:
+    package = method.__module__.partition(".")[0]
+    return "reinstall leanconv and torch" if package == "leanconv" else f"update {package}, which defines it"

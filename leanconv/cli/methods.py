@@ -8,10 +8,9 @@ from typing import Any
 from leanconv.core.calls import ParsedCall, close_to, parse_calls
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.ops import METHODS_BY_NAME
+from leanconv.ops import find_method, list_methods
 
 DENSE = "dense"
-NAMES = (DENSE, *METHODS_BY_NAME)
 EXAMPLE = "tied_block(blocks=2)"
 
 
@@ -51,16 +50,19 @@ def _settings_of(name: str) -> dict[str, Any]:
     """The settings of a method with their defaults; ``dense`` has none."""
     if name == DENSE:
         return {}
-    if name not in METHODS_BY_NAME:
-        raise SettingError(f"unknown method {name!r}{close_to(name, NAMES)}; there are {', '.join(NAMES)}")
-    return {field.name: field.default for field in fields(METHODS_BY_NAME[name])}
+    try:
+        kind = find_method(name)
+    except SettingError:
+        names = (DENSE, *list_methods())
+        raise SettingError(f"unknown method {name!r}{close_to(name, names)}; there are {', '.join(names)}") from None
+    return {field.name: field.default for field in fields(kind)}
 
 
 def _method(call: ParsedCall) -> Method | None:
     if call.name == DENSE:
         return None
     try:
-        return METHODS_BY_NAME[call.name].from_settings(call.settings)
+        return find_method(call.name).from_settings(call.settings)
     except SettingError as error:
         raise SettingError(f"{call.name}: {error}") from error
     except (TypeError, ValueError):

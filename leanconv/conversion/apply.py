@@ -21,9 +21,9 @@ from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.linear import LeanLinear, pointwise
 from leanconv.core.method import Group, Method, Site
 from leanconv.core.operator import ConvOp
+from leanconv.core.pointwise import wrapped
 from leanconv.core.record import Member, get_record, set_record
 from leanconv.core.sharing import borrowed
-from leanconv.ops.linear import wrapped
 
 Init = Literal["fresh", "fit"]
 

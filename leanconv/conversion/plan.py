@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+import leanconv.ops  # noqa: F401  leanconv's own methods register
 from leanconv.conversion.faults import mixed
 from leanconv.conversion.globs import Names
 from leanconv.conversion.sites import Found, find_sites
@@ -18,8 +19,8 @@ from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Kind, Method, OtherLayer, Site, Skipped
 from leanconv.core.reading import levels, one_line
+from leanconv.core.registry import method_in_file, source_of
 from leanconv.core.spec import ConvSpec, Pair
-from leanconv.ops import METHODS_BY_NAME
 
 LARGEST, DEEPEST = 1_000_000, 32  # of the numbers in a plan's file, and levels of it
 Where = str | Sequence[str] | Callable[[Site], bool]
@@ -60,6 +61,7 @@ class Plan:
                 {
                     "method": group.method.name,
                     "settings": group.method.settings(),
+                    **source_of(type(group.method)),
                     "sites": [_site_to_json(site) for site in group.sites],
                 }
                 for group in self.groups
@@ -72,13 +74,13 @@ class Plan:
         """The plan that `to_json` wrote.
 
         Raises:
-            FileError: a part is missing, unknown or of the wrong kind.
+            FileError: a part is missing, unknown or of the wrong kind, or a method is of a package that is not imported.
         """
         try:
             _bounded(value)
             groups = tuple(
                 Group(
-                    METHODS_BY_NAME[group["method"]].from_settings(group["settings"]),
+                    method_in_file(group).from_settings(group["settings"]),
                     tuple(_site_from_json(site) for site in group["sites"]),
                 )
                 for group in value["groups"]
@@ -90,6 +92,8 @@ class Plan:
             if twice is not None:
                 raise ValueError(f"it names {twice!r} twice")
             return cls(groups, kept, None if size is None else tuple(int(n) for n in size))  # type: ignore[arg-type]
+        except FileError:
+            raise
         except KeyError as error:
             raise FileError(
                 one_line(f"not a plan: {error} is missing or unknown; write plans with Plan.to_json")

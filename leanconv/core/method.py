@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.registry import register
 from leanconv.core.spec import ConvSpec, Pair
 
 Kind = Literal["conv", "linear"]
@@ -121,15 +123,19 @@ class Group:
 class Method(ABC):
     """Hyper-parameters of one way to make convolutions lean; hashable, printable, serialisable.
 
-    A subclass is a frozen dataclass of settings with defaults; its name in files and on the command line is the
-    snake case of the class.
+    A subclass is a frozen dataclass of settings with defaults. Its name in files and on the command line is the snake case
+    of the class, or the ``name`` in its body; by that name `leanconv.find_method` finds it from then on. An abstract
+    subclass has none.
     """
 
     name: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        if not inspect.isabstract(cls):
+            register(cls)
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, as values that JSON knows."""
@@ -211,6 +217,18 @@ class Method(ABC):
     @abstractmethod
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Set the lean weights nearest to the dense ones, in place; linear layers come as the 1x1 convolutions that they are."""
+
+    def not_nearest(self) -> str | None:
+        """Why the fit is not the nearest lean network to the dense one; None when it is.
+
+        "Nearest" means the least sum of squared differences between `LinearOp.weight_dense` and the dense weights, biases
+        too. The contract (`leanconv.testing`) holds every linear operator to it whose method gives no reason here.
+        """
+        return None
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        """The settings at which nothing is saved, so that the fit of one such convolution equals it; None for none."""
+        return None
 
 
 def by_stage(method: Method, sites: Sequence[Site]) -> None:

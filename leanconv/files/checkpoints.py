@@ -16,12 +16,13 @@ from leanconv.core.base import unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
+from leanconv.core.release import Place
 from leanconv.core.settings import check_bool
 from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
 from leanconv.files.load import refuse_meta
 from leanconv.files.origin import check_padding, origin_of, set_origin_
-from leanconv.files.releases import Place, places
+from leanconv.files.releases import places
 from leanconv.files.states import COUNTERS, WRAPPERS, State, read_states, without
 from leanconv.files.values import warn_of_bad_values
 

@@ -24,6 +24,7 @@ from leanconv.core.base import get_base, unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.record import get_record
+from leanconv.core.registry import check_loadable
 from leanconv.core.task import get_task
 from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
@@ -79,7 +80,8 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
     Raises:
         TieError: a weight that the plan shares is not shared any more.
         SettingError: an optimised network, whose weights are expanded and whose layers have another form; a traced or
-            quantised one; a layer that is lazy; one that answers NaN; one without weights; or a file in the place of the folder.
+            quantised one; a layer that is lazy; a method that `load` could not find; one that answers NaN; one without weights;
+            or a file in the place of the folder.
     """
     lean = unwrapped(lean)
     if get_record(lean).optimized is not None:
@@ -96,10 +98,13 @@ def refuse_unsaveable(model: nn.Module) -> None:
     """Raise where a file of the model could not be written, or not be loaded again.
 
     Raises:
-        SettingError: a layer is lazy, on the meta device, traced, quantised or compiled inside, or holds something else than
-            tensors that safetensors can hold.
+        SettingError: a method of its plan could not be found again; a layer is lazy, on the meta device, traced, quantised or
+            compiled inside, or holds something else than tensors that safetensors can hold.
     """
     refuse_lazy(model)
+    plan = plan_of(model)
+    for method in {type(group.method) for group in plan.groups} if plan is not None else ():
+        check_loadable(method)
     for name, module in model.named_modules():
         if "_orig_mod" in module._modules:
             raise SettingError(

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from leanconv.core.atomic import write_json
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.machine import describe_machine
-from leanconv.core.operator import ConvOp, Signature
+from leanconv.core.operator import ConvOp, Forms, Signature
 from leanconv.core.reading import parse_json
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.forms.types import Forms
 from leanconv.inference.merge import Branches
 from leanconv.timing import runtimes
 from leanconv.timing.latency import time_interleaved

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from leanconv.core.affine import Affine, conv_of, folded, has_hooks
 from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.layout import to_layout
-from leanconv.core.operator import ConvOp, LinearOp
+from leanconv.core.operator import ConvOp, Forms, LinearOp
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, conv_of, folded
 from leanconv.inference.compare import EXACT, coarsest, difference, rounds_alike
 from leanconv.inference.fold import Folded, fold_norms, is_plain_conv, plain_norm
 from leanconv.inference.forms import forms_of
-from leanconv.inference.forms.types import Forms
-from leanconv.inference.graph import Call, has_hooks, record, rooted, trace
+from leanconv.inference.graph import Call, record, rooted, trace
 from leanconv.inference.merge import Branches, merge_branches
 
 KEPT = "as it is"  # the form of a layer of which no other computes the same in its dtype

@@ -7,7 +7,9 @@ its release. The first block of every stage stays dense.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.sharing import lend
 from leanconv.models.entry import ModelEntry
@@ -244,6 +247,12 @@ class SharedGroupedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.unique(x), self.shared(x)], 1)
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        inner = replace(layer, name=f"{layer.name}.shared", seen=Counter())  # the one shared weight of its block
+        number = re.sub(r"\D", "", layer.name.rpartition(".")[2])
+        ours = f"{layer.name}.unique.weight"
+        return [*self.shared.release_places(inner), Place(ours, (ours, f"{layer.block}.basis_conv{number}.weight"))]
 
 
 SHARED_GROUPS = 16

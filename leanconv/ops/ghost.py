@@ -18,6 +18,8 @@ from leanconv.core.settings import check_bool, check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 
+__all__ = ["Ghost", "GhostConv2d"]
+
 
 def ghost_error(spec: ConvSpec) -> str | None:
     """Why a ghost module cannot stand in for `spec`; None when it can."""
@@ -228,6 +230,9 @@ class Ghost(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return self._weights(specs[index]) * out_hw[0] * out_hw[1]
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Ghost(expansion=1, norm=False, activation=False)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The primary filters are the first dense ones; the cheap ones come nearest to the others by least squares.

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
+from leanconv.core.block_diagonal import block_diagonal
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
+
+__all__ = ["Grouped", "GroupedConv2d"]
 
 
 class GroupedConv2d(LinearOp):
@@ -84,6 +88,10 @@ class GroupedConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return self.bias
 
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        """The grouped convolution, and the same with neighbouring groups merged."""
+        return block_diagonal(self.spec, self.own_groups, self.weight_dense(), self.bias_dense(), affine)
+
 
 @dataclass(frozen=True)
 class Grouped(Method):
@@ -113,6 +121,9 @@ class Grouped(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw) // self.groups
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Grouped(groups=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The diagonal blocks of the dense weight: nearest in the Frobenius norm."""

@@ -11,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import ConvOp
+from leanconv.core.operator import ConvOp, Forms
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
+
+__all__ = ["Split", "SplitConv2d"]
 
 fx.wrap("gated_sum")  # FX keeps the call whole: its choice between two backward passes cannot be traced
 Representative = Literal["sum", "chain", "full"]
@@ -221,6 +225,19 @@ class SplitConv2d(ConvOp):
             rest = pool(rest)
         return used, rest
 
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.split import forms
+
+        return forms(self, affine)
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        convs = {"grouped.": ("gwc.",), "point.": ("pwc.",), "redundant.": ("conv1x1.",)}
+        return layer.renamed(convs | {"norm3.": ("bn1.",), "norm1.": ("bn2.",)})
+
+    def sums_left_out(self, out: Tensor) -> int:
+        """The paper averages both branches for the gate, this their difference, which is equal."""
+        return out.numel() + out.shape[0] * out.shape[1] if self.fusion and self.redundant is not None else 0
+
 
 @dataclass(frozen=True)
 class Split(Method):
@@ -287,6 +304,9 @@ class Split(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return self._weights(specs[index])[0] * out_hw[0] * out_hw[1]
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Split(ratio=1.0, groups=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Least squares over the dense weight with the gate at 1/2 and norms that do nothing in eval."""

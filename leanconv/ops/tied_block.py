@@ -9,11 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+
+__all__ = ["TiedBlock", "TiedBlockConv2d"]
 
 
 def tied_block_error(
@@ -138,6 +142,24 @@ class TiedBlockConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return None if self.bias is None else self._over_blocks(self.bias)
 
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.tied_block import forms
+
+        return forms(self, affine)
+
+    def compact_(self) -> None:
+        """The blocks fold into the batch: repeated in as many groups, a bank would stand B times in a file."""
+        self.form = "fold"
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        other_order = None
+        if self.groups > 1 and self.blocks > 1:
+            other_order = (
+                f"has weights for {layer.name!r} of groups={self.groups}: the release orders its channels by block first, the "
+                "paper and leanconv by group first, so that its weights compute something else here"
+            )
+        return layer.renamed({"": ("conv.",)}, unless=other_order)
+
 
 @dataclass(frozen=True)
 class TiedBlock(Method):
@@ -176,6 +198,9 @@ class TiedBlock(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw) // self.blocks
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return TiedBlock(blocks=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The mean over blocks of the dense weight's diagonal blocks: nearest in the Frobenius norm."""

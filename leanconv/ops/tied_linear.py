@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.ops.tied_block import tied_block_error
+
+__all__ = ["TiedBlockLinear"]
 
 
 class TiedBlockLinear(LeanLinear):
@@ -76,6 +79,9 @@ class TiedBlockLinear(LeanLinear):
         if self.bias is not None and linear.bias is not None:
             self.bias.copy_(linear.bias.unflatten(0, (b, -1)).mean(0))
         return self
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        return layer.renamed({"": ("linear.", "fc.")})
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, blocks={self.blocks}"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.conversion.plan import Plan
+from leanconv.core.affine import Affine, conv_of
 from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
 from leanconv.core.method import Site, Skipped
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, conv_of
 from leanconv.inference.autotune import FormCache, Progress, default_cache, fastest, times_of
 from leanconv.inference.forms import forms_of
 from leanconv.timing.latency import threads_set

@@ -162,7 +162,10 @@ SPOIL = {
         lambda t, i: i.update(base={"name": "timm/resnet18", "kwargs": {"checkpoint_path": "other.bin"}}),
         "asks for checkpoint_path",
     ),
-    "an unknown method": (lambda t, i: i["plan"]["groups"][0].update(method="prune"), "'prune' is missing or unknown"),
+    "an unknown method": (
+        lambda t, i: i["plan"]["groups"][0].update(method="prune"),
+        "'prune' is not known here; install",
+    ),
     "an empty group": (lambda t, i: i["plan"]["groups"][0].update(sites=[]), "holds no convolution"),
     "a site named twice": (lambda t, i: i["plan"]["groups"].append(i["plan"]["groups"][0]), "names 'layer1.* twice"),
     "a stage that is no number": (

@@ -95,6 +95,45 @@ def test_the_gate_passes_imports_that_go_backwards(source: str):
     assert not violations(source, "leanconv.models")
 
 
+NAMES_NO_OPERATOR = (
+    "conversion",
+    "files",
+    "train",
+    "timing",
+    "inference",
+    "deploy",
+    "testing",
+    "search",
+    "analyse",
+    "papers",
+)
+OPS = ("leanconv.ops", "leanconv.ops.METHODS", "leanconv.ops.find_method", "leanconv.ops.list_methods")
+
+
+def operators_named(source: str, module: str) -> list[str]:
+    """What `source` imports of `leanconv.ops` beside the lookup of methods."""
+    found = {target for _, target in imported(source, module) if f"{target}.".startswith("leanconv.ops.")}
+    return sorted(found - {*OPS})
+
+
+WORKS_ON_OPERATORS = [p for p in tree.sources() if p.relative_to(tree.PACKAGE).parts[0] in NAMES_NO_OPERATOR]
+
+
+@pytest.mark.parametrize("path", WORKS_ON_OPERATORS, ids=tree.name)
+def test_no_operator_is_named(path: Path):
+    """An operator answers for itself: a package that works on operators knows none of them."""
+    named = operators_named(path.read_text(encoding="utf-8"), ".".join(path.parent.relative_to(tree.ROOT).parts))
+    assert not named, f"{tree.name(path)} names {named}: let the operator answer, by a hook on Method or ConvOp"
+
+
+def test_the_gate_sees_operators():
+    assert operators_named("from leanconv.ops.split import SplitConv2d", "leanconv.files") == [
+        "leanconv.ops.split.SplitConv2d"
+    ]
+    assert operators_named("from leanconv.ops import TiedBlock", "leanconv.files") == ["leanconv.ops.TiedBlock"]
+    assert operators_named("from leanconv import ops\nimport leanconv.ops", "leanconv.files") == []
+
+
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [

@@ -21,6 +21,7 @@ ORDER = (
     "timing",
     "inference",
     "deploy",
+    "testing",
     "search",
     "analyse",
     "detect",

@@ -5,15 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leanconv.core.affine import Affine, conv_of, folded
+from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec, divisors
-from leanconv.inference.affine import Affine, conv_of, folded
-from leanconv.inference.forms.types import Forms
-from leanconv.ops.grouped import GroupedConv2d
-
-
-def forms(op: GroupedConv2d, affine: Affine | None) -> Forms:
-    """The grouped convolution, and the same with neighbouring groups merged."""
-    return block_diagonal(op.spec, op.own_groups, op.weight_dense(), op.bias_dense(), affine)
 
 
 def block_diagonal(spec: ConvSpec, ways: int, dense: Tensor, bias: Tensor | None, affine: Affine | None) -> Forms:

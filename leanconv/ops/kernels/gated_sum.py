@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from leanconv.inference.kernels import maps
+from leanconv.ops.kernels import maps
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _kernel(
 def gated_difference(a: Tensor, b: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     """scale * (b - (a + b) * sigmoid(-mean(a + b))) + shift, the mean over H and W, accumulated in float32.
 
-    With a the negated representative branch this is SPConv's fusion: see `leanconv.inference.forms.split.FoldedSplit`.
+    With a the negated representative branch this is SPConv's fusion: see `leanconv.ops.forms.split.FoldedSplit`.
 
     Shape:
         a, b: (N, C, H, W) -> the same, in the layout of a; scale, shift: C values, both or neither.

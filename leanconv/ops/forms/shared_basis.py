@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from leanconv.inference.affine import Affine, conv_of, foldable, folded
-from leanconv.inference.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
-from leanconv.inference.forms.types import Forms
+from leanconv.core.affine import Affine, conv_of, foldable, folded
+from leanconv.core.operator import Forms
+from leanconv.ops.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
 from leanconv.ops.shared_basis import SharedBasisConv2d
 
 LANES = 16  # float32 elements in the widest vector

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine, ChannelAffine, conv_of, with_affine
+from leanconv.core.block_diagonal import block_diagonal
+from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, ChannelAffine, conv_of, with_affine
-from leanconv.inference.forms.grouped import block_diagonal
-from leanconv.inference.forms.kernels import TiedKernel, takes
-from leanconv.inference.forms.types import Forms
+from leanconv.ops.forms.kernels import TiedKernel, takes
 from leanconv.ops.tied_block import TiedBlockConv2d
 
 

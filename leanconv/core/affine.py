@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.graph import has_hooks
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,11 @@ class Affine:
     def bias(self, bias: Tensor | None) -> Tensor:
         """The bias of a convolution that has this behind it."""
         return self.shift if bias is None else bias * self.scale + self.shift
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether more runs than the module's forward when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def foldable(norm: nn.Module | None) -> bool:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from leanconv.inference.kernels import maps
+from leanconv.ops.kernels import maps
 
 
 @triton.jit

@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine, ChannelAffine, conv_of, foldable, folded
+from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, ChannelAffine, conv_of, foldable, folded
-from leanconv.inference.forms.kernels import usable
-from leanconv.inference.forms.types import Forms
-from leanconv.inference.kernels import available
+from leanconv.ops.forms.kernels import usable
+from leanconv.ops.kernels import available
 from leanconv.ops.split import SplitConv2d
 
 
@@ -78,7 +78,7 @@ class FoldedSplit(nn.Module):
         if not self.gated:
             return a + b
         if self.kernel and usable(x):
-            from leanconv.inference.kernels.gated_sum import gated_difference
+            from leanconv.ops.kernels.gated_sum import gated_difference
 
             scale, shift = (None, None) if self.behind is None else (self.behind.scale, self.behind.shift)
             y: Tensor = gated_difference(a, b, scale, shift)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine, folded
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, folded
-from leanconv.inference.kernels import available
+from leanconv.ops.kernels import available
 from leanconv.ops.shared_basis import SharedBasisConv2d
 from leanconv.ops.tied_block import TiedBlockConv2d
 
@@ -46,7 +46,7 @@ class TiedKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if usable(x):
-            from leanconv.inference.kernels.tied_conv import tied_conv
+            from leanconv.ops.kernels.tied_conv import tied_conv
 
             y: Tensor = tied_conv(
                 x, self.bank, self.scale, self.shift, self.blocks, self.stride, self.padding, self.dilation
@@ -72,7 +72,7 @@ class BasisKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if usable(x):
-            from leanconv.inference.kernels.basis_conv import basis_conv
+            from leanconv.ops.kernels.basis_conv import basis_conv
 
             y: Tensor = basis_conv(
                 x, self.components, self.inner, self.coefficients, self.shift, self.stride, self.padding, self.dilation
