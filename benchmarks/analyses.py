@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from leanconv.cli.analyses import Asked
 
 import leanconv as lc
 from leanconv import analyse
 from leanconv.analyse.tradeoff import read_tradeoff
-from leanconv.cli.analyses import Asked
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.data import open_data

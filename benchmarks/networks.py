@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from leanconv.inference.race import race
 from pruned import pruned
 from torch import nn
 
@@ -19,7 +20,6 @@ import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
-from leanconv.inference.race import race
 from leanconv.timing import runtimes
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from leanconv.cli.layer_latency import of_network, times_of
 
 import leanconv as lc
-from leanconv.cli.layer_latency import of_network, times_of
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.timing.latency import threads_set

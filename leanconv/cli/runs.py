@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanconv.cli.inspect import counts
 from leanconv.cli.methods import label_of
 from leanconv.cli.output import say
-from leanconv.cli.target import check_fits, make_useful_plan, open_target, stem
+from leanconv.cli.target import check_fits, make_useful_plan, open_target
 from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import FileError, LeanconvError, RunError, SettingError
 from leanconv.core.method import Method
@@ -104,6 +103,7 @@ class Job:
         import torch
 
         from leanconv.conversion.apply import convert
+        from leanconv.conversion.useful import stem
 
         torch.manual_seed(self.config.seed)
         classes, channels = len(self.data.classes), self.data.channels
@@ -124,7 +124,9 @@ class Job:
 
     def counts(self) -> dict[str, Any]:
         """params, macs and weight_bytes of the network."""
-        return counts(self.build(), self.input_size)
+        from leanconv.core.count import count
+
+        return count(self.build(), self.input_size).to_json()
 
 
 def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: str = "") -> str | None:
@@ -152,6 +154,7 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
         SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
         RunError: training failed.
     """
+    from leanconv.core.count import count
     from leanconv.train import fit
     from leanconv.train.run import check_execution
 
@@ -160,7 +163,7 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
     identity = job.identity()
     job = job.in_order_of(model)
 
-    numbers = counts(model, job.input_size)  # now, since what cannot be counted should not cost a training
+    numbers = count(model, job.input_size).to_json()  # now, since what cannot be counted should not cost a training
 
     def work() -> dict[str, Any]:
         fitted = fit(model, job.data, job.config, folder, resume=True, progress=progress, **device)
@@ -261,7 +264,7 @@ def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:
 
 def layers(label: str, folders: Sequence[Path]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """The convolutions of the lean networks in these folders, as tables of a page; none for a dense one or a failed run."""
-    from leanconv.cli.inspect import HEADS, layer_lines
+    from leanconv.analyse.converted import HEADS, layer_lines
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE
 

@@ -76,13 +76,6 @@ def open_without_weights(target: str) -> nn.Module:
     return open_target(target) if is_saved(target) else built_on_meta(lambda: open_target(target))
 
 
-def stem(model: nn.Module) -> str:
-    """The name of the first convolution."""
-    from torch import nn
-
-    return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
-
-
 def make_plan(
     model: nn.Module,
     method: Method,
@@ -103,17 +96,10 @@ def make_useful_plan(
     exclude: Sequence[str] | None,
     size: InputSize | None,
 ) -> Plan:
-    """As `make_plan`, for the verbs that must convert something.
+    """As `make_plan`, for the verbs that must convert something."""
+    from leanconv.conversion.useful import useful_plan
 
-    Raises:
-        SettingError: nothing converts.
-    """
-    made = make_plan(model, method, where, exclude, size)
-    if not made.groups:
-        reasons = sorted({kept.reason for kept in made.kept})
-        more = f", and {len(reasons) - 1} other reasons that `leanconv inspect` lists" if len(reasons) > 1 else ""
-        raise SettingError(f"{method.label()} converts none of the {len(made.kept)} convolutions: {reasons[0]}{more}")
-    return made
+    return useful_plan(model, method, tuple(where or ("*",)), tuple(exclude or ()), size)
 
 
 def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:

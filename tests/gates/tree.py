@@ -19,13 +19,13 @@ ORDER = (
     "data",
     "train",
     "timing",
+    "report",
     "inference",
     "deploy",
     "search",
     "analyse",
     "detect",
     "papers",
-    "report",
     "cli",
 )
 
