@@ -50,7 +50,7 @@ def main() -> None:
     result = {
         **provenance(shlex.join(["python", *sys.argv])),
         "kind": "training",
-        "settings": {"target": options.target, "data": data.name, "train": frozen.model_dump(mode="json")},
+        "settings": {"target": options.target, "data": data.name, "train": frozen.to_json()},
         "n": 1,
         "seeds": [frozen.seed],
         "rows": rows,
