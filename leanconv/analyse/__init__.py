@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from leanconv.core.lazy import lazy
 
 if TYPE_CHECKING:
     from leanconv.analyse.analysis import Analysis
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from leanconv.analyse.similarity import FilterSimilarity, filter_similarity, plot_histograms, weight_similarity
     from leanconv.analyse.singular import Spectrum, spectrum
 
-# Where each name lives. They are imported on first use, so that a list of the analyses does not load torch. No name here is
-# that of a file of this package, which would take its place.
+# Imported on first use, so that a list of the analyses does not load torch.
 _HOME = {
     "Analysis": "analysis",
     "BasisSimilarity": "bases",
@@ -70,7 +70,4 @@ _HOME = {
 __all__ = [*_HOME]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'leanconv.analyse' has no attribute {name!r}")
-    return getattr(import_module(f"leanconv.analyse.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, _HOME)

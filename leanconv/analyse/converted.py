@@ -15,9 +15,10 @@ from leanconv.core.base import input_size_of
 from leanconv.core.count import count
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
-from leanconv.core.method import Method, OtherLayer
+from leanconv.core.method import Method
 from leanconv.core.task import get_task
 from leanconv.models.create import rebuild_base
+from leanconv.report.conversion_tables import HEADS, layer_cells, layers_of
 from leanconv.report.page import Page, table_page
 from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import NONE, Row, integer, macs
@@ -25,7 +26,6 @@ from leanconv.search import faster, network_times
 from leanconv.timing.latency import Progress
 from leanconv.timing.layers import LayerTime
 
-HEADS = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after")
 TIMES = ("ms", "after")
 
 
@@ -92,7 +92,7 @@ class Layers(Result):
 
     def _cells(self, missing: str, *more: Sequence[str]) -> list[list[str]]:
         width = len(self._heads())
-        lines = [*map(_cells, self.rows), *map(list, more)]
+        lines = [*map(layer_cells, self.rows), *map(list, more)]
         return [[*line, *[missing] * (width - len(line))] for line in lines]
 
 
@@ -204,41 +204,7 @@ def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape:
         "before": None if dense is None else count(dense, shape).to_json(),
         "after": after.to_json(),
         "uncounted": list(after.uncounted),
-        "layers": [] if plan is None else _layers(lean, plan),
-    }
-
-
-def layer_lines(lean: nn.Module) -> list[list[str]]:
-    """The convolutions of a lean network under `HEADS`: what each became, or why it stayed dense; none for a dense one."""
-    plan = plan_of(lean)
-    return [] if plan is None else [_cells(layer) for layer in _layers(lean, plan)]
-
-
-def _layers(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """One entry a convolution. What a group shares is counted at the first of its convolutions, which owns it."""
-    layers: list[dict[str, Any]] = []
-    for number, group in enumerate(plan.groups):
-        for site, each in zip(group.sites, group.macs(), strict=True):
-            params = sum(p.numel() for p in lean.get_submodule(site.name).parameters())
-            layers.append(_layer(site, group.method.label(), params, each, None) | {"group": number})
-    for kept in plan.kept:
-        layers.append(_layer(kept.site, "dense", kept.site.params(), kept.site.macs(), kept.reason) | {"group": None})
-    order = {name: index for index, (name, _) in enumerate(lean.named_modules())}
-    return sorted(layers, key=lambda layer: order[layer["name"]])
-
-
-def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -> dict[str, Any]:
-    known = not isinstance(site, OtherLayer)
-    return {
-        "name": site.name,
-        "conv": str(site.spec),
-        "stage": site.stage,
-        "method": method,
-        "kept_because": reason,
-        "params_before": site.params(),
-        "params_after": params,
-        "macs_before": site.macs() if known else None,
-        "macs_after": macs if known else None,
+        "layers": [] if plan is None else layers_of(lean, plan),
     }
 
 
@@ -248,21 +214,6 @@ def _note_times(layers: Sequence[dict[str, Any]], times: Sequence[LayerTime]) ->
     for layer in layers:
         time = measured.get(layer["name"])
         layer |= {key: time and getattr(time, key) for key in ("dense_ms", "lean_ms", "form", "slower")}
-
-
-def _cells(layer: Row) -> list[str]:
-    """One convolution: what it is, what it becomes or why it stays, and its counts and times."""
-    becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
-    counts = [integer(layer["params_before"]), integer(layer["params_after"])]
-    more = [macs(layer["macs_before"]), macs(layer["macs_after"]), *_milliseconds(layer)]
-    return [layer["name"] or "(root)", layer["conv"], becomes, *counts, *more]
-
-
-def _milliseconds(layer: Row) -> list[str]:
-    """The layer's times, where they were measured; one that gets slower is marked."""
-    if layer.get("dense_ms") is None:
-        return []
-    return [f"{layer['dense_ms']:.3f}", f"{layer['lean_ms']:.3f}{' slower' if layer['slower'] else ''}"]
 
 
 def _prediction(found: dict[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ def analyse(
     from leanconv.analyse.figure import check_suffix
     from leanconv.analyse.looking import FOLDERS, look
     from leanconv.cli.images import open_images
-    from leanconv.cli.target import is_saved
+    from leanconv.files.target import is_saved
 
     if out is not None:
         check_suffix(out)
@@ -91,7 +91,7 @@ def analyse(
 def _networks(targets: list[str], pretrained: bool, source: ImageData | Path | None) -> dict[str, nn.Module]:
     """The networks by label; those by name are built for the classes and channels of the data."""
     from leanconv.analyse.looking import labels_of
-    from leanconv.cli.target import is_saved, open_target
+    from leanconv.files.target import is_saved, open_target
 
     settings: dict[str, Any] = {}
     if source is not None and not isinstance(source, Path):

@@ -50,9 +50,9 @@ def bench(
 
     What fails is a row that says why, and the others are timed; the exit code is 1 where nothing could be timed.
     """
-    from leanconv.cli.methods import parse_methods
-    from leanconv.cli.target import open_target
+    from leanconv.conversion.methods import parse_methods
     from leanconv.core.atomic import write_json
+    from leanconv.files.target import open_target
     from leanconv.inference.bench import bench as measure
 
     every = [*([against] if against else []), *targets]

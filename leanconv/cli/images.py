@@ -63,7 +63,7 @@ def open_images(
 
 def _held_out(run: str | None) -> dict[str, Any] | None:
     """How the run divided its images; None where they came divided, or it does not say."""
-    from leanconv.cli.runs import RUN_FILE, read_json
+    from leanconv.train.once import RUN_FILE, read_json
 
     path = None if run is None else Path(run).expanduser() / RUN_FILE
     if path is None or not path.is_file():

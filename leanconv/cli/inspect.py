@@ -59,8 +59,8 @@ def inspect(
     A folder with a lean network is shown as it was converted.
     """
     from leanconv.analyse.converted import inspect as look_at
-    from leanconv.cli.methods import parse_method
-    from leanconv.cli.target import is_saved, open_target, open_without_weights
+    from leanconv.conversion.methods import parse_method
+    from leanconv.files.target import is_saved, open_target, open_without_weights
 
     asked = parse_method(method)
     if ratios is not None and not is_saved(target) and not pretrained:

@@ -19,7 +19,7 @@ from leanconv.detect.classes import photos_for
 from leanconv.detect.data import Photo
 from leanconv.detect.data.masks import encode, run_lengths
 from leanconv.detect.feed import read_image
-from leanconv.detect.occlusion import OcclusionBy, occlusion
+from leanconv.detect.occluded import OcclusionBy, occlusion
 from leanconv.train.scoring import autocast
 
 Kind = Literal["bbox", "segm"]

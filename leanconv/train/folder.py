@@ -48,7 +48,7 @@ class RunFolder:
         """
         if leads():
             remove_leftovers(self.root, [path.name for path in vars(self).values() if path != self.root])
-        settings = {"data": data_name, CLASSES: list(classes), **config.model_dump(mode="json")}
+        settings = {"data": data_name, CLASSES: list(classes), **config.to_json()}
         if self.checkpoint.exists():
             if not resume:
                 way_out = "add --resume (resume=True) to continue it, or choose another folder"

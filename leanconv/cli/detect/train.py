@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leanconv.cli.detect.flags import FLAGS, OnBad, Photos, with_detect_flags
+from leanconv.cli.detect.flags import OnBad, Photos, with_detect_flags
 from leanconv.cli.options import Exclude, Init, Json, MaxPixels, Method, Pretrained, Where
 from leanconv.cli.output import command_line, say, show, show_json, write_page
 from leanconv.cli.train_flags import Device, Devices, given_flags, numbers
@@ -75,9 +75,10 @@ def train(
     """
     from leanconv.cli.detect.job import DetectJob, open_photos, run
     from leanconv.cli.methods import parse_method
+    from leanconv.detect.config import DetectConfig
     from leanconv.detect.recipes import recipe_of
 
-    config = recipe_of(recipe).replace(**given_flags(FLAGS, settings))
+    config = recipe_of(recipe).replace(**given_flags(DetectConfig, settings))
     photos = open_photos(data, on_bad, max_pixels=max_pixels)
     build: dict[str, Any] = {"frozen_norms": frozen_norms, "frozen": tuple(frozen or ())}
     build |= {"pyramid_channels": pyramid_channels, "norm_head": norm_head}

@@ -1,21 +1,17 @@
-"""From what the user typed to a network."""
+"""A network by name or by folder: ``resnet20``, ``basis_resnet56(bases=2)``, ``timm/resnet50``, ``runs/split``."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from leanconv.core.errors import SettingError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from leanconv.conversion.plan import Plan
-    from leanconv.core.meta import InputSize
-    from leanconv.core.method import Method
-    from leanconv.data import ImageData
+from leanconv.core.meta import built_on_meta
+from leanconv.files.load import load
+from leanconv.models import create_model
 
 
 def is_saved(target: str) -> bool:
@@ -56,9 +52,6 @@ def open_target(
         SettingError: an unknown name or setting, or a folder together with a setting that only building takes.
         FileError: the folder holds no network of leanconv's.
     """
-    from leanconv.files.load import load
-    from leanconv.models import create_model
-
     if not is_saved(target):
         name, settings = parse_target(target)
         given = {"num_classes": num_classes, "in_chans": in_chans}
@@ -71,48 +64,4 @@ def open_target(
 
 def open_without_weights(target: str) -> nn.Module:
     """The same on the meta device, where nothing is allocated or computed."""
-    from leanconv.core.meta import built_on_meta
-
     return open_target(target) if is_saved(target) else built_on_meta(lambda: open_target(target))
-
-
-def make_plan(
-    model: nn.Module,
-    method: Method,
-    where: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-    size: InputSize | None,
-) -> Plan:
-    """The plan that --where and --exclude describe."""
-    from leanconv.conversion.plan import plan
-
-    return plan(model, method, tuple(where or ("*",)), exclude=tuple(exclude or ()), input_size=size)
-
-
-def make_useful_plan(
-    model: nn.Module,
-    method: Method,
-    where: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-    size: InputSize | None,
-) -> Plan:
-    """As `make_plan`, for the verbs that must convert something."""
-    from leanconv.conversion.useful import useful_plan
-
-    return useful_plan(model, method, tuple(where or ("*",)), tuple(exclude or ()), size)
-
-
-def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
-    """Raise SettingError unless `model` takes images of `data` and gives one number a class, by the classes' names."""
-    from leanconv.core.meta import dry_run
-    from leanconv.core.task import get_task
-    from leanconv.train.evaluate import outputs_for
-
-    task = get_task(model)
-    wanted, _ = outputs_for(() if task is None else task.classes, data.test)
-    out, images = dry_run(model, (data.channels, *size), lambda twin, images: (twin(images), len(images)))
-    if tuple(out.shape) != (images, wanted):
-        raise SettingError(
-            f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
-            "take the data it was trained on"
-        )

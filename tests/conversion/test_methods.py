@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leanconv.cli.methods import NAMES, label_of, parse_method, parse_methods
-from leanconv.cli.target import parse_target
+from leanconv.conversion.methods import NAMES, label_of, parse_method, parse_methods
 from leanconv.core.errors import SettingError
+from leanconv.files.target import parse_target
 from leanconv.ops import METHODS, DepthShared, SharedBasis, Split, TiedBlock
 
 GOOD = [

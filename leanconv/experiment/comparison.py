@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from leanconv.cli import runs
 from leanconv.cli.methods import DENSE
-from leanconv.cli.output import say
 from leanconv.cli.runs import Job
+
+from leanconv.cli import runs
+from leanconv.cli.output import say
 from leanconv.core.errors import LeanconvError, RunError, SettingError
 
 if TYPE_CHECKING:

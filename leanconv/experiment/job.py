@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanconv.cli.methods import label_of
-from leanconv.cli.output import say
 from leanconv.cli.target import check_fits, make_useful_plan, open_target
+
+from leanconv.cli.output import say
 from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import FileError, LeanconvError, RunError, SettingError
 from leanconv.core.method import Method
