@@ -59,8 +59,8 @@ def analyse(
 ) -> None:
     """Look into TARGET: a table here, the figure with --out, the arrays with --json."""
     from leanconv.cli.images import open_images
-    from leanconv.cli.target import is_saved, open_target
     from leanconv.core.errors import SettingError
+    from leanconv.files.target import is_saved, open_target
     from leanconv.report.tables import rich_of
 
     if out is not None and out.suffix not in (".svg", ".png", ".pdf"):

@@ -125,10 +125,11 @@ def _networks(
     targets: list[str], methods: str, where: list[str] | None, exclude: list[str] | None
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Every target under every method; and those that could not be built, with the reason."""
-    from leanconv.cli.methods import parse_methods
-    from leanconv.cli.target import make_useful_plan, open_target, stem
     from leanconv.conversion.apply import convert, plan_of
+    from leanconv.conversion.methods import parse_methods
+    from leanconv.conversion.useful import stem, useful_plan
     from leanconv.core.base import input_size_of
+    from leanconv.files.target import open_target
 
     networks: dict[str, nn.Module] = {}
     unbuilt: dict[str, str] = {}
@@ -146,7 +147,7 @@ def _networks(
                     if plan_of(model) is not None:
                         raise SettingError(f"{target} is lean already; time it without --methods")
                     kept = (*(exclude or ()), stem(model))
-                    lean = convert(model, make_useful_plan(model, method, where, kept, input_size_of(model)))
+                    lean = convert(model, useful_plan(model, method, where or "*", kept, input_size_of(model)))
             except LeanconvError as error:
                 first, unbuilt[name] = first or error, str(error)
             else:

@@ -52,12 +52,13 @@ def convert(
     import torch
 
     from leanconv.cli.inspect import describe
-    from leanconv.cli.methods import label_of, parse_method
-    from leanconv.cli.target import make_useful_plan, open_target
     from leanconv.conversion import apply
+    from leanconv.conversion.methods import label_of, parse_method
+    from leanconv.conversion.useful import useful_plan
     from leanconv.core.base import input_size_of
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
+    from leanconv.files.target import open_target
 
     asked = parse_method(method)
     torch.manual_seed(seed)
@@ -65,7 +66,7 @@ def convert(
     if weights is not None:
         load_checkpoint(model, weights, state=state)
     shape = input_size(size) or input_size_of(model)
-    plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
+    plan = None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape)
     if faster_only and plan is not None:
         from leanconv.cli.layer_latency import without_slower
 

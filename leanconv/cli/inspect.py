@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from leanconv.core.meta import InputSize
 
 
-HEADS = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after")
-
-
 def inspect(
     target: Target,
     method: Method = "dense",
@@ -69,11 +66,12 @@ def inspect(
     Needs no weights. Everything that --where matches converts unless --exclude names it, the first convolution too.
     A folder with a lean network is shown as it was converted.
     """
-    from leanconv.cli.methods import parse_method
-    from leanconv.cli.target import make_plan, open_target, open_without_weights
     from leanconv.conversion.apply import convert, plan_of
+    from leanconv.conversion.methods import parse_method
+    from leanconv.conversion.plan import plan as make_plan
     from leanconv.core.base import input_size_of
     from leanconv.core.task import get_task
+    from leanconv.files.target import open_target, open_without_weights
     from leanconv.models.create import rebuild_base
 
     asked = parse_method(method)
@@ -90,7 +88,7 @@ def inspect(
     elif asked is not None:
         if shape is None:
             raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
-        plan = make_plan(model, asked, where, exclude, shape)
+        plan = make_plan(model, asked, where or "*", exclude=exclude or (), input_size=shape)
         lean = convert(model, plan) if plan.groups else model
     measured: dict[str, Any] = {}
     if latency or faster_only:
@@ -127,9 +125,10 @@ def inspect(
     if ratios is not None:
         found["ratios"] = [one.to_json() for one in suggested]
     if report is not None:
+        from leanconv.report.conversion_tables import HEADS, layer_cells
         from leanconv.report.page import table_page
 
-        heads, lines = (*HEADS, "ms", "after"), [_cells(layer) for layer in found["layers"]]
+        heads, lines = (*HEADS, "ms", "after"), [layer_cells(layer) for layer in found["layers"]]
         lines = [[*cells, *["–"] * (len(heads) - len(cells))] for cells in lines]
         said = " ".join([_summary(found), *_prediction(found)])
         facts = {"command": command_line()}
@@ -145,7 +144,7 @@ def _ratios(target: str, data: str, data_root: Path | None, pretrained: bool) ->
     from leanconv.analyse.redundancy import redundancies
     from leanconv.cli.analyses import Asked
     from leanconv.cli.images import open_images
-    from leanconv.cli.target import is_saved, open_target
+    from leanconv.files.target import is_saved, open_target
 
     if not is_saved(target) and not pretrained:
         raise SettingError(
@@ -182,51 +181,14 @@ def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape:
     `uncounted` names what the network does that the MACs leave out.
     """
     from leanconv.core.count import count
+    from leanconv.report.conversion_tables import layers_of
 
     after = count(lean, shape)
     return {
         "before": None if dense is None else counts(dense, shape),
         "after": _figures(after),
         "uncounted": list(after.uncounted),
-        "layers": [] if plan is None else _layers(lean, plan),
-    }
-
-
-def layer_lines(lean: nn.Module) -> list[list[str]]:
-    """The convolutions of a lean network under `HEADS`: what each became, or why it stayed dense; none for a dense one."""
-    from leanconv.conversion.apply import plan_of
-
-    plan = plan_of(lean)
-    return [] if plan is None else [_cells(layer) for layer in _layers(lean, plan)]
-
-
-def _layers(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """One entry a convolution. What a group shares is counted at the first of its convolutions, which owns it."""
-    layers: list[dict[str, Any]] = []
-    for number, group in enumerate(plan.groups):
-        for site, macs in zip(group.sites, group.macs(), strict=True):
-            params = sum(p.numel() for p in lean.get_submodule(site.name).parameters())
-            layers.append(_layer(site, group.method.label(), params, macs, None) | {"group": number})
-    for kept in plan.kept:
-        layers.append(_layer(kept.site, "dense", kept.site.params(), kept.site.macs(), kept.reason) | {"group": None})
-    order = {name: index for index, (name, _) in enumerate(lean.named_modules())}
-    return sorted(layers, key=lambda layer: order[layer["name"]])
-
-
-def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -> dict[str, Any]:
-    from leanconv.core.method import OtherLayer
-
-    known = not isinstance(site, OtherLayer)
-    return {
-        "name": site.name,
-        "conv": str(site.spec),
-        "stage": site.stage,
-        "method": method,
-        "kept_because": reason,
-        "params_before": site.params(),
-        "params_after": params,
-        "macs_before": site.macs() if known else None,
-        "macs_after": macs if known else None,
+        "layers": [] if plan is None else layers_of(lean, plan),
     }
 
 
@@ -234,6 +196,7 @@ def _table(found: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from leanconv.report.conversion_tables import HEADS, layer_cells
     from leanconv.report.tables import integer, macs
 
     image = " of " + "x".join(map(str, found["input_size"])) if found["input_size"] else ""
@@ -247,29 +210,12 @@ def _table(found: dict[str, Any]) -> Table:
             head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold"
         )
     for layer in found["layers"]:
-        table.add_row(*map(Text, _cells(layer)), style="red" if layer.get("slower") else None)
+        table.add_row(*map(Text, layer_cells(layer)), style="red" if layer.get("slower") else None)
     before, after = found["before"] or {}, found["after"]
     counts = [integer(before.get("params")), integer(after["params"]), macs(before.get("macs")), macs(after["macs"])]
     table.add_section()
     table.add_row("Whole network", "", "", *counts)
     return table
-
-
-def _cells(layer: dict[str, Any]) -> list[str]:
-    """One convolution: what it is, what it becomes or why it stays, and its counts and times."""
-    from leanconv.report.tables import integer, macs
-
-    becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
-    counts = [integer(layer["params_before"]), integer(layer["params_after"])]
-    more = [macs(layer["macs_before"]), macs(layer["macs_after"]), *_milliseconds(layer)]
-    return [layer["name"] or "(root)", layer["conv"], becomes, *counts, *more]
-
-
-def _milliseconds(layer: dict[str, Any]) -> list[str]:
-    """The layer's times, where they were measured; one that gets slower is marked."""
-    if layer.get("dense_ms") is None:
-        return []
-    return [f"{layer['dense_ms']:.3f}", f"{layer['lean_ms']:.3f}{' slower' if layer['slower'] else ''}"]
 
 
 def _prediction(found: dict[str, Any]) -> list[str]:

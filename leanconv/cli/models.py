@@ -63,10 +63,10 @@ def _row(name: str, source: str, counted: bool) -> dict[str, Any]:
         return row | known_counts()[name]
     if not counted:
         return row
-    from leanconv.cli.target import open_without_weights
     from leanconv.core.base import input_size_of
     from leanconv.core.count import count
     from leanconv.core.errors import LeanconvError
+    from leanconv.files.target import open_without_weights
 
     try:
         model = open_without_weights(name)

@@ -17,8 +17,8 @@ from leanconv.core.processes import leads
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leanconv.cli.runs import Job
     from leanconv.data import ImageData
+    from leanconv.experiment.job import Job
     from leanconv.papers.rows import Accuracy
     from leanconv.train import TrainConfig
 
@@ -110,9 +110,10 @@ def _train(
     as_json: bool,
     backbone: Path | None,
 ) -> None:
-    from leanconv.cli.comparison import make_rows, train_all
-    from leanconv.cli.runs import Job
     from leanconv.core.atomic import write_json
+    from leanconv.experiment.job import Job
+    from leanconv.experiment.rows import make_rows
+    from leanconv.experiment.series import train_all
     from leanconv.papers import catalogue
 
     printed = catalogue.to_train(pattern, paper, table)

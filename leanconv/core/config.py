@@ -91,8 +91,8 @@ class Setting:
         if not math.isfinite(number) or (kind is int and not number.is_integer()):
             raise ValueError
         number = int(value) if kind is int else number
-        low = self.least is not None and number < self.least or self.above is not None and number <= self.above
-        if low or self.most is not None and number > self.most or self.below is not None and number >= self.below:
+        low = (self.least is not None and number < self.least) or (self.above is not None and number <= self.above)
+        if low or (self.most is not None and number > self.most) or (self.below is not None and number >= self.below):
             raise ValueError
         return number
 
@@ -185,5 +185,10 @@ def _complete(cls: type[Config], own: Field[Any], kind: Any) -> Setting:
     (kind,) = (part for part in parts if part is not NoneType)
     item = get_args(kind)[0] if get_origin(kind) is tuple else None
     return replace(
-        found, name=own.name, kind=kind if item is None else tuple, item=item, optional=len(parts) > 1, default=own.default
+        found,
+        name=own.name,
+        kind=kind if item is None else tuple,
+        item=item,
+        optional=len(parts) > 1,
+        default=own.default,
     )

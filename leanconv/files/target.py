@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from leanconv.core.errors import SettingError
-
 from leanconv.core.meta import built_on_meta
 from leanconv.files.load import load
 from leanconv.models import create_model

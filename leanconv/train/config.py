@@ -122,14 +122,10 @@ class TrainConfig(RunConfig):
     augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = setting(
         "crop_flip", "Changes to train images."
     )
-    image_size: int | None = setting(
-        None, "Pixels a side that images are brought to; their own by default.", least=1
-    )
+    image_size: int | None = setting(None, "Pixels a side that images are brought to; their own by default.", least=1)
     ten_crop: bool = setting(False, "Test on ten crops of each image.")
     compile: bool = setting(False, "Compile the network; needs a C++ compiler on a CPU.")
-    ema: float | None = setting(
-        None, "Decay of averaged weights, which are then the ones kept.", above=0, below=1
-    )
+    ema: float | None = setting(None, "Decay of averaged weights, which are then the ones kept.", above=0, below=1)
     validation: float = 0.1
     select: Literal["last", "best"] = setting("last", "Weights kept: last epoch, or best on validation.")
 

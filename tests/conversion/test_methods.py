@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from leanconv.conversion.methods import NAMES, label_of, parse_method, parse_methods
-from leanconv.files.target import parse_target
 from leanconv.core.errors import SettingError
+from leanconv.files.target import parse_target
 from leanconv.ops import METHODS, DepthShared, SharedBasis, Split, TiedBlock
 
 GOOD = [

@@ -26,6 +26,7 @@ ORDER = (
     "detect",
     "papers",
     "report",
+    "experiment",
     "cli",
 )
 

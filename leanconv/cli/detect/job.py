@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanconv.cli.methods import label_of
 from leanconv.cli.output import say
-from leanconv.cli.runs import CLASS_NAMES, SUMMARY_FILE, once, read_json
-from leanconv.cli.target import make_useful_plan, open_target
 from leanconv.cli.train_flags import device_of
+from leanconv.conversion.methods import label_of
+from leanconv.conversion.useful import useful_plan
 from leanconv.core.atomic import write_json
 from leanconv.core.method import Method
 from leanconv.core.processes import leads
+from leanconv.files.target import open_target
+from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ class DetectJob:
         torch.manual_seed(self.config.seed)
         network = open_target(self.backbone, pretrained=self.pretrained)
         if self.method is not None:
-            plan = make_useful_plan(network, self.method, self.where, self.exclude, SIZE)
+            plan = useful_plan(network, self.method, self.where or "*", self.exclude, SIZE)
             network = convert(network, plan, self.init)
         return create_detector(self.detector, network, classes=self.data.classes, **self.build)
 

@@ -74,7 +74,7 @@ def train(
     result. The backbone is converted by --method, or as it is.
     """
     from leanconv.cli.detect.job import DetectJob, open_photos, run
-    from leanconv.cli.methods import parse_method
+    from leanconv.conversion.methods import parse_method
     from leanconv.detect.config import DetectConfig
     from leanconv.detect.recipes import recipe_of
 
@@ -126,10 +126,10 @@ def _assigned(texts: list[str]) -> dict[str, Any]:
 
 
 def _write_report(summary: dict[str, Any], identity: dict[str, Any], out: Path) -> None:
-    from leanconv.cli.runs import history
     from leanconv.core.machine import provenance
     from leanconv.report import detection
     from leanconv.report.page import table_page
+    from leanconv.train.once import history
 
     facts = provenance(command_line()) | {"settings": identity}
     heads, cells = detection.table([summary])
