@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from leanconv.cli.detect.job import DetectJob, run
-from leanconv.cli.methods import label_of, parse_method
+
+from leanconv.conversion.methods import label_of, parse_method
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.detect import DetectConfig, evaluate_detector, load_detector, open_detection

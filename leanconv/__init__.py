@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from leanconv.core.spec import ConvSpec
     from leanconv.core.task import Task, get_task, set_task
     from leanconv.deploy.export import export as export
+    from leanconv.experiment.compare import compare
+    from leanconv.experiment.fit import evaluate, fit
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.hub import from_pretrained, push_to_hub
     from leanconv.files.load import load
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         TiedSE,
     )
     from leanconv.timing.summary import summary
+    from leanconv.train.config import TrainConfig
 
 # Where each public name lives. They are imported on first use, so that a command line that only wants to print its
 # help does not load torch; the imports above tell type checkers the same.
@@ -95,12 +98,16 @@ _HOME = {
     "TiedBlockLinear": "ops",
     "TiedGlobalContext": "ops",
     "TiedSE": "ops",
+    "TrainConfig": "train.config",
     "calibrate_": "conversion.calibrate",
     "check": "conversion.check",
+    "compare": "experiment.compare",
     "convert": "conversion.apply",
     "count": "core.count",
     "create_model": "models.create",
+    "evaluate": "experiment.fit",
     "export": "deploy.export",
+    "fit": "experiment.fit",
     "forms_chosen": "inference.optimize",
     "from_pretrained": "files.hub",
     "get_task": "core.task",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
 from leanconv.core.config import Config, Setting
 from leanconv.core.errors import SettingError
 from leanconv.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from leanconv.data import ImageData
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -69,6 +73,14 @@ def with_flags(config: type[Config], function: Function, *, leave_out: Collectio
 with_train_flags = partial(with_flags, TrainConfig)
 
 
+def settings_of(file: Path | None, recipe: str | None, data: ImageData, flags: dict[str, Any]) -> TrainConfig:
+    """The recipe, by default one that suits `data`, with the settings of --config and then those of the flags on top."""
+    from leanconv.experiment.settings import read_config, settings_for
+
+    given = {} if file is None else read_config(file)[0]
+    return settings_for(recipe, data.name, given | given_flags(TrainConfig, flags))
+
+
 def given_flags(config: type[Config], settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, lists as numbers."""
     declared = config.settings()
@@ -88,3 +100,10 @@ def numbers(flag: str, text: str) -> tuple[float, ...]:
     except ValueError:
         raise SettingError(f"{flag} {text!r} must be numbers with commas between them: 0.5,0.75 or 30,60,90") from None
     return tuple(int(value) if value.is_integer() else value for value in values)
+
+
+def device_of(asked: str) -> str:
+    """What --device means on this machine."""
+    from leanconv.core import machine
+
+    return machine.device_of(asked)

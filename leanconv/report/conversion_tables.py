@@ -24,9 +24,9 @@ def layers_of(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """One entry a convolution. What a group shares is counted at the first of its convolutions, which owns it."""
     layers: list[dict[str, Any]] = []
     for number, group in enumerate(plan.groups):
-        for site, each in zip(group.sites, group.macs(), strict=True):
+        for site, own in zip(group.sites, group.macs(), strict=True):
             params = sum(p.numel() for p in lean.get_submodule(site.name).parameters())
-            layers.append(_layer(site, group.method.label(), params, each, None) | {"group": number})
+            layers.append(_layer(site, group.method.label(), params, own, None) | {"group": number})
     for kept in plan.kept:
         layers.append(_layer(kept.site, "dense", kept.site.params(), kept.site.macs(), kept.reason) | {"group": None})
     order = {name: index for index, (name, _) in enumerate(lean.named_modules())}

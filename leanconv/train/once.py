@@ -42,7 +42,7 @@ def once(
     with _alone(folder, waiting):
         if leads():
             remove_leftovers(folder, FILES)
-            check_folder(folder, identity)
+            _check_folder(folder, identity)
         summary = finished(folder, scores)
         if summary is not None:
             return summary
@@ -53,7 +53,7 @@ def once(
         return work()
 
 
-def check_folder(folder: Path, identity: dict[str, Any]) -> None:
+def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Raise SettingError when `folder` holds another run, or something else."""
     if (folder / RUN_FILE).exists():
         differs = difference(read_json(folder / RUN_FILE), identity)

@@ -17,9 +17,13 @@ from leanconv.train.scoring import Scores
 
 
 def task_on(model: nn.Module, data: ImageData) -> Task:
-    """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared."""
-    if get_task(model) is None and data.image_size is not None:
-        return Task(data.mean, data.std, data.image_size, data.names)
+    """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared.
+
+    Images that a data set of the user's prepares stay as they are.
+    """
+    noted = get_task(model)
+    if data.image_size is not None and (noted is None or data.prepared):
+        return Task(data.mean, data.std, data.image_size, data.names if noted is None else noted.classes)
     return task_of(model)
 
 

@@ -24,6 +24,7 @@ ORDER = (
     "deploy",
     "search",
     "analyse",
+    "experiment",
     "detect",
     "papers",
     "cli",
