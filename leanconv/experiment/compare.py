@@ -23,7 +23,7 @@ from leanconv.experiment.events import LeftOut, Measuring, Progress, Tell, telle
 from leanconv.experiment.job import Job, Network
 from leanconv.experiment.rows import MethodRuns, make_rows
 from leanconv.experiment.series import slug, train_all
-from leanconv.experiment.settings import for_prepared, settings_for
+from leanconv.experiment.settings import settings_for
 from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import Row
 from leanconv.timing.latency import measure_latency
@@ -151,7 +151,7 @@ def compare(
     check_several(models, methods)
     images = as_images(data, test_split=test_split)  # type: ignore[arg-type]
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}
-    chosen = for_prepared(settings_for(config, images.name, settings), images)
+    chosen = settings_for(config, images, settings)
     shared = {"where": tuple(where), "exclude": tuple(exclude), "init": init, "pretrained": pretrained}
     asked = methods_of(methods)
     jobs = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 from leanconv.core.errors import LeanconvError, RunError, SettingError
 from leanconv.experiment.events import Progress, RunFailed, RunStarted, Tell, teller
-from leanconv.experiment.job import Job
+from leanconv.experiment.job import Built, Job, build
 from leanconv.experiment.rows import MethodRuns
-from leanconv.experiment.run import Built, Run, build, run
+from leanconv.experiment.run import Run, run
 from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")
@@ -73,7 +74,7 @@ def _train(job: Job, out: Path, runs: MethodRuns, tell: Tell, place: tuple[int, 
     folder = out / folder_of(job.label, seed)
     tell(RunStarted(job.label, seed, *place, finished_before=finished(folder) is not None))
     try:
-        done = run(job, folder, **options)
+        done = run(job, folder, **options | {"callbacks": copy.deepcopy(options.get("callbacks", ()))})
     except OSError:  # of the folder: no run could be kept there
         raise
     except Exception as error:
