@@ -16,22 +16,15 @@ from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
 from leanconv.core.task import get_task
-from leanconv.inference.autotune import (
-    ROUNDS,
-    SECONDS,
-    WARM_UP,
-    FormCache,
-    Progress,
-    default_cache,
-    fastest,
-    times_of,
-)
+from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
 from leanconv.inference.parts import Twins, assemble, rewrite_parts
 from leanconv.inference.rewrite import Part
 from leanconv.timing import runtimes
-from leanconv.timing.latency import threads_set, time_interleaved
+from leanconv.timing.latency import Progress, threads_set, time_interleaved
+from leanconv.timing.modules import ROUNDS, SECONDS, WARM_UP, fastest
+from leanconv.timing.store import TimeStore, default_store
 
 
 @torch.no_grad()
@@ -141,7 +134,7 @@ def _measured(
     progress: Progress | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Milliseconds of every form that holds, of each layer that has more than one."""
-    store = FormCache(default_cache() if cache == "default" else cache)
+    store = TimeStore(default_store() if cache == "default" else cache)
     layers = [(part, layer) for part in parts for layer in part.layers if layer.lean]
     found = {}
     for index, (part, layer) in enumerate(layers):

@@ -60,12 +60,14 @@ def train_loop(
     progress: bool,
     accelerator: str,
     devices: int | str | None,
+    extra: tuple[pl.Callback, ...] = (),
 ) -> list[Record]:
     """The history of the run in `folder`, all of it, once it is done; `model` then holds its last weights.
 
     Args:
         make: called once there is something left to train.
         checkpoint: what ``folder.open`` gave.
+        extra: callbacks of the caller's.
 
     Raises:
         FileError: the checkpoint belongs to another network, or holds what the run did not write.
@@ -96,6 +98,7 @@ def train_loop(
             callbacks.append(GradientRecorder(folder))
         if progress:
             callbacks.append(ProgressBar())
+        callbacks += extra
         trainer = _trainer(
             accelerator=accelerator,
             **counts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,8 @@ def fit(
     progress: bool = True,
     accelerator: str = "auto",
     devices: int | str | None = None,
+    callbacks: Sequence[Any] = (),
+    request: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train `model` in place on the train part of `data`; the test part is never read.
 
@@ -83,6 +86,8 @@ def fit(
         progress: say how it goes, on standard error.
         accelerator, devices: as Lightning takes them. Where torchrun or srun started several processes, these train together,
             and another number is refused; else one process trains unless `devices` says more.
+        callbacks: Lightning's, which come after leanconv's own.
+        request: noted in config.yaml; see `RunFolder.open`.
 
     Raises:
         SettingError: `out` holds a run and `resume` is not set, or the run there has other settings or classes; `devices`
@@ -101,10 +106,10 @@ def fit(
         from leanconv.train.loop import train_loop
 
         folder = RunFolder(out)
-        checkpoint = folder.open(config, data.name, resume, data.names)
+        checkpoint = folder.open(config, data.name, resume, data.names, request)
         history = train_loop(
             model, partial(_work, model, data, config), config, folder, checkpoint,
-            progress=progress, accelerator=accelerator, devices=devices,
+            progress=progress, accelerator=accelerator, devices=devices, extra=tuple(callbacks),
         )  # fmt: skip
         if config.keeps_best:
             from leanconv.train.best import load_best
