@@ -24,7 +24,7 @@ from leanconv.cli.options import (
     Where,
 )
 from leanconv.cli.output import say, show, show_json
-from leanconv.cli.train_flags import Device, Recipe, device_of, train_config, with_train_flags
+from leanconv.cli.train_flags import Device, Loggers, Recipe, device_of, train_config, with_train_flags
 from leanconv.core.errors import SettingError
 from leanconv.core.processes import leads
 
@@ -67,6 +67,7 @@ def compare(
         int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
     ] = 1,
     device: Device = "auto",
+    logger: Loggers = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -106,7 +107,7 @@ def compare(
         for label, method in asked.items()
     ]
     try:
-        trained = train_all(jobs, folder, accelerator=device)
+        trained = train_all(jobs, folder, accelerator=device, logger=logger)
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")
         raise

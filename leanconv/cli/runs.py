@@ -153,8 +153,10 @@ def run(job: Job, folder: Path, *, resume: bool = True, progress: bool = True, *
         RunError: training failed.
     """
     from leanconv.train import fit
+    from leanconv.train.loggers import check_loggers
     from leanconv.train.run import check_execution
 
+    check_loggers(device.get("logger"))
     device["devices"] = check_execution(job.config, device.get("accelerator", "auto"), device.get("devices"))
     model = job.build()  # before the folder is there: a mistake leaves nothing behind
     identity = job.identity()

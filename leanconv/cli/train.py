@@ -23,7 +23,7 @@ from leanconv.cli.options import (
     Where,
 )
 from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.cli.train_flags import Device, Devices, Recipe, train_config, with_train_flags
+from leanconv.cli.train_flags import Device, Devices, Loggers, Recipe, train_config, with_train_flags
 from leanconv.core.processes import leads
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     device: Device = "auto",
     devices: Devices = None,
+    logger: Loggers = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -68,7 +69,7 @@ def train(
     asked = parse_method(method)
     job = Job(target, asked, images, config, tuple(where or ()), tuple(exclude or ()), init, pretrained)
     try:
-        summary = run(job, out, resume=resume, accelerator=device, devices=devices)
+        summary = run(job, out, resume=resume, accelerator=device, devices=devices, logger=logger)
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the run in {out}")
         raise

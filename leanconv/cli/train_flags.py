@@ -95,6 +95,10 @@ Devices = Annotated[
         "--devices", min=1, help="How many GPUs, or CPU processes. Default: what torchrun or srun started, or 1."
     ),
 ]
+Loggers = Annotated[
+    list[Literal["tensorboard", "csv", "wandb"]] | None,
+    typer.Option("--logger", help="Where metrics go beside metrics.jsonl. May be given again."),
+]
 
 
 def device_of(asked: str) -> str:

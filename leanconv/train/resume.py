@@ -33,6 +33,8 @@ def check_network(model: nn.Module, checkpoint: Mapping[str, Any], config: RunCo
     try:
         _weights(model, checkpoint.get("state_dict"), "state_dict")
         _history(checkpoint["progress"].get("history"), config)
+        ended = checkpoint["progress"].get("ended", False)  # missing where an earlier version wrote it
+        _need(isinstance(ended, bool), f"progress.ended is {ended!r} and no truth value")
     except Unfit as error:
         raise _refusal(path, error) from None
 
@@ -244,6 +246,7 @@ def _averages(model: nn.Module, checkpoint: Mapping[str, Any], averaged: bool) -
     state = checkpoint.get("averaging_state")
     count = state.get("n_averaged") if isinstance(state, dict) and set(state) == {"n_averaged"} else None
     step = checkpoint["global_step"]
+    assert isinstance(step, int)  # as _counts has found
     fits = isinstance(count, Tensor) and (count.shape, count.dtype) == ((), torch.int64) and 1 <= int(count) <= step
     _need(fits, f"averaging_state.n_averaged is {_kind(count)} and no count of at most {step} steps")
     latest = callbacks.get("WeightAveraging")
