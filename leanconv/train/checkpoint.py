@@ -28,7 +28,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
     sealed = {**checkpoint, CHECKSUMS: {name: checksum(value) for name, value in checkpoint.items()}}
     # the zip's own sums are what tells a flipped bit before the file is taken apart
-    with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):
+    with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
         torch.save(sealed, temporary)
 
 
@@ -93,7 +93,7 @@ def object_in(value: Any) -> str | None:
     if type(value) in (dict, OrderedDict):
         value = [*value.keys(), *value.values()]
     elif type(value) not in (list, tuple):
-        return f"a {type(value).__module__}.{type(value).__qualname__}".replace(" builtins.", " ")
+        return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     return next((found for inner in value if (found := object_in(inner))), None)
 
 

@@ -66,8 +66,8 @@ def refuse_objects(states: Mapping[str, Any]) -> None:
         found = object_in(state)
         if found is not None:
             raise SettingError(
-                f"callbacks: the state of {name} holds {found}, and last.ckpt holds tensors and plain values only; return "
-                "numbers, texts, lists and dicts from state_dict"
+                f"callbacks: the state of {name} holds a value of type {found}, and last.ckpt holds tensors and plain values "
+                "only; return numbers, texts, lists and dicts from state_dict"
             )
 
 

@@ -126,6 +126,7 @@ def train_loop(
             accelerator=accelerator,
             strategy=strategy,
             **counts,
+            min_epochs=1,  # a callback that stops at once would leave a run without a record
             max_epochs=config.epochs,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             gradient_clip_val=work.clip,

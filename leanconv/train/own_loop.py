@@ -32,8 +32,8 @@ class LeanCallback(pl.Callback):
 
     Args:
         folder: where the network is saved; None saves nothing.
-        network: the name of the network within the module, such as "net" for ``self.net``. It may be left out where one
-            network with a plan is in there.
+        network: the name of the network within the module, such as "net" for ``self.net``, or "" for the module itself. It may
+            be left out where one attribute of the module is a lean network, and nothing else in there has parameters.
 
     Raises:
         SettingError: when `fit` starts: no network or several, or a strategy that splits the weights that layers share.
@@ -48,7 +48,7 @@ class LeanCallback(pl.Callback):
     ...         dense = lc.create_model("resnet20")
     ...         self.net = lc.convert(dense, lc.plan(dense, lc.TiedBlock(blocks=2), exclude="conv1"), "fresh")
     >>> LeanCallback().network_of(Mine()).__class__.__name__
-    'ResNet'
+    'CifarResNet'
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, network: str | None = None) -> None:
@@ -61,17 +61,14 @@ class LeanCallback(pl.Callback):
                 return unwrapped(module.get_submodule(self.network))
             except AttributeError:
                 raise SettingError(f"network={self.network!r} is no part of {type(module).__name__}") from None
-        found = {id(unwrapped(part)): name for name, part in module.named_modules() if plan_of(part) is not None}
-        if len(found) != 1:
-            said = (
-                f"{len(found)} networks with a plan ({', '.join(found.values())})"
-                if found
-                else "no network with a plan"
-            )
-            raise SettingError(
-                f"{type(module).__name__} holds {said}; name the one to train: LeanCallback(network=...)"
-            )
-        return unwrapped(module.get_submodule(next(iter(found.values()))))
+        lean = {name: part for name, part in module.named_children() if plan_of(part) is not None}
+        inside = {parameter for part in lean.values() for parameter in part.parameters()}
+        outside = next((name for name, parameter in module.named_parameters() if parameter not in inside), None)
+        if len(lean) == 1 and outside is None:
+            return unwrapped(next(iter(lean.values())))
+        others = f", beside {outside}" if lean and outside else ""
+        said = f"{len(lean)} lean networks ({', '.join(lean)}){others}" if lean else "no lean network"
+        raise SettingError(f"{type(module).__name__} holds {said}; name the one to train: LeanCallback(network=...)")
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if isinstance(trainer.strategy, SPLITTING):

@@ -180,6 +180,7 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
 
-    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)),)
+    ema: Any = get_ema_multi_avg_fn  # Lightning's EMAWeightAveraging takes the parameters one at a time
+    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=ema(config.ema)),)
     module = TrainModule(model, config, len(data.classes))
     return Work(module, Feed(data, config), averages)
