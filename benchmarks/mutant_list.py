@@ -142,7 +142,7 @@ MUTANTS: list[Mutant] = [
         ("passed = sum(step >= epoch * steps_per_epoch for", "passed = sum(step > epoch * steps_per_epoch for"),
     ),
     *area(
-        "fit", "train/scoring.py", "tests/train/test_evaluate.py",
+        "fit", "train/scoring.py", "tests/train/test_evaluation.py",
         ("logits.topk(min(5, logits.shape[1]), dim=1)", "logits.topk(min(4, logits.shape[1]), dim=1)"),
         ("return probabilities.mean(dim=1).log()", "return probabilities.log().mean(dim=1)"),
     ),
@@ -205,7 +205,7 @@ MUTANTS: list[Mutant] = [
     ),
     # average precision and occlusion
     *area(
-        "detection", "detect/evaluate.py", "tests/detect/test_evaluate.py",
+        "detection", "detect/scoring.py", "tests/detect/test_scoring.py",
         ("\"iscrowd\": int(instance.crowd),", "\"iscrowd\": 0,"),
         ("None if v < 0 else 100 * float(v)", "100 * float(v)"),
         ("if high is None else (ratios >= low) & (ratios < high)", "if high is None else (ratios > low) & (ratios < high)"),
@@ -213,7 +213,7 @@ MUTANTS: list[Mutant] = [
         ("(result[\"masks\"][place, 0] > 0.5)", "(result[\"masks\"][place, 0] > 0.9)"),
     ),
     *area(
-        "detection", "detect/occlusion.py", "tests/detect/test_occlusion.py",
+        "detection", "detect/occluded.py", "tests/detect/test_occluded.py",
         ("return float(count[count >= 2].sum() / total)", "return float((count >= 2).sum() / total)"),
         ("return float(areas[count >= 2].sum() / areas.sum())", "return float(areas[count >= 1].sum() / areas.sum())"),
     ),
@@ -263,7 +263,7 @@ MUTANTS: list[Mutant] = [
     ),
     # what a trained network meets
     *area(
-        "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluate.py",
+        "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluation.py",
         ("return tuple(where[name] for name in found)", "return tuple(range(len(found)))"),
     ),
     *area(

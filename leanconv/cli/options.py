@@ -19,6 +19,13 @@ Target = Annotated[
         help="A network: resnet20, basis_resnet56(bases=2), timm/NAME, torchvision/NAME, or a folder that leanconv saved.",
     ),
 ]
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TARGET...",
+        help="One network or several: resnet20, basis_resnet56(bases=2), timm/NAME, torchvision/NAME, or a folder.",
+    ),
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a network in.")]
 Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]
 Where = Annotated[

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from leanconv.report.page import Page
+    from leanconv.report.result import Result
 
 WIDTH = 200  # where there is no terminal to ask: a table in a file or a pipe is not folded
 
@@ -48,6 +49,22 @@ def write_page(page: Page, path: Path) -> None:
 
     write_text(path, page.html())
     say(f"report: {path}")
+
+
+def present(result: Result, report: Path | None, as_json: bool) -> None:
+    """Print what a library call found, as a table or as JSON; write its page where one is asked for."""
+    if report is not None:
+        write_page(result.page(), report)
+    if as_json:
+        show_json(result.to_json())
+    else:
+        show(*result.tables(), *result.sentences())
+
+
+def measuring(done: int, total: int) -> None:
+    """A line on a terminal that says how many layers are measured."""
+    if sys.stderr.isatty():
+        print(f"\rmeasuring layers: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def command_line() -> str:

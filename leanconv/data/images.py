@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -46,6 +46,11 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     @property
     @abstractmethod
     def channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of every image; None where sizes vary or are not known."""
+        return None
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
@@ -135,6 +140,9 @@ class ImageData:
         problems: what was left out.
         held_out: how the test part was taken from the images, where the data set has none of its own.
         named: whether `classes` are names; not where the data set has numbers only, and "0", "1", ... stand for them.
+        prepared: the images are floats as the network takes them, prepared by a data set of the user's.
+        digest: by which a run knows images again that were handed in from Python; None for those with a name or a folder.
+        origin: what `open_data` was given, by the names of the command line's flags; None where it did not open them.
 
     Raises:
         DataError: classes that are no different names, a label outside them, a class without a training image, parts that
@@ -150,6 +158,9 @@ class ImageData:
     named: bool = True
     problems: Problems = field(default_factory=Problems)
     held_out: HeldOut | None = None
+    prepared: bool = False
+    digest: str | None = None
+    origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes, self.name))
@@ -195,7 +206,7 @@ class ImageData:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(H, W), or None where sizes vary."""
-        sizes = {part.image_size if isinstance(part, TensorImages) else None for part in (self.train, self.test)}
+        sizes = {part.image_size for part in (self.train, self.test)}
         return sizes.pop() if len(sizes) == 1 else None
 
     def split(self, fraction: float, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:

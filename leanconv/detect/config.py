@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
+from leanconv.core.config import setting
 from leanconv.core.errors import SettingError
 from leanconv.train.config import RunConfig
 
@@ -28,19 +27,24 @@ class DetectConfig(RunConfig):
         SettingError: an unknown setting or a value outside its rule.
     """
 
-    epochs: int = Field(24, ge=1)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(0.02, gt=0)
+    epochs: int = 24
+    batch_size: int = setting(16, "Photos a step, over all processes together.", least=1)
+    lr: float = setting(
+        0.02, "Highest learning rate; the default is for 16 photos a step, and goes down with them.", above=0
+    )
     nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = 1e-4
     schedule: Literal["cosine", "onecycle", "step", "constant"] = "step"
     milestones: tuple[float, ...] = (0.67, 0.92)
-    warmup_epochs: float = Field(0.07, ge=0)
-    min_size: tuple[int, ...] = (800,)
-    max_size: int = Field(1333, ge=1)
-    flip: float = Field(0.5, ge=0, le=1)
-    keep_empty: bool = False
-    clip: float | None = Field(None, gt=0)
+    warmup_epochs: float = 0.07
+    workers: int = setting(0, "Processes that decode photos.", least=0)
+    min_size: tuple[int, ...] = setting(
+        (800,), "Pixels of a photo's shorter side; of several, one is drawn for each (multi-scale)."
+    )
+    max_size: int = setting(1333, "Pixels of its longer side, at most.", least=1)
+    flip: float = setting(0.5, "How likely a photo is mirrored.", least=0, most=1)
+    keep_empty: bool = setting(False, "Train on photos without an object too.")
+    clip: float | None = setting(None, "Largest norm of the gradients.", above=0)
 
     def _check_together(self) -> None:
         super()._check_together()

@@ -50,7 +50,7 @@ class Recorder(pl.Callback):
         if trainer.is_global_zero:
             self.folder.write_records(module.history)
         for logger in trainer.loggers:
-            logger.log_hyperparams(module.config.model_dump(mode="json"))
+            logger.log_hyperparams(module.config.to_json())
         self._lap()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

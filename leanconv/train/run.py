@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     logger: str | Logger | Sequence[str | Logger] | None = None,
     strategy: str | Strategy | None = None,
+    request: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train `model` in place on the train part of `data`; the test part is never read.
 
@@ -100,6 +101,7 @@ def fit(
             `train_loss_step` and `lr_step` every 20 steps, over the number of the step; see `open_loggers`.
         strategy: a name or an object of Lightning's in which each process has all weights: "ddp",
             "ddp_find_unused_parameters_true" for a network with parts that get no gradient, DDPStrategy(...).
+        request: noted in config.yaml; see `RunFolder.open`.
 
     Raises:
         SettingError: `out` holds a run and `resume` is not set, or the run there has other settings or classes; `devices`
@@ -119,7 +121,7 @@ def fit(
         from leanconv.train.loop import train_loop
 
         folder = RunFolder(out)
-        checkpoint = folder.open(config, data.name, resume, data.names)
+        checkpoint = folder.open(config, data.name, resume, data.names, request)
         history = train_loop(
             model, partial(_work, model, data, config), config, folder, checkpoint,
             progress=progress, accelerator=accelerator, devices=devices, **engine,

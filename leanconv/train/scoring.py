@@ -42,8 +42,9 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     if images.ndim == 4:
         return logits_of(model(images))
     crops = images.shape[1]
-    probabilities = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1)
-    return probabilities.reshape(-1, crops, probabilities.shape[1]).mean(dim=1).log()
+    each = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1)
+    probabilities = each.reshape(-1, crops, each.shape[1])
+    return probabilities.mean(dim=1).log()
 
 
 def logits_of(output: object, classes: int | None = None) -> Tensor:

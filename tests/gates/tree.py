@@ -19,13 +19,14 @@ ORDER = (
     "data",
     "train",
     "timing",
+    "report",
     "inference",
     "deploy",
     "search",
     "analyse",
+    "experiment",
     "detect",
     "papers",
-    "report",
     "cli",
 )
 
