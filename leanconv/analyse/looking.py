@@ -53,13 +53,14 @@ def look(
     if what not in KINDS:
         raise SettingError(f"--what {what} (what) must be one of {', '.join(KINDS)}")
     kind = KINDS[what]
-    subjects = _folders(models) if kind.of in FOLDERS else _networks(models)
+    networks = {} if kind.of in FOLDERS else _networks(models)
+    subjects = _folders(models) if kind.of in FOLDERS else networks
     if kind.of.startswith("one") and len(subjects) > 1:
         noun = kind.of.removeprefix("one ")
         raise SettingError(f"{what} shows one {noun}, and {len(subjects)} are given; run it for each")
     given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed}
     if "images" in kind.takes:
-        given["images"] = _images(what, subjects, images, count, seed)
+        given["images"] = _images(what, networks, images, count, seed)
     if "data" in kind.takes:
         if not isinstance(images, ImageData):
             raise SettingError(f"{what} needs labelled images: give --data, without --photos (images: a data set)")
@@ -82,7 +83,7 @@ def _folders(folders: Subjects) -> Mapping[str, Path]:
     if isinstance(folders, nn.Module):
         raise SettingError("this analysis reads what a run wrote; give its folder, and not a network")
     several = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-    return dict(zip(labels_of(list(map(os.fspath, several))), map(Path, several), strict=True))
+    return dict(zip(labels_of([os.fspath(folder) for folder in several]), map(Path, several), strict=True))
 
 
 def _images(

@@ -77,9 +77,10 @@ def compare(
     folder = out or library.default_folder(targets, images)
     try:
         found = library.compare(
-            targets, images, settings_of(config, recipe, images, settings), folder, methods=methods, seeds=seeds,
+            targets, images, recipe, folder, methods=methods, seeds=seeds,
             where=where or (), exclude=exclude or (), init=init, pretrained=pretrained, latency_batch=latency_batch,
             device=device, logger=logger, command=shlex.join(["leanconv", *map(_portable, sys.argv[1:])]),
+            **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")

@@ -65,9 +65,10 @@ def train(
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=trained_before)
     try:
         run = fit(
-            target, images, settings_of(config, recipe, images, settings), out, method=method, where=where or (),
+            target, images, recipe, out, method=method, where=where or (),
             exclude=exclude or (), init=init, pretrained=pretrained, resume=resume, device=device, devices=devices,
             logger=logger,
+            **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the run in {out}")

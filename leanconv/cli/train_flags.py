@@ -6,16 +6,13 @@ import inspect
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
 from leanconv.core.config import Config, Setting
 from leanconv.core.errors import SettingError
 from leanconv.train.config import TrainConfig
-
-if TYPE_CHECKING:
-    from leanconv.data import ImageData
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,12 +78,11 @@ def with_flags(config: type[Config], function: Function, *, leave_out: Collectio
 with_train_flags = partial(with_flags, TrainConfig)
 
 
-def settings_of(file: Path | None, recipe: str | None, data: ImageData, flags: dict[str, Any]) -> TrainConfig:
-    """The recipe, by default one that suits `data`, with the settings of --config and then those of the flags on top."""
-    from leanconv.experiment.settings import read_config, settings_for
+def settings_of(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings of --config, and those of the flags on top."""
+    from leanconv.experiment.settings import read_config
 
-    given = {} if file is None else read_config(file)[0]
-    return settings_for(recipe, data.name, given | given_flags(TrainConfig, flags))
+    return ({} if file is None else read_config(file)[0]) | given_flags(TrainConfig, flags)
 
 
 def given_flags(config: type[Config], settings: dict[str, Any]) -> dict[str, Any]:

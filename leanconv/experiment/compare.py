@@ -23,7 +23,7 @@ from leanconv.experiment.events import LeftOut, Measuring, Progress, Tell, telle
 from leanconv.experiment.job import Job, Network
 from leanconv.experiment.rows import MethodRuns, make_rows
 from leanconv.experiment.series import slug, train_all
-from leanconv.experiment.settings import for_prepared, settings_for
+from leanconv.experiment.settings import settings_for
 from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import Row
 from leanconv.timing.latency import measure_latency
@@ -156,7 +156,7 @@ def compare(
         raise SettingError(
             "a Logger object would mix the runs of a comparison; give its name: tensorboard, csv or wandb"
         )
-    chosen = for_prepared(settings_for(config, images.name, settings), images)
+    chosen = settings_for(config, images, settings)
     shared = {"where": tuple(where), "exclude": tuple(exclude), "init": init, "pretrained": pretrained}
     asked = methods_of(methods)
     jobs = [

@@ -18,7 +18,7 @@ from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress
 from leanconv.experiment.job import Job, Network
 from leanconv.experiment.run import Run, run
-from leanconv.experiment.settings import for_prepared, settings_for
+from leanconv.experiment.settings import settings_for
 from leanconv.files.target import open_target
 from leanconv.train.config import TrainConfig
 from leanconv.train.prepared import check_fits, scores_of, task_on
@@ -82,7 +82,7 @@ def fit(
     (355, 1)
     """
     images = as_images(data, test_split=test_split)
-    chosen = for_prepared(settings_for(config, images.name, settings), images)
+    chosen = settings_for(config, images, settings)
     asked = parse_method(method) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place)

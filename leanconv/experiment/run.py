@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from leanconv.core.atomic import write_json
-from leanconv.core.count import count
-from leanconv.core.errors import RunError
 from leanconv.core.processes import leads
-from leanconv.core.task import Task, set_task
+from leanconv.experiment.conclude import conclude
 from leanconv.experiment.events import Progress, Waiting, teller
-from leanconv.experiment.job import Job
+from leanconv.experiment.job import Built, Job, build
 from leanconv.files.load import load
-from leanconv.files.save import save
 from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import Row
-from leanconv.train.evaluation import evaluate
-from leanconv.train.once import SUMMARY_FILE, failure, finished, history, once
-from leanconv.train.run import FitResult, check_execution, checked_engine, fit
+from leanconv.train.once import finished, history, once
+from leanconv.train.run import check_execution, checked_engine, fit
 from leanconv.train.scoring import Scores
 
 if TYPE_CHECKING:
     from leanconv.report.page import Page
-
-
-@dataclass(frozen=True)
-class Built:
-    """A network that was built for a job, and its figures: params, macs and weight_bytes."""
-
-    network: nn.Module
-    counts: dict[str, Any]
-
-
-def build(job: Job) -> Built:
-    """Build and count the network of `job`; what cannot be counted should not cost a training.
-
-    Raises:
-        SettingError: the network, the method and the images do not go together.
-    """
-    network = job.build()
-    return Built(network, count(network, job.input_size).to_json())
 
 
 @dataclass
@@ -161,7 +137,7 @@ def run(
             **_shown(job, progress, options),
         )
         trained.append(own.network)
-        return _conclude(job, folder, own, fitted) if leads() else {}
+        return conclude(job, folder, own, fitted) if leads() else {}
 
     tell = teller(progress)
     summary = once(folder, identity, work, resume=resume, scores="test", waiting=lambda: tell(Waiting(folder)))
@@ -176,40 +152,3 @@ def _shown(job: Job, progress: Progress, options: dict[str, Any]) -> dict[str, A
 
     told = Epochs(job.label, job.config.seed, teller(progress))
     return options | {"progress": False, "callbacks": (*options.get("callbacks", ()), told)}
-
-
-def _conclude(job: Job, folder: Path, built: Built, fitted: FitResult) -> dict[str, Any]:
-    """Save the network, test it, and write the run's summary: only now is the test part looked at.
-
-    Raises:
-        RunError: one of these failed; the trained weights are kept.
-    """
-    try:
-        summary = _tested(job.in_order_of(built.network), folder, built, fitted)
-        write_json(folder / SUMMARY_FILE, summary)
-    except Exception as error:
-        kept = f"the trained weights are in {folder}, and the same command with --resume (resume=True) tries again"
-        raise RunError(f"trained, and then failed: {failure(error)}; {kept}") from error
-    return summary
-
-
-def _tested(job: Job, folder: Path, built: Built, fitted: FitResult) -> dict[str, Any]:
-    network, config, data = built.network.cpu().eval(), job.config, job.data
-    network.zero_grad(set_to_none=True)
-    if not data.prepared:
-        set_task(network, Task(data.mean, data.std, job.image_size, data.names))
-    save(network, folder, allow_nonfinite=True)  # a run that diverged ends with a warning and its scores
-    scores = evaluate(
-        network, data.test, mean=data.mean, std=data.std, ten_crop=config.ten_crop, precision=config.precision,
-        channels_last=config.channels_last, image_size=config.image_size,
-    )  # fmt: skip
-    if not math.isfinite(scores.loss):
-        raise RunError(f"the loss on the test part is {scores.loss}; lower lr, and train again in another folder")
-    return {
-        "status": "finished",
-        "method": job.label,
-        "seed": config.seed,
-        "counts": built.counts,
-        "train": {name: value for name, value in asdict(fitted).items() if name != "history"},
-        "test": asdict(scores),
-    } | ({"problems": data.problems.to_json()} if data.problems.counts else {})

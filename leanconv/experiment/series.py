@@ -10,9 +10,9 @@ from typing import Any
 
 from leanconv.core.errors import LeanconvError, RunError, SettingError
 from leanconv.experiment.events import Progress, RunFailed, RunStarted, Tell, teller
-from leanconv.experiment.job import Job
+from leanconv.experiment.job import Built, Job, build
 from leanconv.experiment.rows import MethodRuns
-from leanconv.experiment.run import Built, Run, build, run
+from leanconv.experiment.run import Run, run
 from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")

@@ -17,8 +17,8 @@ from leanconv.train.recipes import RECIPES
 NOTED = ("data", CLASSES)  # what config.yaml of a run says of its images; `request` says how they were opened
 
 
-def settings_for(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:
-    """The settings of a run on the data set called so.
+def settings_for(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run on `data`; nothing changes images that a data set of the user's prepares.
 
     Args:
         config: settings, a recipe's name or a configuration file; None takes the recipe that suits the data.
@@ -28,20 +28,20 @@ def settings_for(config: TrainConfig | str | Path | None, data_name: str, given:
         SettingError: there is no such recipe or setting, or a value breaks its rule.
         FileError: the file cannot be read.
     """
+    chosen = _chosen(config, data.name, given)
+    return chosen.replace(augment="none", image_size=None, ten_crop=False) if data.prepared else chosen
+
+
+def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:
     if isinstance(config, TrainConfig):
         return config.replace(**given)
     if config is not None and Path(config).suffix in (".yaml", ".yml"):
         found, _ = read_config(config)
-        return settings_for(None, data_name, {**found, **given})
+        return _chosen(None, data_name, {**found, **given})
     name = str(config) if config else "quick_digits" if data_name == "digits" else "cifar_fast"
     if name not in RECIPES:
         raise SettingError(f"--recipe (config=) {name!r} does not exist; there are {', '.join(RECIPES)}")
     return RECIPES[name]().replace(**given)
-
-
-def for_prepared(config: TrainConfig, data: ImageData) -> TrainConfig:
-    """`config` for images that the user's own data set prepares: nothing more is changed in them."""
-    return config.replace(augment="none", image_size=None, ten_crop=False) if data.prepared else config
 
 
 def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

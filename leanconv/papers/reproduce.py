@@ -10,8 +10,8 @@ from pathlib import Path
 from leanconv.core.errors import SettingError
 from leanconv.data import ImageData
 from leanconv.papers import catalogue, tables
+from leanconv.papers.results import Settings, Trained
 from leanconv.papers.rows import Row
-from leanconv.papers.training import Settings, Trained, train_printed
 from leanconv.report.page import Page, table_page
 from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import Row as Figures
@@ -105,6 +105,8 @@ def reproduce(
     10 printed figures: 10 exact.
     """
     if train is not None:
+        from leanconv.papers.training import train_printed  # which loads what trains
+
         changes = {"precision": precision, "threads": threads}
         given = {name: value for name, value in changes.items() if value is not None}
         asked = Settings(scale, tuple(seeds), given, device, Path(out), progress, command)

@@ -107,6 +107,3 @@ def _summary(rows: Sequence[Row], job: Job, asked: Settings) -> dict[str, Any]:
         "seeds": sorted({seed for row in rows for seed in row["seeds"]}),
         "rows": list(rows),
     }
-
-
-__all__ = ["Settings", "Trained", "train_printed"]

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from leanconv.core.errors import FileError, RunError, SettingError
-from leanconv.experiment import run
+from leanconv.experiment import conclude, job, run
 from leanconv.report import markdown_of
 
 from .conftest import TINY, one_line
@@ -165,7 +165,7 @@ def test_what_fails_after_training_keeps_the_weights(
 
     command = ("train", "resnet8", "--out", tmp_path / "run", *TINY)
     with monkeypatch.context() as patched:
-        patched.setattr(run, "evaluate", fail)
+        patched.setattr(conclude, "evaluate", fail)
         answer = call(*command)
     assert answer.code == 1
     assert one_line(answer, "trained, and then failed: RuntimeError: no such luck", "--resume", "tries again")
@@ -181,7 +181,7 @@ def test_what_cannot_be_counted_is_said_before_training(
     def fail(*arguments: Any) -> None:
         raise SettingError("this cannot be counted")
 
-    monkeypatch.setattr(run, "count", fail)
+    monkeypatch.setattr(job, "count", fail)
     answer = call("train", "resnet8", "--out", tmp_path / "run", *TINY)
     assert answer.code == 2 and one_line(answer, "this cannot be counted")
     assert trained == [] and not (tmp_path / "run").exists()

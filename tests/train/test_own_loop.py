@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leanconv as lc
 from leanconv.core.errors import SettingError, TieError
 from leanconv.train import LeanCallback
+from tests.gates.tree import ROOT
 from tests.train.conftest import assert_same, state, stripes
 
 METHOD = lc.SharedBasis(shared=4, unique=1, penalty_weight=3.0)
@@ -73,6 +76,14 @@ def test_a_plain_loop(tmp_path: Path) -> None:
     lc.save(model, tmp_path)
     x, _ = images()
     torch.testing.assert_close(lc.load(tmp_path, model=small()).eval()(x), model.eval()(x))
+
+
+def test_the_loop_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## Your own loop")[2]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/training.md", "exec"), {})
+    lc.check(lc.load("out"))
 
 
 class Mine(pl.LightningModule):
@@ -213,7 +224,7 @@ def test_timms_own_pieces(tmp_path: Path) -> None:
     lc.save(ema, tmp_path / "lean")
     assert_same(state(lc.load(tmp_path / "lean", model=small())), state(ema.module))
 
-    # timm pickles its arguments beside the weights; the weights alone load without that, into a converted network
+    # it holds no plan: its weights load into a converted network
     checkpoint = torch.load(tmp_path / "last.pth.tar", weights_only=True)
     again = lean()
     again.load_state_dict(checkpoint["state_dict"])
@@ -233,6 +244,38 @@ def test_weight_decay_groups_of_timm_hold_each_shared_weight_once() -> None:
     assert all(model.get_parameter(name).ndim > 1 for name in decayed)
     assert all(model.get_parameter(name).ndim <= 1 for name in free)
     assert any("bank" in name or "basis" in name for name in decayed)
+
+
+def test_vectors_that_are_weights_get_no_decay_from_timm() -> None:
+    """Those of FilterSummary and SoftShared, as docs/training.md says."""
+    from timm.optim import param_groups_weight_decay
+
+    exempt = {}
+    for method in lc.METHODS:
+        dense = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(3)))
+        network = lc.convert(dense, lc.plan(dense, method(), input_size=(16, 8, 8)), "fresh")
+        own = {id(p) for p in network.parameters()} - {
+            id(p) for part in network.modules() if isinstance(part, nn.BatchNorm2d) for p in part.parameters()
+        }
+        groups = param_groups_weight_decay(network, 0.1)
+        free = [parameter for group in groups if group["weight_decay"] == 0 for parameter in group["params"]]
+        exempt[method.__name__] = any(id(parameter) in own for parameter in free)
+    assert {name for name, found in exempt.items() if found} == {"FilterSummary", "SoftShared"}
+
+
+def test_what_timms_saver_pickles_is_read_when_it_is_allowed(tmp_path: Path) -> None:
+    from timm.utils import CheckpointSaver
+
+    model = lean()
+    saver = CheckpointSaver(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), args=argparse.Namespace(model="lean", epochs=1),
+        checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path),
+    )  # fmt: skip
+    saver.save_checkpoint(0, metric=1.0)
+    with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
+        torch.load(tmp_path / "last.pth.tar", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        assert torch.load(tmp_path / "last.pth.tar", weights_only=True)["arch"] == "lean"
 
 
 def test_one_parameter_under_two_names_is_what_breaks() -> None:
