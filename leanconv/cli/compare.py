@@ -24,7 +24,7 @@ from leanconv.cli.options import (
     Where,
 )
 from leanconv.cli.output import command_line, say, show, show_json
-from leanconv.cli.train_flags import Device, Recipe, settings_of, with_train_flags
+from leanconv.cli.train_flags import Device, Loggers, Recipe, settings_of, with_train_flags
 from leanconv.core.processes import leads
 
 
@@ -57,6 +57,7 @@ def compare(
         int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
     ] = 1,
     device: Device = "auto",
+    logger: Loggers = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -77,8 +78,7 @@ def compare(
         found = library.compare(
             targets, images, recipe, folder, methods=methods, seeds=seeds,
             where=where or (), exclude=exclude or (), include=include, init=init, pretrained=pretrained,
-            latency_batch=latency_batch,
-            device=device, command=command_line(portable=True),
+            latency_batch=latency_batch, device=device, logger=logger, command=command_line(portable=True),
             **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:

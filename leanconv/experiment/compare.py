@@ -28,6 +28,7 @@ from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import Row
 from leanconv.timing.latency import measure_latency
 from leanconv.train.config import TrainConfig
+from leanconv.train.loggers import check_loggers
 from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE
 
 if TYPE_CHECKING:
@@ -153,6 +154,10 @@ def compare(
     check_several(models, methods)
     images = as_images(data, test_split=test_split)  # type: ignore[arg-type]
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}
+    if any(not isinstance(logger, str) for logger in check_loggers(options.get("logger"))):
+        raise SettingError(
+            "a Logger object would mix the runs of a comparison; give its name: tensorboard, csv or wandb"
+        )
     chosen = settings_for(config, images, settings)
     shared = {
         "where": tuple(where),

@@ -119,7 +119,7 @@ class Result(ABC):
         try:
             import pandas
         except ImportError:
-            raise SettingError("to_pandas() needs pandas: pip install pandas") from None
+            raise SettingError("to_pandas() needs pandas: pip install 'leanconv[pandas]'") from None
         return pandas.DataFrame(list(self.rows))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
