@@ -98,7 +98,8 @@ assert "BlockCirculant" in lc.__all__ and lc.find_method("block_circulant") is l
 assert "block_circulant" in lc.list_methods()[:11] and lc.BlockCirculantConv2d(8, 8, 3, size=4).size == 4
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    here = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    done = subprocess.run(command, capture_output=True, text=True, **here)
     assert done.returncode == 0, done.stderr
 
 
