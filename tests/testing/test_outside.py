@@ -38,6 +38,7 @@ x = torch.randn(2, 3, 32, 32)
 """
 
 
+@pytest.mark.timeout(300)  # several processes, each of which imports torch
 def test_it_plans_converts_saves_exports_and_runs(tmp_path: Path):
     here = install(tmp_path / "site")
     passes(
@@ -80,6 +81,7 @@ assert torch.equal(lean(x), y)
     passes(f"import circulant.operator\nlc.load({str(tmp_path / 'net')!r})", unannounced)
 
 
+@pytest.mark.timeout(300)
 def test_it_fulfils_the_contract_and_a_wrong_fit_does_not(tmp_path: Path):
     check = "from leanconv.testing import check_method\ncheck_method(lc.find_method('block_circulant')(2){})"
     passes(check.format(""), install(tmp_path / "right"))
