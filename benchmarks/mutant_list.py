@@ -110,6 +110,13 @@ MUTANTS: list[Mutant] = [
         ("kept.sort(key=lambda item: order[item.site.name])", "kept.sort(key=lambda item: -order[item.site.name])"),
     ),
     *area(
+        "plan", "core/registry.py", "tests/core/test_registry.py",
+        ("kind.__module__ == other.__module__ and kind", "kind"),
+        ("if _top(found) != _top(module) and \"__main__\" not in (found, module):", "if _top(found) != _top(module):"),
+        ("if known is None or _path(known) != _path(kind):", "if False:"),
+        ("if name == DENSE or not name.isidentifier():", "if not name.isidentifier():"),
+    ),
+    *area(
         "plan", "conversion/check.py", "tests/conversion/test_convert.py tests/core/test_sharing.py",
         ("        if found != planned:", "        if found < planned:"),
     ),

@@ -28,6 +28,26 @@ def _less(text: str) -> Callable[[re.Match[str]], str]:
 
 # The layers of a dense block that is a list: normalise, ReLU, convolve, twice
 DENSE_PARTS = {part: f"residual_function.{n}" for part, n in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 5))}
+DENSE_BLOCKS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("features.dense_block_layer_{}.bottle_neck_layer_{}.", {"norm1": "bn0", "norm2": "bn1"}),
+    ("features.dense_block_layer_{}.bottle_neck_layer_{}.", DENSE_PARTS),
+    ("features.dense_block{}.bottle_neck_layer_{}.", DENSE_PARTS),
+)
+
+
+def _dense_net(block: str, parts: dict[str, str]) -> tuple[Rename, ...]:
+    """The filter bases' DenseNet: the last block of the dense one is called otherwise, its layers are lists."""
+    return (
+        (r"^features\.conv0\.", "conv1."),
+        (r"^features\.norm5\.", "features.bn."),
+        (r"^classifier\.", "linear."),
+        (r"^features\.transition(\d)\.norm\.", _less("features.transition_layer_{}.down_sample.0.")),
+        (r"^features\.transition(\d)\.conv\.", _less("features.transition_layer_{}.down_sample.1.")),
+        (r"^features\.denseblock(\d)\.denselayer(\d+)\.", _less(block)),
+        *((rf"(bottle_neck_layer_\d+)\.{own}\.", rf"\1.{other}.") for own, other in parts.items()),
+    )
+
+
 # Conventions of whole networks, ours first; all lines of one are applied in turn. Where one changes nothing it has no name.
 CONVENTIONS: tuple[tuple[Rename, ...], ...] = (
     ((r"\bdownsample\.", "shortcut."),),
@@ -51,22 +71,7 @@ CONVENTIONS: tuple[tuple[Rename, ...], ...] = (
         (r"^(layer\d\.\d+)\.conv([123])\.", lambda m: f"{m[1]}.residual_function.{3 * int(m[2]) - 3}."),
         (r"^(layer\d\.\d+)\.bn([123])\.", lambda m: f"{m[1]}.residual_function.{3 * int(m[2]) - 2}."),
     ),
-    *(
-        (  # the filter bases' DenseNet: the last block of the dense one is called otherwise, its layers are lists
-            (r"^features\.conv0\.", "conv1."),
-            (r"^features\.norm5\.", "features.bn."),
-            (r"^classifier\.", "linear."),
-            (r"^features\.transition(\d)\.norm\.", _less("features.transition_layer_{}.down_sample.0.")),
-            (r"^features\.transition(\d)\.conv\.", _less("features.transition_layer_{}.down_sample.1.")),
-            (r"^features\.denseblock(\d)\.denselayer(\d+)\.", _less(block)),
-            *((rf"(bottle_neck_layer_\d+)\.{own}\.", rf"\1.{other}.") for own, other in parts.items()),
-        )
-        for block, parts in (
-            ("features.dense_block_layer_{}.bottle_neck_layer_{}.", {"norm1": "bn0", "norm2": "bn1"}),
-            ("features.dense_block_layer_{}.bottle_neck_layer_{}.", DENSE_PARTS),
-            ("features.dense_block{}.bottle_neck_layer_{}.", DENSE_PARTS),
-        )
-    ),
+    *(_dense_net(block, parts) for block, parts in DENSE_BLOCKS),
     (  # SWRN
         (r"^conv1\.", "conv_3x3."),
         (r"^layer(\d)\.", r"stage_\1."),

@@ -253,13 +253,13 @@ def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
     unused = primary + cheap - module.out_channels  # outputs that are cut off; they may be anything
     each = module.expansion - 1
     rest = F.pad(weight[primary:], (0, 0, 0, 0, 0, 0, 0, unused)).unflatten(0, (primary, each))
-    taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap.conv.kernel_size[0])
+    taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap_kernel_size)
     # a cheap filter also sees the bias of its primary map
     shift = F.pad(bias[primary:], (0, unused)) - (taps.sum((2, 3)) * bias[:primary, None]).flatten()
     _set(module.cheap, taps.flatten(0, 1)[:, None], shift)
 
 
-def _set(branch: nn.Sequential, weight: Tensor, bias: Tensor) -> None:
+def _set(branch: Any, weight: Tensor, bias: Tensor) -> None:
     """Make a branch compute conv(x, weight) + bias in eval, but for its ReLU."""
     branch.conv.weight.copy_(weight)
     if branch.conv.bias is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ x = torch.randn(2, 3, 32, 32)
 """
 
 
+@pytest.mark.timeout(300)  # several processes, each of which imports torch
 def test_it_plans_converts_saves_exports_and_runs(tmp_path: Path):
     here = install(tmp_path / "site")
     passes(
@@ -79,12 +81,28 @@ assert torch.equal(lean(x), y)
     passes(f"import circulant.operator\nlc.load({str(tmp_path / 'net')!r})", unannounced)
 
 
+@pytest.mark.timeout(300)
 def test_it_fulfils_the_contract_and_a_wrong_fit_does_not(tmp_path: Path):
     check = "from leanconv.testing import check_method\ncheck_method(lc.find_method('block_circulant')(2){})"
     passes(check.format(""), install(tmp_path / "right"))
     done = run(check.format(", 'fit*'"), install(tmp_path / "wrong", WRONG))
     assert "ContractError" in done.stderr and "fit_is_nearest on '3x3': the fit is not the nearest" in done.stderr
     assert CIRCULANT != WRONG
+
+
+def test_in_the_repository_it_is_one_file_and_no_edit(tmp_path: Path):
+    shutil.copytree(ROOT / "leanconv", tmp_path / "leanconv", ignore=shutil.ignore_patterns("__pycache__"))
+    text = '__all__ = ["BlockCirculant", "BlockCirculantConv2d"]\n' + CIRCULANT
+    (tmp_path / "leanconv" / "ops" / "block_circulant.py").write_text(text)
+    code = """
+import leanconv as lc
+assert "BlockCirculant" in lc.__all__ and lc.find_method("block_circulant") is lc.BlockCirculant
+assert "block_circulant" in lc.list_methods()[:11] and lc.BlockCirculantConv2d(8, 8, 3, size=4).size == 4
+"""
+    command = [sys.executable, "-c", code]
+    here = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    done = subprocess.run(command, capture_output=True, text=True, **here)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
