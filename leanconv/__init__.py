@@ -124,7 +124,7 @@ _HOME = {
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("analyse", "search")  # reached as lc.search.faster_only and the like
+_PACKAGES = ("analyse", "experiment", "search")  # reached as lc.search.faster_only and the like
 __all__ = [*_HOME]
 
 
