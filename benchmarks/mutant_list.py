@@ -205,7 +205,7 @@ MUTANTS: list[Mutant] = [
     ),
     # average precision and occlusion
     *area(
-        "detection", "detect/evaluate.py", "tests/detect/test_evaluate.py",
+        "detection", "detect/scoring.py", "tests/detect/test_scoring.py",
         ("\"iscrowd\": int(instance.crowd),", "\"iscrowd\": 0,"),
         ("None if v < 0 else 100 * float(v)", "100 * float(v)"),
         ("if high is None else (ratios >= low) & (ratios < high)", "if high is None else (ratios > low) & (ratios < high)"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from leanconv.analyse.converted import inspect
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_
     from leanconv.conversion.check import check
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from leanconv.experiment.compare import compare
     from leanconv.experiment.fit import evaluate, fit
     from leanconv.files.checkpoints import load_checkpoint
+    from leanconv.files.find import find_models
     from leanconv.files.hub import from_pretrained, push_to_hub
     from leanconv.files.load import load
     from leanconv.files.save import save
+    from leanconv.inference.bench import bench
     from leanconv.inference.optimize import forms_chosen, optimize
     from leanconv.models.create import create_model, list_models
+    from leanconv.models.doctor import doctor
     from leanconv.ops import (
         METHODS,
         DepthShared,
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
         TiedGlobalContext,
         TiedSE,
     )
+    from leanconv.papers.reproduce import reproduce
     from leanconv.timing.summary import summary
     from leanconv.train.config import TrainConfig
 
@@ -99,18 +104,22 @@ _HOME = {
     "TiedGlobalContext": "ops",
     "TiedSE": "ops",
     "TrainConfig": "train.config",
+    "bench": "inference.bench",
     "calibrate_": "conversion.calibrate",
     "check": "conversion.check",
     "compare": "experiment.compare",
     "convert": "conversion.apply",
     "count": "core.count",
     "create_model": "models.create",
+    "doctor": "models.doctor",
     "evaluate": "experiment.fit",
     "export": "deploy.export",
+    "find_models": "files.find",
     "fit": "experiment.fit",
     "forms_chosen": "inference.optimize",
     "from_pretrained": "files.hub",
     "get_task": "core.task",
+    "inspect": "analyse.converted",
     "list_models": "models.create",
     "load": "files.load",
     "load_checkpoint": "files.checkpoints",
@@ -119,12 +128,13 @@ _HOME = {
     "plan": "conversion.plan",
     "plan_of": "conversion.apply",
     "push_to_hub": "files.hub",
+    "reproduce": "papers.reproduce",
     "save": "files.save",
     "set_task": "core.task",
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("analyse", "experiment", "search")  # reached as lc.search.faster_only and the like
+_PACKAGES = ("analyse", "detect", "experiment", "search")  # reached as lc.search.faster_only and the like
 __all__ = [*_HOME]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +22,8 @@ from leanconv.cli.options import (
     TestSplit,
     Where,
 )
-from leanconv.cli.output import say, show, show_json
-from leanconv.cli.train_flags import Device, Recipe, settings_of, with_train_flags
+from leanconv.cli.output import command_line, say, show, show_json
+from leanconv.cli.train_flags import Device, Loggers, Recipe, settings_of, with_train_flags
 from leanconv.core.processes import leads
 
 
@@ -58,6 +55,7 @@ def compare(
         int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
     ] = 1,
     device: Device = "auto",
+    logger: Loggers = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -69,32 +67,29 @@ def compare(
     methods may share one folder, and the later report has both.
     """
     from leanconv.cli.images import open_images
-    from leanconv.experiment import compare as library
+    from leanconv.experiment.compare import compare, default_folder
+    from leanconv.experiment.grid import check_several
 
-    library.check_several(targets, methods)  # before the images are read
+    check_several(targets, methods)  # before the images are read
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split)
-    folder = out or library.default_folder(targets, images)
+    folder = out or default_folder(targets, images)
     try:
-        found = library.compare(
-            targets, images, recipe, folder, methods=methods, seeds=seeds,
-            where=where or (), exclude=exclude or (), init=init, pretrained=pretrained, latency_batch=latency_batch,
-            device=device, command=shlex.join(["leanconv", *map(_portable, sys.argv[1:])]),
+        found = compare(
+            targets, images, recipe, folder, methods=methods, seeds=seeds, where=where or (), exclude=exclude or (),
+            init=init, pretrained=pretrained, latency_batch=latency_batch, device=device, logger=logger,
+            command=command_line(portable=True),
             **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")
         raise
-    if not leads():  # which has trained with the first process, and prints nothing
+    if not leads():
         return
+    report = f"report: {folder / 'report.html'}"
     if as_json:
         show_json(found.to_json())
-        say(f"report: {folder / 'report.html'}")
+        say(report)
     else:
-        show(found.table(), "", *found.sentences(), "", f"report: {folder / 'report.html'}")
+        show(found.table(), "", *found.sentences(), "", report)
     if any(row["failed"] for row in found.rows):
         raise typer.Exit(1)
-
-
-def _portable(argument: str) -> str:
-    """A path seen from here: results are shared, and say nothing about the machine's folders."""
-    return os.path.relpath(argument) if os.path.isabs(argument) else argument

@@ -21,7 +21,7 @@ from leanconv.cli.options import (
     Where,
     input_size,
 )
-from leanconv.cli.output import say, show, show_json
+from leanconv.cli.output import measuring, say, show, show_json
 
 
 def convert(
@@ -51,7 +51,7 @@ def convert(
     """
     import torch
 
-    from leanconv.cli.inspect import describe
+    from leanconv.analyse.converted import describe
     from leanconv.conversion import apply
     from leanconv.conversion.methods import label_of, parse_method
     from leanconv.conversion.useful import useful_plan
@@ -68,9 +68,9 @@ def convert(
     shape = input_size(size) or input_size_of(model)
     plan = None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape)
     if faster_only and plan is not None:
-        from leanconv.cli.layer_latency import without_slower
+        from leanconv.search.faster import some_faster
 
-        plan = without_slower(plan)
+        plan = some_faster(plan, progress=measuring)
     lean = model if plan is None else apply.convert(model, plan, init)
     folder = save(lean, out)
     found = describe(model, lean, plan, shape)

@@ -24,7 +24,7 @@ from leanconv.cli.options import (
     Where,
 )
 from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.cli.train_flags import Device, Devices, Recipe, settings_of, with_train_flags
+from leanconv.cli.train_flags import Device, Devices, Loggers, Recipe, settings_of, with_train_flags
 from leanconv.core.processes import leads
 
 
@@ -48,6 +48,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     device: Device = "auto",
     devices: Devices = None,
+    logger: Loggers = None,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -66,6 +67,7 @@ def train(
         run = fit(
             target, images, recipe, out, method=method, where=where or (),
             exclude=exclude or (), init=init, pretrained=pretrained, resume=resume, device=device, devices=devices,
+            logger=logger,
             **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -33,6 +33,14 @@ Devices = Annotated[
         "--devices", min=1, help="How many GPUs, or CPU processes. Default: what torchrun or srun started, or 1."
     ),
 ]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logger",
+        metavar="NAME",
+        help="Where metrics go beside metrics.jsonl: tensorboard, csv or wandb. May be given several times.",
+    ),
+]
 
 
 def flag(setting: Setting) -> str:

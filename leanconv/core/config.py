@@ -98,15 +98,18 @@ class Setting:
 
 
 def setting(
-    default: Any,
     help: str,
     *,
+    default: Any,
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """The default of a field of a `Config`, with what is declared about it; see `Setting`."""
+    """The default of a field of a `Config`, with what is declared about it; see `Setting`.
+
+    The default is a keyword because type checkers look for it there.
+    """
     declared = Setting(default=default, help=help, least=least, above=above, most=most, below=below)
     return field(default=default, metadata={METADATA: declared})
 

@@ -118,7 +118,7 @@ def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nd
     Raises:
         DataError: it cannot be decoded, or has more than one channel.
     """
-    values = _opened(io.BytesIO(data), name, max_pixels, np.array)
+    values: np.ndarray[Any, Any] = _opened(io.BytesIO(data), name, max_pixels, np.array)
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise DataError(
             f"{name}: {values.dtype} {values.shape} where one whole number a pixel is needed; write it again"
@@ -140,7 +140,8 @@ def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple
 
     most = max(BYTES_PER_PIXEL * max_pixels, 2**20)
     with opened(path, "restore or drop this image", most) as file:
-        return _opened(file, str(path), max_pixels, sizes)
+        found: tuple[tuple[int, int], tuple[int, int]] = _opened(file, str(path), max_pixels, sizes)
+    return found
 
 
 def _opened(stream: BinaryIO, name: str, max_pixels: int, use: Any) -> Any:

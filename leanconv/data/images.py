@@ -98,7 +98,7 @@ class TensorImages(LabelledImages):
         return TensorImages(self.images, labels)
 
     def pixels(self) -> Iterator[Tensor]:
-        return (block.movedim(1, 0) for block in self.images.split(4096))
+        return (block.movedim(1, 0) for block in torch.split(self.images, 4096))
 
 
 class FileImages(LabelledImages):

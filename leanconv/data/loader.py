@@ -72,7 +72,7 @@ class MemoryLoader(Loader):
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         draw = generator(self.sampling.seed, epoch, self.sampling.rank, 1)
-        for rows in self.sampling.order(epoch).split(self.sampling.batch_size)[: len(self)]:
+        for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
             yield self.finish(self.change(self.images.images[rows], draw)), self.images.labels[rows]
 
 
@@ -116,7 +116,7 @@ class _Items(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(mix(*self.key, row))
+            torch.default_generator.manual_seed(mix(*self.key, row))
             image, label = self.images[row]  # a data set of the user's may draw too
             return self.transform(image).contiguous(), label
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,7 +144,7 @@ def part_of(part: Part, name: str) -> LabelledImages:
         raise DataError(
             f"the {name} part is a {type(part).__name__}: give a torch Dataset with a length, read by number"
         )
-    if len(part) == 0:
+    if len(cast(Sized, part)) == 0:
         raise DataError(f"the {name} part has no image; add some")
     return DatasetImages(cast(Dataset[Any], part), labels_of(cast(Dataset[Any], part)))
 

@@ -57,7 +57,7 @@ class ParquetRows:
         return f"{self.files[file]} row {index - (self.ends[file - 1] if file else 0)}"
 
     def read(self, index: int) -> bytes:
-        data = self.data[self.rows[index]].as_py()
+        data: bytes | None = self.data[self.rows[index]].as_py()
         if data is None:
             raise DataError(f"{self.name(index)}: image.bytes is null; put the encoded image there or drop the row")
         return data

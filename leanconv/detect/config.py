@@ -28,23 +28,23 @@ class DetectConfig(RunConfig):
     """
 
     epochs: int = 24
-    batch_size: int = setting(16, "Photos a step, over all processes together.", least=1)
+    batch_size: int = setting("Photos a step, over all processes together.", default=16, least=1)
     lr: float = setting(
-        0.02, "Highest learning rate; the default is for 16 photos a step, and goes down with them.", above=0
+        "Highest learning rate; the default is for 16 photos a step, and goes down with them.", default=0.02, above=0
     )
     nesterov: bool = False
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "onecycle", "step", "constant"] = "step"
     milestones: tuple[float, ...] = (0.67, 0.92)
     warmup_epochs: float = 0.07
-    workers: int = setting(0, "Processes that decode photos.", least=0)
+    workers: int = setting("Processes that decode photos.", default=0, least=0)
     min_size: tuple[int, ...] = setting(
-        (800,), "Pixels of a photo's shorter side; of several, one is drawn for each (multi-scale)."
+        "Pixels of a photo's shorter side; of several, one is drawn for each (multi-scale).", default=(800,)
     )
-    max_size: int = setting(1333, "Pixels of its longer side, at most.", least=1)
-    flip: float = setting(0.5, "How likely a photo is mirrored.", least=0, most=1)
-    keep_empty: bool = setting(False, "Train on photos without an object too.")
-    clip: float | None = setting(None, "Largest norm of the gradients.", above=0)
+    max_size: int = setting("Pixels of its longer side, at most.", default=1333, least=1)
+    flip: float = setting("How likely a photo is mirrored.", default=0.5, least=0, most=1)
+    keep_empty: bool = setting("Train on photos without an object too.", default=False)
+    clip: float | None = setting("Largest norm of the gradients.", default=None, above=0)
 
     def _check_together(self) -> None:
         super()._check_together()

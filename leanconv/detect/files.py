@@ -14,7 +14,7 @@ from torch import nn
 from leanconv.conversion.check import check
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.reading import reading
-from leanconv.detect.build import create_detector, describe_detector
+from leanconv.detect.detector import create_detector, describe_detector
 from leanconv.files.bounds import bounded_settings
 from leanconv.files.load import compare, fill, network_of, on_meta, opened
 from leanconv.files.save import description, refuse_bad_values, ties, write

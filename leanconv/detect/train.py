@@ -12,11 +12,11 @@ from torch import nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.processes import started
-from leanconv.detect.build import describe_detector
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
-from leanconv.detect.evaluate import has_masks
+from leanconv.detect.detector import describe_detector
+from leanconv.detect.scoring import has_masks
 from leanconv.train.caller import undisturbed
 from leanconv.train.folder import RunFolder
 from leanconv.train.run import FitResult, check_execution, concluded
@@ -102,4 +102,4 @@ def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, un
     from leanconv.train.loop import Work
 
     module = DetectModule(detector, config, unread.lines)
-    return Work(module, Feed(photos, config, has_masks(detector), unread))
+    return Work(module, Feed(photos, config, has_masks(detector), unread), clip=config.clip)

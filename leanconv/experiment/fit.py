@@ -65,7 +65,7 @@ def fit(
         resume: continue the unfinished run in `out`.
         progress: True says how it goes on standard error; a function is called with each `leanconv.experiment.Event`.
         device, devices: where to train, and in how many processes, as Lightning takes them.
-        callbacks, logger, strategy: Lightning's, in addition to leanconv's own.
+        callbacks, logger, strategy: Lightning's; see `leanconv.train.fit`.
         settings: single settings of `TrainConfig` on top: ``epochs=3``.
 
     Returns:

@@ -17,7 +17,7 @@ from leanconv.files.load import load
 from leanconv.report.result import Result, TextTable
 from leanconv.report.tables import Row
 from leanconv.train.once import finished, history, once
-from leanconv.train.run import check_execution, fit
+from leanconv.train.run import check_execution, checked_engine, fit
 from leanconv.train.scoring import Scores
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def run(
     """
     accelerator = options.setdefault("accelerator", "auto")
     options["devices"] = check_execution(job.config, accelerator, options.get("devices"))
+    checked_engine(options.get("callbacks", ()), options.get("logger"), options.get("strategy"))
     identity = job.identity()
     if built is None and finished(folder) is None:
         built = build(job)  # before the folder is there: a mistake leaves nothing behind

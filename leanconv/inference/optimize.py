@@ -15,23 +15,15 @@ from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import laid_out, to_layout
 from leanconv.core.task import get_task, set_task
 from leanconv.files.save import OPTIMIZED
-from leanconv.inference.autotune import (
-    ROUNDS,
-    SECONDS,
-    WARM_UP,
-    Choice,
-    FormCache,
-    Progress,
-    default_cache,
-    fastest,
-    times_of,
-)
+from leanconv.inference.autotune import Choice, times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
 from leanconv.inference.parts import Left, Twins, assembled, rewritten_parts
 from leanconv.inference.rewrite import Part
 from leanconv.timing import runtimes
-from leanconv.timing.latency import threads_set, time_interleaved
+from leanconv.timing.latency import Progress, threads_set, time_interleaved
+from leanconv.timing.modules import ROUNDS, SECONDS, WARM_UP, fastest
+from leanconv.timing.store import TimeStore, default_store
 
 LEFT = "leanconv_left"  # the attribute with what was left as it is
 
@@ -143,7 +135,7 @@ def _measured(
     progress: Progress | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Milliseconds of every form that holds, of each layer that has more than one."""
-    store = FormCache(default_cache() if cache == "default" else cache)
+    store = TimeStore(default_store() if cache == "default" else cache)
     layers = [(part, layer) for part in parts for layer in part.layers if layer.lean]
     found = {}
     for index, (part, layer) in enumerate(layers):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
-from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio, rich_of
+from leanconv.report.result import TextTable
+from leanconv.report.tables import Row, integer, macs, quartiles, ratio
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4
@@ -54,17 +53,14 @@ def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def rich_table(rows: Sequence[Row], title: str) -> Table:
-    """For a terminal; the fastest entry of each network is bold."""
-    table = rich_of(HEADS, texts(rows), NOTE, title, LEFT)
-    for row, drawn in zip(rows, table.rows, strict=True):
-        drawn.style = "bold" if row["best"] else None
-    return table
+def table(rows: Sequence[Row], title: str = "") -> TextTable:
+    """All rows; the fastest entry of each network is bold."""
+    return TextTable(HEADS, texts(rows), LEFT, NOTE, title, ["bold" if row["best"] else None for row in rows])
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """All rows as Markdown."""
-    return markdown_text(HEADS, texts(rows), NOTE, LEFT)
+    return table(rows).markdown()
 
 
 def markdown_of_best(rows: Sequence[Row]) -> str:

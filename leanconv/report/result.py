@@ -82,7 +82,7 @@ class TextTable:
 class Result(ABC):
     """What a library call found: its rows, and every way to look at them.
 
-    A subclass gives `rows`, `table` and `page`; `to_json` where there is more to write than the rows.
+    A subclass gives `rows`, `table` and `page`; `tables`, `sentences` and `to_json` where there is more to say than the rows.
     """
 
     @property
@@ -98,6 +98,14 @@ class Result(ABC):
     def page(self) -> Page:
         """The rows as an HTML page."""
 
+    def tables(self) -> Sequence[TextTable]:
+        """All tables that a reader is shown: the one of the rows, and what belongs to it."""
+        return (self.table(),)
+
+    def sentences(self) -> Sequence[str]:
+        """What the rows say, in words."""
+        return ()
+
     def to_json(self) -> Any:
         """Plain values for `json.dumps`."""
         return list(self.rows)
@@ -111,7 +119,7 @@ class Result(ABC):
         try:
             import pandas
         except ImportError:
-            raise SettingError("to_pandas() needs pandas: pip install pandas") from None
+            raise SettingError("to_pandas() needs pandas: pip install 'leanconv[pandas]'") from None
         return pandas.DataFrame(list(self.rows))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
@@ -120,7 +128,10 @@ class Result(ABC):
         return Path(path)
 
     def __str__(self) -> str:
-        return str(self.table())
+        return "\n\n".join([*map(str, self.tables()), *(["\n".join(self.sentences())] if self.sentences() else [])])
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        from markupsafe import escape
+
+        said = "".join(f"<p>{escape(plain(sentence))}</p>" for sentence in self.sentences())
+        return "".join(table._repr_html_() for table in self.tables()) + said

@@ -28,6 +28,7 @@ from leanconv.timing.busy import Watch, warn_if_busy
 SAMPLE_MS = 2.0
 WARM_UP_CALLS = 60  # until malloc keeps its pages: with fewer, large outputs are timed with their page faults
 WARM_UP_SECONDS = 1.0
+Progress = Callable[[int, int], None]  # is told how many are done, and how many there are
 SAME = 0.005  # of a ratio: two times no further apart are the same to a user
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ def summary(
     size = (
         input_size_of(models[0]) if input_size is None else image_size(input_size)
     )  # one for all, or the ratios would compare different images
-    names = _names(models)
+    names = names_of(models)
     times: list[Latency | None] = [None] * len(models)
     if latency:
         times = [*measure_latency(dict(zip(names, models, strict=True)), size, batch=batch, seconds=seconds)]
@@ -94,7 +95,7 @@ def summary(
     return Summary(rows, size, batch)
 
 
-def _names(models: tuple[nn.Module, ...]) -> list[str]:
+def names_of(models: Sequence[nn.Module]) -> list[str]:
     """What each network is: the methods of its plan, or its class; numbered where two are alike."""
     names = []
     for model in models:

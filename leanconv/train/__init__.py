@@ -9,15 +9,17 @@ from leanconv.core.lazy import lazy
 if TYPE_CHECKING:
     from leanconv.train.config import TrainConfig
     from leanconv.train.evaluation import evaluate
+    from leanconv.train.own_loop import LeanCallback
     from leanconv.train.recipes import RECIPES
     from leanconv.train.run import FitResult, fit
     from leanconv.train.scoring import Scores
 
-__all__ = ["RECIPES", "FitResult", "Scores", "TrainConfig", "evaluate", "fit"]
+__all__ = ["RECIPES", "FitResult", "LeanCallback", "Scores", "TrainConfig", "evaluate", "fit"]
 
 _HOME = {
     "RECIPES": "recipes",
     "FitResult": "run",
+    "LeanCallback": "own_loop",
     "Scores": "scoring",
     "TrainConfig": "config",
     "evaluate": "evaluation",

@@ -29,35 +29,37 @@ class RunConfig(Config):
         SettingError: an unknown setting or a value outside its rule.
     """
 
-    epochs: int = setting(30, "Passes over the train part.", least=1)
-    batch_size: int = setting(128, "Images a step, over all processes together.", least=1)
-    lr: float = setting(0.1, "Highest learning rate.", above=0)
-    momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
-    nesterov: bool = setting(True, "Nesterov momentum.")
-    weight_decay: float = setting(5e-4, "Weight decay.", least=0)
-    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = setting("onecycle", "How lr changes.")
+    epochs: int = setting("Passes over the train part.", default=30, least=1)
+    batch_size: int = setting("Images a step, over all processes together.", default=128, least=1)
+    lr: float = setting("Highest learning rate.", default=0.1, above=0)
+    momentum: float = setting("Momentum of SGD.", default=0.9, least=0, below=1)
+    nesterov: bool = setting("Nesterov momentum.", default=True)
+    weight_decay: float = setting("Weight decay.", default=5e-4, least=0)
+    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = setting(
+        "How lr changes.", default="onecycle"
+    )
     milestones: tuple[float, ...] = setting(
-        (0.5, 0.75), "Where step multiplies by gamma: epochs, or below 1 fractions of them."
+        "Where step multiplies by gamma: epochs, or below 1 fractions of them.", default=(0.5, 0.75)
     )
-    gamma: float = setting(0.1, "Factor of step and plateau.", above=0, below=1)
-    patience: int = setting(5, "Epochs that plateau waits for a lower validation loss.", least=0)
-    warmup_epochs: float = setting(0.0, "Epochs of linear warm-up.", least=0)
-    pct_start: float = setting(0.3, "Rising part of onecycle.", above=0, below=1)
-    div_factor: float = setting(25.0, "onecycle starts at lr divided by this.", least=1)
-    final_div_factor: float = setting(1e4, "onecycle ends at its start divided by this.", least=1)
-    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16 computes in bfloat16 where that is safe.")
-    channels_last: bool = setting(True, "Memory layout of images and weights.")
+    gamma: float = setting("Factor of step and plateau.", default=0.1, above=0, below=1)
+    patience: int = setting("Epochs that plateau waits for a lower validation loss.", default=5, least=0)
+    warmup_epochs: float = setting("Epochs of linear warm-up.", default=0.0, least=0)
+    pct_start: float = setting("Rising part of onecycle.", default=0.3, above=0, below=1)
+    div_factor: float = setting("onecycle starts at lr divided by this.", default=25.0, least=1)
+    final_div_factor: float = setting("onecycle ends at its start divided by this.", default=1e4, least=1)
+    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where that is safe.", default="fp32")
+    channels_last: bool = setting("Memory layout of images and weights.", default=True)
     validation: float = setting(
-        0.0, "Part of train held out to choose settings on; 0 trains on everything.", least=0, below=1
+        "Part of train held out to choose settings on; 0 trains on everything.", default=0.0, least=0, below=1
     )
-    seed: int = setting(0, "Where randomness starts.", least=0)
-    workers: int = setting(0, "Processes that decode images.", least=0)
-    threads: int | None = setting(None, "CPU threads.", least=1)
-    no_decay_norm: bool = setting(False, "No weight decay on biases and norms.")
+    seed: int = setting("Where randomness starts.", default=0, least=0)
+    workers: int = setting("Processes that decode images.", default=0, least=0)
+    threads: int | None = setting("CPU threads.", default=None, least=1)
+    no_decay_norm: bool = setting("No weight decay on biases and norms.", default=False)
     record_gradients: bool = setting(
-        False, "Keep the gradients' sizes of shared weights, for analyse --what gradients."
+        "Keep the gradients' sizes of shared weights, for analyse --what gradients.", default=False
     )
-    sync_norms: bool = setting(False, "Batch norms take their statistics over all GPUs together.")
+    sync_norms: bool = setting("Batch norms take their statistics over all GPUs together.", default=False)
 
     def scaled(self, factor: float) -> Self:
         """The same recipe over `factor` times its epochs; milestones, warm-up and patience shrink with them.
@@ -118,16 +120,20 @@ class TrainConfig(RunConfig):
         SettingError: an unknown setting or a value outside its rule.
     """
 
-    label_smoothing: float = setting(0.0, "Label smoothing.", least=0, below=1)
+    label_smoothing: float = setting("Label smoothing.", default=0.0, least=0, below=1)
     augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = setting(
-        "crop_flip", "Changes to train images."
+        "Changes to train images.", default="crop_flip"
     )
-    image_size: int | None = setting(None, "Pixels a side that images are brought to; their own by default.", least=1)
-    ten_crop: bool = setting(False, "Test on ten crops of each image.")
-    compile: bool = setting(False, "Compile the network; needs a C++ compiler on a CPU.")
-    ema: float | None = setting(None, "Decay of averaged weights, which are then the ones kept.", above=0, below=1)
+    image_size: int | None = setting(
+        "Pixels a side that images are brought to; their own by default.", default=None, least=1
+    )
+    ten_crop: bool = setting("Test on ten crops of each image.", default=False)
+    compile: bool = setting("Compile the network; needs a C++ compiler on a CPU.", default=False)
+    ema: float | None = setting(
+        "Decay of averaged weights, which are then the ones kept.", default=None, above=0, below=1
+    )
     validation: float = 0.1
-    select: Literal["last", "best"] = setting("last", "Weights kept: last epoch, or best on validation.")
+    select: Literal["last", "best"] = setting("Weights kept: last epoch, or best on validation.", default="last")
 
     @property
     def averages(self) -> bool:

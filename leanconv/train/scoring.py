@@ -42,7 +42,8 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     if images.ndim == 4:
         return logits_of(model(images))
     crops = images.shape[1]
-    probabilities = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1).unflatten(0, (-1, crops))
+    each = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1)
+    probabilities = each.reshape(-1, crops, each.shape[1])
     return probabilities.mean(dim=1).log()
 
 

@@ -78,6 +78,7 @@ def test_every_setting_is_a_flag_with_its_help_and_its_default(
         (("convert", "resnet8", "-m", "tied_block(blocks=5)", "-o", "x"), ("converts none",)),
         (("train", "resnet8", "--out", "x", "--data", "nowhere"), ("nowhere", "no such folder")),
         (("train", "resnet8", "--out", "x", "--epochs", "0"), ("epochs=0",)),
+        (("train", "resnet8", "--out", "x", "--logger", "tensorbord"), ("'tensorbord' does not exist", "csv")),
         (("train", "resnet8", "--out", "x", "--recipe", "best"), ("'best' does not exist", "quick_digits")),
         (("train", "resnet8", "--out", "x", "--milestones", "a,b"), ("must be numbers",)),
         (("train", "resnet8", "--out", "x", "-m", "tied_block(blocks=5)"), ("converts none",)),

@@ -53,7 +53,7 @@ def test_against_another_network(call: Callable) -> None:
     ("arguments", "says"),
     [
         (["resnet8", "--batch", "0"], "--batch '0' must be whole numbers"),
-        (["resnet8", "--precision", "fp8"], "--precision fp8 must be one of fp32"),
+        (["resnet8", "--precision", "fp8"], "precision='fp8' must be 'fp32', 'bf16' or 'fp16'"),
         (["resnet8", "--runtimes", "tensorrt"], "runtime='tensorrt' must be one of eager, compile"),
         (["resnet8", "resnet8"], "resnet8 is given twice"),
         (["resnet8", "timm/resnet18"], "say which with --input-size"),

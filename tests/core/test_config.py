@@ -13,18 +13,18 @@ from leanconv.core.errors import SettingError
 
 
 class Base(Config):
-    size: int = setting(3, "How large.", least=1, most=9)
-    kind: Literal["a", "b"] = setting("a", "Which one.")
-    parts: tuple[float, ...] = setting((0.5,), "Where.", above=0)
-    share: float | None = setting(None, "How much.", least=0, below=1)
-    on: bool = setting(True, "Whether.")
-    name: str = setting("x", "What it is called.")
+    size: int = setting("How large.", default=3, least=1, most=9)
+    kind: Literal["a", "b"] = setting("Which one.", default="a")
+    parts: tuple[float, ...] = setting("Where.", default=(0.5,), above=0)
+    share: float | None = setting("How much.", default=None, least=0, below=1)
+    on: bool = setting("Whether.", default=True)
+    name: str = setting("What it is called.", default="x")
 
 
 class Derived(Base):
     size: int = 4
     kind: Literal["b"] = "b"  # type: ignore[assignment]
-    more: int = setting(0, "One more.", least=0)
+    more: int = setting("One more.", default=0, least=0)
 
     def _check_together(self) -> None:
         if self.more > self.size:

@@ -10,9 +10,9 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.detect.build import create_detector
+from leanconv.detect.detector import create_detector
 from leanconv.files.sparse import get_sparse, set_sparse
-from leanconv.inference.race import race
+from leanconv.timing.race import race
 
 
 def task(**changes: object) -> lc.Task:

@@ -13,7 +13,7 @@ import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.detect import create_detector, load_detector, save_detector
 from leanconv.detect.backbone import PyramidBackbone, feature_layers
-from leanconv.detect.build import groups_of
+from leanconv.detect.detector import groups_of
 from leanconv.models.create import create_model
 
 SMALL: dict[str, Any] = {

@@ -13,7 +13,7 @@ import torch
 import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.experiment import EpochEnded, Measuring, RunFailed, RunStarted, job
-from leanconv.experiment.compare import methods_of
+from leanconv.experiment.grid import methods_of
 from leanconv.files import load, target
 
 from .conftest import QUICK, Listed, Net
@@ -137,7 +137,7 @@ def test_a_failing_run_is_an_event_and_a_row(net: Net, pair: tuple[Listed, Liste
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = lc.compare("resnet8(width=4)", METHODS, latency=False, **DIGITS)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(SettingError, match="pip install pandas"):
+    with pytest.raises(SettingError, match=r"pip install 'leanconv\[pandas\]'"):
         found.to_pandas()
 
 

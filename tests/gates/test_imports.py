@@ -61,6 +61,15 @@ def test_imports_go_backwards(path: Path):
     assert not found, f"{tree.name(path)}: {'; '.join(found)}"
 
 
+PROGRAMS = [path for path in tree.files("*.py") if path.relative_to(tree.ROOT).parts[0] in ("benchmarks", "examples")]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=tree.name)
+def test_programs_use_the_library_and_not_the_command_line(path: Path):
+    found = [target for _, target in imported(path.read_text(encoding="utf-8"), "benchmarks")]
+    assert not [target for target in found if target.startswith("leanconv.cli")], "take it from the library"
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -19,14 +19,14 @@ ORDER = (
     "data",
     "train",
     "timing",
+    "report",
     "inference",
     "deploy",
     "search",
     "analyse",
+    "experiment",
     "detect",
     "papers",
-    "report",
-    "experiment",
     "cli",
 )
 

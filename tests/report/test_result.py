@@ -55,7 +55,7 @@ def test_rows_become_a_data_frame() -> None:
 
 def test_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(SettingError, match="pip install pandas"):
+    with pytest.raises(SettingError, match=r"pip install 'leanconv\[pandas\]'"):
         Two().to_pandas()
 
 

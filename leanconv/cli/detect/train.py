@@ -10,10 +10,9 @@ import typer
 
 from leanconv.cli.detect.flags import OnBad, Photos, with_detect_flags
 from leanconv.cli.options import Exclude, Init, Json, MaxPixels, Method, Pretrained, Where
-from leanconv.cli.output import command_line, say, show, show_json, write_page
+from leanconv.cli.output import command_line, present, say
 from leanconv.cli.train_flags import Device, Devices, given_flags, numbers
 from leanconv.core.errors import SettingError
-from leanconv.core.processes import leads
 
 
 @with_detect_flags
@@ -73,9 +72,9 @@ def train(
     The folder holds the settings, the losses of each epoch, a checkpoint, the detector with its backbone's plan, and the
     result. The backbone is converted by --method, or as it is.
     """
-    from leanconv.cli.detect.job import DetectJob, open_photos, run
+    from leanconv.cli.detect.flags import open_photos
     from leanconv.conversion.methods import parse_method
-    from leanconv.detect.config import DetectConfig
+    from leanconv.detect import DetectConfig, fit
     from leanconv.detect.recipes import recipe_of
 
     config = recipe_of(recipe).replace(**given_flags(DetectConfig, settings))
@@ -87,28 +86,18 @@ def train(
     if anchor_sizes is not None:
         build["anchor_sizes"] = numbers("--anchor-sizes", anchor_sizes)
     build |= _assigned(settings_of_detector or [])
-    job = DetectJob(
-        detector, backbone, parse_method(method), photos, config, tuple(where or ()), tuple(exclude or ()), init,
-        pretrained, build,
-    )  # fmt: skip
     try:
-        summary = run(job, out, resume=resume, accelerator=device, devices=devices)
+        found = fit(
+            detector, backbone, photos, out, config, method=parse_method(method), where=where or (), exclude=exclude or (),
+            init=init, pretrained=pretrained, build=build, resume=resume, tell=say, device=device, devices=devices,
+            command=command_line(),
+        )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the run in {out}")
         raise
-    if not leads():
-        return
-    _write_report(summary, job.identity(), out)
-    if as_json:
-        show_json(summary)
-        return
-    from leanconv.report import detection
-
-    counts, part = summary["counts"], summary["val"]["part"]
-    show(
-        detection.rich_table([summary], f"{summary['label']}, on the {part} part of {photos.name}"),
-        f"{counts['params']:,} parameters, {counts['backbone_params']:,} of them the backbone's; saved in {out}",
-    )
+    if found is not None:
+        say(f"report: {out / 'report.html'}")
+        present(found, None, as_json)
 
 
 def _assigned(texts: list[str]) -> dict[str, Any]:
@@ -123,19 +112,3 @@ def _assigned(texts: list[str]) -> dict[str, Any]:
         if not equals:
             raise SettingError(f"--set {text!r} must be a name and a plain value: box_score_thresh=0.1")
     return found
-
-
-def _write_report(summary: dict[str, Any], identity: dict[str, Any], out: Path) -> None:
-    from leanconv.core.machine import provenance
-    from leanconv.report import detection
-    from leanconv.report.page import table_page
-    from leanconv.train.once import history
-
-    facts = provenance(command_line()) | {"settings": identity}
-    heads, cells = detection.table([summary])
-    sections = [("Training", [detection.losses(history(out))])]
-    page = table_page(
-        summary["label"], f"leanconv detect train, {facts['created']}", heads, cells, notes=detection.NOTE,
-        sections=sections, summary=facts,
-    )  # fmt: skip
-    write_page(page, out / "report.html")

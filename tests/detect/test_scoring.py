@@ -11,7 +11,7 @@ import torch
 from leanconv.core.errors import DataError, SettingError
 from leanconv.detect import Instance, Photo, occlusion
 from leanconv.detect.data.masks import encode
-from leanconv.detect.evaluate import EDGES, METRICS, Detections, _append, score
+from leanconv.detect.scoring import EDGES, METRICS, Detections, _append, score
 
 IOUS = np.arange(0.5, 1.0, 0.05)
 RECALLS = np.linspace(0, 1, 101)

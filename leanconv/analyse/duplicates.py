@@ -133,3 +133,12 @@ def redundancies(model: nn.Module, images: Tensor, *, threshold: float = THRESHO
     if len(wide) < 2:
         raise SettingError("no convolution over 1x1 stands behind the first one; name a layer")
     return [redundancy(model, images, name, threshold=threshold) for name in wide[1:]]
+
+
+MAPS = ("Layer", "Maps it reads", "Representatives", "Near-duplicates", "Suggests")
+
+
+def maps_row(found: Redundancy) -> list[str]:
+    """A line of a table under `MAPS`."""
+    made = [str(len(found.of)), str(len(found.representatives)), f"{found.share:.0%}", f"split(ratio={found.ratio:g})"]
+    return [found.layer, *made]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from leanconv.papers import catalogue
 from leanconv.papers.rows import Accuracy, Row
 from leanconv.report.tables import NONE
 
 HEADS = ("Table", "Row", "Figure", "Printed", "Ours", "Deviation", "MACs", "Verdict", "Network", "Evidence", "Why")
 RIGHT = ("Printed", "Ours", "Deviation", "MACs")
+TEXTS = tuple(head for head in HEADS if head not in RIGHT)
 NOTE = (
     "exact: equal to half of the last printed digit, or when cut off there; close: within 5 %. "
     "MACs: where networks are compared, how many times the other one's."
@@ -45,21 +43,6 @@ def summary(rows: Sequence[Row]) -> str:
         counts[row.verdict()] = counts.get(row.verdict(), 0) + 1
     parts = ", ".join(f"{counts[name]} {name}" for name in ("exact", "close", "differs", "quoted") if name in counts)
     return f"{len(rows)} printed figures: {parts}."
-
-
-def rich_table(rows: Sequence[Row], title: str = "") -> Table:
-    """The table for a terminal."""
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        caption=NOTE,
-        caption_justify="left",
-    )
-    for head in HEADS:
-        table.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, cells(row)))
-    return table
 
 
 def markdown(rows: Sequence[Row]) -> str:

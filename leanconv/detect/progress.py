@@ -1,4 +1,4 @@
-"""How far a walk through photos is, on standard error."""
+"""How far a walk through photos is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from leanconv.cli.output import say
-
 
 @contextlib.contextmanager
-def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line every tenth elsewhere."""
+def counter(what: str, total: int, tell: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; elsewhere `tell` is called with a line every tenth."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import Progress
@@ -21,4 +19,4 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
             yield lambda done: bar.update(task, completed=done)
         return
     every = max(1, total // 10)
-    yield lambda done: say(f"{what}: {done}/{total}") if done % every == 0 or done == total else None
+    yield lambda done: tell(f"{what}: {done}/{total}") if done % every == 0 or done == total else None

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.inference.race import AS_IS, IN_PARTS, OPTIMIZED, Entry, race
+from leanconv.inference.bench import IN_PARTS, OPTIMIZED, Optimized
 from leanconv.timing import runtimes
+from leanconv.timing.race import AS_IS, Entry, as_it_is, race
 from tests.inference.test_parts import Decides, Volume, block
 
 SECONDS = 0.05
@@ -23,8 +24,11 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def found(*args, **settings) -> dict[tuple[str, str, str], Entry]:
-    entries = race(*args, seconds=SECONDS, threads=1, **settings)
+BOTH = {AS_IS: as_it_is, OPTIMIZED: Optimized()}
+
+
+def found(*args, forms=BOTH, **settings) -> dict[tuple[str, str, str], Entry]:
+    entries = race(*args, forms=forms, seconds=SECONDS, threads=1, **settings)
     assert all((entry.latency is None) != (entry.failed is None) for entry in entries)
     return {(entry.network, entry.runtime, entry.form): entry for entry in entries}
 
@@ -70,7 +74,7 @@ def test_a_network_that_fails_is_a_row(error: Exception) -> None:
 
 
 def test_a_network_that_fails_later_is_a_row() -> None:
-    rows = found({"good": block(), "bad": Fails(RuntimeError("late"), 2)}, X, forms=(AS_IS,))
+    rows = found({"good": block(), "bad": Fails(RuntimeError("late"), 2)}, X, forms={AS_IS: as_it_is})
     assert rows["bad", "eager", AS_IS].failed == "late" and rows["good", "eager", AS_IS].latency
 
 
@@ -88,10 +92,8 @@ def test_a_runtime_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["a", "compile", AS_IS].failed == "this compiler is broken" and rows["a", "eager", AS_IS].latency
     with pytest.raises(SettingError, match="runtime='tpu' must be one of eager"):
         race({"a": block()}, X, names=("eager", "tpu"))
-    with pytest.raises(SettingError, match="form='fast' must be 'as it is' or 'optimized'"):
-        race({"a": block()}, X, forms=("fast",))
 
 
 def test_tensors_of_five_dimensions_and_a_wrong_input() -> None:
-    rows = found({"volume": Volume(), "other": lc.create_model("resnet8")}, X, forms=(AS_IS,))
+    rows = found({"volume": Volume(), "other": lc.create_model("resnet8")}, X, forms={AS_IS: as_it_is})
     assert rows["volume", "eager", AS_IS].latency and "channels" in rows["other", "eager", AS_IS].failed

@@ -1,27 +1,50 @@
-"""Networks side by side in several runtimes: the best of each against the best of the first."""
+"""Networks side by side in several runtimes and forms: the best of each against the best of the first."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from leanconv.core import settings
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import laid_out, to_channels_last
-from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
 from leanconv.timing import runtimes
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, threads_set, time_interleaved
 
-AS_IS, OPTIMIZED, IN_PARTS = "as it is", "optimized", "optimized in parts"
+AS_IS = "as it is"
 Key = tuple[str, str, str]  # network, runtime, form
 LONGEST = 200  # characters of a reason
-CHOOSES = {"openvino": "openvino"}  # what forms are measured with; elsewhere eager, as compiling each takes long
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network in the form that it is to be timed in.
+
+    Args:
+        module: None where there is none, and `failed` says why.
+        forms: how many lean layers run in which form.
+        name: of the form, where it is another one than was asked for.
+        failed: why it is not the form that was asked for.
+    """
+
+    module: nn.Module | None
+    forms: dict[str, int] = field(default_factory=dict)
+    name: str | None = None
+    failed: str | None = None
+
+
+Form = Callable[[nn.Module, Tensor, str, int], Made]  # of a network, an example, a runtime and a number of threads
+
+
+def as_it_is(network: nn.Module, example: Tensor, runtime: str, threads: int) -> Made:
+    """The network, unchanged."""
+    return Made(network)
 
 
 @dataclass(frozen=True)
@@ -29,8 +52,7 @@ class Entry:
     """One network in one runtime.
 
     Args:
-        form: "as it is", "optimized" by `leanconv.optimize`, or "optimized in parts" where it could not trace the whole
-            network: then the entry for "optimized" has failed, and says why.
+        form: "as it is", or what `race` was given others under.
         forms: how many lean layers run in which form.
         latency: its ratio is to the fastest entry of the first network that runs; None where it failed.
         best: whether it is the fastest of its network.
@@ -61,7 +83,7 @@ def race(
     example: Tensor,
     *,
     names: Sequence[str] = ("eager",),
-    forms: Sequence[str] = (AS_IS, OPTIMIZED),
+    forms: Mapping[str, Form] = {AS_IS: as_it_is},
     threads: int | None = None,
     seconds: float = 10.0,
     say: Callable[[str], None] = lambda text: None,
@@ -71,9 +93,9 @@ def race(
     What cannot be timed, for whatever reason, is an entry that says why; the others are timed.
 
     Args:
-        networks: name -> network; the first that runs is what the others are compared with.
+        networks: name -> network, of which a copy is timed; the first that runs is what the others are compared with.
         names: runtimes, of `leanconv.timing.runtimes.RUNTIMES`.
-        forms: "as it is", "optimized", or both. Both help the first network too: its norms are folded.
+        forms: name -> what brings a network into that form.
         seconds: of measuring in all.
         say: called with what is being prepared.
 
@@ -83,62 +105,73 @@ def race(
     if not networks or not names:
         raise SettingError("nothing to time: give at least one network and one runtime")
     settings.check_names("names", names)
-    settings.check_names("forms", forms)
     for name in names:
         runtimes.check(name)
-    for form in forms:
-        settings.check_choice("form", form, (AS_IS, OPTIMIZED))
     threads = threads or torch.get_num_threads()
     example = laid_out(example, torch.channels_last)
-    calls: dict[Key, runtimes.Call] = {}
-    chosen: dict[Key, dict[str, int]] = {}
-    failed: dict[Key, str] = {}
+    line = _Line(example, threads, say)
     with threads_set(threads):
         for network, model in networks.items():
-            ready: dict[str, nn.Module] = {}
             for runtime in names:
-                for form in forms:
-                    key = (network, runtime, form)
-                    say(f"preparing {network}, {runtime}, {form}")
-                    try:
-                        made = to_channels_last(model.eval().to(device=example.device, dtype=example.dtype))
-                        if form == OPTIMIZED:
-                            chooser = CHOOSES.get(runtime, "eager")
-                            if chooser not in ready:
-                                ready[chooser] = optimize(made, example, runtime=chooser, threads=threads)
-                            made = ready[chooser]
-                            whole = next((left.reason for left in left_as_they_are(made) if not left.name), None)
-                            if whole is not None:
-                                failed[key] = whole[:LONGEST]
-                                if not any(isinstance(part, fx.GraphModule) for part in made.modules()):
-                                    continue
-                                key = (network, runtime, IN_PARTS)
-                            chosen[key] = dict(Counter(choice.form for choice in forms_chosen(made)))
-                        calls[key] = runtimes.prepare(runtime, made, example, threads)
-                        calls[key]()
-                    except Exception as error:  # the network's own code, an exporter, a compiler, the device's memory
-                        calls.pop(key, None)
-                        failed[key] = first_line(error)[:LONGEST]
-                        say(f"{network}, {runtime}, {form} failed: {failed[key]}")
-        say(f"timing {len(calls)} of them")
-        order = [(network, runtime, form) for network in networks for runtime in names for form in (*forms, IN_PARTS)]
-        timed = _timed(calls, failed, [*networks], example, seconds)
-    return _entries(order, failed, chosen, timed)
+                for form, make in forms.items():
+                    line.prepare((network, runtime, form), model, make)
+        say(f"timing {len(line.calls)} of them")
+        timed = _timed(line, [*networks], seconds)
+    return _entries(line, timed)
 
 
-def _timed(
-    calls: dict[Key, runtimes.Call], failed: dict[Key, str], networks: Sequence[str], example: Tensor, seconds: float
-) -> dict[Key, Latency]:
+class _Line:
+    """What stands ready to be timed, and what could not be made ready."""
+
+    def __init__(self, example: Tensor, threads: int, say: Callable[[str], None]) -> None:
+        self.example, self.threads, self.say = example, threads, say
+        self.order: dict[Key, None] = {}
+        self.calls: dict[Key, runtimes.Call] = {}
+        self.chosen: dict[Key, dict[str, int]] = {}
+        self.failed: dict[Key, str] = {}
+        self.copies: dict[str, nn.Module] = {}  # of the network at hand
+
+    def prepare(self, key: Key, model: nn.Module, make: Form) -> None:
+        """Bring `model` into a form and a runtime, and call it once."""
+        network, runtime, form = key
+        self.order[key] = None
+        self.say(f"preparing {network}, {runtime}, {form}")
+        try:
+            made = make(self._own(network, model), self.example, runtime, self.threads)
+            if made.failed is not None:
+                self.failed[key] = made.failed[:LONGEST]
+            if made.module is None:
+                return
+            key = (network, runtime, made.name or form)
+            self.order[key] = None
+            self.chosen[key] = made.forms
+            self.calls[key] = runtimes.prepare(runtime, made.module, self.example, self.threads)
+            self.calls[key]()
+        except Exception as error:  # the network's own code, an exporter, a compiler, the device's memory
+            self.calls.pop(key, None)
+            self.failed[key] = first_line(error)[:LONGEST]
+            self.say(f"{network}, {runtime}, {form} failed: {self.failed[key]}")
+
+    def _own(self, network: str, model: nn.Module) -> nn.Module:
+        """A copy of `model`, the same one for all runtimes and forms."""
+        if network not in self.copies:
+            own = copied(model).eval().to(device=self.example.device, dtype=self.example.dtype)
+            self.copies = {network: to_channels_last(own)}
+        return self.copies[network]
+
+
+def _timed(line: _Line, networks: Sequence[str], seconds: float) -> dict[Key, Latency]:
     """Interleaved, with the fastest entry of the first network that runs as what ratios are to; what fails now is left out."""
+    calls = line.calls
     while calls:
         first = next(network for network in networks if any(key[0] == network for key in calls))
         names = {"\0".join(key): key for key in calls}
         guarded = {name: _guarded(calls[key], key) for name, key in names.items()}
         base = [name for name, key in names.items() if key[0] == first]
         try:
-            found = time_interleaved(guarded, device=example.device, seconds=seconds, base=base)
+            found = time_interleaved(guarded, device=line.example.device, seconds=seconds, base=base)
         except _FailedLater as error:
-            failed[error.key] = first_line(error.__cause__ or error)[:LONGEST]
+            line.failed[error.key] = first_line(error.__cause__ or error)[:LONGEST]
             del calls[error.key]
             continue
         warn_if_busy(found[0].busy)
@@ -164,23 +197,18 @@ def _guarded(call: runtimes.Call, key: Key) -> Callable[[], object]:
     return guarded
 
 
-def _entries(
-    order: Sequence[Key],
-    failed: Mapping[Key, str],
-    chosen: Mapping[Key, dict[str, int]],
-    timed: Mapping[Key, Latency],
-) -> list[Entry]:
+def _entries(line: _Line, timed: Mapping[Key, Latency]) -> list[Entry]:
     best: dict[str, float] = {}
     for key, latency in timed.items():
         best[key[0]] = min(best.get(key[0], latency.median_ms), latency.median_ms)
     return [
         Entry(
             *key,
-            chosen.get(key, {}),
+            line.chosen.get(key, {}),
             timed.get(key),
             key in timed and timed[key].median_ms == best[key[0]],
-            failed.get(key),
+            line.failed.get(key),
         )
-        for key in order
-        if key in timed or key in failed
+        for key in line.order
+        if key in timed or key in line.failed
     ]
