@@ -74,15 +74,8 @@ def analyse(
         source = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=run)
     subjects: Any = targets if KINDS[what].of in FOLDERS else _networks(targets, pretrained, source)
     found = look(
-        what,
-        subjects,
-        source,
-        layers=layer or (),
-        classes=classes or (),
-        count=images,
-        seed=seed,
-        command=command_line(),
-    )
+        what, subjects, source, layers=layer or (), classes=classes or (), count=images, seed=seed, command=command_line()
+    )  # fmt: skip
     if out is not None:
         say(f"wrote {found.save(out)}")
     present(found, report, as_json)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from leanconv.cli.output import say
 from leanconv.cli.train_flags import with_flags
+from leanconv.core.errors import SettingError
 from leanconv.detect.config import DetectConfig
 
 if TYPE_CHECKING:
@@ -35,6 +37,35 @@ OnBad = Annotated[
 ]
 Part = Annotated[Literal["train", "val"], typer.Option("--part", help="Which part of the data.")]
 Runs = Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders that leanconv detect train saved.")]
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", metavar="TARGET", help="A network by name, or a folder that leanconv saved one in."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", metavar="NAMES", help="Modules whose maps are taken, from stride 4 to 32: a,b,c,d."),
+]
+Frozen = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", metavar="NAME", help="A module of the backbone that does not train; may be repeated."),
+]
+FrozenNorms = Annotated[
+    bool, typer.Option("--frozen-norms", help="Batch norms of the backbone keep their statistics and weights.")
+]
+PyramidChannels = Annotated[
+    int, typer.Option("--pyramid-channels", min=1, help="Channels of the feature pyramid and of the heads on it.")
+]
+AnchorSizes = Annotated[
+    str | None,
+    typer.Option("--anchor-sizes", metavar="PIXELS", help="One for each of five levels. [32,64,128,256,512]"),
+]
+NormHead = Annotated[
+    bool, typer.Option("--norm-head", help="Group norms in RetinaNet's head, to train it from scratch.")
+]
+Assigned = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of torchvision's detector; may be repeated."),
+]
 
 
 def open_photos(
@@ -51,3 +82,17 @@ def open_photos(
     for line in data.problems.lines():
         say(f"leanconv: left out: {line}")
     return data
+
+
+def assigned(texts: list[str]) -> dict[str, Any]:
+    """``box_score_thresh=0.1`` as a name and a plain value."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            equals = ""
+        if not equals:
+            raise SettingError(f"--set {text!r} must be a name and a plain value: box_score_thresh=0.1")
+    return found
