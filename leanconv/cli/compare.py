@@ -77,21 +77,21 @@ def compare(
     folder = out or library.default_folder(targets, images)
     try:
         found = library.compare(
-            targets, images, recipe, folder, methods=methods, seeds=seeds,
-            where=where or (), exclude=exclude or (), init=init, pretrained=pretrained, latency_batch=latency_batch,
-            device=device, logger=logger, command=shlex.join(["leanconv", *map(_portable, sys.argv[1:])]),
-            **settings_of(config, settings),
+            targets, images, recipe, folder, methods=methods, seeds=seeds, where=where or (), exclude=exclude or (), init=init,
+            pretrained=pretrained, latency_batch=latency_batch, device=device, logger=logger,
+            command=shlex.join(["leanconv", *map(_portable, sys.argv[1:])]), **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")
         raise
     if not leads():  # which has trained with the first process, and prints nothing
         return
+    report = f"report: {folder / 'report.html'}"
     if as_json:
         show_json(found.to_json())
-        say(f"report: {folder / 'report.html'}")
+        say(report)
     else:
-        show(found.table(), "", *found.sentences(), "", f"report: {folder / 'report.html'}")
+        show(found.table(), "", *found.sentences(), "", report)
     if any(row["failed"] for row in found.rows):
         raise typer.Exit(1)
 
