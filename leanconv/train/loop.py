@@ -1,7 +1,7 @@
 """A run from its first step, or from where it was stopped, to its last: the same for everything that is trained.
 
-The loop is Lightning's Trainer: steps, validation, bfloat16, devices and processes, weight averaging, clipping, callbacks
-and loggers. What stands beside it is what a Trainer does not do:
+The loop is Lightning's Trainer: steps, validation, bfloat16, devices and processes, weight averaging, callbacks and
+loggers. What stands beside it is what a Trainer does not do:
 
 - `checkpoint`, `resume`: last.ckpt is written atomically with a SHA-256 of each entry, holds no pickled objects, and is
   checked entry by entry before a run goes on from it. Lightning loads whatever it finds.
@@ -65,13 +65,11 @@ class Work:
 
     Args:
         callbacks: those that come before the recorder, so that a checkpoint holds what they did after the step.
-        clip: the largest norm of all gradients together; None does not clip.
     """
 
     module: RunModule
     feed: pl.LightningDataModule
     callbacks: tuple[pl.Callback, ...] = ()
-    clip: float | None = None
 
 
 def train_loop(
@@ -129,7 +127,6 @@ def train_loop(
             min_epochs=1,  # a callback that stops at once would leave a run without a record
             max_epochs=config.epochs,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-            gradient_clip_val=work.clip,
             callbacks=ordered,
             plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
             default_root_dir=folder.root,
