@@ -83,7 +83,7 @@ def compare(
     True
     """
     if methods is None and _are_methods(data):
-        data, methods = "digits", data  # type: ignore[assignment]
+        data, methods = "digits", data
     check_several(models, methods)
     images = as_images(data, test_split=test_split)  # type: ignore[arg-type]
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}

@@ -208,6 +208,11 @@ class OctaveResNet(ImageNetwork):
     Only the maps before and behind the paired stages are single, so `feature_info` lists these two.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(
         self,
         num_classes: int = 1000,
