@@ -101,15 +101,9 @@ def train_loop(
     if config.sync_norms:
         _check_plain_norms(model)
     if checkpoint is not None:
-        check_network(model, checkpoint, config, folder.checkpoint)
-        if config.keeps_best and leads():
-            keep_best(folder, checkpoint)
-        history: list[Record] = checkpoint["progress"]["history"]
-        if len(history) == config.epochs or checkpoint["progress"].get("ended"):
-            model.load_state_dict(versioned(model, weights_of(checkpoint)))
-            if leads():
-                folder.write_records(history)
-            return history
+        done = _finished(model, config, folder, checkpoint)
+        if done is not None:
+            return done
     counts, environment = placement(devices)
     work = make()
     if checkpoint is not None:
@@ -146,6 +140,22 @@ def train_loop(
             resumed = folder.checkpoint if checkpoint is not None else None
             trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
     return work.module.history
+
+
+def _finished(
+    model: nn.Module, config: RunConfig, folder: RunFolder, checkpoint: dict[str, Any]
+) -> list[Record] | None:
+    """The history of a run whose checkpoint is its last, with the weights in `model`; None where there is more to train."""
+    check_network(model, checkpoint, config, folder.checkpoint)
+    if config.keeps_best and leads():
+        keep_best(folder, checkpoint)
+    history: list[Record] = checkpoint["progress"]["history"]
+    if len(history) != config.epochs and not checkpoint["progress"].get("ended"):
+        return None
+    model.load_state_dict(versioned(model, weights_of(checkpoint)))
+    if leads():
+        folder.write_records(history)
+    return history
 
 
 def _own_callbacks(
