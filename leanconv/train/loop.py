@@ -101,9 +101,11 @@ def train_loop(
     if config.sync_norms:
         _check_plain_norms(model)
     if checkpoint is not None:
-        done = _finished(model, config, folder, checkpoint)
-        if done is not None:
-            return done
+        check_network(model, checkpoint, config, folder.checkpoint)
+        if config.keeps_best and leads():
+            keep_best(folder, checkpoint)
+        if len(_history(checkpoint)) == config.epochs or checkpoint["progress"].get("ended"):
+            return _read_back(model, checkpoint, folder)
     counts, environment = placement(devices)
     work = make()
     if checkpoint is not None:
@@ -115,24 +117,10 @@ def train_loop(
     with _quiet(), open_loggers(loggers, folder.root, step) as opened:
         ordered = [*callbacks, *work.callbacks, *_own_callbacks(recorder, config, callbacks, progress)]
         trainer = _trainer(
-            accelerator=accelerator,
-            strategy=strategy,
-            **counts,
-            min_epochs=1,  # a callback that stops at once would leave a run without a record
-            max_epochs=config.epochs,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-            callbacks=ordered,
+            config, folder, accelerator=accelerator, strategy=strategy, **counts, callbacks=ordered, logger=opened,
             plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
-            default_root_dir=folder.root,
-            logger=opened,
-            log_every_n_steps=LOOK_EVERY,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in ordered),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if config.validation else 0,
-            use_distributed_sampler=False,
-            sync_batchnorm=config.sync_norms,
-        )
+        )  # fmt: skip
         model.train()
         if config.channels_last:
             to_channels_last(model)
@@ -140,22 +128,6 @@ def train_loop(
             resumed = folder.checkpoint if checkpoint is not None else None
             trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
     return work.module.history
-
-
-def _finished(
-    model: nn.Module, config: RunConfig, folder: RunFolder, checkpoint: dict[str, Any]
-) -> list[Record] | None:
-    """The history of a run whose checkpoint is its last, with the weights in `model`; None where there is more to train."""
-    check_network(model, checkpoint, config, folder.checkpoint)
-    if config.keeps_best and leads():
-        keep_best(folder, checkpoint)
-    history: list[Record] = checkpoint["progress"]["history"]
-    if len(history) != config.epochs and not checkpoint["progress"].get("ended"):
-        return None
-    model.load_state_dict(versioned(model, weights_of(checkpoint)))
-    if leads():
-        folder.write_records(history)
-    return history
 
 
 def _own_callbacks(
@@ -169,9 +141,34 @@ def _own_callbacks(
     yield LastCheckpoint(recorder)
 
 
-def _trainer(**settings: Any) -> pl.Trainer:
+def _history(checkpoint: dict[str, Any]) -> list[Record]:
+    found: list[Record] = checkpoint["progress"]["history"]
+    return found
+
+
+def _read_back(model: nn.Module, checkpoint: dict[str, Any], folder: RunFolder) -> list[Record]:
+    """Give `model` the weights of a finished run; its history."""
+    model.load_state_dict(versioned(model, weights_of(checkpoint)))
+    if leads():
+        folder.write_records(_history(checkpoint))
+    return _history(checkpoint)
+
+
+def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Trainer:
     try:
-        return pl.Trainer(**settings)
+        return pl.Trainer(
+            **settings,
+            min_epochs=1,  # a callback that stops at once would leave a run without a record
+            max_epochs=config.epochs,
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            default_root_dir=folder.root,
+            log_every_n_steps=LOOK_EVERY,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=None if config.validation else 0,
+            use_distributed_sampler=False,
+            sync_batchnorm=config.sync_norms,
+        )
     except (MisconfigurationException, ValueError) as error:  # more GPUs than there are, say
         asked = f"devices={settings['devices']}, strategy={settings['strategy']}"
         raise SettingError(f"{first_line(error)} ({asked}); ask for what is there") from error
