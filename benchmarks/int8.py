@@ -14,8 +14,8 @@ from pathlib import Path
 
 import leanconv as lc
 from leanconv.core.atomic import write_json
-from leanconv.core.base import get_base
 from leanconv.core.machine import provenance
+from leanconv.core.notes import get_base
 from leanconv.data import open_data
 from leanconv.deploy.int8 import calibration, compare_int8, quantize
 from leanconv.timing.runtimes import versions

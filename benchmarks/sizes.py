@@ -21,7 +21,7 @@ from torch import nn
 import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
-from leanconv.core.task import task_of
+from leanconv.core.notes import task_of
 from leanconv.deploy.formats import FORMATS, OPTIONS
 from leanconv.deploy.images import image_tensors
 from leanconv.ops import METHODS

@@ -33,8 +33,8 @@ from torch.utils._pytree import tree_leaves
 
 import leanconv as lc
 from leanconv.core.atomic import write_json
-from leanconv.core.base import input_size_of
 from leanconv.core.machine import provenance
+from leanconv.core.notes import input_size_of
 
 METHOD = lc.TiedBlock(blocks=2)
 MEMORY_GIB = 14

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from leanconv.core.errors import LeanconvError
     from leanconv.core.linear import LeanLinear
     from leanconv.core.method import Group, Method, Site, Skipped
+    from leanconv.core.notes import get_task, set_task
     from leanconv.core.operator import ConvOp, LinearOp
     from leanconv.core.penalty import penalty
     from leanconv.core.pointwise import PointwiseLinear
     from leanconv.core.spec import ConvSpec
-    from leanconv.core.task import Task, get_task, set_task
+    from leanconv.core.task import Task
     from leanconv.deploy.export import export as export
     from leanconv.experiment.compare import compare
     from leanconv.experiment.fit import evaluate, fit
@@ -86,7 +87,7 @@ _HOME = {
     "fit": "experiment.fit",
     "forms_chosen": "inference.optimize",
     "from_pretrained": "files.hub",
-    "get_task": "core.task",
+    "get_task": "core.notes",
     "inspect": "analyse.converted",
     "list_methods": "ops",
     "list_models": "models.create",
@@ -99,7 +100,7 @@ _HOME = {
     "push_to_hub": "files.hub",
     "reproduce": "papers.reproduce",
     "save": "files.save",
-    "set_task": "core.task",
+    "set_task": "core.notes",
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from leanconv.analyse.figure import panel, panels
-from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.traits import Blending
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.sparse import set_sparse
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from leanconv.analyse.duplicates import MAPS, Redundancy, maps_row, redundancies
 from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.plan import Include, Plan, Where, plan
-from leanconv.core.base import input_size_of
 from leanconv.core.count import count
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
-from leanconv.core.task import get_task
+from leanconv.core.notes import get_task, input_size_of
 from leanconv.models.create import rebuild_base
 from leanconv.report.conversion_tables import HEADS, layer_cells, layers_of
 from leanconv.report.page import Page, table_page

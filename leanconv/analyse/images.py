@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.task import Task, task_of
+from leanconv.core.notes import task_of
+from leanconv.core.task import Task
 from leanconv.data import ImageData
 from leanconv.deploy.images import image_tensors
 from leanconv.train.prepared import some_batches, task_on

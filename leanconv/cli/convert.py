@@ -57,7 +57,7 @@ def convert(
     from leanconv.conversion import apply
     from leanconv.conversion.methods import label_of, parse_method
     from leanconv.conversion.useful import useful_plan
-    from leanconv.core.base import input_size_of
+    from leanconv.core.notes import input_size_of
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
     from leanconv.files.target import open_target

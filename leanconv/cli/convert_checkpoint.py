@@ -48,8 +48,8 @@ def convert_checkpoint(
     from leanconv.conversion import apply
     from leanconv.conversion.methods import parse_method
     from leanconv.conversion.useful import useful_plan
-    from leanconv.core.base import input_size_of
     from leanconv.core.count import count
+    from leanconv.core.notes import input_size_of
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
     from leanconv.files.target import open_target

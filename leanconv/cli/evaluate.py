@@ -34,7 +34,7 @@ def evaluate(
 ) -> None:
     """Test the network in DIR: top-1 and top-5 accuracy and loss."""
     from leanconv.cli.images import open_images
-    from leanconv.core.task import get_task
+    from leanconv.core.notes import get_task
     from leanconv.experiment.fit import evaluate
     from leanconv.files.load import load
 

@@ -35,9 +35,8 @@ def export(
     import torch
     from rich.table import Table
 
-    from leanconv.core.base import input_size_of
     from leanconv.core.errors import SettingError
-    from leanconv.core.task import get_task, set_task, task_of
+    from leanconv.core.notes import get_task, input_size_of, set_task, task_of
     from leanconv.deploy.export import export as write
     from leanconv.deploy.images import image_tensors
     from leanconv.files.target import open_target

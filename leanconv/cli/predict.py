@@ -33,8 +33,8 @@ def predict(
     """
     from rich.table import Table
 
+    from leanconv.core.notes import task_of
     from leanconv.core.shown import plain
-    from leanconv.core.task import task_of
     from leanconv.data.classes import check_labels
     from leanconv.data.encoded import MAX_PIXELS
     from leanconv.data.text import label_names, read_bytes

@@ -35,7 +35,7 @@ def quantize(
     Ranges are taken from training images, accuracy from test images.
     """
     from leanconv.cli.images import open_images
-    from leanconv.core.task import set_task
+    from leanconv.core.notes import set_task
     from leanconv.deploy import int8
     from leanconv.files.load import load
     from leanconv.report.tables import rich_of, size

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from leanconv.conversion.faults import Layer, carry, fault, mixed, spec_of
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
-from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.finite import check_finite
@@ -24,6 +23,7 @@ from leanconv.core.operator import ConvOp
 from leanconv.core.pointwise import wrapped
 from leanconv.core.record import Member, get_record, set_record
 from leanconv.core.sharing import borrowed
+from leanconv.core.wrappers import unwrapped
 
 Init = Literal["fresh", "fit"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from leanconv.conversion.apply import members_of, plan_of
-from leanconv.core.base import unwrapped
 from leanconv.core.errors import TieError
 from leanconv.core.linear import LeanLinear
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners, parameters_in_use
+from leanconv.core.wrappers import unwrapped
 
 
 def check(lean: nn.Module) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from leanconv.conversion.apply import plan_of, set_plan, swap
-from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.linear import LeanLinear
 from leanconv.core.method import Skipped
 from leanconv.core.operator import LinearOp
 from leanconv.core.record import get_record
+from leanconv.core.wrappers import unwrapped
 
 
 @torch.no_grad()

@@ -14,13 +14,14 @@ import leanconv.ops  # noqa: F401  leanconv's own methods register
 from leanconv.conversion.faults import mixed
 from leanconv.conversion.globs import Names
 from leanconv.conversion.sites import Found, find_sites
-from leanconv.core.base import image_size, input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Kind, Method, OtherLayer, Site, Skipped
+from leanconv.core.notes import image_size, input_size_of
 from leanconv.core.reading import levels, one_line
 from leanconv.core.registry import method_in_file, source_of
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.wrappers import unwrapped
 
 LARGEST, DEEPEST = 1_000_000, 32  # of the numbers in a plan's file, and levels of it
 Where = str | Sequence[str] | Callable[[Site], bool]

@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from leanconv.core.base import image_size, input_size_of
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.counted_ops import adds_none, macs_of
 from leanconv.core.meta import InputSize, dry_run
+from leanconv.core.notes import image_size, input_size_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.wrappers import unwrapped
 
 InputSize = tuple[int, int, int]
 T = TypeVar("T")

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import nn
 from torch.fx import GraphModule
 
 from leanconv.core.method import Group, Skipped
-
-if TYPE_CHECKING:
-    from leanconv.core.task import Task
+from leanconv.core.task import Task
 
 ATTRIBUTE = "leanconv_record"
 

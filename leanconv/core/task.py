@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
 from leanconv.core import settings
-from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.errors import SettingError
-from leanconv.core.meta import InputSize
-from leanconv.core.record import get_record, set_record
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -68,36 +61,3 @@ class Task:
         if not isinstance(value, dict) or set(value) != {"mean", "std", "image_size", "classes"}:
             raise SettingError(f"the task {value!r} must hold mean, std, image_size and classes")
         return cls(**value)
-
-
-def set_task(model: nn.Module, task: Task | None) -> None:
-    """Note on `model` what it is for; `leanconv.save` keeps it."""
-    model = unwrapped(model)
-    set_record(model, replace(get_record(model), task=task))
-
-
-def get_task(model: nn.Module) -> Task | None:
-    """What `set_task` noted; None where nothing is."""
-    return get_record(unwrapped(model)).task
-
-
-def task_of(model: nn.Module, input_size: InputSize | None = None) -> Task:
-    """What is noted on `model`, else timm's ``pretrained_cfg``, else ImageNet's statistics at the size it was made for.
-
-    Args:
-        input_size: (channels, height, width), in place of that size.
-
-    Raises:
-        SettingError: the network does not say its input size.
-    """
-    noted = get_task(model)
-    if noted is not None and (input_size is None or input_size[0] == noted.channels):
-        return noted if input_size is None else replace(noted, image_size=input_size[1:])
-    size = input_size or input_size_of(model)
-    if size is None:
-        raise SettingError("this network does not say its input size; note it with lc.set_task(model, lc.Task(...))")
-    config = getattr(unwrapped(model), "pretrained_cfg", None) or {}
-    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
-    if len(mean) != size[0]:
-        mean, std = (0.5,) * size[0], (0.25,) * size[0]
-    return Task(tuple(mean), tuple(std), size[1:])

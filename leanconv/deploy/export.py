@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
-from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import CheckError, SettingError, first_line
+from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice
-from leanconv.core.task import get_task, set_task
+from leanconv.core.wrappers import unwrapped
 from leanconv.deploy.compact import compact
 from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
 from leanconv.inference.compare import LEAST, TIMES, difference, refuse_unsteady

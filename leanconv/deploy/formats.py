@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.task import get_task
+from leanconv.core.notes import get_task
 from leanconv.timing.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 
 Runner = Callable[[Tensor], Tensor]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.record import get_record
+from leanconv.core.wrappers import unwrapped
 from leanconv.data.classes import class_indices
 from leanconv.detect.data import DetectionData, Photo
 

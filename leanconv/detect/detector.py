@@ -18,10 +18,10 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.record import get_record, set_record
 from leanconv.core.settings import check_int, check_names
+from leanconv.core.wrappers import unwrapped
 from leanconv.data.classes import class_names
 from leanconv.detect.backbone import PyramidBackbone
 from leanconv.detect.cascade import CascadeRoIHeads

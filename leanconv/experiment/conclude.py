@@ -9,7 +9,8 @@ from typing import Any
 
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import RunError
-from leanconv.core.task import Task, set_task
+from leanconv.core.notes import set_task
+from leanconv.core.task import Task
 from leanconv.experiment.job import Built, Job
 from leanconv.files.save import save
 from leanconv.train.evaluation import evaluate

@@ -13,7 +13,7 @@ from torch import nn
 from leanconv.conversion.methods import parse_method
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.task import get_task
+from leanconv.core.notes import get_task
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress
 from leanconv.experiment.job import Job, Network

@@ -19,7 +19,7 @@ from leanconv.core.copying import copied
 from leanconv.core.count import count
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.task import get_task
+from leanconv.core.notes import get_task
 from leanconv.data import ImageData, describe
 from leanconv.files.target import is_saved, open_target
 from leanconv.train.config import EXECUTION, TrainConfig

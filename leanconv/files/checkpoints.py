@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.base import unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
@@ -20,6 +19,7 @@ from leanconv.core.release import Place
 from leanconv.core.settings import check_bool
 from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.load import refuse_meta
 from leanconv.files.origin import check_padding, origin_of, set_origin_
 from leanconv.files.releases import places

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
-from leanconv.core.base import input_size_of
 from leanconv.core.count import count
 from leanconv.core.errors import LeanconvError
+from leanconv.core.notes import input_size_of
 from leanconv.files.target import open_without_weights
 from leanconv.models.create import list_models
 from leanconv.models.known import known_counts

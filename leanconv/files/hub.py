@@ -14,10 +14,9 @@ from torch import nn
 from leanconv import __version__
 from leanconv.conversion.apply import plan_of
 from leanconv.core.atomic import write_json
-from leanconv.core.base import get_base, input_size_of
 from leanconv.core.count import count
 from leanconv.core.errors import FileError, LeanconvError
-from leanconv.core.task import get_task
+from leanconv.core.notes import get_base, get_task, input_size_of
 from leanconv.files.load import load
 from leanconv.files.save import MODEL_FILE, save
 from leanconv.models.create import rebuild_base

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from leanconv.conversion.apply import convert, plan_of, set_plan
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
-from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
+from leanconv.core.notes import set_task
 from leanconv.core.reading import one_line, parse_json, reading
 from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
-from leanconv.core.task import Task, set_task
+from leanconv.core.task import Task
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
 from leanconv.files.origin import hidden_settings
 from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, crc32_of

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from leanconv.core.base import get_base, set_base
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.notes import get_base, set_base
 from leanconv.files.releases import FILTER_BASES
 from leanconv.models.bases import drop_transition_relus_, transitions
 from leanconv.models.octave_resnet import OctaveDown

@@ -20,12 +20,12 @@ from leanconv import __version__
 from leanconv.conversion.apply import members_of, plan_of
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
-from leanconv.core.base import get_base, unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.notes import get_base, get_task
 from leanconv.core.record import get_record
 from leanconv.core.registry import check_loadable
-from leanconv.core.task import get_task
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values

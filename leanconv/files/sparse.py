@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core import settings
-from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError
 from leanconv.core.record import get_record, set_record
+from leanconv.core.wrappers import unwrapped
 
 MOST_SIDES = 8  # of a tensor
 VALUES, MASK = ".nonzero", ".mask"  # after a tensor's name

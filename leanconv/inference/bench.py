@@ -13,13 +13,13 @@ from torch import Tensor, fx, nn
 from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.plan import Where
 from leanconv.conversion.useful import stem, useful_plan
-from leanconv.core.base import input_size_of
 from leanconv.core.copying import copied
 from leanconv.core.count import count, unique
 from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
+from leanconv.core.notes import input_size_of
 from leanconv.core.settings import check_choice, check_int
 from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from leanconv.report import latency_tables

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
+from leanconv.core.notes import get_task
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
-from leanconv.core.task import get_task
+from leanconv.core.wrappers import unwrapped
 from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leanconv.core.base import get_base, input_size_of, set_base
+from leanconv.core.notes import get_base, input_size_of, set_base
 from leanconv.models.create import create_model, list_models
 from leanconv.models.entry import ModelEntry
 from leanconv.models.timm_names import register_with_timm

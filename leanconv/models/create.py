@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from leanconv.core.base import get_base, set_base
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta
+from leanconv.core.notes import get_base, set_base
 from leanconv.models import bases, peers, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
@@ -57,7 +57,7 @@ def list_models() -> list[ModelEntry]:
 def create_model(
     name: str, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None, **settings: Any
 ) -> nn.Module:
-    """Build a network by name, and note on it (`leanconv.core.base.get_base`) how to build it again.
+    """Build a network by name, and note on it (`leanconv.core.notes.get_base`) how to build it again.
 
     Args:
         name: one of `list_models`, ``timm/<name>`` or ``torchvision/<name>``.

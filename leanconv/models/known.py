@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from leanconv.core.base import input_size_of
 from leanconv.core.count import count
+from leanconv.core.notes import input_size_of
 from leanconv.models.create import create_model, list_models
 
 FILE = "counts.json"

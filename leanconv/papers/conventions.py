@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from leanconv.core.base import input_size_of
 from leanconv.core.count import unique
+from leanconv.core.notes import input_size_of
 from leanconv.models.create import create_model
 from leanconv.papers.tally import Tally, tally
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.base import input_size_of
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
+from leanconv.core.notes import input_size_of
 from leanconv.core.paired import median_interval
 from leanconv.timing.busy import Watch, warn_if_busy
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from leanconv.conversion.apply import plan_of
-from leanconv.core.base import image_size, input_size_of
 from leanconv.core.count import Count, count
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
+from leanconv.core.notes import image_size, input_size_of
 from leanconv.timing.latency import Latency, measure_latency
 
 

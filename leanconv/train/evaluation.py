@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
+from leanconv.core.notes import get_task
 from leanconv.core.shown import first_names
-from leanconv.core.task import get_task
 from leanconv.data import LabelledImages, make_loader
 from leanconv.data.classes import SHOWN, class_indices
 from leanconv.train.failures import failures
@@ -40,7 +40,7 @@ def evaluate(
         ten_crop: average the probabilities over ten crops of each image.
         precision: "fp32" or "bf16" (autocast).
         image_size: as in `make_loader`.
-        classes: names of the network's outputs; None takes those noted on it (`leanconv.core.task.get_task`).
+        classes: names of the network's outputs; None takes those noted on it (`leanconv.core.notes.get_task`).
 
     Raises:
         SettingError: the images have a class that the network does not know, or another number of classes.

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from leanconv.conversion.apply import plan_of
 from leanconv.conversion.check import check
-from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.penalty import penalty
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.save import save
 
 SPLITTING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)

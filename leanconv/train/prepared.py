@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import dry_run
-from leanconv.core.task import Task, get_task, task_of
+from leanconv.core.notes import get_task, task_of
+from leanconv.core.task import Task
 from leanconv.data import ImageData, LabelledImages, make_loader
 from leanconv.train.evaluation import evaluate, outputs_for
 from leanconv.train.scoring import Scores

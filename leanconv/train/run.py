@@ -13,8 +13,8 @@ from torch import nn
 
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
+from leanconv.core.notes import get_task
 from leanconv.core.processes import devices_of, leads, started
-from leanconv.core.task import get_task
 from leanconv.data import ImageData
 from leanconv.train.caller import undisturbed
 from leanconv.train.checkpoint import written

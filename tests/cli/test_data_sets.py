@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import leanconv as lc
-from leanconv.core.task import Task, get_task
+from leanconv.core.notes import get_task
+from leanconv.core.task import Task
 
 from .conftest import TINY, one_line
 

@@ -15,9 +15,10 @@ from torch.fx import symbolic_trace
 from torch.optim.swa_utils import AveragedModel
 
 import leanconv as lc
-from leanconv.core.base import get_base, set_base, unwrapped
+from leanconv.core.notes import get_base, set_base
 from leanconv.core.record import Choice, Member, NotRewritten, Optimized, Record, get_record, set_record
 from leanconv.core.spec import ConvSpec
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.sparse import get_sparse, set_sparse
 
 TASK = lc.Task((0.5,), (0.25,), (8, 8), ("cat", "dog"))

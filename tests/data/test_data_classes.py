@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.core.task import Task, set_task
+from leanconv.core.notes import set_task
+from leanconv.core.task import Task
 from leanconv.data import ImageData, TensorImages, open_data
 from leanconv.data.classes import check_labels, class_indices, class_names, closest_name
 from leanconv.train import TrainConfig, evaluate, fit

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.core.base import input_size_of
 from leanconv.core.errors import CheckError, SettingError
+from leanconv.core.notes import input_size_of
 from leanconv.data import open_data
 from leanconv.deploy.formats import FORMATS
 from leanconv.timing.runtimes import openvino_core

@@ -22,7 +22,7 @@ from torch import nn
 import leanconv as lc
 from leanconv.cli import main
 from leanconv.core.errors import SettingError
-from leanconv.core.task import IMAGENET_MEAN, task_of
+from leanconv.core.notes import IMAGENET_MEAN, task_of
 from leanconv.deploy.images import files_of, image_tensor
 from leanconv.deploy.predict import predict
 from tests.gates.tree import ROOT

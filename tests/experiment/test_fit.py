@@ -14,7 +14,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.core.task import get_task
+from leanconv.core.notes import get_task
 from leanconv.experiment import EpochEnded
 from leanconv.train import TrainConfig
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.core.base import get_base
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.notes import get_base
 from leanconv.models.bases import basis_bottleneck_resnet
 from leanconv.models.resnet import pad_shortcuts
 from tests.files import released, released_peers

@@ -12,8 +12,8 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.atomic import replacing
-from leanconv.core.base import get_base
 from leanconv.core.errors import FileError
+from leanconv.core.notes import get_base
 from leanconv.files.save import FORMAT, METADATA_KEY, MODEL_FILE
 
 

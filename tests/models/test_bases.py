@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.core.base import get_base
 from leanconv.core.errors import SettingError
+from leanconv.core.notes import get_base
 from leanconv.core.sharing import borrowed
 from leanconv.models.bases import ENTRIES
 from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d

@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from leanconv.core.base import get_base, input_size_of, set_base
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.notes import get_base, input_size_of, set_base
 from leanconv.models import create_model, list_models
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.core.base import get_base
 from leanconv.core.errors import SettingError
+from leanconv.core.notes import get_base
 from leanconv.models.bases import drop_transition_relus_
 from leanconv.models.octave_resnet import OctaveDown
 from leanconv.models.resnet import PadShortcut

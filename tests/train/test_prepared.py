@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.task import Task, set_task
+from leanconv.core.notes import set_task
+from leanconv.core.task import Task
 from leanconv.data import ImageData, TensorImages
 from leanconv.train.prepared import scores_of, task_on
 

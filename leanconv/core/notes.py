@@ -1,4 +1,7 @@
-"""Where a network came from and what it takes: the two facts that files and plans need about any model."""
+"""What is known of a network: how to build it again, what it was trained for and the input it takes.
+
+The first two are in its record (`leanconv.core.record`); the input size is in the record or in an attribute of the model.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from leanconv.core.errors import SettingError
+from leanconv.core.meta import InputSize
 from leanconv.core.record import get_record, set_record
+from leanconv.core.task import Task
+from leanconv.core.wrappers import unwrapped
 
-WRAPPERS = {
-    *(("timm.utils.model_ema", name) for name in ("ModelEma", "ModelEmaV2", "ModelEmaV3")),
-    ("lightning.fabric.wrappers", "_FabricModule"),
-}
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, an averaged model (torch's or timm's), Fabric's or a data parallel wrapper.
-
-    Raises:
-        SettingError: `model` is no network.
-    """
-    if not isinstance(model, nn.Module):
-        raise SettingError(
-            f"a network must be a torch.nn.Module, not {type(model).__name__}; build it with create_model"
-        )
-    inner: Any = model
-    while True:
-        if _is_wrapper(inner):
-            inner = inner.module
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        else:
-            return inner
-
-
-def _is_wrapper(model: nn.Module) -> bool:
-    """Whether the network is the ``module`` of `model`: of torch's wrappers, and of packages that need not be imported."""
-    if isinstance(model, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return True
-    kinds = {(kind.__module__, kind.__name__) for kind in type(model).__mro__}
-    return bool(kinds & WRAPPERS)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
@@ -65,7 +39,18 @@ def get_base(model: nn.Module) -> Mapping[str, Any] | None:
     return get_record(unwrapped(model)).base
 
 
-def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
+def set_task(model: nn.Module, task: Task | None) -> None:
+    """Note on `model` what it is for; `leanconv.save` keeps it."""
+    model = unwrapped(model)
+    set_record(model, replace(get_record(model), task=task))
+
+
+def get_task(model: nn.Module) -> Task | None:
+    """What `set_task` noted; None where nothing is."""
+    return get_record(unwrapped(model)).task
+
+
+def input_size_of(model: nn.Module) -> InputSize | None:
     """(channels, height, width) that `model` was trained for, else made for; None when it does not say.
 
     Read from the task that is noted on it (`leanconv.set_task`, as training does), then leanconv's ``default_input_size``, then
@@ -90,7 +75,7 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
     return None
 
 
-def image_size(size: Any) -> tuple[int, int, int]:
+def image_size(size: Any) -> InputSize:
     """`size` as (channels, height, width).
 
     Raises:
@@ -103,3 +88,25 @@ def image_size(size: Any) -> tuple[int, int, int]:
     if min(channels, height, width) < 1:
         raise SettingError(f"input_size={size!r} must be (channels, height, width), three whole numbers of at least 1")
     return channels, height, width
+
+
+def task_of(model: nn.Module, input_size: InputSize | None = None) -> Task:
+    """What is noted on `model`, else timm's ``pretrained_cfg``, else ImageNet's statistics at the size it was made for.
+
+    Args:
+        input_size: (channels, height, width), in place of that size.
+
+    Raises:
+        SettingError: the network does not say its input size.
+    """
+    noted = get_task(model)
+    if noted is not None and (input_size is None or input_size[0] == noted.channels):
+        return noted if input_size is None else replace(noted, image_size=input_size[1:])
+    size = input_size or input_size_of(model)
+    if size is None:
+        raise SettingError("this network does not say its input size; note it with lc.set_task(model, lc.Task(...))")
+    config = getattr(unwrapped(model), "pretrained_cfg", None) or {}
+    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+    if len(mean) != size[0]:
+        mean, std = (0.5,) * size[0], (0.25,) * size[0]
+    return Task(tuple(mean), tuple(std), size[1:])
