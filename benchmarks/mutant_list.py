@@ -110,11 +110,14 @@ MUTANTS: list[Mutant] = [
         ("kept.sort(key=lambda item: order[item.site.name])", "kept.sort(key=lambda item: -order[item.site.name])"),
     ),
     *area(
-        "plan", "core/registry.py", "tests/core/test_registry.py",
+        "plan", "core/method.py", "tests/core/test_registry.py",
         ("kind.__module__ == other.__module__ and kind", "kind"),
-        ("if _top(found) != _top(module) and \"__main__\" not in (found, module):", "if _top(found) != _top(module):"),
-        ("if known is None or _path(known) != _path(kind):", "if False:"),
         ("if name == DENSE or not name.isidentifier():", "if not name.isidentifier():"),
+    ),
+    *area(
+        "plan", "core/registry.py", "tests/core/test_registry.py",
+        ("if _top(found) != _top(module) and \"__main__\" not in (found, module):", "if _top(found) != _top(module):"),
+        ("if known is None or class_path(known) != class_path(kind):", "if False:"),
     ),
     *area(
         "plan", "conversion/check.py", "tests/conversion/test_convert.py tests/core/test_sharing.py",

@@ -38,12 +38,12 @@ def _deterministic() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _methods_of_this_test() -> Iterator[None]:
     """A method that a test defines is gone after it."""
-    from leanconv.core import registry
+    from leanconv.core.method import registered
 
-    before = dict(registry._methods)
+    before = dict(registered)
     yield
-    registry._methods.clear()
-    registry._methods.update(before)
+    registered.clear()
+    registered.update(before)
 
 
 @pytest.fixture(autouse=True)

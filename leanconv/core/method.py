@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.registry import register
 from leanconv.core.spec import ConvSpec, Pair
 
 Kind = Literal["conv", "linear"]
+DENSE = "dense"  # what is no method: the convolution as it is
+registered: dict[str, type[Method]] = {}  # by name; `leanconv.core.registry` finds them there
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,39 @@ class Method(ABC):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         """The settings at which nothing is saved, so that the fit of one such convolution equals it; None for none."""
         return None
+
+
+def register(kind: type[Method]) -> None:
+    """Make a class known by its name; `Method` calls it for each subclass that is not abstract.
+
+    A class that is defined again, in the same module under the same name, replaces the earlier one, as in a notebook.
+
+    Raises:
+        SettingError: another class has this name already, or it is no name.
+    """
+    name = kind.name
+    if name == DENSE or not name.isidentifier():
+        raise SettingError(f"{class_path(kind)} cannot be called {name!r}; {_other_name('my_method')}")
+    other = registered.get(name)
+    if other is not None and not _replaces(kind, other):
+        raise SettingError(
+            f"two methods are called {name!r}: {class_path(other)} and {class_path(kind)}; {_other_name('my_' + name)}"
+        )
+    registered[name] = kind
+
+
+def _replaces(kind: type[Method], other: type[Method]) -> bool:
+    """Whether `kind` is `other`, defined again; a dataclass with slots is so too, and gets its full name only afterwards."""
+    return kind.__module__ == other.__module__ and kind.__qualname__ in (other.__qualname__, other.__name__)
+
+
+def _other_name(example: str) -> str:
+    return f"rename the class, or give it another name in its body: name = {example!r}"
+
+
+def class_path(kind: type[Method]) -> str:
+    """Module and qualified name of a class of `Method`."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def by_stage(method: Method, sites: Sequence[Site]) -> None:

@@ -1,4 +1,4 @@
-"""Which methods there are, by name: a class of `Method` registers itself, and installed packages announce theirs.
+"""Methods found by name: the classes that registered themselves, and those that installed packages announce.
 
 A package announces a method by an entry point of the group ``leanconv.methods``; in its pyproject.toml::
 
@@ -16,51 +16,14 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leanconv.core.errors import FileError, LeanconvWarning, SettingError, first_line
-
-if TYPE_CHECKING:
-    from leanconv.core.method import Method
+from leanconv.core.method import Method, class_path, registered
 
 GROUP = "leanconv.methods"
-DENSE = "dense"  # what is no method: the convolution as it is
 OURS = "leanconv"
-
-_methods: dict[str, type[Method]] = {}
 _loaded: list[str] = []  # the announced names, once their packages were imported
-
-
-def register(kind: type[Method]) -> None:
-    """Make a class known by its name; `Method` calls it for each subclass that is not abstract.
-
-    A class that is defined again, in the same module under the same name, replaces the earlier one, as in a notebook.
-
-    Raises:
-        SettingError: another class has this name already, or it is no name.
-    """
-    name = kind.name
-    if name == DENSE or not name.isidentifier():
-        raise SettingError(f"{_path(kind)} cannot be called {name!r}; {_other_name('my_method')}")
-    other = _methods.get(name)
-    if other is not None and not _replaces(kind, other):
-        raise SettingError(
-            f"two methods are called {name!r}: {_path(other)} and {_path(kind)}; {_other_name('my_' + name)}"
-        )
-    _methods[name] = kind
-
-
-def _replaces(kind: type[Method], other: type[Method]) -> bool:
-    """Whether `kind` is `other`, defined again; a dataclass with slots is so too, and gets its full name only afterwards."""
-    return kind.__module__ == other.__module__ and kind.__qualname__ in (other.__qualname__, other.__name__)
-
-
-def _other_name(example: str) -> str:
-    return f"rename the class, or give it another name in its body: name = {example!r}"
-
-
-def _path(kind: type[Method]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def find_method(name: str) -> type[Method]:
@@ -72,14 +35,14 @@ def find_method(name: str) -> type[Method]:
     Raises:
         SettingError: no method has this name, in leanconv, in a package that was imported or in one that announces it.
     """
-    if name not in _methods:
+    if name not in registered:
         _load_announced()
-    if name not in _methods:
+    if name not in registered:
         names = list_methods()
         close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise SettingError(f"unknown method {name!r}{hint}; there are {', '.join(names)}")
-    return _methods[name]
+    return registered[name]
 
 
 def list_methods() -> list[str]:
@@ -90,7 +53,7 @@ def list_methods() -> list[str]:
 def all_methods() -> tuple[type[Method], ...]:
     """The classes of all methods, in the order of `list_methods`."""
     _load_announced()
-    return tuple(sorted(_methods.values(), key=lambda kind: (_top(kind.__module__) != OURS, kind.name)))
+    return tuple(sorted(registered.values(), key=lambda kind: (_top(kind.__module__) != OURS, kind.name)))
 
 
 def _load_announced() -> None:
@@ -111,7 +74,7 @@ def _load_announced() -> None:
                 stacklevel=3,
             )
         else:
-            if point.name not in _methods:
+            if point.name not in registered:
                 warnings.warn(
                     f"{package} announces the method {point.name!r}, and {point.value} defines no method of that name; "
                     "the entry point must have the name of the method, the snake case of its class",
@@ -151,9 +114,9 @@ def method_in_file(value: Mapping[str, Any]) -> type[Method]:
         FileError: it is neither; the error says what to import or to install.
     """
     name, module = str(value["method"]), str(value.get("module", OURS))  # older files have leanconv's own alone
-    if name not in _methods:
+    if name not in registered:
         _load_announced()
-    kind = _methods.get(name)
+    kind = registered.get(name)
     if kind is None:
         raise FileError(f"the method {name!r} is not known here; {_way_out(module, value.get('package'))}")
     found = kind.__module__
@@ -184,11 +147,11 @@ def check_loadable(kind: type[Method]) -> None:
     Raises:
         SettingError: its name is another class's.
     """
-    known = _methods.get(kind.name)
-    if known is None or _path(known) != _path(kind):
+    known = registered.get(kind.name)
+    if known is None or class_path(known) != class_path(kind):
         raise SettingError(
-            f"{_path(kind)} is not the method that is registered as {kind.name!r}, so that a file of it could not be loaded; "
-            "define the class again, or convert the network anew"
+            f"{class_path(kind)} is not the method that is registered as {kind.name!r}, so that a file of it could not be "
+            "loaded; define the class again, or convert the network anew"
         )
     module = sys.modules.get(kind.__module__)
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__ or getattr(module, "__spec__", None) is None:

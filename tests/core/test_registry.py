@@ -13,9 +13,8 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.conversion.plan import Plan
-from leanconv.core import registry
 from leanconv.core.errors import FileError, LeanconvWarning, SettingError
-from leanconv.core.method import Method
+from leanconv.core.method import Method, registered
 from leanconv.ops.tied_block import TiedBlock, TiedBlockConv2d
 
 
@@ -81,14 +80,14 @@ def test_a_class_of_a_notebook_saves_and_loads_where_it_is_defined(tmp_path: Pat
         lc.save(lean, tmp_path)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(lc.load(tmp_path)(x), lean(x))
-    del registry._methods["halves"]
+    del registered["halves"]
     with pytest.raises(FileError, match="'halves' is not known here; it was defined in the module 'tests"):
         lc.load(tmp_path)
 
 
 def test_a_method_that_load_could_not_find_is_not_saved(tmp_path: Path):
     lean = converted(halves()(blocks=2))
-    del registry._methods["halves"]
+    del registered["halves"]
     with pytest.raises(
         SettingError, match=r"is not the method that is registered as 'halves'.* define the class again"
     ):

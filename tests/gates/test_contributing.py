@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import leanconv as lc
-from leanconv.core import registry
+from leanconv.core.method import registered
 from leanconv.testing import SPECS, check_method, checks
 from tests.gates.tree import ROOT
 
@@ -24,7 +24,7 @@ def separable():
     sys.modules[module.__name__] = module  # pickling looks its classes up there
     exec(compile(code[1], "CONTRIBUTING.md", "exec"), module.__dict__)
     yield module.Separable()
-    del sys.modules[module.__name__], registry._methods["separable"]
+    del sys.modules[module.__name__], registered["separable"]
 
 
 def test_the_example_fulfils_the_contract(separable):
