@@ -35,6 +35,28 @@ def alternatives(values: list[int]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
+def blocks_error(
+    blocks: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int = 1,
+    *,
+    setting: str = "blocks",
+    unit: str = "channels",
+) -> str | None:
+    """Why `blocks` cannot tile these channels; None when it can.
+
+    Args:
+        setting, unit: what the error calls `blocks`, and what they divide.
+    """
+    for name, channels in ((f"in_{unit}", in_channels), (f"out_{unit}", out_channels)):
+        if channels // groups % blocks:
+            each = f" / groups={channels // groups}" if groups > 1 else ""
+            options = divisors(in_channels // groups, out_channels // groups)
+            return f"{setting}={blocks} must divide {name}={channels}{each}; {alternatives(options)} would"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
     """Everything one 2-d convolution computes with, none of its weights.

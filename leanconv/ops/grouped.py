@@ -15,8 +15,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair
-from leanconv.ops.tied_block import tied_block_error
+from leanconv.core.spec import ConvSpec, Pair, blocks_error
 
 __all__ = ["Grouped", "GroupedConv2d"]
 
@@ -57,7 +56,7 @@ class GroupedConv2d(LinearOp):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         check_int("own_groups", own_groups)
-        error = tied_block_error(own_groups, in_channels, out_channels, groups, setting="own_groups")
+        error = blocks_error(own_groups, in_channels, out_channels, groups, setting="own_groups")
         if error:
             raise SettingError(error)
         self.own_groups = own_groups
@@ -111,7 +110,7 @@ class Grouped(Method):
         check_int("groups", self.groups)
 
     def reject(self, spec: ConvSpec) -> str | None:
-        return tied_block_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")
+        return blocks_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")
 
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [GroupedConv2d(**spec.kwargs(), own_groups=self.groups) for spec in specs]

@@ -14,8 +14,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair
-from leanconv.ops.tied_block import tied_block_error
+from leanconv.core.spec import ConvSpec, Pair, blocks_error
 
 __all__ = ["Het", "HetConv2d"]
 
@@ -24,7 +23,7 @@ def het_error(part: int, spec: ConvSpec) -> str | None:
     """Why filters of `spec` cannot be k x k on one channel of `part`; None when they can."""
     if spec.pointwise:
         return "a 1x1 convolution has no other taps to leave out"
-    return tied_block_error(part, spec.in_channels, spec.out_channels, spec.groups, setting="part")
+    return blocks_error(part, spec.in_channels, spec.out_channels, spec.groups, setting="part")
 
 
 def _weights(part: int, spec: ConvSpec) -> tuple[int, int]:

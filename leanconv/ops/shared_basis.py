@@ -23,6 +23,7 @@ from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
 from leanconv.ops.depth_shared import shared_names
+from leanconv.ops.forms.shared_basis import forms
 from leanconv.ops.low_rank import fit_bases
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
@@ -204,8 +205,6 @@ class SharedBasisConv2d(LinearOp):
         return shift if self.bias is None else shift + self.bias
 
     def inference_forms(self, affine: Affine | None) -> Forms:
-        from leanconv.ops.forms.shared_basis import forms
-
         return forms(self, affine)
 
     def compact_(self) -> None:

@@ -19,6 +19,7 @@ from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
+from leanconv.ops.forms.split import forms
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
 
@@ -226,8 +227,6 @@ class SplitConv2d(ConvOp):
         return used, rest
 
     def inference_forms(self, affine: Affine | None) -> Forms:
-        from leanconv.ops.forms.split import forms
-
         return forms(self, affine)
 
     def release_places(self, layer: NamedLayer) -> list[Place]:

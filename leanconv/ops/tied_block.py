@@ -15,31 +15,11 @@ from leanconv.core.method import Method
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+from leanconv.core.spec import ConvSpec, Pair, blocks_error
+from leanconv.ops.forms.tied_block import forms
+from leanconv.ops.tied_linear import TiedBlockLinear
 
 __all__ = ["TiedBlock", "TiedBlockConv2d"]
-
-
-def tied_block_error(
-    blocks: int,
-    in_channels: int,
-    out_channels: int,
-    groups: int = 1,
-    *,
-    setting: str = "blocks",
-    unit: str = "channels",
-) -> str | None:
-    """Why `blocks` cannot tile these channels; None when it can.
-
-    Args:
-        setting, unit: what the error calls `blocks`, and what they divide.
-    """
-    for name, channels in ((f"in_{unit}", in_channels), (f"out_{unit}", out_channels)):
-        if channels // groups % blocks:
-            each = f" / groups={channels // groups}" if groups > 1 else ""
-            options = divisors(in_channels // groups, out_channels // groups)
-            return f"{setting}={blocks} must divide {name}={channels}{each}; {alternatives(options)} would"
-    return None
 
 
 class TiedBlockConv2d(LinearOp):
@@ -81,7 +61,7 @@ class TiedBlockConv2d(LinearOp):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         check_int("blocks", blocks)
-        error = tied_block_error(blocks, in_channels, out_channels, groups)
+        error = blocks_error(blocks, in_channels, out_channels, groups)
         if error:
             raise SettingError(error)
         self.blocks = blocks
@@ -143,8 +123,6 @@ class TiedBlockConv2d(LinearOp):
         return None if self.bias is None else self._over_blocks(self.bias)
 
     def inference_forms(self, affine: Affine | None) -> Forms:
-        from leanconv.ops.forms.tied_block import forms
-
         return forms(self, affine)
 
     def compact_(self) -> None:
@@ -179,17 +157,15 @@ class TiedBlock(Method):
         check_int("blocks", self.blocks)
 
     def reject(self, spec: ConvSpec) -> str | None:
-        return tied_block_error(self.blocks, spec.in_channels, spec.out_channels, spec.groups)
+        return blocks_error(self.blocks, spec.in_channels, spec.out_channels, spec.groups)
 
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [TiedBlockConv2d(**spec.kwargs(), blocks=self.blocks) for spec in specs]
 
     def reject_linear(self, spec: ConvSpec) -> str | None:
-        return tied_block_error(self.blocks, spec.in_channels, spec.out_channels, unit="features")
+        return blocks_error(self.blocks, spec.in_channels, spec.out_channels, unit="features")
 
     def build_linear(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
-        from leanconv.ops.tied_linear import TiedBlockLinear  # which builds on this file
-
         return [TiedBlockLinear(s.in_channels, s.out_channels, s.bias, blocks=self.blocks) for s in specs]
 
     def params(self, specs: Sequence[ConvSpec]) -> int:

@@ -11,7 +11,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
-from leanconv.ops.tied_block import tied_block_error
+from leanconv.core.spec import blocks_error
 
 __all__ = ["TiedBlockLinear"]
 
@@ -42,7 +42,7 @@ class TiedBlockLinear(LeanLinear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, blocks: int = 2) -> None:
         super().__init__(in_features, out_features, bias)
         check_int("blocks", blocks)
-        error = tied_block_error(blocks, in_features, out_features, unit="features")
+        error = blocks_error(blocks, in_features, out_features, unit="features")
         if error:
             raise SettingError(error)
         self.blocks = blocks

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from leanconv.core.affine import Affine, folded
 from leanconv.core.spec import ConvSpec
+from leanconv.ops.forms.protocols import Factors, TiedBlocks
 from leanconv.ops.kernels import available
-from leanconv.ops.shared_basis import SharedBasisConv2d
-from leanconv.ops.tied_block import TiedBlockConv2d
 
 MOST_COMPONENTS = 128  # of a pixel in registers
 
@@ -33,7 +32,7 @@ def _fixed(value: Tensor) -> nn.Parameter:
 class TiedKernel(nn.Module):
     """A tied block convolution that reads the thin bank, with bias and norm in its epilogue."""
 
-    def __init__(self, op: TiedBlockConv2d, affine: Affine | None) -> None:
+    def __init__(self, op: TiedBlocks, affine: Affine | None) -> None:
         super().__init__()
         spec, ones = op.spec, op.weight.new_ones(op.out_channels)
         self.blocks, self.stride, self.dilation = op.blocks, spec.stride, spec.dilation
@@ -59,7 +58,7 @@ class TiedKernel(nn.Module):
 class BasisKernel(nn.Module):
     """Components and coefficients in one pass; the components' maps are never written to memory."""
 
-    def __init__(self, op: SharedBasisConv2d, affine: Affine | None) -> None:
+    def __init__(self, op: Factors, affine: Affine | None) -> None:
         super().__init__()
         spec = op.spec
         components, inner = folded(op.components(), None, None if op.norm is None else Affine.of(op.norm))

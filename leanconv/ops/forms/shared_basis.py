@@ -9,12 +9,12 @@ from torch import nn
 from leanconv.core.affine import Affine, conv_of, foldable, folded
 from leanconv.core.operator import Forms
 from leanconv.ops.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
-from leanconv.ops.shared_basis import SharedBasisConv2d
+from leanconv.ops.forms.protocols import Factors
 
 LANES = 16  # float32 elements in the widest vector
 
 
-def forms(op: SharedBasisConv2d, affine: Affine | None) -> Forms:
+def forms(op: Factors, affine: Affine | None) -> Forms:
     """Two convolutions; the same with empty components up to whole vectors; on GPUs one kernel. `forms_of` adds the dense one.
 
     The dense one wins where the rank is above about 0.85 of the output's channels.
@@ -30,7 +30,7 @@ def forms(op: SharedBasisConv2d, affine: Affine | None) -> Forms:
     return found
 
 
-def _factors(op: SharedBasisConv2d, affine: Affine | None, extra: int) -> nn.Module:
+def _factors(op: Factors, affine: Affine | None, extra: int) -> nn.Module:
     inner = None if op.norm is None else Affine.of(op.norm)
     components, shift = folded(op.components(), None, inner)
     coefficients, bias = folded(op.coefficients, op.bias, affine)

@@ -11,11 +11,11 @@ from leanconv.core.affine import Affine, ChannelAffine, conv_of, foldable, folde
 from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec
 from leanconv.ops.forms.kernels import usable
+from leanconv.ops.forms.protocols import Branches
 from leanconv.ops.kernels import available
-from leanconv.ops.split import SplitConv2d
 
 
-def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
+def forms(op: Branches, affine: Affine | None) -> Forms:
     """The branches' convolutions side by side, and with the 1x1 taken into the k x k; none where its norms cannot be folded."""
     if not all(foldable(norm) for norm in (op.norm3, op.norm1) if norm is not None):
         return {}
@@ -44,7 +44,7 @@ class FoldedSplit(nn.Module):
         kernel: the difference, gate and sum as one Triton kernel.
     """
 
-    def __init__(self, op: SplitConv2d, affine: Affine | None, *, merged: bool, kernel: bool = False) -> None:
+    def __init__(self, op: Branches, affine: Affine | None, *, merged: bool, kernel: bool = False) -> None:
         super().__init__()
         self.kernel = kernel
         self.parts = (op.used, op.in_channels - op.used)
@@ -89,7 +89,7 @@ class FoldedSplit(nn.Module):
         return fused if self.behind is None else self.behind(fused)
 
 
-def _representative(op: SplitConv2d, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:
+def _representative(op: Branches, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:
     """The k x k convolution and the 1x1 beside or behind it, with `affine` in their weights."""
     spec = ConvSpec.of(op.grouped)
     if merged:

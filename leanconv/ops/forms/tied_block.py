@@ -11,10 +11,10 @@ from leanconv.core.block_diagonal import block_diagonal
 from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec
 from leanconv.ops.forms.kernels import TiedKernel, takes
-from leanconv.ops.tied_block import TiedBlockConv2d
+from leanconv.ops.forms.protocols import TiedBlocks
 
 
-def forms(op: TiedBlockConv2d, affine: Affine | None) -> Forms:
+def forms(op: TiedBlocks, affine: Affine | None) -> Forms:
     """Grouped with an expanded weight (and wider groups), "batch", on GPUs "kernel", and for 1x1 kernels "rows" and "product"."""
     found = block_diagonal(op.spec, op.blocks, op.weight_dense(), op.bias_dense(), affine)
     if op.groups > 1:
@@ -31,7 +31,7 @@ def forms(op: TiedBlockConv2d, affine: Affine | None) -> Forms:
 class BlocksInBatch(nn.Module):
     """The blocks as further images of the batch: the weight stays thin, a map that is channels_last is copied."""
 
-    def __init__(self, op: TiedBlockConv2d) -> None:
+    def __init__(self, op: TiedBlocks) -> None:
         super().__init__()
         self.blocks = op.blocks
         settings = op.spec.kwargs()
@@ -47,7 +47,7 @@ class BlocksInBatch(nn.Module):
 class BlockRows(nn.Module):
     """A tied 1x1 as one product over the pixels' blocks, which a channels_last map holds as rows: no copy there."""
 
-    def __init__(self, op: TiedBlockConv2d, affine: Affine | None) -> None:
+    def __init__(self, op: TiedBlocks, affine: Affine | None) -> None:
         super().__init__()
         self.blocks, self.stride = op.blocks, op.stride
         self.weight = nn.Parameter(op.weight.detach().flatten(1).clone(), requires_grad=False)
@@ -65,7 +65,7 @@ class BlockRows(nn.Module):
 class BlockProduct(nn.Module):
     """A tied 1x1 as a batch of products, a block each, on a map that is not channels_last: no copy there."""
 
-    def __init__(self, op: TiedBlockConv2d, affine: Affine | None) -> None:
+    def __init__(self, op: TiedBlocks, affine: Affine | None) -> None:
         super().__init__()
         self.blocks, self.stride = op.blocks, op.stride
         blocks = op.weight.detach().flatten(1).repeat(1, op.blocks, 1, 1).squeeze(0)  # (B, O / B, I / B)
