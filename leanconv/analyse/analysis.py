@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from leanconv.analyse.figure import save_figure, svg_of
 from leanconv.core.machine import provenance
 from leanconv.report.page import Page, table_page
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row
+from leanconv.report.text_table import TextTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

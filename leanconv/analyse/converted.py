@@ -19,8 +19,9 @@ from leanconv.core.notes import get_task, input_size_of
 from leanconv.models.create import rebuild_base
 from leanconv.report.conversion_tables import HEADS, layer_cells, layers_of
 from leanconv.report.page import Page, table_page
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import NONE, Row, integer, macs
+from leanconv.report.text_table import TextTable
 from leanconv.search import faster, network_times
 from leanconv.timing.latency import Progress
 from leanconv.timing.layers import LayerTime

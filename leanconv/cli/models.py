@@ -10,7 +10,7 @@ from leanconv.cli.options import Json
 from leanconv.cli.output import say, show, show_json
 
 if TYPE_CHECKING:
-    from leanconv.report.result import TextTable
+    from leanconv.report.text_table import TextTable
 
 
 def models(
@@ -36,8 +36,8 @@ def models(
 
 
 def _table(rows: list[dict[str, Any]]) -> TextTable:
-    from leanconv.report.result import TextTable
     from leanconv.report.tables import NONE, integer, macs
+    from leanconv.report.text_table import TextTable
 
     cells = []
     for row in rows:

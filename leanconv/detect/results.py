@@ -10,8 +10,9 @@ from typing import Any
 from leanconv.core.machine import provenance
 from leanconv.report import detection
 from leanconv.report.page import Page, table_page
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row
+from leanconv.report.text_table import TextTable
 from leanconv.train.once import history
 
 

@@ -16,8 +16,9 @@ from leanconv.core.machine import provenance
 from leanconv.experiment.events import LeftOut, Measuring, Tell
 from leanconv.experiment.job import Job
 from leanconv.experiment.rows import MethodRuns, make_rows
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row
+from leanconv.report.text_table import TextTable
 from leanconv.timing.latency import measure_latency
 from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE
 

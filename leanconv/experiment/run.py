@@ -14,8 +14,9 @@ from leanconv.experiment.conclude import conclude
 from leanconv.experiment.events import Progress, Waiting, teller
 from leanconv.experiment.job import Built, Job, build
 from leanconv.files.load import load
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row
+from leanconv.report.text_table import TextTable
 from leanconv.train.once import finished, history, once
 from leanconv.train.run import check_execution, checked_engine, fit
 from leanconv.train.scoring import Scores

@@ -24,8 +24,9 @@ from leanconv.core.settings import check_choice, check_int
 from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from leanconv.report import latency_tables
 from leanconv.report.page import Page, of_latency
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row
+from leanconv.report.text_table import TextTable
 from leanconv.timing import runtimes as known
 from leanconv.timing.race import AS_IS, Entry, Form, Made, as_it_is, race
 from leanconv.timing.summary import names_of

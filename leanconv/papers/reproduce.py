@@ -13,8 +13,9 @@ from leanconv.papers import catalogue, tables
 from leanconv.papers.results import Settings, Trained
 from leanconv.papers.rows import PrintedCount
 from leanconv.report.page import Page, table_page
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row
+from leanconv.report.text_table import TextTable
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 from leanconv.papers.rows import Accuracy
 from leanconv.report.detection import percent
 from leanconv.report.page import Page, table_page
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
 from leanconv.report.tables import Row, integer, macs, spread
+from leanconv.report.text_table import TextTable
 
 
 @dataclass(frozen=True)

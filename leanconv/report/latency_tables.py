@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from leanconv.report.result import TextTable
 from leanconv.report.tables import Row, integer, macs, quartiles, ratio
+from leanconv.report.text_table import TextTable
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4

@@ -153,7 +153,7 @@ def rich_of(
     left: int | Collection[str] = 1,
     styles: Sequence[str | None] = (),
 ) -> Table:
-    """Texts as a table for a terminal; `left` and `styles` as in `leanconv.report.result.TextTable`."""
+    """Texts as a table for a terminal; `left` and `styles` as in `leanconv.report.text_table.TextTable`."""
     table = Table(
         title=Text(plain(title)) if title else None, caption=note, caption_justify="left", title_justify="left"
     )

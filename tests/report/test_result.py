@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from leanconv.core.errors import SettingError
-from leanconv.report import result as module
+from leanconv.report import text_table as module
 from leanconv.report.page import Page, table_page
-from leanconv.report.result import Result, TextTable
+from leanconv.report.result import Result
+from leanconv.report.text_table import TextTable
 
 
 class Two(Result):
