@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from leanconv.core.errors import FileError, RunError, SettingError
-from leanconv.experiment import conclude, run
+from leanconv.experiment import conclude, ready, run
 from leanconv.report import markdown_of
 
 from .conftest import TINY, one_line
