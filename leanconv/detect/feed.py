@@ -50,7 +50,7 @@ def read_image(photo: Photo) -> Tensor:
         image = read_file(photo.path, limit, upright=False)
     if image.shape[1:] != (photo.height, photo.width):
         found, said = f"{image.shape[2]}x{image.shape[1]}", f"{photo.width}x{photo.height}"
-        raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; mend or drop this image")
+        raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; fix or drop this image")
     return image
 
 

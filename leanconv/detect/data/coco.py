@@ -60,7 +60,7 @@ def parse_coco(data: bytes, name: str) -> Coco:
         found = entry if isinstance(entry, dict) else {}
         key, title = whole_number(found.get("id")), found.get("name")
         if key is None or not isinstance(title, str) or not title.strip():
-            raise DataError(f"{name}: category {str(entry)[:80]} needs a whole number as id and a name; mend it")
+            raise DataError(f"{name}: category {str(entry)[:80]} needs a whole number as id and a name; fix it")
         if categories.get(key, title) != title:
             raise DataError(
                 f"{name}: categories {categories[key]!r} and {title!r} have the id {key}; give each its own"
