@@ -43,7 +43,7 @@ def empty(folder: Path) -> None:
 
 PARQUET: dict[str, tuple[Damage, str]] = {
     "part missing": (lambda f, b: (f / TEST).unlink(), r"no test part; add test-\*\.parquet or validation"),
-    "train missing": (lambda f, b: [p.unlink() for p in f.glob("train*")], r"no train-\*\.parquet among .*; name"),
+    "train missing": (lambda f, b: [p.unlink() for p in f.glob("train*")], r"no train-\*\.parquet among .*; rename"),
     "file of a set missing": (lambda f, b: (f / TRAIN).unlink(), rf"{TRAIN}: missing, one of 2 files; restore"),
     "no bytes": (lambda f, b: (f / TRAIN).write_bytes(b""), rf"{TRAIN}: not a readable parquet file .*; fetch"),
     "half the file": (lambda f, b: cut(f / TRAIN), rf"{TRAIN}: not a readable parquet file .*; fetch"),
