@@ -100,7 +100,7 @@ def detect(
     Args:
         detector: built by `create_detector`.
         photos: what to run on.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32" or "bf16".
         progress: called with the number of finished photos after each photo.
     """
     found = Detections(has_masks=has_masks(detector))

@@ -39,6 +39,7 @@ def open_detection(
     inside the folder.
 
     >>> import tempfile
+    >>> from leanconv.detect import write_shapes
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data = open_detection(write_shapes(folder, train=2, val=1))
     >>> data.classes, len(data.train), len(data.val)
