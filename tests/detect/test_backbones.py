@@ -69,9 +69,9 @@ def test_hrnet_and_vgg_learn_and_come_back_from_disk(tmp_path: Path, name: str, 
 REFUSED = {
     "timm/swin_tiny_patch4_window7_224": "with channels last, as Swin does",
     "timm/vit_tiny_patch16_224": r"does not run on an input of \(3, 256, 320\)",
-    "torchvision/squeezenet1_0": "no module gives any of stride 4, 8, 16, 32",
+    "torchvision/squeezenet1_0": "no module has maps of stride 4, 8, 16, 32",
     "timm/inception_v3": "each layer must halve the side of the maps of the layer before",
-    "resnet20": "no module gives any of stride 8, 16, 32",
+    "resnet20": "no module has maps of stride 8, 16, 32",
 }
 
 
