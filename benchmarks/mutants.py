@@ -103,7 +103,7 @@ def judge(mutants: Sequence[Mutant], state: Path | None, timeout: float) -> dict
                 if mutant.tests not in sound:
                     if run_tests(tree, mutant.tests, timeout)[0] != "passed":
                         raise CheckError(
-                            f"pytest {shlex.join(mutant.tests)} does not pass without any mutant; mend that first"
+                            f"pytest {shlex.join(mutant.tests)} does not pass without any mutant; fix this first"
                         )
                     sound.add(mutant.tests)
                 path = tree / mutant.file
@@ -140,7 +140,7 @@ def main() -> None:
     if wrong:
         raise CheckError("; ".join(wrong))
     if options.check:
-        print(f"{len(mutants)} mutants, each text stands once")
+        print(f"{len(mutants)} mutants, each text occurs once")
         return
     outcomes = judge(mutants, options.state, options.timeout)
     killed = [mutant for mutant in mutants if outcomes[mutant.name]["outcome"] in KILLED]

@@ -66,7 +66,7 @@ def places(
     if not strangers and not missing:
         return tuple(where[name] for name in found)
     first = strangers[0] if strangers else missing[0]
-    says = f"{source} has {first!r}, which the network has not" if strangers else f"{source} has no {first!r}"
+    says = f"{source} has {first!r}, which the network does not have" if strangers else f"{source} has no {first!r}"
     close = near(first, known if strangers else found)
     hint = f" (is it {close!r}?)" if close and (strangers or close in strangers) else ""
     raise SettingError(

@@ -127,7 +127,7 @@ def find_images(
                 )  # reading it later reports it; evaluation counts it as a photo without detections
             return "image that cannot be read", str(error).rsplit("; ", 1)[0]
         if said is not None and said not in (stored, upright):
-            found = f"{upright[1]}x{upright[0]} where {said[1]}x{said[0]} is said"
+            found = f"{upright[1]}x{upright[0]} where the annotations say {said[1]}x{said[0]}"
             return "image of another size than its annotations say", f"{where}: {path.name}, {found}"
         return Found(path, upright if said is None else said)
 
