@@ -267,8 +267,8 @@ def summary(names: list[str], records: list[dict[str, Any]], settings: dict[str,
         "nothing to convert: the network has no convolution that the method takes; it was still counted, saved and reloaded.",
         "without weights: shapes and counts on an image of the network's own size; with weights: outputs compared bit for bit.",
         "with weights: the smallest network of each family, and every other one up to real_params parameters.",
-        "A run takes hours and continues after fixes: networks that passed earlier may have passed at an earlier commit; networks "
-        "that failed were run again.",
+        "A run takes hours and continues after fixes: networks that passed earlier may have passed at an earlier commit; "
+        "networks that failed were run again.",
     ]
     head = provenance(command)
     return {**head, "kind": "sweep", "settings": settings, "n": 1, "seeds": [0], "notes": notes, "rows": rows}
