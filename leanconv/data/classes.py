@@ -60,7 +60,9 @@ def places(
     known, found = ([unicodedata.normalize("NFC", name) for name in names] for names in (known, found))
     where = {name: place for place, name in enumerate(known)}
     if len(where) < len(known):
-        raise SettingError(f"{owner} has two classes of one name ({listed(known)}); give each its own with lc.set_task")
+        raise SettingError(
+            f"{owner} has two classes with the same name ({listed(known)}); give each its own with lc.set_task"
+        )
     strangers = [name for name in found if name not in where]
     missing = [name for name in known if name not in set(found)] if whole else []
     if not strangers and not missing:

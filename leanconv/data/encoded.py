@@ -140,7 +140,7 @@ def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nd
     values = _opened(io.BytesIO(data), name, max_pixels, np.array)
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise DataError(
-            f"{name}: {values.dtype} {values.shape} where one whole number a pixel is needed; write it again"
+            f"{name}: {values.dtype} {values.shape} is not one integer for each pixel; write the image again"
         )
     return values.astype(np.int64)
 

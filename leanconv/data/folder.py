@@ -21,7 +21,7 @@ from leanconv.data.text import read_lines
 
 TRAIN_PARTS = ("train", "training")
 TEST_PARTS = ("test", "testing", "val", "validation", "valid", "eval")  # the first one with labelled images is used
-SPLIT = "--test-split 0.2 (test_split=0.2) takes one from the images"
+SPLIT = "--test-split 0.2 (test_split=0.2) holds out a test part"
 
 
 class NoTestPart(DataError):

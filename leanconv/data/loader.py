@@ -203,7 +203,7 @@ def _view(images: Tensor, _: torch.Generator, view: Transform) -> Tensor:
 
 def _size(asked: int | tuple[int, int] | None, own: tuple[int, int] | None) -> tuple[int, int]:
     if asked is None and own is None:
-        raise SettingError("image_size=None needs images of one size, and these vary; give one, 224 say")
+        raise SettingError("image_size=None needs images of one size, and these vary in size; give a size, such as 224")
     size = own if asked is None else (asked, asked) if isinstance(asked, int) else (asked[0], asked[1])
     assert size is not None
     if min(size) < 1 or (size != own and size[0] != size[1]):

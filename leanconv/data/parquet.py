@@ -167,7 +167,7 @@ def read_file(path: Path) -> tuple[pa.ChunkedArray, Tensor, tuple[str, ...] | No
     try:
         with open(path, "rb") as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise DataError(f"{path}: no regular file; restore or drop it")
+                raise DataError(f"{path}: not a regular file; restore or drop it")
             file = pq.ParquetFile(opened)
             schema = file.schema_arrow
             _check_columns(path, schema)

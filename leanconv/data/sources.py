@@ -48,7 +48,9 @@ def open_data(
     check_int("max_pixels", max_pixels)
     problems = Problems(on_bad)
     if test_split is not None and (name == "digits" or name in cifar.NAMES):
-        raise SettingError(f"test_split={test_split} is for data without a test part; {name} has one: leave it out")
+        raise SettingError(
+            f"test_split={test_split} is for data without a test part; {name} has a test part: leave test_split out"
+        )
     if name == "digits":
         return digits()
     if name in cifar.NAMES:
@@ -66,7 +68,7 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
     if not folder.exists():
         raise DataError(f"{folder}: no such folder, and no data set of that name ({', '.join(NAMES)})")
     if not folder.is_dir():
-        raise DataError(f"{folder}: a file; give the folder that holds it")
+        raise DataError(f"{folder}: is a file; give the folder that contains the data")
     for place in (folder, folder / "data"):  # a clone from the Hugging Face hub has its files in data/
         if any(not path.name.startswith(".") for path in place.glob("*.parquet")):  # macOS leaves ._train.parquet
             return parquet_folder(place, problems, max_pixels, test_split)
@@ -81,9 +83,9 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
     inner = [path.name for path in folders_in(folder).values() if find_part(path, TRAIN_PARTS)]
     missing = f"{folder}: neither train-*.parquet nor train/CLASS/ in it"
     if inner:
-        raise DataError(f"{missing}, but in {inner[0]}/ there is; give {folder / inner[0]}")
+        raise DataError(f"{missing}, but {inner[0]}/ has one of them; give {folder / inner[0]}")
     if any(images_below(path) for path in folders_in(folder).values()):
-        raise NoTestPart(f"{missing}; give a folder that holds one of them; of one with class folders alone {SPLIT}")
+        raise NoTestPart(f"{missing}; give a folder that has one of them; for class folders alone, {SPLIT}")
     raise DataError(f"{missing}; give a folder that holds one of them")
 
 

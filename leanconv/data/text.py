@@ -41,7 +41,7 @@ def opened(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iter
     try:
         facts = os.fstat(number)
         if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"{_shown(path)}: no regular file but a {_kind(facts.st_mode)}; {way_out}")
+            raise DataError(f"{_shown(path)}: a {_kind(facts.st_mode)} and not a regular file; {way_out}")
         if facts.st_size > most:
             raise DataError(f"{_shown(path)}: {facts.st_size:,} bytes are more than {most:,}; {way_out}")
     except BaseException:
@@ -110,10 +110,10 @@ def json_of(data: bytes, name: str, way_out: str = "fetch or write it again") ->
     try:
         return json.loads(text_of(data, name, way_out))
     except RecursionError:
-        raise DataError(f"{name}: not whole json (nested too deep); {way_out}") from None
+        raise DataError(f"{name}: not complete JSON (nested too deep); {way_out}") from None
     except ValueError as error:
         where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(f"{name}: not whole json{where}; {way_out}") from None
+        raise DataError(f"{name}: not complete JSON{where}; {way_out}") from None
 
 
 def label_names(data: bytes, name: str) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ def label_names(data: bytes, name: str) -> tuple[str, ...]:
     way_out = "save it as UTF-8 text, one name a line"
     names = tuple(stripped for line in lines_of(data, name, way_out) if (stripped := line.strip()))
     if not names:
-        raise DataError(f"{name}: no name in it; {way_out}")
+        raise DataError(f"{name}: contains no name; {way_out}")
     if names[0][0] in "[{":
         raise DataError(f"{name}: looks like JSON ({names[0][:20]!r}); {way_out}")
     return names

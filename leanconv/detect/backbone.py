@@ -118,8 +118,8 @@ class PyramidBackbone(nn.Module):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise SettingError(
-                f"{len(x)} photo of {x.shape[-1]}x{x.shape[-2]} pixels leaves a batch norm one value a channel; take larger "
-                "photos (min_size), more of them a step (batch_size), or frozen_norms=True"
+                f"{len(x)} photo of {x.shape[-1]}x{x.shape[-2]} pixels gives a batch norm only one value per channel; take "
+                "larger photos (min_size), more photos in a step (batch_size), or frozen_norms=True"
             ) from error
         # anchors and boxes take the dtype of the maps, and bfloat16 cannot distinguish the pixels of a large photo
         return {name: level.float() for name, level in levels.items()}

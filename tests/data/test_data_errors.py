@@ -106,7 +106,10 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
         r"no such folder, and no data set of that name \(digits, cifar10, cifar100\)",
     ),
     "empty": (lambda f, b: empty(f), r"neither train-\*\.parquet nor train/CLASS/ in it; give"),
-    "a file": (lambda f, b: (shutil.rmtree(f), f.write_text("x")), r"a file; give the folder that holds it"),
+    "a file": (
+        lambda f, b: (shutil.rmtree(f), f.write_text("x")),
+        r"is a file; give the folder that contains the data",
+    ),
     "no train": (lambda f, b: shutil.rmtree(f / "train"), r"neither train-\*\.parquet nor train/CLASS/ in it; give"),
     "train empty": (lambda f, b: empty(f / "train"), r"train: no class folders; put"),
     "no test": (lambda f, b: shutil.rmtree(f / "test"), r"no test part; add test/CLASS/ or val/CLASS/"),

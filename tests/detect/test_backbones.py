@@ -117,5 +117,5 @@ def test_a_detector_of_before_keeps_its_groups(tmp_path: Path) -> None:
 
 def test_a_photo_too_small_for_batch_norm_is_said() -> None:
     detector = create_detector("faster_rcnn", "torchvision/resnet18", **SMALL | {"min_size": 32, "max_size": 32})
-    with pytest.raises(SettingError, match="1 photo of 32x32 pixels leaves a batch norm one value a channel"):
+    with pytest.raises(SettingError, match="1 photo of 32x32 pixels gives a batch norm only one value per channel"):
         step(detector, 1, 32)

@@ -158,7 +158,7 @@ def test_not_a_data_set(tmp_path: Path):
         open_detection(root, "maybe")
     file = root / "annotations/instances_train.json"
     whole = file.read_text()
-    for text, words in ((whole[:-40], "not whole json"), ("{}", "not COCO's json"), ("[1]", "not COCO's json")):
+    for text, words in ((whole[:-40], "not complete JSON"), ("{}", "not COCO's json"), ("[1]", "not COCO's json")):
         file.write_text(text)
         with pytest.raises(DataError, match=words):
             open_detection(root)
