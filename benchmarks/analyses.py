@@ -17,8 +17,8 @@ import torch
 
 import leanconv as lc
 from leanconv import analyse
+from leanconv.analyse.images import images_for
 from leanconv.analyse.tradeoff import read_tradeoff
-from leanconv.cli.analyses import Asked
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.data import open_data
@@ -45,8 +45,8 @@ def main() -> None:
     given = parser.parse_args()
     data = open_data(given.data)
     table = {label: lc.load(given.runs / "table" / folder / "seed0") for label, folder in TABLE.items()}
-    asked = Asked(table, (), data, None, given.images, (), 0)
-    images = asked.images()
+    seen = images_for(table["dense"], data, given.images)
+    images = seen.tensor
     rows: list[dict[str, Any]] = []
 
     def drawn(name: str, figure: Any, suffix: str = ".svg") -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     for found in extremes:
         rows.append({"what": "blending", "layer": found.layer, "least_used": float(found.unused().max())})
     drawn("blending", analyse.plot_extremes(extremes))
-    curve = analyse.pruning_curve(shard, lambda pruned: scores_of(pruned, data, asked.task()).top1_pct)
+    curve = analyse.pruning_curve(shard, lambda pruned: scores_of(pruned, data, seen.task).top1_pct)
     rows += [{"what": "pruning", **point} for point in curve.to_json()["points"]]
     drawn("pruning", curve.plot().figure)
 
@@ -122,10 +122,10 @@ def main() -> None:
         label: lc.load(given.digits / TABLE[label] / "seed0")
         for label in ("dense", "tied_block(blocks=2)", "split(ratio=0.5)")
     }
-    seen = Asked(shown, (), open_data("digits"), None, 8, (), 0)
-    numbers = seen.images()
+    digits = images_for(shown["dense"], open_data("digits"))
+    numbers = digits.tensor
     cams = {label: analyse.grad_cam(model, numbers) for label, model in shown.items()}
-    drawn("cam", analyse.plot_cams(seen.pictures(numbers), cams))
+    drawn("cam", analyse.plot_cams(digits.pictures(), cams))
     drawn("maps", analyse.redundancy(shown["dense"], numbers, "layer2.0.conv2").plot())
 
     head = provenance(shlex.join(["python", "benchmarks/analyses.py", *sys.argv[1:]]))

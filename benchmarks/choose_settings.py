@@ -16,11 +16,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from leanconv.cli.comparison import folder_of
-from leanconv.cli.methods import parse_methods
-from leanconv.cli.runs import Job
+from leanconv.conversion.methods import parse_methods
 from leanconv.core.machine import provenance
 from leanconv.data import open_data
+from leanconv.experiment.job import Job
+from leanconv.experiment.series import folder_of
 from leanconv.train import fit
 from leanconv.train.recipes import cifar_fast
 
@@ -51,7 +51,7 @@ def main() -> None:
     result = {
         **provenance(shlex.join(["python", *sys.argv])),
         "kind": "training",
-        "settings": {"target": options.target, "data": data.name, "train": frozen.model_dump(mode="json")},
+        "settings": {"target": options.target, "data": data.name, "train": frozen.to_json()},
         "n": 1,
         "seeds": [frozen.seed],
         "rows": rows,

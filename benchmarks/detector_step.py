@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from leanconv.cli.target import open_target
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.detect import create_detector
+from leanconv.files.target import open_target
 
 BACKBONES = ("timm/resnet50", "tied_resnet50_s", "tied_resnet50", "spconv_resnet50")
 DETECTORS = ("mask_rcnn", "retinanet")

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from leanconv.cli.detect.job import DetectJob, run
-from leanconv.cli.methods import label_of, parse_method
+from leanconv.conversion.methods import label_of, parse_method
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.detect import DetectConfig, evaluate_detector, load_detector, open_detection
+from leanconv.detect.job import DetectJob, run
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
 METHODS = ("dense", "tied_block(blocks=2)", "split(ratio=0.5)")

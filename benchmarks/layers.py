@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 import leanconv as lc
+from leanconv.core.affine import Affine, conv_of
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, conv_of
 from leanconv.inference.forms import forms_of
 from leanconv.report.layer_tables import summary
 from leanconv.timing import runtimes

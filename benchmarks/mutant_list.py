@@ -51,8 +51,8 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "operators", "ops/grouped.py", "tests/ops/test_grouped.py",
-        ("return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)",
-         "return self.conv2d(x, self.weight, self.bias, self.ways)"),
+        ("return self.conv2d(x, self.weight, self.bias, self.groups * self.own_groups)",
+         "return self.conv2d(x, self.weight, self.bias, self.own_groups)"),
         (".movedim(-1, 1).flatten(0, 2))", ".movedim(-1, 2).flatten(0, 2))"),
     ),
     *area(
@@ -110,6 +110,13 @@ MUTANTS: list[Mutant] = [
         ("kept.sort(key=lambda item: order[item.site.name])", "kept.sort(key=lambda item: -order[item.site.name])"),
     ),
     *area(
+        "plan", "core/registry.py", "tests/core/test_registry.py",
+        ("kind.__module__ == other.__module__ and kind", "kind"),
+        ("if _top(found) != _top(module) and \"__main__\" not in (found, module):", "if _top(found) != _top(module):"),
+        ("if known is None or _path(known) != _path(kind):", "if False:"),
+        ("if name == DENSE or not name.isidentifier():", "if not name.isidentifier():"),
+    ),
+    *area(
         "plan", "conversion/check.py", "tests/conversion/test_convert.py tests/core/test_sharing.py",
         ("        if found != planned:", "        if found < planned:"),
     ),
@@ -142,7 +149,7 @@ MUTANTS: list[Mutant] = [
         ("passed = sum(step >= epoch * steps_per_epoch for", "passed = sum(step > epoch * steps_per_epoch for"),
     ),
     *area(
-        "fit", "train/scoring.py", "tests/train/test_evaluate.py",
+        "fit", "train/scoring.py", "tests/train/test_evaluation.py",
         ("logits.topk(min(5, logits.shape[1]), dim=1)", "logits.topk(min(4, logits.shape[1]), dim=1)"),
         ("return probabilities.mean(dim=1).log()", "return probabilities.log().mean(dim=1)"),
     ),
@@ -205,7 +212,7 @@ MUTANTS: list[Mutant] = [
     ),
     # average precision and occlusion
     *area(
-        "detection", "detect/evaluate.py", "tests/detect/test_evaluate.py",
+        "detection", "detect/scoring.py", "tests/detect/test_scoring.py",
         ("\"iscrowd\": int(instance.crowd),", "\"iscrowd\": 0,"),
         ("None if v < 0 else 100 * float(v)", "100 * float(v)"),
         ("if high is None else (ratios >= low) & (ratios < high)", "if high is None else (ratios > low) & (ratios < high)"),
@@ -213,7 +220,7 @@ MUTANTS: list[Mutant] = [
         ("(result[\"masks\"][place, 0] > 0.5)", "(result[\"masks\"][place, 0] > 0.9)"),
     ),
     *area(
-        "detection", "detect/occlusion.py", "tests/detect/test_occlusion.py",
+        "detection", "detect/occluded.py", "tests/detect/test_occluded.py",
         ("return float(count[count >= 2].sum() / total)", "return float((count >= 2).sum() / total)"),
         ("return float(areas[count >= 2].sum() / areas.sum())", "return float(areas[count >= 1].sum() / areas.sum())"),
     ),
@@ -246,13 +253,13 @@ MUTANTS: list[Mutant] = [
     ),
     # inference forms
     *area(
-        "inference", "inference/affine.py", "tests/inference/test_forms.py",
+        "inference", "core/affine.py", "tests/inference/test_forms.py",
         ("self.shift * other.scale + other.shift", "self.shift + other.shift"),
         ("self.shift if bias is None else bias * self.scale + self.shift", "self.shift if bias is None else bias + self.shift"),
         ("shift = -norm.running_mean * scale", "shift = norm.running_mean * scale"),
     ),
     *area(
-        "inference", "inference/forms/split.py", "tests/inference/test_forms.py",
+        "inference", "ops/forms/split.py", "tests/inference/test_forms.py",
         ("gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()", "gate = difference.mean((2, 3), keepdim=True).sigmoid()"),
         ("return fused if self.behind is None else self.behind(fused)", "return fused"),
     ),
@@ -263,7 +270,7 @@ MUTANTS: list[Mutant] = [
     ),
     # use of trained networks
     *area(
-        "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluate.py",
+        "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluation.py",
         ("return tuple(where[name] for name in found)", "return tuple(range(len(found)))"),
     ),
     *area(

@@ -19,8 +19,9 @@ import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
-from leanconv.inference.race import race
+from leanconv.inference.bench import OPTIMIZED, Optimized
 from leanconv.timing import runtimes
+from leanconv.timing.race import AS_IS, as_it_is, race
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 Networks = dict[str, Callable[[], nn.Module]]
@@ -120,8 +121,8 @@ def main() -> None:
         for batch in given.batch:
             example = torch.randn(batch, *size).to(given.device, getattr(torch, given.precision))
             found = race(
-                networks, example, names=given.runtimes, threads=given.threads, seconds=given.seconds,
-                say=lambda text: print(text, file=sys.stderr, flush=True),
+                networks, example, names=given.runtimes, forms={AS_IS: as_it_is, OPTIMIZED: Optimized()},
+                threads=given.threads, seconds=given.seconds, say=lambda text: print(text, file=sys.stderr, flush=True),
             )  # fmt: skip
             for entry in found:
                 counted = counts[entry.network]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 import leanconv as lc
-from leanconv.cli.layer_latency import of_network, times_of
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
+from leanconv.search import layer_times, network_times
 from leanconv.timing.latency import threads_set
 
 CASES = (
@@ -38,9 +38,9 @@ def main() -> None:
         stem = next(key for key, module in dense.named_modules() if isinstance(module, torch.nn.Conv2d))
         plan = lc.plan(dense, method, exclude=stem, input_size=size)
         lean = lc.convert(dense, plan).eval()
-        settings = {"batch": batch, "threads": given.threads, "runtime": given.runtime}
         with threads_set(given.threads):
-            found = of_network(dense, lean, times_of(plan, settings), size, settings)
+            times = layer_times(plan, batch=batch, threads=given.threads, runtime=given.runtime)
+            found = network_times(dense, lean, times, size, batch=batch, threads=given.threads, runtime=given.runtime)
         found["predicted_off"] = found.pop("predicted_off_pct") / 100
         rows.append({"network": name, "method": label, "batch": batch, **found})
         print(*rows[-1].values(), flush=True)

@@ -93,7 +93,7 @@ def main() -> None:
     report = {
         **provenance(shlex.join(["python", *sys.argv])),
         "kind": "training",
-        "settings": {"target": "resnet20", **vars(options), "train": config.model_dump(mode="json")},
+        "settings": {"target": "resnet20", **vars(options), "train": config.to_json()},
         "n": options.rounds,
         "seeds": [],
         "rows": rows,

@@ -36,6 +36,17 @@ def _deterministic() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _methods_of_this_test() -> Iterator[None]:
+    """A method that a test defines is gone after it."""
+    from leanconv.core import registry
+
+    before = dict(registry._methods)
+    yield
+    registry._methods.clear()
+    registry._methods.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that leaves the machine fails; those between processes of this machine do not."""
     connect = socket.socket.connect

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from leanconv.analyse.figure import panels
 from leanconv.core.errors import SettingError
-from leanconv.ops.shared_basis import FilterBasis, SharedBasisConv2d
+from leanconv.core.operator import ConvOp
+from leanconv.core.traits import SharedComponents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,19 +59,21 @@ def basis_similarity(model: nn.Module) -> list[BasisSimilarity]:
 
     Source: "Learning Deeply Shared Filter Bases", section 4.1.3, Fig. 3.
     """
-    groups: dict[int, tuple[FilterBasis, list[tuple[str, SharedBasisConv2d]]]] = {}
+    groups: dict[int, list[tuple[str, SharedComponents]]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, SharedBasisConv2d) and module.shared:
-            groups.setdefault(id(module.basis), (module.basis, []))[1].append((name, module))
+        parts = module.shared_components() if isinstance(module, ConvOp) else None
+        if parts is not None:
+            groups.setdefault(id(parts.owner), []).append((name, parts))
     if not groups:
         raise SettingError(f"{type(model).__name__} has no shared basis; take a network of shared_basis(...)")
     found = []
-    for basis, users in groups.values():
-        own = [module.unique.flatten(1) for _, module in users if module.unique is not None]
-        components = torch.cat([basis.weight.flatten(1), *own])
-        coefficients = torch.cat([module.coefficients.flatten(1) for _, module in users])
+    for users in groups.values():
+        shared = users[0][1].shared
+        own = [parts.unique.flatten(1) for _, parts in users if parts.unique is not None]
+        components = torch.cat([shared.flatten(1), *own])
+        coefficients = torch.cat([parts.coefficients.flatten(1) for _, parts in users])
         names = tuple(name for name, _ in users)
-        found.append(BasisSimilarity(names, len(basis.weight), _cosines(components), _cosines(coefficients)))
+        found.append(BasisSimilarity(names, len(shared), _cosines(components), _cosines(coefficients)))
     return found
 
 

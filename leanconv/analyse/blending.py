@@ -14,8 +14,8 @@ from leanconv.analyse.figure import panel, panels
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
+from leanconv.core.traits import Blending
 from leanconv.files.sparse import set_sparse
-from leanconv.ops.depth_shared import Blending
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

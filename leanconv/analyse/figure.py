@@ -40,10 +40,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     import matplotlib
 
-    path = Path(path)
-    if path.suffix not in (".svg", ".png", ".pdf"):
-        raise SettingError(f"{path} must end in .svg, .png or .pdf")
-
+    path = check_suffix(path)
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leanconv"}),
         replacing(path) as temporary,
@@ -51,6 +48,18 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     ):
         settings = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=settings)
+    return path
+
+
+def check_suffix(path: str | os.PathLike[str]) -> Path:
+    """`path`, if a figure can be written there.
+
+    Raises:
+        SettingError: another suffix than .svg, .png or .pdf.
+    """
+    path = Path(path)
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise SettingError(f"{path} must end in .svg, .png or .pdf")
     return path
 
 

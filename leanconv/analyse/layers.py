@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -40,6 +40,22 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
         return modules[name]
     close = difflib.get_close_matches(name, modules, n=5) or list(conv_layers(model))
     raise SettingError(f"no layer {name!r}; valid are, among others, {', '.join(close)}")
+
+
+def chosen(model: nn.Module, layers: Sequence[str], most: int) -> list[str]:
+    """The named layers, or some of the network's convolutions, evenly spread.
+
+    Raises:
+        SettingError: there is no such layer, or no convolution.
+    """
+    if layers:
+        for name in layers:
+            layer_of(model, name)
+        return list(layers)
+    names = [name for name in conv_layers(model) if "shortcut" not in name and "downsample" not in name]
+    if len(names) <= most:
+        return names
+    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
 
 
 @contextmanager

@@ -16,10 +16,13 @@ from leanconv.analyse.layers import layer_of, outputs_of, use_of
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
 from leanconv.core.operator import LinearOp
+from leanconv.report.tables import NONE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from leanconv.analyse.analysis import Analysis
 
 
 @dataclass(frozen=True)
@@ -158,3 +161,20 @@ def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figur
 
 def _styles() -> list[str]:
     return ["-", "--", ":", "-."] * 4
+
+
+def analysis_of(found: Mapping[str, Sequence[FilterSimilarity]], figure: Figure) -> Analysis:
+    """The similarities of each network's layers as an analysis with this figure."""
+    from leanconv.analyse.analysis import Analysis
+
+    values = {label: [similarity.to_json() for similarity in layers] for label, layers in found.items()}
+    cells = [
+        [label, v["layer"], str(len(v["filters"])), *(_number(v[key]) for key in ("mean", "q25", "median", "q75"))]
+        for label, layers in values.items()
+        for v in layers
+    ]
+    return Analysis(values, figure, ("Network", "Layer", "Filters", "mean cosine", "q25", "median", "q75"), cells)
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"

@@ -63,7 +63,6 @@ app = typer.Typer(
     help="Make convolutional networks lean: fewer parameters and MACs, trained, compared and measured on your machine.",
     epilog="Start with: leanconv demo",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from leanconv.cli.options import Exclude, Json, Report, Size, Where, input_size
-from leanconv.cli.output import command_line, say, show, show_json, write_page
-from leanconv.core.errors import LeanconvError, SettingError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from leanconv.core.meta import InputSize
-
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+from leanconv.cli.output import command_line, present, say
+from leanconv.core.errors import SettingError
 
 
 def bench(
@@ -56,50 +50,26 @@ def bench(
 
     What fails is a row that says why, and the others are timed; the exit code is 1 where nothing could be timed.
     """
-    import torch
+    from leanconv.conversion.methods import parse_methods
+    from leanconv.core.atomic import write_json
+    from leanconv.files.target import open_target
+    from leanconv.inference.bench import bench as measure
 
-    from leanconv.inference.race import Entry, race
-
-    if precision not in DTYPES:
-        raise SettingError(f"--precision {precision} must be one of {', '.join(DTYPES)}")
-    sizes = _batches(batches)
-    networks, unbuilt = _networks(([against] if against else []) + targets, methods, where, exclude)
-    shape = _shape(size, networks)
-    runtimes = _runtimes(names)
-    dtype = getattr(torch, DTYPES[precision])
-    rows: list[dict[str, Any]] = []
-    for batch in sizes:
-        example = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=dtype)
-        found = race(networks, example, names=runtimes, threads=threads, seconds=seconds, say=say)
-        counts = _counts(networks, shape)
-        rows += [{"batch": batch, **counts[entry.network], **entry.to_json()} for entry in found]
-        missing = [Entry(name, "", "", {}, None, failed=reason) for name, reason in unbuilt.items()]
-        rows += [{"batch": batch, "params": None, "macs": None, "weight_bytes": None, **e.to_json()} for e in missing]
-    settings = {
-        "input_size": list(shape),
-        "precision": precision,
-        "device": device,
-        "threads": threads or torch.get_num_threads(),
-    }
-    summary = _summary(rows, settings)
+    every = [*([against] if against else []), *targets]
+    for target in every:
+        if every.count(target) > 1:
+            raise SettingError(f"{target} is given twice; leave one out")
+    result = measure(
+        {target: partial(open_target, target) for target in every}, list(parse_methods(methods).values()),
+        where=where or "*", exclude=exclude or (), runtimes="all" if names == "all" else _listed(names),
+        batch=_batches(batches), input_size=input_size(size), precision=precision, device=device, threads=threads,
+        seconds=seconds, progress=say, command=command_line(),
+    )  # fmt: skip
     if out is not None:
-        from leanconv.core.atomic import write_json
-
-        write_json(out, summary)
+        write_json(out, result.to_json())
         say(f"written: {out}")
-    if report is not None:
-        from leanconv.report.page import of_latency
-
-        write_page(of_latency(summary), report)
-    if as_json:
-        show_json(summary)
-    else:
-        from leanconv.report.latency_tables import rich_table
-
-        image = "x".join(map(str, shape))
-        title = f"{image}, {precision}, {device}, {settings['threads']} threads"
-        show(rich_table(rows, title))
-    if not any(row.get("latency_ms") for row in rows):
+    present(result, report, as_json)
+    if not any(row["latency_ms"] for row in result.rows):
         raise typer.Exit(1)
 
 
@@ -113,85 +83,5 @@ def _batches(text: str) -> list[int]:
     return found
 
 
-def _runtimes(text: str) -> list[str]:
-    from leanconv.timing.runtimes import RUNTIMES, available
-
-    if text == "all":
-        return [name for name in RUNTIMES if available(name)]
+def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _networks(
-    targets: list[str], methods: str, where: list[str] | None, exclude: list[str] | None
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Every target under every method; and those that could not be built, with the reason."""
-    from leanconv.cli.methods import parse_methods
-    from leanconv.cli.target import make_useful_plan, open_target, stem
-    from leanconv.conversion.apply import convert, plan_of
-    from leanconv.core.base import input_size_of
-
-    networks: dict[str, nn.Module] = {}
-    unbuilt: dict[str, str] = {}
-    first: LeanconvError | None = None
-    for target in targets:
-        model: nn.Module | None = None
-        for method in parse_methods(methods).values():
-            name = target if method is None else f"{target} {method.label()}"
-            if name in networks or name in unbuilt:
-                raise SettingError(f"{name} is given twice; leave one out")
-            try:
-                model = model or open_target(target)
-                lean = model
-                if method is not None:
-                    if plan_of(model) is not None:
-                        raise SettingError(f"{target} is lean already; time it without --methods")
-                    kept = (*(exclude or ()), stem(model))
-                    lean = convert(model, make_useful_plan(model, method, where, kept, input_size_of(model)))
-            except LeanconvError as error:
-                first, unbuilt[name] = first or error, str(error)
-            else:
-                networks[name] = lean
-    if not networks and first is not None:
-        raise first
-    return networks, unbuilt
-
-
-def _shape(size: str | None, networks: dict[str, nn.Module]) -> InputSize:
-    from leanconv.core.base import input_size_of
-
-    given = input_size(size)
-    shapes = {name: given or input_size_of(model) for name, model in networks.items()}
-    found = set(shapes.values())
-    if len(found) > 1 or None in found:
-        raise SettingError(f"the networks are made for images of {found}; say which with --input-size")
-    shape = found.pop()
-    assert shape is not None
-    return shape
-
-
-def _counts(networks: dict[str, nn.Module], shape: InputSize) -> dict[str, dict[str, Any]]:
-    from leanconv.cli.inspect import counts
-    from leanconv.deploy.formats import unique_bytes
-
-    found: dict[str, dict[str, Any]] = {}
-    for name, model in networks.items():
-        try:
-            found[name] = counts(model, shape)
-        except LeanconvError as error:  # it asks for what the measurement has and a count has not
-            say(f"{name}: MACs are not known: {error}")
-            found[name] = {
-                "params": sum(parameter.numel() for parameter in model.parameters()),
-                "macs": None,
-                "weight_bytes": unique_bytes([*model.parameters(), *model.buffers()]),
-            }
-    return found
-
-
-def _summary(rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    from leanconv.core.machine import provenance
-    from leanconv.timing.runtimes import versions
-
-    head = provenance(command_line())
-    head["versions"] |= versions()
-    rounds = max((row.get("rounds") or 0 for row in rows), default=0)
-    return {**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows}

@@ -10,6 +10,7 @@ import typer
 from leanconv.cli.options import (
     Exclude,
     FasterOnly,
+    Include,
     Init,
     Json,
     Method,
@@ -21,7 +22,7 @@ from leanconv.cli.options import (
     Where,
     input_size,
 )
-from leanconv.cli.output import say, show, show_json
+from leanconv.cli.output import measuring, say, show, show_json
 
 
 def convert(
@@ -30,6 +31,7 @@ def convert(
     method: Method,
     where: Where = None,
     exclude: Exclude = None,
+    include: Include = None,
     size: Size = None,
     init: Init = "fit",
     pretrained: Pretrained = False,
@@ -51,13 +53,14 @@ def convert(
     """
     import torch
 
-    from leanconv.cli.inspect import describe
-    from leanconv.cli.methods import label_of, parse_method
-    from leanconv.cli.target import make_useful_plan, open_target
+    from leanconv.analyse.converted import describe
     from leanconv.conversion import apply
+    from leanconv.conversion.methods import label_of, parse_method
+    from leanconv.conversion.useful import useful_plan
     from leanconv.core.base import input_size_of
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
+    from leanconv.files.target import open_target
 
     asked = parse_method(method)
     torch.manual_seed(seed)
@@ -65,11 +68,11 @@ def convert(
     if weights is not None:
         load_checkpoint(model, weights, state=state)
     shape = input_size(size) or input_size_of(model)
-    plan = None if asked is None else make_useful_plan(model, asked, where, exclude, shape)
+    plan = None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape, include or ())
     if faster_only and plan is not None:
-        from leanconv.cli.layer_latency import without_slower
+        from leanconv.search.faster import some_faster
 
-        plan = without_slower(plan)
+        plan = some_faster(plan, progress=measuring)
     lean = model if plan is None else apply.convert(model, plan, init)
     folder = save(lean, out)
     found = describe(model, lean, plan, shape)

@@ -45,19 +45,20 @@ def convert_checkpoint(
     Known are the networks of the filter bases, SPConv and soft sharing and the layers of Tied Block Convolution, as their
     authors released them, and Octave ResNet.
     """
-    from leanconv.cli.methods import parse_method
-    from leanconv.cli.target import make_useful_plan, open_target
     from leanconv.conversion import apply
+    from leanconv.conversion.methods import parse_method
+    from leanconv.conversion.useful import useful_plan
     from leanconv.core.base import input_size_of
     from leanconv.core.count import count
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
+    from leanconv.files.target import open_target
     from leanconv.models.resnet import pad_shortcuts
 
     model = open_target(target)
     asked = None if method is None else parse_method(method)
     if asked is not None:
-        plan = make_useful_plan(model, asked, where, exclude, input_size(size) or input_size_of(model))
+        plan = useful_plan(model, asked, where or "*", exclude or (), input_size(size) or input_size_of(model))
         model = apply.convert(model, plan)
     load_checkpoint(
         model, checkpoint, state=state, shortcut_padding=shortcut_padding, fresh_classifier=fresh_classifier

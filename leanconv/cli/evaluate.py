@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -34,32 +34,19 @@ def evaluate(
 ) -> None:
     """Test the network in DIR: top-1 and top-5 accuracy and loss."""
     from leanconv.cli.images import open_images
-    from leanconv.cli.target import check_fits
-    from leanconv.core.errors import SettingError
     from leanconv.core.task import get_task
+    from leanconv.experiment.fit import evaluate
     from leanconv.files.load import load
-    from leanconv.train.prepared import scores_of, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
-    if image_size is None and images.image_size is None and get_task(model) is None:
-        raise SettingError(f"the images of {images.name} vary in size; give --image-size, 224 say")
-    task = task_on(model, images)  # as it was trained, whatever these images' own statistics are
-    if image_size is not None:
-        task = replace(task, image_size=(image_size, image_size))
-    check_fits(model, images, task.image_size)
-    if images.named and len(images.classes) < len(task.classes):
+    scores = evaluate(
+        model, images, part=part, image_size=image_size, batch_size=batch_size, ten_crop=ten_crop,
+        precision=precision, workers=workers,
+    )  # fmt: skip
+    task = get_task(model)
+    if task is not None and images.named and len(images.classes) < len(task.classes):
         say(f"leanconv: {images.name} has {len(images.classes)} of the network's {len(task.classes)} classes")
-    scores = scores_of(
-        model,
-        images,
-        task,
-        images.test if part == "test" else images.train,
-        batch_size=batch_size,
-        ten_crop=ten_crop,
-        precision=precision,
-        workers=workers,
-    )
     if as_json:
         show_json({"model": folder, "data": images.name, "part": part, "ten_crop": ten_crop} | asdict(scores))
     else:

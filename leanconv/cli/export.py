@@ -35,12 +35,12 @@ def export(
     import torch
     from rich.table import Table
 
-    from leanconv.cli.target import open_target
     from leanconv.core.base import input_size_of
     from leanconv.core.errors import SettingError
     from leanconv.core.task import get_task, set_task, task_of
     from leanconv.deploy.export import export as write
     from leanconv.deploy.images import image_tensors
+    from leanconv.files.target import open_target
     from leanconv.report.tables import NONE
     from leanconv.report.tables import size as size_text
 

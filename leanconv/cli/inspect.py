@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leanconv.cli import layer_latency
 from leanconv.cli.options import (
     DataRoot,
     Exclude,
     FasterOnly,
+    Include,
     Json,
     Method,
     Pretrained,
@@ -20,22 +21,11 @@ from leanconv.cli.options import (
     Where,
     input_size,
 )
-from leanconv.cli.output import command_line, show, show_json, write_page
+from leanconv.cli.output import command_line, measuring, present
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.table import Table
-    from torch import nn
-
-    from leanconv.analyse.redundancy import Redundancy
-    from leanconv.conversion.plan import Plan
-    from leanconv.core.count import Count
-    from leanconv.core.meta import InputSize
-
-
-HEADS = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after")
+    from torch import Tensor, nn
 
 
 def inspect(
@@ -43,6 +33,7 @@ def inspect(
     method: Method = "dense",
     where: Where = None,
     exclude: Exclude = None,
+    include: Include = None,
     size: Size = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure each layer here, dense and lean, and predict the network's time.")
@@ -69,234 +60,28 @@ def inspect(
     Needs no weights. Everything that --where matches converts unless --exclude names it, the first convolution too.
     A folder with a lean network is shown as it was converted.
     """
-    from leanconv.cli.methods import parse_method
-    from leanconv.cli.target import make_plan, open_target, open_without_weights
-    from leanconv.conversion.apply import convert, plan_of
-    from leanconv.core.base import input_size_of
-    from leanconv.core.task import get_task
-    from leanconv.models.create import rebuild_base
+    from leanconv.analyse.converted import inspect as look_at
+    from leanconv.conversion.methods import parse_method
+    from leanconv.files.target import is_saved, open_target, open_without_weights
 
     asked = parse_method(method)
-    model = open_without_weights(target)
-    plan = plan_of(model)
-    trained = input_size_of(model) if get_task(model) is not None else None
-    shape = input_size(size) or trained or (plan and plan.input_size) or input_size_of(model)
-    dense: nn.Module | None = model
-    lean = model
-    if plan is not None:
-        if asked is not None:
-            raise SettingError(f"{target} is lean already; inspect it without --method, or name the dense network")
-        dense = rebuild_base(model)
-    elif asked is not None:
-        if shape is None:
-            raise SettingError(f"{target} does not say what images it takes; give --input-size channels,height,width")
-        plan = make_plan(model, asked, where, exclude, shape)
-        lean = convert(model, plan) if plan.groups else model
-    measured: dict[str, Any] = {}
-    if latency or faster_only:
-        if asked is None or plan is None or shape is None:
-            raise SettingError(
-                "--latency and --faster-only measure what a method would do; give a dense TARGET and --method"
-            )
-        settings = {"batch": batch, "threads": threads, "runtime": runtime}
-        times = layer_latency.times_of(plan, settings)
-        if faster_only:
-            from leanconv.search.faster import faster_only as without_slower
-
-            plan = without_slower(plan, times)
-            lean = convert(model, plan) if plan.groups else model
-            left = {site.name for group in plan.groups for site in group.sites}
-            times = [time for time in times if time.name in left]
-        if latency:
-            both = [open_target(target), open_target(target)]
-            both[1] = convert(both[1], plan) if plan.groups else both[1]
-            measured["latency"] = {**settings, **layer_latency.of_network(both[0], both[1], times, shape, settings)}
-            measured["times"] = {time.name: time for time in times}
-    found = {"target": target, "input_size": shape and list(shape)} | describe(dense, lean, plan, shape)
-    if latency:
-        found["latency"] = measured["latency"]
-        for layer in found["layers"]:
-            time = measured["times"].get(layer["name"])
-            layer |= {
-                "dense_ms": time and time.dense_ms,
-                "lean_ms": time and time.lean_ms,
-                "form": time and time.form,
-                "slower": time and time.slower,
-            }
-    suggested = [] if ratios is None else _ratios(target, ratios, data_root, pretrained)
-    if ratios is not None:
-        found["ratios"] = [one.to_json() for one in suggested]
-    if report is not None:
-        from leanconv.report.page import table_page
-
-        heads, lines = (*HEADS, "ms", "after"), [_cells(layer) for layer in found["layers"]]
-        lines = [[*cells, *["–"] * (len(heads) - len(cells))] for cells in lines]
-        said = " ".join([_summary(found), *_prediction(found)])
-        facts = {"command": command_line()}
-        write_page(table_page(target, "leanconv inspect", heads, lines, notes=said, left=3, summary=facts), report)
-    if as_json:
-        show_json(found)
-    else:
-        show(_table(found), _summary(found), *_prediction(found), *_ratio_table(suggested))
-
-
-def _ratios(target: str, data: str, data_root: Path | None, pretrained: bool) -> list[Redundancy]:
-    """How redundant the maps are that each convolution reads; on the weights of a folder or published ones."""
-    from leanconv.analyse.redundancy import redundancies
-    from leanconv.cli.analyses import Asked
-    from leanconv.cli.images import open_images
-    from leanconv.cli.target import is_saved, open_target
-
-    if not is_saved(target) and not pretrained:
+    if ratios is not None and not is_saved(target) and not pretrained:
         raise SettingError(
             f"--ratios looks at what a trained network sees: take a folder, or {target} with --pretrained"
         )
-    model = open_target(target, pretrained=pretrained).eval()
-    images = Asked({target: model}, (), open_images(data, data_root, False, run=target), None, 32, (), 0).images()
-    return redundancies(model, images)
+    real = latency or ratios is not None
+    model = open_target(target, pretrained=pretrained and ratios is not None) if real else open_without_weights(target)
+    seen = None if ratios is None else _images(model, target, ratios, data_root)
+    found = look_at(
+        model, asked, where=where or "*", exclude=exclude or (), include=include or (),
+        input_size=input_size(size), latency=latency, faster_only=faster_only, batch=batch, threads=threads,
+        runtime=runtime, images=seen, name=target, progress=measuring, command=command_line(),
+    )  # fmt: skip
+    present(found, report, as_json)
 
 
-def _ratio_table(found: list[Redundancy]) -> list[Table]:
-    from leanconv.cli.analyses import MAPS, maps_row
-    from leanconv.report.tables import rich_of
+def _images(model: nn.Module, target: str, data: str, data_root: Path | None) -> Tensor:
+    from leanconv.analyse.images import images_for
+    from leanconv.cli.images import open_images
 
-    note = "Maps count as near-duplicates from an absolute correlation of 0.9 on, over 32 images."
-    return [rich_of(MAPS, [maps_row(one) for one in found], note)] if found else []
-
-
-def counts(model: nn.Module, shape: InputSize | None) -> dict[str, Any]:
-    """params, macs and weight_bytes of `model`, and what the MACs leave out, if anything."""
-    from leanconv.core.count import count
-
-    return _figures(count(model, shape))
-
-
-def _figures(counted: Count) -> dict[str, Any]:
-    figures = {"params": counted.params, "macs": counted.macs, "weight_bytes": counted.bytes}
-    return figures | ({"uncounted": list(counted.uncounted)} if counted.uncounted else {})
-
-
-def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape: InputSize | None) -> dict[str, Any]:
-    """The figures of a conversion: in total, and for each convolution of the plan in the network's order.
-
-    `uncounted` names what the network does that the MACs leave out.
-    """
-    from leanconv.core.count import count
-
-    after = count(lean, shape)
-    return {
-        "before": None if dense is None else counts(dense, shape),
-        "after": _figures(after),
-        "uncounted": list(after.uncounted),
-        "layers": [] if plan is None else _layers(lean, plan),
-    }
-
-
-def layer_lines(lean: nn.Module) -> list[list[str]]:
-    """The convolutions of a lean network under `HEADS`: what each became, or why it stayed dense; none for a dense one."""
-    from leanconv.conversion.apply import plan_of
-
-    plan = plan_of(lean)
-    return [] if plan is None else [_cells(layer) for layer in _layers(lean, plan)]
-
-
-def _layers(lean: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """One entry a convolution. What a group shares is counted at the first of its convolutions, which owns it."""
-    layers: list[dict[str, Any]] = []
-    for number, group in enumerate(plan.groups):
-        for site, macs in zip(group.sites, group.macs(), strict=True):
-            params = sum(p.numel() for p in lean.get_submodule(site.name).parameters())
-            layers.append(_layer(site, group.method.label(), params, macs, None) | {"group": number})
-    for kept in plan.kept:
-        layers.append(_layer(kept.site, "dense", kept.site.params(), kept.site.macs(), kept.reason) | {"group": None})
-    order = {name: index for index, (name, _) in enumerate(lean.named_modules())}
-    return sorted(layers, key=lambda layer: order[layer["name"]])
-
-
-def _layer(site: Any, method: str, params: int, macs: int, reason: str | None) -> dict[str, Any]:
-    from leanconv.core.method import OtherLayer
-
-    known = not isinstance(site, OtherLayer)
-    return {
-        "name": site.name,
-        "conv": str(site.spec),
-        "stage": site.stage,
-        "method": method,
-        "kept_because": reason,
-        "params_before": site.params(),
-        "params_after": params,
-        "macs_before": site.macs() if known else None,
-        "macs_after": macs if known else None,
-    }
-
-
-def _table(found: dict[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    from leanconv.report.tables import integer, macs
-
-    image = " of " + "x".join(map(str, found["input_size"])) if found["input_size"] else ""
-    table = Table(
-        caption=f"MACs for one image{image}; 1 MAC = one multiply-add. A shared weight is counted where it is first used.",
-        caption_justify="left",
-    )
-    timed = "latency" in found
-    for head in (*HEADS, *(("ms", "after") if timed else ())):
-        table.add_column(
-            head, justify="left" if head in ("Layer", "Convolution", "Becomes") else "right", overflow="fold"
-        )
-    for layer in found["layers"]:
-        table.add_row(*map(Text, _cells(layer)), style="red" if layer.get("slower") else None)
-    before, after = found["before"] or {}, found["after"]
-    counts = [integer(before.get("params")), integer(after["params"]), macs(before.get("macs")), macs(after["macs"])]
-    table.add_section()
-    table.add_row("Whole network", "", "", *counts)
-    return table
-
-
-def _cells(layer: dict[str, Any]) -> list[str]:
-    """One convolution: what it is, what it becomes or why it stays, and its counts and times."""
-    from leanconv.report.tables import integer, macs
-
-    becomes = f"dense: {layer['kept_because']}" if layer["kept_because"] else layer["method"]
-    counts = [integer(layer["params_before"]), integer(layer["params_after"])]
-    more = [macs(layer["macs_before"]), macs(layer["macs_after"]), *_milliseconds(layer)]
-    return [layer["name"] or "(root)", layer["conv"], becomes, *counts, *more]
-
-
-def _milliseconds(layer: dict[str, Any]) -> list[str]:
-    """The layer's times, where they were measured; one that gets slower is marked."""
-    if layer.get("dense_ms") is None:
-        return []
-    return [f"{layer['dense_ms']:.3f}", f"{layer['lean_ms']:.3f}{' slower' if layer['slower'] else ''}"]
-
-
-def _prediction(found: dict[str, Any]) -> list[str]:
-    if "latency" not in found:
-        return []
-    latency = found["latency"]
-    if "failed" in latency:
-        return [f"the network could not be timed: {latency['failed']}"]
-    slower = [layer["name"] for layer in found["layers"] if layer.get("slower")]
-    text = (
-        f"batch {latency['batch']}, {latency['runtime']}, both optimized for this machine: dense {latency['dense_ms']:.2f} ms, "
-        f"lean {latency['lean_ms']:.2f} ms ({latency['ratio']:.2f}); predicted from the layers {latency['predicted_ms']:.2f} ms "
-        f"({latency['predicted_off_pct']:+.0f} %)"
-    )
-    marked = f"{len(slower)} layers get slower: {', '.join(slower)}; --faster-only keeps them dense" if slower else ""
-    return [text, marked] if slower else [text]
-
-
-def _summary(found: dict[str, Any]) -> str:
-    before, after, layers = found["before"], found["after"], found["layers"]
-    if not layers or before is None:
-        return f"{found['target']}: {after['params']:,} parameters"
-    converted = sum(layer["kept_because"] is None for layer in layers)
-    parts = [f"{converted} of {len(layers)} convolutions convert"]
-    for name, text in (("params", "parameters"), ("macs", "MACs"), ("weight_bytes", "weight bytes")):
-        if before[name]:
-            parts.append(f"{text} {before[name]:,} -> {after[name]:,} ({after[name] / before[name]:.2f})")
-    if found["uncounted"]:
-        parts.append(f"MACs leave out {', '.join(found['uncounted'])}")
-    return "; ".join(parts)
+    return images_for(model, open_images(data, data_root, False, run=target), 32).tensor

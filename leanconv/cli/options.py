@@ -19,6 +19,13 @@ Target = Annotated[
         help="A network: resnet20, basis_resnet56(bases=2), timm/NAME, torchvision/NAME, or a folder that leanconv saved.",
     ),
 ]
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TARGET...",
+        help="One network or several: resnet20, basis_resnet56(bases=2), timm/NAME, torchvision/NAME, or a folder.",
+    ),
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a network in.")]
 Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]
 Where = Annotated[
@@ -28,6 +35,14 @@ Where = Annotated[
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Leave convolutions whose name matches dense; may be repeated."),
+]
+Include = Annotated[
+    Literal["linear"] | None,
+    typer.Option(
+        "--include",
+        metavar="linear",
+        help="Convert linear layers too; the classifier only where --where gives its full name.",
+    ),
 ]
 State = Annotated[
     str | None,

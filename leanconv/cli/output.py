@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from leanconv.report.page import Page
+    from leanconv.report.result import Result
 
 WIDTH = 200  # where there is no terminal to ask: a table in a file or a pipe is not folded
 
@@ -50,6 +52,29 @@ def write_page(page: Page, path: Path) -> None:
     say(f"report: {path}")
 
 
-def command_line() -> str:
-    """What was typed, to be typed again."""
-    return shlex.join(["leanconv", *sys.argv[1:]])
+def present(result: Result, report: Path | None, as_json: bool) -> None:
+    """Print what a library call found, as a table or as JSON; write its page where one is asked for."""
+    if report is not None:
+        write_page(result.page(), report)
+    if as_json:
+        show_json(result.to_json())
+    else:
+        show(*result.tables(), *result.sentences())
+
+
+def measuring(done: int, total: int) -> None:
+    """A line on a terminal that says how many layers are measured."""
+    if sys.stderr.isatty():
+        print(f"\rmeasuring layers: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def command_line(*, portable: bool = False) -> str:
+    """What was typed, to be typed again.
+
+    Args:
+        portable: write absolute paths as seen from here. Results are shared, and say nothing about the machine's folders.
+    """
+    typed = sys.argv[1:]
+    if portable:
+        typed = [os.path.relpath(argument) if os.path.isabs(argument) else argument for argument in typed]
+    return shlex.join(["leanconv", *typed])

@@ -33,7 +33,6 @@ def predict(
     """
     from rich.table import Table
 
-    from leanconv.cli.target import open_target
     from leanconv.core.shown import plain
     from leanconv.core.task import task_of
     from leanconv.data.classes import check_labels
@@ -41,6 +40,7 @@ def predict(
     from leanconv.data.text import label_names, read_bytes
     from leanconv.deploy.images import files_of
     from leanconv.deploy.predict import predict as run
+    from leanconv.files.target import open_target
 
     model = open_target(target)
     task = task_of(model)

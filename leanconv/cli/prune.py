@@ -31,11 +31,10 @@ def prune(
     """
     from leanconv.analyse.blending import blending_weights, prune_blending
     from leanconv.cli.images import open_images
-    from leanconv.cli.target import check_fits
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
-    from leanconv.train.prepared import scores_of, task_on
+    from leanconv.train.prepared import check_fits, scores_of, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)

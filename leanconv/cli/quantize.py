@@ -35,12 +35,11 @@ def quantize(
     Ranges are taken from training images, accuracy from test images.
     """
     from leanconv.cli.images import open_images
-    from leanconv.cli.target import check_fits
     from leanconv.core.task import set_task
     from leanconv.deploy import int8
     from leanconv.files.load import load
     from leanconv.report.tables import rich_of, size
-    from leanconv.train.prepared import task_on
+    from leanconv.train.prepared import check_fits, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)

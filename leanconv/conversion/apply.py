@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.faults import carry, fault, mixed, spec_of
+from leanconv.conversion.faults import Layer, carry, fault, mixed, spec_of
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
 from leanconv.core.base import unwrapped
@@ -18,33 +18,21 @@ from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
-from leanconv.core.method import Group, Method
+from leanconv.core.linear import LeanLinear, pointwise
+from leanconv.core.method import Group, Method, Site
 from leanconv.core.operator import ConvOp
+from leanconv.core.pointwise import wrapped
+from leanconv.core.record import Member, get_record, set_record
 from leanconv.core.sharing import borrowed
-from leanconv.core.spec import ConvSpec
 
-ATTRIBUTE = "leanconv_plan"
-PART = "leanconv_part"
 Init = Literal["fresh", "fit"]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What each new module knows of the plan it comes from, so that a copy or a part of the network still has it.
-
-    Args:
-        group: one object for all modules of a group; a copy of the network has one of its own.
-        index: which of its sites.
-    """
-
-    group: Group
-    index: int
-
-
-def parts_of(model: nn.Module) -> dict[str, Part]:
-    """The modules of `model` that `convert` put there, by name."""
-    found = {name: module.__dict__.get(PART) for name, module in model.named_modules() if isinstance(module, ConvOp)}
-    return {name: part for name, part in found.items() if part is not None}
+def members_of(model: nn.Module) -> dict[str, Member]:
+    """The layers that `convert` made, by name, each with its place in its plan."""
+    ours = ((name, module) for name, module in model.named_modules() if isinstance(module, ConvOp | LeanLinear))
+    found = {name: get_record(module).member for name, module in ours}
+    return {name: member for name, member in found.items() if member is not None}
 
 
 def plan_of(model: nn.Module) -> Plan | None:
@@ -54,12 +42,13 @@ def plan_of(model: nn.Module) -> Plan | None:
     remember, under the names they have now. Groups of which a part is missing are left out; `leanconv.check` refuses them.
     """
     model = unwrapped(model)
-    noted: Plan | None = getattr(model, ATTRIBUTE, None)
+    noted = get_record(model).plan
+    assert noted is None or isinstance(noted, Plan)
     planned = {site.name for group in noted.groups for site in group.sites} if noted else set()
     members: dict[int, dict[int, tuple[str, Group]]] = {}
-    for name, part in parts_of(model).items():
+    for name, member in members_of(model).items():
         if name not in planned:
-            members.setdefault(id(part.group), {})[part.index] = name, part.group
+            members.setdefault(id(member.group), {})[member.index] = name, member.group
     groups = []
     for found in members.values():
         group = next(iter(found.values()))[1]
@@ -69,6 +58,11 @@ def plan_of(model: nn.Module) -> Plan | None:
     if not groups:
         return noted
     return Plan(tuple(groups), ()) if noted is None else replace(noted, groups=(*noted.groups, *groups))
+
+
+def set_plan(model: nn.Module, plan: Plan | None) -> None:
+    """Note on `model` the plan that it was converted by."""
+    set_record(model, replace(get_record(model), plan=plan))
 
 
 def convert(
@@ -82,10 +76,10 @@ def convert(
 ) -> nn.Module:
     """A converted copy of `model` that carries `plan`; `model` itself is not changed.
 
-    Each new module takes over device, dtype, memory format, training flag and ``requires_grad`` of the convolution it
-    replaces (a shared weight is trained when one of its users is); a convolution that stands under several names stays
-    one module under all of them. Everything else is copied. A wrapper (`DataParallel`, an averaged or compiled model) is
-    taken off: the copy is of the network inside.
+    Each new module takes over device, dtype, memory format, training flag and ``requires_grad`` of the layer it replaces (a
+    shared weight is trained when one of its users is); a layer that stands under several names stays one module under all
+    of them. Everything else is copied. A wrapper (`DataParallel`, an averaged or compiled model) is taken off: the copy is
+    of the network inside.
 
     Args:
         plan: what `leanconv.plan` decided, or its second argument, a method or rules, to be planned here.
@@ -123,37 +117,38 @@ def convert(
         )
     for group in plan.groups:  # of the original: a copy has lost the gradient hooks
         for site in group.sites:
-            conv = _conv_at(model, site.name, site.spec)
+            conv = _layer_at(model, site)
             reason = fault(conv)
             if reason is not None:
                 raise SettingError(f"the plan converts {site.name!r}, but {reason}")
     lean = copied(model)
     new: dict[int, nn.Module] = {}
     for group in plan.groups:
-        convs = [_conv_at(lean, site.name, site.spec) for site in group.sites]
+        convs = [_layer_at(lean, site) for site in group.sites]
         difference = mixed([(site.name, conv) for site, conv in zip(group.sites, convs, strict=True)])
         if difference:
             raise SettingError(f"{group.method.label()} shares a weight: {difference}")
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init), strict=True)):
             carry(conv, module)
-            module.__dict__[PART] = Part(group, index)
+            set_record(module, replace(get_record(module), member=Member(group, index)))
             new[id(conv)] = module
     lean = swap(lean, new)
-    setattr(lean, ATTRIBUTE, plan)
+    set_plan(lean, plan)
     return lean
 
 
-def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Module]:
-    """The modules of one group, each like the convolution it replaces in device, dtype and flags."""
+def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
+    """The modules of one group, each like the layer it replaces in device, dtype and flags."""
     device, dtype = convs[0].weight.device, convs[0].weight.dtype
+    make = group.method.build if group.kind == "conv" else group.method.build_linear
     with torch.device(device):
-        modules = group.method.build(group.specs)
+        modules = make(group.specs)
     for module in modules:
         module.to(dtype=dtype)
     if init == "fit":
         check_finite(convs, [site.name for site in group.sites])
         with torch.no_grad():
-            group.method.fit_(modules, convs)
+            group.method.fit_(modules, [pointwise(c) if isinstance(c, nn.Linear) else c for c in convs])
     trainable: dict[nn.Parameter, bool] = {}
     for module, conv in zip(modules, convs, strict=True):
         module.train(conv.training)
@@ -166,7 +161,7 @@ def build(group: Group, convs: Sequence[nn.Conv2d], init: Init) -> list[nn.Modul
                 trainable[parameter] = trainable.get(parameter, False) or source.requires_grad
     for parameter, flag in trainable.items():
         parameter.requires_grad_(flag)
-    return modules
+    return modules if group.kind == "conv" else [wrapped(module).train(module.training) for module in modules]
 
 
 def _is_channels_last(weight: Tensor) -> bool:
@@ -200,18 +195,19 @@ def _replaced(value: Any, new: dict[int, nn.Module]) -> Any:
     return value
 
 
-def _conv_at(model: nn.Module, name: str, spec: ConvSpec) -> nn.Conv2d:
+def _layer_at(model: nn.Module, site: Site) -> Layer:
+    name, wanted = site.name, "Conv2d" if site.kind == "conv" else "Linear"
     try:
         module = model.get_submodule(name)
     except AttributeError:
         raise SettingError(f"the plan converts {name!r}, which {type(model).__name__} does not have") from None
-    if not isinstance(module, nn.Conv2d):
-        raise SettingError(f"the plan converts {name!r}, a {type(module).__name__} in this model, not a Conv2d")
+    if not isinstance(module, Layer) or isinstance(module, nn.Linear) != (site.kind == "linear"):
+        raise SettingError(f"the plan converts {name!r}, a {type(module).__name__} in this model, not a {wanted}")
     found = spec_of(module)
     if isinstance(found, str):
         raise SettingError(f"the plan converts {name!r}, but {found}")
-    if found != spec:
-        differ = [f.name for f in fields(spec) if getattr(found, f.name) != getattr(spec, f.name)]
-        values = ", ".join(f"{n}={getattr(found, n)} here, {getattr(spec, n)} in the plan" for n in differ)
+    if found != site.spec:
+        differ = [f.name for f in fields(found) if getattr(found, f.name) != getattr(site.spec, f.name)]
+        values = ", ".join(f"{n}={getattr(found, n)} here, {getattr(site.spec, n)} in the plan" for n in differ)
         raise SettingError(f"the plan was made for another model: {name!r} has {values}; plan this model")
     return module

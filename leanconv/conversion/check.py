@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from leanconv.conversion.apply import parts_of, plan_of
+from leanconv.conversion.apply import members_of, plan_of
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import TieError
+from leanconv.core.linear import LeanLinear
 from leanconv.core.operator import ConvOp
 from leanconv.core.sharing import check_owners, parameters_in_use
 
@@ -26,11 +27,11 @@ def check(lean: nn.Module) -> None:
     check_owners(lean, users)
     plan = plan_of(lean)
     in_plan = {site.name for group in plan.groups for site in group.sites} if plan else set()
-    lost = [(name, part) for name, part in parts_of(lean).items() if name not in in_plan]
+    lost = [(name, member) for name, member in members_of(lean).items() if name not in in_plan]
     if lost:
-        name, part = lost[0]
+        name, member = lost[0]
         raise TieError(
-            f"{name!r} is one of the {len(part.group.sites)} layers that {part.group.method.label()} made together, and "
+            f"{name!r} is one of the {len(member.group.sites)} layers that {member.group.method.label()} made together, and "
             "others of them are not in this model; keep the whole network together, or convert again"
         )
     for group in plan.groups if plan else ():
@@ -40,7 +41,8 @@ def check(lean: nn.Module) -> None:
                 modules.append(lean.get_submodule(site.name))
             except AttributeError:
                 raise TieError(f"{site.name!r} of the plan is not in the model any more; convert again") from None
-            if not isinstance(modules[-1], ConvOp) or modules[-1].spec != site.spec:
+            kind = ConvOp if site.kind == "conv" else LeanLinear
+            if not isinstance(modules[-1], kind) or modules[-1].spec != site.spec:
                 raise TieError(
                     f"{site.name!r} should be the {group.method.name} of its plan and is {modules[-1]}; convert again"
                 )

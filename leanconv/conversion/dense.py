@@ -1,4 +1,4 @@
-"""Back to plain convolutions, where an operator equals one."""
+"""Back to plain convolutions and linear layers, where an operator equals one."""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leanconv.conversion.apply import ATTRIBUTE, plan_of, swap
+from leanconv.conversion.apply import plan_of, set_plan, swap
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
+from leanconv.core.linear import LeanLinear
 from leanconv.core.method import Skipped
 from leanconv.core.operator import LinearOp
+from leanconv.core.record import get_record
 
 
 @torch.no_grad()
 def to_dense(lean: nn.Module) -> nn.Module:
-    """A copy of `lean` with every linear operator replaced by the ``nn.Conv2d`` it equals in eval mode.
+    """A copy of `lean` with every linear operator replaced by the ``nn.Conv2d`` or ``nn.Linear`` it equals in eval mode.
 
-    Operators that equal no convolution (a gate, an activation inside) stay, and the copy's plan then still names them.
+    Operators that equal no dense layer (a gate, an activation inside) stay, and the copy's plan then still names them.
     A norm inside an operator is folded with its running statistics, so training from the copy is another training.
     """
     lean = unwrapped(lean)
     training = {name: module.training for name, module in lean.named_modules()}
     dense = copied(lean).eval()
     names = {id(module): name for name, module in dense.named_modules()}
+    inside = {id(part) for m in dense.modules() if isinstance(m, LeanLinear) for part in m.modules() if part is not m}
     new: dict[int, nn.Module] = {}
     for module in dense.modules():
-        if isinstance(module, LinearOp):
+        if isinstance(module, LeanLinear) and module.equals_dense:
+            new[id(module)] = module.to_linear()
+        elif isinstance(module, LinearOp) and id(module) not in inside:
             new[id(module)] = module.to_conv()
     replaced = {names[key] for key in new}
     dense = swap(dense, new)
     for name, module in dense.named_modules():
         module.training = training.get(name, lean.training)
     for module in dense.modules():  # a lean network inside another has a note of its own
-        module.__dict__.pop(ATTRIBUTE, None)
+        if get_record(module).plan is not None:
+            set_plan(module, None)
     plan = plan_of(lean)
     if plan is not None:
         left = tuple(group for group in plan.groups if not replaced.issuperset(site.name for site in group.sites))
         back = [Skipped(site, "made dense again") for group in plan.groups if group not in left for site in group.sites]
         if left:
-            setattr(dense, ATTRIBUTE, replace(plan, groups=left, kept=(*plan.kept, *back)))
+            set_plan(dense, replace(plan, groups=left, kept=(*plan.kept, *back)))
     return dense

@@ -1,4 +1,4 @@
-"""Why one convolution cannot be replaced by another module, whatever the method: what would be lost without a word."""
+"""Why one layer cannot be replaced by another module, whatever the method: what would be lost without a word."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch.nn.utils import parametrize
 from leanconv.core.errors import SettingError
 from leanconv.core.spec import ConvSpec
 
-PLAIN = frozenset(nn.Conv2d(1, 1, 1, device="meta").__dict__)  # what every convolution has; more is its owner's
+Layer = nn.Conv2d | nn.Linear
+# What every convolution or linear layer has; more is its owner's
+PLAIN = frozenset({*nn.Conv2d(1, 1, 1, device="meta").__dict__, *nn.Linear(1, 1, device="meta").__dict__})
 HOOKS = {
     "forward hooks": ("_forward_hooks", "_forward_pre_hooks"),
     "backward hooks": ("_backward_hooks", "_backward_pre_hooks"),
@@ -25,25 +27,29 @@ HOOKS = {
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-def spec_of(conv: nn.Conv2d) -> ConvSpec | str:
-    """The spec of `conv`, or how its attributes disagree with each other or with its weight."""
-    weight, bias = getattr(conv, "weight", None), getattr(conv, "bias", None)
+def spec_of(layer: Layer) -> ConvSpec | str:
+    """The spec of `layer`, or how its attributes disagree with each other or with its weight."""
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if not isinstance(weight, Tensor):
         return f"its weight is {weight!r} and no tensor"
+    linear = isinstance(layer, nn.Linear)
     try:
-        spec = ConvSpec.of(conv)
+        spec = ConvSpec.of_linear(layer) if isinstance(layer, nn.Linear) else ConvSpec.of(layer)
     except (SettingError, TypeError, AttributeError) as error:
-        return f"its attributes make no convolution: {error}"
-    if tuple(weight.shape) != spec.weight_shape:
-        return f"its weight has shape {tuple(weight.shape)} and its attributes say {spec.weight_shape}"
+        return f"its attributes make no {'linear layer' if linear else 'convolution'}: {error}"
+    shape = spec.weight_shape[:2] if linear else spec.weight_shape
+    if tuple(weight.shape) != shape:
+        return f"its weight has shape {tuple(weight.shape)} and its attributes say {shape}"
     if bias is not None and tuple(bias.shape) != (spec.out_channels,):
-        return f"its bias has shape {tuple(bias.shape)} and out_channels is {spec.out_channels}"
-    if spec.padding_mode != "zeros" and list(spec.pads) != list(conv._reversed_padding_repeated_twice):
-        return f"its padding was set to {conv.padding} afterwards, and with {spec.padding_mode!r} it computes with the old one"
+        out = "out_features" if linear else "out_channels"
+        return f"its bias has shape {tuple(bias.shape)} and {out} is {spec.out_channels}"
+    changed = isinstance(layer, nn.Conv2d) and list(spec.pads) != list(layer._reversed_padding_repeated_twice)
+    if changed and spec.padding_mode != "zeros":
+        return f"its padding was set to {layer.padding} afterwards, and with {spec.padding_mode!r} it computes with the old one"
     return spec
 
 
-def fault(conv: nn.Conv2d) -> str | None:
+def fault(conv: Layer) -> str | None:
     """Why a new module would not do what `conv` does; None when it would."""
     if parametrize.is_parametrized(conv):
         return "it is parametrised; remove the parametrisations first (torch.nn.utils.parametrize)"
@@ -80,15 +86,15 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def carry(conv: nn.Conv2d, module: nn.Module) -> None:
+def carry(conv: Layer, module: nn.Module) -> None:
     """Give `module` the attributes that the network's author has put on `conv`."""
     for key, value in conv.__dict__.items():
         if key not in PLAIN and not hasattr(module, key):
             module.__dict__[key] = value
 
 
-def mixed(convs: list[tuple[str, nn.Conv2d]]) -> str | None:
-    """How convolutions that should share a weight differ in its dtype or device; None when they do not."""
+def mixed(convs: list[tuple[str, Layer]]) -> str | None:
+    """How layers that should share a weight differ in its dtype or device; None when they do not."""
     kinds: dict[Any, str] = {}
     for name, conv in convs:
         kinds.setdefault((conv.weight.dtype, conv.weight.device), name)

@@ -20,6 +20,7 @@ class Names:
 
     def __init__(self, model: nn.Module) -> None:
         self._first = {id(module): name for name, module in model.named_modules()}
+        self._linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._all: dict[str, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self._all.setdefault(self._first[id(module)], []).append(name)
@@ -28,13 +29,20 @@ class Names:
         """Whether `glob` matches the layer called `name`, by any of its names."""
         return any(fnmatch.fnmatchcase(one, glob) for one in self._all.get(name, (name,)))
 
-    def require(self, what: str, glob: str, layers: Sequence[str], *, others: bool = False) -> None:
+    def named(self, name: str, globs: Sequence[str]) -> bool:
+        """Whether one of `globs` is a name of the layer called `name`, written out."""
+        return any(one in globs for one in self._all.get(name, (name,)))
+
+    def require(
+        self, what: str, glob: str, layers: Sequence[str], *, others: bool = False, kinds: str = "convolutions"
+    ) -> None:
         """Raise unless `glob` matches one of `layers`.
 
         Args:
             what: the argument, for the message.
             layers: the first names of those that may be meant.
-            others: whether it may name other modules in their place, such as a linear layer; not one that holds layers.
+            others: whether it may name other modules in their place, such as a norm; not one that holds layers.
+            kinds: what the message calls `layers`.
 
         Raises:
             SettingError: it does not; the message names the nearest.
@@ -45,10 +53,16 @@ class Names:
         around = next((m for m in matched if any(name.startswith(f"{m}." if m else "") for name in layers)), None)
         if around is not None:
             inner = f"{glob}.*" if glob else "*"
-            raise SettingError(f"{what}={glob!r} matches no convolution but a module that holds some; write {inner!r}")
+            raise SettingError(f"{what}={glob!r} matches no {kinds[:-1]} but a module that holds some; write {inner!r}")
         if matched and others:
             return
+        linear = next((name for name in matched if name in self._linears), None)
+        if linear is not None:
+            raise SettingError(
+                f"{what}={glob!r} matches none of the {len(layers)} {kinds} but the linear layer {linear!r}; "
+                'include="linear" converts those too'
+            )
         every = [one for name in layers for one in self._all.get(name, (name,))]
         close = difflib.get_close_matches(glob.strip("*."), every, n=3, cutoff=0.4) or every[:3]
         names = ", ".join(map(repr, close)) + (", ..." if len(every) > len(close) else "")
-        raise SettingError(f"{what}={glob!r} matches none of the {len(layers)} convolutions ({names})")
+        raise SettingError(f"{what}={glob!r} matches none of the {len(layers)} {kinds} ({names})")

@@ -6,44 +6,50 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
+import leanconv.ops  # noqa: F401  leanconv's own methods register
 from leanconv.conversion.faults import mixed
 from leanconv.conversion.globs import Names
-from leanconv.conversion.sites import find_sites
+from leanconv.conversion.sites import Found, find_sites
 from leanconv.core.base import image_size, input_size_of, unwrapped
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.meta import InputSize
-from leanconv.core.method import Group, Method, OtherLayer, Site, Skipped
+from leanconv.core.method import Group, Kind, Method, OtherLayer, Site, Skipped
 from leanconv.core.reading import levels, one_line
+from leanconv.core.registry import method_in_file, source_of
 from leanconv.core.spec import ConvSpec, Pair
-from leanconv.ops import METHODS_BY_NAME
 
 LARGEST, DEEPEST = 1_000_000, 32  # of the numbers in a plan's file, and levels of it
 Where = str | Sequence[str] | Callable[[Site], bool]
 Rule = tuple[Where, Method | None]
+Include = Literal["linear"]
+CLASSIFIER = "it is the classifier; give its full name in where to convert it too"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Groups of convolutions with their resolved methods, and the convolutions that stay dense, each with a reason."""
+    """Groups of layers with their resolved methods, and the layers that stay dense, each with a reason.
+
+    The layers are the convolutions, and where they were included the linear layers.
+    """
 
     groups: tuple[Group, ...]
     kept: tuple[Skipped, ...]
     input_size: InputSize | None = None
 
     def params(self) -> int:
-        """Parameters of all planned convolutions after conversion, kept ones included, by the methods' formulas."""
+        """Parameters of all planned layers after conversion, kept ones included, by the methods' formulas."""
         return sum(group.params() for group in self.groups) + sum(kept.site.params() for kept in self.kept)
 
     def params_dense(self) -> int:
-        """Parameters of the same convolutions before."""
+        """Parameters of the same layers before."""
         return sum(site.params() for site in self.sites())
 
     def sites(self) -> list[Site | OtherLayer]:
-        """Every convolution of the plan: those that convert, then those kept."""
+        """Every layer of the plan: those that convert, then those kept."""
         converted: list[Site | OtherLayer] = [site for group in self.groups for site in group.sites]
         return converted + [kept.site for kept in self.kept]
 
@@ -55,6 +61,7 @@ class Plan:
                 {
                     "method": group.method.name,
                     "settings": group.method.settings(),
+                    **source_of(type(group.method)),
                     "sites": [_site_to_json(site) for site in group.sites],
                 }
                 for group in self.groups
@@ -67,13 +74,13 @@ class Plan:
         """The plan that `to_json` wrote.
 
         Raises:
-            FileError: a part is missing, unknown or of the wrong kind.
+            FileError: a part is missing, unknown or of the wrong kind, or a method is of a package that is not imported.
         """
         try:
             _bounded(value)
             groups = tuple(
                 Group(
-                    METHODS_BY_NAME[group["method"]].from_settings(group["settings"]),
+                    method_in_file(group).from_settings(group["settings"]),
                     tuple(_site_from_json(site) for site in group["sites"]),
                 )
                 for group in value["groups"]
@@ -85,6 +92,8 @@ class Plan:
             if twice is not None:
                 raise ValueError(f"it names {twice!r} twice")
             return cls(groups, kept, None if size is None else tuple(int(n) for n in size))  # type: ignore[arg-type]
+        except FileError:
+            raise
         except KeyError as error:
             raise FileError(
                 one_line(f"not a plan: {error} is missing or unknown; write plans with Plan.to_json")
@@ -93,11 +102,16 @@ class Plan:
             raise FileError(one_line(f"not a plan: {error}; write plans with Plan.to_json")) from error
 
     def __str__(self) -> str:
-        sites = sum(len(group.sites) for group in self.groups)
+        sites, every = sum(len(group.sites) for group in self.groups), self.sites()
         return (
-            f"Plan: {sites} of {len(self.sites())} convolutions convert, in {len(self.groups)} groups; "
+            f"Plan: {sites} of {len(every)} {_called(every)} convert, in {len(self.groups)} groups; "
             f"their parameters go from {self.params_dense():,} to {self.params():,}"
         )
+
+
+def _called(sites: Sequence[Site | OtherLayer]) -> str:
+    """What a message calls these: convolutions, or layers where linear ones are among them."""
+    return "layers" if any(site.kind == "linear" for site in sites) else "convolutions"
 
 
 def _bounded(value: Any) -> None:
@@ -119,7 +133,7 @@ def _site_to_json(site: Site | OtherLayer) -> dict[str, Any]:
         "stage": site.stage,
         "sizes": [list(size) for size in site.sizes],
         "conv": json.loads(json.dumps(site.spec.kwargs())),
-    }
+    } | ({} if site.kind == "conv" else {"kind": site.kind})
 
 
 def _site_from_json(value: Any) -> Site:
@@ -127,7 +141,10 @@ def _site_from_json(value: Any) -> Site:
     stage = value["stage"]
     if stage is not None and type(stage) is not int:
         raise TypeError(f"stage={stage!r} is no whole number")
-    return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes))
+    kind = value.get("kind", "conv")  # files without linear layers do not say it
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r} is no kind of layer")
+    return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes), kind)
 
 
 def _kept_from_json(value: Any) -> Site | OtherLayer:
@@ -144,69 +161,70 @@ def plan(
     exclude: Where = (),
     input_size: InputSize | None = None,
     stages: Mapping[str, int] | None = None,
-    subclasses: Sequence[type[nn.Conv2d]] = (),
+    subclasses: Sequence[type[nn.Conv2d | nn.Linear]] = (),
+    include: Include | Sequence[Include] = (),
 ) -> Plan:
-    """Decide which convolutions of `model` become lean. The model is not touched, and may be on the meta device.
+    """Decide which layers of `model` become lean. The model is not touched, and may be on the meta device.
+
+    The layers are its 2-d convolutions, and with ``include="linear"`` its linear layers too, each as the 1x1 convolution
+    that it is. The classifier (the linear layer that is the last to be called) then stays dense, unless a rule gives its
+    full name, as ``where="head.fc"`` does. Convolutions and linear layers never share a weight.
 
     Of a wrapper (`DataParallel`, an averaged or compiled model) the network inside is planned, by its own names.
 
     Args:
-        method: one method, or rules ``[(where, method | None), ...]``: the first rule that matches a convolution
+        method: one method, or rules ``[(where, method | None), ...]``: the first rule that matches a layer
             decides, even if its method then rejects it; None keeps it dense.
-        where: which convolutions (for a single method): an fnmatch glob over the dotted name (``*`` crosses dots,
-            the root is ``""``), several globs, or a function of a `Site`. A layer that stands under several names is
-            matched by any of them.
-        exclude: convolutions that stay dense whatever the rules say.
+        where: which layers (for a single method): an fnmatch glob over the dotted name (``*`` crosses dots,
+            the root is ``""``), several globs, or a function of a `Site`, whose ``kind`` is ``"conv"`` or
+            ``"linear"``. A layer that stands under several names is matched by any of them.
+        exclude: layers that stay dense whatever the rules say.
         input_size: (channels, height, width); default: the one the model was made for, where it says so.
         stages: ``{glob: number}`` in place of the stages found by a forward pass.
-        subclasses: subclasses of ``nn.Conv2d`` that may be replaced too; others stay, since they may compute
-            something else.
+        subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too; others stay, since they may
+            compute something else.
+        include: ``"linear"`` plans the linear layers beside the convolutions; the default leaves them out.
 
     Raises:
         SettingError: a rule or a glob matches nothing, there is nothing to convert, the model does not run on
             `input_size`, or a method needs stages and no input size is known.
+
+    >>> import leanconv as lc
+    >>> mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> made = lc.plan(mlp, lc.TiedBlock(blocks=2), include="linear")
+    >>> print(made)
+    Plan: 1 of 2 layers convert, in 1 groups; their parameters go from 420 to 212
+    >>> made.kept[0].site.name, made.kept[0].reason
+    ('2', 'it is the classifier; give its full name in where to convert it too')
     """
     model = unwrapped(model)
     rules = _rules(method, where)
     if not isinstance(stages, Mapping | None) or not all(type(number) is int for number in (stages or {}).values()):
         raise SettingError(f"stages={stages!r} must be {{glob: whole number}}")
     kinds = tuple(subclasses) if isinstance(subclasses, Sequence) else (subclasses,)
-    if not all(isinstance(kind, type) and issubclass(kind, nn.Conv2d) for kind in kinds):
-        raise SettingError(f"subclasses={subclasses!r} must be subclasses of nn.Conv2d")
+    if not all(isinstance(kind, type) and issubclass(kind, nn.Conv2d | nn.Linear) for kind in kinds):
+        raise SettingError(f"subclasses={subclasses!r} must be subclasses of nn.Conv2d or nn.Linear")
     size = input_size_of(model) if input_size is None else image_size(input_size)
     names = Names(model)
-    sites, kept = find_sites(model, names, size, input_size is not None, stages or {}, kinds)
-    every = [*sites, *(item.site for item in kept)]
-    layers = [site.name for site in every]
+    found = find_sites(model, names, size, input_size is not None, stages or {}, kinds, _kinds(include))
+    kept = found.kept
+    every = [*found.sites, *(item.site for item in kept)]
+    layers, called = [site.name for site in every], _called(every)
     for glob in stages or {}:
-        names.require("stages", glob, layers)
+        names.require("stages", glob, layers, kinds=called)
     for what, globs in (("exclude", exclude), *(("where", rule_where) for rule_where, _ in rules)):
         for glob in _globs(globs, what):
-            names.require(what, glob, layers, others=what == "exclude")
+            names.require(what, glob, layers, others=what == "exclude", kinds=called)
     excluded = _matcher(exclude, names)
     matchers = [_matcher(rule_where, names) for rule_where, _ in rules]
     specified = [site for site in every if isinstance(site, Site)]
     for (rule_where, _), matches in zip(rules, matchers, strict=True):
         if not isinstance(rule_where, str) and not _globs(rule_where) and not any(map(matches, specified)):
             shown = ", ".join(map(repr, layers[:3]))
-            raise SettingError(f"where={rule_where!r} matches none of the {len(layers)} convolutions ({shown}, ...)")
-    chosen: list[list[Site]] = [[] for _ in rules]
-    for site in sites:
-        rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
-        if excluded(site):
-            kept.append(Skipped(site, "excluded"))
-        elif rule is None:
-            kept.append(Skipped(site, "no rule matches it"))
-        elif rules[rule][1] is None:
-            kept.append(Skipped(site, "a rule keeps it dense"))
-        else:
-            chosen[rule].append(site)
-    groups: list[Group] = []
-    for (_, rule_method), members in zip(rules, chosen, strict=True):
-        if rule_method is not None and members:
-            made, refused = rule_method.group(members)
-            groups += made
-            kept += refused
+            raise SettingError(f"where={rule_where!r} matches none of the {len(layers)} {called} ({shown}, ...)")
+    chosen, unchosen = _chosen(found, rules, matchers, excluded, names)
+    groups, refused = _grouped(rules, chosen)
+    kept += unchosen + refused
     for group in groups:
         difference = mixed([(site.name, model.get_submodule(site.name)) for site in group.sites])  # type: ignore[misc]
         if difference:
@@ -214,6 +232,49 @@ def plan(
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     kept.sort(key=lambda item: order[item.site.name])
     return Plan(tuple(groups), tuple(kept), size)
+
+
+def _chosen(
+    found: Found,
+    rules: Sequence[Rule],
+    matchers: Sequence[Callable[[Site], bool]],
+    excluded: Callable[[Site], bool],
+    names: Names,
+) -> tuple[list[list[Site]], list[Skipped]]:
+    """The sites that each rule converts, and those that no rule does."""
+    chosen: list[list[Site]] = [[] for _ in rules]
+    kept: list[Skipped] = []
+    for site in found.sites:
+        rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
+        unnamed = False
+        if site.name == found.classifier:  # only a rule that names it
+            named = [names.named(site.name, _globs(where)) for where, _ in rules]
+            rule, unnamed = (named.index(True), False) if any(named) else (rule, True)
+        if excluded(site):
+            kept.append(Skipped(site, "excluded"))
+        elif rule is None:
+            kept.append(Skipped(site, "no rule matches it"))
+        elif unnamed:
+            kept.append(Skipped(site, CLASSIFIER))
+        elif rules[rule][1] is None:
+            kept.append(Skipped(site, "a rule keeps it dense"))
+        else:
+            chosen[rule].append(site)
+    return chosen, kept
+
+
+def _grouped(rules: Sequence[Rule], chosen: Sequence[Sequence[Site]]) -> tuple[list[Group], list[Skipped]]:
+    """The groups that each rule's method makes of its sites, each kind of layer by itself, and the sites it refuses."""
+    groups: list[Group] = []
+    kept: list[Skipped] = []
+    for (_, method), sites in zip(rules, chosen, strict=True):
+        for kind in get_args(Kind):
+            alike = [site for site in sites if site.kind == kind]
+            if method is not None and alike:
+                made, refused = method.group(alike)
+                groups += made
+                kept += refused
+    return groups, kept
 
 
 def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
@@ -228,6 +289,14 @@ def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
             f"method={method!r} must be a method such as TiedBlock(blocks=2), or rules [(where, method or None), ...]"
         )
     return rules
+
+
+def _kinds(include: Include | Sequence[Include]) -> tuple[Kind, ...]:
+    """The kinds of layers to plan."""
+    given = (include,) if isinstance(include, str) else include
+    if not isinstance(given, Sequence) or not all(kind in get_args(Include) for kind in given):
+        raise SettingError(f'include={include!r} must be "linear", which adds the linear layers, or be left out')
+    return ("conv", *dict.fromkeys(given))
 
 
 def _globs(where: Where, what: str = "where") -> Sequence[str]:

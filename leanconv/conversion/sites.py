@@ -1,22 +1,29 @@
-"""The convolutions of a model: which may be replaced, and where each stands."""
+"""The layers of a model: which may be replaced, and where each stands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from leanconv.conversion.faults import fault, spec_of
+from leanconv.conversion.faults import Layer, fault, spec_of
 from leanconv.conversion.globs import Names
 from leanconv.conversion.readers import Reads, holders
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import SettingError
+from leanconv.core.linear import LeanLinear
 from leanconv.core.meta import InputSize, dry_run
-from leanconv.core.method import OtherLayer, Site, Skipped
+from leanconv.core.method import Kind, OtherLayer, Site, Skipped
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import Pair
+
+# What reads the weights of linear layers that it holds, in place of calling them: class -> their names in it
+READERS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.MultiheadAttention: ("out_proj",),
+    nn.TransformerEncoderLayer: ("linear1", "linear2"),  # on its fast path, which a plan does not see
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +31,29 @@ class Run:
     """What one forward pass shows.
 
     Args:
-        sizes: the output's (height, width) of each convolution, once for each call, in the order of the first calls.
-        read: the convolutions whose weight the network also uses outside of them.
+        sizes: the output's (height, width) of each layer, once for each call, in the order of the first calls.
+        read: the layers whose weight the network also uses outside of them.
+        last: the last module with parameters of its own that was called.
     """
 
     sizes: dict[str, list[Pair]]
     read: set[str]
+    last: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The layers of a model.
+
+    Args:
+        sites: those that may be replaced, in the order a forward pass first calls them.
+        kept: those that may not, with the reasons.
+        classifier: the name of the linear layer that gives the network's output, where there is one.
+    """
+
+    sites: list[Site]
+    kept: list[Skipped]
+    classifier: str | None
 
 
 def find_sites(
@@ -39,8 +63,9 @@ def find_sites(
     asked: bool,
     stages: Mapping[str, int],
     subclasses: tuple[type, ...],
-) -> tuple[list[Site], list[Skipped]]:
-    """The convolutions that may be replaced, in the order a forward pass first calls them, and those that may not.
+    kinds: Collection[Kind],
+) -> Found:
+    """The layers of `model` that may be replaced, and those that may not.
 
     Parts of leanconv's own operators are neither.
 
@@ -48,73 +73,131 @@ def find_sites(
         asked: whether the caller named `input_size`; where it only is the model's default, a model that does not run
             on it is planned without sizes.
         stages: ``{glob: number}`` in place of the stages found.
-        subclasses: subclasses of ``nn.Conv2d`` that may be replaced too.
+        subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too.
+        kinds: convolutions, linear layers or both.
 
     Raises:
-        SettingError: the model has no 2-d convolution, a layer is lazy, or it does not run on `input_size`.
+        SettingError: the model has no such layer, a layer is lazy, or it does not run on `input_size`.
     """
     refuse_lazy(model)
-    ours = parts_of_operators(model)
-    convs, kept = {}, []
-    for name, module in model.named_modules():
-        if id(module) in ours:
-            continue
-        if isinstance(module, nn.Conv2d):
-            convs[name] = module
-        elif "Conv" in kind_of(module) and not list(module.children()):
-            weights = sum(parameter.numel() for parameter in module.parameters())
-            kept.append(Skipped(OtherLayer(name, kind_of(module), weights), "only nn.Conv2d converts"))
-    if not convs:
+    layers, kept = _layers(model, kinds)
+    if not layers:
         raise SettingError(_nothing(model, kept))
-    run: Run | None = None
-    if input_size is not None:
-        try:
-            run = _run(model, list(convs), input_size)
-        except SettingError:
-            if asked:
-                raise
-    sizes, read = (run.sizes, run.read) if run else ({}, set())
-    areas = sorted({h * w for calls in sizes.values() for h, w in calls}, reverse=True)
-    shared = holders(model)
-    compiled = [f"{name}." for name, module in model.named_modules() if "_orig_mod" in module._modules]
+    run = _try_run(model, list(layers), input_size, asked)
+    reasons = _Reasons(model, run, subclasses)
+    areas = _areas(layers, run)
     sites: list[Site] = []
-    for name, conv in convs.items():
-        spec = spec_of(conv)
+    for name, layer in layers.items():
+        spec = spec_of(layer)
         if isinstance(spec, str):
-            weights = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
-            kept.append(Skipped(OtherLayer(name, kind_of(conv), weights), fault(conv) or spec))
+            kept.append(Skipped(_other(name, layer), fault(layer) or spec))
             continue
-        calls = sizes.get(name, [])
-        stage = areas.index(calls[0][0] * calls[0][1]) if calls else None
+        calls, kind = run.sizes.get(name, []) if run else [], _kind(layer)
+        stage = areas[kind].index(calls[0][0] * calls[0][1]) if calls else None
         for glob, number in stages.items():
             if names.matches(name, glob):
                 stage = number
-        site = Site(name, spec, stage, tuple(calls))
-        reason = fault(conv)
-        others = sorted(shared.get(id(conv), ()))
-        if reason is None and type(conv) is not nn.Conv2d and type(conv) not in subclasses:
-            reason = f"{type(conv).__name__} is a subclass of Conv2d; opt in with subclasses="
-        if reason is None and any(name.startswith(prefix) for prefix in compiled):
-            reason = "it runs inside torch.compile; convert first, and compile afterwards"
-        if reason is None and others:
-            reason = f"it shares a parameter with {others[0]!r}; converting it would undo that"
-        if reason is None and name in read:
-            reason = "the network also computes with its weight or bias outside of it; converting it would undo that"
-        if reason is None and run is not None and not calls:
-            reason = "a forward pass in eval mode never calls it"
+        site, reason = Site(name, spec, stage, tuple(calls), kind), reasons.of(name, layer)
         if reason is None:
             sites.append(site)
         else:
             kept.append(Skipped(site, reason))
     if run:
-        order = {name: position for position, name in enumerate(sizes)}
+        order = {name: position for position, name in enumerate(run.sizes)}
         sites.sort(key=lambda site: order[site.name])
-    return sites, kept
+    last = run.last if run else _last(model)
+    return Found(sites, kept, last if isinstance(layers.get(last or ""), nn.Linear) else None)
+
+
+def _layers(model: nn.Module, kinds: Collection[Kind]) -> tuple[dict[str, Layer], list[Skipped]]:
+    """The convolutions and linear layers of these kinds by name, and what looks like one and is of another class."""
+    ours = parts_of_operators(model)
+    layers: dict[str, Layer] = {}
+    kept: list[Skipped] = []
+    for name, module in model.named_modules():
+        if id(module) in ours:
+            continue
+        if isinstance(module, Layer):
+            if _kind(module) in kinds:
+                layers[name] = module
+            continue
+        if "linear" in kinds and isinstance(module, nn.MultiheadAttention):
+            kept.append(Skipped(_other(name, module), "its projections are parameters and no nn.Linear layers"))
+        leaf = not list(module.children()) or type(module).__module__.startswith("torch.ao.nn.quantized")
+        words = {"conv": "Conv", "linear": "Linear"}
+        kind = next((kind for kind in kinds if words[kind] in kind_of(module)), None)
+        if kind is not None and leaf:
+            only = "only nn.Conv2d converts" if kind == "conv" else "only nn.Linear converts"
+            kept.append(Skipped(_other(name, module), only))
+            ours.update(id(part) for part in module.modules())  # a quantised one keeps its weight in a part
+    return layers, kept
+
+
+def _other(name: str, module: nn.Module) -> OtherLayer:
+    """A layer without a spec."""
+    return OtherLayer(name, kind_of(module), sum(parameter.numel() for parameter in module.parameters(recurse=False)))
+
+
+def _kind(layer: nn.Module) -> Kind:
+    return "linear" if isinstance(layer, nn.Linear) else "conv"
+
+
+def _areas(layers: Mapping[str, Layer], run: Run | None) -> dict[Kind, list[int]]:
+    """The output sizes of each kind of layer, largest first: a stage is a place in this list."""
+    found: dict[Kind, set[int]] = {"conv": set(), "linear": set()}
+    for name, calls in (run.sizes if run else {}).items():
+        found[_kind(layers[name])].update(h * w for h, w in calls)
+    return {kind: sorted(areas, reverse=True) for kind, areas in found.items()}
+
+
+class _Reasons:
+    """Why a layer has to stay as it is, whatever the method.
+
+    Args:
+        run: None where no forward pass was made.
+    """
+
+    def __init__(self, model: nn.Module, run: Run | None, subclasses: tuple[type, ...]) -> None:
+        self.run = run
+        self.subclasses = subclasses
+        self.shared = holders(model)
+        self.compiled = [f"{name}." for name, module in model.named_modules() if "_orig_mod" in module._modules]
+        self.readers = dict(_read_directly(model))
+
+    def of(self, name: str, layer: Layer) -> str | None:
+        """The reason for this layer; None when it may be replaced."""
+        if id(layer) in self.readers:
+            return f"nn.{self.readers[id(layer)]} computes with its weight in place of calling it"
+        reason = fault(layer)
+        if reason is not None:
+            return reason
+        base = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+        if type(layer) is not base and type(layer) not in self.subclasses:
+            return f"{type(layer).__name__} is a subclass of {base.__name__}; opt in with subclasses="
+        if any(name.startswith(prefix) for prefix in self.compiled):
+            return "it runs inside torch.compile; convert first, and compile afterwards"
+        others = sorted(self.shared.get(id(layer), ()))
+        if others:
+            return f"it shares a parameter with {others[0]!r}; converting it would undo that"
+        if self.run and name in self.run.read:
+            return "the network also computes with its weight or bias outside of it; converting it would undo that"
+        if self.run and name not in self.run.sizes:
+            return "a forward pass in eval mode never calls it"
+        return None
+
+
+def _read_directly(model: nn.Module) -> Iterator[tuple[int, str]]:
+    """The ids of the layers that `READERS` read, each with the class that does."""
+    for module in model.modules():
+        for kind, names in READERS.items():
+            if isinstance(module, kind):
+                yield from ((id(getattr(module, name)), kind.__name__) for name in names)
 
 
 def parts_of_operators(model: nn.Module) -> set[int]:
     """The ids of leanconv's own operators and of what they are made of."""
-    return {id(part) for module in model.modules() if isinstance(module, ConvOp) for part in module.modules()}
+    ours = (module for module in model.modules() if isinstance(module, ConvOp | LeanLinear))
+    return {id(part) for module in ours for part in module.modules()}
 
 
 def kind_of(module: nn.Module) -> str:
@@ -123,33 +206,67 @@ def kind_of(module: nn.Module) -> str:
 
 
 def _nothing(model: nn.Module, others: list[Skipped]) -> str:
-    """Why a model without a 2-d convolution cannot be planned."""
+    """Why a model without a layer that may convert cannot be planned."""
     said = f"{kind_of(model)} has no nn.Conv2d to convert"
-    if any(isinstance(module, ConvOp) for module in model.modules()):
+    if any(isinstance(module, ConvOp | LeanLinear) for module in model.modules()):
         return f"{said} beside leanconv's own operators; it is lean already"
     if any(hasattr(module, "original_name") for module in model.modules()):
         return f"{said}: it is scripted; convert the network first, and script it afterwards"
+    linear = any(type(module) is nn.Linear for module in model.modules())
+    more = '; include="linear" would convert its linear layers' if linear else ""
     if not others:
-        return f"{said}, and no other convolution"
+        return f"{said}, and no other convolution{more}"
     found = ", ".join(f"{item.site.name!r} is a {item.site.spec}" for item in others[:3])
-    return f"{said}: {found}{', ...' if len(others) > 3 else ''}; only 2-d convolutions convert"
+    return f"{said}: {found}{', ...' if len(others) > 3 else ''}; only 2-d convolutions convert{more}"
+
+
+def _last(model: nn.Module) -> str | None:
+    """The last registered module with parameters of its own."""
+    return next((name for name, module in reversed([*model.named_modules()]) if _has_parameters(module)), None)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(parameter is not None for parameter in module._parameters.values())
+
+
+def _try_run(model: nn.Module, names: list[str], input_size: InputSize | None, asked: bool) -> Run | None:
+    """A forward pass on one image; None where no size is known, or where the model does not run on its default one."""
+    if input_size is None:
+        return None
+    try:
+        return _run(model, names, input_size)
+    except SettingError:
+        if asked:
+            raise
+        return None
 
 
 def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
-    """What a forward pass on one image shows of the named convolutions."""
+    """What a forward pass on one image shows of the named layers."""
 
     def run(twin: nn.Module, images: Tensor) -> Run:
         sizes: dict[str, list[Pair]] = {}
-        convs = {name: twin.get_submodule(name) for name in names}
-        reads = Reads(convs, {name: model.get_submodule(name) for name in names})
-        for name, conv in convs.items():
+        called: list[str] = []
+        layers = {name: twin.get_submodule(name) for name in names}
+        reads = Reads(layers, {name: model.get_submodule(name) for name in names})
+        for name, layer in layers.items():
 
             def record(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                sizes.setdefault(name, []).append((output.shape[-2], output.shape[-1]))
+                sizes.setdefault(name, []).append(_size(module, output, len(images)))
 
-            conv.register_forward_hook(record)
+            layer.register_forward_hook(record)
+        for name, module in twin.named_modules():
+            if _has_parameters(module):
+                module.register_forward_pre_hook(lambda module, args, name=name: called.append(name))
         with reads:
             twin(images)
-        return Run(sizes, reads.found)
+        return Run(sizes, reads.found, called[-1] if called else None)
 
     return dry_run(model, input_size, run)
+
+
+def _size(layer: nn.Module, output: Tensor, images: int) -> Pair:
+    """The output's (height, width); of a linear layer (1, positions) for one image."""
+    if isinstance(layer, nn.Linear):
+        return 1, max(1, output.numel() // (layer.out_features * images))
+    return output.shape[-2], output.shape[-1]

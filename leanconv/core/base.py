@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from leanconv.core.errors import SettingError
+from leanconv.core.record import get_record, set_record
 
-ATTRIBUTE = "leanconv_base"
 WRAPPERS = {
     *(("timm.utils.model_ema", name) for name in ("ModelEma", "ModelEmaV2", "ModelEmaV3")),
     ("lightning.fabric.wrappers", "_FabricModule"),
 }
-TASK = "leanconv_task"  # where `leanconv.core.task` notes what a network was trained for
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -57,12 +57,12 @@ def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
         base = {"name": name, "kwargs": json.loads(json.dumps(dict(kwargs), allow_nan=False))}
     except (TypeError, ValueError):
         base = None
-    setattr(model, ATTRIBUTE, base)
+    set_record(model, replace(get_record(model), base=base))
 
 
-def get_base(model: nn.Module) -> dict[str, Any] | None:
+def get_base(model: nn.Module) -> Mapping[str, Any] | None:
     """``{"name", "kwargs"}`` of a model that `create_model` built; None for any other."""
-    return getattr(unwrapped(model), ATTRIBUTE, None)
+    return get_record(unwrapped(model)).base
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
@@ -72,7 +72,7 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
     timm's ``pretrained_cfg``, then torchvision's 224 pixels.
     """
     model = unwrapped(model)
-    task = getattr(model, TASK, None)
+    task = get_record(model).task
     if task is not None:
         return (task.channels, *task.image_size)
     own = getattr(model, "default_input_size", None)

@@ -37,6 +37,11 @@ class Count:
     bytes: int
     uncounted: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """params, macs and weight_bytes, as tables and results files have them, and what the MACs leave out, if anything."""
+        found = {"params": self.params, "macs": self.macs, "weight_bytes": self.bytes}
+        return found | ({"uncounted": list(self.uncounted)} if self.uncounted else {})
+
 
 def unique(tensors: Sequence[Tensor]) -> list[Tensor]:
     """`tensors` without repetitions of one object."""

@@ -9,7 +9,7 @@ from torch import nn
 from leanconv.core.errors import SettingError
 
 
-def check_finite(convs: Sequence[nn.Conv2d], names: Sequence[str]) -> None:
+def check_finite(convs: Sequence[nn.Module], names: Sequence[str]) -> None:
     """Raise where a weight or a bias that others are to be fitted to holds NaN or infinity.
 
     Raises:

@@ -21,11 +21,11 @@ def to_channels_last(module: Module) -> Module:
 
 def to_layout(module: Module, layout: torch.memory_format) -> Module:
     """`module` itself, with its parameters and buffers of four dimensions in `layout`."""
-    module._apply(lambda tensor: laid_out(tensor, layout))
+    module._apply(lambda tensor: with_layout(tensor, layout))
     return module
 
 
-def laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+def with_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
     """`tensor` in `layout` where it has four dimensions; else, and where it has no shape yet, itself."""
     if torch.nn.parameter.is_lazy(tensor) or tensor.dim() != 4:
         return tensor

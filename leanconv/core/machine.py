@@ -57,6 +57,11 @@ def provenance(command: str) -> dict[str, Any]:
     }
 
 
+def device_of(asked: str) -> str:
+    """The device that "auto", "cpu" or "cuda" means on this machine."""
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def _cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Model, number of physical cores and flags of interest, read from Linux; the portable rest elsewhere."""
     text = path.read_text() if path.exists() else ""

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.registry import register
 from leanconv.core.spec import ConvSpec, Pair
+
+Kind = Literal["conv", "linear"]
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One convolution of a model and where it stands.
+    """One convolution or linear layer of a model and where it stands.
 
     Args:
-        name: its dotted name; ``""`` when the model is the convolution itself.
-        stage: the ordinal of its output size among those of the model, largest first; None when unknown.
-        sizes: its output's (height, width), once for each time a forward pass calls it; empty when unknown.
+        name: its dotted name; ``""`` when the model is the layer itself.
+        spec: of a linear layer, that of the 1x1 convolution that it is at each position.
+        stage: the ordinal of its output size among those of its kind in the model, largest first; None when unknown.
+        sizes: its output's (height, width), once for each time a forward pass calls it; of a linear layer (1, positions),
+            the product of its leading dimensions for one image. Empty when unknown.
+        kind: ``"conv"`` or ``"linear"``.
     """
 
     name: str
     spec: ConvSpec
     stage: int | None = None
     sizes: tuple[Pair, ...] = ()
+    kind: Kind = "conv"
+
+    @property
+    def layer(self) -> str:
+        """What it is, in a word or two: "3x3 16->32, stride 2" or "linear 192->768"."""
+        return str(self.spec) if self.kind == "conv" else f"linear {self.spec.in_channels}->{self.spec.out_channels}"
 
     def params(self) -> int:
         return self.spec.params()
@@ -40,6 +53,8 @@ class Site:
 class OtherLayer:
     """A layer that convolves and has no `ConvSpec`: a Conv1d, a scripted one, one that contradicts itself. It stays dense.
 
+    Where linear layers are planned too, also one of those: a quantised Linear, the projections of an attention.
+
     Args:
         spec: what it is; the name of its class.
         weights: its parameters.
@@ -50,6 +65,11 @@ class OtherLayer:
     weights: int
     stage: ClassVar[None] = None
     sizes: ClassVar[tuple[Pair, ...]] = ()
+    kind: ClassVar[None] = None
+
+    @property
+    def layer(self) -> str:
+        return self.spec
 
     def params(self) -> int:
         return self.weights
@@ -61,7 +81,7 @@ class OtherLayer:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A convolution that stays dense, and why."""
+    """A layer that stays dense, and why."""
 
     site: Site | OtherLayer
     reason: str
@@ -69,7 +89,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Convolutions that convert together, and the method resolved for them."""
+    """Layers of one kind that convert together, and the method resolved for them."""
 
     method: Method
     sites: tuple[Site, ...]
@@ -77,6 +97,14 @@ class Group:
     def __post_init__(self) -> None:
         if not self.sites:
             raise SettingError(f"a group of {self.method.label()} holds no convolution; it needs at least one")
+        if len({site.kind for site in self.sites}) > 1:
+            raise SettingError(
+                f"a group of {self.method.label()} holds convolutions and linear layers; give each kind groups of its own"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        return self.sites[0].kind
 
     @property
     def specs(self) -> list[ConvSpec]:
@@ -95,15 +123,19 @@ class Group:
 class Method(ABC):
     """Hyper-parameters of one way to make convolutions lean; hashable, printable, serialisable.
 
-    A subclass is a frozen dataclass of settings with defaults; its name in files and on the command line is the
-    snake case of the class.
+    A subclass is a frozen dataclass of settings with defaults. Its name in files and on the command line is the snake case
+    of the class, or the ``name`` in its body; by that name `leanconv.find_method` finds it from then on. An abstract
+    subclass has none.
     """
 
     name: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        if not inspect.isabstract(cls):
+            register(cls)
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, as values that JSON knows."""
@@ -136,10 +168,17 @@ class Method(ABC):
     def reject(self, spec: ConvSpec) -> str | None:
         """Why this method cannot stand in for such a convolution; None when it can."""
 
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        """Why this method cannot stand in for an ``nn.Linear``; None when it can.
+
+        The default treats it as the 1x1 convolution `spec`.
+        """
+        return self.reject(spec)
+
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         """Which sites convert together, with the method resolved for each group, and which stay dense.
 
-        The default makes every accepted site a group of one.
+        The default makes every accepted site a group of one. All sites of one call are of one kind.
         """
         accepted, kept = self.accept(sites)
         return [Group(self, (site,)) for site in accepted], kept
@@ -149,7 +188,7 @@ class Method(ABC):
         accepted: list[Site] = []
         kept: list[Skipped] = []
         for site in sites:
-            reason = self.reject(site.spec)
+            reason = (self.reject if site.kind == "conv" else self.reject_linear)(site.spec)
             if reason is None:
                 accepted.append(site)
             else:
@@ -159,6 +198,13 @@ class Method(ABC):
     @abstractmethod
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         """New modules for one group of convolutions, in their order."""
+
+    def build_linear(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        """New modules for one group of linear layers, in their order; a `ConvOp` among them is wrapped (`PointwiseLinear`).
+
+        The default builds the operators of the 1x1 convolutions `specs`.
+        """
+        return self.build(specs)
 
     @abstractmethod
     def params(self, specs: Sequence[ConvSpec]) -> int:
@@ -170,7 +216,19 @@ class Method(ABC):
 
     @abstractmethod
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Set the lean weights nearest to the dense ones, in place."""
+        """Set the lean weights nearest to the dense ones, in place; linear layers come as the 1x1 convolutions that they are."""
+
+    def not_nearest(self) -> str | None:
+        """Why the fit is not the nearest lean network to the dense one; None when it is.
+
+        "Nearest" means the least sum of squared differences between `LinearOp.weight_dense` and the dense weights, biases
+        too. The contract (`leanconv.testing`) holds every linear operator to it whose method gives no reason here.
+        """
+        return None
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        """The settings at which nothing is saved, so that the fit of one such convolution equals it; None for none."""
+        return None
 
 
 def by_stage(method: Method, sites: Sequence[Site]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,12 @@ from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 from leanconv.core.errors import RunError, SettingError, TieError
 from leanconv.core.sharing import borrowed, parameters_in_use
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.traits import SharedComponents
+
+if TYPE_CHECKING:
+    from leanconv.core.affine import Affine
+
+Forms = dict[str, Callable[[], nn.Module]]  # name -> what builds a module for inference
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,10 @@ class ConvOp(nn.Module):
 
     Subclasses take ``nn.Conv2d``'s signature first and their own settings as keywords, and give `convolve`.
 
+    What else an operator knows about itself it answers where it is asked: `inference_forms`, `compact_`,
+    `shared_components`, `sums_left_out`, and, with a method of that name, `leanconv.core.release.Released.release_places`.
+    Each has a default, so that no other package has to know an operator by name.
+
     They hold their weights in whatever shape they like. ``op.weight`` is a parameter of that name where the operator has one,
     in the operator's own shape, and otherwise a `WeightView`: the dense weight for code that reads it. ``op.bias`` is a tensor or
     None. What always is the dense weight is `LinearOp.weight_dense`.
@@ -52,6 +63,7 @@ class ConvOp(nn.Module):
 
     transposed = False
     output_padding = (0, 0)
+    straight_through: tuple[str, ...] = ()  # parameters that gradients pass straight to, past a choice or a rounding
 
     def __init__(
         self,
@@ -133,6 +145,29 @@ class ConvOp(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Everything but the spec that decides what it computes and in which shapes: numbers, flags, words and tuples of them."""
         return {"shown": self.settings_repr()}
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        """Exactly equal ways to compute in eval mode what this operator computes: a name, and what builds the module.
+
+        `leanconv.optimize` measures them and takes the quickest; the first is taken where nothing is measured. It adds the
+        dense convolution of a `LinearOp` and the operator itself, so that none is needed here. A subclass that changes
+        `convolve` or `weight_dense` has the forms of its parent no more.
+
+        Args:
+            affine: the norm behind the operator, which every form takes in; None where there is none.
+        """
+        return {}
+
+    def compact_(self) -> None:
+        """Compute from now on without expanding or stacking weights, so that an exported file holds each of them once."""
+
+    def shared_components(self) -> SharedComponents | None:
+        """The filters that this layer shares with others and what it makes of them, for analyses; None where it has none."""
+        return None
+
+    def sums_left_out(self, out: Tensor) -> int:
+        """What the paper's way of computing `out` adds up in average pools and this one does not; a paper's count has it."""
+        return 0
 
     def signature(self) -> Signature:
         """What tells it from other operators, its values apart."""

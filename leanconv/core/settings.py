@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvError, SettingError
 
 
 def check_int(name: str, value: Any, least: int = 1) -> None:
@@ -33,14 +34,21 @@ def check_weight(name: str, value: Any) -> None:
         raise SettingError(f"{name}={value!r} must be a number of at least 0")
 
 
-def check_names(name: str, value: Any) -> None:
-    """`value` must be a sequence of texts, each another; a text alone would count as its letters."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable) or not all(isinstance(v, str) for v in value):
+def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError) -> tuple[str, ...]:
+    """`value` as a tuple; it must be a sequence of different, non-empty strings.
+
+    A single string is refused, because its letters would count as names.
+
+    >>> check_names("classes", ["cat", "dog"])
+    ('cat', 'dog')
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
         shown = repr(value)
         shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-        raise SettingError(f"{name}={shown} must be a sequence of names, such as ({name[:1]!r}, ...)")
-    seen: set[str] = set()
-    for item in value:
-        if item in seen:
-            raise SettingError(f"{name} holds {item[:80]!r} twice; give each its own name")
-        seen.add(item)
+        raise error(f"{name}={shown} must be a sequence of names, such as ('cat', 'dog')")
+    if not all(item.strip() for item in value):
+        raise error(f"{name} holds an empty name; give each a name")
+    twice = next((item for item, count in Counter(value).items() if count > 1), None)
+    if twice is not None:
+        raise error(f"{name} holds {twice[:80]!r} twice; give each its own name")
+    return tuple(value)

@@ -6,7 +6,7 @@ import contextlib
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ def short(text: str, most: int = 60) -> str:
     """`plain`, and of a long text its beginning and its end."""
     line = plain(text)
     return line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}"
+
+
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """The first names, quoted, and how many more there are.
+
+    >>> first_names(["a", "b", "c", "d", "e"])
+    "'a', 'b', 'c' and 2 more"
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def markdown(text: str) -> str:

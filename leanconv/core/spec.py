@@ -92,6 +92,11 @@ class ConvSpec:
             conv.padding_mode,
         )
 
+    @classmethod
+    def of_linear(cls, linear: nn.Linear) -> ConvSpec:
+        """The spec of the 1x1 convolution that `linear` is at each position; the only place that reads an ``nn.Linear``."""
+        return cls(linear.in_features, linear.out_features, (1, 1), bias=linear.bias is not None)
+
     def kwargs(self) -> dict[str, Any]:
         """The spec as keyword arguments of ``nn.Conv2d`` and of every operator here."""
         return asdict(self)

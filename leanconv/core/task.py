@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from leanconv.core import settings
-from leanconv.core.base import TASK, input_size_of, unwrapped
+from leanconv.core.base import input_size_of, unwrapped
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
+from leanconv.core.record import get_record, set_record
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,8 +42,6 @@ class Task:
                 raise SettingError(f"{name}={value!r} must be a sequence of {kind}")
             object.__setattr__(self, name, tuple(value))
         settings.check_names("classes", self.classes)
-        if any(not name.strip() for name in self.classes):
-            raise SettingError("classes holds an empty name; give each class a name, or leave classes out")
         if not self.mean or len(self.mean) != len(self.std):
             raise SettingError(f"mean={self.mean} and std={self.std} must have one value for each channel")
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
@@ -73,12 +72,13 @@ class Task:
 
 def set_task(model: nn.Module, task: Task | None) -> None:
     """Note on `model` what it is for; `leanconv.save` keeps it."""
-    setattr(unwrapped(model), TASK, task)
+    model = unwrapped(model)
+    set_record(model, replace(get_record(model), task=task))
 
 
 def get_task(model: nn.Module) -> Task | None:
     """What `set_task` noted; None where nothing is."""
-    return getattr(unwrapped(model), TASK, None)
+    return get_record(unwrapped(model)).task
 
 
 def task_of(model: nn.Module, input_size: InputSize | None = None) -> Task:

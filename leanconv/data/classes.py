@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from leanconv.core.errors import DataError, LeanconvError, SettingError
+from leanconv.core.settings import check_names
+from leanconv.core.shown import first_names
 
 SHOWN = 20  # how many names of a list an error shows
 
 
-def class_names(names: Any, owner: str, kind: str = "class", error: type[LeanconvError] = DataError) -> tuple[str, ...]:
+def class_names(names: Any, owner: str, error: type[LeanconvError] = DataError) -> tuple[str, ...]:
     """Check class names, and return them as a tuple of distinct, non-empty strings.
 
     >>> class_names(["cat", "dog"], "the data")
@@ -21,25 +22,15 @@ def class_names(names: Any, owner: str, kind: str = "class", error: type[Leancon
 
     Args:
         owner: what an error calls the network or the data set.
-        kind: what an error calls one name: "class" or "category".
         error: the class of the error to raise.
 
     Raises:
         error: `names` is not such a list. A single string is refused too, because each letter would count as a name.
     """
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        raise error(f"{owner}: classes={str(names)[:60]!r} must be a list of names, such as ['cat', 'dog']")
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise error(f"{owner}: {kind} {str(name)[:60]!r} must be a name, a string that is not empty; name it")
-    for name, count in Counter(names).items():
-        if count > 1:
-            times = "twice" if count == 2 else f"{count} times"
-            raise error(f"{owner}: {kind} {name!r} is listed {times}; give each its own name")
-    return tuple(names)
+    return check_names(f"{owner}: classes", names, error)
 
 
-def places(
+def class_indices(
     known: Sequence[str], found: Sequence[str], owner: str, source: str, *, whole: bool = False
 ) -> tuple[int, ...]:
     """The index in `known` (a network's classes) of each name in `found` (a data set's classes).
@@ -47,7 +38,7 @@ def places(
     A data set may have the network's classes in another order, or only some of them. Names must be equal letter by letter; the
     encoding of accents does not matter.
 
-    >>> places(["cat", "dog", "ant"], ["dog", "cat"], "the network", "the data")
+    >>> class_indices(["cat", "dog", "ant"], ["dog", "cat"], "the network", "the data")
     (1, 0)
 
     Args:
@@ -61,7 +52,7 @@ def places(
     where = {name: place for place, name in enumerate(known)}
     if len(where) < len(known):
         raise SettingError(
-            f"{owner} has two classes with the same name ({listed(known)}); give each its own with lc.set_task"
+            f"{owner} has two classes with the same name ({first_names(known, SHOWN)}); give each its own with lc.set_task"
         )
     strangers = [name for name in found if name not in where]
     missing = [name for name in known if name not in set(found)] if whole else []
@@ -69,11 +60,11 @@ def places(
         return tuple(where[name] for name in found)
     first = strangers[0] if strangers else missing[0]
     says = f"{source} has {first!r}, which the network does not have" if strangers else f"{source} has no {first!r}"
-    close = near(first, known if strangers else found)
+    close = closest_name(first, known if strangers else found)
     hint = f" (is it {close!r}?)" if close and (strangers or close in strangers) else ""
     raise SettingError(
-        f"{owner} and {source} have different classes: {says}{hint}. The network's: {listed(known)}; the data's: "
-        f"{listed(found)}. Name the classes alike, or take the data it was trained on"
+        f"{owner} and {source} have different classes: {says}{hint}. The network's: {first_names(known, SHOWN)}; the data's: "
+        f"{first_names(found, SHOWN)}. Name the classes alike, or take the data it was trained on"
     )
 
 
@@ -93,31 +84,25 @@ def check_labels(names: Sequence[str], known: Sequence[str], source: str) -> Non
     if len(names) != len(known):
         raise SettingError(
             f"{source}: {len(names)} class names for {len(known)} outputs; give one a line, in the order of training: "
-            f"{listed(known)}"
+            f"{first_names(known, SHOWN)}"
         )
     wrong = next((name for place, name in enumerate(names) if name in known and known[place] != name), None)
     if wrong is not None:
         raise SettingError(
-            f"{source} has {wrong!r} in another place than the network. The network's: {listed(known)}; the file's: "
-            f"{listed(names)}. Leave --labels out, or give them in the network's order"
+            f"{source} has {wrong!r} in another place than the network. The network's: {first_names(known, SHOWN)}; the file's: "
+            f"{first_names(names, SHOWN)}. Leave --labels out, or give them in the network's order"
         )
 
 
-def near(name: str, others: Sequence[str]) -> str | None:
+def closest_name(name: str, others: Sequence[str]) -> str | None:
     """The most similar of `others`: equal to `name` except for case, spaces, encoding or a typing error; None if there is none.
 
-    >>> near("Golden Retriever", ["golden_retriever", "poodle"])
+    >>> closest_name("Golden Retriever", ["golden_retriever", "poodle"])
     'golden_retriever'
     """
     plain = {_plain(other): other for other in others}
     close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.85)
     return plain[close[0]] if close else None
-
-
-def listed(names: Sequence[str]) -> str:
-    """The names as text for an error; of a long list, only the first ones."""
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
 
 
 def _plain(name: str) -> str:

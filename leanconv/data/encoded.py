@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from leanconv.core.errors import DataError
-from leanconv.data.text import opened, read_bytes
+from leanconv.data.text import open_regular, read_bytes
 
 # A file's signature selects the format. PIL also reads formats that start other programs (EPS); they are not listed here.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -137,7 +137,7 @@ def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nd
     Raises:
         DataError: the image cannot be decoded, or has more than one channel.
     """
-    values = _opened(io.BytesIO(data), name, max_pixels, np.array)
+    values: np.ndarray[Any, Any] = _opened(io.BytesIO(data), name, max_pixels, np.array)
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise DataError(
             f"{name}: {values.dtype} {values.shape} is not one integer for each pixel; write the image again"
@@ -158,8 +158,9 @@ def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple
         return stored, stored[::-1] if turned else stored
 
     most = max(BYTES_PER_PIXEL * max_pixels, 2**20)
-    with opened(path, "restore or drop this image", most) as file:
-        return _opened(file, str(path), max_pixels, sizes)
+    with open_regular(path, "restore or drop this image", most) as file:
+        found: tuple[tuple[int, int], tuple[int, int]] = _opened(file, str(path), max_pixels, sizes)
+    return found
 
 
 def _opened(stream: BinaryIO, name: str, max_pixels: int, use: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.data.classes import near
+from leanconv.data.classes import closest_name
 from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, Files
 from leanconv.data.gather import gather
 from leanconv.data.images import ImageData, LabelledImages
@@ -132,7 +132,7 @@ def _test_part(parts: list[Path], kinds: Mapping[str, Path]) -> Path | None:
             continue
         unknown = [name for name in own if name not in kinds]
         if unknown:
-            close = near(unknown[0], tuple(kinds))
+            close = closest_name(unknown[0], tuple(kinds))
             hint = f" (is it {close!r}?)" if close else ""
             raise DataError(f"{part / unknown[0]}: no such class in train{hint}; add it there or remove it here")
         return part

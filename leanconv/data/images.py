@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leanconv.core.errors import DataError
-from leanconv.data.classes import class_names, places
+from leanconv.data.classes import class_indices, class_names
 from leanconv.data.encoded import MAX_PIXELS, Encoded, decode
 from leanconv.data.problems import Problems
 from leanconv.data.split import HeldOut, stratified
@@ -47,6 +47,11 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     @abstractmethod
     def channels(self) -> int:
         """Channels of each image."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of every image; None where sizes vary or are not known."""
+        return None
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
@@ -106,7 +111,7 @@ class TensorImages(LabelledImages):
 
     def pixels(self) -> Iterator[Tensor]:
         """All pixels, in blocks of (C, n, H, W)."""
-        return (block.movedim(1, 0) for block in self.images.split(4096))
+        return (block.movedim(1, 0) for block in torch.split(self.images, 4096))
 
 
 class FileImages(LabelledImages):
@@ -162,6 +167,10 @@ class ImageData:
         named: False if the data set has only class numbers; `classes` is then "0", "1", ...
         problems: what was left out.
         held_out: how the test part was held out, if the data set had none.
+        prepared: the images are floats as the network takes them; a data set of the user's prepared them.
+        digest: identifies images that were handed in from Python, so that a run recognises them; None for those with a name
+            or a folder.
+        origin: the arguments of `open_data`, by the names of the command line's flags; None if `open_data` did not open them.
 
     Raises:
         DataError: class names are repeated or empty, a label is out of range, a class has no training image, or the parts
@@ -177,6 +186,9 @@ class ImageData:
     named: bool = True
     problems: Problems = field(default_factory=Problems)
     held_out: HeldOut | None = None
+    prepared: bool = False
+    digest: str | None = None
+    origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes, self.name))
@@ -220,7 +232,7 @@ class ImageData:
         """
         if not known or not self.named or tuple(known) == self.classes:
             return self
-        where = torch.tensor(places(known, self.classes, "the network", self.name, whole=True))
+        where = torch.tensor(class_indices(known, self.classes, "the network", self.name, whole=True))
         train, test = (part.relabelled(where[part.labels]) for part in (self.train, self.test))
         return replace(self, classes=tuple(known), train=train, test=test)
 
@@ -232,7 +244,7 @@ class ImageData:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(H, W) in pixels; None if sizes vary."""
-        sizes = {part.image_size if isinstance(part, TensorImages) else None for part in (self.train, self.test)}
+        sizes = {part.image_size for part in (self.train, self.test)}
         return sizes.pop() if len(sizes) == 1 else None
 
     def split(self, fraction: float, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:

@@ -74,7 +74,7 @@ class MemoryLoader(Loader):
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         draw = generator(self.sampling.seed, epoch, self.sampling.rank, 1)
-        for rows in self.sampling.order(epoch).split(self.sampling.batch_size)[: len(self)]:
+        for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
             yield self.finish(self.change(self.images.images[rows], draw)), self.images.labels[rows]
 
 
@@ -124,9 +124,9 @@ class _Items(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        image, label = self.images[row]
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(mix(*self.key, row))
+            torch.default_generator.manual_seed(mix(*self.key, row))
+            image, label = self.images[row]  # a data set of the user's may draw too
             return self.transform(image).contiguous(), label
 
 
@@ -183,7 +183,7 @@ def make_loader(
         raise SettingError(f"workers={workers} must not be negative; 0 works in this process")
     if ten_crop and train:
         raise SettingError("ten_crop=True is an evaluation; use it with train=False")
-    own = images.image_size if isinstance(images, TensorImages) else None
+    own = images.image_size
     size = _size(image_size, own)
     sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
     finish = partial(normalise, mean=tuple(mean), std=tuple(std), channels_last=channels_last)

@@ -68,7 +68,7 @@ class ParquetRows:
         Raises:
             DataError: the row has no image.
         """
-        data = self.data[self.rows[index]].as_py()
+        data: bytes | None = self.data[self.rows[index]].as_py()
         if data is None:
             raise DataError(f"{self.name(index)}: image.bytes is null; put the encoded image there or drop the row")
         return data

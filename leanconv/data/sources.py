@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,16 @@ def open_data(
         raise SettingError(
             f"test_split={test_split} is for data without a test part; {name} has a test part: leave test_split out"
         )
+    origin: dict[str, Any] = {"data": str(name)}
     if name == "digits":
-        return digits()
+        return replace(digits(), origin=origin)
     if name in cifar.NAMES:
-        return cifar.cifar(str(name), "data" if root is None else root, download)
+        place = Path("data" if root is None else root)
+        return replace(cifar.cifar(str(name), place, download), origin=origin | {"data_root": str(place.resolve())})
     folder = Path(name).expanduser()
+    origin = {"data": str(folder.resolve()), "on_bad": on_bad, "max_pixels": max_pixels, "test_split": test_split}
     try:
-        return _open_folder(folder, problems, max_pixels, test_split)
+        return replace(_open_folder(folder, problems, max_pixels, test_split), origin=origin)
     except OSError as error:
         raise DataError(
             f"{error.filename or folder}: {error.strerror or error}; check the path and its permissions"
@@ -102,4 +105,6 @@ def describe(data: ImageData) -> dict[str, Any]:
         "test": len(data.test),
         "channels": data.channels,
         "image_size": None if data.image_size is None else list(data.image_size),
-    } | ({} if data.held_out is None else {"held_out": asdict(data.held_out)})
+        **({} if data.held_out is None else {"held_out": asdict(data.held_out)}),
+        **({} if data.digest is None else {"digest": data.digest}),
+    }

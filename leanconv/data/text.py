@@ -22,7 +22,7 @@ MARKS = (  # byte order marks; the mark of UTF-32 begins with that of UTF-16, so
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iterator[BinaryIO]:
+def open_regular(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iterator[BinaryIO]:
     """Open a regular file for reading. A pipe or a device is refused, because it may never end.
 
     Args:
@@ -52,8 +52,8 @@ def opened(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iter
 
 
 def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> bytes:
-    """The bytes of a regular file; arguments and errors as for `opened`."""
-    with opened(path, way_out, most) as file:
+    """The bytes of a regular file; arguments and errors as for `open_regular`."""
+    with open_regular(path, way_out, most) as file:
         try:
             return file.read(most + 1)
         except OSError as error:

@@ -33,15 +33,16 @@ def train_transform(augment: str, size: tuple[int, int], resize: bool) -> Transf
     from torchvision.transforms import v2
 
     flip = v2.RandomHorizontalFlip()
-    if augment == "random_resized_crop":
-        return v2.Compose([v2.RandomResizedCrop(size), flip])
-    steps: list[Transform] = [eval_transform(size, resize)]
-    if augment != "none":
+    steps: list[Transform] = [v2.RandomResizedCrop(size), flip]
+    if augment != "random_resized_crop":
+        steps = [eval_transform(size, resize)]
+    if augment in ("crop", "crop_flip"):
         high, wide = crop_padding(size)
         steps.append(v2.RandomCrop(size, padding=[wide, high]))
     if augment == "crop_flip":
         steps.append(flip)
-    return v2.Compose(steps)
+    composed: Transform = v2.Compose(steps)
+    return composed
 
 
 def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) -> Transform:

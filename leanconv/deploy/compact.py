@@ -5,20 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from leanconv.core.copying import copied
-from leanconv.ops.shared_basis import SharedBasisConv2d
-from leanconv.ops.tied_block import TiedBlockConv2d
+from leanconv.core.operator import ConvOp
 
 
 def compact(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose layers run without expanding or stacking weights.
-
-    Tied blocks fold into the batch (repeated in as many groups a bank would stand B times in the file); shared and unique
-    components are two convolutions (stacked, each layer would hold a copy of the shared ones).
-    """
+    """A copy in eval mode whose layers run without expanding or stacking weights; each knows how (`ConvOp.compact_`)."""
     model = copied(model).eval()
     for module in model.modules():
-        if isinstance(module, TiedBlockConv2d):
-            module.form = "fold"
-        elif isinstance(module, SharedBasisConv2d):
-            module.form = "apart"
+        if isinstance(module, ConvOp):
+            module.compact_()
     return model

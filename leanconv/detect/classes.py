@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from torch import nn
 
+from leanconv.core.base import unwrapped
 from leanconv.core.errors import SettingError
-from leanconv.data.classes import places
+from leanconv.core.record import get_record
+from leanconv.data.classes import class_indices
 from leanconv.detect.data import DetectionData, Photo
 
 
@@ -27,14 +29,14 @@ def photos_for(
         SettingError: the photos have a class that the detector does not know. If the detector or the data has no class names,
             the numbers of classes are compared instead.
     """
-    note = getattr(detector, "leanconv_detector", None)
+    note = get_record(unwrapped(detector)).detector
     if note is None:
         return photos
     known, outputs = tuple(note["classes"]), note["num_classes"]
     orders: dict[tuple[str, ...], tuple[int, ...] | None] = {}
     for classes in dict.fromkeys(photo.classes for photo in photos):
         if known and classes:
-            found = places(known, classes, "the detector", source, whole=whole)
+            found = class_indices(known, classes, "the detector", source, whole=whole)
             orders[classes] = None if found == tuple(range(len(known))) else found
         elif classes and len(classes) + 1 != outputs:
             count = len(classes) + 1
@@ -57,7 +59,7 @@ def for_detector(detector: nn.Module, data: DetectionData, *, whole: bool = Fals
     parts = {
         name: tuple(photos_for(detector, getattr(data, name), data.name, whole=whole)) for name in ("train", "val")
     }
-    known = tuple((getattr(detector, "leanconv_detector", None) or {}).get("classes", ()))
+    known = tuple((get_record(unwrapped(detector)).detector or {}).get("classes", ()))
     if not known or known == data.classes:
         return data
     ids = dict(zip(data.classes, data.category_ids, strict=True))

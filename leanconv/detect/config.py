@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
+from leanconv.core.config import setting
 from leanconv.core.errors import SettingError
 from leanconv.train.config import RunConfig
 
@@ -32,19 +31,24 @@ class DetectConfig(RunConfig):
         SettingError: a setting is unknown, or a value is out of its range.
     """
 
-    epochs: int = Field(24, ge=1)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(0.02, gt=0)
+    epochs: int = 24
+    batch_size: int = setting("Photos a step, over all processes together.", default=16, least=1)
+    lr: float = setting(
+        "Highest learning rate; the default is for 16 photos a step, and goes down with them.", default=0.02, above=0
+    )
     nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = 1e-4
     schedule: Literal["cosine", "onecycle", "step", "constant"] = "step"
     milestones: tuple[float, ...] = (0.67, 0.92)
-    warmup_epochs: float = Field(0.07, ge=0)
-    min_size: tuple[int, ...] = (800,)
-    max_size: int = Field(1333, ge=1)
-    flip: float = Field(0.5, ge=0, le=1)
-    keep_empty: bool = False
-    clip: float | None = Field(None, gt=0)
+    warmup_epochs: float = 0.07
+    workers: int = setting("Processes that decode photos.", default=0, least=0)
+    min_size: tuple[int, ...] = setting(
+        "Pixels of a photo's shorter side; of several, one is drawn for each (multi-scale).", default=(800,)
+    )
+    max_size: int = setting("Pixels of its longer side, at most.", default=1333, least=1)
+    flip: float = setting("How likely a photo is mirrored.", default=0.5, least=0, most=1)
+    keep_empty: bool = setting("Train on photos without an object too.", default=False)
+    clip: float | None = setting("Largest norm of the gradients.", default=None, above=0)
 
     def _check_together(self) -> None:
         super()._check_together()

@@ -14,9 +14,9 @@ from torch import nn
 from leanconv.conversion.check import check
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.reading import reading
-from leanconv.detect.build import create_detector, describe_detector
+from leanconv.detect.detector import create_detector, describe_detector
 from leanconv.files.bounds import bounded_settings
-from leanconv.files.load import compare, fill, network_of, on_meta, opened
+from leanconv.files.load import check_tensors, fill_weights, network_of, on_meta, read_saved
 from leanconv.files.save import description, refuse_bad_values, ties, write
 from leanconv.files.values import warn_of_bad_values
 
@@ -35,9 +35,8 @@ def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Pat
         SettingError: `create_detector` did not build the detector, or a setting cannot be written as JSON.
         TieError: layers of the backbone no longer share a weight that the plan shares.
     """
-    note = describe_detector(detector)
     try:
-        note = json.loads(json.dumps(note, allow_nan=False))
+        note = json.loads(json.dumps(dict(describe_detector(detector)), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SettingError(
             f"a setting of this detector cannot be written as JSON ({error}); give plain values"
@@ -59,18 +58,18 @@ def load_detector(directory: str | os.PathLike[str], network: nn.Module | None =
         FileError: the file is missing, broken or not a detector, or its tensors do not fit.
     """
     with reading(directory):
-        info, tensors, path = opened(directory)
+        info, tensors, path = read_saved(directory)
         note = info.get("detector")
         if not isinstance(note, dict):
             raise FileError(f"{path.name} holds no detector; open a network with leanconv.load")
         bounded_settings(note, path.name)
         with torch.device("meta"):  # shapes first, without memory
             bare = network_of(info, None if network is None else on_meta(network), path, len(tensors))
-            compare(_build(note, bare, path), tensors, path)
+            check_tensors(_build(note, bare, path), tensors, path)
         backbone = network_of(info, network, path, len(tensors))
         detector = _build(note, backbone, path)
-        compare(detector, tensors, path)
-        fill(detector, tensors)
+        check_tensors(detector, tensors, path)
+        fill_weights(detector, tensors)
         check(backbone)
     warn_of_bad_values(tensors, path.name)
     return detector.eval()

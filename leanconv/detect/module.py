@@ -42,11 +42,6 @@ class DetectModule(RunModule):
             self.count(total, torch.stack([*values, torch.ones_like(values[0])]) * len(images))
         return total
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradients to ``config.clip``."""
-        if self.config.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the list of unread photos in the checkpoint."""
         super().on_save_checkpoint(checkpoint)

@@ -12,11 +12,11 @@ from torch import nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.processes import started
-from leanconv.detect.build import describe_detector
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
-from leanconv.detect.evaluate import has_masks
+from leanconv.detect.detector import describe_detector, set_settings
+from leanconv.detect.scoring import has_masks
 from leanconv.train.caller import undisturbed
 from leanconv.train.folder import RunFolder
 from leanconv.train.run import FitResult, check_execution, concluded
@@ -101,8 +101,7 @@ def check_fits(detector: nn.Module, data: DetectionData) -> None:
 def resize_(detector: nn.Module, config: DetectConfig) -> None:
     """Let `detector` resize photos to the sizes in `config`, in place."""
     detector.transform.min_size, detector.transform.max_size = config.min_size, config.max_size  # type: ignore[union-attr]
-    settings = describe_detector(detector)["settings"]
-    settings |= {"min_size": list(config.min_size), "max_size": config.max_size}
+    set_settings(detector, min_size=list(config.min_size), max_size=config.max_size)
 
 
 def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, unread: Unread) -> Work:
@@ -111,4 +110,4 @@ def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, un
     from leanconv.train.loop import Work
 
     module = DetectModule(detector, config, unread.lines)
-    return Work(module, Feed(photos, config, has_masks(detector), unread))
+    return Work(module, Feed(photos, config, has_masks(detector), unread), clip=config.clip)

@@ -11,26 +11,23 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from leanconv.core.errors import FileError
+from leanconv.core.reading import levels
 
 LARGEST = 100_000  # of any setting that is a whole number; ImageNet-21k has 21,843 classes
-MOST_VALUES = 10_000  # of all settings of a network together
+MOST_VALUES = 10_000  # of all settings of a network together, their names included
 EACH, FREE = 30, 5_000  # modules for each tensor of the file, and beyond; most networks have two or three
 
 
 def bounded_settings(settings: Any, file: str) -> None:
     """Raise FileError where settings hold a number over `LARGEST` or more values than any network takes."""
-    nodes, seen = [settings], 0
-    while nodes:
-        node = nodes.pop()
-        seen += 1
-        if isinstance(node, dict):
-            nodes += node.values()
-        elif isinstance(node, list):
-            nodes += node
-        elif isinstance(node, int | float) and abs(node) > LARGEST:
-            raise FileError(f"{file} asks for a network with {node:.6g} of something; no network has over {LARGEST:,}")
-        if seen + len(nodes) > MOST_VALUES:
+    seen = 0
+    for level in levels(settings):
+        seen += len(level)
+        if seen > MOST_VALUES:
             raise FileError(f"{file} asks for a network with over {MOST_VALUES:,} settings; save it again")
+        large = next((node for node in level if isinstance(node, int | float) and abs(node) > LARGEST), None)
+        if large is not None:
+            raise FileError(f"{file} asks for a network with {large:.6g} of something; no network has over {LARGEST:,}")
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from leanconv.core.base import unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
+from leanconv.core.release import Place
 from leanconv.core.settings import check_bool
+from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
-from leanconv.files.load import refuse_meta, some
+from leanconv.files.load import refuse_meta
 from leanconv.files.origin import check_padding, origin_of, set_origin_
-from leanconv.files.releases import Place, places
+from leanconv.files.releases import places
 from leanconv.files.states import COUNTERS, WRAPPERS, State, read_states, without
 from leanconv.files.values import warn_of_bad_values
 
@@ -189,8 +191,8 @@ def _without_others(fits: list[Fit]) -> list[Fit]:
         rest = sorted(fit.outside - covered)
         if rest:
             fit.problem = (
-                f"has what this network does not take, {some(rest)}; build the network that it was saved from, or take this "
-                f"part alone: state={fit.label!r}"
+                f"has what this network does not take, {first_names(rest)}; build the network that it was saved from, or take "
+                f"this part alone: state={fit.label!r}"
             )
     return [fit for fit in fits if fit.problem is None]
 
@@ -206,7 +208,7 @@ def _named(fits: list[Fit], state: str, path: Path) -> list[Fit]:
         if found:
             return found
     labels = sorted({fit.label for fit in fits if fit.label})
-    raise FileError(f"{path.name} holds nothing called {state!r}; it has {some(labels) or 'one state dict'}")
+    raise FileError(f"{path.name} holds nothing called {state!r}; it has {first_names(labels) or 'one state dict'}")
 
 
 def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
@@ -300,7 +302,7 @@ def _tied(found: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
 def _missing(fit: Fit, target: _Target) -> Iterator[str]:
     names = [n for n in target.own if n not in fit.found and n not in target.fresh and not COUNTERS.search(n)]
     if names:
-        yield f"has nothing for {some(names)}; build the network that it was saved from"
+        yield f"has nothing for {first_names(names)}; build the network that it was saved from"
 
 
 def _extra(fit: Fit, state: dict[str, Tensor]) -> Iterator[str]:
@@ -315,7 +317,7 @@ def _extra(fit: Fit, state: dict[str, Tensor]) -> Iterator[str]:
     }
     names = [name for name in rest if name not in repeated]
     if names:
-        yield f"has what this network does not take, {some(names)}; build the network that it was saved from"
+        yield f"has what this network does not take, {first_names(names)}; build the network that it was saved from"
 
 
 def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

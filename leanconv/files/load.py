@@ -11,18 +11,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import ATTRIBUTE, convert, plan_of
+from leanconv.conversion.apply import convert, plan_of, set_plan
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.reading import one_line, parse_json, reading
+from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
 from leanconv.core.task import Task, set_task
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
-from leanconv.files.origin import forms_of
-from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, checksum
+from leanconv.files.origin import hidden_settings
+from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, crc32_of
 from leanconv.files.sparse import set_sparse, unpack
 from leanconv.files.values import warn_of_bad_values
 from leanconv.models.create import create_model
@@ -51,17 +52,17 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     """
     path = _file(directory)
     with reading(path):
-        info, tensors, path = opened(path)
+        info, tensors, path = read_saved(path)
         if "detector" in info:
             raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
         # Shapes first, without memory: a file must not be able to ask for a network that it does not hold
         if model is None:
-            compare(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
+            check_tensors(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
         elif info.get("plan") is not None:
-            compare(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
+            check_tensors(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
         lean = network_of(info, model, path, len(tensors))
-        compare(lean, tensors, path)
-        fill(lean, tensors)
+        check_tensors(lean, tensors, path)
+        fill_weights(lean, tensors)
         check(lean)
         set_sparse(lean, tuple(info.get("sparse", {})))
         set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
@@ -74,10 +75,10 @@ def _file(directory: str | os.PathLike[str]) -> Path:
     return path / MODEL_FILE if path.is_dir() or not path.suffix else path
 
 
-def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+def read_saved(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """The description and all tensors, tied ones under each of their names, of a saved network, and its file."""
     path = _file(directory)
-    info, tensors = read(path)
+    info, tensors = read_file(path)
     tensors = unpack(tensors, info.get("sparse", {}), path.name)
     ties = info.get("ties") or {}
     if not isinstance(ties, dict) or not all(isinstance(source, str) for source in ties.values()):
@@ -90,8 +91,8 @@ def opened(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     return info, tensors | {name: tensors[source] for name, source in ties.items()}, path
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put the tensors, which `compare` found to fit, into `model`."""
+def fill_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put the tensors, which `check_tensors` found to fit, into `model`."""
     refuse_meta(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
@@ -116,15 +117,15 @@ def network_of(
         with no_more_modules_than(tensors, path.name):
             base = unwrapped(model) if model is not None else how(lambda: _build(info.get("base"), path))
             if plan is not None and not plan.groups:  # of older files; it kept everything
-                setattr(base, ATTRIBUTE, plan)
+                set_plan(base, plan)
             # A paper's network is built lean and carries the plan already
             lean = base if plan is None or plan_of(base) == plan else convert(base, plan)
         forms = info.get("forms")  # older files say it by what builds the network alone
-        if forms is not None and forms != forms_of(lean):
+        if forms is not None and forms != hidden_settings(lean):
             raise FileError(
                 one_line(
-                    f"{path.name} holds a network with {forms} and this one has {forms_of(lean)}: the same tensors compute "
-                    "something else in it; build it with these settings"
+                    f"{path.name} holds a network with {forms} and this one has {hidden_settings(lean)}: the same tensors "
+                    "compute something else in it; build it with these settings"
                 )
             )
         return lean
@@ -134,7 +135,7 @@ def network_of(
         raise FileError(one_line(f"{path.name}: {error}")) from error
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """leanconv's description and the tensors of a safetensors file."""
     if not path.is_file():
         raise FileError(f"no {path.name} in {path.parent}; save one with lc.save(model, dir) or `leanconv train`")
@@ -151,7 +152,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path.name} was not saved by leanconv; load it into the network it belongs to with lc.load_checkpoint"
         )
     noted = metadata.get(CHECKSUM_KEY)  # older files have none
-    if noted is not None and noted != checksum(metadata[METADATA_KEY], tensors):
+    if noted is not None and noted != crc32_of(metadata[METADATA_KEY], tensors):
         raise FileError(
             f"{path.name} was changed after it was saved: its checksum is another; copy it again, or, if you changed it on "
             "purpose, load its tensors with safetensors into the network and save that with lc.save"
@@ -189,14 +190,14 @@ def _build(base: Any, path: Path) -> nn.Module:
         ) from error
 
 
-def compare(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def check_tensors(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Raise where the file's tensors are not those of the network."""
     wanted = lean.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
     for what, names in (("lacks", missing), ("has unknown", extra)):
         if names:
-            raise FileError(f"{path.name} {what} {some(names)}; it belongs to another network")
+            raise FileError(f"{path.name} {what} {first_names(names)}; it belongs to another network")
     kinds = [n for n in wanted if n in tensors and not _same_kind(wanted[n], tensors[n])]
     if kinds:
         raise FileError(
@@ -223,8 +224,3 @@ def refuse_meta(model: nn.Module) -> None:
         raise SettingError(
             f"{name!r} is on the meta device, which holds no values; build the network on the CPU, then load"
         )
-
-
-def some(names: list[str]) -> str:
-    """The first three of these names, quoted, and how many more there are."""
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -21,8 +21,8 @@ DENSE = re.compile(r"(^|\.)transition_layer_\d\.")
 THREE_STAGES = re.compile(r"^linear\.")
 
 
-def forms_of(model: nn.Module) -> dict[str, Any]:
-    """How `model` computes what its tensors leave open, by the settings that build it so; a file of it says the same."""
+def hidden_settings(model: nn.Module) -> dict[str, Any]:
+    """The settings of `model` that its tensors do not show, such as how shortcuts pad; a file of it says the same."""
     found: dict[str, Any] = {}
     paddings = {shortcut.padding for _, shortcut in pad_shortcuts(model)}
     downs = {module.down for module in model.modules() if isinstance(module, OctaveDown)}

@@ -17,21 +17,22 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from leanconv import __version__
-from leanconv.conversion.apply import parts_of, plan_of
+from leanconv.conversion.apply import members_of, plan_of
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.base import get_base, unwrapped
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.record import get_record
+from leanconv.core.registry import check_loadable
 from leanconv.core.task import get_task
-from leanconv.files.origin import forms_of
+from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
 
 FORMAT = 2  # 1 had no task and no sparse tensors; `leanconv.files.load` brings older files up to date
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
-OPTIMIZED = "leanconv_forms"  # the attribute that `leanconv.optimize` leaves on what it returns
 METADATA_KEY = "leanconv"
 DTYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
@@ -48,7 +49,7 @@ def description(model: nn.Module) -> dict[str, Any]:
         "leanconv": __version__,
         "base": get_base(model),
         "plan": None if plan is None else plan.to_json(),
-        "forms": forms_of(model),
+        "forms": hidden_settings(model),
         "ties": ties(model),
         "task": None if task is None else task.to_json(),
     }
@@ -79,10 +80,11 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
     Raises:
         TieError: a weight that the plan shares is not shared any more.
         SettingError: an optimised network, whose weights are expanded and whose layers have another form; a traced or
-            quantised one; a layer that is lazy; one that answers NaN; one without weights; or a file in the place of the folder.
+            quantised one; a layer that is lazy; a method that `load` could not find; one that answers NaN; one without weights;
+            or a file in the place of the folder.
     """
     lean = unwrapped(lean)
-    if hasattr(lean, OPTIMIZED):
+    if get_record(lean).optimized is not None:
         raise SettingError(
             "an optimised network is not saved; save the lean network it was made from, or export this one"
         )
@@ -96,10 +98,13 @@ def refuse_unsaveable(model: nn.Module) -> None:
     """Raise where a file of the model could not be written, or not be loaded again.
 
     Raises:
-        SettingError: a layer is lazy, on the meta device, traced, quantised or compiled inside, or holds something else than
-            tensors that safetensors can hold.
+        SettingError: a method of its plan could not be found again; a layer is lazy, on the meta device, traced, quantised or
+            compiled inside, or holds something else than tensors that safetensors can hold.
     """
     refuse_lazy(model)
+    plan = plan_of(model)
+    for method in {type(group.method) for group in plan.groups} if plan is not None else ():
+        check_loadable(method)
     for name, module in model.named_modules():
         if "_orig_mod" in module._modules:
             raise SettingError(
@@ -107,7 +112,7 @@ def refuse_unsaveable(model: nn.Module) -> None:
                 "compiled, or compile it in place: part.compile()"
             )
         traced = isinstance(module, GraphModule | torch.jit.ScriptModule) and any(True for _ in module.parameters())
-        if traced and not parts_of(module):
+        if traced and not members_of(module):
             raise SettingError(
                 f"{f'{name!r}' if name else 'the model'} is a traced or scripted graph, which has lost the classes of its "
                 "layers and, if it was lean, its plan; save the network that it was made from, or export this one"
@@ -144,13 +149,13 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
     tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(model) if name in tensors))
     with replacing(directory / MODEL_FILE) as temporary:
         text, tensors = json.dumps(info, allow_nan=False), _separate(tensors)
-        noted = {METADATA_KEY: text, CHECKSUM_KEY: checksum(text, tensors), "format": "pt"}
+        noted = {METADATA_KEY: text, CHECKSUM_KEY: crc32_of(text, tensors), "format": "pt"}
         save_file(tensors, temporary, metadata=noted)
     write_json(directory / PLAN_FILE, info)
     return directory
 
 
-def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+def crc32_of(text: str, tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 over the description and every tensor's name, kind, shape and bytes: 14 ms for 100 MB."""
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):

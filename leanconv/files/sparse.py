@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from leanconv.core import settings
 from leanconv.core.base import unwrapped
 from leanconv.core.errors import FileError
+from leanconv.core.record import get_record, set_record
 
-ATTRIBUTE = "leanconv_sparse"
 MOST_SIDES = 8  # of a tensor
 VALUES, MASK = ".nonzero", ".mask"  # after a tensor's name
 
@@ -24,13 +25,14 @@ def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
     Raises:
         SettingError: `names` is a text and not a sequence of names.
     """
-    settings.check_names("names", names)
-    setattr(unwrapped(model), ATTRIBUTE, tuple(names))
+    names = settings.check_names("names", names)
+    model = unwrapped(model)
+    set_record(model, replace(get_record(model), sparse=names))
 
 
 def get_sparse(model: nn.Module) -> tuple[str, ...]:
     """What `set_sparse` noted."""
-    return getattr(unwrapped(model), ATTRIBUTE, ())
+    return get_record(unwrapped(model)).sparse
 
 
 def pack(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:

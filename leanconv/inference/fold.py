@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from leanconv.core.affine import foldable, has_hooks
 from leanconv.core.operator import ConvOp
-from leanconv.inference.affine import foldable
-from leanconv.inference.graph import given, has_hooks, module_of
+from leanconv.inference.graph import given, module_of
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
+from leanconv.core.affine import has_hooks
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.operator import ConvOp
 
@@ -103,11 +104,6 @@ def trace(module: nn.Module, call: Call) -> fx.GraphModule:
         return fx.GraphModule(tracer.root, graph, type(module).__name__)
     except Exception as error:  # tracing runs the network's own code, which raises what it likes
         raise SettingError(f"it cannot be traced: {first_line(error)}") from error
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether more runs than the module's forward when it is called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def given(node: fx.Node) -> fx.Node | None:

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from leanconv.core.operator import LinearOp
+from leanconv.core.affine import Affine, conv_of, folded
+from leanconv.core.block_diagonal import diagonal
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.spec import ConvSpec, divisors
-from leanconv.inference.affine import Affine, conv_of, folded
 from leanconv.inference.fold import is_plain_conv
 from leanconv.inference.forms import forms_of
-from leanconv.inference.forms.grouped import diagonal
-from leanconv.inference.forms.types import Forms
 from leanconv.inference.graph import argument, given, is_item, is_relu, module_of
 
 Branch = LinearOp | nn.Conv2d

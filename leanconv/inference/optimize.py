@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +13,18 @@ from torch import Tensor, nn
 from leanconv.core.base import unwrapped
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import laid_out, to_layout
-from leanconv.core.task import get_task, set_task
-from leanconv.files.save import OPTIMIZED
-from leanconv.inference.autotune import (
-    ROUNDS,
-    SECONDS,
-    WARM_UP,
-    Choice,
-    FormCache,
-    Progress,
-    default_cache,
-    fastest,
-    times_of,
-)
+from leanconv.core.layout import to_layout, with_layout
+from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
+from leanconv.core.task import get_task
+from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
-from leanconv.inference.parts import Left, Twins, assembled, rewritten_parts
+from leanconv.inference.parts import Twins, assemble, rewrite_parts
 from leanconv.inference.rewrite import Part
 from leanconv.timing import runtimes
-from leanconv.timing.latency import threads_set, time_interleaved
-
-LEFT = "leanconv_left"  # the attribute with what was left as it is
+from leanconv.timing.latency import Progress, threads_set, time_interleaved
+from leanconv.timing.modules import ROUNDS, SECONDS, WARM_UP, fastest
+from leanconv.timing.store import TimeStore, default_store
 
 
 @torch.no_grad()
@@ -57,7 +48,7 @@ def optimize(
     Every layer is compared with the one it stands for, in float64 and in the dtype to run in, and so is the network: a norm
     whose scale does not fit into the weights of that dtype stays a norm. What cannot be traced, or gives something else once
     rewritten, runs as it is: a network with control flow is rewritten in its largest modules without
-    (`leanconv.inference.optimize.left_as_they_are` says which were not, and why).
+    (`leanconv.inference.optimize.not_rewritten` says which were not, and why).
 
     The result is an ordinary module, an ``fx.GraphModule`` where the whole network can be traced: it compiles, exports, and
     saves its state dict. Its weights are expanded where the quicker form needs it, so that it may hold more than the lean
@@ -84,11 +75,11 @@ def optimize(
         )
     model = unwrapped(model)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    example = laid_out(example, layout)
+    example = with_layout(example, layout)
     twins = _twins(model, example, layout)
-    parts, left = rewritten_parts(twins, layout, measured)
+    parts, left = rewrite_parts(twins, layout, measured)
     whole = [part.name for part in parts] == [""]
-    fast, parts, put_back = assembled(twins.base if whole or not measured else copied(twins.base), parts, twins)
+    fast, parts, put_back = assemble(twins.base if whole or not measured else copied(twins.base), parts, twins)
     names = {part.name_of(layer): layer.form for part in parts for layer in part.layers if layer.lean}
     times: dict[str, dict[str, float]] = {}
     if measured:
@@ -97,13 +88,13 @@ def optimize(
             times = _measured(parts, example.device, runtime, threads, cache, progress)
             picked = names | {name: fastest(found) for name, found in times.items()}
             if picked != names:
-                tuned, right, _ = assembled(twins.base, parts, twins, picked)
+                tuned, right, _ = assemble(twins.base, parts, twins, picked)
                 if right == parts and _is_faster(tuned, fast, example, runtime, threads):
                     fast, names = tuned, picked
     fast = fast.requires_grad_(False).eval()
-    set_task(fast, get_task(model))
-    setattr(fast, OPTIMIZED, tuple(Choice(name, form, times.get(name, {})) for name, form in names.items()))
-    setattr(fast, LEFT, (*left, *put_back))
+    choices = tuple(Choice(name, form, times.get(name, {})) for name, form in names.items())
+    done = Optimized(choices, (*left, *put_back))
+    set_record(fast, replace(get_record(fast), task=get_task(model), optimized=done))
     return fast
 
 
@@ -143,7 +134,7 @@ def _measured(
     progress: Progress | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Milliseconds of every form that holds, of each layer that has more than one."""
-    store = FormCache(default_cache() if cache == "default" else cache)
+    store = TimeStore(default_store() if cache == "default" else cache)
     layers = [(part, layer) for part in parts for layer in part.layers if layer.lean]
     found = {}
     for index, (part, layer) in enumerate(layers):
@@ -176,20 +167,20 @@ def forms_chosen(fast: nn.Module) -> tuple[Choice, ...]:
     Raises:
         SettingError: a network that did not come from `optimize`.
     """
-    return _noted(fast, OPTIMIZED)
+    return _optimized(fast).choices
 
 
-def left_as_they_are(fast: nn.Module) -> tuple[Left, ...]:
+def not_rewritten(fast: nn.Module) -> tuple[NotRewritten, ...]:
     """The modules that `optimize` could not rewrite as a whole, and why; nothing where the whole network is one graph.
 
     Raises:
         SettingError: a network that did not come from `optimize`.
     """
-    return _noted(fast, LEFT)
+    return _optimized(fast).not_rewritten
 
 
-def _noted(fast: nn.Module, attribute: str) -> tuple[Any, ...]:
-    found: tuple[Any, ...] | None = getattr(fast, attribute, None)
+def _optimized(fast: nn.Module) -> Optimized:
+    found = get_record(fast).optimized
     if found is None:
         raise SettingError(f"this {type(fast).__name__} did not come from optimize")
     return found

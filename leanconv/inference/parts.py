@@ -12,21 +12,9 @@ from torch import nn
 
 from leanconv.core.errors import LeanconvWarning, SettingError, first_line
 from leanconv.core.operator import ConvOp
+from leanconv.core.record import NotRewritten
 from leanconv.inference.graph import LAYERS, Call
-from leanconv.inference.rewrite import Differs, Part, off, rewrite
-
-
-@dataclass(frozen=True)
-class Left:
-    """A module that runs as it is.
-
-    Args:
-        name: in the network; "" for the network itself.
-        reason: why it was not rewritten as a whole; modules in it may have been.
-    """
-
-    name: str
-    reason: str
+from leanconv.inference.rewrite import Differs, Part, mismatch, rewrite
 
 
 @dataclass(frozen=True)
@@ -46,14 +34,14 @@ class Twins:
 
 
 @torch.no_grad()
-def rewritten_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tuple[list[Part], list[Left]]:
+def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tuple[list[Part], list[NotRewritten]]:
     """The largest modules that can be rewritten and then give the same; and those that cannot, with the reason.
 
     Args:
         every: whether to try every form of a layer, as measuring asks.
     """
     parts: list[Part] = []
-    left: list[Left] = []
+    left: list[NotRewritten] = []
     pending = [""]
     while pending:
         calls = _calls(twins.base, pending, twins.call)
@@ -67,7 +55,7 @@ def rewritten_parts(twins: Twins, layout: torch.memory_format, every: bool) -> t
                 exact = twins.exact.get_submodule(name)
                 parts.append(rewrite(name, module, exact, call, exact_calls.get(name), layout, every))
             except Exception as error:  # whatever goes wrong, the module as it is computes what it did
-                left.append(Left(name, first_line(error)))
+                left.append(NotRewritten(name, first_line(error)))
                 if not isinstance(error, SettingError):
                     _say(name, error)
                 following += [f"{name}.{child}" if name else child for child in _worth(module)]
@@ -111,9 +99,9 @@ def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
 
 
 @torch.no_grad()
-def assembled(
+def assemble(
     network: nn.Module, parts: list[Part], twins: Twins, forms: Mapping[str, str] | None = None
-) -> tuple[nn.Module, list[Part], list[Left]]:
+) -> tuple[nn.Module, list[Part], list[NotRewritten]]:
     """`network` with its parts in place, without those with which it would give something else.
 
     Args:
@@ -123,7 +111,7 @@ def assembled(
     made: dict[str, nn.Module] = {part.name: part.built(forms) for part in parts}
     if [*made] == [""]:
         reason = _reason(made[""], twins)
-        return (made[""], parts, []) if reason is None else (network, [], [Left("", reason)])
+        return (made[""], parts, []) if reason is None else (network, [], [NotRewritten("", reason)])
     before = {part.name: network.get_submodule(part.name) for part in parts}
     for name, module in made.items():
         network.set_submodule(name, module)
@@ -139,7 +127,7 @@ def assembled(
             kept.append(part)
         else:
             network.set_submodule(part.name, before[part.name])
-            left.append(Left(part.name, reason))
+            left.append(NotRewritten(part.name, reason))
             _say(part.name, Differs(reason))
     return network, kept, left
 
@@ -150,7 +138,7 @@ def _reason(network: nn.Module, twins: Twins) -> str | None:
         found = twins.call.on(network)
     except Exception as error:  # its own code may read what a rewritten module no longer has
         return first_line(error)
-    return off(found, twins.output, twins.truth, twins.base)
+    return mismatch(found, twins.output, twins.truth, twins.base)
 
 
 def _say(name: str, error: Exception) -> None:

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from leanconv.core.affine import Affine, conv_of, folded, has_hooks
 from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.layout import to_layout
-from leanconv.core.operator import ConvOp, LinearOp
+from leanconv.core.operator import ConvOp, Forms, LinearOp
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
-from leanconv.inference.affine import Affine, conv_of, folded
 from leanconv.inference.compare import EXACT, coarsest, difference, rounds_alike
 from leanconv.inference.fold import Folded, fold_norms, is_plain_conv, plain_norm
 from leanconv.inference.forms import forms_of
-from leanconv.inference.forms.types import Forms
-from leanconv.inference.graph import Call, has_hooks, record, rooted, trace
+from leanconv.inference.graph import Call, record, rooted, trace
 from leanconv.inference.merge import Branches, merge_branches
 
 KEPT = "as it is"  # the form of a layer of which no other computes the same in its dtype
@@ -189,23 +188,23 @@ def rewrite(
     reasons = []
     for merge in (True, False):
         part = _part(name, module, exact, call, layout, every, merge)
-        reason = _off(part, call, reference, exact_call, truth)
+        reason = _part_mismatch(part, call, reference, exact_call, truth)
         if reason is None:
             return part
         reasons.append(reason)
     raise Differs(reasons[-1])
 
 
-def _off(part: Part, call: Call, reference: object, exact_call: Call | None, truth: object) -> str | None:
+def _part_mismatch(part: Part, call: Call, reference: object, exact_call: Call | None, truth: object) -> str | None:
     """How the part differs from the module it was made from; None where it does not."""
     if exact_call is not None:
         far = difference(exact_call.on(part.exactly()), truth)
         if not far.within(EXACT):
             return str(far)
-    return off(call.on(part.built()), reference, None if exact_call is None else truth, part.module)
+    return mismatch(call.on(part.built()), reference, None if exact_call is None else truth, part.module)
 
 
-def off(found: object, reference: object, truth: object | None, network: nn.Module) -> str | None:
+def mismatch(found: object, reference: object, truth: object | None, network: nn.Module) -> str | None:
     """How an output differs from the network's own by more than rounding; None where it does not.
 
     Args:

@@ -9,7 +9,9 @@ its release.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.sharing import lend
 from leanconv.models.entry import ModelEntry
@@ -91,14 +94,14 @@ def basis_resnet34_imagenet(
     return converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
 
 
-FORMS = {"code": ("conv2", "conv3"), "text": ("conv1", "conv2"), "spatial": ("conv2",)}
+BOTTLENECK_PLACES = {"code": ("conv2", "conv3"), "text": ("conv1", "conv2"), "spatial": ("conv2",)}
 
 
 def basis_bottleneck_resnet(
     depths: tuple[int, ...],
     num_classes: int = 1000,
     in_chans: int = 3,
-    form: Literal["code", "text", "spatial"] = "code",
+    places: Literal["code", "text", "spatial"] = "code",
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
     """ResNet50-Shared and ResNet101-Shared: convolutions at the same position in the bottleneck share one weight in a stage.
@@ -106,31 +109,31 @@ def basis_bottleneck_resnet(
     Args:
         depths: blocks in each stage.
         num_classes, in_chans: outputs, and channels of the image.
-        form: which positions share. "text" (and Fig. 6): the first 1x1 and the 3x3. "code": the 3x3 and the last 1x1. "text"
+        places: which positions share. "text" (and Fig. 6): the first 1x1 and the 3x3. "code": the 3x3 and the last 1x1. "text"
             and "code" have equal counts (18,262,056 parameters; ResNet-50 has 25,557,032), but compute different functions.
             "spatial": the 3x3 alone.
         penalty_weight: lambda of the orthogonality penalty. There is one mean over Gram entries for each position, and the
             means are added. A last 1x1 has more rows than columns, so its mean never reaches zero.
 
     Raises:
-        SettingError: an unknown form.
+        SettingError: an unknown place.
 
     Source: section 4.2. The release has the forms "code" and "spatial".
     """
-    check_choice("form", form, tuple(FORMS))
+    check_choice("places", places, tuple(BOTTLENECK_PLACES))
     dense = imagenet_resnet("Bottleneck", depths, num_classes, in_chans)
-    where = [f"layer*.{name}" for name in FORMS[form]]
+    where = [f"layer*.{name}" for name in BOTTLENECK_PLACES[places]]
     return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
 
 
-PLACES = {"expand": ("conv1",), "expand_project": ("conv1", "conv3"), "expand_depthwise": ("conv1", "conv2")}
+INVERTED_PLACES = {"expand": ("conv1",), "expand_project": ("conv1", "conv3"), "expand_depthwise": ("conv1", "conv2")}
 
 
 def basis_mobilenetv2(
     num_classes: int = 1000,
     in_chans: int = 3,
     images: Literal["small", "imagenet"] = "imagenet",
-    form: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
+    places: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
     """MobileNetV2-Shared: in the stages of 32, 64, 96 and 160 channels, convolutions of all blocks but the first share weights.
@@ -138,21 +141,21 @@ def basis_mobilenetv2(
     Args:
         num_classes, in_chans: outputs, and channels of the image.
         images: "small" or "imagenet", see `leanconv.models.mobilenet.MobileNetV2`.
-        form: which convolutions share. "expand": the expanding 1x1 (the row with a dagger). "expand_project": both 1x1 (the
+        places: which convolutions share. "expand": the expanding 1x1 (the row with a dagger). "expand_project": both 1x1 (the
             release; the paper prints its counts). "expand_depthwise": the expanding 1x1 and the depthwise 3x3, as the text
-            says; this form saves 12 % and not the printed 22 %.
+            says; this choice saves 12 % and not the printed 22 %.
         penalty_weight: lambda of the orthogonality penalty. There is one mean over Gram entries for each kind of
             convolution, and the means are added. A depthwise 3x3 has nine columns and many more rows, so its mean stays
             far from zero.
 
     Raises:
-        SettingError: an unknown form or kind of images.
+        SettingError: an unknown place or kind of images.
 
     Source: sections 4.1.2 and 4.2, Fig. 7.
     """
-    check_choice("form", form, tuple(PLACES))
+    check_choice("places", places, tuple(INVERTED_PLACES))
     dense = MobileNetV2(num_classes, in_chans, images)
-    where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in PLACES[form]]
+    where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in INVERTED_PLACES[places]]
     return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
 
 
@@ -261,6 +264,12 @@ class SharedGroupedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.unique(x), self.shared(x)], 1)
 
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        inner = replace(layer, name=f"{layer.name}.shared", seen=Counter())  # the one shared weight of its block
+        number = re.sub(r"\D", "", layer.name.rpartition(".")[2])
+        ours = f"{layer.name}.unique.weight"
+        return [*self.shared.release_places(inner), Place(ours, (ours, f"{layer.block}.basis_conv{number}.weight"))]
+
 
 SHARED_GROUPS = 16
 
@@ -332,7 +341,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         "basis_resnet50_shared", partial(basis_bottleneck_resnet, (3, 4, 6, 3)), {}, f"{PAPER}, section 4.2", IMAGENET
     ),
     ModelEntry(
-        "basis_resnet101_shared", partial(basis_bottleneck_resnet, (3, 4, 23, 3)), {"form": "spatial"},
+        "basis_resnet101_shared", partial(basis_bottleneck_resnet, (3, 4, 23, 3)), {"places": "spatial"},
         f"{PAPER}, its release", IMAGENET,
     ),
     ModelEntry("basis_resnext50", basis_resnext50, {}, f"{PAPER}, section 4.1", SMALL),

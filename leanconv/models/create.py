@@ -45,6 +45,7 @@ MODELS: tuple[ModelEntry, ...] = (
     *spconv.ENTRIES,
     *peers.ENTRIES,
 )
+RENAMED = {"form": "places"}  # settings whose name changed; older files and command lines have the old name
 _BY_NAME = {entry.name: entry for entry in MODELS}
 
 
@@ -102,6 +103,7 @@ def create_model(
         )
     entry = _BY_NAME[name]
     valid = tuple(inspect.signature(entry.builder).parameters)
+    kwargs = {RENAMED[key] if key not in valid and RENAMED.get(key) in valid else key: kwargs[key] for key in kwargs}
     for key in kwargs:
         if key not in valid:
             raise SettingError(f"{key} is not a setting of {name}; it has {', '.join(valid)}")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.settings import check_int
 
 
 class ImageNetwork(nn.Module):
@@ -55,14 +56,7 @@ class ImageNetwork(nn.Module):
 def at_least_one(**settings: object) -> None:
     """Raise SettingError for the first setting that is not an integer of at least 1."""
     for name, value in settings.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
-
-
-def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise SettingError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise SettingError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+        check_int(name, value)
 
 
 def init_convs_(model: nn.Module) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+from leanconv.core.settings import check_choice
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 
 # expansion, channels, blocks, stride of the first block (on ImageNet)
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -89,7 +90,7 @@ class MobileNetV2(ImageNetwork):
         dropout: float | None = None,
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
-        one_of("images", images, ("small", "imagenet"))
+        check_choice("images", images, ("small", "imagenet"))
         small = images == "small"
         if dropout is None:
             dropout = 0.0 if small else 0.2

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.settings import check_choice
 from leanconv.models.entry import ModelEntry
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 from leanconv.ops.octave import OctaveConv2d, Pair, low_channels
 
 PLANES = (64, 128, 256, 512)
@@ -229,7 +230,7 @@ class OctaveResNet(ImageNetwork):
         down: Down = "stride",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
-        one_of("down", down, DOWNS)
+        check_choice("down", down, DOWNS)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1:
             raise SettingError(f"alpha={alpha!r} must be a number of at least 0 and below 1")
         if len(depths) != len(PLANES) or not all(isinstance(depth, int) and depth >= 1 for depth in depths):

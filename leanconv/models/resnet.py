@@ -1,7 +1,7 @@
 """Residual networks for small images.
 
 Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2 (6n+2 layers, widths 16/32/64). The
-filter-basis paper uses ResNet-18/34 in a CIFAR form: a 3x3 stem of stride 1, and no max-pool.
+filter-basis paper uses ResNet-18/34 in a CIFAR variant: a 3x3 stem of stride 1, and no max-pool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+from leanconv.core.settings import check_choice
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 
 PADDINGS = ("end", "both")
 
@@ -145,8 +146,8 @@ class CifarResNet(ImageNetwork):
         shortcut_padding: str = "end",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width)
-        one_of("shortcut", shortcut, ("A", "B"))
-        one_of("shortcut_padding", shortcut_padding, PADDINGS)
+        check_choice("shortcut", shortcut, ("A", "B"))
+        check_choice("shortcut_padding", shortcut_padding, PADDINGS)
         super().__init__(num_classes, (in_chans, 32, 32))
         self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from leanconv.core.sharing import lend
+from leanconv.core.traits import Blending
 from leanconv.models.layers import ImageNetwork
-from leanconv.ops.depth_shared import Blending, ConvBank, DepthSharedConv2d, PaddedDepthSharedConv2d
+from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d, PaddedDepthSharedConv2d
 
 
 class FilterSet:

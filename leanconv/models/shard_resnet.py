@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.settings import check_bool
+from leanconv.core.settings import check_bool, check_choice
 from leanconv.models.entry import ModelEntry
-from leanconv.models.layers import at_least_one, init_convs_, one_of
+from leanconv.models.layers import at_least_one, init_convs_
 from leanconv.models.shard_layers import BlendedNetwork, FilterSet, init_blend_
 
 Stem = Literal["shared", "3x3", "7x7"]
@@ -101,7 +101,7 @@ class ShardResNet(BlendedNetwork):
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width, blocks=blocks, scales=scales)
         for name, value in (("shared", shared), ("bottleneck", bottleneck), ("blend_bias", blend_bias)):
             check_bool(name, value)
-        one_of("stem", stem, STEMS)
+        check_choice("stem", stem, STEMS)
         side = {"shared": 32, "3x3": 56, "7x7": 224}[stem]
         super().__init__(num_classes, (in_chans, side, side))
         filters, factor = FilterSet(shared), EXPANSION if bottleneck else 1

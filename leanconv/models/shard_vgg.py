@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import check_bool
+from leanconv.core.settings import check_bool, check_choice
 from leanconv.models.entry import ModelEntry
-from leanconv.models.layers import at_least_one, init_convs_, one_of
+from leanconv.models.layers import at_least_one, init_convs_
 from leanconv.models.shard_layers import BlendedNetwork, FilterSet, init_blend_
 
 DEPTHS = (2, 2, 3, 3, 3)
@@ -62,7 +62,7 @@ class ShardVGG(BlendedNetwork):
         dropout: float = 0.5,
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width)
-        one_of("head", head, HEADS)
+        check_choice("head", head, HEADS)
         check_bool("shared", shared)
         check_bool("blend", blend)
         if uses is not None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_, one_of
+from leanconv.core.settings import check_choice
+from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 
 DEPTHS = (2, 2, 3, 3, 3)
 WIDTHS = (64, 128, 256, 512, 512)
@@ -48,7 +49,7 @@ class VGG16(ImageNetwork):
         dropout: float = 0.5,
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
-        one_of("head", head, HEADS)
+        check_choice("head", head, HEADS)
         if not isinstance(widths, Sequence) or len(widths) != len(DEPTHS):
             raise SettingError(f"widths={widths!r} must hold {len(DEPTHS)} channel counts, one for each block")
         for width in widths:

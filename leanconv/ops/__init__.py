@@ -1,59 +1,31 @@
-"""The operators: one file each, with its module, its method, its count formula and its fit."""
+"""The operators: one file each, with its module, its method, its count formula, its fit and what else it knows of itself.
 
-from leanconv.core.method import Method
-from leanconv.ops.attention import TiedGlobalContext, TiedSE
-from leanconv.ops.depth_shared import DepthShared, DepthSharedConv2d
-from leanconv.ops.filter_summary import FilterSummary, FilterSummaryConv2d
-from leanconv.ops.ghost import Ghost, GhostConv2d
-from leanconv.ops.grouped import Grouped, GroupedConv2d
-from leanconv.ops.het import Het, HetConv2d
-from leanconv.ops.lego import Lego, LegoConv2d
-from leanconv.ops.octave import OctaveConv2d
-from leanconv.ops.shared_basis import SharedBasis, SharedBasisConv2d
-from leanconv.ops.soft_shared import SoftShared, SoftSharedConv2d
-from leanconv.ops.split import Split, SplitConv2d
-from leanconv.ops.tied_block import TiedBlock, TiedBlockConv2d
-from leanconv.ops.tied_linear import TiedBlockLinear
+Every file of this folder is imported here. So its methods are registered, and the names in its ``__all__`` are names of
+`leanconv`: a further operator is a further file, and nothing else.
+"""
 
-METHODS: tuple[type[Method], ...] = (
-    TiedBlock,
-    SharedBasis,
-    DepthShared,
-    Split,
-    Grouped,
-    Ghost,
-    Het,
-    Lego,
-    SoftShared,
-    FilterSummary,
-)
-METHODS_BY_NAME: dict[str, type[Method]] = {method.name: method for method in METHODS}
+from __future__ import annotations
 
-__all__ = [
-    "METHODS",
-    "METHODS_BY_NAME",
-    "DepthShared",
-    "DepthSharedConv2d",
-    "FilterSummary",
-    "FilterSummaryConv2d",
-    "Ghost",
-    "GhostConv2d",
-    "Grouped",
-    "GroupedConv2d",
-    "Het",
-    "HetConv2d",
-    "Lego",
-    "LegoConv2d",
-    "OctaveConv2d",
-    "SharedBasis",
-    "SharedBasisConv2d",
-    "SoftShared",
-    "SoftSharedConv2d",
-    "Split",
-    "SplitConv2d",
-    "TiedBlock",
-    "TiedBlockConv2d",
-    "TiedBlockLinear",
-    "TiedGlobalContext",
-    "TiedSE",
-]
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
+
+from leanconv.core.registry import all_methods, find_method, list_methods
+
+if TYPE_CHECKING:
+    from leanconv.core.method import Method
+
+    METHODS: tuple[type[Method], ...]
+
+__all__ = ["METHODS", "find_method", "list_methods"]
+for _file in iter_modules(__path__):
+    _module = import_module(f"{__name__}.{_file.name}")
+    for _name in getattr(_module, "__all__", ()):
+        globals()[_name] = getattr(_module, _name)
+        __all__ += [_name]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS":  # what is registered by now, in leanconv and outside
+        return all_methods()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.release import NamedLayer, Place
 from leanconv.ops.tied_block import TiedBlockConv2d
 from leanconv.ops.tied_linear import TiedBlockLinear
+
+__all__ = ["TiedGlobalContext", "TiedSE"]
 
 
 def reduced(channels: int, reduction: int) -> int:
@@ -51,6 +54,9 @@ class TiedSE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.expand(self.activation(self.squeeze(x.mean((2, 3))))).sigmoid()
         return x * gate[:, :, None, None]
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        return layer.renamed({"squeeze.": ("fc.0.",), "expand.": ("fc.2.",)})
 
 
 class TiedGlobalContext(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,10 +13,14 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_choice, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.traits import Blending
 from leanconv.core.weight import WeightView
+
+__all__ = ["DepthShared", "DepthSharedConv2d"]
 
 
 class ConvBank(nn.Module):
@@ -57,12 +60,10 @@ class ConvBank(nn.Module):
         return [PenaltyTerm(kind, self.penalty_weight, gram_error(self.weight.flatten(1)), rows**2)]
 
 
-class Blending(ABC):
-    """What has blending layers: 1x1 convolutions of its own between uses of a shared weight."""
-
-    @abstractmethod
-    def blending_weights(self) -> list[nn.Parameter]:
-        """Their weights, each (O, I, 1, 1)."""
+def shared_names(layer: NamedLayer) -> tuple[str, ...]:
+    """What the filter bases' release calls the shared weight of a layer: by its number among those of the block."""
+    inside, number = f"{layer.block}." if layer.block else "", layer.number()
+    return tuple(f"{inside}shared_basis{suffix}.weight" for suffix in (f"_{number}", str(number), ""))
 
 
 class DepthSharedConv2d(LinearOp, Blending):
@@ -126,7 +127,7 @@ class DepthSharedConv2d(LinearOp, Blending):
         return "owner" if "bank" in self._modules else "borrowed"
 
     @property
-    def check_weight(self) -> Tensor | WeightView:
+    def weight(self) -> Tensor | WeightView:
         """The shared weight; with a blend the dense weight of both, for code that reads it."""
         return self.bank.weight if self.blend is None else WeightView(self, self.blend)
 
@@ -154,6 +155,11 @@ class DepthSharedConv2d(LinearOp, Blending):
     def bias_dense(self) -> Tensor | None:
         bias = self.bank.bias
         return bias if bias is None or self.blend is None else self.blend.flatten(1) @ bias
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        bank, own = f"{layer.named(self.bank)}.weight", f"{layer.name}."
+        kept = (key for key in layer.keys if key.startswith(own) and key != f"{own}bank.weight")
+        return [Place(bank, (bank, *shared_names(layer)), (0, len(self.bank.weight))), *layer.plain(kept)]
 
 
 class PaddedDepthSharedConv2d(LinearOp):
@@ -192,7 +198,7 @@ class PaddedDepthSharedConv2d(LinearOp):
         return "owner, padded image"
 
     @property
-    def check_weight(self) -> Tensor:
+    def weight(self) -> Tensor:
         return self.weight_dense()
 
     @property
@@ -254,7 +260,7 @@ class DepthShared(Method):
         for members in alike.values():
             if len(members) == 1:
                 kept.append(
-                    Skipped(members[0], f"nothing to share with: no other {members[0].spec} in its {self.scope}")
+                    Skipped(members[0], f"nothing to share with: no other {members[0].layer} in its {self.scope}")
                 )
             else:
                 groups.append(Group(self._resolved(members), tuple(members)))
@@ -287,6 +293,12 @@ class DepthShared(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         spec = specs[index]
         return spec.macs(out_hw) + self._blended(specs)[index] * spec.out_channels**2 * out_hw[0] * out_hw[1]
+
+    def not_nearest(self) -> str | None:
+        return "blends start as the identity, so that training starts from the mean" if self.blend else None
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return DepthShared()  # of a layer alone
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The mean of the dense weights, nearest to all of them in the Frobenius norm; blends become the identity."""

@@ -15,6 +15,8 @@ from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 
+__all__ = ["FilterSummary", "FilterSummaryConv2d"]
+
 
 def _check_ratio(ratio: float) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
@@ -134,6 +136,9 @@ class FilterSummary(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw)
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return FilterSummary(ratio=1.0)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Each element is the mean of the dense weights that it stands for: nearest in the Frobenius norm."""

@@ -18,6 +18,8 @@ from leanconv.core.settings import check_bool, check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 
+__all__ = ["Ghost", "GhostConv2d"]
+
 
 def ghost_error(spec: ConvSpec) -> str | None:
     """Why a ghost module cannot stand in for `spec`; None when it can."""
@@ -197,6 +199,12 @@ class Ghost(Method):
     def reject(self, spec: ConvSpec) -> str | None:
         return ghost_error(spec)
 
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        if self.kernel_size > 1:
+            d = self.kernel_size
+            return f"cheap filters of {d}x{d} look at neighbours, which a linear layer does not have; kernel_size=1 would do"
+        return self.reject(spec)
+
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [
             GhostConv2d(
@@ -223,6 +231,9 @@ class Ghost(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return self._weights(specs[index]) * out_hw[0] * out_hw[1]
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Ghost(expansion=1, norm=False, activation=False)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The primary filters are the first dense ones; the cheap ones come nearest to the others by least squares.
 
@@ -242,13 +253,13 @@ def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
     unused = primary + cheap - module.out_channels  # outputs that are cut off; they may be anything
     each = module.expansion - 1
     rest = F.pad(weight[primary:], (0, 0, 0, 0, 0, 0, 0, unused)).unflatten(0, (primary, each))
-    taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap.conv.kernel_size[0])
+    taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap_kernel_size)
     # a cheap filter also sees the bias of its primary map
     shift = F.pad(bias[primary:], (0, unused)) - (taps.sum((2, 3)) * bias[:primary, None]).flatten()
     _set(module.cheap, taps.flatten(0, 1)[:, None], shift)
 
 
-def _set(branch: nn.Sequential, weight: Tensor, bias: Tensor) -> None:
+def _set(branch: Any, weight: Tensor, bias: Tensor) -> None:
     """Make a branch compute conv(x, weight) + bias in eval, but for its ReLU."""
     branch.conv.weight.copy_(weight)
     if branch.conv.bias is not None:

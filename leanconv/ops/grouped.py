@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
+from leanconv.core.block_diagonal import block_diagonal
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
+
+__all__ = ["Grouped", "GroupedConv2d"]
 
 
 class GroupedConv2d(LinearOp):
@@ -25,14 +29,14 @@ class GroupedConv2d(LinearOp):
     Parameters and MACs fall by G.
 
     Args:
-        ways: G; the groups of the convolution it stands for are divided further.
+        own_groups: G; the groups of the convolution it stands for are divided further.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
         weight: (O, I / G, kh, kw).
 
     Raises:
-        SettingError: ways does not divide a channel count.
+        SettingError: own_groups does not divide a channel count.
 
     Source: Krizhevsky et al. 2012; the comparator of Wang & Yu 2021, eq. 2.
     """
@@ -49,15 +53,15 @@ class GroupedConv2d(LinearOp):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        ways: int = 2,
+        own_groups: int = 2,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        check_int("ways", ways)
-        error = tied_block_error(ways, in_channels, out_channels, groups, setting="ways")
+        check_int("own_groups", own_groups)
+        error = tied_block_error(own_groups, in_channels, out_channels, groups, setting="own_groups")
         if error:
             raise SettingError(error)
-        self.ways = ways
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // (groups * ways), *self.kernel_size))
+        self.own_groups = own_groups
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // (groups * own_groups), *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
@@ -68,21 +72,25 @@ class GroupedConv2d(LinearOp):
             nn.init.zeros_(self.bias)
 
     def settings(self) -> dict[str, Any]:
-        return {"ways": self.ways}
+        return {"own_groups": self.own_groups}
 
     def settings_repr(self) -> str:
-        return f"ways={self.ways}"
+        return f"own_groups={self.own_groups}"
 
     def convolve(self, x: Tensor) -> Tensor:
-        return self.conv2d(x, self.weight, self.bias, self.groups * self.ways)
+        return self.conv2d(x, self.weight, self.bias, self.groups * self.own_groups)
 
     def weight_dense(self) -> Tensor:
-        rows = self.weight.unflatten(0, (self.groups, self.ways, -1))  # (host group, way, o, i, kh, kw)
-        eye = torch.eye(self.ways, dtype=rows.dtype, device=rows.device)
+        rows = self.weight.unflatten(0, (self.groups, self.own_groups, -1))  # (host group, way, o, i, kh, kw)
+        eye = torch.eye(self.own_groups, dtype=rows.dtype, device=rows.device)
         return torch.einsum("wv,gwoikl->gwovikl", eye, rows).flatten(3, 4).flatten(0, 2)
 
     def bias_dense(self) -> Tensor | None:
         return self.bias
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        """The grouped convolution, and the same with neighbouring groups merged."""
+        return block_diagonal(self.spec, self.own_groups, self.weight_dense(), self.bias_dense(), affine)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Grouped(Method):
         return tied_block_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")
 
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
-        return [GroupedConv2d(**spec.kwargs(), ways=self.groups) for spec in specs]
+        return [GroupedConv2d(**spec.kwargs(), own_groups=self.groups) for spec in specs]
 
     def params(self, specs: Sequence[ConvSpec]) -> int:
         return sum(s.fan_in * s.out_channels // self.groups + s.out_channels * s.bias for s in specs)
@@ -114,11 +122,16 @@ class Grouped(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw) // self.groups
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Grouped(groups=1)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The diagonal blocks of the dense weight: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, GroupedConv2d)
-            blocks = conv.weight.unflatten(1, (module.ways, -1)).unflatten(0, (module.groups, module.ways, -1))
+            blocks = conv.weight.unflatten(1, (module.own_groups, -1)).unflatten(
+                0, (module.groups, module.own_groups, -1)
+            )
             module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2))
             if module.bias is not None and conv.bias is not None:
                 module.bias.copy_(conv.bias)

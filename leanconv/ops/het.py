@@ -17,6 +17,8 @@ from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.ops.tied_block import tied_block_error
 
+__all__ = ["Het", "HetConv2d"]
+
 
 def het_error(part: int, spec: ConvSpec) -> str | None:
     """Why filters of `spec` cannot be k x k on one channel of `part`; None when they can."""
@@ -183,6 +185,9 @@ class Het(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return sum(_weights(self.part, specs[index])) * out_hw[0] * out_hw[1]
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Het(part=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The dense weight at the taps that there are: nearest in the Frobenius norm."""

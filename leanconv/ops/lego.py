@@ -16,6 +16,8 @@ from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 
+__all__ = ["Lego", "LegoConv2d"]
+
 
 def lego_error(splits: int, spec: ConvSpec) -> str | None:
     """Why the input channels of `spec` do not fall into `splits` parts; None when they do."""
@@ -58,6 +60,8 @@ class LegoConv2d(LinearOp):
     Source: Yang et al. 2019, "LegoNet: Efficient Convolutional Neural Networks with Lego Filters", section 3. The release keeps a
     coefficient for every lego, chosen or not, has no stride, and adds a loss that balances the choices; this has none.
     """
+
+    straight_through = ("selector",)
 
     def __init__(
         self,
@@ -171,6 +175,12 @@ class Lego(Method):
         spec = specs[index]
         each = legos(self.ratio, spec.out_channels) * spec.fan_in + self.splits * spec.out_channels
         return each * out_hw[0] * out_hw[1]
+
+    def not_nearest(self) -> str | None:
+        return "which line each part lies nearest to is a clustering, which has no closed form"
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Lego(splits=1, ratio=1.0)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Lines through the origin near the dense filters' parts: see `nearest_lines`."""

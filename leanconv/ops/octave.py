@@ -10,6 +10,8 @@ from leanconv.core import spec
 from leanconv.core.errors import SettingError
 from leanconv.ops.pooling import EdgeAvgPool2d
 
+__all__ = ["OctaveConv2d"]
+
 Pair = tuple[Tensor, Tensor | None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,15 +11,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import LeanconvWarning, RunError, SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_int, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
+from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.low_rank import fit_bases
+
+__all__ = ["SharedBasis", "SharedBasisConv2d"]
+
+# In the release a convolution's parts stand in its block beside those of the others
+RELEASED = {"unique": "basis_conv{n}.weight", "norm.": "basis_bn{n}.", "coefficients": "coeff_conv{n}.weight"}
 
 
 class FilterBasis(nn.Module):
@@ -154,7 +164,7 @@ class SharedBasisConv2d(LinearOp):
         return shared if self.unique is None else torch.cat([self.unique, shared])
 
     @property
-    def check_weight(self) -> WeightView:
+    def weight(self) -> WeightView:
         """The dense weight, for code that reads it."""
         return WeightView(self, self.coefficients)
 
@@ -192,6 +202,33 @@ class SharedBasisConv2d(LinearOp):
             return self.bias
         shift = self.coefficients.flatten(1) @ norm[1]
         return shift if self.bias is None else shift + self.bias
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.shared_basis import forms
+
+        return forms(self, affine)
+
+    def compact_(self) -> None:
+        """Shared and unique components are two convolutions: stacked, each layer would hold a copy of the shared ones."""
+        self.form = "apart"
+
+    def shared_components(self) -> SharedComponents | None:
+        if not self.shared:
+            return None
+        return SharedComponents(self.basis, self.basis.weight, self.unique, self.coefficients)
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        inside, n = f"{layer.block}." if layer.block else "", re.sub(r"\D", "", layer.name.rpartition(".")[2])
+        bases, found = shared_names(layer), layer.plain(key for key in layer.keys if key == f"{layer.name}.bias")
+        for key in layer.keys:
+            relative = layer.relative(key)
+            for ours, theirs in RELEASED.items():
+                if relative.startswith(ours):
+                    found.append(Place(key, (key, inside + theirs.format(n=n) + relative[len(ours) :])))
+        if self.shared:
+            basis, rows = f"{layer.named(self.basis)}.weight", (self.index * self.shared, len(self.basis.weight))
+            found.append(Place(basis, (basis, *bases), rows))
+        return found
 
 
 @dataclass(frozen=True)
@@ -235,6 +272,10 @@ class SharedBasis(Method):
             return f"a basis spans all input channels; this convolution has groups={spec.groups}"
         if spec.pointwise:
             return "a 1x1 convolution has no spatial filters to share; its weights already are coefficients"
+        return None
+
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        """None: a basis of rows, and with ``shared=0`` a product of two thin layers, serves every linear layer."""
         return None
 
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
@@ -288,6 +329,12 @@ class SharedBasis(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         spec = specs[index]
         return (self.shared + self.unique) * (spec.fan_in + spec.out_channels) * out_hw[0] * out_hw[1]
+
+    def not_nearest(self) -> str | None:
+        return "shared and unique components are fitted in turn" if self.shared and self.unique else None
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return SharedBasis(shared=0, unique=min(spec.fan_in, spec.out_channels), norm=False)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Least squares over the dense weights: each basis and its layers by `fit_bases`; the norm does nothing in eval."""

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import LinearOp
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 from leanconv.ops.low_rank import top_rows
+
+__all__ = ["SoftShared", "SoftSharedConv2d"]
 
 
 class TemplateBank(nn.Module):
@@ -126,6 +129,12 @@ class SoftSharedConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return self.bias
 
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        bank, name, block = f"{layer.named(self.bank)}.weight", layer.name, layer.block
+        theirs = (bank, f"{name}.bank.weight", f"{name}.bank.templates", f"{block}.bank.templates".strip("."))
+        own = layer.plain(key for key in layer.keys if ".bank." not in key)
+        return [*own, Place(bank, theirs, (0, len(self.bank.weight)), everywhere=True)]
+
 
 @dataclass(frozen=True)
 class SoftShared(Method):
@@ -180,6 +189,9 @@ class SoftShared(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw)
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return SoftShared(templates=1)  # of a layer alone; of several, as many as there are
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Truncated SVD of the stacked weights, one row a layer: nearest in the Frobenius norm (Eckart-Young)."""

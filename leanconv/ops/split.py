@@ -11,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import ConvOp
+from leanconv.core.operator import ConvOp, Forms
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
+
+__all__ = ["Split", "SplitConv2d"]
 
 fx.wrap("gated_sum")  # FX keeps the call whole: its choice between two backward passes cannot be traced
 Representative = Literal["sum", "chain", "full"]
@@ -99,18 +103,18 @@ class SplitConv2d(ConvOp):
         padding_mode: str = "zeros",
         *,
         ratio: float = 0.5,
-        split_groups: int = 2,
+        own_groups: int = 2,
         fusion: bool = True,
         representative: Representative = "sum",
         redundant: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        Split(ratio, split_groups, fusion, representative, redundant)  # checks its settings
-        error = split_error(self.spec, split_groups)
+        Split(ratio, own_groups, fusion, representative, redundant)  # checks its settings
+        error = split_error(self.spec, own_groups)
         if error:
             raise SettingError(error)
-        self.ratio, self.split_groups, self.fusion = ratio, split_groups, fusion
-        self.used = representative_channels(in_channels, ratio, split_groups)
+        self.ratio, self.own_groups, self.fusion = ratio, own_groups, fusion
+        self.used = representative_channels(in_channels, ratio, own_groups)
         rest = in_channels - self.used if redundant else 0
         self.grouped = nn.Conv2d(
             self.used,
@@ -119,7 +123,7 @@ class SplitConv2d(ConvOp):
             self.stride,
             self.padding,
             self.dilation,
-            1 if representative == "full" else split_groups,
+            1 if representative == "full" else own_groups,
             bias=False,
             padding_mode=padding_mode,  # type: ignore[arg-type]
         )
@@ -154,7 +158,7 @@ class SplitConv2d(ConvOp):
     def settings(self) -> dict[str, Any]:
         return {
             "used": self.used,
-            "split_groups": self.grouped.groups,
+            "own_groups": self.grouped.groups,
             "fusion": self.fusion,
             "point": self.point is not None,
             "chained": self.chained,
@@ -221,6 +225,19 @@ class SplitConv2d(ConvOp):
             rest = pool(rest)
         return used, rest
 
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.split import forms
+
+        return forms(self, affine)
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        convs = {"grouped.": ("gwc.",), "point.": ("pwc.",), "redundant.": ("conv1x1.",)}
+        return layer.renamed(convs | {"norm3.": ("bn1.",), "norm1.": ("bn2.",)})
+
+    def sums_left_out(self, out: Tensor) -> int:
+        """The paper averages both branches for the gate, this their difference, which is equal."""
+        return out.numel() + out.shape[0] * out.shape[1] if self.fusion and self.redundant is not None else 0
+
 
 @dataclass(frozen=True)
 class Split(Method):
@@ -261,7 +278,7 @@ class Split(Method):
             SplitConv2d(
                 **spec.kwargs(),
                 ratio=self.ratio,
-                split_groups=self.groups,
+                own_groups=self.groups,
                 fusion=self.fusion,
                 representative=self.representative,
                 redundant=self.redundant,
@@ -287,6 +304,9 @@ class Split(Method):
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return self._weights(specs[index])[0] * out_hw[0] * out_hw[1]
+
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return Split(ratio=1.0, groups=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """Least squares over the dense weight with the gate at 1/2 and norms that do nothing in eval."""

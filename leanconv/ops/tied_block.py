@@ -9,11 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.operator import LinearOp
+from leanconv.core.operator import Forms, LinearOp
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+
+__all__ = ["TiedBlock", "TiedBlockConv2d"]
 
 
 def tied_block_error(
@@ -138,10 +142,28 @@ class TiedBlockConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return None if self.bias is None else self._over_blocks(self.bias)
 
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        from leanconv.ops.forms.tied_block import forms
+
+        return forms(self, affine)
+
+    def compact_(self) -> None:
+        """The blocks fold into the batch: repeated in as many groups, a bank would stand B times in a file."""
+        self.form = "fold"
+
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        other_order = None
+        if self.groups > 1 and self.blocks > 1:
+            other_order = (
+                f"has weights for {layer.name!r} of groups={self.groups}: the release orders its channels by block first, the "
+                "paper and leanconv by group first, so that its weights compute something else here"
+            )
+        return layer.renamed({"": ("conv.",)}, unless=other_order)
+
 
 @dataclass(frozen=True)
 class TiedBlock(Method):
-    """Tied block convolution (TBC; with host groups TGC).
+    """Tied block convolution (TBC; with host groups TGC; on linear layers TFC, see `TiedBlockLinear`).
 
     Parameters kh kw I O / (B**2 G) + O / B of bias, MACs kh kw I O / (B G) for each output position.
 
@@ -162,6 +184,14 @@ class TiedBlock(Method):
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         return [TiedBlockConv2d(**spec.kwargs(), blocks=self.blocks) for spec in specs]
 
+    def reject_linear(self, spec: ConvSpec) -> str | None:
+        return tied_block_error(self.blocks, spec.in_channels, spec.out_channels, unit="features")
+
+    def build_linear(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        from leanconv.ops.tied_linear import TiedBlockLinear  # which builds on this file
+
+        return [TiedBlockLinear(s.in_channels, s.out_channels, s.bias, blocks=self.blocks) for s in specs]
+
     def params(self, specs: Sequence[ConvSpec]) -> int:
         b = self.blocks
         return sum(s.fan_in * s.out_channels // b**2 + s.out_channels // b * s.bias for s in specs)
@@ -169,12 +199,15 @@ class TiedBlock(Method):
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         return specs[index].macs(out_hw) // self.blocks
 
+    def degenerate(self, spec: ConvSpec) -> Method | None:
+        return TiedBlock(blocks=1)
+
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
         """The mean over blocks of the dense weight's diagonal blocks: nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
-            assert isinstance(module, TiedBlockConv2d)
-            g, b = module.groups, module.blocks
+            weight, bias, g, b = module.weight, module.bias, conv.groups, self.blocks
+            assert isinstance(weight, Tensor)
             blocks = conv.weight.unflatten(1, (b, -1)).unflatten(0, (g, b, -1))  # (G, B, o, B, i, kh, kw)
-            module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).mean(-1).flatten(0, 1))
-            if module.bias is not None and conv.bias is not None:
-                module.bias.copy_(conv.bias.unflatten(0, (g, b, -1)).mean(1).flatten())
+            weight.copy_(blocks.diagonal(dim1=1, dim2=3).mean(-1).flatten(0, 1).view_as(weight))
+            if isinstance(bias, Tensor) and conv.bias is not None:
+                bias.copy_(conv.bias.unflatten(0, (g, b, -1)).mean(1).flatten())

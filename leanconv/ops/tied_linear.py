@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.linear import LeanLinear
+from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.ops.tied_block import tied_block_error
 
+__all__ = ["TiedBlockLinear"]
 
-class TiedBlockLinear(nn.Module):
+
+class TiedBlockLinear(LeanLinear):
     """One small fully connected layer, applied to every block of features.
 
         y[..., b*O/B:(b+1)*O/B] = x[..., b*I/B:(b+1)*I/B] @ weight.T + bias   for b in range(B)
@@ -29,17 +33,19 @@ class TiedBlockLinear(nn.Module):
     Raises:
         SettingError: blocks does not divide a feature count.
 
+    It is what `TiedBlock` makes of an ``nn.Linear``.
+
     Source: Wang & Yu 2021, "Tied Block Fully Connected Layer". The release takes 2-d input only and does not check
     out_features.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, blocks: int = 2) -> None:
-        super().__init__()
+        super().__init__(in_features, out_features, bias)
         check_int("blocks", blocks)
         error = tied_block_error(blocks, in_features, out_features, unit="features")
         if error:
             raise SettingError(error)
-        self.in_features, self.out_features, self.blocks = in_features, out_features, blocks
+        self.blocks = blocks
         self.weight = nn.Parameter(torch.empty(out_features // blocks, in_features // blocks))
         self.bias = nn.Parameter(torch.empty(out_features // blocks)) if bias else None
         self.reset_parameters()
@@ -52,6 +58,7 @@ class TiedBlockLinear(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
         blocks = x.unflatten(-1, (self.blocks, self.in_features // self.blocks))
         return nn.functional.linear(blocks, self.weight, self.bias).flatten(-2)
 
@@ -73,5 +80,8 @@ class TiedBlockLinear(nn.Module):
             self.bias.copy_(linear.bias.unflatten(0, (b, -1)).mean(0))
         return self
 
+    def release_places(self, layer: NamedLayer) -> list[Place]:
+        return layer.renamed({"": ("linear.", "fc.")})
+
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.blocks}"
+        return f"{super().extra_repr()}, blocks={self.blocks}"

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from leanconv.core.errors import SettingError
-from leanconv.papers.rows import Accuracy, Row
+from leanconv.papers.rows import Accuracy, PrintedCount
 
 PAPERS = {
     "tbc": "Tied Block Convolution: Leaner and Better CNNs with Shared Thinner Filters",
@@ -17,10 +17,10 @@ PAPERS = {
     "shardnet": "ShardNet: One Filter Set to Rule Them All",
     "spconv": "Split to Be Slim: An Overlooked Redundancy in Vanilla Convolution",
 }
-Printed = TypeVar("Printed", Row, Accuracy)
+Printed = TypeVar("Printed", PrintedCount, Accuracy)
 
 
-def rows(paper: str | None = None, table: str | None = None) -> list[Row]:
+def rows(paper: str | None = None, table: str | None = None) -> list[PrintedCount]:
     """The printed figures of a paper, or of one of its tables.
 
     >>> rows("spconv", "2")[0].printed
@@ -28,12 +28,14 @@ def rows(paper: str | None = None, table: str | None = None) -> list[Row]:
 
     Args:
         paper: a key of `PAPERS`; None means all four papers.
-        table: as in `Row.table`; None means all tables.
+        table: as in `PrintedCount.table`; None means all tables.
 
     Raises:
         SettingError: the paper or the table is unknown.
     """
-    found: list[Row] = [row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ROWS]
+    found: list[PrintedCount] = [
+        row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ROWS
+    ]
     return _of_table(found, table)
 
 

@@ -21,7 +21,7 @@ from leanconv.papers.conventions import (
     ptflops_without_relu,
     ptflops_without_relu_doubled,
 )
-from leanconv.papers.rows import Accuracy, Evidence, Figure, How, Network, Row, network
+from leanconv.papers.rows import Accuracy, CountRule, Evidence, How, Network, PrintedCount, network
 
 README = "the authors' README"
 FLOPS = ptflops_without_relu_doubled
@@ -35,12 +35,12 @@ def _row(
     table: str, row: str, metric: str, printed: str, unit: str, measure: Measure, of: Network, config: str,
     against: Network | None = None, how: How = "value", reason: str = "", rounded: tuple[str, str] | None = None,
     evidence: Evidence = "inferred",
-) -> Row:  # fmt: skip
-    figure = Figure(measure, of, against, how, rounded)
-    return Row("filter_bases", table, row, metric, printed, unit, figure, config, evidence, reason)
+) -> PrintedCount:  # fmt: skip
+    figure = CountRule(measure, of, against, how, rounded)
+    return PrintedCount("filter_bases", table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
-def _both(table: str, row: str, of: Network, held: str, done: str, config: str, reason: str = "") -> list[Row]:
+def _both(table: str, row: str, of: Network, held: str, done: str, config: str, reason: str = "") -> list[PrintedCount]:
     """A README row: parameters in M, doubled ptflops in G."""
     return [
         _row(table, row, "params", held, "M", params, of, f"{README}; {config}", reason=reason),
@@ -50,7 +50,7 @@ def _both(table: str, row: str, of: Network, held: str, done: str, config: str, 
 
 def _shares(
     table: str, row: str, of: Network, against: Network, texts: dict[str, tuple[str, Measure]], how: How
-) -> list[Row]:
+) -> list[PrintedCount]:
     word = {"share_pct": "% of", "saved_pct": "saved"}[how]
     config = f"against {against}"
     return [
@@ -71,7 +71,7 @@ TABLE_1 = [
 RESNEXT, RESNEXT_DENSE = network("basis_resnext50"), network("resnext50_cifar")
 DENSENET = network("basis_densenet121")
 MOBILE, MOBILE_DENSE = network("basis_mobilenetv2"), network("mobilenetv2_cifar")
-MOBILE_EXPAND = network("basis_mobilenetv2", form="expand")
+MOBILE_EXPAND = network("basis_mobilenetv2", places="expand")
 LABELS = "labels swapped with DenseNet-121 there"
 OTHERS = [
     _row("1 (CIFAR-100)", "ResNeXt50-S64U4", "params", "19.3", "M", params, RESNEXT, f"{README}, as S16U1; {LABELS}"),
@@ -94,13 +94,15 @@ OTHERS = [
     ),
     _row(
         "section 4.1.2", "MobileNetV2-Shared, as the text says", "params saved", "21.9", "%", params,
-        network("basis_mobilenetv2", form="expand_depthwise"), "pointwise and depthwise shared", MOBILE_DENSE, "saved_pct",
+        network("basis_mobilenetv2", places="expand_depthwise"), "pointwise and depthwise shared", MOBILE_DENSE, "saved_pct",
         "what the text describes; the printed figure is that of sharing both 1x1",
     ),
 ]  # fmt: skip
 
 
-def _cifar10(name: str, base: str, shared: int, held: str, done: str, bases: int = 1, reason: str = "") -> list[Row]:
+def _cifar10(
+    name: str, base: str, shared: int, held: str, done: str, bases: int = 1, reason: str = ""
+) -> list[PrintedCount]:
     of = network(base, shared=shared, bases=bases)
     return _both(
         "2 (CIFAR-10)", name, of, held, done, f"option A, {'one basis' if bases == 1 else 'two bases'} a stage", reason
@@ -137,7 +139,7 @@ def large(shared: int, bases: int) -> Network:
 
 
 SHARED_50, SHARED_101 = network("basis_resnet50_shared"), network("basis_resnet101_shared")
-SHARED_50_SPATIAL = network("basis_resnet50_shared", form="spatial")
+SHARED_50_SPATIAL = network("basis_resnet50_shared", places="spatial")
 MOBILE_LARGE, MOBILE_LARGE_DENSE = network("basis_mobilenetv2_imagenet"), network("mobilenetv2_imagenet")
 T3 = "3 (ImageNet)"
 BY_PLACE = "the 3x3 and the last 1x1 shared from the second block on; the positions in the text give the same count"
@@ -153,7 +155,7 @@ TABLE_3 = [
     _row(T3, "ResNet34-S48U1*", "flops", "3.26", "G", ptflops_without_relu, large(48, 2), "the README of 2021, which prints MACs"),
     _row(T3, "ResNet50-Shared", "params", "18.26", "M", params, SHARED_50, f"{README}; {BY_PLACE}"),
     _row(T3, "ResNet50-Shared", "flops", "4.11", "G", ptflops_without_relu, SHARED_50, f"{README}; MACs"),
-    _row(T3, "ResNet50-Shared, as the text says", "params", "18.26", "M", params, network("basis_resnet50_shared", form="text"), "the first 1x1 and the 3x3"),
+    _row(T3, "ResNet50-Shared, as the text says", "params", "18.26", "M", params, network("basis_resnet50_shared", places="text"), "the first 1x1 and the 3x3"),
     _row(T3, "ResNet50-Shared (2021)", "params", "20.51", "M", params, SHARED_50_SPATIAL, f"{README}; the 3x3 alone"),
     _row(T3, "ResNet50-Shared (2021)", "flops", "4.11", "G", ptflops_without_relu, SHARED_50_SPATIAL, f"{README}; MACs"),
     _row(T3, "ResNet101-Shared (2021)", "params", "29.47", "M", params, SHARED_101, f"{README}; the 3x3 alone"),
@@ -162,7 +164,7 @@ TABLE_3 = [
         "section 4.2", "ResNet50-Shared", "params saved", "28.6", "%", params, SHARED_50, "from the cells 25.56M and 18.26M", R50, "saved_pct",
         rounded=("25.56M", "18.26M"),
     ),
-    _row(T3, "MobileNetV2-Shared, expand only", "params", "3.24", "M", params, network("basis_mobilenetv2_imagenet", form="expand"), README),
+    _row(T3, "MobileNetV2-Shared, expand only", "params", "3.24", "M", params, network("basis_mobilenetv2_imagenet", places="expand"), README),
     _row(T3, "MobileNetV2-SharedDouble", "params", "2.98", "M", params, MOBILE_LARGE, f"{README}; its code adds 17 parameters of a hidden attention"),
     _row(T3, "MobileNetV2-Shared", "flops", "0.33", "G", ptflops_without_relu, MOBILE_LARGE, f"{README}; MACs"),
     _row(
@@ -171,12 +173,12 @@ TABLE_3 = [
     ),
     _row(
         "section 4.2", "MobileNetV2-Shared, as the text says", "params saved", "14.9", "%", params,
-        network("basis_mobilenetv2_imagenet", form="expand_depthwise"), "pointwise and depthwise shared", MOBILE_LARGE_DENSE, "saved_pct",
+        network("basis_mobilenetv2_imagenet", places="expand_depthwise"), "pointwise and depthwise shared", MOBILE_LARGE_DENSE, "saved_pct",
         "what the text describes; the printed figure is that of sharing both 1x1",
     ),
 ]  # fmt: skip
 QUOTED = [
-    Row(
+    PrintedCount(
         "filter_bases",
         "2 (CIFAR-10)",
         row,
@@ -195,7 +197,7 @@ QUOTED = [
     )
     for metric, printed, unit in (("params", held, "M"), ("flops", done, "G"))
 ]
-ROWS: tuple[Row, ...] = (*TABLE_1, *OTHERS, *TABLE_2, *TABLE_3, *QUOTED)
+ROWS: tuple[PrintedCount, ...] = (*TABLE_1, *OTHERS, *TABLE_2, *TABLE_3, *QUOTED)
 
 
 def _error(row: str, dataset: str, printed: str, of: Network | None, reason: str = "") -> Accuracy:

@@ -86,7 +86,7 @@ Side = Network | Cell
 
 
 @dataclass(frozen=True)
-class Figure:
+class CountRule:
     """The way to count a figure.
 
     Args:
@@ -138,7 +138,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class PrintedCount:
     """One printed cell of a paper.
 
     Args:
@@ -159,7 +159,7 @@ class Row:
     metric: str
     printed: str
     unit: str
-    figure: Figure | None
+    figure: CountRule | None
     config: str
     evidence: Evidence
     reason: str = ""
@@ -174,7 +174,7 @@ class Row:
         return None if ours is None else 100 * (ours / float(self.printed) - 1)
 
     def macs_ratio(self) -> float | None:
-        """See `Figure.macs_ratio`; None for a quoted row."""
+        """See `CountRule.macs_ratio`; None for a quoted row."""
         return None if self.figure is None else self.figure.macs_ratio()
 
     def verdict(self) -> Verdict:

@@ -15,7 +15,7 @@ compression factors C, the paper divides rounded cells. We round our counts to t
 from __future__ import annotations
 
 from leanconv.papers.conventions import Counted, Measure, conv_and_fc_params, conv_params, params, params_of
-from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, Network, Row, Side, network
+from leanconv.papers.rows import Accuracy, Cell, CountRule, Evidence, Network, PrintedCount, Side, network
 
 CELLS = "from the rounded cells, as the paper divides"
 
@@ -27,19 +27,19 @@ def _split(cell: str) -> tuple[str, str]:
 def _count(
     table: str, row: str, of: Network, cell: str, config: str, measure: Measure = conv_params, reason: str = "",
     evidence: Evidence = "inferred", metric: str = "conv_params",
-) -> Row:  # fmt: skip
+) -> PrintedCount:  # fmt: skip
     printed, unit = _split(cell)
-    return Row("shardnet", table, row, metric, printed, unit, Figure(measure, of), config, evidence, reason)
+    return PrintedCount("shardnet", table, row, metric, printed, unit, CountRule(measure, of), config, evidence, reason)
 
 
 def _factor(
     table: str, row: str, printed: str, of: Side, against: Side, cells: tuple[str, str], reason: str = "",
     base: Network | None = None, metric: str = "C", evidence: Evidence = "arithmetic",
-) -> Row:  # fmt: skip
+) -> PrintedCount:  # fmt: skip
     """A compression factor; `cells` are the printed cells of (against, of)."""
     config = f"{cells[0]} / {cells[1]}, {CELLS}"
-    figure = Figure(conv_params, of, against, "factor", cells, base)
-    return Row("shardnet", table, row, metric, printed, "x", figure, config, evidence, reason)
+    figure = CountRule(conv_params, of, against, "factor", cells, base)
+    return PrintedCount("shardnet", table, row, metric, printed, "x", figure, config, evidence, reason)
 
 
 # Tables 1a and 6: width, cells of E, S and SL, factors of S and SL
@@ -59,7 +59,7 @@ def vgg(variant: str, width: int, **settings: object) -> Network:
     return network(name, width=width, **settings)
 
 
-def _vgg_rows() -> list[Row]:
+def _vgg_rows() -> list[PrintedCount]:
     rows = []
     for width, e, s, sl, c_s, c_sl in VGG:
         nets = {variant: vgg(variant, width) for variant in ("E", "S", "SL")}
@@ -80,7 +80,7 @@ def _vgg_rows() -> list[Row]:
 VGGNET = network("vgg16", head="512-512")
 
 
-def _sl_rows() -> list[Row]:
+def _sl_rows() -> list[PrintedCount]:
     rows = [_count("1b-d", "VGGNet", VGGNET, "14.7M", "VGG-16's thirteen convolutions with biases", evidence="derived")]
     for width, cell, factor in ((512, "3.4M", "4.3"), (256, "852K", "17.3")):
         for uses in (2, 3):
@@ -105,7 +105,7 @@ LEGO = [
     _count("1b", "Lego-VGGNet-16-w o=2 m=0.5", LEGO_2, "3.7M", LEGOS, legos),
     _count("1b", "Lego-VGGNet-16-w o=4 m=0.25", LEGO_4, "900K", LEGOS, legos, "printed with one digit"),
     *(
-        Row("shardnet", "1b", name, "C", printed, "x", Figure(legos, net, VGGNET, "factor"), LEGOS, "inferred")
+        PrintedCount("shardnet", "1b", name, "C", printed, "x", CountRule(legos, net, VGGNET, "factor"), LEGOS, "inferred")
         for name, net, printed in (
             ("Lego-VGGNet-16-w o=2 m=0.5", LEGO_2, "4.0"), ("Lego-VGGNet-16-w o=4 m=0.25", LEGO_4, "16.0"),
         )
@@ -187,7 +187,7 @@ SL_CELLS = {
 }  # 11 n^2 + 3 n; the paper prints the one of n=128 (Table 8)
 
 
-def _small_rows() -> list[Row]:
+def _small_rows() -> list[PrintedCount]:
     rows = []
     for data, classes, width, lines in (("CIFAR-10", 10, 16, CIFAR10), ("CIFAR-100", 100, 32, CIFAR100)):
         for blocks, cell, factors in lines:
@@ -221,12 +221,21 @@ TABLE_8 = [
     ),
 ]  # fmt: skip
 HEADLINES = [
-    Row(
+    PrintedCount(
         "shardnet", "section 5", "SL2-VGGNet n=256, CIFAR-10", "C", "17", "x",
-        Figure(conv_params, vgg("SL2", 256), VGGNET, "factor"), "14.7M / 852K", "derived",
+        CountRule(conv_params, vgg("SL2", 256), VGGNET, "factor"), "14.7M / 852K", "derived",
     ),
 ]  # fmt: skip
-ROWS: tuple[Row, ...] = (*_vgg_rows(), *_sl_rows(), *LEGO, *PEERS, *RESNET, *_small_rows(), *TABLE_8, *HEADLINES)
+ROWS: tuple[PrintedCount, ...] = (
+    *_vgg_rows(),
+    *_sl_rows(),
+    *LEGO,
+    *PEERS,
+    *RESNET,
+    *_small_rows(),
+    *TABLE_8,
+    *HEADLINES,
+)
 
 RECIPE = "cifar_shardnet"
 VGG_ACCURACIES = {  # CIFAR-10 (Table 1a); CIFAR-100 (Table 6a): E, S, SL

@@ -18,7 +18,7 @@ except for one misprint. Plain MACs are 3 to 17 % lower.
 from __future__ import annotations
 
 from leanconv.papers.conventions import Measure, conv_and_fc_params, early_thop, macs, params, params_of
-from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, How, Network, Row, network
+from leanconv.papers.rows import Accuracy, Cell, CountRule, Evidence, How, Network, PrintedCount, network
 
 R20, R20_DENSE = network("spconv_resnet20"), network("resnet20")
 VGG, VGG_DENSE, VGG_PRINTED = network("spconv_vgg16"), network("vgg16"), network("spconv_vgg16_printed_baseline")
@@ -38,15 +38,15 @@ def _row(
     table: str, row: str, metric: str, printed: str, unit: str, measure: Measure, of: Network, config: str,
     against: Network | None = None, how: How = "value", evidence: Evidence = "derived", reason: str = "",
     rounded: tuple[str, str] | None = None,
-) -> Row:  # fmt: skip
-    figure = Figure(measure, of, against, how, rounded)
-    return Row("spconv", table, row, metric, printed, unit, figure, config, evidence, reason)
+) -> PrintedCount:  # fmt: skip
+    figure = CountRule(measure, of, against, how, rounded)
+    return PrintedCount("spconv", table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
 def _both(
     table: str, row: str, of: Network, counts: tuple[str, str], units: tuple[str, str], config: str,
     evidence: Evidence = "derived", reasons: tuple[str, str] = ("", ""),
-) -> list[Row]:  # fmt: skip
+) -> list[PrintedCount]:  # fmt: skip
     """A network's parameters and operations."""
     return [
         _row(table, row, "params", counts[0], units[0], params, of, config, evidence=evidence, reason=reasons[0]),
@@ -63,7 +63,7 @@ def _saved(
     printed: str,
     rounded: tuple[str, str],
     reason: str = "",
-) -> Row:
+) -> PrintedCount:
     """A cell of the columns "reduced". The paper divides its own rounded cells."""
     measure = params if metric == "params" else early_thop
     config = f"against {base}, from the cells {rounded[1]} and {rounded[0]}"
@@ -168,10 +168,10 @@ GHOST = "s = 2, d = 3 on every convolution except the stem, shortcuts included; 
 
 def _of_printed(
     row: str, metric: str, printed: str, measure: Measure, of: Network, cell: str, base: str, reason: str = ""
-) -> Row:
+) -> PrintedCount:
     """The saving of a peer, compared with a printed cell of the baseline. The two are counted in different ways."""
-    figure = Figure(measure, of, Cell(base), "saved_pct", (base, cell), VGG_PRINTED)
-    return Row(
+    figure = CountRule(measure, of, Cell(base), "saved_pct", (base, cell), VGG_PRINTED)
+    return PrintedCount(
         "spconv",
         "1",
         row,
@@ -251,7 +251,7 @@ PROSE = [
 ]  # fmt: skip
 V100 = "the authors' measurement on a V100 with batches of 64; a time cannot be counted"
 LATENCIES = [
-    Row("spconv", "2", row, "GPU time ms", printed, "", None, "as printed", "quoted", V100)
+    PrintedCount("spconv", "2", row, "GPU time ms", printed, "", None, "as printed", "quoted", V100)
     for row, printed in (
         ("ResNet-50 baseline", "1.32"),
         ("ResNet-50 ratio 1/2", "1.23"),
@@ -260,7 +260,7 @@ LATENCIES = [
         ("OctConv-ResNet-50, alpha 0.5", "3.51"),
     )
 ]
-ROWS: tuple[Row, ...] = (*TABLE_1, *TABLE_2, *PEERS, *LATENCIES, *TABLE_3, *TABLE_4, *HEADLINES, *PROSE)
+ROWS: tuple[PrintedCount, ...] = (*TABLE_1, *TABLE_2, *PEERS, *LATENCIES, *TABLE_3, *TABLE_4, *HEADLINES, *PROSE)
 
 
 def _accuracy(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leanconv.core.meta import InputSize, dry_run
-from leanconv.ops.split import SplitConv2d
+from leanconv.core.operator import ConvOp
 
 aten = torch.ops.aten
 
@@ -69,10 +69,10 @@ def tally(model: nn.Module, input_size: InputSize) -> Tally:
         counted = Tally()
 
         def count_gate(module: nn.Module, args: Any, out: Tensor) -> None:
-            counted.gate_sums += out.numel() + out.shape[0] * out.shape[1]
+            counted.gate_sums += module.sums_left_out(out)  # type: ignore[operator]
 
         for module in twin.modules():
-            if isinstance(module, SplitConv2d) and module.fusion and module.redundant is not None:
+            if isinstance(module, ConvOp):
                 module.register_forward_hook(count_gate)
         with _Counter(counted):
             twin(images)

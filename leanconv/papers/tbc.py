@@ -11,7 +11,7 @@ FLOPs in this paper are multiply-adds plus small extras. They are compared with 
 from __future__ import annotations
 
 from leanconv.papers.conventions import Counted, Measure, params, params_of, ptflops
-from leanconv.papers.rows import Accuracy, Cell, Evidence, Figure, How, Network, Row, network
+from leanconv.papers.rows import Accuracy, Cell, CountRule, Evidence, How, Network, PrintedCount, network
 
 PAPER = "tbc"
 
@@ -70,20 +70,20 @@ def attention_share_pct(c: Counted) -> float:
 
 
 def _row(
-    table: str, row: str, metric: str, printed: str, unit: str, figure: Figure | None, config: str, evidence: Evidence,
+    table: str, row: str, metric: str, printed: str, unit: str, figure: CountRule | None, config: str, evidence: Evidence,
     reason: str = "",
-) -> Row:  # fmt: skip
-    return Row(PAPER, table, row, metric, printed, unit, figure, config, evidence, reason)
+) -> PrintedCount:  # fmt: skip
+    return PrintedCount(PAPER, table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
 def _sizes(
     table: str, row: str, of: Network | None, printed: tuple[str, str], config: str, evidence: Evidence,
     why: tuple[str, str] = ("", ""),
-) -> list[Row]:  # fmt: skip
+) -> list[PrintedCount]:  # fmt: skip
     """The parameters (M) and FLOPs (G) of one line of a table; "" for a cell that is not printed."""
     kinds = (("params", "M", params), ("flops", "G", ptflops))
     return [
-        _row(table, row, metric, text, unit, None if of is None else Figure(measure, of), config, evidence, reason)
+        _row(table, row, metric, text, unit, None if of is None else CountRule(measure, of), config, evidence, reason)
         for (metric, unit, measure), text, reason in zip(kinds, printed, why, strict=True)
         if text
     ]
@@ -92,25 +92,25 @@ def _sizes(
 def _shares(
     row: str, of: Network, base: Network, printed: tuple[str, str], config: str, evidence: Evidence,
     why: tuple[str, str] = ("", ""), table: str = "1", how: How = "share_pct",
-) -> list[Row]:  # fmt: skip
+) -> list[PrintedCount]:  # fmt: skip
     """The figures in brackets of Table 1: parameters and FLOPs, in percent of the baseline."""
     kinds = (("params_share", params), ("flops_share", ptflops))
     return [
-        _row(table, row, metric, text, "%", Figure(measure, of, base, how), config, evidence, reason)
+        _row(table, row, metric, text, "%", CountRule(measure, of, base, how), config, evidence, reason)
         for (metric, measure), text, reason in zip(kinds, printed, why, strict=True)
         if text
     ]
 
 
 def _attention(
-    table: str, row: str, printed: str, figure: Figure, config: str, evidence: Evidence = "derived", reason: str = "",
+    table: str, row: str, printed: str, figure: CountRule, config: str, evidence: Evidence = "derived", reason: str = "",
     unit: str = "M",
-) -> Row:  # fmt: skip
+) -> PrintedCount:  # fmt: skip
     metric = "params" if unit == "M" else "params_share"
     return _row(table, row, metric, printed, unit, figure, config, evidence, reason)
 
 
-_TABLE_1: list[Row] = [
+_TABLE_1: list[PrintedCount] = [
     *_sizes("1", "ResNet50", R50, ("25.6", "4.2"), STANDARD, "derived",
             ("", "4.12 with the extras of ptflops, 4.09 MACs; the paper does not state its extras")),
     *_sizes("1", "TiedResNet50-S", TIED50_S, ("13.9", "2.5"), TIED_S, "fitted", ("", FITTED_FLOPS)),
@@ -153,7 +153,7 @@ _TABLE_1: list[Row] = [
     *_sizes("1", "GhostNet-50 (s=2)", None, ("13.0", "2.2"), "Ghost-ResNet-50", "quoted", (QUOTED, QUOTED)),
 ]  # fmt: skip
 
-_TABLE_2: list[Row] = [
+_TABLE_2: list[PrintedCount] = [
     *_sizes("2", "Mask R-CNN, ResNet50", R50, ("25.6", ""), f"backbone; {STANDARD}", "derived"),
     *_sizes("2", "Mask R-CNN, TiedResNet50-S", TIED50_S, ("13.9", ""), f"backbone; {TIED_S}", "fitted"),
     *_sizes("2", "Mask R-CNN, TiedResNet50", TIED50, ("22.0", ""), f"backbone; {TIED}", "fitted"),
@@ -163,48 +163,48 @@ _FORMULA = "weights / 16 and biases / 4 in every block, also if 4 does not divid
 _AS_BUILT = (
     "4 does not divide squeeze widths of 6 and 10, so 4 of 16 blocks stay dense; the paper does not mention this"
 )
-_TABLE_3: list[Row] = [
+_TABLE_3: list[PrintedCount] = [
     *_sizes("3", "SE-ResNet50", SE50[1], ("28.1", ""), "whole network, B=1", "derived"),
     *(
-        _attention("3", f"SE-ResNet50 TiedSE B={b}", text, Figure(SE, SE50[b]), SE_CONFIG.format(b))
+        _attention("3", f"SE-ResNet50 TiedSE B={b}", text, CountRule(SE, SE50[b]), SE_CONFIG.format(b))
         for b, text in ((1, "2.53"), (2, "0.64"), (4, "0.16"), (8, "0.04"))
     ),
     *(
-        _attention("3", f"SE-ResNet50 TiedSE B={b}", text, Figure(SE, SE50[b], SE50[1], "share_pct"),
+        _attention("3", f"SE-ResNet50 TiedSE B={b}", text, CountRule(SE, SE50[b], SE50[1], "share_pct"),
                    SE_CONFIG.format(b), unit="%")
         for b, text in ((2, "25"), (4, "6.4"), (8, "1.6"))
     ),
     *_sizes("3", "EfficientNet-B0", EFFICIENT[1], ("5.3", ""), "whole network, B=1", "derived"),
-    _attention("3", "EfficientNet-B0 TiedSE B=1", "0.65", Figure(SE, EFFICIENT[1]), "SE of the usual EfficientNet-B0",
+    _attention("3", "EfficientNet-B0 TiedSE B=1", "0.65", CountRule(SE, EFFICIENT[1]), "SE of the usual EfficientNet-B0",
                reason="the usual EfficientNet-B0 has 0.637 M in its SE blocks, 0.627 M without biases"),
-    _attention("3", "EfficientNet-B0 TiedSE B=2", "0.16", Figure(SE, EFFICIENT[2]), "every SE layer TFC B=2, with biases"),
-    _attention("3", "EfficientNet-B0 TiedSE B=2", "25", Figure(SE, EFFICIENT[2], EFFICIENT[1], "share_pct"),
+    _attention("3", "EfficientNet-B0 TiedSE B=2", "0.16", CountRule(SE, EFFICIENT[2]), "every SE layer TFC B=2, with biases"),
+    _attention("3", "EfficientNet-B0 TiedSE B=2", "25", CountRule(SE, EFFICIENT[2], EFFICIENT[1], "share_pct"),
                "every SE layer TFC B=2, with biases", unit="%"),
-    _attention("3", "EfficientNet-B0 TiedSE B=4", "0.04", Figure(se_params_by_formula(4), EFFICIENT[1]), _FORMULA,
+    _attention("3", "EfficientNet-B0 TiedSE B=4", "0.04", CountRule(se_params_by_formula(4), EFFICIENT[1]), _FORMULA,
                reason="widths of 6 and 10 cannot be built with B=4; see the row (as built)"),
-    _attention("3", "EfficientNet-B0 TiedSE B=4", "6.4", Figure(se_params_by_formula(4), EFFICIENT[1], Cell("0.65M"),
+    _attention("3", "EfficientNet-B0 TiedSE B=4", "6.4", CountRule(se_params_by_formula(4), EFFICIENT[1], Cell("0.65M"),
                "share_pct"), f"{_FORMULA}; against the printed 0.65 M", unit="%"),
-    _attention("3", "EfficientNet-B0 TiedSE B=4 (as built)", "0.04", Figure(SE, EFFICIENT[4]), "12 of 16 blocks tied",
+    _attention("3", "EfficientNet-B0 TiedSE B=4 (as built)", "0.04", CountRule(SE, EFFICIENT[4]), "12 of 16 blocks tied",
                reason=_AS_BUILT),
-    _attention("3", "EfficientNet-B0 TiedSE B=4 (as built)", "6.4", Figure(SE, EFFICIENT[4], EFFICIENT[1], "share_pct"),
+    _attention("3", "EfficientNet-B0 TiedSE B=4 (as built)", "6.4", CountRule(SE, EFFICIENT[4], EFFICIENT[1], "share_pct"),
                "12 of 16 blocks tied", reason=_AS_BUILT, unit="%"),
 ]  # fmt: skip
 
 _B4 = "B=4 gives a sixteenth of the parameters, as the text says; the printed 1.3 M is an eighth"
 _FITS = "fitted: TGC with two groups is an eighth; the table says B=4"
-_TABLE_4: list[Row] = [
-    _attention("4", "GCB", "10", Figure(SE, GC), GC_CONFIG.format("dense")),
-    _attention("4", "TiedGCB B=2", "2.5", Figure(SE, GC2), GC_CONFIG.format("TBC B=2")),
-    _attention("4", "TiedGCB B=2", "25", Figure(SE, GC2, GC, "share_pct"), GC_CONFIG.format("TBC B=2"), unit="%"),
-    _attention("4", "TiedGCB B=4", "1.3", Figure(SE, GC4), GC_CONFIG.format("TBC B=4"), reason=_B4),
-    _attention("4", "TiedGCB B=4", "13", Figure(SE, GC4, GC, "share_pct"), GC_CONFIG.format("TBC B=4"), "derived", _B4, "%"),
-    _attention("4", "TiedGCB B=4 (as TGC)", "1.3", Figure(SE, GC_TGC), GC_CONFIG.format("TGC G=2, B=2"), "fitted", _FITS),
-    _attention("4", "TiedGCB B=4 (as TGC)", "13", Figure(SE, GC_TGC, GC, "share_pct"), GC_CONFIG.format("TGC G=2, B=2"),
+_TABLE_4: list[PrintedCount] = [
+    _attention("4", "GCB", "10", CountRule(SE, GC), GC_CONFIG.format("dense")),
+    _attention("4", "TiedGCB B=2", "2.5", CountRule(SE, GC2), GC_CONFIG.format("TBC B=2")),
+    _attention("4", "TiedGCB B=2", "25", CountRule(SE, GC2, GC, "share_pct"), GC_CONFIG.format("TBC B=2"), unit="%"),
+    _attention("4", "TiedGCB B=4", "1.3", CountRule(SE, GC4), GC_CONFIG.format("TBC B=4"), reason=_B4),
+    _attention("4", "TiedGCB B=4", "13", CountRule(SE, GC4, GC, "share_pct"), GC_CONFIG.format("TBC B=4"), "derived", _B4, "%"),
+    _attention("4", "TiedGCB B=4 (as TGC)", "1.3", CountRule(SE, GC_TGC), GC_CONFIG.format("TGC G=2, B=2"), "fitted", _FITS),
+    _attention("4", "TiedGCB B=4 (as TGC)", "13", CountRule(SE, GC_TGC, GC, "share_pct"), GC_CONFIG.format("TGC G=2, B=2"),
                "fitted", _FITS, "%"),
 ]  # fmt: skip
 
 _SPLIT = f"{COMMON}; {APPENDED}"
-_TABLE_5: list[Row] = [
+_TABLE_5: list[PrintedCount] = [
     *_sizes("5", "2s x 48w", SPLITS["2s x 48w"], ("23.8", "4.4"), f"B=1,2; {_SPLIT}", "fitted", (FITTED_PARAMS, "")),
     *_sizes("5", "4s x 32w", TIED50, ("22.0", "4.4"), TIED, "fitted", ("", FITTED_FLOPS)),
     *_sizes("5", "6s x 24w", SPLITS["6s x 24w"], ("23.0", "4.6"), f"B=1,2,2,2,2,2; {_SPLIT}", "fitted",
@@ -213,7 +213,7 @@ _TABLE_5: list[Row] = [
             ("", FITTED_FLOPS)),
 ]  # fmt: skip
 
-_TABLE_6: list[Row] = [
+_TABLE_6: list[PrintedCount] = [
     *_sizes("6", "element-sum", TIED50, ("22.0", ""), TIED, "fitted"),
     *_sizes("6", "concatenate", CONCAT, ("26.7", ""), "as the sum, with the mixer on all splits: 1x1 D->D -> 1x1 D->p/2",
             "fitted", ("the mixer that was fitted to the other rows is too large here; see the fitted alternative", "")),
@@ -224,20 +224,20 @@ _TABLE_6: list[Row] = [
 ]  # fmt: skip
 
 _BIASES = "the weights fall by B squared, and biases and norms by less; weights alone: "
-_TEXT: list[Row] = [
+_TEXT: list[PrintedCount] = [
     _row("text", "TiedSE, abstract: 64x fewer parameters", "params_factor", "64", "x",
-         Figure(SE, SE50[8], SE50[1], "factor"), SE_CONFIG.format(8), "derived", f"{_BIASES}64"),
+         CountRule(SE, SE50[8], SE50[1], "factor"), SE_CONFIG.format(8), "derived", f"{_BIASES}64"),
     _row("text", "TiedSE, abstract: 64x fewer parameters (weights)", "weights_factor", "64", "x",
-         Figure(SE_WEIGHTS, SE50[8], SE50[1], "factor"), "weights alone, B=8", "derived"),
-    _row("text", "TiedGCB: 16x parameters reduction", "params_factor", "16", "x", Figure(SE, GC4, GC, "factor"),
+         CountRule(SE_WEIGHTS, SE50[8], SE50[1], "factor"), "weights alone, B=8", "derived"),
+    _row("text", "TiedGCB: 16x parameters reduction", "params_factor", "16", "x", CountRule(SE, GC4, GC, "factor"),
          GC_CONFIG.format("TBC B=4"), "derived",
          f"{_BIASES}16, without the mask; the gains in this sentence (1.8 and 1.4, in the wrong order) belong to B=2"),
     _row("text", "TiedGCB: 16x parameters reduction (B of the gains)", "params_factor", "16", "x",
-         Figure(SE, GC2, GC, "factor"), GC_CONFIG.format("TBC B=2"), "derived",
+         CountRule(SE, GC2, GC, "factor"), GC_CONFIG.format("TBC B=2"), "derived",
          "the gains in this sentence (1.8 and 1.4, in the wrong order) belong to B=2, which is 4x"),
-    _row("text", "SE counts for 10 % of the model", "params_share", "10", "%", Figure(attention_share_pct, SE50[1]),
+    _row("text", "SE counts for 10 % of the model", "params_share", "10", "%", CountRule(attention_share_pct, SE50[1]),
          "SE-ResNet-50", "derived", "2.53 of 28.1 M is 9 %; compared with ResNet-50 without SE it is 9.9 %"),
-    _row("text", "GCB counts for 25 % of the model", "params_share", "25", "%", Figure(attention_share_pct, GC),
+    _row("text", "GCB counts for 25 % of the model", "params_share", "25", "%", CountRule(attention_share_pct, GC),
          "ResNet-50 with GCB", "derived", "10.0 of 35.6 M is 28 %; the paper does not say which model it means"),
     *_shares("TiedResNeSt-50-S: 59 % of parameters", TIED_RESNEST, RESNEST, ("59", ""), RESNEST_TEXT, "derived",
              ("the rule in the text gives 15.75 M", ""), "text"),
@@ -245,7 +245,7 @@ _TEXT: list[Row] = [
              "fitted", ("59.84; the text cuts it off, and Table 1 rounds it to 60", ""), "text"),
 ]  # fmt: skip
 
-ROWS: tuple[Row, ...] = (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4, *_TABLE_5, *_TABLE_6, *_TEXT)
+ROWS: tuple[PrintedCount, ...] = (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4, *_TABLE_5, *_TABLE_6, *_TEXT)
 
 
 def _tops(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
-from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio, rich_of
+from leanconv.report.result import TextTable
+from leanconv.report.tables import Row, integer, macs, quartiles, ratio
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4
@@ -58,17 +57,14 @@ def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def rich_table(rows: Sequence[Row], title: str) -> Table:
-    """The table for a terminal; the fastest row of each network is bold."""
-    table = rich_of(HEADS, texts(rows), NOTE, title, LEFT)
-    for row, drawn in zip(rows, table.rows, strict=True):
-        drawn.style = "bold" if row["best"] else None
-    return table
+def table(rows: Sequence[Row], title: str = "") -> TextTable:
+    """The table of all rows; the fastest row of each network is bold."""
+    return TextTable(HEADS, texts(rows), LEFT, NOTE, title, ["bold" if row["best"] else None for row in rows])
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of all rows as Markdown."""
-    return markdown_text(HEADS, texts(rows), NOTE, LEFT)
+    return table(rows).markdown()
 
 
 def markdown_of_best(rows: Sequence[Row]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,22 +195,31 @@ def markdown(rows: Sequence[Row]) -> str:
     return markdown_text(heads, body, notes(rows))
 
 
-def rich_of(heads: Sequence[str], body: Sequence[Sequence[str]], note: str, title: str = "", left: int = 1) -> Table:
-    """A table for a terminal. The first `left` columns are aligned to the left, the others to the right."""
+def rich_of(
+    heads: Sequence[str],
+    body: Sequence[Sequence[str]],
+    note: str,
+    title: str = "",
+    left: int | Collection[str] = 1,
+    styles: Sequence[str | None] = (),
+) -> Table:
+    """A table for a terminal; `left` and `styles` as in `leanconv.report.result.TextTable`."""
     table = Table(
         title=Text(plain(title)) if title else None, caption=note, caption_justify="left", title_justify="left"
     )
+    on_the_left = left_columns(heads, left)
     for index, head in enumerate(heads):
-        table.add_column(Text(plain(head)), justify="left" if index < left else "right", overflow="fold")
-    for texts in body:
-        table.add_row(
-            *(Text(plain(text)) for text in texts)
-        )  # Text, because a message may contain characters that rich reads as markup
+        table.add_column(Text(plain(head)), justify="left" if index in on_the_left else "right", overflow="fold")
+    for index, texts in enumerate(body):
+        # Text, because a message may contain characters that rich reads as markup
+        table.add_row(*(Text(plain(text)) for text in texts), style=styles[index] if styles else None)
     return table
 
 
-def markdown_text(heads: Sequence[str], body: Sequence[Sequence[str]], note: str, left: int = 1) -> str:
-    """A Markdown table with `note` below. The first `left` columns are aligned to the left, the others to the right.
+def markdown_text(
+    heads: Sequence[str], body: Sequence[Sequence[str]], note: str, left: int | Collection[str] = 1
+) -> str:
+    """A Markdown table with `note` below; `left` as in `leanconv.report.result.TextTable`.
 
     >>> print(markdown_text(["Network", "MACs"], [["resnet20", "40.81 M"]], "MACs are for one image."))
     | Network | MACs |
@@ -220,8 +229,15 @@ def markdown_text(heads: Sequence[str], body: Sequence[Sequence[str]], note: str
     MACs are for one image.
     <BLANKLINE>
     """
-    lines = [heads, [*["---"] * left, *["--:"] * (len(heads) - left)], *body]
+    on_the_left = left_columns(heads, left)
+    rule = ["---" if index in on_the_left else "--:" for index in range(len(heads))]
+    lines = [heads, rule, *body]
     return "\n".join("| " + " | ".join(map(shown.markdown, line)) + " |" for line in lines) + f"\n\n{note}\n"
+
+
+def left_columns(heads: Sequence[str], left: int | Collection[str]) -> set[int]:
+    """The numbers of the columns aligned to the left; `left` is how many first columns, or their headings."""
+    return {index for index, head in enumerate(heads) if (index < left if isinstance(left, int) else head in left)}
 
 
 def leading_number(text: str) -> float | str | None:

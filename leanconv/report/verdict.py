@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from leanconv.core.paired import CONFIDENCE, paired_interval, student_t
+from leanconv.report.tables import Row
 from leanconv.timing.busy import BUSY
 from leanconv.timing.latency import SAME, apart
 
-Row = Mapping[str, Any]
 SIGNS = 6  # with 6 pairs, equal signs alone show a difference at 95 %: 2 / 2**6 is below 0.05
 
 

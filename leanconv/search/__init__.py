@@ -1,5 +1,7 @@
 """Which layers to convert: by the time they take here."""
 
-from leanconv.search.faster import LayerTime, faster_only, layer_times
+from leanconv.search.faster import faster_only, layer_times, some_faster
+from leanconv.search.network import network_times
+from leanconv.timing.layers import LayerTime
 
-__all__ = ["LayerTime", "faster_only", "layer_times"]
+__all__ = ["LayerTime", "faster_only", "layer_times", "network_times", "some_faster"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from leanconv.core.base import input_size_of
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import laid_out, to_layout
+from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.paired import median_interval
 from leanconv.timing.busy import Watch, warn_if_busy
 
@@ -28,6 +28,7 @@ from leanconv.timing.busy import Watch, warn_if_busy
 SAMPLE_MS = 2.0
 WARM_UP_CALLS = 60  # until malloc keeps its pages: with fewer, large outputs are timed with their page faults
 WARM_UP_SECONDS = 1.0
+Progress = Callable[[int, int], None]  # is told how many are done, and how many there are
 SAME = 0.005  # of a ratio: two times no further apart are the same to a user
 
 
@@ -108,7 +109,7 @@ def measure_latency(
         raise SettingError(f"batch={batch} must be at least 1")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-    x = laid_out(torch.randn(batch, *size, generator=generator).to(device, dtype), layout)
+    x = with_layout(torch.randn(batch, *size, generator=generator).to(device, dtype), layout)
 
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
         if isinstance(model, nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from leanconv.timing.latency import Latency, measure_latency
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One network of a summary."""
 
     name: str
@@ -28,7 +29,7 @@ class Row:
 class Summary:
     """Rows to compare; printed as a table, with ratios to the first row."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryRow, ...]
     input_size: InputSize | None
     batch: int
 
@@ -86,15 +87,17 @@ def summary(
     size = (
         input_size_of(models[0]) if input_size is None else image_size(input_size)
     )  # one for all, or the ratios would compare different images
-    names = _names(models)
+    names = names_of(models)
     times: list[Latency | None] = [None] * len(models)
     if latency:
         times = [*measure_latency(dict(zip(names, models, strict=True)), size, batch=batch, seconds=seconds)]
-    rows = tuple(Row(name, count(model, size), time) for name, model, time in zip(names, models, times, strict=True))
+    rows = tuple(
+        SummaryRow(name, count(model, size), time) for name, model, time in zip(names, models, times, strict=True)
+    )
     return Summary(rows, size, batch)
 
 
-def _names(models: tuple[nn.Module, ...]) -> list[str]:
+def names_of(models: Sequence[nn.Module]) -> list[str]:
     """What each network is: the methods of its plan, or its class; numbered where two are alike."""
     names = []
     for model in models:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from leanconv.train.config import TrainConfig
-from leanconv.train.evaluate import evaluate
-from leanconv.train.recipes import RECIPES
-from leanconv.train.run import FitResult, fit
-from leanconv.train.scoring import Scores
+from typing import TYPE_CHECKING
 
-__all__ = ["RECIPES", "FitResult", "Scores", "TrainConfig", "evaluate", "fit"]
+from leanconv.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from leanconv.train.config import TrainConfig
+    from leanconv.train.evaluation import evaluate
+    from leanconv.train.own_loop import LeanCallback
+    from leanconv.train.recipes import RECIPES
+    from leanconv.train.run import FitResult, fit
+    from leanconv.train.scoring import Scores
+
+__all__ = ["RECIPES", "FitResult", "LeanCallback", "Scores", "TrainConfig", "evaluate", "fit"]
+
+_HOME = {
+    "RECIPES": "recipes",
+    "FitResult": "run",
+    "LeanCallback": "own_loop",
+    "Scores": "scoring",
+    "TrainConfig": "config",
+    "evaluate": "evaluation",
+    "fit": "run",
+}
+__getattr__, __dir__ = lazy(__name__, _HOME)  # the settings are read for --help, which should not wait for torch

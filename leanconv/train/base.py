@@ -1,4 +1,9 @@
-"""What every run needs around its steps, whatever it trains."""
+"""What every run needs around its steps, whatever it trains.
+
+Lightning could count the means of an epoch (`self.log`) and step a scheduler, but its checkpoints hold no half-counted
+means, and a scheduler's state would be one more thing to check on resuming. Sums and the learning rate are therefore ours;
+the numbers of an epoch are logged, so that callbacks can monitor them.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +38,8 @@ class RunModule(pl.LightningModule):
         super().__init__()
         self.model, self.config = model, config
         self.history: list[Record] = []
+        self.record: Record = {}  # of the epoch under way, from its last step on
+        self.ended = False  # by a callback, before the last epoch
         self.train_seconds = 0.0  # of the epoch so far, validation left out
         # plain attributes: an average of the weights also averages the buffers
         self.sums = torch.zeros(sums)
@@ -70,6 +77,17 @@ class RunModule(pl.LightningModule):
         # each step draws from its own stream, so that a resumed run continues with the same dropout, on any device
         seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx + 1 == self.trainer.num_training_batches:
+            self.record = {}
+            self.note(self.take_record())
+
+    def note(self, values: Record) -> None:
+        """Add `values` to the epoch's record, and let callbacks monitor them by these names."""
+        self.record |= values
+        monitored = {name: float(value) for name, value in values.items() if name not in ("epoch", "images")}
+        self.log_dict(monitored, on_step=False, on_epoch=True, batch_size=1, logger=False)
+
     def count(self, total: Tensor, values: Tensor) -> None:
         """Add `values` to the sums, and note the first step whose loss `total` is not finite."""
         self.sums += values
@@ -100,6 +118,7 @@ class RunModule(pl.LightningModule):
         checkpoint["progress"] = {
             "history": self.history,
             "train_seconds": self.train_seconds,
+            "ended": self.ended,
             "sums": self.reduced(self.sums),
         }
 

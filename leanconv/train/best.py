@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import FileError
 from leanconv.core.state import versioned
-from leanconv.train.checkpoint import checksum, ends_epoch, weights_of, written
+from leanconv.train.checkpoint import ends_epoch, sha256_of, weights_of, written
 from leanconv.train.folder import RunFolder
 from leanconv.train.resume import check_weights
 
@@ -64,7 +64,7 @@ def load_best(model: nn.Module, folder: RunFolder, history: Sequence[Mapping[str
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    return checksum({name: tensors[name] for name in sorted(tensors)})
+    return sha256_of({name: tensors[name] for name in sorted(tensors)})
 
 
 def _with_shared(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
 from leanconv.core.errors import FileError, RunError
 from leanconv.train.base import RunModule
 from leanconv.train.best import keep_best
 from leanconv.train.checkpoint import read_checkpoint, write_checkpoint
+from leanconv.train.engine import refuse_objects
 from leanconv.train.folder import RunFolder
 
 LOOK_EVERY = 20  # steps between two readings of values that are on a device
@@ -23,9 +26,13 @@ class Interrupted(BaseException):
 
 
 class Recorder(pl.Callback):
-    """Times each epoch, appends its record to metrics.jsonl, and writes last.ckpt.
+    """Times each epoch, appends its record to metrics.jsonl, and hands the record to the loggers.
 
-    It comes after the callback that averages weights, so that a checkpoint holds both as they are after a step.
+    Loggers also get `train_loss_step` (of the first process) and `lr_step` every `LOOK_EVERY` steps. Their axis is the number
+    of the step, from 0 at the run's start, so that it goes on after a resume.
+
+    A loss or a weight that is not finite ends the run here. Lightning's EarlyStopping(check_finite=True) would look at the
+    loss once an epoch, and would save the epoch that went wrong.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -42,6 +49,8 @@ class Recorder(pl.Callback):
             raise FileError(f"{self.folder.checkpoint}: made with other images ({said}); {way_out}")
         if trainer.is_global_zero:
             self.folder.write_records(module.history)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(module.config.to_json())
         self._lap()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -57,16 +66,17 @@ class Recorder(pl.Callback):
         bad = module.first_bad_step()
         if bad is not None:
             self._diverged(trainer, "the loss is", bad)
+        if trainer.loggers:
+            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            _log(trainer, {"train_loss_step": float(outputs["loss"]), "lr_step": lr})
         if last or self.stop:
             module.train_seconds += self._lap()
-        if self.stop and not last:  # after the last step the epoch's end, which follows, saves
+        if self.stop and not last:  # after the last step the epoch's end, which follows, checks them
             self._check_weights(trainer, module)
-            trainer.save_checkpoint(self.folder.checkpoint)
-            raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, RunModule)
-        record = module.take_record()
+        record = module.record
         record["seconds"] = module.train_seconds + self._lap()  # with validation
         record["images_per_s"] = record.pop("images") / module.train_seconds
         for name, value in record.items():
@@ -77,9 +87,9 @@ class Recorder(pl.Callback):
         self._check_weights(trainer, module)
         if trainer.is_global_zero:
             self.folder.append_record(record)
-        trainer.save_checkpoint(self.folder.checkpoint)
-        if self.stop:
-            raise Interrupted
+        _log(trainer, record)
+        for logger in trainer.loggers:
+            logger.save()
 
     def _check_weights(self, trainer: pl.Trainer, module: RunModule) -> None:
         """A checkpoint must be worth going on from."""
@@ -98,8 +108,49 @@ class Recorder(pl.Callback):
         return seconds
 
 
+def _log(trainer: pl.Trainer, values: dict[str, float]) -> None:
+    """Hand `values` to the loggers at once: Lightning would only do it after the epoch's checkpoint, and a stop loses them."""
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step - 1)
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes last.ckpt at the end of each epoch, and after the step under way when the run is asked to stop.
+
+    Lightning calls a `Checkpoint` after all other callbacks, so last.ckpt holds their state as it is after the step. Its
+    own ModelCheckpoint cannot save after any step that an interrupt chooses, and OnExceptionCheckpoint saves within one.
+
+    A callback that ends the run (EarlyStopping, Timer) is heard at the epoch's end, where the record and the checkpoint are
+    whole; such a run counts as finished.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.ended = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.ended |= trainer.should_stop
+        trainer.should_stop = False
+        if self.recorder.stop and batch_idx + 1 < trainer.num_training_batches:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, RunModule)
+        module.ended = trainer.should_stop = trainer.should_stop or self.ended
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.recorder.folder.checkpoint)
+        if self.recorder.stop:
+            raise Interrupted
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's own goes through the folder for temporary files, from where a rename need not be atomic.
+    """Writes checkpoints whole, with checksums; those of a user's ModelCheckpoint as well.
+
+    Lightning's own goes through the folder for temporary files, from where a rename need not be atomic, and has no sums.
 
     Args:
         best: keep the weights of the best epoch too.
@@ -110,8 +161,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self.folder, self.best = folder, best
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_checkpoint(checkpoint, path)
-        if self.best:
+        more = {name: value for name, value in checkpoint.items() if name not in ("callbacks", "state_dict")}
+        refuse_objects(more | checkpoint["callbacks"])  # now: on reading it would be too late
+        write_checkpoint(checkpoint, Path(path))
+        if self.best and Path(path) == self.folder.checkpoint:
             keep_best(self.folder, checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def undisturbed(accelerator: str, *, alone: bool) -> Iterator[None]:
     """
     generators: tuple[torch.Generator, ...] = ()
     if accelerator != "cpu" and torch.cuda.is_available():
-        torch.cuda.init()
+        torch.cuda.current_device()  # starts CUDA, which has no generators before
         generators = torch.cuda.default_generators
     python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
     of_gpus = [generator.get_state() for generator in generators]

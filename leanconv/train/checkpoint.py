@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import FileError, LeanconvError, RunError
 
 CHECKSUMS = "checksums"
+PLAIN = (type(None), bool, int, float, str, bytes, Tensor, nn.Parameter)  # what torch.load(weights_only=True) reads
 BATCHES = "epoch_loop.batch_progress"  # where Lightning counts the steps of an epoch
 WAY_OUT = "delete it to start again, or restore a copy"
 
@@ -24,9 +26,9 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write `checkpoint`, with the SHA-256 of each of its entries, atomically."""
     from torch.utils.serialization import config
 
-    sealed = {**checkpoint, CHECKSUMS: {name: checksum(value) for name, value in checkpoint.items()}}
+    sealed = {**checkpoint, CHECKSUMS: {name: sha256_of(value) for name, value in checkpoint.items()}}
     # the zip's own sums are what tells a flipped bit before the file is taken apart
-    with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):
+    with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
         torch.save(sealed, temporary)
 
 
@@ -77,8 +79,22 @@ def _verify(checkpoint: Mapping[str, Any], sums: Any, path: Path) -> None:
     if not isinstance(sums, dict):
         raise FileError(f"{path}: its checksums are damaged; {WAY_OUT}")
     for name in {**sums, **checkpoint}:
-        if name not in checkpoint or checksum(checkpoint[name]) != sums.get(name):
+        if name not in checkpoint or sha256_of(checkpoint[name]) != sums.get(name):
             raise FileError(f"{path}: {name} is not what the run wrote there (checksum); {WAY_OUT}")
+
+
+def object_in(value: Any) -> str | None:
+    """The name of the first type in nested values that `read_checkpoint` would refuse; None where there is none.
+
+    Sets are refused as well: their order is another one in each process, and so would be their checksum.
+    """
+    if type(value) in PLAIN:
+        return None
+    if type(value) in (dict, OrderedDict):
+        value = [*value.keys(), *value.values()]
+    elif type(value) not in (list, tuple):
+        return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return next((found for inner in value if (found := object_in(inner))), None)
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -99,7 +115,7 @@ def steps_per_epoch(checkpoint: Mapping[str, Any]) -> int | None:
     return (checkpoint["global_step"] - taken) // epochs if epochs else None
 
 
-def checksum(value: Any) -> str:
+def sha256_of(value: Any) -> str:
     """SHA-256 of nested plain values and tensors: of kinds, dtypes, shapes and every bit."""
     total = hashlib.sha256()
     for part in _parts(value):

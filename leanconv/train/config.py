@@ -1,33 +1,26 @@
-"""The settings of a run: one frozen, checked object that is written beside its results."""
+"""The settings of a run, declared once: the flags, the configuration file and this class come from the same lines.
+
+This module imports neither torch nor Lightning, because ``--help`` reads it.
+"""
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from leanconv.core.config import Config, setting
 from leanconv.core.errors import SettingError
 
 # how a run is executed rather than what it computes: may change on resuming
 EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
 
 
-class RunConfig(BaseModel):
+class RunConfig(Config):
     """SGD with momentum and its schedule: what every run has, whatever it trains.
 
     Args:
-        batch_size: images per step over all processes together.
-        lr: the highest learning rate of the run.
         schedule: see `leanconv.train.schedules.learning_rate`.
-        milestones: where "step" multiplies by `gamma`; below 1 a fraction of the epochs, else an epoch.
-        gamma: factor of "step" and "plateau".
-        patience: epochs without a lower validation loss that "plateau" waits for.
-        warmup_epochs: epochs over which the learning rate first rises linearly.
         pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum stays.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
-        channels_last: the memory layout of images and weights.
-        validation: fraction of the train part held out; 0 trains on all of it and selects nothing.
         no_decay_norm: no weight decay on biases and norms (every parameter of fewer than two dimensions).
         record_gradients: the largest and the mean absolute gradient of each shared weight, every ten steps, in gradients.jsonl.
         sync_norms: batch norms take their statistics over all GPUs of the run together, for few images on each.
@@ -36,42 +29,37 @@ class RunConfig(BaseModel):
         SettingError: an unknown setting or a value outside its rule.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(128, ge=1)
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "onecycle"
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    gamma: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(5, ge=0)
-    warmup_epochs: float = Field(0.0, ge=0)
-    pct_start: float = Field(0.3, gt=0, lt=1)
-    div_factor: float = Field(25.0, ge=1)
-    final_div_factor: float = Field(1e4, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = True
-    validation: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    workers: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
-    no_decay_norm: bool = False
-    record_gradients: bool = False
-    sync_norms: bool = False
-
-    def __init__(self, **settings: Any) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise SettingError(_first(error, type(self))) from None
-        self._check_together()
-
-    def replace(self, **settings: Any) -> Self:
-        """A copy with some settings changed, checked again."""
-        return type(self)(**{**self.model_dump(), **settings})
+    epochs: int = setting("Passes over the train part.", default=30, least=1)
+    batch_size: int = setting("Images a step, over all processes together.", default=128, least=1)
+    lr: float = setting("Highest learning rate.", default=0.1, above=0)
+    momentum: float = setting("Momentum of SGD.", default=0.9, least=0, below=1)
+    nesterov: bool = setting("Nesterov momentum.", default=True)
+    weight_decay: float = setting("Weight decay.", default=5e-4, least=0)
+    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = setting(
+        "How lr changes.", default="onecycle"
+    )
+    milestones: tuple[float, ...] = setting(
+        "Where step multiplies by gamma: epochs, or below 1 fractions of them.", default=(0.5, 0.75)
+    )
+    gamma: float = setting("Factor of step and plateau.", default=0.1, above=0, below=1)
+    patience: int = setting("Epochs that plateau waits for a lower validation loss.", default=5, least=0)
+    warmup_epochs: float = setting("Epochs of linear warm-up.", default=0.0, least=0)
+    pct_start: float = setting("Rising part of onecycle.", default=0.3, above=0, below=1)
+    div_factor: float = setting("onecycle starts at lr divided by this.", default=25.0, least=1)
+    final_div_factor: float = setting("onecycle ends at its start divided by this.", default=1e4, least=1)
+    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where that is safe.", default="fp32")
+    channels_last: bool = setting("Memory layout of images and weights.", default=True)
+    validation: float = setting(
+        "Part of train held out to choose settings on; 0 trains on everything.", default=0.0, least=0, below=1
+    )
+    seed: int = setting("Where randomness starts.", default=0, least=0)
+    workers: int = setting("Processes that decode images.", default=0, least=0)
+    threads: int | None = setting("CPU threads.", default=None, least=1)
+    no_decay_norm: bool = setting("No weight decay on biases and norms.", default=False)
+    record_gradients: bool = setting(
+        "Keep the gradients' sizes of shared weights, for analyse --what gradients.", default=False
+    )
+    sync_norms: bool = setting("Batch norms take their statistics over all GPUs together.", default=False)
 
     def scaled(self, factor: float) -> Self:
         """The same recipe over `factor` times its epochs; milestones, warm-up and patience shrink with them.
@@ -132,14 +120,20 @@ class TrainConfig(RunConfig):
         SettingError: an unknown setting or a value outside its rule.
     """
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = "crop_flip"
-    image_size: int | None = Field(None, ge=1)
-    ten_crop: bool = False
-    compile: bool = False
-    ema: float | None = Field(None, gt=0, lt=1)
-    validation: float = Field(0.1, ge=0, lt=1)
-    select: Literal["last", "best"] = "last"
+    label_smoothing: float = setting("Label smoothing.", default=0.0, least=0, below=1)
+    augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = setting(
+        "Changes to train images.", default="crop_flip"
+    )
+    image_size: int | None = setting(
+        "Pixels a side that images are brought to; their own by default.", default=None, least=1
+    )
+    ten_crop: bool = setting("Test on ten crops of each image.", default=False)
+    compile: bool = setting("Compile the network; needs a C++ compiler on a CPU.", default=False)
+    ema: float | None = setting(
+        "Decay of averaged weights, which are then the ones kept.", default=None, above=0, below=1
+    )
+    validation: float = 0.1
+    select: Literal["last", "best"] = setting("Weights kept: last epoch, or best on validation.", default="last")
 
     @property
     def averages(self) -> bool:
@@ -153,15 +147,3 @@ class TrainConfig(RunConfig):
         super()._check_together()
         if self.validation == 0 and self.select == "best":
             raise SettingError("select='best' needs a validation part; set validation above 0, 0.1 say")
-
-
-def _first(error: ValidationError, config: type[RunConfig]) -> str:
-    """One line: the setting, its value, the rule."""
-    problem = error.errors()[0]
-    name = str(problem["loc"][0])
-    if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, config.model_fields, n=1)
-        valid = f"did you mean {close[0]}?" if close else f"valid are {', '.join(config.model_fields)}"
-        return f"{name}={problem['input']!r}: no such setting; {valid}"
-    rule = problem["msg"].replace("Input should be", "must be")
-    return f"{name}={problem['input']!r}: {rule[0].lower()}{rule[1:]}"

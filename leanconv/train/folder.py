@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from leanconv.train.checkpoint import read_checkpoint, written
 from leanconv.train.config import EXECUTION, RunConfig
 
 CLASSES = "classes"
+REQUEST = "request"  # what else `leanconv train` was given, to be given again
 
 
 class RunFolder:
@@ -35,12 +36,18 @@ class RunFolder:
         self.summary = self.root / "summary.json"
 
     def open(
-        self, config: RunConfig, data_name: str, resume: bool, classes: Sequence[str] = ()
+        self,
+        config: RunConfig,
+        data_name: str,
+        resume: bool,
+        classes: Sequence[str] = (),
+        request: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """The checkpoint to continue from, or None and a fresh folder.
 
         Args:
             classes: their names in the order of the network's outputs, which a run must keep; () where it has none.
+            request: what else config.yaml notes, so that `leanconv train --config config.yaml` repeats the run.
 
         Raises:
             SettingError: there is a run already and `resume` is not set, or it was made with other settings.
@@ -48,7 +55,7 @@ class RunFolder:
         """
         if leads():
             remove_leftovers(self.root, [path.name for path in vars(self).values() if path != self.root])
-        settings = {"data": data_name, CLASSES: list(classes), **config.model_dump(mode="json")}
+        settings = {"data": data_name, CLASSES: list(classes), **config.to_json()}
         if self.checkpoint.exists():
             if not resume:
                 way_out = "add --resume (resume=True) to continue it, or choose another folder"
@@ -58,7 +65,8 @@ class RunFolder:
         if not leads():
             return None
         try:
-            write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
+            noted = settings | ({} if request is None else {REQUEST: dict(request)})
+            write_text(self.config, yaml.safe_dump(noted, sort_keys=False))
             write_json(self.env, describe_machine())
             for old in (self.best, self.summary, self.gradients):
                 old.unlink(missing_ok=True)
@@ -84,7 +92,7 @@ class RunFolder:
         for name in {**before, **settings}:
             if name == CLASSES and name not in before:  # a run of before they were noted
                 continue
-            if name not in EXECUTION and settings.get(name) != before.get(name):
+            if name not in (*EXECUTION, REQUEST) and settings.get(name) != before.get(name):
                 found = f"{name}={settings.get(name)!r} differs from the run's {name}={before.get(name)!r}"
                 raise SettingError(f"{self.root}: {one_line(found)}; use that, or choose another folder")
 

@@ -1,4 +1,21 @@
-"""A run from its first step, or from where it was stopped, to its last: the same for everything that is trained."""
+"""A run from its first step, or from where it was stopped, to its last: the same for everything that is trained.
+
+The loop is Lightning's Trainer: steps, validation, bfloat16, devices and processes, weight averaging, clipping, callbacks
+and loggers. What stands beside it is what a Trainer does not do:
+
+- `checkpoint`, `resume`: last.ckpt is written atomically with a SHA-256 of each entry, holds no pickled objects, and is
+  checked entry by entry before a run goes on from it. Lightning loads whatever it finds.
+- `base`, `feed`: a run that stops within an epoch goes on with the same images, random numbers, learning rate and sums, bit
+  for bit. Lightning restores loops and optimisers; batches, seeds and half-counted means it does not. Its distributed
+  sampler is off because our loaders share the images out themselves, in an order that depends on the seed and the epoch.
+- `callbacks`: one record an epoch in metrics.jsonl, and an end with one line where a loss or a weight is not finite.
+- `best`: the weights of the best epoch belong to the history in last.ckpt, however the run was killed.
+- `placement`: torchrun and srun are read as they say; Lightning takes a batch job of Slurm for several processes.
+- `progress`: one bar for the whole run, and lines where there is no terminal.
+- `caller`, `failures`: `fit` gives the process back as it was, and what the machine does to a run is one line.
+
+The model summary is off because `lc.summary` counts shared weights once, and Lightning's does not know MACs of lean layers.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +23,17 @@ import contextlib
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,14 +44,16 @@ from leanconv.core.processes import leads
 from leanconv.core.state import versioned
 from leanconv.train.base import Record, RunModule
 from leanconv.train.best import keep_best
-from leanconv.train.callbacks import AtomicCheckpoints, Interrupted, Recorder
+from leanconv.train.callbacks import LOOK_EVERY, AtomicCheckpoints, Interrupted, LastCheckpoint, Recorder
 from leanconv.train.checkpoint import weights_of
 from leanconv.train.config import RunConfig
+from leanconv.train.engine import check_same_callbacks
 from leanconv.train.failures import failures
 from leanconv.train.folder import RunFolder
 from leanconv.train.gradients import GradientRecorder
+from leanconv.train.loggers import open_loggers
 from leanconv.train.placement import placement
-from leanconv.train.progress import ProgressBar
+from leanconv.train.progress import RunProgress
 from leanconv.train.resume import check_network, check_resumable
 
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -42,12 +64,14 @@ class Work:
     """What is trained, and on what.
 
     Args:
-        callbacks: those that come before the recorder, whose docstrings say why.
+        callbacks: those that come before the recorder, so that a checkpoint holds what they did after the step.
+        clip: the largest norm of all gradients together; None does not clip.
     """
 
     module: RunModule
     feed: pl.LightningDataModule
     callbacks: tuple[pl.Callback, ...] = ()
+    clip: float | None = None
 
 
 def train_loop(
@@ -60,12 +84,16 @@ def train_loop(
     progress: bool,
     accelerator: str,
     devices: int | str | None,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[str | Logger] = (),
+    strategy: str | Strategy = "auto",
 ) -> list[Record]:
     """The history of the run in `folder`, all of it, once it is done; `model` then holds its last weights.
 
     Args:
         make: called once there is something left to train.
         checkpoint: what ``folder.open`` gave.
+        callbacks, loggers, strategy: as `leanconv.train.engine` and `leanconv.train.loggers` have checked them.
 
     Raises:
         FileError: the checkpoint belongs to another network, or holds what the run did not write.
@@ -79,7 +107,7 @@ def train_loop(
         if config.keeps_best and leads():
             keep_best(folder, checkpoint)
         history: list[Record] = checkpoint["progress"]["history"]
-        if len(history) == config.epochs:
+        if len(history) == config.epochs or checkpoint["progress"].get("ended"):
             model.load_state_dict(versioned(model, weights_of(checkpoint)))
             if leads():
                 folder.write_records(history)
@@ -88,25 +116,26 @@ def train_loop(
     work = make()
     if checkpoint is not None:
         check_resumable(work.module, checkpoint, config, folder.checkpoint)
+        check_same_callbacks(checkpoint.get("callbacks", {}), (*callbacks, *work.callbacks))
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    with _quiet():
-        recorder = Recorder(folder)
-        callbacks = [*work.callbacks, recorder]
-        if config.record_gradients:
-            callbacks.append(GradientRecorder(folder))
-        if progress:
-            callbacks.append(ProgressBar())
+    recorder = Recorder(folder)
+    step = 0 if checkpoint is None else int(checkpoint["global_step"])
+    with _quiet(), open_loggers(loggers, folder.root, step) as opened:
+        ordered = [*callbacks, *work.callbacks, *_own_callbacks(recorder, config, callbacks, progress)]
         trainer = _trainer(
             accelerator=accelerator,
+            strategy=strategy,
             **counts,
+            min_epochs=1,  # a callback that stops at once would leave a run without a record
             max_epochs=config.epochs,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-            callbacks=callbacks,
+            gradient_clip_val=work.clip,
+            callbacks=ordered,
             plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
             default_root_dir=folder.root,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
+            logger=opened,
+            log_every_n_steps=LOOK_EVERY,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in ordered),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             limit_val_batches=None if config.validation else 0,
@@ -122,11 +151,23 @@ def train_loop(
     return work.module.history
 
 
+def _own_callbacks(
+    recorder: Recorder, config: RunConfig, users: Sequence[pl.Callback], progress: bool
+) -> Iterator[pl.Callback]:
+    yield recorder
+    if config.record_gradients:
+        yield GradientRecorder(recorder.folder)
+    if progress and not any(isinstance(callback, ProgressBar) for callback in users):
+        yield RunProgress()
+    yield LastCheckpoint(recorder)
+
+
 def _trainer(**settings: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**settings)
     except (MisconfigurationException, ValueError) as error:  # more GPUs than there are, say
-        raise SettingError(f"{first_line(error)} (devices={settings['devices']}); ask for what is there") from error
+        asked = f"devices={settings['devices']}, strategy={settings['strategy']}"
+        raise SettingError(f"{first_line(error)} ({asked}); ask for what is there") from error
 
 
 def _check_plain_norms(model: nn.Module) -> None:

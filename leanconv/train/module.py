@@ -28,7 +28,6 @@ class TrainModule(RunModule):
         self.classes = classes
         # a compiled function, not a compiled module, leaves the caller's model and its state dict as they are
         self.call = torch.compile(_call) if config.compile else _call
-        self.scores: Scores | None = None
         self.validation_sums = torch.zeros(4)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -45,7 +44,7 @@ class TrainModule(RunModule):
     def take_record(self) -> Record:
         """What this epoch gave, over all processes; its sums start again."""
         loss, extra, hits, n = self.take_sums()
-        record = {
+        return {
             "epoch": self.trainer.current_epoch + 1,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "train_loss": loss / n,
@@ -53,13 +52,6 @@ class TrainModule(RunModule):
             "train_top1_pct": 100 * hits / n,
             "images": n,
         }
-        if self.scores is not None:
-            record |= {
-                "val_loss": self.scores.loss,
-                "val_top1_pct": self.scores.top1_pct,
-                "val_top5_pct": self.scores.top5_pct,
-            }
-        return record
 
     def on_validation_epoch_start(self) -> None:
         self.validation_sums = torch.zeros(4, device=self.device)
@@ -69,7 +61,8 @@ class TrainModule(RunModule):
         self.validation_sums += tally(self.model(images), labels)
 
     def on_validation_epoch_end(self) -> None:
-        self.scores = Scores.of(self.reduced(self.validation_sums))  # over all processes
+        scores = Scores.of(self.reduced(self.validation_sums))  # over all processes
+        self.note({"val_loss": scores.loss, "val_top1_pct": scores.top1_pct, "val_top5_pct": scores.top5_pct})
 
 
 def _call(model: nn.Module, images: Tensor) -> Any:

@@ -8,17 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.errors import SettingError
+from leanconv.core.meta import dry_run
 from leanconv.core.task import Task, get_task, task_of
 from leanconv.data import ImageData, LabelledImages, make_loader
-from leanconv.train.evaluate import evaluate
+from leanconv.train.evaluation import evaluate, outputs_for
 from leanconv.train.scoring import Scores
 
 
 def task_on(model: nn.Module, data: ImageData) -> Task:
-    """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared."""
-    if get_task(model) is None and data.image_size is not None:
-        return Task(data.mean, data.std, data.image_size, data.names)
+    """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared.
+
+    Images that a data set of the user's prepares stay as they are.
+    """
+    noted = get_task(model)
+    if data.image_size is not None and (noted is None or data.prepared):
+        return Task(data.mean, data.std, data.image_size, data.names if noted is None else noted.classes)
     return task_of(model)
+
+
+def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
+    """Raise SettingError unless `model` takes images of `data` and gives one number a class, by the classes' names."""
+    task = get_task(model)
+    wanted, _ = outputs_for(() if task is None else task.classes, data.test)
+    out, images = dry_run(model, (data.channels, *size), lambda twin, images: (twin(images), len(images)))
+    if tuple(out.shape) != (images, wanted):
+        raise SettingError(
+            f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
+            "take the data it was trained on"
+        )
 
 
 def scores_of(

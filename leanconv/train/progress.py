@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -14,16 +15,28 @@ from leanconv.train.base import RunModule
 from leanconv.train.callbacks import LOOK_EVERY
 
 
-class ProgressBar(pl.Callback):
-    """One bar for the whole run on a terminal, one line an epoch elsewhere."""
+class RunProgress(ProgressBar):
+    """One bar for the whole run on a terminal, one line an epoch elsewhere.
+
+    Lightning's own bars show an epoch at a time, write no lines to a log file, and do not say how long the run still takes.
+    A `ProgressBar` among a user's callbacks takes the place of this one.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
+        self.shown = True
         self.bar: Progress | None = None
+
+    def disable(self) -> None:
+        self.shown = False  # in all processes but the first
+
+    def enable(self) -> None:
+        self.shown = True
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.began, self.first_step = time.perf_counter(), trainer.global_step
         self.last_epoch = ""
-        if sys.stderr.isatty() and trainer.is_global_zero:
+        if sys.stderr.isatty() and self.shown:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[info]}"))
             self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
             self.bar.start()
@@ -50,7 +63,7 @@ class ProgressBar(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, RunModule)
-        if not trainer.is_global_zero:
+        if not self.shown:
             return
         record = module.history[-1]
         val = f", val {record['val_top1_pct']:.1f} %" if "val_top1_pct" in record else ""

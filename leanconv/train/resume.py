@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ def check_network(model: nn.Module, checkpoint: Mapping[str, Any], config: RunCo
     try:
         _weights(model, checkpoint.get("state_dict"), "state_dict")
         _history(checkpoint["progress"].get("history"), config)
+        ended = checkpoint["progress"].get("ended", False)  # missing where an earlier version wrote it
+        _need(isinstance(ended, bool), f"progress.ended is {ended!r} and no truth value")
     except Unfit as error:
         raise _refusal(path, error) from None
 
@@ -113,11 +115,11 @@ def _history(history: Any, config: RunConfig) -> None:
         _need(record.keys() == history[0].keys(), f"{place}: it has other measures than the first")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: Any, least: int, most: int) -> bool:
+def _is_count(value: Any, least: int, most: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
@@ -244,6 +246,7 @@ def _averages(model: nn.Module, checkpoint: Mapping[str, Any], averaged: bool) -
     state = checkpoint.get("averaging_state")
     count = state.get("n_averaged") if isinstance(state, dict) and set(state) == {"n_averaged"} else None
     step = checkpoint["global_step"]
+    assert isinstance(step, int)  # as _counts has found
     fits = isinstance(count, Tensor) and (count.shape, count.dtype) == ((), torch.int64) and 1 <= int(count) <= step
     _need(fits, f"averaging_state.n_averaged is {_kind(count)} and no count of at most {step} steps")
     latest = callbacks.get("WeightAveraging")

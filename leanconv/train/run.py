@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,13 @@ from leanconv.train.caller import undisturbed
 from leanconv.train.checkpoint import written
 from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import RunFolder
+from leanconv.train.loggers import check_loggers
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.strategies import Strategy
+
     from leanconv.train.loop import Work
 
 
@@ -70,6 +76,10 @@ def fit(
     progress: bool = True,
     accelerator: str = "auto",
     devices: int | str | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: str | Logger | Sequence[str | Logger] | None = None,
+    strategy: str | Strategy | None = None,
+    request: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train `model` in place on the train part of `data`; the test part is never read.
 
@@ -83,17 +93,27 @@ def fit(
         progress: say how it goes, on standard error.
         accelerator, devices: as Lightning takes them. Where torchrun or srun started several processes, these train together,
             and another number is refused; else one process trains unless `devices` says more.
+        callbacks: Lightning callbacks of your own. In each hook they run first, in their order, then the run's own; only
+            EarlyStopping and ModelCheckpoint come after the epoch's record, and all come before last.ckpt is written, which
+            holds their states for a resume. They may monitor every number of metrics.jsonl but the times. One that ends
+            the run (EarlyStopping, Timer) is heard at the end of the epoch, and the run is then finished.
+        logger: "tensorboard", "csv", "wandb", a Lightning Logger, or several. They get each record of metrics.jsonl, and
+            `train_loss_step` and `lr_step` every 20 steps, over the number of the step; see `open_loggers`.
+        strategy: a name or an object of Lightning's in which each process has all weights: "ddp",
+            "ddp_find_unused_parameters_true" for a network with parts that get no gradient, DDPStrategy(...).
+        request: noted in config.yaml; see `RunFolder.open`.
 
     Raises:
         SettingError: `out` holds a run and `resume` is not set, or the run there has other settings or classes; `devices`
-            contradicts the launcher; `model` knows its classes, and they are others than those of `data` (in another order
-            they are brought into its own).
+            contradicts the launcher; a callback, logger or strategy that a run cannot have; `model` knows its classes, and
+            they are others than those of `data` (in another order they are brought into its own).
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss or a weight is not finite any more, a file cannot be written, a process that decodes images was
             killed, or memory ran out; last.ckpt then is the last one that was whole.
         KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
     """
     devices = check_execution(config, accelerator, devices)  # before the folder is there
+    engine = checked_engine(callbacks, logger, strategy)
     task = get_task(model)
     if task is not None:
         data = data.for_classes(task.classes)
@@ -101,10 +121,10 @@ def fit(
         from leanconv.train.loop import train_loop
 
         folder = RunFolder(out)
-        checkpoint = folder.open(config, data.name, resume, data.names)
+        checkpoint = folder.open(config, data.name, resume, data.names, request)
         history = train_loop(
             model, partial(_work, model, data, config), config, folder, checkpoint,
-            progress=progress, accelerator=accelerator, devices=devices,
+            progress=progress, accelerator=accelerator, devices=devices, **engine,
         )  # fmt: skip
         if config.keeps_best:
             from leanconv.train.best import load_best
@@ -128,6 +148,20 @@ def check_execution(config: RunConfig, accelerator: str, devices: int | str | No
     return count
 
 
+def checked_engine(callbacks: Sequence[Any], logger: Any, strategy: Any) -> dict[str, Any]:
+    """What `train_loop` takes of them; Lightning is imported only where one is given.
+
+    Raises:
+        SettingError: one that a run cannot have.
+    """
+    engine: dict[str, Any] = {"loggers": check_loggers(logger)}
+    if callbacks or strategy is not None:
+        from leanconv.train.engine import check_callbacks, check_strategy
+
+        engine |= {"callbacks": check_callbacks(callbacks), "strategy": check_strategy(strategy)}
+    return engine
+
+
 def concluded(
     folder: RunFolder, checkpoint: dict[str, Any] | None, history: list[dict[str, Any]], select: str, **more: Any
 ) -> FitResult:
@@ -148,6 +182,7 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
 
-    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)),)
+    ema: Any = get_ema_multi_avg_fn  # Lightning's EMAWeightAveraging takes the parameters one at a time
+    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=ema(config.ema)),)
     module = TrainModule(model, config, len(data.classes))
     return Work(module, Feed(data, config), averages)

@@ -34,7 +34,7 @@ def tally(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels))])
 
 
-def predict(model: nn.Module, images: Tensor) -> Tensor:
+def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """Log-probabilities, up to a constant, of each image: (N, C, H, W), or (N, crops, C, H, W) averaged over its crops.
 
     Several crops are averaged as probabilities.
@@ -42,7 +42,8 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     if images.ndim == 4:
         return logits_of(model(images))
     crops = images.shape[1]
-    probabilities = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1).unflatten(0, (-1, crops))
+    each = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1)
+    probabilities = each.reshape(-1, crops, each.shape[1])
     return probabilities.mean(dim=1).log()
 
 

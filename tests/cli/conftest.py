@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ class Answer(NamedTuple):
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
     """``call("inspect", "resnet8", ...)`` -> exit code, standard output, standard error."""
-    monkeypatch.setattr(sys.modules["leanconv.cli.compare"], "LATENCY_SECONDS", 0.1)
+    monkeypatch.setattr("leanconv.experiment.compare.LATENCY_SECONDS", 0.1)
 
     def call(*arguments: object) -> Answer:
         with pytest.raises(SystemExit) as end:

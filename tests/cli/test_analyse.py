@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import leanconv as lc
+from leanconv.analyse.kinds import KINDS
+from leanconv.analyse.looking import FOLDERS, labels_of
 from leanconv.cli import main
-from leanconv.cli.analyse import _labels
-from leanconv.cli.analyses import KINDS
 
 SMALL = lc.Task((0.3,), (0.4,), (8, 8), tuple("0123456789"))
 
@@ -39,7 +39,7 @@ def run(*arguments: object) -> int:
 TARGET = {"bases": "basis", "blending": "blended", "pruning": "blended"}
 
 
-@pytest.mark.parametrize("what", KINDS)
+@pytest.mark.parametrize("what", [name for name, kind in KINDS.items() if kind.of not in FOLDERS])
 def test_every_kind(what: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target = folder / TARGET.get(what, "dense")
     figure, page = tmp_path / "figure.svg", tmp_path / "page.html"
@@ -58,7 +58,7 @@ def test_every_kind(what: str, folder: Path, tmp_path: Path, capsys: pytest.Capt
 def test_several_networks_by_what_differs(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run("analyse", folder / "dense", folder / "basis", "--what", "weights", "--json") == 0
     assert list(json.loads(capsys.readouterr().out)["networks"]) == ["dense", "basis"]
-    assert _labels(["resnet8", "timm/resnet18"]) == ["resnet8", "timm/resnet18"]
+    assert labels_of(["resnet8", "timm/resnet18"]) == ["resnet8", "timm/resnet18"]
 
 
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

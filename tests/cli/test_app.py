@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from typer.main import get_command
 
 from leanconv.cli import app
 from leanconv.cli.app import VERBS
-from leanconv.cli.train_flags import FLAGS
+from leanconv.cli.detect.flags import UNUSED
+from leanconv.core.config import Config
+from leanconv.detect import DetectConfig
 from leanconv.train import TrainConfig
 
 from .conftest import one_line
@@ -40,18 +41,28 @@ def test_version(call: Callable) -> None:
     assert call("--version").out.strip() == leanconv.__version__
 
 
-def test_training_flags_are_the_settings() -> None:
-    assert sorted(flag.name for flag in FLAGS) == sorted(TrainConfig.model_fields)
-    for flag in FLAGS:
-        field = TrainConfig.model_fields[flag.name]
-        assert field.default == flag.default, flag.name
-        annotation = str(field.annotation) if flag.kind is tuple else field.annotation
-        kinds = (
-            [arg for arg in get_args(annotation) if arg is not type(None)] if type(None) in get_args(annotation) else []
-        )
+@pytest.mark.parametrize(
+    ("verb", "config", "left_out"),
+    [("train", TrainConfig, ()), ("compare", TrainConfig, ()), ("detect train", DetectConfig, UNUSED)],
+)
+def test_every_setting_is_a_flag_with_its_help_and_its_default(
+    verb: str, config: type[Config], left_out: tuple[str, ...]
+) -> None:
+    command = get_command(app)
+    for name in verb.split():
+        command = command.commands[name]  # type: ignore[attr-defined]
+    flags = {parameter.name: parameter for parameter in command.params}
+    declared = config.settings()
+    assert {name for name in declared if name not in flags} == {*left_out}
+    for name, setting in declared.items():
+        if name in left_out:
+            continue
+        assert setting.help and flags[name].help.startswith(setting.help)
+        assert flags[name].default is None, "a recipe decides"
         assert (
-            str(flag.kind.__name__ if isinstance(flag.kind, type) else flag.kind) in str(annotation)
-            or flag.kind in kinds
+            not isinstance(setting.default, int | float)
+            or setting.kind is bool
+            or f"[{setting.default}]" in flags[name].help
         )
 
 
@@ -66,6 +77,7 @@ def test_training_flags_are_the_settings() -> None:
         (("convert", "resnet8", "-m", "tied_block(blocks=5)", "-o", "x"), ("converts none",)),
         (("train", "resnet8", "--out", "x", "--data", "nowhere"), ("nowhere", "no such folder")),
         (("train", "resnet8", "--out", "x", "--epochs", "0"), ("epochs=0",)),
+        (("train", "resnet8", "--out", "x", "--logger", "tensorbord"), ("'tensorbord' does not exist", "csv")),
         (("train", "resnet8", "--out", "x", "--recipe", "best"), ("'best' does not exist", "quick_digits")),
         (("train", "resnet8", "--out", "x", "--milestones", "a,b"), ("must be numbers",)),
         (("train", "resnet8", "--out", "x", "-m", "tied_block(blocks=5)"), ("converts none",)),

@@ -53,7 +53,7 @@ def test_against_another_network(call: Callable) -> None:
     ("arguments", "says"),
     [
         (["resnet8", "--batch", "0"], "--batch '0' must be whole numbers"),
-        (["resnet8", "--precision", "fp8"], "--precision fp8 must be one of fp32"),
+        (["resnet8", "--precision", "fp8"], "precision='fp8' must be 'fp32', 'bf16' or 'fp16'"),
         (["resnet8", "--runtimes", "tensorrt"], "runtime='tensorrt' must be one of eager, compile"),
         (["resnet8", "resnet8"], "resnet8 is given twice"),
         (["resnet8", "timm/resnet18"], "say which with --input-size"),
@@ -103,6 +103,7 @@ def test_other_runtimes_compute_the_same(runtime: str) -> None:
 
 
 def test_convert_leaves_out_what_is_slower(call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanconv.conversion.apply import plan_of
     from leanconv.files.load import load
     from leanconv.search import LayerTime, faster
 
@@ -113,7 +114,7 @@ def test_convert_leaves_out_what_is_slower(call: Callable, tmp_path: Path, monke
     asked = ("convert", "resnet8", "-m", "split", "--exclude", "conv1", "--faster-only", "-o", tmp_path / "out")
     monkeypatch.setattr(faster, "layer_times", lambda plan, **_: times(plan, "layer1"))
     assert call(*asked).code == 0
-    reasons = {kept.site.name: kept.reason for kept in load(tmp_path / "out").leanconv_plan.kept}
+    reasons = {kept.site.name: kept.reason for kept in plan_of(load(tmp_path / "out")).kept}
     assert "slower lean on this device: 2 ms against 1" in reasons["layer1.0.conv1"]
     assert "layer2.0.conv1" not in reasons
     monkeypatch.setattr(faster, "layer_times", lambda plan, **_: times(plan, "layer"))

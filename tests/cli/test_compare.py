@@ -15,8 +15,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from leanconv import train
 from leanconv.core.errors import FileError, RunError, SettingError
+from leanconv.experiment import conclude, job, run
 from leanconv.report import markdown_of
 
 from .conftest import TINY, one_line
@@ -29,13 +29,13 @@ LATENCIES = [f"latency_{what}{end}" for what in ("ms", "ratio") for end in ("", 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders that `fit` is called for, in order."""
-    fit, folders = train.fit, []
+    fit, folders = run.fit, []
 
     def record(model: Any, data: Any, config: Any, out: Path, **options: Any) -> Any:
         folders.append("/".join(out.parts[-2:]))
         return fit(model, data, config, out, **options)
 
-    monkeypatch.setattr(train, "fit", record)
+    monkeypatch.setattr(run, "fit", record)
     return folders
 
 
@@ -139,14 +139,14 @@ def test_interrupted_comparison_continues(call: Callable, tmp_path: Path) -> Non
 def test_a_failing_run_does_not_lose_the_others(
     error: Exception, reason: str, call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = train.fit
+    fit = run.fit
 
     def fail(model: Any, data: Any, config: Any, out: Path, **options: Any) -> Any:
         if "tied" in str(out):
             raise error
         return fit(model, data, config, out, **options)
 
-    monkeypatch.setattr(train, "fit", fail)
+    monkeypatch.setattr(run, "fit", fail)
     answer = call("compare", "resnet8", "--methods", f"{METHODS},split", "--out", tmp_path / "out", *TINY)
     assert answer.code == 1
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
@@ -165,10 +165,10 @@ def test_what_fails_after_training_keeps_the_weights(
 
     command = ("train", "resnet8", "--out", tmp_path / "run", *TINY)
     with monkeypatch.context() as patched:
-        patched.setattr(train, "evaluate", fail)
+        patched.setattr(conclude, "evaluate", fail)
         answer = call(*command)
     assert answer.code == 1
-    assert one_line(answer, "trained, and then failed: RuntimeError: no such luck", "--resume tries again")
+    assert one_line(answer, "trained, and then failed: RuntimeError: no such luck", "--resume", "tries again")
     assert (tmp_path / "run" / "model.safetensors").exists() and (tmp_path / "run" / "last.ckpt").exists()
     answer = call(*command, "--resume", "--json")
     assert answer.code == 0 and "epoch 1/1" not in answer.err
@@ -181,7 +181,7 @@ def test_what_cannot_be_counted_is_said_before_training(
     def fail(*arguments: Any) -> None:
         raise SettingError("this cannot be counted")
 
-    monkeypatch.setattr("leanconv.cli.runs.counts", fail)
+    monkeypatch.setattr(job, "count", fail)
     answer = call("train", "resnet8", "--out", tmp_path / "run", *TINY)
     assert answer.code == 2 and one_line(answer, "this cannot be counted")
     assert trained == [] and not (tmp_path / "run").exists()
@@ -193,13 +193,14 @@ def test_a_network_that_does_not_load_costs_its_layers_and_not_the_run(
     def fail(folder: Path) -> None:
         raise FileError("it cannot be built")
 
-    monkeypatch.setattr("leanconv.files.load.load", fail)
-    answer = call("compare", "resnet8", "--methods", METHODS, "--out", tmp_path, *TINY, "--json")
+    command = ("compare", "resnet8", "--methods", METHODS, "--out", tmp_path, *TINY, "--json")
+    assert call(*command).code == 0
+    monkeypatch.setattr(run, "load", fail)  # of the finished runs
+    answer = call(*command)
     assert answer.code == 0, answer.err
     rows = json.loads(answer.out)["rows"]
     assert [row["latency_ms"] for row in rows] == [None, None] and all(row["test_top1_pct"] > 0 for row in rows)
-    assert "dense: its latency is not measured: it cannot be built" in answer.err
-    assert "dense: its layers are not shown: it cannot be built" in answer.err
+    assert "dense: its latency is not measured and its layers are not shown: it cannot be built" in answer.err
     assert (tmp_path / "report.html").exists()
 
 

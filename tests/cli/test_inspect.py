@@ -34,6 +34,17 @@ def test_layers_add_up(call: Callable, method: str) -> None:
     assert all(layer["kept_because"] or layer["method"].startswith(method) for layer in layers)
 
 
+def test_linear_layers_join_when_included(call: Callable) -> None:
+    flags = ("--method", "tied_block(blocks=2)", "--include", "linear", "--exclude", "conv1")
+    told = {entry["name"]: entry for entry in json.loads(call("inspect", "resnet8", *flags, "--json").out)["layers"]}
+    assert told["fc"]["conv"] == "linear 64->10" and "the classifier" in told["fc"]["kept_because"]
+    found = json.loads(call("inspect", "resnet8", *flags, "--where", "fc", "--json").out)
+    assert found["before"]["params"] - found["after"]["params"] == 650 - (640 // 4 + 10 // 2)
+    assert "8 of 10 layers convert" in call("inspect", "resnet8", *flags, "--where", "layer*").out
+    answer = call("inspect", "resnet8", *flags[:2], "--where", "fc")
+    assert answer.code == 2 and 'include="linear"' in answer.err
+
+
 def test_first_convolution_converts_unless_excluded(call: Callable) -> None:
     kept = {
         layer["name"]: layer["kept_because"]

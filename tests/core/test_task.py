@@ -10,9 +10,9 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.detect.build import create_detector
+from leanconv.detect.detector import create_detector
 from leanconv.files.sparse import get_sparse, set_sparse
-from leanconv.inference.race import race
+from leanconv.timing.race import race
 
 
 def task(**changes: object) -> lc.Task:
@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "classes holds 'a' twice",
     ),
     "a text for a detector's classes": (lambda: create_detector("retinanet", classes="person"), "classes='person' must be"),
-    "a detector's class twice": (lambda: create_detector("retinanet", classes=["a", "a"]), "class 'a' is listed twice"),
+    "a detector's class twice": (lambda: create_detector("retinanet", classes=["a", "a"]), "classes holds 'a' twice"),
     "a text for sparse tensors": (lambda: set_sparse(nn.Linear(1, 1), "weight"), "names='weight' must be a sequence"),
     "a text for runtimes": (
         lambda: race({"net": nn.Linear(1, 1)}, torch.zeros(1, 1), names="eager"), "names='eager' must be a sequence",

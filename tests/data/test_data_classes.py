@@ -15,7 +15,7 @@ from torch import nn
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.task import Task, set_task
 from leanconv.data import ImageData, TensorImages, open_data
-from leanconv.data.classes import check_labels, class_names, near, places
+from leanconv.data.classes import check_labels, class_indices, class_names, closest_name
 from leanconv.train import TrainConfig, evaluate, fit
 from leanconv.train.prepared import scores_of, task_on
 
@@ -67,9 +67,9 @@ def test_other_classes_are_refused_with_both_lists() -> None:
 def test_a_name_that_is_nearly_one_of_the_networks_is_said() -> None:
     for found in ("Cat", "cat ", "cat_", "c\u0041t".lower() + "\u00a0"):
         with pytest.raises(SettingError, match=r"is it 'cat'\?"):
-            places(("cat", "dog"), (found, "dog"), "the network", "the data")
-    assert places(("cafe\u0301", "tea"), ("tea", "caf\u00e9"), "the network", "the data") == (1, 0)
-    assert near("cafe\u0301", ("caf\u00e9", "tea")) == "caf\u00e9"
+            class_indices(("cat", "dog"), (found, "dog"), "the network", "the data")
+    assert class_indices(("cafe\u0301", "tea"), ("tea", "caf\u00e9"), "the network", "the data") == (1, 0)
+    assert closest_name("cafe\u0301", ("caf\u00e9", "tea")) == "caf\u00e9"
 
 
 @pytest.mark.parametrize(("outputs", "names", "named"), [(3, (), True), (3, ANIMALS, False), (3, (), False)])
@@ -129,8 +129,8 @@ def test_a_run_from_before_classes_were_noted_goes_on(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[Any, str]] = [
-    ("cat", "must be a list of names"), (["cat", "cat"], "'cat' is listed twice"), (["a", 1], "must be a name"),
-    (["a", " "], "must be a name"), (None, "must be a list of names"), ({"a", "b"}, "must be a list of names"),
+    ("cat", "must be a sequence of names"), (["cat", "cat"], "'cat' twice"), (["a", 1], "must be a sequence of names"),
+    (["a", " "], "holds an empty name"), (None, "must be a sequence of names"), ({"a", "b"}, "must be a sequence of names"),
 ]  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_class_names_are_different_strings(names: Any, message: str) -> None:
 
 
 def test_parquet_names_are_different_strings(tmp_path: Path, build: SimpleNamespace) -> None:
-    for names, message in ((["cat", "cat"], "listed twice"), (["cat", ""], "must be a name")):
+    for names, message in ((["cat", "cat"], "'cat' twice"), (["cat", ""], "holds an empty name")):
         for part in ("train", "test"):
             build.write_parquet(tmp_path / f"{part}.parquet", [0, 1], names=names)
         with pytest.raises(DataError, match=message):
@@ -152,7 +152,7 @@ def test_parquet_names_are_different_strings(tmp_path: Path, build: SimpleNamesp
     for part in ("train", "test"):
         features = b'{"info": {"features": {"label": {"names": "cat"}}}}'
         build.write_parquet(tmp_path / f"{part}.parquet", [0, 1], metadata={b"huggingface": features})
-    with pytest.raises(DataError, match="classes='cat' must be a list"):
+    with pytest.raises(DataError, match="classes='cat' must be a sequence"):
         open_data(tmp_path)
 
 

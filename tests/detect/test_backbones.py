@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
+from leanconv.core.record import get_record, set_record
 from leanconv.detect import create_detector, load_detector, save_detector
 from leanconv.detect.backbone import PyramidBackbone, feature_layers
-from leanconv.detect.build import groups_of
+from leanconv.detect.detector import groups_of
 from leanconv.models.create import create_model
 
 SMALL: dict[str, Any] = {
@@ -107,7 +109,10 @@ def test_groups_of_wide_pyramids_stay_what_they_were() -> None:
 def test_a_detector_of_before_keeps_its_groups(tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = create_detector("retinanet", "torchvision/resnet18", **SMALL, norm_head=True, norm_groups=8)
-    del detector.leanconv_detector["norm_groups"]  # as it was written then
+    record = get_record(detector)
+    assert record.detector is not None
+    before = {name: value for name, value in record.detector.items() if name != "norm_groups"}
+    set_record(detector, replace(record, detector=before))  # as it was written then
     loaded = load_detector(save_detector(detector, tmp_path))
     assert {m.num_groups for m in loaded.head.modules() if isinstance(m, nn.GroupNorm)} == {8}
     for groups, message in ((3, "norm_groups=3 must divide pyramid_channels=8"), (0, "norm_groups=0 must be a whole")):

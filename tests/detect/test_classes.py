@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.record import Record, set_record
 from leanconv.detect import DetectionData, create_detector, open_detection
 from leanconv.detect.classes import for_detector, photos_for
 from leanconv.detect.train import check_fits
@@ -16,11 +18,13 @@ from leanconv.detect.train import check_fits
 from .sample import write_coco
 
 
-class Known:
+class Known(nn.Module):
     """Of a detector only what it says of itself."""
 
     def __init__(self, classes: tuple[str, ...], num_classes: int = 0) -> None:
-        self.leanconv_detector = {"classes": list(classes), "num_classes": num_classes or len(classes) + 1}
+        super().__init__()
+        note = {"classes": list(classes), "num_classes": num_classes or len(classes) + 1}
+        set_record(self, Record(detector=note))
 
 
 def renamed(tmp_path: Path, **names: str) -> DetectionData:
@@ -74,7 +78,7 @@ def test_without_names_the_count_must_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [("cat", "must be a list of names"), (("cat", "cat"), "'cat' is listed twice"), ((1, 2), "must be a name")],
+    [("cat", "must be a sequence of names"), (("cat", "cat"), "'cat' twice"), ((1, 2), "must be a sequence")],
 )
 def test_class_lists_of_a_detector_are_different_names(classes: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.detect import occlusion, open_detection, write_shapes
-from leanconv.detect.data.masks import compact, encode, run_lengths
+from leanconv.detect.data.masks import as_coco_mask, encode, run_lengths
 from leanconv.detect.feed import read_image, target_of
 
 from .sample import change, write_coco
@@ -70,17 +70,17 @@ def test_run_length_codes_of_every_kind():
     plain = {"size": [6, 8], "counts": [*counts, run]}
     as_text = {"size": [6, 8], "counts": compressed["counts"].decode()}
     polygon = [[2, 1, 7, 1, 7, 4, 2, 4]]
-    every = [run_lengths(compact(s, 6, 8), 6, 8)["counts"] for s in (plain, as_text, polygon, compressed)]
+    every = [run_lengths(as_coco_mask(s, 6, 8), 6, 8)["counts"] for s in (plain, as_text, polygon, compressed)]
     assert every == [compressed["counts"]] * 4
     for broken in ([[1, 2, 3]], [], {"size": [5, 8], "counts": "x"}, {"counts": [3]}, 7, [["a"] * 6]):
         with pytest.raises(DataError):
-            compact(broken, 6, 8)
+            as_coco_mask(broken, 6, 8)
     far = [[float("nan"), 1, 2, 3, 4, 5]], [[1e9, 1, 2, 3, 4, 5]]
     for broken in (*far, {"size": [6, 8], "counts": "garbage"}, {"size": [6, 8], "counts": ""}):
         with pytest.raises(DataError):
-            compact(broken, 6, 8)
+            as_coco_mask(broken, 6, 8)
     with pytest.raises(DataError, match="do not add up"):
-        compact({"size": [6, 8], "counts": [3]}, 6, 8)
+        as_coco_mask({"size": [6, 8], "counts": [3]}, 6, 8)
 
 
 BOX = {
@@ -167,7 +167,7 @@ def test_not_a_data_set(tmp_path: Path):
         open_detection(root)
     file.write_text(whole.replace('"disc"', '"box"'))
     (root / "annotations/instances_val.json").unlink()
-    with pytest.raises(DataError, match="category 'box' is listed twice"):
+    with pytest.raises(DataError, match="classes holds 'box' twice"):
         open_detection(root)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from leanconv.core.errors import DataError
 from leanconv.detect import DetectionData, open_detection
 from leanconv.detect.data.coco import parse_coco
-from leanconv.detect.data.masks import _runs, compact, encode, run_lengths
+from leanconv.detect.data.masks import _runs, as_coco_mask, encode, run_lengths
 from leanconv.detect.feed import read_image, target_of
 
 HEIGHT, WIDTH = 40, 60
@@ -267,7 +267,7 @@ FILES: list[tuple[Callable[[Content], Any], str]] = [
     (lambda c: c["categories"][0].update(id=math.inf), "needs a whole number as id and a name"),
     (lambda c: c["categories"].append(5), "needs a whole number as id and a name"),
     (lambda c: c["categories"][0].update(id=2), "have the id 2; give each its own"),
-    (lambda c: c["categories"][0].update(name="dog"), "category 'dog' is listed twice"),
+    (lambda c: c["categories"][0].update(name="dog"), "classes holds 'dog' twice"),
     (lambda c: c.update(categories=[]), "no category; name at least one"),
 ]  # fmt: skip
 
@@ -339,11 +339,11 @@ def test_run_length_codes_are_read_as_pycocotools_writes_them(seed: int) -> None
     runs = _runs(code["counts"])
     flat = np.repeat(np.arange(len(runs)) % 2, runs)
     assert (flat == mask.T.flatten()).all()
-    again = compact({"size": list(mask.shape), "counts": code["counts"].decode()}, *mask.shape)
+    again = as_coco_mask({"size": list(mask.shape), "counts": code["counts"].decode()}, *mask.shape)
     assert again["counts"] == code["counts"]
 
 
 @pytest.mark.parametrize("counts", ["oooooooooooo", "P", "\u20ac", "~", " ", "0" * 5000, b"\xff", "`0", [0] * 3])
 def test_codes_that_would_crash_pycocotools(counts: Any) -> None:
     with pytest.raises(DataError):
-        run_lengths(compact({"size": [4, 5], "counts": counts}, 4, 5), 4, 5)
+        run_lengths(as_coco_mask({"size": [4, 5], "counts": counts}, 4, 5), 4, 5)

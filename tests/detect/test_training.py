@@ -24,6 +24,7 @@ from leanconv.detect import (
     open_detection,
     save_detector,
 )
+from leanconv.detect.detector import set_settings
 from leanconv.detect.feed import flipped, read_image, target_of
 from leanconv.detect.module import loss_names
 from leanconv.detect.pictures import draw, drawn_of, marked, truth_of
@@ -247,7 +248,7 @@ def test_saved_and_loaded_with_the_plan(method: str, tmp_path: Path):
     name = "cascade_mask_rcnn" if method == "tied_block" else "retinanet" if method == "dense" else "faster_rcnn"
     made = detector(name, METHODS[method]).eval()
     made.transform.min_size, made.transform.max_size = (48,), 64
-    made.leanconv_detector["settings"] |= {"min_size": [48], "max_size": 64}
+    set_settings(made, min_size=[48], max_size=64)
     save_detector(made, tmp_path / "d")
     loaded = load_detector(tmp_path / "d")
     assert same(states(made), states(loaded)) and not loaded.training

@@ -25,7 +25,6 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 import leanconv as lc
-from leanconv.cli.runs import read_json
 from leanconv.core.errors import LeanconvError
 from leanconv.core.reading import parse_json, parse_yaml, reading
 from leanconv.data.encoded import decode_bytes
@@ -38,6 +37,7 @@ from leanconv.detect.data.find import Finder
 from leanconv.detect.data.voc import read_voc
 from leanconv.files.save import CHECKSUM_KEY, METADATA_KEY, MODEL_FILE
 from leanconv.train.folder import RunFolder, read_checkpoint
+from leanconv.train.once import read_json
 from tests.files.fuzzing import (
     FACTOR,
     Change,

@@ -45,17 +45,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, object], str]]
     "three stages, the widespread code": (lambda: released.ThreeStages(5, "both", "linear"), "resnet32", {}, "small"),
     "MobileNetV2 small": (lambda: released.MobileNetV2(True), "mobilenetv2_cifar", {}, "small"),
     "MobileNetV2 small, expand": (
-        lambda: released.MobileNetV2(True, (1,)), "basis_mobilenetv2", {"form": "expand"}, "small",
+        lambda: released.MobileNetV2(True, (1,)), "basis_mobilenetv2", {"places": "expand"}, "small",
     ),
     "MobileNetV2 small, expand + project": (
         lambda: released.MobileNetV2(True, (1, 3)), "basis_mobilenetv2", {}, "small",
     ),
     "MobileNetV2 small, expand + depthwise": (
-        lambda: released.MobileNetV2(True, (1, 2)), "basis_mobilenetv2", {"form": "expand_depthwise"}, "small",
+        lambda: released.MobileNetV2(True, (1, 2)), "basis_mobilenetv2", {"places": "expand_depthwise"}, "small",
     ),
     "MobileNetV2": (lambda: released.MobileNetV2(False), "mobilenetv2_imagenet", {"num_classes": 100}, "imagenet"),
     "MobileNetV2, expand": (
-        lambda: released.MobileNetV2(False, (1,)), "basis_mobilenetv2_imagenet", {"num_classes": 100, "form": "expand"},
+        lambda: released.MobileNetV2(False, (1,)), "basis_mobilenetv2_imagenet", {"num_classes": 100, "places": "expand"},
         "imagenet",
     ),
     "MobileNetV2, expand + project": (
@@ -107,7 +107,7 @@ def test_whole_convolutions_that_are_shared(tmp_path: Path):
     code = lc.load_checkpoint(basis_bottleneck_resnet((3, 3, 3, 3), 10), tmp_path / "net.pth").eval()
     assert same(code(x), network(x))
     with pytest.raises(FileError, match=r"shared_basis_1\.weight"):
-        lc.load_checkpoint(basis_bottleneck_resnet((3, 3, 3, 3), 10, form="text"), tmp_path / "net.pth")
+        lc.load_checkpoint(basis_bottleneck_resnet((3, 3, 3, 3), 10, places="text"), tmp_path / "net.pth")
 
 
 def test_the_two_paddings_of_option_a_differ_and_both_are_built():

@@ -59,13 +59,21 @@ def test_commands_and_flags_exist(document: str, words: list[str]) -> None:
 )
 def test_names_in_python_lines_exist(path: Path, block: str) -> None:
     parsed = ast.parse(block)
+    own = {node.id for node in ast.walk(parsed) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {
+        alias.asname or alias.name
+        for node in ast.walk(parsed)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     for node in ast.walk(parsed):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in MODULES:
             assert hasattr(MODULES[node.value.id], node.attr), f"{path.name}: {node.value.id} has no {node.attr}"
-        if isinstance(node, ast.ImportFrom) and node.module == "leanconv":
-            assert all(hasattr(lc, alias.name) or alias.name in MODULES for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "leanconv":
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) or alias.name in MODULES for alias in node.names)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id in vars(builtins) or node.func.id == "MyNet"
+            assert node.func.id in own or node.func.id in vars(builtins) or node.func.id == "MyNet"
 
 
 def run(path: str, number: int, names: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.gates import tree
 
-LONGEST = 400
+LONGEST, LONGEST_VERB = 400, 100
 # Written so that no pattern matches its own text.
 PLACES = {
     "an absolute path of a machine": re.compile(
@@ -37,6 +37,16 @@ def test_no_file_is_long():
     assert len(lengths) > 50, "the gate does not see the repository"
     long = {name: lines for name, lines in lengths.items() if lines > LONGEST}
     assert not long, f"over {LONGEST} lines, split it by what it does: {long}"
+
+
+def test_a_verb_parses_calls_and_prints():
+    from leanconv.cli.app import VERBS
+    from leanconv.cli.detect import DETECT_VERBS
+
+    homes = {function.__module__ for function, _ in (*VERBS.values(), *DETECT_VERBS.values())}
+    paths = [tree.ROOT / f"{home.replace('.', '/')}.py" for home in homes]
+    long = {tree.name(path): lines for path in paths if (lines := len(path.read_text().splitlines())) > LONGEST_VERB}
+    assert not long, f"over {LONGEST_VERB} lines, move what is library to its package: {long}"
 
 
 def test_no_file_names_a_place():

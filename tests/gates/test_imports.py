@@ -61,6 +61,15 @@ def test_imports_go_backwards(path: Path):
     assert not found, f"{tree.name(path)}: {'; '.join(found)}"
 
 
+PROGRAMS = [path for path in tree.files("*.py") if path.relative_to(tree.ROOT).parts[0] in ("benchmarks", "examples")]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=tree.name)
+def test_programs_use_the_library_and_not_the_command_line(path: Path):
+    found = [target for _, target in imported(path.read_text(encoding="utf-8"), "benchmarks")]
+    assert not [target for target in found if target.startswith("leanconv.cli")], "take it from the library"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -93,6 +102,45 @@ def test_the_gate_sees_imports_that_go_forward(source: str):
 )
 def test_the_gate_passes_imports_that_go_backwards(source: str):
     assert not violations(source, "leanconv.models")
+
+
+NAMES_NO_OPERATOR = (
+    "conversion",
+    "files",
+    "train",
+    "timing",
+    "inference",
+    "deploy",
+    "testing",
+    "search",
+    "analyse",
+    "papers",
+)
+OPS = ("leanconv.ops", "leanconv.ops.METHODS", "leanconv.ops.find_method", "leanconv.ops.list_methods")
+
+
+def operators_named(source: str, module: str) -> list[str]:
+    """What `source` imports of `leanconv.ops` beside the lookup of methods."""
+    found = {target for _, target in imported(source, module) if f"{target}.".startswith("leanconv.ops.")}
+    return sorted(found - {*OPS})
+
+
+WORKS_ON_OPERATORS = [p for p in tree.sources() if p.relative_to(tree.PACKAGE).parts[0] in NAMES_NO_OPERATOR]
+
+
+@pytest.mark.parametrize("path", WORKS_ON_OPERATORS, ids=tree.name)
+def test_no_operator_is_named(path: Path):
+    """An operator answers for itself: a package that works on operators knows none of them."""
+    named = operators_named(path.read_text(encoding="utf-8"), ".".join(path.parent.relative_to(tree.ROOT).parts))
+    assert not named, f"{tree.name(path)} names {named}: let the operator answer, by a hook on Method or ConvOp"
+
+
+def test_the_gate_sees_operators():
+    assert operators_named("from leanconv.ops.split import SplitConv2d", "leanconv.files") == [
+        "leanconv.ops.split.SplitConv2d"
+    ]
+    assert operators_named("from leanconv.ops import TiedBlock", "leanconv.files") == ["leanconv.ops.TiedBlock"]
+    assert operators_named("from leanconv import ops\nimport leanconv.ops", "leanconv.files") == []
 
 
 @pytest.mark.parametrize(

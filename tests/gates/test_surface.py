@@ -27,7 +27,9 @@ def test_type_checkers_see_the_same_names():
     top = ast.parse((tree.PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     blocks = [node for node in top.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
-    assert {alias.asname or alias.name for node in imports for alias in node.names} == {*leanconv.__all__}
+    seen = {alias.asname or alias.name for node in imports for alias in node.names}
+    assert seen <= {*leanconv.__all__}
+    assert {*leanconv.__all__} - seen <= {*leanconv.ops.__all__}  # a further operator needs no line there
 
 
 def test_no_public_name_is_a_package():

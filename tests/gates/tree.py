@@ -19,13 +19,15 @@ ORDER = (
     "data",
     "train",
     "timing",
+    "report",
     "inference",
     "deploy",
+    "testing",
     "search",
     "analyse",
+    "experiment",
     "detect",
     "papers",
-    "report",
     "cli",
 )
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from leanconv.core.atomic import write_text
 from leanconv.models import known
 from leanconv.papers import catalogue
-from leanconv.report import markdown_of, paper_tables, results
+from leanconv.papers import tables as paper_tables
+from leanconv.report import markdown_of, results
 from tests.gates import blocks, surface, tree
 
 

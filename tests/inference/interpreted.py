@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.inference.affine import Affine
+from leanconv.core.affine import Affine
 from leanconv.inference.forms import forms_of
-from leanconv.inference.forms.kernels import takes
+from leanconv.ops.forms.kernels import takes
 from tests.ops.contract import ACCEPTED, SPECS, image, unsettle_
 
 METHODS = (lc.TiedBlock, lc.SharedBasis, lc.Split)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import leanconv as lc
-from leanconv.inference.affine import Affine
-from leanconv.inference.forms.kernels import BasisKernel, TiedKernel, takes
+from leanconv.core.affine import Affine
+from leanconv.ops.forms.kernels import BasisKernel, TiedKernel, takes
 from tests.gates.tree import ROOT
 
 
@@ -36,7 +36,7 @@ def test_they_compile_for_a_gpu(dtype, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from leanconv.inference.kernels import basis_conv, gated_sum, tied_conv
+    from leanconv.ops.kernels import basis_conv, gated_sum, tied_conv
 
     tile = {"KH": 3, "KW": 3, "PIXELS": 32, "INPUTS": 32, "OUTPUTS": 64, "PRECISION": "ieee"}
     for kernel, constants in (

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import LeanconvWarning, SettingError
-from leanconv.inference import autotune
-from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
+from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
+from leanconv.timing import modules
+from leanconv.timing.store import TimeStore
 from tests.ops.contract import unsettle_
 
 
@@ -140,7 +141,7 @@ def test_a_wrong_graph_is_put_back_as_it_was(monkeypatch):
     with pytest.warns(LeanconvWarning, match="rewritten it gives something else") as said:
         fast = quick(model, x)
     torch.testing.assert_close(fast(x), model(x))
-    assert len(said) > 1 and left_as_they_are(fast)[0].name == ""
+    assert len(said) > 1 and not_rewritten(fast)[0].name == ""
 
 
 def test_it_measures_once_and_remembers(tmp_path: Path, monkeypatch):
@@ -154,11 +155,11 @@ def test_it_measures_once_and_remembers(tmp_path: Path, monkeypatch):
     entries = json.loads(file.read_text())["times_ms"]
     assert 5 <= len(entries) < 18  # layers that are alike are measured once
     assert all("eager | " in key and " | 1 | torch.float32 | channels_last | 1x" in key for key in entries)
-    monkeypatch.setattr(autotune, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(modules, "measure", lambda *_: pytest.fail("measured again"))
     again = optimize(model, x, cache=file, threads=1)
     assert [choice.form for choice in forms_chosen(again)] == [choice.form for choice in forms_chosen(fast)]
     file.write_text("{broken")
-    assert autotune.FormCache(file).times == {}
+    assert TimeStore(file).times == {}
 
 
 def test_the_result_compiles_exports_and_saves():
@@ -201,8 +202,8 @@ def test_errors_name_the_way_out():
 
 
 def test_a_form_must_be_clearly_quicker():
-    assert autotune.fastest({"grouped": 1.0, "rows": 0.97, "batch": 1.2}) == "grouped"
-    assert autotune.fastest({"grouped": 1.0, "rows": 0.94, "batch": 0.9}) == "batch"
+    assert modules.fastest({"grouped": 1.0, "rows": 0.97, "batch": 1.2}) == "grouped"
+    assert modules.fastest({"grouped": 1.0, "rows": 0.94, "batch": 0.9}) == "batch"
 
 
 def test_what_is_quick_alone_and_slow_together_is_left(monkeypatch):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import LeanconvWarning, SettingError
-from leanconv.inference.optimize import forms_chosen, left_as_they_are, optimize
+from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from tests.ops.contract import unsettle_
 
 
@@ -48,7 +48,7 @@ def test_control_flow_is_left_and_the_rest_optimized() -> None:
     fast = quick(model, x)
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
     assert norms(model) > 8 and norms(fast) == 0
-    left = {part.name: part.reason for part in left_as_they_are(fast)}
+    left = {part.name: part.reason for part in not_rewritten(fast)}
     assert {"", "blocks.0"} <= set(left) and "cannot be traced" in left[""]
     assert {choice.layer for choice in forms_chosen(fast)} == {"blocks.1.0", "blocks.0.blocks.1.0"}
 
@@ -125,7 +125,7 @@ def test_nothing_to_optimize_is_no_error() -> None:
     x = torch.randn(1, 3, 4, 4)
     fast = quick(Nothing(), x)
     assert torch.equal(fast(x), x.abs() if x.sum() == x.abs().sum() else Nothing()(x))
-    assert forms_chosen(fast) == () and left_as_they_are(fast)[0].reason.startswith("it cannot be traced")
+    assert forms_chosen(fast) == () and not_rewritten(fast)[0].reason.startswith("it cannot be traced")
 
 
 class Casts(Decides):

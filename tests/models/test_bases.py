@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
+from leanconv.core.base import get_base
 from leanconv.core.errors import SettingError
 from leanconv.core.sharing import borrowed
 from leanconv.models.bases import ENTRIES
@@ -31,17 +32,17 @@ COUNTS = [
     ("basis_resnet34_imagenet", {"shared": 32, "bases": 1}, 8_196_056, None),
     ("basis_resnet34_imagenet", {"shared": 32}, 9_762_776, None),
     ("basis_resnet50_shared", {}, 18_262_056, 4_089_184_256),
-    ("basis_resnet50_shared", {"form": "text"}, 18_262_056, 4_089_184_256),
-    ("basis_resnet50_shared", {"form": "spatial"}, 20_506_664, 4_089_184_256),
+    ("basis_resnet50_shared", {"places": "text"}, 18_262_056, 4_089_184_256),
+    ("basis_resnet50_shared", {"places": "spatial"}, 20_506_664, 4_089_184_256),
     ("basis_resnet101_shared", {}, 29_471_784, None),
     ("basis_resnext50", {}, 19_333_380, 1_179_000_832),
     ("basis_densenet121", {}, 5_084_504, 704_212_992),
     ("basis_mobilenetv2", {}, 1_899_620, 67_356_736),
-    ("basis_mobilenetv2", {"form": "expand"}, 2_163_812, 67_356_736),
-    ("basis_mobilenetv2", {"form": "expand_depthwise"}, 2_141_348, 67_356_736),
+    ("basis_mobilenetv2", {"places": "expand"}, 2_163_812, 67_356_736),
+    ("basis_mobilenetv2", {"places": "expand_depthwise"}, 2_141_348, 67_356_736),
     ("basis_mobilenetv2_imagenet", {}, 2_978_888, 313_619_328),
-    ("basis_mobilenetv2_imagenet", {"form": "expand"}, 3_243_080, None),
-    ("basis_mobilenetv2_imagenet", {"form": "expand_depthwise"}, 3_220_616, None),
+    ("basis_mobilenetv2_imagenet", {"places": "expand"}, 3_243_080, None),
+    ("basis_mobilenetv2_imagenet", {"places": "expand_depthwise"}, 3_220_616, None),
     ("resnext50_cifar", {}, 23_177_124, 1_344_151_552),
     ("densenet121_cifar", {}, 7_048_548, 888_442_880),
     ("mobilenetv2_cifar", {}, 2_428_004, 67_356_736),
@@ -108,31 +109,39 @@ def test_the_first_block_of_every_stage_stays_dense():
         assert shared and not any(".0." in user for user in shared)
 
 
+def test_the_old_name_of_a_setting_still_builds_the_network():
+    old, new = (lc.create_model("basis_mobilenetv2", **{name: "expand"}) for name in ("form", "places"))
+    assert [*old.state_dict()] == [*new.state_dict()] and get_base(old) == get_base(new)
+    assert get_base(old)["kwargs"] == {"places": "expand"}
+    with pytest.raises(SettingError, match="form is not a setting of resnet8"):
+        lc.create_model("resnet8", form="expand")
+
+
 @pytest.mark.parametrize(
-    ("form", "places"), [("code", {"conv2", "conv3"}), ("text", {"conv1", "conv2"}), ("spatial", {"conv2"})]
+    ("places", "names"), [("code", {"conv2", "conv3"}), ("text", {"conv1", "conv2"}), ("spatial", {"conv2"})]
 )
-def test_which_convolutions_of_a_bottleneck_are_one(form, places):
-    shared = [*users_of(meta("basis_resnet50_shared", form=form)).values()]
-    assert {name.rpartition(".")[2] for users in shared for name in users} == places
-    assert sorted(map(len, shared)) == sorted(len(places) * [2, 3, 5, 2])
+def test_which_convolutions_of_a_bottleneck_are_one(places, names):
+    shared = [*users_of(meta("basis_resnet50_shared", places=places)).values()]
+    assert {name.rpartition(".")[2] for users in shared for name in users} == names
+    assert sorted(map(len, shared)) == sorted(len(names) * [2, 3, 5, 2])
     for users in shared:  # one stage and one place each
         assert len({(name.split(".")[0], name.rpartition(".")[2]) for name in users}) == 1
 
 
 @pytest.mark.parametrize(
-    ("form", "places"),
+    ("places", "names"),
     [
         ("expand", {"conv1"}),
         ("expand_project", {"conv1", "conv3"}),
         ("expand_depthwise", {"conv1", "conv2"}),
     ],
 )
-def test_which_convolutions_of_mobilenet_are_one(form, places):
+def test_which_convolutions_of_mobilenet_are_one(places, names):
     for name in ("basis_mobilenetv2", "basis_mobilenetv2_imagenet"):
-        shared = [*users_of(meta(name, form=form)).values()]
-        assert {user.rpartition(".")[2] for users in shared for user in users} == places
+        shared = [*users_of(meta(name, places=places)).values()]
+        assert {user.rpartition(".")[2] for users in shared for user in users} == names
         assert {user.split(".")[0] for users in shared for user in users} == {f"layer{stage}" for stage in (3, 4, 5, 6)}
-        assert sorted(map(len, shared)) == sorted(len(places) * [2, 3, 2, 2])
+        assert sorted(map(len, shared)) == sorted(len(names) * [2, 3, 2, 2])
 
 
 def test_resnext_and_densenet_share_within_their_blocks():
@@ -209,7 +218,7 @@ def test_penalties_are_means_and_can_be_left_off():
 
 def test_convolutions_shared_whole_have_a_mean_for_each_kind():
     """With zero weights the Gram error of R rows is R, over R^2 entries."""
-    model = lc.create_model("basis_mobilenetv2", form="expand_project")
+    model = lc.create_model("basis_mobilenetv2", places="expand_project")
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, ConvBank):
@@ -281,11 +290,15 @@ def test_mobilenet_is_the_releases():
     [
         ("basis_resnext50", {"unique": 1}, "unique=1 must be a multiple of 4; 4 is"),
         ("basis_resnext50", {"shared": 40}, "shared=40 must be a multiple of 16; 48 is"),
-        ("basis_resnet50_shared", {"form": "all"}, "form='all' must be 'code', 'text' or 'spatial'"),
-        ("basis_mobilenetv2", {"form": "text"}, "form='text' must be 'expand', 'expand_project' or 'expand_depthwise'"),
+        ("basis_resnet50_shared", {"places": "all"}, "places='all' must be 'code', 'text' or 'spatial'"),
+        (
+            "basis_mobilenetv2",
+            {"places": "text"},
+            "places='text' must be 'expand', 'expand_project' or 'expand_depthwise'",
+        ),
         ("basis_resnet34", {"shared": 0, "unique": 0}, "shared=0 and unique=0 leave no filter"),
         ("basis_resnet34", {"penalty_weight": -1}, "penalty_weight=-1 must be a number of at least 0"),
-        ("mobilenetv2_cifar", {"images": "large"}, "images='large' must be one of 'small', 'imagenet'"),
+        ("mobilenetv2_cifar", {"images": "large"}, "images='large' must be 'small' or 'imagenet'"),
         ("mobilenetv2_cifar", {"dropout": 1}, "dropout=1 must be a number of at least 0 and below 1"),
     ],
 )

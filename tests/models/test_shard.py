@@ -137,10 +137,10 @@ def test_save_and_load_keep_the_one_filter_set(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("shard_vgg16", {"head": "1000"}, "head='1000' must be one of '512-512', '1024-1024', '2048'"),
+        ("shard_vgg16", {"head": "1000"}, "head='1000' must be '512-512', '1024-1024' or '2048'"),
         ("shard_vgg16", {"width": 0}, "width=0 must be a whole number of at least 1"),
         ("shard_vgg16", {"width": 2}, "in_channels=3 must not exceed the 2 channels"),
-        ("shard_resnet", {"stem": "5x5"}, "stem='5x5' must be one of"),
+        ("shard_resnet", {"stem": "5x5"}, "stem='5x5' must be"),
         ("shard_resnet", {"shared": 1}, "shared=1 must be"),
     ],
 )

@@ -1,41 +1,17 @@
-"""What every method must do, over awkward convolutions: the cases and the network they stand in."""
+"""The methods of this repository, each with settings that the contract checks and the convolutions it must accept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.core.operator import LinearOp
+from leanconv.testing import SPECS, Check, checks, image, lean_network, network, unsettle_
 
-# Each is something that breaks a careless operator. Every one is accepted by nn.Conv2d.
-SPECS: dict[str, lc.ConvSpec] = {
-    "3x3": lc.ConvSpec(8, 16, (3, 3), padding=(1, 1), bias=False),
-    "3x3 square": lc.ConvSpec(16, 16, (3, 3), padding=(1, 1), bias=False),
-    "bias": lc.ConvSpec(8, 16, (3, 3), padding=(1, 1)),
-    "stride 2": lc.ConvSpec(8, 16, (3, 3), (2, 2), (1, 1), bias=False),
-    "stride (1, 2)": lc.ConvSpec(8, 8, (3, 3), (1, 2), (1, 1)),
-    "stride 3": lc.ConvSpec(8, 8, (3, 3), (3, 3), (1, 1)),
-    "dilation 2": lc.ConvSpec(8, 16, (3, 3), padding=(2, 2), dilation=(2, 2)),
-    "stride 2 dilation 2": lc.ConvSpec(8, 16, (3, 3), (2, 2), (2, 2), (2, 2)),
-    "3x1": lc.ConvSpec(8, 8, (3, 1), padding=(1, 0)),
-    "1x1": lc.ConvSpec(8, 16, (1, 1)),
-    "1x1 stride 2": lc.ConvSpec(8, 16, (1, 1), (2, 2), bias=False),
-    "same": lc.ConvSpec(8, 8, (3, 3), padding="same"),
-    "same, even kernel": lc.ConvSpec(8, 8, (2, 4), padding="same"),
-    "same, circular": lc.ConvSpec(8, 8, (3, 3), padding="same", padding_mode="circular"),
-    "reflect": lc.ConvSpec(8, 8, (3, 3), padding=(1, 1), padding_mode="reflect"),
-    "replicate, stride 2": lc.ConvSpec(8, 8, (3, 3), (2, 2), (1, 1), padding_mode="replicate"),
-    "no padding": lc.ConvSpec(8, 16, (3, 3)),
-    "groups": lc.ConvSpec(8, 16, (3, 3), padding=(1, 1), groups=2),
-    "depthwise": lc.ConvSpec(8, 8, (3, 3), padding=(1, 1), groups=8),
-    "uneven": lc.ConvSpec(6, 10, (5, 5), padding=(2, 2)),
-}
-SIZES = [(8, 8), (7, 9), (3, 3)]
-LAYERS = 3
+__all__ = ["ACCEPTED", "CASES", "OWN", "SPECS", "image", "lean_network", "network", "on_checks", "unsettle_"]
+
+OWN = tuple(method for method in lc.METHODS if method.__module__.startswith("leanconv."))
 
 
 @dataclass(frozen=True)
@@ -79,69 +55,20 @@ CASES: list[Case] = [
     case(lc.SoftShared(templates=2)),
     case(lc.FilterSummary(ratio=0.3)),
 ]
+# An operator that is not named above is one file all the same: it is checked with its defaults, on what it accepts itself
+_NAMED = {type(case.method) for case in CASES}
+CASES += [
+    Case(kind(), frozenset(n for n, s in SPECS.items() if kind().reject(s) is None))
+    for kind in OWN
+    if kind not in _NAMED
+]
 ACCEPTED = [(case.method, name) for case in CASES for name in SPECS if name in case.accepts]
-REJECTED = [(case.method, name) for case in CASES for name in SPECS if name not in case.accepts]
-
-
-def ids(pairs: list[tuple[lc.Method, str]]) -> list[str]:
-    return [f"{method.label()}-{name}" for method, name in pairs]
-
-
-def on(pairs: list[tuple[lc.Method, str]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("method", "name"), pairs, ids=ids(pairs))
-
-
-each_accepted = on(ACCEPTED)
-SOME = [(m, n) for m, n in ACCEPTED if n in ("3x3", "stride 2", "stride (1, 2)", "same, circular", "groups", "uneven")]
-on_some = on(SOME)
-# What takes a second each time: the first case of each method on all of these, its variants on two
 FIRST = {type(case.method): case.method for case in reversed(CASES)}
-FEW = [(m, n) for m, n in SOME if FIRST[type(m)] == m or n in ("stride 2", "same, circular")]
-on_few = on(FEW)
-LINEAR = [(m, n) for m, n in ACCEPTED if isinstance(m.build([SPECS[n]])[0], LinearOp)]
-on_linear = on(LINEAR)
+CHECKS: list[Check] = [
+    check for case in CASES for check in checks(case.method, thorough=FIRST[type(case.method)] == case.method)
+]
 
 
-class Parallel(nn.Module):
-    """Convolutions of one spec side by side on one input: a group for the methods that share, alone for the others."""
-
-    def __init__(self, spec: lc.ConvSpec, layers: int = LAYERS) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(**spec.kwargs()) for _ in range(layers))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(conv(x) for conv in self.convs)
-
-
-def network(spec: lc.ConvSpec, dtype: torch.dtype = torch.float64) -> Parallel:
-    torch.manual_seed(0)
-    return Parallel(spec).to(dtype).eval()
-
-
-def lean_network(
-    method: lc.Method, spec: lc.ConvSpec, init: str = "fresh", dtype: torch.dtype = torch.float64
-) -> nn.Module:
-    """The converted network, its norms with statistics that are not the neutral ones."""
-    model = network(spec, dtype)
-    lean = lc.convert(model, lc.plan(model, method, input_size=(spec.in_channels, 8, 8)), init=init)
-    if init == "fresh":
-        unsettle_(lean)
-    return lean
-
-
-def unsettle_(model: nn.Module) -> None:
-    """Give every norm and bias values that a forgotten term would show up with."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in ((module.running_mean, -1.0), (module.running_var, 0.5), (module.weight.data, 0.5)):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
-            module.bias.data.copy_(torch.rand(module.bias.shape, generator=generator))
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            parameter.data.copy_(torch.rand(parameter.shape, generator=generator))
-
-
-def image(spec: lc.ConvSpec, size: tuple[int, int] = (8, 8), n: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
-    torch.manual_seed(2)
-    return torch.randn(n, spec.in_channels, *size, dtype=dtype)
+def on_checks(*files: str) -> pytest.MarkDecorator:
+    """Every check of these files of rules."""
+    return pytest.mark.parametrize("check", [check for check in CHECKS if check.rule.file in files], ids=str)

@@ -11,8 +11,8 @@ from leanconv.core.errors import SettingError
 from leanconv.ops.grouped import Grouped
 
 
-def layer(ways: int, *spec, **settings) -> lc.ConvOp:
-    return Grouped(ways).build([lc.ConvSpec(*spec, **settings)])[0]
+def layer(own_groups: int, *spec, **settings) -> lc.ConvOp:
+    return Grouped(own_groups).build([lc.ConvSpec(*spec, **settings)])[0]
 
 
 def test_every_group_of_channels_meets_its_own_filters():

@@ -148,7 +148,7 @@ def test_refusals_say_why():
     with pytest.raises(SettingError, match=r"ratio=7\.0 must be a number above 0 and at most 1"):
         lc.SplitConv2d(8, 8, 3, padding=1, ratio=7.0)
     with pytest.raises(SettingError, match="groups=0 must be a whole number of at least 1"):
-        lc.SplitConv2d(8, 8, 3, padding=1, split_groups=0)
+        lc.SplitConv2d(8, 8, 3, padding=1, own_groups=0)
     with pytest.raises(SettingError, match=r"stride=\(3, 3\) must be 1 or 2"):
         lc.SplitConv2d(8, 8, 3, 3, 1)
     with pytest.raises(SettingError, match="the branches would not meet"):

@@ -9,8 +9,8 @@ from leanconv.detect import DETECTORS
 from leanconv.detect.recipes import RECIPES as DETECT_RECIPES
 from leanconv.models import list_models
 from leanconv.papers import catalogue
-from leanconv.papers.rows import Network, Row
-from leanconv.report import paper_tables
+from leanconv.papers import tables as paper_tables
+from leanconv.papers.rows import Network, PrintedCount
 from leanconv.train.recipes import RECIPES
 from tests.gates import tree
 
@@ -19,7 +19,7 @@ ACCURACIES = catalogue.accuracies()
 NAMES = {entry.name for entry in list_models()}
 
 
-def called(row: Row) -> str:
+def called(row: PrintedCount) -> str:
     return f"{row.paper} {row.table} {row.row} {row.metric}"
 
 

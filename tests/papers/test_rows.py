@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 
 from leanconv.papers.conventions import macs, params
-from leanconv.papers.rows import Cell, Figure, Row, network
+from leanconv.papers.rows import Cell, CountRule, PrintedCount, network
 
 R20 = network("resnet20")
 
 
-def row(printed: str, figure: Figure | None, unit: str = "M") -> Row:
-    return Row("spconv", "1", "ResNet-20", "params", printed, unit, figure, "option B", "derived")
+def row(printed: str, figure: CountRule | None, unit: str = "M") -> PrintedCount:
+    return PrintedCount("spconv", "1", "ResNet-20", "params", printed, unit, figure, "option B", "derived")
 
 
 @pytest.mark.parametrize(
@@ -33,36 +33,36 @@ def row(printed: str, figure: Figure | None, unit: str = "M") -> Row:
     ],
 )
 def test_verdicts_of_272_474(printed, unit, verdict):
-    assert row(printed, Figure(params, R20), unit).verdict() == verdict
+    assert row(printed, CountRule(params, R20), unit).verdict() == verdict
 
 
 def test_one_setting_flips_the_verdict():
-    right = row("0.27", Figure(params, R20))
+    right = row("0.27", CountRule(params, R20))
     assert right.verdict() == "exact"
     for wrong in (network("resnet20", shortcut="A", width=17), network("resnet20", width=15), network("resnet32")):
-        assert dataclasses.replace(right, figure=Figure(params, wrong)).verdict() != "exact"
+        assert dataclasses.replace(right, figure=CountRule(params, wrong)).verdict() != "exact"
 
 
 def test_figures_that_compare():
     small = network("resnet8")
     a, b = 272474, 78042
-    assert Figure(params, small).value() == b
-    assert Figure(params, small, R20, "share_pct").value() == pytest.approx(100 * b / a)
-    assert Figure(params, small, R20, "saved_pct").value() == pytest.approx(100 - 100 * b / a)
-    assert Figure(params, small, R20, "factor").value() == pytest.approx(a / b)
-    assert Figure(params, R20, small, "difference").value() == a - b
-    assert Figure(params, small, Cell("21.30M"), "factor").value() == pytest.approx(21.3e6 / b)
-    assert Figure(params, small, R20, "factor", rounded=("0.3M", "78K")).value() == pytest.approx(300 / 78)
-    assert Figure(params, small, R20, "factor", rounded=("272K", "78.0K")).value() == pytest.approx(272 / 78)
+    assert CountRule(params, small).value() == b
+    assert CountRule(params, small, R20, "share_pct").value() == pytest.approx(100 * b / a)
+    assert CountRule(params, small, R20, "saved_pct").value() == pytest.approx(100 - 100 * b / a)
+    assert CountRule(params, small, R20, "factor").value() == pytest.approx(a / b)
+    assert CountRule(params, R20, small, "difference").value() == a - b
+    assert CountRule(params, small, Cell("21.30M"), "factor").value() == pytest.approx(21.3e6 / b)
+    assert CountRule(params, small, R20, "factor", rounded=("0.3M", "78K")).value() == pytest.approx(300 / 78)
+    assert CountRule(params, small, R20, "factor", rounded=("272K", "78.0K")).value() == pytest.approx(272 / 78)
 
 
 def test_compute_stands_beside_a_comparison():
     small = network("resnet8")
-    assert Figure(params, small).macs_ratio() is None
-    ratio = Figure(macs, small, R20, "factor").value() ** -1
-    assert Figure(params, small, R20, "factor").macs_ratio() == pytest.approx(ratio)
-    assert Figure(params, small, Cell("21.30M"), "factor").macs_ratio() is None
-    assert Figure(params, small, Cell("21.30M"), "factor", base=R20).macs_ratio() == pytest.approx(ratio)
+    assert CountRule(params, small).macs_ratio() is None
+    ratio = CountRule(macs, small, R20, "factor").value() ** -1
+    assert CountRule(params, small, R20, "factor").macs_ratio() == pytest.approx(ratio)
+    assert CountRule(params, small, Cell("21.30M"), "factor").macs_ratio() is None
+    assert CountRule(params, small, Cell("21.30M"), "factor", base=R20).macs_ratio() == pytest.approx(ratio)
 
 
 def test_a_quoted_row_has_no_figure_of_ours():

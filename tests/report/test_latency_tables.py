@@ -45,5 +45,5 @@ def test_only_the_best(tmp_path: Path) -> None:
 
 
 def test_the_best_are_bold() -> None:
-    table = latency_tables.rich_table(ROWS, "times")
+    table = latency_tables.table(ROWS, "times").__rich__()
     assert [drawn.style for drawn in table.rows] == ["bold", None, "bold", None]

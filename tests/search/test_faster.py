@@ -56,3 +56,11 @@ def test_a_plan_without_sizes_is_refused():
     model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3))
     with pytest.raises(SettingError, match="does not know the size of 0's map"):
         layer_times(lc.plan(model, lc.TiedBlock()), cache=None)
+
+
+@pytest.mark.parametrize("method", [lc.TiedBlock(2), lc.Grouped(2)])
+def test_linear_layers_are_measured_too(method):
+    mlp = torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(16, 16), torch.nn.Linear(16, 4))
+    plan = lc.plan(mlp, method, include="linear", input_size=(3, 4, 4))
+    (time,) = layer_times(plan, cache=None, threads=1)
+    assert time.name == "1" and time.dense_ms > 0 and time.lean_ms > 0

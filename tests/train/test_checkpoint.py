@@ -14,7 +14,7 @@ import torch
 from leanconv.core.errors import FileError
 from leanconv.data import ImageData
 from leanconv.train import TrainConfig, fit
-from leanconv.train.checkpoint import CHECKSUMS, checksum, read_checkpoint, write_checkpoint
+from leanconv.train.checkpoint import CHECKSUMS, read_checkpoint, sha256_of, write_checkpoint
 from tests.train.conftest import SMALL, Net, assert_same, state, stripes
 from tests.train.test_resume import CtrlC
 
@@ -40,7 +40,7 @@ def refusal(data: ImageData, folder: Path, config: TrainConfig = AVERAGED) -> st
 
 
 def same(first: Any, second: Any) -> bool:
-    return checksum(first) == checksum(second)
+    return sha256_of(first) == sha256_of(second)
 
 
 def test_a_flipped_bit_anywhere_is_seen(data: ImageData, tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_what_a_checksum_tells_apart() -> None:
         zeros(2), zeros(1, 2), zeros(2, dtype=torch.float64), -zeros(2), zeros(0), zeros(0, 1),
         zeros(2, dtype=torch.bfloat16), zeros(2, dtype=torch.float16), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]),
     ]  # fmt: skip
-    assert len({checksum(value) for value in values}) == len(values)
-    assert checksum(torch.arange(6.0).view(2, 3).T) == checksum(torch.arange(6.0).view(2, 3).T.contiguous())
+    assert len({sha256_of(value) for value in values}) == len(values)
+    assert sha256_of(torch.arange(6.0).view(2, 3).T) == sha256_of(torch.arange(6.0).view(2, 3).T.contiguous())
 
 
 def optimizer(checkpoint: dict[str, Any]) -> dict[str, Any]:

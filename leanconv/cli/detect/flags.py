@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from leanconv.cli.train_flags import Flag, with_flags
+from leanconv.cli.output import say
+from leanconv.cli.train_flags import with_flags
+from leanconv.core.errors import SettingError
+from leanconv.detect.config import DetectConfig
 
-FLAGS = (
-    Flag("epochs", int, 24, "Passes over the train part."),
-    Flag("batch_size", int, 16, "Photos a step, over all processes together."),
-    Flag("lr", float, 0.02, "Highest learning rate; the default is for 16 photos a step, and goes down with them."),
-    Flag("momentum", float, 0.9, "Momentum of SGD."),
-    Flag("nesterov", bool, False, "Nesterov momentum."),
-    Flag("weight_decay", float, 1e-4, "Weight decay."),
-    Flag("schedule", Literal["cosine", "onecycle", "step", "constant"], "step", "How lr changes."),
-    Flag("milestones", tuple, (0.67, 0.92), "Where step multiplies by gamma: epochs, or fractions of them."),
-    Flag("gamma", float, 0.1, "Factor of step."),
-    Flag("warmup_epochs", float, 0.07, "Epochs of linear warm-up."),
-    Flag(
-        "min_size", tuple, (800,), "Pixels of a photo's shorter side; of several, one is drawn for each (multi-scale)."
-    ),
-    Flag("max_size", int, 1333, "Pixels of its longer side, at most."),
-    Flag("flip", float, 0.5, "How likely a photo is mirrored."),
-    Flag("clip", float, None, "Largest norm of the gradients."),
-    Flag("keep_empty", bool, False, "Train on photos without an object too."),
-    Flag("precision", Literal["fp32", "bf16"], "fp32", "bf16 computes in bfloat16 where that is safe."),
-    Flag("channels_last", bool, True, "Memory layout of maps and weights."),
-    Flag("seed", int, 0, "Where randomness starts."),
-    Flag("workers", int, 0, "Processes that decode photos."),
-    Flag("threads", int, None, "CPU threads."),
-    Flag("no_decay_norm", bool, False, "No weight decay on biases and norms."),
-    Flag("record_gradients", bool, False, "Keep the gradients' sizes of shared weights, for analyse --what gradients."),
-    Flag("sync_norms", bool, False, "Batch norms take their statistics over all GPUs together."),
-)
+if TYPE_CHECKING:
+    from leanconv.data.problems import OnBad as BadPhotos
+    from leanconv.detect import DetectionData
+    from leanconv.detect.data.records import Part as PartName
+
 # of `RunConfig`, and without a meaning here
 UNUSED = ("patience", "pct_start", "div_factor", "final_div_factor", "validation")
 
-with_detect_flags = partial(with_flags, FLAGS)
+with_detect_flags = partial(with_flags, DetectConfig, leave_out=UNUSED)
 
 Photos = Annotated[
     Path,
@@ -54,3 +37,62 @@ OnBad = Annotated[
 ]
 Part = Annotated[Literal["train", "val"], typer.Option("--part", help="Which part of the data.")]
 Runs = Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders that leanconv detect train saved.")]
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", metavar="TARGET", help="A network by name, or a folder that leanconv saved one in."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", metavar="NAMES", help="Modules whose maps are taken, from stride 4 to 32: a,b,c,d."),
+]
+Frozen = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", metavar="NAME", help="A module of the backbone that does not train; may be repeated."),
+]
+FrozenNorms = Annotated[
+    bool, typer.Option("--frozen-norms", help="Batch norms of the backbone keep their statistics and weights.")
+]
+PyramidChannels = Annotated[
+    int, typer.Option("--pyramid-channels", min=1, help="Channels of the feature pyramid and of the heads on it.")
+]
+AnchorSizes = Annotated[
+    str | None,
+    typer.Option("--anchor-sizes", metavar="PIXELS", help="One for each of five levels. [32,64,128,256,512]"),
+]
+NormHead = Annotated[
+    bool, typer.Option("--norm-head", help="Group norms in RetinaNet's head, to train it from scratch.")
+]
+Assigned = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of torchvision's detector; may be repeated."),
+]
+
+
+def open_photos(
+    folder: Path,
+    on_bad: BadPhotos = "skip",
+    parts: Sequence[PartName] = ("train", "val"),
+    max_pixels: int | None = None,
+) -> DetectionData:
+    """`open_detection`, saying once what was left out."""
+    from leanconv.data.encoded import MAX_PIXELS
+    from leanconv.detect import open_detection
+
+    data = open_detection(folder, on_bad, parts, MAX_PIXELS if max_pixels is None else max_pixels)
+    for line in data.problems.lines():
+        say(f"leanconv: left out: {line}")
+    return data
+
+
+def assigned(texts: list[str]) -> dict[str, Any]:
+    """``box_score_thresh=0.1`` as a name and a plain value."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            equals = ""
+        if not equals:
+            raise SettingError(f"--set {text!r} must be a name and a plain value: box_score_thresh=0.1")
+    return found

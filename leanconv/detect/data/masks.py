@@ -14,7 +14,7 @@ FAR = 10  # a polygon may reach this many image sides beyond its image
 LONGEST = 10_000_000  # longest outline of a mask in pixels; pycocotools keeps five points for each pixel
 
 
-def compact(segmentation: Any, height: int, width: int) -> Any:
+def as_coco_mask(segmentation: Any, height: int, width: int) -> Any:
     """Check a mask in any of COCO's formats, and return it as polygons of doubles or as a run-length code.
 
     Lists of numbers would take seven times the memory, and each worker process would copy them.
@@ -52,7 +52,7 @@ def compact(segmentation: Any, height: int, width: int) -> Any:
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run-length code of a mask that `compact` returned; `height` and `width` are those of the image."""
+    """COCO's compressed run-length code of a mask that `as_coco_mask` returned; `height` and `width` are those of the image."""
     if isinstance(segmentation, dict):
         return segmentation
     maker = pycocotools_mask()

@@ -13,7 +13,7 @@ import numpy as np
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
 from leanconv.data.problems import Problems
-from leanconv.detect.data.masks import compact, pycocotools_mask, run_lengths
+from leanconv.detect.data.masks import as_coco_mask, pycocotools_mask, run_lengths
 
 Box = tuple[float, float, float, float]
 Part = Literal["train", "val"]
@@ -28,7 +28,7 @@ class Instance:
         box: x1, y1, x2, y2 in pixels, inside the photo and not empty.
         label: from 1 to the number of classes; 0 is the background.
         area: in square pixels, of the mask, or of the box without a mask. COCO's sizes small, medium and large use it.
-        segmentation: polygons or a run-length code, from `leanconv.detect.data.masks.compact`; None without a mask.
+        segmentation: polygons or a run-length code, from `leanconv.detect.data.masks.as_coco_mask`; None without a mask.
         crowd: a region with many objects. It is not used for training, and does not count as missed.
     """
 
@@ -110,7 +110,7 @@ class DetectionData:
     masks_overlap: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", class_names(self.classes, self.name, "category"))
+        object.__setattr__(self, "classes", class_names(self.classes, self.name))
         if not self.classes:
             raise DataError(f"{self.name}: no category; name at least one")
         for part in ("train", "val"):
@@ -166,7 +166,7 @@ def checked(
         problems.add("box that reaches beyond its image, cut at the border", where)
     if segmentation is not None:
         try:
-            segmentation = compact(segmentation, height, width)
+            segmentation = as_coco_mask(segmentation, height, width)
         except DataError as error:
             problems.add("mask that is no polygon and no run-length code", f"{where}: {error}")
             return

@@ -1,0 +1,61 @@
+"""What an analysis found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanconv.analyse.figure import save_figure, svg_of
+from leanconv.core.machine import provenance
+from leanconv.report.page import Page, table_page
+from leanconv.report.result import Result, TextTable
+from leanconv.report.tables import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Analysis(Result):
+    """What came out: arrays as plain values, a figure, and a table.
+
+    Args:
+        found: the values, by network.
+        figure: for `save`, or to show in a notebook.
+        heads, cells: of the table, whose first two columns are text.
+        what: the analysis; names: of what was looked at; settings, command: for the page.
+    """
+
+    found: Mapping[str, Any]
+    figure: Figure
+    heads: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    what: str = ""
+    names: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The table's cells under their headings."""
+        return [dict(zip(self.heads, line, strict=True)) for line in self.cells]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"what": self.what, "networks": dict(self.found)}
+
+    def table(self) -> TextTable:
+        return TextTable(self.heads, self.cells, 2)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the figure as its suffix says (.svg, .png, .pdf); returns the path."""
+        return save_figure(self.figure, path)
+
+    def page(self) -> Page:
+        facts = provenance(self.command) | {"settings": self.settings}
+        subtitle = f"leanconv analyse --what {self.what}, {facts['created']}"
+        sections = [(self.what.capitalize(), [svg_of(self.figure)])]
+        title = " and ".join(self.names)
+        return table_page(title, subtitle, self.heads, self.cells, left=2, sections=sections, summary=facts)

@@ -1,0 +1,61 @@
+"""The images that networks are shown, as they take them and as a reader sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.task import Task, task_of
+from leanconv.data import ImageData
+from leanconv.deploy.images import image_tensors
+from leanconv.train.prepared import some_batches, task_on
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, C, H, W) as the networks take them, and the task that they were prepared for."""
+
+    tensor: Tensor
+    task: Task
+
+    def pictures(self) -> np.ndarray:
+        """The same as a reader sees them: (N, H, W, 3) or (N, H, W) in [0, 1]."""
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.task.mean, self.task.std))
+        shown = (self.tensor * std + mean).clamp(0, 1)
+        found: np.ndarray = (shown[:, 0] if shown.shape[1] == 1 else shown.permute(0, 2, 3, 1)).numpy()
+        return found
+
+
+def images_for(model: nn.Module, source: ImageData | Tensor | Path | str, count: int = 8, seed: int = 0) -> Images:
+    """`count` images as `model` takes them.
+
+    Args:
+        source: a data set, of whose test part they are drawn without repetition; a folder of photos, of which the first are
+            taken; or a tensor (N, C, H, W), taken as it is.
+        seed: of the draw.
+
+    Raises:
+        SettingError: the network takes other channels than the data set has.
+    """
+    if isinstance(source, Tensor):
+        return Images(source, task_of(model))
+    if isinstance(source, str | Path):
+        task = task_of(model)
+        return Images(torch.cat(image_tensors(Path(source), task, count)), task)
+    check_channels(model, source)
+    task = task_on(model, source)
+    return Images(next(some_batches(source.test, source, task, count, seed=seed)), task)
+
+
+def check_channels(model: nn.Module, data: ImageData) -> None:
+    """Raise SettingError where the network does not take images of `data`."""
+    found = task_of(model).channels
+    if found != data.channels:
+        raise SettingError(
+            f"the network takes {found} channels and {data.name} has {data.channels}; take the data it was trained on"
+        )

@@ -1,0 +1,27 @@
+"""How alike what excites the filters of a layer is, as histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from leanconv.analyse.declare import analysis
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from leanconv.analyse.analysis import Analysis
+    from leanconv.analyse.images import Images
+
+
+@analysis("how alike what excites the filters is")
+def filters(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), seed: int = 0) -> Analysis:
+    """Histograms of the cosines between the filters' guided gradients."""
+    from leanconv.analyse.layers import chosen
+    from leanconv.analyse.similarity import analysis_of, filter_similarity, plot_histograms
+
+    found = {
+        label: [filter_similarity(model, images.tensor, name, seed=seed) for name in chosen(model, layers, 4)]
+        for label, model in models.items()
+    }
+    return analysis_of(found, plot_histograms(found))

@@ -1,0 +1,33 @@
+"""How alike what excites the filters of a layer is, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from leanconv.analyse.declare import analysis
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from leanconv.analyse.analysis import Analysis
+    from leanconv.analyse.images import Images
+
+
+@analysis("the same of each pair of filters")
+def matrices(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), seed: int = 0) -> Analysis:
+    """A matrix of cosines for each layer."""
+    from leanconv.analyse.figure import panels
+    from leanconv.analyse.layers import chosen
+    from leanconv.analyse.similarity import analysis_of, filter_similarity
+
+    found = {
+        label: [filter_similarity(model, images.tensor, name, seed=seed) for name in chosen(model, layers, 4)]
+        for label, model in models.items()
+    }
+    figure, grid = panels(len(found), max(map(len, found.values())), 3.0, 2.7)
+    for (label, similarities), row in zip(found.items(), grid, strict=True):
+        for similarity, axes in zip(similarities, row, strict=False):
+            similarity.plot(axes)
+        row[0].set_ylabel(label)
+    return analysis_of(found, figure)

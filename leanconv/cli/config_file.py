@@ -1,0 +1,60 @@
+"""``--config FILE``: flags read from a file; those that are typed win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leanconv.core.errors import SettingError
+
+
+def read(context: typer.Context, path: Path | None) -> Path | None:
+    """Take what a configuration file gives besides training settings as defaults of this command's flags.
+
+    Raises:
+        FileError: the file cannot be read.
+        SettingError: a key that is no flag, or a value that a flag refuses.
+    """
+    if path is None:
+        return None
+    from leanconv.experiment.settings import check_keys, read_config
+
+    _, flags = read_config(path)
+    own = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    check_keys(path, flags, own)
+    context.default_map = {
+        name: _checked(path, context, own[name], value) for name, value in flags.items() if value is not None
+    }
+    return path
+
+
+def _checked(path: Path, context: typer.Context, parameter: Any, value: Any) -> Any:
+    """`value` where the flag takes it."""
+    try:
+        kind = (
+            bool
+            if getattr(parameter, "is_flag", False)
+            else list
+            if parameter.multiple or parameter.nargs == -1
+            else None
+        )
+        if kind is not None and not isinstance(value, kind):
+            raise ValueError(f"it must be {'true or false' if kind is bool else 'a list'}")
+        if kind is None and isinstance(value, bool | list | dict):
+            raise ValueError("it must be one value, a text or a number")
+        parameter.type_cast_value(context, value)
+    except Exception as error:  # click's own kind, which newer typers bring along
+        said = getattr(error, "message", None) or str(error)
+        raise SettingError(f"{path}: {parameter.name}={value!r} does not fit: {said.rstrip('.')}") from None
+    return value
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", is_eager=True, callback=read,
+        help="Flags from a YAML file, such as config.yaml of a run; those typed here win.",
+    ),
+]  # fmt: skip

@@ -1,0 +1,223 @@
+"""Images that a user brings from Python: torch data sets, tensors, or what leanconv opens itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from leanconv.core.errors import DataError, SettingError
+from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
+from leanconv.data.sources import open_data
+from leanconv.data.split import HeldOut
+
+Part = LabelledImages | Dataset[Any] | tuple[Tensor, Tensor]
+# a name or a folder; images that are open; (train, test); or (images, labels) to hold a test part out of
+DataLike = str | Path | ImageData | tuple[Part, Part]
+LOOKED_AT = 16  # items of a data set that are read to learn what it gives
+TEST_SPLIT = 0.2
+
+
+class DatasetImages(LabelledImages):
+    """A torch data set of (image, label): PIL images, uint8 tensors (C, H, W), or floats, which the network takes as they are.
+
+    Args:
+        dataset: one with a length whose items are read by number.
+        rows: which items; None takes all.
+
+    Raises:
+        DataError: an item is no (image, label).
+    """
+
+    def __init__(self, dataset: Dataset[Any], labels: Tensor, rows: Tensor | None = None) -> None:
+        self.dataset = dataset
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.labels = labels
+        places = torch.linspace(0, len(self.rows) - 1, min(LOOKED_AT, len(self.rows))).long().tolist()
+        seen = [image_of(self.dataset[int(self.rows[place])]) for place in places]
+        self._channels = seen[0].shape[0]
+        self.prepared = seen[0].is_floating_point()
+        sizes = {(image.shape[1], image.shape[2]) for image in seen}
+        self._size = sizes.pop() if len(sizes) == 1 else None
+
+    @property
+    def channels(self) -> int:
+        return self._channels
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        return self._size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = int(self.rows[index])
+        image = image_of(self.dataset[row])
+        if image.shape[0] != self._channels or self._size not in (None, image.shape[1:]):
+            wanted = (self._channels, *(self._size or ("H", "W")))
+            raise DataError(
+                f"item {row} of the data set is {tuple(image.shape)} and others are {wanted}; make them alike"
+            )
+        return image, int(self.labels[index])
+
+    def subset(self, rows: Tensor) -> DatasetImages:
+        chosen = DatasetImages(self.dataset, self.labels[rows], self.rows[rows])
+        return chosen.of_classes(self.classes, self.named)
+
+    def relabelled(self, labels: Tensor) -> DatasetImages:
+        return DatasetImages(self.dataset, labels, self.rows)
+
+    def pixels(self) -> Iterator[Tensor]:
+        sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
+        return (self[index][0] for index in sample.tolist())
+
+
+def as_images(data: DataLike, *, test_split: float | None = None) -> ImageData:
+    """`data` as leanconv trains and tests on it.
+
+    A data set that gives float tensors is taken as it is: its own transform prepares the images, and nothing else changes or
+    normalises them. PIL images and uint8 tensors are augmented and normalised as `TrainConfig` says.
+
+    Args:
+        data: a name or a folder (`open_data`); an `ImageData`; (train, test), each a torch Dataset of (image, label) or a pair of
+            tensors (uint8 images (N, C, H, W), labels (N,)); or one such pair of tensors.
+        test_split: the fraction of each class to test on, where there is no test part; for a pair of tensors a fifth by default.
+
+    Raises:
+        DataError: it is something else, or cannot be used.
+        SettingError: `test_split` for data that has a test part.
+    """
+    if isinstance(data, str | Path):
+        return open_data(data, test_split=test_split)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        images, labels = cast(tuple[Tensor, Tensor], data)
+        return _divided(TensorImages(images, labels), TEST_SPLIT if test_split is None else test_split)
+    if test_split is not None:
+        raise SettingError(f"test_split={test_split} is for data without a test part; this has one: leave it out")
+    if isinstance(data, ImageData):
+        return data
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise DataError(
+            f"data is a {type(data).__name__}: give a name, a folder, or (train, test), two torch Datasets of (image, label)"
+        )
+    return _pair(data[0], data[1])
+
+
+def _pair(train: Part, test: Part) -> ImageData:
+    parts = part_of(train, "train"), part_of(test, "test")
+    prepared = [isinstance(part, DatasetImages) and part.prepared for part in parts]
+    if prepared[0] != prepared[1]:
+        raise DataError("one part gives float tensors and the other does not; give both the same transform")
+    classes, named = _classes(train, *parts)
+    name = type(train).__name__ if isinstance(train, Dataset) else "images"
+    facts: dict[str, Any] = {"named": named, "prepared": prepared[0], "digest": _digest(*parts)}
+    if not prepared[0]:
+        return ImageData.of(name, classes, *parts, **facts)
+    check_parts(name, classes, *parts)
+    channels = parts[0].channels  # (x / 255 - mean) / std leaves floats as they are with these
+    return ImageData(name, classes, *parts, (0.0,) * channels, (1 / 255,) * channels, **facts)
+
+
+def _divided(images: TensorImages, fraction: float) -> ImageData:
+    held, train, test = HeldOut.of(fraction, map(str, range(len(images))), images.labels)
+    parts = images.subset(train), images.subset(test)
+    classes, named = _classes(None, *parts)
+    return ImageData.of("images", classes, *parts, named=named, held_out=held, digest=_digest(*parts))
+
+
+def part_of(part: Part, name: str) -> LabelledImages:
+    """A part of a data set as leanconv reads it.
+
+    Raises:
+        DataError: it is no data set whose items are read by number, or it is empty.
+    """
+    if isinstance(part, LabelledImages):
+        return part
+    if isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(entry, Tensor) for entry in part):
+        return TensorImages(*part)
+    if isinstance(part, DataLoader):
+        raise DataError(f"the {name} part is a DataLoader: give its data set, loader.dataset; leanconv batches it")
+    if isinstance(part, IterableDataset) or not hasattr(part, "__getitem__") or not hasattr(part, "__len__"):
+        raise DataError(
+            f"the {name} part is a {type(part).__name__}: give a torch Dataset with a length, read by number"
+        )
+    if len(cast(Sized, part)) == 0:
+        raise DataError(f"the {name} part has no image; add some")
+    return DatasetImages(cast(Dataset[Any], part), labels_of(cast(Dataset[Any], part)))
+
+
+def image_of(item: Any) -> Tensor:
+    """The image of an item (image, label) as a tensor (C, H, W), uint8 or float.
+
+    Raises:
+        DataError: it holds no image.
+    """
+    image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
+    if hasattr(image, "getbands"):  # PIL
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        image = pil_to_tensor(image)
+    if (
+        not isinstance(image, Tensor)
+        or image.ndim != 3
+        or not (image.dtype == torch.uint8 or image.is_floating_point())
+    ):
+        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(item).__name__
+        raise DataError(
+            f"an item of the data set is {found}: give (image, label) with a PIL image or a tensor (C, H, W), uint8 or float"
+        )
+    return image if image.dtype == torch.uint8 else image.float()
+
+
+def labels_of(dataset: Dataset[Any]) -> Tensor:
+    """The labels of all items: what the data set lists in ``targets`` or ``labels``, if its items agree, else read one by one."""
+    count = len(dataset)  # type: ignore[arg-type]
+    listed = _listed(dataset)
+    if listed is not None and len(listed) == count:
+        places = torch.linspace(0, count - 1, min(LOOKED_AT, count)).long().tolist()
+        if all(int(dataset[place][1]) == int(listed[place]) for place in places):
+            return listed
+    try:
+        return torch.tensor([int(dataset[index][1]) for index in range(count)])
+    except (TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"a label of the data set is no whole number ({error}); give (image, number of its class)"
+        ) from error
+
+
+def _listed(dataset: Any) -> Tensor | None:
+    if isinstance(dataset, Subset):
+        whole = _listed(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    for name in ("targets", "labels"):
+        try:
+            found = torch.as_tensor(getattr(dataset, name))
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            continue
+        if found.ndim == 1 and not found.is_floating_point():
+            return found.to(torch.int64)
+    return None
+
+
+def _classes(dataset: Any, train: LabelledImages, test: LabelledImages) -> tuple[tuple[str, ...], bool]:
+    """The names of the classes, and whether the data set gives them; else their numbers."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", ())
+    if isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names):
+        return tuple(names), not isinstance(dataset, LabelledImages) or dataset.named
+    count = 1 + max(int(part.labels.max()) if len(part) else 0 for part in (train, test))
+    return tuple(map(str, range(count))), False
+
+
+def _digest(*parts: LabelledImages) -> str:
+    """By which a run knows the images again: of the labels, and of the pixels where they are in memory."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.labels.numpy().tobytes())
+        if isinstance(part, TensorImages):
+            total.update(part.images.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""One network trained, or only tested, by one call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from leanconv.conversion.methods import parse_method
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.core.task import get_task
+from leanconv.data.own import DataLike, as_images
+from leanconv.experiment.events import Progress
+from leanconv.experiment.job import Job, Network
+from leanconv.experiment.run import Run, run
+from leanconv.experiment.settings import settings_for
+from leanconv.files.target import open_target
+from leanconv.train.config import TrainConfig
+from leanconv.train.prepared import check_fits, scores_of, task_on
+from leanconv.train.scoring import Scores
+
+if TYPE_CHECKING:
+    from leanconv.conversion.apply import Init
+    from leanconv.conversion.plan import Include
+
+
+def fit(
+    model: Network,
+    data: DataLike,
+    config: TrainConfig | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    method: str | Method | None = None,
+    where: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include: Include | None = None,
+    init: Init = "fresh",
+    pretrained: bool = False,
+    test_split: float | None = None,
+    resume: bool = False,
+    progress: Progress = True,
+    device: str = "auto",
+    devices: int | str | None = None,
+    callbacks: Sequence[Any] = (),
+    logger: Any = None,
+    strategy: Any = None,
+    **settings: Any,
+) -> Run:
+    """Train a network on the train part of `data`, and test it once, at the end, on the test part.
+
+    Args:
+        model: a network, which is trained in place; or a name, a folder, or a function that makes one, called after seeding.
+        data: a name ("digits", "cifar10") or a folder as in `leanconv.data.open_data`; an `ImageData`; a pair (train, test),
+            each a torch Dataset of (image, label) or a pair of tensors (images, labels); or one pair of tensors, of which
+            `test_split` is held out.
+        config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
+        out: the run's folder: settings, metrics of each epoch, a checkpoint, the network and the result. A finished run of
+            the same network, images and settings there is read back. None keeps nothing.
+        method, where, exclude, include, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do; a
+            network that was handed in then stays as it is, and ``result.network`` is the converted one.
+        pretrained: start from published weights, for networks by name.
+        resume: continue the unfinished run in `out`.
+        progress: True says how it goes on standard error; a function is called with each `leanconv.experiment.Event`.
+        device, devices: where to train, and in how many processes, as Lightning takes them.
+        callbacks, logger, strategy: Lightning's; see `leanconv.train.fit`.
+        settings: single settings of `TrainConfig` on top: ``epochs=3``.
+
+    Returns:
+        scores, history, counts, folder and network; ``result.report("page.html")`` writes a page.
+
+    Raises:
+        SettingError: an unknown setting or value, a network that does not fit the images, or a folder that holds another run.
+        DataError: the images cannot be used.
+        RunError: training failed; with `out`, the last checkpoint is there.
+
+    >>> import leanconv as lc
+    >>> result = lc.fit("resnet8", "digits", method="tied_block(blocks=2)", epochs=1, threads=1, progress=False)
+    >>> result.scores.n, len(result.history)
+    (355, 1)
+    """
+    images = as_images(data, test_split=test_split)
+    chosen = settings_for(config, images, settings)
+    asked = parse_method(method) if isinstance(method, str) else method
+    in_place = asked is None and isinstance(model, nn.Module)
+    job = Job(
+        model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include
+    )
+    own = {"callbacks": tuple(callbacks), "logger": logger, "strategy": strategy}
+    options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}
+    if out is not None:
+        return run(job, Path(out), resume=resume, progress=progress, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        return replace(run(job, Path(folder), progress=progress, **options), folder=None)
+
+
+def evaluate(
+    model: str | Path | nn.Module,
+    data: DataLike,
+    *,
+    part: Literal["test", "train"] = "test",
+    image_size: int | None = None,
+    test_split: float | None = None,
+    batch_size: int = 500,
+    ten_crop: bool = False,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    workers: int = 0,
+) -> Scores:
+    """Top-1 and top-5 accuracy in percent, and the loss, of a network on a part of `data`.
+
+    The images are prepared as in the network's training. Classes are compared by name where both sides have names.
+
+    Args:
+        model: a network, or the folder it was saved in.
+        data: as in `fit`.
+        image_size: pixels a side to bring images to; by default as in training.
+        ten_crop: average the probabilities over ten crops of each image.
+        precision: "bf16" computes in bfloat16.
+
+    Raises:
+        SettingError: the network does not fit the images or has other classes.
+        DataError: the images cannot be used.
+        FileError: the folder holds no network.
+
+    >>> import leanconv as lc
+    >>> lc.evaluate(lc.create_model("resnet8", num_classes=10, in_chans=1), "digits").n
+    355
+    """
+    images = as_images(data, test_split=test_split)
+    network = model if isinstance(model, nn.Module) else open_target(str(model))
+    if image_size is None and images.image_size is None and get_task(network) is None:
+        raise SettingError(f"the images of {images.name} vary in size; give --image-size (image_size=), 224 say")
+    task = task_on(network, images)  # as it was trained, whatever these images' own statistics are
+    if image_size is not None:
+        task = replace(task, image_size=(image_size, image_size))
+    check_fits(network, images, task.image_size)
+    return scores_of(
+        network, images, task, images.test if part == "test" else images.train, batch_size=batch_size,
+        ten_crop=ten_crop, precision=precision, workers=workers,
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""A run as a table and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from leanconv.core.machine import provenance
+from leanconv.report.conversion_tables import HEADS as LAYER_HEADS
+from leanconv.report.conversion_tables import layer_lines
+from leanconv.report.page import Details, Page, table_page
+from leanconv.report.tables import duration, integer, macs, size
+
+if TYPE_CHECKING:
+    from leanconv.experiment.run import Run
+
+HEADS = ("Measure", "Value")
+
+
+def lines(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A run's summary under `HEADS`."""
+    counts, test, trained = summary["counts"], summary["test"], summary["train"]
+    return [
+        ["Test top-1", f"{test['top1_pct']:.2f} %"],
+        ["Test top-5", f"{test['top5_pct']:.2f} %"],
+        ["Test loss", f"{test['loss']:.4f}"],
+        ["Test images", integer(test["n"])],
+        ["Parameters, each shared tensor once", integer(counts["params"])],
+        ["MACs for one image", macs(counts["macs"])],
+        ["Weights", size(counts["weight_bytes"])],
+        ["Epochs", str(trained["epochs"])],
+        ["Training", duration(trained["train_seconds"])],
+        ["Images a second", f"{trained['images_per_s']:,.0f}"],
+    ]
+
+
+def run_page(run: Run, command: str) -> Page:
+    """The run as a page: what it gave, its curves, and everything to repeat it."""
+    from leanconv.report import figures
+
+    job, summary = run.job, run.summary
+    curves = figures.training_curves({summary["method"]: [run.history]})
+    facts = provenance(command) | {"settings": job.identity()}
+    return table_page(
+        f"{job.target}, {summary['method']}, on {job.data.name}",
+        f"leanconv train, {facts['created']}, seed {summary['seed']}",
+        HEADS,
+        lines(summary),
+        sections=[("Training", [curves] if curves else [])],
+        details=layers(job.label, run.network),
+        summary=facts,
+    )
+
+
+def layers(label: str, network: nn.Module) -> list[Details]:
+    """The convolutions of a lean network as a table of a page; none for a dense one."""
+    found = layer_lines(network)
+    return [(label, LAYER_HEADS, found)] if found else []

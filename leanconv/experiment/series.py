@@ -1,0 +1,117 @@
+"""Several runs in one folder of results: each done once, a failing one passed over."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leanconv.core.errors import LeanconvError, RunError, SettingError
+from leanconv.experiment.events import Progress, RunFailed, RunStarted, Tell, teller
+from leanconv.experiment.job import Built, Job, build
+from leanconv.experiment.rows import MethodRuns
+from leanconv.experiment.run import Run, run
+from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
+
+FOLDER_OF_SEED = re.compile(r"seed\d+")
+OWN = ("method", "seed")  # what may differ between the runs of one comparison
+OF_NETWORKS = (*OWN, "target", "network")  # where it compares several networks
+
+
+def folder_of(label: str, seed: int) -> Path:
+    """Where a run lives, below the folder of its comparison."""
+    return Path(slug(label)) / f"seed{seed}"
+
+
+def slug(label: str) -> str:
+    """`label` as a file name."""
+    return re.sub(r"[^A-Za-z0-9._=]+", "-", re.sub(r"['\"]", "", label)).strip("-")
+
+
+def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **options: Any) -> dict[str, MethodRuns]:
+    """Train every job that is not finished yet; a failing one does not stop the others.
+
+    Each network is built once. The first one of each method is built before the first hour of training, so that a mistake in any
+    method or glob shows now.
+
+    Args:
+        options: of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
+
+    Returns:
+        the methods of `jobs` in their order, then those that other comparisons finished in `out`.
+
+    Raises:
+        SettingError: `out` holds runs with other settings, or a method cannot convert the network.
+    """
+    tell = teller(progress)
+    several = len({job.target for job in jobs}) > 1
+    for job in jobs:
+        refuse_others(out, job, OF_NETWORKS if several else OWN)
+    built: dict[str, Built] = {}
+    methods = {job.label: MethodRuns(job.label, {}) for job in jobs}
+    for job in jobs:
+        known = finished(out / folder_of(job.label, job.config.seed))
+        runs = methods[job.label]
+        if known is None and job.label not in built:
+            built[job.label] = build(job)
+        runs.counts = runs.counts or (known["counts"] if known else built[job.label].counts)
+    firsts = {job.label: job for job in reversed(jobs) if _unfinished(out, job)}
+    for number, job in enumerate(jobs, 1):
+        first = built.pop(job.label, None) if firsts.get(job.label) is job else None
+        _train(job, out, methods[job.label], tell, (number, len(jobs)), built=first, progress=progress, **options)
+    return methods | _of_others(out, methods, jobs[0])
+
+
+def _unfinished(out: Path, job: Job) -> bool:
+    return finished(out / folder_of(job.label, job.config.seed)) is None
+
+
+def _train(job: Job, out: Path, runs: MethodRuns, tell: Tell, place: tuple[int, int], **options: Any) -> None:
+    """One of the runs, noted in `runs` as done or failed."""
+    seed = job.config.seed
+    folder = out / folder_of(job.label, seed)
+    tell(RunStarted(job.label, seed, *place, finished_before=finished(folder) is not None))
+    try:
+        done = run(job, folder, **options | {"callbacks": copy.deepcopy(options.get("callbacks", ()))})
+    except OSError:  # of the folder: no run could be kept there
+        raise
+    except Exception as error:
+        if isinstance(error, LeanconvError) and not isinstance(error, RunError):
+            raise
+        runs.failed[seed] = failure(error)
+        tell(RunFailed(job.label, seed, runs.failed[seed]))
+    else:
+        if runs.done:
+            done.trained = None  # one network a method is shown and measured; the others need no memory
+        runs.done[seed] = done
+
+
+def refuse_others(out: Path, job: Job, may_differ: tuple[str, ...] = OWN) -> None:
+    """Raise SettingError when `out` holds a run that differs from `job` in more than `may_differ`."""
+    wanted = job.identity()
+    for folder in _run_folders(out):
+        differs = difference(read_json(folder / RUN_FILE), wanted, ignore=may_differ)
+        if differs:
+            raise SettingError(
+                f"{folder} was run with other settings: {differs}; choose another folder with --out (out=)"
+            )
+
+
+def _run_folders(out: Path) -> list[Path]:
+    return sorted(path.parent for path in out.glob(f"*/seed*/{RUN_FILE}") if FOLDER_OF_SEED.fullmatch(path.parent.name))
+
+
+def _of_others(out: Path, own: Mapping[str, MethodRuns], job: Job) -> dict[str, MethodRuns]:
+    """Finished runs in `out` that this comparison did not ask for: other methods, and other seeds of its own."""
+    others: dict[str, MethodRuns] = {}
+    for folder in _run_folders(out):
+        summary = finished(folder)
+        if summary is None:
+            continue
+        label, seed = summary["method"], summary["seed"]
+        runs = own.get(label) or others.setdefault(label, MethodRuns(label, summary["counts"]))
+        if seed not in runs.done:
+            runs.done[seed] = Run(job, summary, folder, history(folder))
+    return others

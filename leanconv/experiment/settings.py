@@ -1,0 +1,84 @@
+"""Which settings a run has: a recipe, a file or a `TrainConfig`, and what was given on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leanconv.core.config import check_known
+from leanconv.core.errors import FileError, SettingError
+from leanconv.core.reading import one_line, parse_yaml
+from leanconv.data import ImageData
+from leanconv.train.config import TrainConfig
+from leanconv.train.folder import CLASSES, REQUEST
+from leanconv.train.recipes import RECIPES
+
+NOTED = ("data", CLASSES)  # what config.yaml of a run says of its images; `request` says how they were opened
+
+
+def settings_for(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run on `data`; nothing changes images that a data set of the user's prepares.
+
+    Args:
+        config: settings, a recipe's name or a configuration file; None takes the recipe that suits the data.
+        given: single settings on top.
+
+    Raises:
+        SettingError: there is no such recipe or setting, or a value breaks its rule.
+        FileError: the file cannot be read.
+    """
+    chosen = _chosen(config, data.name, given)
+    return chosen.replace(augment="none", image_size=None, ten_crop=False) if data.prepared else chosen
+
+
+def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        return config.replace(**given)
+    if config is not None and Path(config).suffix in (".yaml", ".yml"):
+        found, _ = read_config(config)
+        return _chosen(None, data_name, {**found, **given})
+    name = str(config) if config else "quick_digits" if data_name == "digits" else "cifar_fast"
+    if name not in RECIPES:
+        raise SettingError(f"--recipe (config=) {name!r} does not exist; there are {', '.join(RECIPES)}")
+    return RECIPES[name]().replace(**given)
+
+
+def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A configuration file: settings of `TrainConfig`, and what else the command is given.
+
+    It is a YAML mapping of names as in `TrainConfig` and of flags with _ for -, or config.yaml of a run.
+
+    Raises:
+        FileError: it cannot be read, or is no mapping.
+        SettingError: a setting breaks its rule.
+    """
+    path = Path(path)
+    try:
+        found = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(
+            one_line(f"{path}: cannot be read as YAML ({error}); give a file of `name: value` lines")
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise FileError(f"{path}: is no mapping of names to values; give lines such as `epochs: 20`")
+    request = found.pop(REQUEST, None)
+    if request is not None:
+        if not isinstance(request, dict):
+            raise FileError(
+                f"{path}: its {REQUEST} is no mapping; give `{REQUEST}:` with lines such as `target: resnet20`"
+            )
+        found = {name: value for name, value in found.items() if name not in NOTED} | request
+    declared = TrainConfig.settings()
+    settings = {name: value for name, value in found.items() if name in declared}
+    for name, value in settings.items():
+        try:
+            settings[name] = declared[name].checked(value)
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from None
+    return settings, {name: value for name, value in found.items() if name not in declared}
+
+
+def check_keys(path: str | Path, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raise SettingError for a key that is neither a setting nor one of `known`."""
+    check_known(given, {**known, **TrainConfig.settings()}, f"{path}: ")

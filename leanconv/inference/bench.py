@@ -1,0 +1,225 @@
+"""How fast networks are here: as they are and optimized, in every runtime, all measured side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from leanconv.conversion.apply import convert, plan_of
+from leanconv.conversion.plan import Where
+from leanconv.conversion.useful import stem, useful_plan
+from leanconv.core.base import input_size_of
+from leanconv.core.copying import copied
+from leanconv.core.count import count, unique
+from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.machine import provenance
+from leanconv.core.meta import InputSize
+from leanconv.core.method import Method
+from leanconv.core.settings import check_choice, check_int
+from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
+from leanconv.report import latency_tables
+from leanconv.report.page import Page, of_latency
+from leanconv.report.result import Result, TextTable
+from leanconv.report.tables import Row
+from leanconv.timing import runtimes as known
+from leanconv.timing.race import AS_IS, Entry, Form, Made, as_it_is, race
+from leanconv.timing.summary import names_of
+
+OPTIMIZED, IN_PARTS = "optimized", "optimized in parts"
+CHOOSES = {"openvino": "openvino"}  # what forms are measured with; elsewhere eager, as compiling each takes long
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Network = nn.Module | Callable[[], nn.Module]  # a network, or what builds it
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchResult(Result):
+    """Measured times: a row for each batch, network, runtime and form.
+
+    Args:
+        summary: what was measured, as a file of ``results/`` has it: the machine, the settings and the rows.
+    """
+
+    summary: dict[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        rows: list[Row] = self.summary["rows"]
+        return rows
+
+    def table(self) -> TextTable:
+        """Parameters, MACs and milliseconds; the fastest entry of each network is bold."""
+        said = self.summary["settings"]
+        image = "x".join(map(str, said["input_size"]))
+        title = f"{image}, {said['precision']}, {said['device']}, {said['threads']} threads"
+        return latency_tables.table(self.rows, title)
+
+    def page(self) -> Page:
+        return of_latency(self.summary)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.summary
+
+
+def bench(
+    models: nn.Module | Sequence[nn.Module] | Mapping[str, Network],
+    methods: Sequence[Method | None] = (None,),
+    *,
+    where: Where = "*",
+    exclude: Sequence[str] = (),
+    runtimes: Sequence[str] | Literal["all"] = ("eager",),
+    batch: int | Sequence[int] = 1,
+    input_size: InputSize | None = None,
+    precision: str = "fp32",
+    device: str = "cpu",
+    threads: int | None = None,
+    seconds: float = 10.0,
+    progress: Say = lambda text: None,
+    command: str = "leanconv.bench(...)",
+) -> BenchResult:
+    """Time networks as they are and optimized for this device, in each runtime, all interleaved.
+
+    Ratios are to the fastest entry of the first network: its best against the best of the others. What fails is a row that
+    says why, and the others are timed. The networks themselves are not touched: copies are timed.
+
+        result = lc.bench({"dense": model, "tied": lean}, runtimes=("eager", "openvino"), batch=(1, 16))
+        result.table()                   # shown in a notebook; print(result) elsewhere
+        result.report("latency.html")
+
+    Args:
+        models: networks by name, or what builds them; the first is what the others are compared with.
+        methods: each network is timed under each of them; None leaves it as it is. The first convolution stays dense.
+        where, exclude: which convolutions the methods convert, see `leanconv.plan`.
+        runtimes: of eager, compile, onnxruntime and openvino; "all" takes those that are installed.
+        batch: images a call, or several such numbers.
+        input_size: (channels, height, width); default: what the networks were made for.
+        precision: fp32, bf16 or fp16.
+        threads: CPU threads; None leaves torch's setting.
+        seconds: of measuring for each batch.
+        progress: called with a line about what is done now.
+        command: what the result says that it was made by.
+
+    Raises:
+        SettingError: no network could be built, a name stands for two, the networks are made for different sizes, or a
+            setting is not one of those above.
+    """
+    check_choice("precision", precision, tuple(PRECISIONS))
+    batches = (batch,) if isinstance(batch, int) else tuple(batch)
+    for number in batches:
+        check_int("batch", number)
+    built, unbuilt = _built(_named(models), methods, where, tuple(exclude))
+    size = input_size or _size_of(built)
+    names = [name for name in known.RUNTIMES if known.available(name)] if runtimes == "all" else runtimes
+    dtype = PRECISIONS[precision]
+    rows: list[Row] = []
+    for number in batches:
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(number, *size, generator=generator).to(device=device, dtype=dtype)
+        forms: dict[str, Form] = {AS_IS: as_it_is, OPTIMIZED: Optimized()}
+        timed = race(built, example, names=names, forms=forms, threads=threads, seconds=seconds, say=progress)
+        counts = {name: _counts(name, model, size, dtype, progress) for name, model in built.items()}
+        rows += [{"batch": number, **counts[entry.network], **entry.to_json()} for entry in timed]
+        missing = [Entry(name, "", "", {}, None, failed=reason) for name, reason in unbuilt.items()]
+        rows += [{"batch": number, "params": None, "macs": None, "weight_bytes": None, **e.to_json()} for e in missing]
+    settings = {
+        "input_size": list(size),
+        "precision": precision,
+        "device": device,
+        "threads": threads or torch.get_num_threads(),
+    }
+    head = provenance(command)
+    head["versions"] |= known.versions()
+    rounds = max((row["rounds"] or 0 for row in rows), default=0)
+    return BenchResult({**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
+
+
+class Optimized:
+    """The form that `leanconv.optimize` gives, for `leanconv.timing.race.race`.
+
+    Where it cannot trace the whole network, the entry is called "optimized in parts", and that for "optimized" says why.
+    Runtimes that choose their forms alike share one optimized network.
+    """
+
+    def __init__(self) -> None:
+        self.network: nn.Module | None = None
+        self.ready: dict[str, nn.Module] = {}
+
+    def __call__(self, network: nn.Module, example: Tensor, runtime: str, threads: int) -> Made:
+        if network is not self.network:
+            self.network, self.ready = network, {}
+        chooser = CHOOSES.get(runtime, "eager")
+        if chooser not in self.ready:
+            self.ready[chooser] = optimize(network, example, runtime=chooser, threads=threads)
+        made = self.ready[chooser]
+        forms = dict(Counter(choice.form for choice in forms_chosen(made)))
+        whole = next((left.reason for left in not_rewritten(made) if not left.name), None)
+        if whole is None:
+            return Made(made, forms)
+        in_parts = any(isinstance(part, fx.GraphModule) for part in made.modules())
+        return Made(made if in_parts else None, forms, IN_PARTS, whole)
+
+
+def _named(models: nn.Module | Sequence[nn.Module] | Mapping[str, Network]) -> Mapping[str, Network]:
+    if isinstance(models, Mapping):
+        return models
+    several = (models,) if isinstance(models, nn.Module) else tuple(models)
+    return dict(zip(names_of(several), several, strict=True))
+
+
+def _built(
+    models: Mapping[str, Network], methods: Sequence[Method | None], where: Where, exclude: tuple[str, ...]
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Every network under every method; and those that could not be built, with the reason."""
+    networks: dict[str, nn.Module] = {}
+    unbuilt: dict[str, str] = {}
+    first: LeanconvError | None = None
+    for name, network in models.items():
+        model = network if isinstance(network, nn.Module) else None
+        for method in methods:
+            label = name if method is None else f"{name} {method.label()}"
+            if label in networks or label in unbuilt:
+                raise SettingError(f"{label} is given twice; leave one out")
+            try:
+                model = network() if model is None else model
+                networks[label] = model if method is None else _lean(name, model, method, where, exclude)
+            except LeanconvError as error:
+                first, unbuilt[label] = first or error, str(error)
+    if not networks and first is not None:
+        raise first
+    return networks, unbuilt
+
+
+def _lean(name: str, model: nn.Module, method: Method, where: Where, exclude: tuple[str, ...]) -> nn.Module:
+    if plan_of(model) is not None:
+        raise SettingError(f"{name} is lean already; time it without --methods (methods)")
+    return convert(model, useful_plan(model, method, where, (*exclude, stem(model)), input_size_of(model)))
+
+
+def _size_of(networks: Mapping[str, nn.Module]) -> InputSize:
+    found = {input_size_of(model) for model in networks.values()}
+    size = found.pop() if len(found) == 1 else None
+    if size is None:
+        raise SettingError(
+            f"the networks are made for images of {found or 'no known size'}; say which with --input-size (input_size)"
+        )
+    return size
+
+
+def _counts(name: str, model: nn.Module, size: InputSize, dtype: torch.dtype, say: Say) -> dict[str, Any]:
+    """Counted in the dtype that it was timed in."""
+    own = copied(model).to(dtype=dtype)
+    try:
+        return count(own, size).to_json()
+    except LeanconvError as error:  # it asks for what the measurement has and a count has not
+        say(f"{name}: MACs are not known: {error}")
+    tensors = unique([*own.parameters(), *own.buffers()])
+    return {
+        "params": sum(parameter.numel() for parameter in own.parameters()),
+        "macs": None,
+        "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }

@@ -1,0 +1,123 @@
+"""What is here, what is missing, and whether the core works on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+
+from leanconv.conversion.apply import convert
+from leanconv.conversion.check import check
+from leanconv.conversion.plan import plan
+from leanconv.core.count import count
+from leanconv.core.machine import describe_machine
+from leanconv.models.create import create_model
+from leanconv.ops import METHODS
+
+OLDEST_TORCH = (2, 9)
+NEEDED = ("torchvision", "timm", "safetensors", "lightning", "sklearn", "pyarrow", "matplotlib", "jinja2")
+FOR_DEVELOPERS = "dev"
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `doctor` found.
+
+    Args:
+        machine: hardware and versions, as `leanconv.core.machine.describe_machine` gives them.
+        extras_missing: for each extra of leanconv the packages that are not installed.
+        problems: what is wrong, each with the way out.
+    """
+
+    machine: dict[str, Any]
+    extras_missing: dict[str, list[str]]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {_text(value)}" for name, value in self.machine.items() if name != "versions"]
+        lines += ["", *(f"{name} {version or 'is missing'}" for name, version in self.machine["versions"].items()), ""]
+        for name, missing in self.extras_missing.items():
+            state = f"not installed ({', '.join(missing)}): pip install 'leanconv[{name}]'" if missing else "installed"
+            lines.append(f"extra {name}: {state}")
+        said = [f"problem: {problem}" for problem in self.problems] or ["all checks passed"]
+        return "\n".join([*lines, "", *said])
+
+
+def doctor() -> Health:
+    """Look at the machine, the versions and the extras, and convert a small network with every method."""
+    return Health(describe_machine(), missing_extras(), _environment() + _self_check())
+
+
+def missing_extras() -> dict[str, list[str]]:
+    """For each extra that leanconv declares, which of its packages are not installed."""
+    try:
+        declared = importlib.metadata.requires("leanconv") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return {}
+    found: dict[str, list[str]] = {}
+    for requirement in map(Requirement, declared):
+        extra = _extra_of(requirement)
+        if extra is not None and extra != FOR_DEVELOPERS:
+            missing = found.setdefault(extra, [])
+            missing += [] if _installed(requirement.name) else [requirement.name]
+    return found
+
+
+def _extra_of(requirement: Requirement) -> str | None:
+    """The extra that asks for a requirement: ``onnx>=1.18; extra == "onnx"``."""
+    _, found, name = str(requirement.marker or "").partition("extra == ")
+    return name.strip("\"' )") if found else None
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def _environment() -> list[str]:
+    """What the installation lacks, each with the way out."""
+    problems = []
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < OLDEST_TORCH:
+        problems.append(f"torch {torch.__version__} is older than 2.9: pip install -U torch")
+    problems += [f"{name} is missing: pip install leanconv again" for name in NEEDED if find_spec(name) is None]
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        problems.append("no C++ compiler is found, which --compile needs on a CPU: install g++, or leave --compile out")
+    return problems
+
+
+def _self_check() -> list[str]:
+    """Convert a small network with every method; counts must agree with the formulas and a forward pass must work."""
+    problems = []
+    torch.manual_seed(0)
+    model = create_model("resnet20").eval()
+    x = torch.randn(2, 3, 32, 32)
+    for method in METHODS:
+        try:
+            made = plan(model, method(), exclude="conv1")
+            lean = convert(model, made, "fit").eval()
+            check(lean)
+            expected = count(model).params - made.params_dense() + made.params()
+            with torch.no_grad():
+                finite = bool(lean(x).isfinite().all())
+            if count(lean).params != expected or not finite:
+                problems.append(
+                    f"{method.name} gives a wrong count or no finite output here: reinstall leanconv and torch"
+                )
+        except Exception as error:  # whatever this machine raises is the finding
+            problems.append(f"{method.name} fails here ({type(error).__name__}: {error}): reinstall leanconv and torch")
+    return problems

@@ -1,0 +1,45 @@
+"""Filter bases: components and coefficients as two convolutions, or multiplied out into a dense one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from leanconv.core.affine import Affine, conv_of, foldable, folded
+from leanconv.core.operator import Forms
+from leanconv.ops.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
+from leanconv.ops.shared_basis import SharedBasisConv2d
+
+LANES = 16  # float32 elements in the widest vector
+
+
+def forms(op: SharedBasisConv2d, affine: Affine | None) -> Forms:
+    """Two convolutions; the same with empty components up to whole vectors; on GPUs one kernel. `forms_of` adds the dense one.
+
+    The dense one wins where the rank is above about 0.85 of the output's channels.
+    """
+    if op.norm is not None and not foldable(op.norm):
+        return {}
+    rank = op.coefficients.shape[1]
+    found: Forms = {"factors": lambda: _factors(op, affine, 0)}
+    if rank % LANES:
+        found["factors, padded"] = lambda: _factors(op, affine, -rank % LANES)
+    if rank <= MOST_COMPONENTS and takes(op.spec, op.coefficients):
+        found["kernel"] = lambda: BasisKernel(op, affine)
+    return found
+
+
+def _factors(op: SharedBasisConv2d, affine: Affine | None, extra: int) -> nn.Module:
+    inner = None if op.norm is None else Affine.of(op.norm)
+    components, shift = folded(op.components(), None, inner)
+    coefficients, bias = folded(op.coefficients, op.bias, affine)
+    if extra:
+        components = torch.cat([components, components.new_zeros(extra, *components.shape[1:])])
+        shift = None if shift is None else F.pad(shift, (0, extra))
+        coefficients = F.pad(coefficients, (0, 0, 0, 0, 0, extra))
+    second = nn.Conv2d(coefficients.shape[1], op.out_channels, 1, bias=bias is not None, device="meta")
+    second.weight = nn.Parameter(coefficients.detach().clone(), requires_grad=False)
+    if bias is not None:
+        second.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return nn.Sequential(conv_of(op.spec, components, shift), second.eval())

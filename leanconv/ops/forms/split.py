@@ -1,0 +1,113 @@
+"""Split convolution: norms folded, the gate from one difference, the branches merged in several ways."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.affine import Affine, ChannelAffine, conv_of, foldable, folded
+from leanconv.core.operator import Forms
+from leanconv.core.spec import ConvSpec
+from leanconv.ops.forms.kernels import usable
+from leanconv.ops.kernels import available
+from leanconv.ops.split import SplitConv2d
+
+
+def forms(op: SplitConv2d, affine: Affine | None) -> Forms:
+    """The branches' convolutions side by side, and with the 1x1 taken into the k x k; none where its norms cannot be folded."""
+    if not all(foldable(norm) for norm in (op.norm3, op.norm1) if norm is not None):
+        return {}
+    found: Forms = {"branches": lambda: FoldedSplit(op, affine, merged=False)}
+    if op.mergeable:
+        found["merged"] = lambda: FoldedSplit(op, affine, merged=True)
+    if op.fusion and op.redundant is not None and available(op.grouped.weight):
+        for name in list(found):
+            found[f"{name}, kernel"] = partial(FoldedSplit, op, affine, merged=name == "merged", kernel=True)
+    return found
+
+
+class FoldedSplit(nn.Module):
+    """A split convolution with its norms (and the one behind it) in the weights of its convolutions.
+
+        a = grouped(x1) + point(x1);   b = redundant(x2);   g = sigmoid(mean(a - b))
+        y = scale * (b + g * (a - b)) + shift
+
+    The gate sees the branches without the scale of the norm behind it, which a trained network may hold as 0 or as near to 0
+    as its dtype goes: that scale is multiplied in afterwards, and nothing is divided by it. Without a gate it is in the weights.
+    With a gate, `grouped` and `point` hold -a, so that b - a is a sum: runtimes add into a convolution's output, and do not
+    subtract there.
+
+    Args:
+        merged: one k x k convolution in place of the grouped one and the 1x1.
+        kernel: the difference, gate and sum as one Triton kernel.
+    """
+
+    def __init__(self, op: SplitConv2d, affine: Affine | None, *, merged: bool, kernel: bool = False) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.parts = (op.used, op.in_channels - op.used)
+        self.pool, self.chained = op.pool, op.chained and not merged
+        gated = op.fusion and op.redundant is not None
+        self.gated = gated
+        first = Affine.of(op.norm3)
+        if gated:
+            first = Affine(-first.scale, -first.shift)
+        elif affine is not None:
+            first = first.then(affine)
+        self.grouped, self.point = _representative(op, first, merged)
+        self.redundant: nn.Conv2d | None = None
+        if op.redundant is not None and op.norm1 is not None:
+            second = Affine.of(op.norm1)
+            if not gated and affine is not None:  # the sum of both branches has the shift once
+                second = second.then(Affine(affine.scale, torch.zeros_like(affine.shift)))
+            self.redundant = _pointwise(op.redundant, second)
+        self.behind = ChannelAffine(affine) if gated and affine is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        used, rest = x.split(self.parts, 1)
+        a = self.grouped(used)
+        if self.pool is not None and (self.point is not None or self.redundant is not None):
+            used, rest = self.pool(x).split(self.parts, 1)
+        if self.point is not None:
+            a = self.point(a) if self.chained else a + self.point(used)
+        if self.redundant is None:
+            return a
+        b = self.redundant(rest)
+        if not self.gated:
+            return a + b
+        if self.kernel and usable(x):
+            from leanconv.ops.kernels.gated_sum import gated_difference
+
+            scale, shift = (None, None) if self.behind is None else (self.behind.scale, self.behind.shift)
+            y: Tensor = gated_difference(a, b, scale, shift)
+            return y
+        difference = a + b  # b - a
+        gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()
+        fused = torch.addcmul(b, difference, gate, value=-1)
+        return fused if self.behind is None else self.behind(fused)
+
+
+def _representative(op: SplitConv2d, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:
+    """The k x k convolution and the 1x1 beside or behind it, with `affine` in their weights."""
+    spec = ConvSpec.of(op.grouped)
+    if merged:
+        return conv_of(spec, *folded(op.merged_weight(), None, affine), groups=1), None
+    if op.chained:
+        assert op.point is not None
+        return conv_of(spec, op.grouped.weight, None), _pointwise(op.point, affine)
+    grouped = conv_of(spec, *folded(op.grouped.weight, None, affine))
+    if op.point is None:
+        return grouped, None
+    return grouped, _pointwise(op.point, Affine(affine.scale, torch.zeros_like(affine.shift)), bias=False)
+
+
+def _pointwise(conv: nn.Conv2d, affine: Affine, bias: bool = True) -> nn.Conv2d:
+    weight, shift = folded(conv.weight, conv.bias, affine)
+    new = nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=bias, device="meta")
+    new.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias:
+        assert shift is not None
+        new.bias = nn.Parameter(shift.detach().clone(), requires_grad=False)
+    return new.eval()

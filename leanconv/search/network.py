@@ -1,0 +1,53 @@
+"""What the times of single layers make of a whole network, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanconv.core.meta import InputSize
+from leanconv.inference.bench import OPTIMIZED, Optimized
+from leanconv.timing.layers import LayerTime
+from leanconv.timing.race import race
+
+
+def network_times(
+    dense: nn.Module,
+    lean: nn.Module,
+    times: Sequence[LayerTime],
+    input_size: InputSize,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    runtime: str = "eager",
+) -> dict[str, Any]:
+    """Milliseconds of the whole network: dense, lean as predicted from its layers, and lean as measured.
+
+    Predicted is the dense network's time, and for each converted layer its lean time less its dense one. Both networks are
+    optimized for this device.
+
+    Args:
+        times: of the layers that converted, from `leanconv.search.layer_times` with the same settings.
+
+    Returns:
+        dense_ms, lean_ms, ratio, predicted_ms and predicted_off_pct, how far the prediction is off; or failed, with the
+        reason, where one of the two could not be timed.
+    """
+    example = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
+    networks = {"dense": dense, "lean": lean}
+    found = race(networks, example, names=(runtime,), forms={OPTIMIZED: Optimized()}, threads=threads)
+    latency = {entry.network: entry.latency for entry in found}
+    before, after = latency["dense"], latency["lean"]
+    if before is None or after is None:
+        return {"failed": "; ".join(entry.failed for entry in found if entry.failed)}
+    predicted = before.median_ms + sum(time.lean_ms - time.dense_ms for time in times)
+    return {
+        "dense_ms": before.median_ms,
+        "lean_ms": after.median_ms,
+        "predicted_ms": predicted,
+        "predicted_off_pct": 100 * (predicted / after.median_ms - 1),
+        "ratio": after.ratio,
+    }

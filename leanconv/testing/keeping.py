@@ -1,0 +1,112 @@
+"""Copying, saving, tracing, compiling and exporting."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import tempfile
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import Dim
+
+from leanconv.conversion.apply import plan_of
+from leanconv.conversion.check import check
+from leanconv.core.errors import LeanconvWarning
+from leanconv.core.method import Method
+from leanconv.core.spec import ConvSpec
+from leanconv.files.load import load
+from leanconv.files.save import save
+from leanconv.testing.networks import close, image, lean_network, network, require
+from leanconv.testing.rules import FEW, NAMED_SIZES, SOME, rule
+
+
+@rule(SOME)
+def copies_pickles_and_moves(method: Method, spec: ConvSpec) -> None:
+    """Through every way by which torch copies a module, the sharing intact."""
+    lean, x = lean_network(method, spec), image(spec)
+    wanted = lean(x)
+
+    def same(other: Any, what: str, tolerance: float = 1e-12) -> None:
+        check(other)
+        found = other(x.to(next(other.parameters()).dtype))
+        close([y.double() for y in found], wanted, what, tolerance)
+
+    copied = copy.deepcopy(lean)
+    same(copied, "a deep copy computes something else")
+    both = {id(p) for p in copied.parameters()} & {id(p) for p in lean.parameters()}
+    require(not both, "a deep copy shares parameters with the original")
+    same(pickle.loads(pickle.dumps(lean)), "a pickled network computes something else")  # noqa: S301  its own
+    state = _stored(lean)
+    require(len({t.data_ptr() for t in state.values()}) == len(state), "the state dict holds a tensor twice")
+    fresh = lean_network(method, spec)
+    fresh.load_state_dict({key: torch.zeros_like(value) for key, value in state.items()})
+    fresh.load_state_dict(state, strict=True)
+    same(fresh, "a network with the state dict computes something else")
+    lost = [name for _, module in lean.named_modules() for name in module._non_persistent_buffers_set]
+    require(
+        not lost, f"the buffers {lost} are not in the state dict, so that to_empty() loses them: make them in forward"
+    )
+    empty = copy.deepcopy(lean).to("meta").to_empty(device="cpu")
+    empty.load_state_dict(state, assign=True)
+    same(empty, "a network made empty and filled again computes something else")
+    same(copy.deepcopy(lean).float(), "in float32 it computes something else", 1e-3)
+    last = copy.deepcopy(lean).to(memory_format=torch.channels_last)
+    same(last, "with weights in channels_last it computes something else")
+    close(last(x.to(memory_format=torch.channels_last)), wanted, "on a map in channels_last it computes something else")
+
+
+def _stored(model: Any) -> dict[str, Tensor]:
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    state: dict[str, Tensor] = torch.load(buffer, weights_only=True)
+    return state
+
+
+@rule(SOME)
+def saves_and_loads(method: Method, spec: ConvSpec) -> None:
+    """A file gives back the same numbers and the same plan."""
+    lean, x = lean_network(method, spec), image(spec)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeanconvWarning)  # a class of a notebook, which this process finds
+        save(lean, folder)
+        loaded = load(folder, model=network(spec))
+    require(all(torch.equal(a, b) for a, b in zip(loaded(x), lean(x), strict=True)), "the loaded network differs")
+    require(plan_of(loaded) == plan_of(lean), "the loaded plan differs")
+
+
+@rule(FEW)
+def traces_compiles_and_exports(method: Method, spec: ConvSpec) -> None:
+    """FX, torch.compile in one graph, and torch.export, also with the batch and the size of the map left open."""
+    lean, x = lean_network(method, spec), image(spec)
+    wanted, other = lean(x), image(spec, (7, 9), n=3)
+    traced = fx.symbolic_trace(lean)
+    close(traced(x), wanted, "traced with torch.fx it computes something else")
+    close(
+        traced(other), lean(other), "a trace holds the size it was made with: do not branch on shapes, nor unpack them"
+    )
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(lean, backend="aot_eager", fullgraph=True)
+    close(compiled(x), wanted, "compiled it computes something else")
+    exported = torch.export.export(lean, (x,))
+    close(exported.module()(x), wanted, "exported it computes something else")
+    require(len(exported.state_dict) == len(lean.state_dict()), "an export holds a shared tensor twice")
+    dynamic = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    flexible = torch.export.export(lean, (x,), dynamic_shapes=(dynamic,)).module()
+    close(flexible(other), lean(other), "exported with open sizes it computes something else")
+
+
+@rule(NAMED_SIZES)
+def exports_with_named_sizes(method: Method, spec: ConvSpec) -> None:
+    """torch.export with ranges for the sizes, which it then may not specialise."""
+    lean = lean_network(method, spec)
+    sizes = {0: Dim("n", min=1, max=64), 2: Dim("h", min=4, max=512), 3: Dim("w", min=4, max=512)}
+    exported = torch.export.export(lean, (image(spec),), dynamic_shapes=(sizes,)).module()
+    for size in ((8, 10), (7, 9), (5, 4), (6, 13)):
+        for n in (1, 3):
+            x = image(spec, size, n)
+            close(exported(x), lean(x), f"exported, it computes something else on {n} maps of {size}")

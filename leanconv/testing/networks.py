@@ -1,0 +1,95 @@
+"""The network that the contract converts, and its inputs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.conversion.apply import convert
+from leanconv.conversion.plan import Plan, plan
+from leanconv.core.method import Method
+from leanconv.core.operator import LinearOp
+from leanconv.core.spec import ConvSpec
+from leanconv.testing.specs import LAYERS
+
+
+class Parallel(nn.Module):
+    """Convolutions of one spec side by side on one input: a group for the methods that share, alone for the others."""
+
+    def __init__(self, spec: ConvSpec, layers: int = LAYERS) -> None:
+        super().__init__()
+        self.convs: Any = nn.ModuleList(nn.Conv2d(**spec.kwargs()) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(conv(x) for conv in self.convs)
+
+
+def network(spec: ConvSpec, dtype: torch.dtype = torch.float64) -> Any:
+    """Three dense convolutions of this spec, in eval mode, with the same weights each time."""
+    torch.manual_seed(0)
+    return Parallel(spec).to(dtype).eval()
+
+
+def plan_for(model: nn.Module, method: Method, spec: ConvSpec, size: tuple[int, int] = (8, 8)) -> Plan:
+    """The plan of `method` for such a network, on a map of this size."""
+    return plan(model, method, input_size=(spec.in_channels, *size))
+
+
+def lean_network(
+    method: Method, spec: ConvSpec, init: Literal["fit", "fresh"] = "fresh", dtype: torch.dtype = torch.float64
+) -> Any:
+    """The converted network; fresh, its norms have statistics that are not the neutral ones."""
+    model = network(spec, dtype)
+    lean = convert(model, plan_for(model, method, spec), init=init)
+    if init == "fresh":
+        unsettle_(lean)
+    return lean
+
+
+def is_linear(method: Method, spec: ConvSpec) -> bool:
+    """Whether the method's operator equals a dense convolution."""
+    return isinstance(method.build([spec])[0], LinearOp)
+
+
+def unsettle_(model: nn.Module) -> None:
+    """Give every norm and bias values that a forgotten term would show up with."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            for tensor, low in ((module.running_mean, -1.0), (module.running_var, 0.5), (module.weight.data, 0.5)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+            module.bias.data.copy_(torch.rand(module.bias.shape, generator=generator))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.copy_(torch.rand(parameter.shape, generator=generator))
+
+
+def image(spec: ConvSpec, size: tuple[int, int] = (8, 8), n: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A batch for such a network: (n, in_channels, *size)."""
+    torch.manual_seed(2)
+    return torch.randn(n, spec.in_channels, *size, dtype=dtype)
+
+
+def still_norms(lean: nn.Module, training: bool) -> nn.Module:
+    """`lean` as a function: its norms compute from their running statistics, or from the batch without noting it."""
+    lean.train(training)
+    for module in lean.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    return lean
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise AssertionError with this message unless the condition holds, also under ``python -O``."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def close(found: Any, wanted: Any, what: str, tolerance: float = 1e-9) -> None:
+    """Raise AssertionError unless two tensors, or two rows of them, are equal but for rounding."""
+    pairs = [(found, wanted)] if isinstance(found, Tensor) else zip(found, wanted, strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text: f"{what}: {text}")

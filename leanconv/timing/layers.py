@@ -1,0 +1,123 @@
+"""The layers of a plan, each dense and lean, timed before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leanconv.conversion.plan import Plan
+from leanconv.core.errors import SettingError
+from leanconv.core.linear import LeanLinear
+from leanconv.core.method import Site
+from leanconv.core.operator import ConvOp
+from leanconv.timing.latency import Progress, threads_set
+from leanconv.timing.modules import Builds, fastest, remembered
+from leanconv.timing.store import TimeStore
+
+LeanLayer = ConvOp | LeanLinear
+Ways = Callable[[Site, LeanLayer], Builds]  # of a layer: what builds the dense one, then each form of the lean one
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One convolution, dense and lean: milliseconds for all its calls in one forward pass, medians.
+
+    Args:
+        group: number of its group in the plan; all of one group convert or none.
+        form: the form in which the lean layer is fastest.
+    """
+
+    name: str
+    group: int
+    dense_ms: float
+    lean_ms: float
+    form: str
+
+    @property
+    def slower(self) -> bool:
+        """Whether it would take longer lean than dense."""
+        return self.lean_ms > self.dense_ms
+
+
+@torch.no_grad()
+def layer_times(
+    plan: Plan,
+    ways: Ways,
+    store: TimeStore,
+    *,
+    batch: int = 1,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    runtime: str = "eager",
+    channels_last: bool = True,
+    progress: Progress | None = None,
+) -> list[LayerTime]:
+    """Measure every convolution that `plan` converts, at the sizes that it has in the network.
+
+    Args:
+        ways: the modules to time for one layer: the dense one first, then the lean one's forms.
+        store: of times that were measured before; what is measured now is written there.
+        batch: images a call.
+        device, dtype, threads, runtime, channels_last: what to run on, and how.
+        progress: called with (done, all) before each layer.
+
+    Raises:
+        SettingError: a plan that does not know its maps' sizes.
+    """
+    threads = threads or torch.get_num_threads()
+    device = torch.device(device)
+    total = sum(len(group.sites) for group in plan.groups)
+    found: list[LayerTime] = []
+    with threads_set(threads):
+        for number, group in enumerate(plan.groups):
+            make = group.method.build if group.kind == "conv" else group.method.build_linear
+            with torch.device(device):
+                modules = make(group.specs)
+            for site, module in zip(group.sites, modules, strict=True):
+                if progress is not None:
+                    progress(len(found), total)
+                assert isinstance(module, LeanLayer)
+                module.eval()
+                builds = ways(site, module)
+                dense_ms = lean_ms = 0.0
+                form = ""
+                for x in _inputs(site, batch, device, dtype, channels_last):
+                    dense, times = _times(module, builds, x, runtime, threads, store)
+                    form = fastest(times)
+                    dense_ms += dense
+                    lean_ms += times[form]
+                found.append(LayerTime(site.name, number, dense_ms, lean_ms, form))
+    store.write()
+    return found
+
+
+def _times(
+    module: LeanLayer, builds: Builds, x: Tensor, runtime: str, threads: int, store: TimeStore
+) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the dense layer, and of the lean one in each form."""
+    settings = module.signature() if isinstance(module, ConvOp) else module
+    times = remembered(f"{type(module).__name__} {settings}", builds, x, runtime, threads, store)
+    return times.pop(next(iter(builds))), times
+
+
+def _inputs(site: Site, batch: int, device: torch.device, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
+    """An input for each call of the convolution in a forward pass: the smallest one that gives its output's size."""
+    if not site.sizes:
+        raise SettingError(f"the plan does not know the size of {site.name}'s map; make it with input_size")
+    spec, found = site.spec, []
+    left, right, top, bottom = spec.pads
+    pads = (top + bottom, left + right)
+    for size in site.sizes:
+        shape = [
+            max(1, (out - 1) * stride + dilation * (kernel - 1) + 1 - pad)
+            for out, stride, dilation, kernel, pad in zip(
+                size, spec.stride, spec.dilation, spec.kernel_size, pads, strict=True
+            )
+        ]
+        x = torch.empty(batch, spec.in_channels, *shape, device=device, dtype=dtype)
+        found.append(x.contiguous(memory_format=torch.channels_last) if channels_last else x)
+    return found

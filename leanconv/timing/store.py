@@ -1,0 +1,58 @@
+"""Measured times, remembered: in memory, and in a file of the user's cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from leanconv.core.atomic import write_json
+from leanconv.core.layout import is_channels_last
+from leanconv.core.machine import describe_machine
+from leanconv.core.reading import parse_json
+
+VERSION = 1  # of the file; another one is read as empty
+
+
+class TimeStore:
+    """Measured times by (runtime, device, threads, dtype, layout, shape, layer), in a file that several processes may read.
+
+    Args:
+        path: None keeps them in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.times: dict[str, dict[str, float]] = {}
+        if path is not None and path.exists():
+            try:
+                found = parse_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = {}
+            if isinstance(found, dict) and found.get("version") == VERSION and isinstance(found.get("times_ms"), dict):
+                self.times = found["times_ms"]
+
+    def write(self) -> None:
+        """Put what was measured into the file."""
+        if self.path is not None:
+            write_json(self.path, {"version": VERSION, "times_ms": self.times})
+
+
+def default_store() -> Path:
+    """``forms.json`` in leanconv's folder of the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanconv" / "forms.json"
+
+
+def key_of(name: str, example: Tensor, runtime: str, threads: int) -> str:
+    """What a measured time depends on, as one line."""
+    layout = "channels_last" if is_channels_last(example) else "contiguous"
+    shape = "x".join(map(str, example.shape))
+    return " | ".join([runtime, _device(example.device), str(threads), str(example.dtype), layout, shape, name])
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{describe_machine()['cpu']}, torch {torch.__version__}"

@@ -1,0 +1,106 @@
+"""What a user may hand to Lightning's Trainer: callbacks and a strategy, as far as a run stays exact with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.train.checkpoint import object_in
+
+# What these do is a setting of the run, which is checked, saved and resumed exactly.
+SETTING_OF: dict[type[Callback], str] = {
+    WeightAveraging: "ema",
+    StochasticWeightAveraging: "ema",
+    GradientAccumulationScheduler: "batch_size",
+    BatchSizeFinder: "batch_size",
+    LearningRateFinder: "lr",
+}
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> tuple[Callback, ...]:
+    """The callbacks, if a run can have them.
+
+    Raises:
+        SettingError: something else than a callback of Lightning's; one that does what a setting does; two whose states
+            last.ckpt could not tell apart; or one whose state is more than tensors and plain values.
+    """
+    found = tuple(callbacks)
+    states: set[str] = set()
+    for callback in found:
+        if not isinstance(callback, Callback):
+            raise SettingError(f"callbacks={callback!r}: must be a lightning.pytorch.Callback")
+        name = type(callback).__name__
+        for kind, setting in SETTING_OF.items():
+            if isinstance(callback, kind):
+                raise SettingError(
+                    f"callbacks: {name} changes {setting}; leave it out, and set {setting} in the config"
+                )
+        state = callback.state_dict()
+        if state and callback.state_key in states:
+            raise SettingError(
+                f"callbacks: two states are called {callback.state_key!r}; give one {name} another state_key"
+            )
+        states.add(callback.state_key)
+        refuse_objects({callback.state_key: state})
+    if sum(isinstance(callback, ProgressBar) for callback in found) > 1:
+        raise SettingError("callbacks: a run shows one progress bar; leave the others out")
+    return found
+
+
+def refuse_objects(states: Mapping[str, Any]) -> None:
+    """Raise SettingError where a callback's state is more than what last.ckpt can hold."""
+    for name, state in states.items():
+        found = object_in(state)
+        if found is not None:
+            raise SettingError(
+                f"callbacks: the state of {name} holds a value of type {found}, and last.ckpt holds tensors and plain values "
+                "only; return numbers, texts, lists and dicts from state_dict"
+            )
+
+
+def check_same_callbacks(states: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:
+    """Warn of states in a checkpoint that no callback takes up."""
+    import warnings
+
+    lost = sorted(set(states) - {callback.state_key for callback in callbacks})
+    if lost:
+        text = f"last.ckpt holds the state of {', '.join(lost)}, which no callback of this run takes up; pass the same ones"
+        warnings.warn(text, LeanconvWarning, stacklevel=3)
+
+
+def check_strategy(strategy: str | Strategy | None) -> str | Strategy:
+    """What Lightning is told; "auto" for None.
+
+    Raises:
+        SettingError: a strategy that splits weights over processes, which layers that share them do not survive and
+            last.ckpt does not hold; or one that starts processes whose history does not come back.
+    """
+    if strategy is None:
+        return "auto"
+    names = ", ".join(STRATEGIES)
+    if isinstance(strategy, str):
+        if strategy not in STRATEGIES:
+            raise SettingError(
+                f"strategy={strategy!r} must be one of {names}: each process needs all weights, and last.ckpt holds them whole"
+            )
+    elif not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        kind = type(strategy).__name__
+        raise SettingError(f"strategy={kind}(...) must be a DDPStrategy or a SingleDeviceStrategy, or one of {names}")
+    elif getattr(strategy, "_start_method", "popen") not in (None, "popen"):
+        raise SettingError(
+            "strategy: DDPStrategy must start processes by start_method='popen'; others lose the history"
+        )
+    return strategy

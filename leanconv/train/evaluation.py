@@ -1,0 +1,96 @@
+"""How good a network is on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.errors import SettingError
+from leanconv.core.modes import evaluating
+from leanconv.core.shown import first_names
+from leanconv.core.task import get_task
+from leanconv.data import LabelledImages, make_loader
+from leanconv.data.classes import SHOWN, class_indices
+from leanconv.train.failures import failures
+from leanconv.train.scoring import Scores, autocast, log_probabilities, tally
+
+
+def evaluate(
+    model: nn.Module,
+    images: LabelledImages,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 500,
+    ten_crop: bool = False,
+    precision: str = "fp32",
+    channels_last: bool = True,
+    image_size: int | None = None,
+    workers: int = 0,
+    classes: Sequence[str] | None = None,
+) -> Scores:
+    """Top-1 and top-5 accuracy and cross-entropy of `model`, where it is and in evaluation mode.
+
+    A label counts as the output of the same name where both sides know their classes' names, whatever their order; the
+    images may show some of the network's classes only. Where one side has no names, their numbers must be as many.
+
+    Args:
+        ten_crop: average the probabilities over ten crops of each image.
+        precision: "fp32" or "bf16" (autocast).
+        image_size: as in `make_loader`.
+        classes: names of the network's outputs; None takes those noted on it (`leanconv.core.task.get_task`).
+
+    Raises:
+        SettingError: the images have a class that the network does not know, or another number of classes.
+    """
+    names = _known(model) if classes is None else tuple(classes)
+    outputs, where = outputs_for(names, images)
+    loader = make_loader(
+        images, mean=mean, std=std, batch_size=batch_size, image_size=image_size, train=False,
+        workers=workers, channels_last=channels_last, ten_crop=ten_crop,
+    )  # fmt: skip
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    total = torch.zeros(4, device=device)
+    with evaluating(model), torch.inference_mode(), autocast(device, precision), failures():
+        for batch, labels in loader:
+            logits = _fitting(
+                log_probabilities(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names
+            )
+            total += tally(logits, (labels if where is None else where[labels]).to(device))
+    return Scores.of(total)
+
+
+def outputs_for(known: Sequence[str], images: LabelledImages) -> tuple[int, Tensor | None]:
+    """(outputs that the network must have, the output of each label), None where a label's number is its output.
+
+    Raises:
+        SettingError: the classes differ by their names.
+    """
+    if known and images.named:
+        where = class_indices(known, images.classes, "the network", "the data")
+        return len(known), None if where == tuple(range(len(known))) else torch.tensor(where)
+    if known and images.classes and len(known) != len(images.classes):
+        raise SettingError(
+            f"the network has {len(known)} classes ({first_names(known, SHOWN)}) and the data {len(images.classes)} without "
+            "names; take the data it was trained on"
+        )
+    return len(known) or len(images.classes), None
+
+
+def _known(model: nn.Module) -> tuple[str, ...]:
+    task = get_task(model)
+    return () if task is None else task.classes
+
+
+def _fitting(logits: Tensor, outputs: int, more: bool, names: Sequence[str]) -> Tensor:
+    """`logits`, if they are as many as the classes, or `more`."""
+    found = logits.shape[1]
+    if found != outputs and not (more and found > outputs):
+        said = f"names {outputs} classes" if names else f"gets data of {outputs} classes"
+        raise SettingError(
+            f"the network {said} and has {found} outputs; take the data it was trained on, or note its classes with "
+            "lc.set_task"
+        )
+    return logits

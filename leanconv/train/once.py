@@ -1,0 +1,137 @@
+"""A run's folder: one process works there, for one identity, and a finished run is read back instead of done again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from leanconv.core.atomic import remove_leftovers, write_json
+from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.core.processes import leads
+from leanconv.core.reading import one_line, parse_json
+
+RUN_FILE = "run.json"
+SUMMARY_FILE = "summary.json"
+METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
+CLASS_NAMES = "class_names"  # what a run's identity has since its classes are compared by name
+FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # what a run writes here
+
+
+def once(
+    folder: Path,
+    identity: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+    *,
+    resume: bool,
+    scores: str,
+    waiting: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The summary of the run in `folder`: read back where it is finished, else what `work`, alone in there, returns.
+
+    Args:
+        identity: what decides the run's result; another one in the folder is refused.
+        scores: the entry of a finished run's summary that its last look at the data gave.
+        waiting: called when another process is at work there.
+
+    Raises:
+        SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
+    """
+    with _alone(folder, waiting):
+        if leads():
+            remove_leftovers(folder, FILES)
+            _check_folder(folder, identity)
+        summary = finished(folder, scores)
+        if summary is not None:
+            return summary
+        if leads():
+            if (folder / RUN_FILE).exists() and not resume:
+                raise SettingError(f"{folder} holds this run, unfinished; add --resume (resume=True) to continue it")
+            write_json(folder / RUN_FILE, identity)
+        return work()
+
+
+def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Raise SettingError when `folder` holds another run, or something else."""
+    if (folder / RUN_FILE).exists():
+        differs = difference(read_json(folder / RUN_FILE), identity)
+        if differs:
+            raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out (out=)")
+    elif folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+        raise SettingError(f"{folder} holds something else; choose another folder with --out (out=)")
+
+
+def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: str = "") -> str | None:
+    """The first setting in which two identities differ, as ``name is a there and b here``; None when they are equal."""
+    for name in sorted({*found, *wanted} - {*ignore}):
+        there, here = found.get(name), wanted.get(name)
+        if name == CLASS_NAMES and there is None:  # a run of before
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            inner = difference(there, here, prefix=f"{prefix}{name}.")
+            if inner:
+                return inner
+        elif there != here:
+            return f"{prefix}{name} is {there!r} there and {here!r} here"
+    return None
+
+
+def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:
+    """The summary of the run in `folder`; None while it is not finished."""
+    path = folder / SUMMARY_FILE
+    summary = read_json(path) if path.exists() else {}
+    return summary if summary.get("status") == "finished" and summary.get(scores) else None
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of each epoch of the run in `folder`."""
+    path = folder / METRICS_FILE
+    epochs = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # the half line of a killed process
+            epochs.append(parse_json(line))
+    return epochs
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that leanconv wrote.
+
+    Raises:
+        FileError: the file is no JSON object.
+    """
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise FileError(f"{path} is not JSON ({one_line(str(error))}); remove its folder and run again") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path} holds no JSON object; remove its folder and run again")
+    return value
+
+
+def failure(error: BaseException) -> str:
+    """Why a run failed, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, LeanconvError) else f"{type(error).__name__}: {text}"[:300]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the folder, waiting while another process works in it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not leads():
+        yield
+        return
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

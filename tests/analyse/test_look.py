@@ -1,0 +1,65 @@
+"""One call for every analysis, and what a new one must touch."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import leanconv as lc
+from leanconv.analyse import converted
+from leanconv.analyse.kinds import KINDS
+from leanconv.core.errors import SettingError
+from leanconv.data import open_data
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return lc.create_model("resnet8", in_chans=1).eval()
+
+
+def test_a_data_set_a_tensor_and_a_figure(model: torch.nn.Module, tmp_path: Path) -> None:
+    data = open_data("digits")
+    found = lc.analyse.look("filters", {"a": model}, data, layers=["conv1"], count=4)
+    assert found.to_json()["what"] == "filters" and list(found.to_json()["networks"]) == ["a"]
+    assert found.rows[0]["Layer"] == "conv1" and "conv1" in str(found)
+    assert found.save(tmp_path / "a.svg").exists() and found.report(tmp_path / "a.html").exists()
+    images = torch.randn(2, 1, 8, 8)
+    assert len(lc.analyse.look("cam", model, images).to_json()["networks"]["CifarResNet"]["classes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("wavelets", {}), "must be one of bases"),
+        (("filters", {}), "models must be"),
+        (("pruning", {"images": torch.zeros(1, 1, 8, 8)}), "needs labelled images"),
+        (("gradients", {}), "give its folder"),
+    ],
+)
+def test_mistakes(model: torch.nn.Module, arguments: tuple[str, dict[str, object]], says: str) -> None:
+    what, settings = arguments
+    models = [model] if what == "filters" else model
+    with pytest.raises(SettingError, match=says):
+        lc.analyse.look(what, models, **settings)
+
+
+def test_every_analysis_says_what_it_shows_and_none_loads_torch() -> None:
+    assert len(KINDS) == 11 and all(kind.says for kind in KINDS.values())
+    code = "import sys, leanconv.analyse.kinds; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_inspect_shows_what_converts_and_measures_nothing() -> None:
+    assert doctest.testmod(converted).failed == 0
+    found = lc.inspect(lc.create_model("resnet8"), lc.Split(), exclude="conv1", name="net")
+    assert [row["name"] for row in found.rows if row["kept_because"] == "excluded"] == ["conv1"]
+    assert found.plan is not None and "6 of 9 convolutions convert" in str(found)
+    lean = lc.convert(lc.create_model("resnet8"), found.plan)
+    with pytest.raises(SettingError, match="net is lean already"):
+        lc.inspect(lean, lc.Split(), name="net")

@@ -1,0 +1,57 @@
+"""lc.detect.build, fit, evaluate and predict on networks of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import leanconv as lc
+from leanconv.detect.job import DetectJob
+from tests.detect.sample import write_coco
+
+SMALL = {"pyramid_channels": 16, "anchor_sizes": (8, 16, 24, 32, 48)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> lc.detect.DetectionData:
+    return lc.detect.open_detection(write_coco(tmp_path_factory.mktemp("data") / "shapes"))
+
+
+def test_a_backbone_that_was_handed_in_stays_as_it_is(photos: lc.detect.DetectionData) -> None:
+    backbone = lc.create_model("timm/resnet10t")
+    method, where = lc.TiedBlock(2), ("layer*.conv[12]",)
+    made = lc.detect.build("retinanet", backbone, classes=photos.classes, method=method, where=where, **SMALL)
+    assert lc.plan_of(backbone) is None
+    dense = lc.detect.build("retinanet", backbone, classes=photos.classes, **SMALL)
+    assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in dense.parameters())
+
+
+def test_two_backbones_of_one_class_are_two_runs(photos: lc.detect.DetectionData) -> None:
+    jobs = [
+        DetectJob(
+            "retinanet", torch.nn.Sequential(torch.nn.Conv2d(3, width, 1)), None, photos, lc.detect.DetectConfig()
+        )
+        for width in (4, 8)
+    ]
+    assert jobs[0].identity()["backbone"] == "Sequential" and jobs[0].identity() != jobs[1].identity()
+
+
+def test_fit_evaluate_and_predict(photos: lc.detect.DetectionData, tmp_path: Path) -> None:
+    config = lc.detect.DetectConfig(
+        epochs=1, batch_size=2, warmup_epochs=0, min_size=(40,), max_size=64, lr=0.001, threads=1
+    )
+    run = lc.detect.fit(
+        "retinanet", lambda: lc.create_model("timm/resnet10t"), photos, tmp_path / "run", config, build=SMALL,
+        progress=False,
+    )  # fmt: skip
+    assert run is not None and "parameters" in str(run) and (tmp_path / "run" / "report.html").exists()
+    detector = lc.detect.load_detector(tmp_path / "run").eval()
+    result = lc.detect.evaluate({"mine": detector}, photos, by="boxes", edges=(0.0, 0.2), threads=1)
+    assert result.rows[0]["label"] == "mine" and len(result.tables()) == 2
+    assert result.to_json()["settings"]["occlusion"] == "boxes"
+    paths = [photos.val[0].path, tmp_path / "run" / "report.html"]
+    found = list(lc.detect.predict({"mine": detector}, paths, data=photos, score=0.0, out=tmp_path / "drawn"))
+    assert found[0].labelled and found[0].drawn is not None and found[0].drawn.exists()
+    assert "error" in found[1].to_json()

@@ -1,0 +1,72 @@
+"""lc.bench on networks of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import leanconv as lc
+from leanconv.core.errors import SettingError
+
+FAST = {"input_size": (3, 16, 16), "threads": 1, "seconds": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def own() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)).train()
+
+
+def test_networks_under_methods_are_rows(tmp_path: Path) -> None:
+    model = own()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lines: list[str] = []
+    result = lc.bench({"net": model}, [None, lc.TiedBlock(2)], batch=(1, 2), progress=lines.append, **FAST)
+    assert [(row["batch"], row["network"], row["form"]) for row in result.rows] == [
+        (batch, network, form)
+        for batch in (1, 2)
+        for network in ("net", "net tied_block(blocks=2)")
+        for form in ("as it is", "optimized")
+    ]
+    assert all(row["latency_ms"] > 0 for row in result.rows)
+    assert json.loads(json.dumps(result.to_json()))["kind"] == "latency"
+    assert "tied_block" in str(result) and "<table>" in result._repr_html_()
+    assert "leanconv bench" in result.report(tmp_path / "page.html").read_text()
+    assert lines[0] == "preparing net, eager, as it is"
+    assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_network_that_cannot_be_built_is_a_row() -> None:
+    def broken() -> nn.Module:
+        raise SettingError("no such weights")
+
+    result = lc.bench({"net": own, "broken": broken}, **FAST)
+    assert {row["network"]: row["failed"] for row in result.rows if row["failed"]} == {"broken": "no such weights"}
+    with pytest.raises(SettingError, match="no such weights"):
+        lc.bench({"broken": broken}, **FAST)
+
+
+def test_modules_without_names_are_named_by_what_they_are() -> None:
+    names = {row["network"] for row in lc.bench([own(), own()], **FAST).rows}
+    assert names == {"Sequential #1", "Sequential #2"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"batch": 0}, "batch=0 must be a whole number"),
+        ({"precision": "fp8"}, "precision='fp8' must be"),
+        ({"runtimes": ("tpu",)}, "runtime='tpu' must be one of"),
+        ({"input_size": None}, "say which with --input-size"),
+    ],
+)
+def test_mistakes_say_the_way_out(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        lc.bench(own(), **(FAST | settings))
