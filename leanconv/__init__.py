@@ -103,7 +103,7 @@ _HOME = {
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("analyse", "detect", "search")  # reached as lc.search.faster_only and the like
+_PACKAGES = ("analyse", "detect", "experiment", "search")  # reached as lc.search.faster_only and the like
 
 
 def __getattr__(name: str) -> Any:

@@ -53,9 +53,7 @@ def compare(
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
-    latency_batch: Annotated[
-        int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
-    ] = 1,
+    latency_batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images in each timed call.")] = 1,
     device: Device = "auto",
     logger: Loggers = None,
     as_json: Json = False,
@@ -69,27 +67,29 @@ def compare(
     methods may share one folder, and the later report has both.
     """
     from leanconv.cli.images import open_images
-    from leanconv.experiment import compare as library
+    from leanconv.experiment.compare import compare, default_folder
+    from leanconv.experiment.grid import check_several
 
-    library.check_several(targets, methods)  # before the images are read
+    check_several(targets, methods)  # before the images are read
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split)
-    folder = out or library.default_folder(targets, images)
+    folder = out or default_folder(targets, images)
     try:
-        found = library.compare(
-            targets, images, recipe, folder, methods=methods, seeds=seeds,
-            where=where or (), exclude=exclude or (), include=include, init=init, pretrained=pretrained,
-            latency_batch=latency_batch, device=device, logger=logger, command=command_line(portable=True),
+        found = compare(
+            targets, images, recipe, folder, methods=methods, seeds=seeds, where=where or (), exclude=exclude or (),
+            include=include, init=init, pretrained=pretrained, latency_batch=latency_batch, device=device, logger=logger,
+            command=command_line(portable=True),
             **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")
         raise
-    if not leads():  # which has trained with the first process, and prints nothing
+    if not leads():
         return
+    report = f"report: {folder / 'report.html'}"
     if as_json:
         show_json(found.to_json())
-        say(f"report: {folder / 'report.html'}")
+        say(report)
     else:
-        show(found.table(), "", *found.sentences(), "", f"report: {folder / 'report.html'}")
+        show(found.table(), "", *found.sentences(), "", report)
     if any(row["failed"] for row in found.rows):
         raise typer.Exit(1)

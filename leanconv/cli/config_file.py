@@ -22,7 +22,7 @@ def read(context: typer.Context, path: Path | None) -> Path | None:
     from leanconv.experiment.settings import check_keys, read_config
 
     _, flags = read_config(path)
-    own = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    own = {parameter.name: parameter for parameter in context.command.params if parameter.name not in (None, "config")}
     check_keys(path, flags, own)
     context.default_map = {
         name: _checked(path, context, own[name], value) for name, value in flags.items() if value is not None
@@ -30,25 +30,26 @@ def read(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _checked(path: Path, context: typer.Context, parameter: Any, value: Any) -> Any:
+def _checked(path: Path, context: typer.Context, flag: Any, value: Any) -> Any:
     """`value` where the flag takes it."""
+    several = getattr(flag, "multiple", False) or flag.nargs == -1
     try:
-        kind = (
-            bool
-            if getattr(parameter, "is_flag", False)
-            else list
-            if parameter.multiple or parameter.nargs == -1
-            else None
-        )
-        if kind is not None and not isinstance(value, kind):
-            raise ValueError(f"it must be {'true or false' if kind is bool else 'a list'}")
-        if kind is None and isinstance(value, bool | list | dict):
-            raise ValueError("it must be one value, a text or a number")
-        parameter.type_cast_value(context, value)
+        if getattr(flag, "is_flag", False):
+            _need(isinstance(value, bool), "true or false")
+        elif several:
+            _need(isinstance(value, list), "a list")
+        else:
+            _need(not isinstance(value, bool | list | dict), "one value, a text or a number")
+        flag.process_value(context, value)
     except Exception as error:  # click's own kind, which newer typers bring along
         said = getattr(error, "message", None) or str(error)
-        raise SettingError(f"{path}: {parameter.name}={value!r} does not fit: {said.rstrip('.')}") from None
+        raise SettingError(f"{path}: {flag.name}={value!r} does not fit: {said.rstrip('.')}") from None
     return value
+
+
+def _need(fits: bool, kind: str) -> None:
+    if not fits:
+        raise ValueError(f"it must be {kind}")
 
 
 Config = Annotated[

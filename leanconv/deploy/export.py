@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import tempfile
@@ -92,63 +93,102 @@ def export(
             output each time.
         CheckError: the file computes something else; nothing is left behind.
     """
-    path = Path(path)
-    to = to or {files.files[0]: name for name, files in FORMATS.items()}.get(path.suffix)
-    if to not in FORMATS:
-        raise SettingError(
-            f"to={to!r} must be one of {', '.join(FORMATS)}; or end the path in .onnx, .pt2, .xml or .safetensors"
-        )
+    path, to = _destination(Path(path), to)
     check_choice("form", form, ("compact", "fast"))
     kind = FORMATS[to]
-    missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")
-    if path.suffix != kind.files[0]:
-        path = path.with_name(path.name + kind.files[0])
     model = copied(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])
-    example = torch.randn(2, *_size(model)) if example is None else example.detach().cpu().float()
-    if example.ndim != 4 or not len(example):
-        raise SettingError(f"example has shape {tuple(example.shape)}; give images as (N, C, H, W)")
-    if len(example) < 2:  # one image would be taken for the only batch there is
-        example = torch.cat([example, example])
-    inputs = [example, torch.randn(1, *example.shape[1:]), *(image.detach().cpu().float() for image in images)]
-    larger = torch.randn(3, example.shape[1], example.shape[2] + 32, example.shape[3] + 32)
-    expected = [_expected(model, x) for x in inputs]
-    refuse_unsteady(model, difference(_expected(model, example), expected[0]), expected[0])
-    try:
-        expected_larger = _expected(model, larger)
-    except SettingError:
-        expected_larger = None
-    bounds = _Bounds(model)
+    example = _batch(torch.randn(2, *_size(model)) if example is None else example)
+    answers = _Answers(model, example, images)
     shaped = _shaped(model, example, to, form)
     set_task(shaped, get_task(model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name
         kind.write(shaped, example, made, form == "compact", True)
-        error, any_size = None, None
-        if verify:
-            run = kind.run(made, shaped)
-            found = None if expected_larger is None else _output(run, larger)
-            any_size = found is not None
-            if found is not None and expected_larger is not None:
-                if bounds.holds(found, larger, expected_larger):
-                    inputs, expected = [*inputs, larger], [*expected, expected_larger]
-                else:  # at other sizes it would be wrong: a file for this one
-                    any_size = False
-            if not any_size and to != "state-dict":
-                _fit_to(shaped, example)
-                kind.write(shaped, example, made, form == "compact", False)
-                run = kind.run(made, shaped)
-            error = max(_difference(run, x, y, to, bounds) for x, y in zip(inputs, expected, strict=True))
+        error, any_size = _verified(made, shaped, example, to, form, answers) if verify else (None, None)
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):  # the one that is opened comes last
             make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
-    compared = len(inputs) if verify else 0
+    compared = len(answers.inputs) if verify else 0
     return Exported(path, to, form, held, size, loaded, error, compared, any_size)
+
+
+def _destination(path: Path, to: str | None) -> tuple[Path, str]:
+    """The file to write, with its format's suffix, and the format, whose packages are installed."""
+    to = to or {files.files[0]: name for name, files in FORMATS.items()}.get(path.suffix)
+    if to not in FORMATS:
+        raise SettingError(
+            f"to={to!r} must be one of {', '.join(FORMATS)}; or end the path in .onnx, .pt2, .xml or .safetensors"
+        )
+    missing = [name for name in FORMATS[to].packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")
+    suffix = FORMATS[to].files[0]
+    return path if path.suffix == suffix else path.with_name(path.name + suffix), to
+
+
+def _batch(example: Tensor) -> Tensor:
+    """`example` as a batch of at least two: one image would be taken for the only batch there is."""
+    example = example.detach().cpu().float()
+    if example.ndim != 4 or not len(example):
+        raise SettingError(f"example has shape {tuple(example.shape)}; give images as (N, C, H, W)")
+    return torch.cat([example, example]) if len(example) < 2 else example
+
+
+class _Answers:
+    """What PyTorch computes on the images that a file is compared on, and on larger ones where the network takes them.
+
+    Args:
+        images: further ones, beside the example and a batch of one.
+
+    Raises:
+        SettingError: the network gives another output each time.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, images: Sequence[Tensor]) -> None:
+        self.inputs = [
+            example,
+            torch.randn(1, *example.shape[1:]),
+            *(image.detach().cpu().float() for image in images),
+        ]
+        self.larger = torch.randn(3, example.shape[1], example.shape[2] + 32, example.shape[3] + 32)
+        self.expected = [_expected(model, x) for x in self.inputs]
+        refuse_unsteady(model, difference(_expected(model, example), self.expected[0]), self.expected[0])
+        self.expected_larger: Tensor | None = None
+        with contextlib.suppress(SettingError):
+            self.expected_larger = _expected(model, self.larger)
+        self.bounds = _Bounds(model)
+
+    def any_size(self, run: Runner) -> bool:
+        """Whether a file gives the right outputs on larger images too; they are then compared like the others."""
+        expected = self.expected_larger
+        found = None if expected is None else _output(run, self.larger)
+        if expected is None or found is None or not self.bounds.holds(found, self.larger, expected):
+            return False
+        self.inputs.append(self.larger)
+        self.expected.append(expected)
+        return True
+
+
+def _verified(
+    made: Path, shaped: nn.Module, example: Tensor, to: str, form: str, answers: _Answers
+) -> tuple[float, bool]:
+    """The largest difference between the file and PyTorch, and whether the file takes any size.
+
+    A file that is wrong at other sizes is written again, for the example's size alone.
+    """
+    kind = FORMATS[to]
+    run = kind.run(made, shaped)
+    any_size = answers.any_size(run)
+    if not any_size and to != "state-dict":
+        _fit_to(shaped, example)
+        kind.write(shaped, example, made, form == "compact", False)
+        run = kind.run(made, shaped)
+    pairs = zip(answers.inputs, answers.expected, strict=True)
+    return max(_difference(run, x, y, to, answers.bounds) for x, y in pairs), any_size
 
 
 def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:

@@ -56,9 +56,7 @@ def for_detector(detector: nn.Module, data: DetectionData, *, whole: bool = Fals
         detector, whole: see `photos_for`.
         data: what to relabel.
     """
-    parts = {
-        name: tuple(photos_for(detector, getattr(data, name), data.name, whole=whole)) for name in ("train", "val")
-    }
+    train, val = (tuple(photos_for(detector, part, data.name, whole=whole)) for part in (data.train, data.val))
     known = tuple((get_record(unwrapped(detector)).detector or {}).get("classes", ()))
     if not known or known == data.classes:
         return data
@@ -66,7 +64,7 @@ def for_detector(detector: nn.Module, data: DetectionData, *, whole: bool = Fals
     taken = max(data.category_ids)
     # classes that this data does not have get numbers that it does not use
     numbers = tuple(ids.get(name, taken + place) for place, name in enumerate(known, start=1))
-    return replace(data, classes=known, category_ids=numbers, **parts)
+    return replace(data, classes=known, category_ids=numbers, train=train, val=val)
 
 
 def _relabelled(photo: Photo, known: tuple[str, ...], order: tuple[int, ...] | None) -> Photo:

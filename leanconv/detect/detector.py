@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
@@ -77,6 +77,38 @@ def create_detector(
     num_classes = len(classes) + 1 if classes else num_classes
     check_int("num_classes", num_classes, 2)
     network = create_model(backbone, pretrained_backbone) if isinstance(backbone, str) else backbone
+    _check_settings(name, settings)
+    note: dict[str, Any] = {
+        "name": name,
+        "num_classes": num_classes,
+        "classes": list(classes),
+        "anchor_sizes": anchor_sizes,
+    }
+    note["norm_head"] = norm_head
+    check_int("pyramid_channels", pyramid_channels, 1)
+    groups = _groups_of_head(name, norm_head, norm_groups, pyramid_channels)
+    if groups is not None:
+        note["norm_groups"] = groups
+    common: dict[str, Any] = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
+    note |= common | {"pyramid_channels": pyramid_channels, "settings": dict(settings)}
+    common |= {"out_channels": pyramid_channels}
+    if anchor_sizes is not None:
+        generator = "anchor_generator" if name == "retinanet" else "rpn_anchor_generator"
+        settings = {generator: _anchors(name, anchor_sizes)} | settings
+    detector = DETECTORS[name](network, num_classes, common, settings)
+    if groups is not None:
+        each = cast(AnchorGenerator, detector.anchor_generator).num_anchors_per_location()[0]
+        norm = partial(nn.GroupNorm, groups)
+        detector.head = RetinaNetHead(pyramid_channels, each, num_classes, norm_layer=norm)
+    set_record(detector, replace(get_record(detector), detector=note))
+    for module_name, module in detector.named_modules():
+        if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
+            module.register_forward_hook(_in_float32)
+    return detector
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise SettingError for a setting that torchvision's detector does not have."""
     known = {*inspect.signature(BASES[name]).parameters, "size_divisible", "fixed_size"} - {
         "backbone",
         "num_classes",
@@ -94,35 +126,21 @@ def create_detector(
     unknown = sorted(set(settings) - known)
     if unknown:
         raise SettingError(f"{unknown[0]} is not a setting of {name}; it has {', '.join(sorted(known))}")
-    note = {"name": name, "num_classes": num_classes, "classes": list(classes), "anchor_sizes": anchor_sizes}
-    if norm_head and name != "retinanet":
+
+
+def _groups_of_head(name: str, norm_head: bool, norm_groups: int | None, channels: int) -> int | None:
+    """How many groups the norms of RetinaNet's head have; None where it has no norms."""
+    if not norm_head:
+        if norm_groups is not None:
+            raise SettingError(f"norm_groups={norm_groups} is for norm_head=True; leave it out")
+        return None
+    if name != "retinanet":
         raise SettingError(f"norm_head=True is for retinanet; {name} has no such head")
-    note["norm_head"] = norm_head
-    check_int("pyramid_channels", pyramid_channels, 1)
-    if norm_head:
-        norm_groups = groups_of(pyramid_channels) if norm_groups is None else norm_groups
-        check_int("norm_groups", norm_groups)
-        if pyramid_channels % norm_groups:
-            raise SettingError(f"norm_groups={norm_groups} must divide pyramid_channels={pyramid_channels}")
-        note["norm_groups"] = norm_groups
-    elif norm_groups is not None:
-        raise SettingError(f"norm_groups={norm_groups} is for norm_head=True; leave it out")
-    common = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
-    note |= common | {"pyramid_channels": pyramid_channels, "settings": dict(settings)}
-    common |= {"out_channels": pyramid_channels}
-    if anchor_sizes is not None:
-        generator = "anchor_generator" if name == "retinanet" else "rpn_anchor_generator"
-        settings = {generator: _anchors(name, anchor_sizes)} | settings
-    detector = DETECTORS[name](network, num_classes, common, settings)
-    if norm_head:
-        norm = partial(nn.GroupNorm, norm_groups)
-        each = detector.anchor_generator.num_anchors_per_location()[0]
-        detector.head = RetinaNetHead(pyramid_channels, each, num_classes, norm_layer=norm)
-    set_record(detector, replace(get_record(detector), detector=note))
-    for module_name, module in detector.named_modules():
-        if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
-            module.register_forward_hook(_in_float32)
-    return detector
+    groups = groups_of(channels) if norm_groups is None else norm_groups
+    check_int("norm_groups", groups)
+    if channels % groups:
+        raise SettingError(f"norm_groups={groups} must divide pyramid_channels={channels}")
+    return groups
 
 
 def groups_of(channels: int) -> int:

@@ -13,10 +13,11 @@ from torch import nn
 
 from leanconv.conversion.check import check
 from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.core.meta import on_meta
 from leanconv.core.reading import reading
 from leanconv.detect.detector import create_detector, describe_detector
 from leanconv.files.bounds import bounded_settings
-from leanconv.files.load import check_tensors, fill_weights, network_of, on_meta, read_saved
+from leanconv.files.load import check_tensors, fill_weights, network_of, read_saved
 from leanconv.files.save import description, refuse_bad_values, ties, write
 from leanconv.files.values import warn_of_bad_values
 
@@ -41,7 +42,7 @@ def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Pat
         raise SettingError(
             f"a setting of this detector cannot be written as JSON ({error}); give plain values"
         ) from None
-    network = detector.backbone.network
+    network = detector.get_submodule("backbone.network")
     check(network)
     refuse_bad_values(detector, False)
     return write(detector, description(network) | {"ties": ties(detector), "detector": note}, directory)

@@ -229,7 +229,7 @@ def _truth(photos: Sequence[Photo]) -> Any:
     """The photos' objects as a COCO object."""
     from pycocotools.coco import COCO
 
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     labels: set[int] = set()
     for photo in photos:
         for instance in photo.instances:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from leanconv.core.lazy import lazy
 
 if TYPE_CHECKING:
-    from leanconv.experiment.compare import Comparison
     from leanconv.experiment.events import (
         EpochEnded,
         Event,
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
         Waiting,
     )
     from leanconv.experiment.job import Job
+    from leanconv.experiment.result import Comparison
     from leanconv.experiment.run import Run
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Comparison": "compare",
+    "Comparison": "result",
     "EpochEnded": "events",
     "Event": "events",
     "Job": "job",

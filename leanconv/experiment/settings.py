@@ -14,8 +14,6 @@ from leanconv.train.config import TrainConfig
 from leanconv.train.folder import CLASSES, REQUEST
 from leanconv.train.recipes import RECIPES
 
-NOTED = ("data", CLASSES)  # what config.yaml of a run says of its images; `request` says how they were opened
-
 
 def settings_for(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
     """The settings of a run on `data`; nothing changes images that a data set of the user's prepares.
@@ -63,12 +61,13 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise FileError(f"{path}: is no mapping of names to values; give lines such as `epochs: 20`")
     request = found.pop(REQUEST, None)
+    found.pop(CLASSES, None)  # what config.yaml of a run says of its images
     if request is not None:
         if not isinstance(request, dict):
             raise FileError(
                 f"{path}: its {REQUEST} is no mapping; give `{REQUEST}:` with lines such as `target: resnet20`"
             )
-        found = {name: value for name, value in found.items() if name not in NOTED} | request
+        found |= request  # which says how the images called `data` were opened
     declared = TrainConfig.settings()
     settings = {name: value for name, value in found.items() if name in declared}
     for name, value in settings.items():

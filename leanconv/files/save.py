@@ -162,7 +162,7 @@ def crc32_of(text: str, tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach().contiguous()
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
         if tensor.numel():
-            value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), value)
+            value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, value)
     return f"crc32:{value:08x}"
 
 

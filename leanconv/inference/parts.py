@@ -86,7 +86,7 @@ def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
     handles = [
         network.get_submodule(name).register_forward_pre_hook(
             lambda _, args, kwargs, name=name: note(name, args, kwargs),
-            with_kwargs=True,  # type: ignore[misc]
+            with_kwargs=True,
         )
         for name in names
     ]

@@ -221,6 +221,11 @@ class OctaveResNet(ImageNetwork):
     stage. `feature_info` lists two maps, because only the maps before and after the paired stages are single.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(
         self,
         num_classes: int = 1000,

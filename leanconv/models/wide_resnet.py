@@ -69,6 +69,10 @@ class PreActivationResNet(ImageNetwork):
         x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
     def __init__(self, blocks: int, width: int, reduction: int, num_classes: int = 10, in_chans: int = 3) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
         super().__init__(num_classes, (in_chans, 32, 32))

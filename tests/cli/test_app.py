@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,3 +141,26 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert process.wait() == 1
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) <= 1
+
+
+def test_python_dash_m() -> None:
+    import leanconv
+
+    done = subprocess.run([sys.executable, "-m", "leanconv", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == leanconv.__version__
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("leanconv tr", "train"), ("leanconv train resnet20 --sched", "--schedule")]
+)
+def test_a_shell_completes_verbs_and_flags(words: str, found: str) -> None:
+    asked = {"_LEANCONV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-m", "leanconv"], capture_output=True, text=True, check=True, env=os.environ | asked
+    )
+    assert found in done.stdout.split()
+
+
+def test_the_completion_script_is_shown(call: Callable) -> None:
+    answer = call("--show-completion", "bash")
+    assert answer.code == 0 and "_LEANCONV_COMPLETE=complete_bash" in answer.out

@@ -60,6 +60,7 @@ def test_commands_and_flags_exist(document: str, words: list[str]) -> None:
 def test_names_in_python_lines_exist(path: Path, block: str) -> None:
     parsed = ast.parse(block)
     own = {node.id for node in ast.walk(parsed) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.name for node in ast.walk(parsed) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     own |= {
         alias.asname or alias.name
         for node in ast.walk(parsed)

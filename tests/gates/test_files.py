@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from statistics import median
 
 import pytest
 
 from tests.gates import tree
 
 LONGEST, LONGEST_VERB = 400, 100
+LONGEST_FUNCTION, MEDIAN_FUNCTION = 60, 7  # lines, without the docstring
 # Written so that no pattern matches its own text.
 PLACES = {
     "an absolute path of a machine": re.compile(
@@ -37,6 +40,22 @@ def test_no_file_is_long():
     assert len(lengths) > 50, "the gate does not see the repository"
     long = {name: lines for name, lines in lengths.items() if lines > LONGEST}
     assert not long, f"over {LONGEST} lines, split it by what it does: {long}"
+
+
+def test_functions_are_short():
+    found = {}
+    for path in tree.sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[0]
+                said = ast.get_docstring(node) is not None
+                docstring = (first.end_lineno or 0) - first.lineno + 1 if said else 0
+                lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
+                found[f"{tree.name(path)}:{node.lineno} {node.name}"] = lines
+    assert len(found) > 1000, "the gate does not see the package"
+    long = {name: lines for name, lines in found.items() if lines > LONGEST_FUNCTION}
+    assert not long, f"over {LONGEST_FUNCTION} lines, give its parts names: {long}"
+    assert median(found.values()) <= MEDIAN_FUNCTION
 
 
 def test_a_verb_parses_calls_and_prints():

@@ -62,18 +62,18 @@ def parse_coco(data: bytes, name: str) -> Coco:
     above: dict[int, Any] = {}
     for entry in content["categories"]:
         found = entry if isinstance(entry, dict) else {}
-        key, title = whole_number(found.get("id")), found.get("name")
-        if key is None or not isinstance(title, str) or not title.strip():
+        number, title = whole_number(found.get("id")), found.get("name")
+        if number is None or not isinstance(title, str) or not title.strip():
             raise DataError(f"{name}: category {str(entry)[:80]} needs a whole number as id and a name; fix it")
-        if categories.get(key, title) != title:
+        if categories.get(number, title) != title:
             raise DataError(
-                f"{name}: categories {categories[key]!r} and {title!r} have the id {key}; give each its own"
+                f"{name}: categories {categories[number]!r} and {title!r} have the id {number}; give each its own"
             )
-        categories[key], above[key] = title, found.get("supercategory")
+        categories[number], above[number] = title, found.get("supercategory")
     used = frozenset(
-        key
+        number
         for entry in content["annotations"]
-        if isinstance(entry, dict) and (key := whole_number(entry.get("category_id"))) is not None
+        if isinstance(entry, dict) and (number := whole_number(entry.get("category_id"))) is not None
     )
     groups = frozenset(
         key

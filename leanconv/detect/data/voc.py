@@ -120,7 +120,7 @@ def read_voc(
         trees.append((number, name, tree))
         wanted.append((image, tree.findtext("size/height"), tree.findtext("size/width"), file.name))
     photos = []
-    wanted = [(image, *(_side(side) for side in sides), where) for image, *sides, where in wanted]
+    wanted = [(image, _side(width), _side(height), where) for image, width, height, where in wanted]
     for (number, name, tree), found in zip(trees, find_images(wanted, finder, problems, max_pixels), strict=True):
         if found is not None:
             drawn = _drawn(root, name, found.size, problems) if masks else None

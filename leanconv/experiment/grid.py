@@ -1,0 +1,70 @@
+"""Which runs a comparison has: each network under each method from each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from leanconv.conversion.methods import DENSE, label_of, parse_methods
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Method
+from leanconv.experiment.job import Job, Network
+
+Methods = str | Sequence[str | Method | None] | Mapping[str, Method | None]
+Networks = Network | Sequence[str] | Mapping[str, Network]
+
+
+def jobs_of(models: Networks, methods: Mapping[str, Method | None], job: Job, seeds: int) -> list[Job]:
+    """`job` for each network, method and seed; all networks come before the next seed.
+
+    Raises:
+        SettingError: a network is given twice.
+    """
+    return [
+        replace(job, network=network, method=method, name=name, config=job.config.replace(seed=seed))
+        for seed in range(job.config.seed, job.config.seed + seeds)
+        for name, network, method in _labelled(models, methods)
+    ]
+
+
+def check_several(models: Networks, methods: Methods | None) -> None:
+    """Raise SettingError where there is one network and no method to compare it with."""
+    several = isinstance(models, list | tuple | Mapping) and len(models) > 1
+    if methods is None and not several:
+        named = next(iter(models)) if isinstance(models, list | tuple | Mapping) else models
+        text = named if isinstance(named, str) else type(named).__name__
+        raise SettingError(
+            f'nothing to compare {text} with; add --methods "dense,split(ratio=0.5)" (methods=) or another network'
+        )
+
+
+def methods_of(methods: Methods | None) -> dict[str, Method | None]:
+    """Methods by their labels: the canonical texts, or those of a mapping; None is dense alone."""
+    if methods is None or isinstance(methods, str):
+        return parse_methods(methods or DENSE)
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    found: dict[str, Method | None] = {}
+    for entry in methods:
+        for label, method in parse_methods(entry).items() if isinstance(entry, str) else [(label_of(entry), entry)]:
+            if label in found:
+                raise SettingError(f"{label} is given twice; leave one out")
+            found[label] = method
+    return found
+
+
+def _labelled(models: Networks, methods: Mapping[str, Method | None]) -> Iterator[tuple[str, Network, Method | None]]:
+    """What each run is called, its network and its method: the method for one network, the network (and method) for several."""
+    named = dict(models) if isinstance(models, Mapping) else None
+    if named is None and isinstance(models, list | tuple):
+        if len(set(models)) < len(models):
+            twice = next(model for model in models if models.count(model) > 1)
+            raise SettingError(f"{twice} is given twice; leave one out")
+        named = {str(model): model for model in models} if len(models) > 1 else None
+        models = models[0]
+    if named is None:
+        yield from ((label, models, method) for label, method in methods.items())  # type: ignore[misc]
+        return
+    for name, network in named.items():
+        for label, method in methods.items():
+            yield name if label == DENSE else f"{name} {label}", network, method

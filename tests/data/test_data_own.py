@@ -1,0 +1,150 @@
+"""Data sets and tensors that a user hands in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, random_split
+
+from leanconv.core.errors import DataError, SettingError
+from leanconv.data import describe, make_loader, open_data
+from leanconv.data.own import DatasetImages, as_images, labels_of
+from tests.experiment.conftest import Listed, striped
+
+
+def test_what_is_open_stays_as_it_is() -> None:
+    data = open_data("digits")
+    assert as_images(data) is data
+    assert as_images("digits").origin == {"data": "digits"}
+    parts = as_images((data.train, data.test))
+    assert (parts.classes, parts.named, len(parts.test)) == (data.classes, True, 355)
+
+
+def test_names_of_classes_come_from_the_data_set() -> None:
+    data = as_images((Listed(60), Listed(15)))
+    assert (data.name, data.classes, data.named) == ("Listed", ("rows", "columns", "none"), True)
+    numbers = as_images((striped(60), striped(15)))
+    assert (numbers.name, numbers.classes, numbers.named) == ("images", ("0", "1", "2"), False)
+    assert as_images((Subset(Listed(60), range(30)), Listed(15))).classes == data.classes
+
+
+def test_labels_that_a_data_set_lists_are_not_read_one_by_one() -> None:
+    listed = Listed(60)
+    assert labels_of(listed).tolist() == listed.targets.tolist() and listed.read == 16
+    part = Subset(listed, [5, 3, 1])
+    assert labels_of(part).tolist() == listed.targets[[5, 3, 1]].tolist()
+    train, _ = random_split(Listed(60), [40, 20], torch.Generator().manual_seed(0))
+    assert labels_of(train).tolist() == [int(train[index][1]) for index in range(40)]
+
+
+def test_labels_that_the_items_contradict_are_read() -> None:
+    class Shifted(Listed):
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            image, label = super().__getitem__(index)
+            return image, (label + 1) % 3
+
+    assert labels_of(Shifted(30)).tolist() == ((Listed(30).targets + 1) % 3).tolist()
+    assert labels_of(TensorDataset(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 1, 0]))).tolist() == [0, 1, 1, 0]
+
+
+def test_floats_go_through_untouched_and_bytes_are_normalised() -> None:
+    data = as_images((Listed(60), Listed(15)))
+    assert data.prepared and data.image_size == (8, 8)
+    batch, _ = next(iter(make_loader(data.test, mean=data.mean, std=data.std, batch_size=15, train=False)))
+    assert torch.equal(batch, torch.stack([Listed(15)[index][0] for index in range(15)]))
+    bytes_ = as_images((Listed(60, "uint8"), Listed(15, "uint8")))
+    same = as_images((striped(60), striped(15)))
+    assert not bytes_.prepared and (bytes_.mean, bytes_.std) == (same.mean, same.std)
+
+
+def test_parts_keep_their_images_and_labels() -> None:
+    data = as_images((Listed(60, "pil"), Listed(15, "pil")))
+    train, validation = data.split(0.2)
+    assert len(train) + len(validation) == 60 and isinstance(validation, DatasetImages)
+    whole = striped(60)
+    for part in (train, validation):
+        for index, row in enumerate(part.rows.tolist()):  # type: ignore[attr-defined]
+            image, label = part[index]
+            assert torch.equal(image, whole[0][row]) and label == int(whole[1][row])
+
+
+def test_draws_of_a_data_set_repeat_with_the_seed() -> None:
+    class Noisy(Listed):
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            image, label = super().__getitem__(index)
+            return image + torch.rand(()), label
+
+    data = as_images((Noisy(30), Noisy(15)))
+
+    def epoch(seed: int) -> torch.Tensor:
+        loader = make_loader(data.train, mean=data.mean, std=data.std, batch_size=30, train=True, seed=seed)
+        return next(iter(loader))[0]
+
+    assert torch.equal(epoch(3), epoch(3)) and not torch.equal(epoch(3), epoch(4))
+
+
+def test_other_images_have_another_digest() -> None:
+    images, labels = striped(60)
+    found = [
+        describe(as_images(((pixels, labels), striped(15))))["digest"]
+        for pixels in (images, images.clone(), 255 - images)
+    ]
+    assert found[0] == found[1] != found[2]
+    assert "digest" not in describe(open_data("digits"))
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class Grows(Listed):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        side = 9 if index == 14 else 8
+        return torch.zeros(1, side, side), int(self.targets[index])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Listed(9), "data is a Listed: give a name, a folder, or (train, test)"),
+        ((Listed(9),), "data is a tuple"),
+        ((DataLoader(Listed(9)), Listed(9)), "loader.dataset"),
+        ((Stream(), Listed(9)), "the train part is a Stream"),
+        ((Listed(9), Listed(0)), "the test part has no image"),
+        ((Listed(9), Listed(9, "pil")), "one part gives float tensors and the other does not"),
+        ((TensorDataset(torch.zeros(4, 1, 8, 8)), Listed(9)), "no whole number (tuple index out of range)"),
+        ((TensorDataset(torch.zeros(4, 8), torch.zeros(4)), Listed(9)), "torch.float32 (8,)"),
+        ((TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, 2)), Listed(9)), "no whole number"),
+        (((torch.zeros(4, 1, 8, 8), torch.zeros(4).long()), striped(9)), "give uint8"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_used_is_one_line(data: Any, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_images(data)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_image_of_another_size_is_named() -> None:
+    data = as_images((Grows(40), Listed(9)))
+    with pytest.raises(DataError, match=r"item 14 of the data set is \(1, 9, 9\) and others are \(1, 8, 8\)"):
+        list(make_loader(data.train, mean=data.mean, std=data.std, batch_size=9, train=False))
+
+
+def test_sizes_that_vary_are_not_known() -> None:
+    class Vary(Listed):
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            return Image.new("RGB", (8 + index, 8)), int(self.targets[index])
+
+    data = as_images((Vary(9), Vary(6)))
+    assert data.image_size is None and data.channels == 3
+
+
+def test_a_test_part_is_held_out_of_one_pair_of_tensors_alone() -> None:
+    assert [len(as_images(striped(60)).test), len(as_images(striped(60), test_split=0.5).test)] == [12, 30]
+    with pytest.raises(SettingError, match="is for data without a test part"):
+        as_images((Listed(9), Listed(9)), test_split=0.5)
