@@ -277,5 +277,30 @@ MUTANTS: list[Mutant] = [
         "counts", "core/counted_ops.py", "tests/core/test_count.py",
         ("return steps * (args[1].numel() + args[2].numel())", "return steps * args[1].numel()"),
     ),
+    # settings that are declared once, and runs from Python
+    *area(
+        "settings", "core/config.py", "tests/core/test_config.py",
+        ("number <= self.above)", "number < self.above)"),
+        ("(kind is int and not number.is_integer())", "False"),
+    ),
+    *area(
+        "settings", "experiment/settings.py", "tests/cli/test_config_file.py -k repeat",
+        ("        found |= request", "        found = request"),
+    ),
+    *area(
+        "data", "data/own.py", "tests/data/test_data_own.py",
+        ("return None if whole is None else whole[torch.as_tensor(dataset.indices)]", "return whole"),
+        ("if isinstance(part, TensorImages):", "if False:"),
+    ),
+    *area(
+        "experiment", "experiment/series.py", "tests/experiment/test_compare.py -k once",
+        ("first = built.pop(job.label, None) if firsts.get(job.label) is job else None", "first = None"),
+    ),
+    *area(
+        "experiment", "experiment/job.py",
+        "tests/experiment/test_compare.py tests/cli/test_config_file.py -k 'anew or repeat or seeds'",
+        ("kept = [stem(network)] if self.keep_stem and self.method is not None else []", "kept = []"),
+        ("return self.network if self.in_place else copied(self.network)", "return self.network"),
+    ),
 ]
 # fmt: on
