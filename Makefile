@@ -58,7 +58,7 @@ types: $(STAMP) ## types, by mypy; pyproject.toml lists the packages
 tests: $(STAMP) ## tests only, without the slow and the GPU ones
 	$(BIN)/python -m pytest -n 2 -q
 
-format: $(STAMP) ## mend what ruff can mend
+format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 

@@ -1,8 +1,8 @@
-"""The papers' analyses on networks trained here: ``python benchmarks/analyses.py RUNS -o FILE --figures DIR``.
+"""Run the papers' analyses on networks trained here: ``python benchmarks/analyses.py RUNS -o FILE --figures DIR``.
 
-RUNS holds run folders of `leanconv compare` and `train` on CIFAR-10: table/ (resnet20 under each method), bases/
-(basis_resnet56 with and without its penalty), shard/ (SL2-VGGNet), gradients/ (with --record-gradients) and ranks/ (a
-sweep of shared_basis). --digits holds runs of resnet8 on the embedded digits, whose pictures may be shown.
+RUNS is a folder with the run folders of `leanconv compare` and `train` on CIFAR-10: table/ (resnet20 with each method), bases/
+(basis_resnet56 with and without the penalty), shard/ (SL2-VGGNet), gradients/ (with --record-gradients) and ranks/ (a sweep
+of shared_basis). --digits is a folder with runs of resnet8 on the embedded digits, whose pictures may be published.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Time against the number of blocks at fixed MACs, tied and grouped: ``python benchmarks/blocks.py -o FILE`` (TBC, Fig. 3).
+"""Time tied and grouped convolutions against the number of blocks B, at fixed MACs: ``python benchmarks/blocks.py -o FILE``.
 
-A 3x3 on 56x56 maps whose width grows with the square root of B, so that the MACs stay. Eager PyTorch, each in its
-fastest form (`leanconv.optimize`).
+The layer is a 3x3 convolution on 56x56 maps (TBC, Fig. 3). The width grows with the square root of B, so the MACs stay constant.
+All layers run in eager PyTorch, in their fastest form (`leanconv.optimize`).
 """
 
 from __future__ import annotations

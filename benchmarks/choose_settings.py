@@ -1,7 +1,8 @@
-"""Validation accuracy of each method at several learning rates and weight decays; the test part is never read.
+"""Choose a learning rate and a weight decay by validation accuracy. The test part is never read.
 
-One setting is then frozen for all methods, the one with the highest mean, and `leanconv compare --validation 0`
-trains with it on the whole train part. Finished runs in --out are kept, so several processes may share the work:
+The program trains each method with several settings. The setting with the highest mean accuracy is then used for all methods:
+`leanconv compare --validation 0` trains with this setting on the whole train part. Finished runs in --out are not repeated, so
+several processes can share the work:
 
     python benchmarks/choose_settings.py resnet20 --data DIR --methods "dense,tied_block" --lrs 0.1 0.3 --epochs 5
 """

@@ -1,6 +1,7 @@
-"""What a training step of a detector costs here: ``python benchmarks/detector_step.py -o FILE``.
+"""Time a training step of detectors: ``python benchmarks/detector_step.py -o FILE``.
 
-One photo of 800 x 1333 pixels with ten objects; forward, backward and update. The networks take turns.
+A step is the forward pass, the backward pass and the update for one photo of 800 x 1333 pixels with ten objects. The steps of
+all networks are interleaved.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def seconds(detector: nn.Module, device: str) -> float:
-    """Of one step, on a photo that is the same each time."""
+    """The seconds of one step; every step uses the same photo."""
     draw = torch.Generator().manual_seed(0)
     image = torch.rand(3, 800, 1333, generator=draw).to(device)
     corner = torch.rand(OBJECTS, 2, generator=draw) * torch.tensor([1100.0, 600.0])

@@ -1,8 +1,8 @@
-"""Detectors overfit a handful of photos: is the whole path seen to learn? ``python benchmarks/detectors.py DATA -o FILE``.
+"""Overfit detectors on a few photos, to check that they learn: ``python benchmarks/detectors.py DATA -o FILE``.
 
-DATA is a folder of a dozen labelled photos (COCO's layout). Each detector is trained under each method by the same code as
-`leanconv detect train` and evaluated on the photos that it was trained on: this says that it can learn, and nothing
-about how well it would find objects in others.
+DATA is a folder of a dozen labelled photos in COCO's layout. Each detector is trained with each method, by the code of
+`leanconv detect train`, and evaluated on its training photos. The result shows that a detector can learn. It does not show how
+well the detector finds objects in other photos.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", default="timm/resnet10t")
     parser.add_argument("--detectors", default=",".join(DETECTORS))
-    parser.add_argument("--methods", default=";".join(METHODS), help="with semicolons between them")
+    parser.add_argument("--methods", default=";".join(METHODS), help="methods, separated by semicolons")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; finished ones are not repeated")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; finished runs are not repeated")
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
     data = open_detection(given.data)

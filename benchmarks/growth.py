@@ -1,7 +1,7 @@
-"""How time and memory grow with depth, width, batch and image size, dense and lean: ``python benchmarks/growth.py -o FILE``.
+"""Measure time and memory against depth, width, batch and image size: ``python benchmarks/growth.py -o FILE``.
 
-CIFAR ResNets at inference, folded and in their fastest forms (`leanconv.optimize`), eager PyTorch in channels_last. One
-setting moves, the others stay at their middle.
+The networks are dense and lean CIFAR ResNets at inference, in their fastest forms (`leanconv.optimize`), in eager PyTorch with
+channels_last. One setting varies; the others keep their middle value.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""int8 against float32 for trained networks: ``python benchmarks/int8.py --data cifar10 -o FILE runs/table/*/seed0``.
+"""Compare int8 with float32 for trained networks: ``python benchmarks/int8.py --data cifar10 -o FILE runs/table/*/seed0``.
 
-Each folder is a run of `leanconv train` or `compare`. Quantised with training images, tested on the test part.
+Each folder is a run of `leanconv train` or `compare`. The int8 ranges come from training images; the accuracy is measured on the
+test part.
 """
 
 from __future__ import annotations

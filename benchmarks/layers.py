@@ -1,8 +1,9 @@
-"""Each operator against the dense convolution it replaces, on ResNet-50's shapes: ``python benchmarks/layers.py -o FILE``.
+"""Compare each operator with the dense convolution that it replaces: ``python benchmarks/layers.py -o FILE``.
 
-Inference: the fastest form, with a norm folded in. The dense layer runs in the same runtime; "packed" is eager PyTorch with
-every convolution's weight in oneDNN's own layout beforehand, as torch.compile's freezing has it, without compiling.
-``--train``: forward and backward in eager mode, in the operator's own form.
+The layer shapes are those of ResNet-50. At inference each lean layer has its fastest form, with a normalisation layer folded into
+it, and the dense layer runs in the same runtime. The runtime "packed" is eager PyTorch with every weight converted to oneDNN's
+layout beforehand, as torch.compile does when it freezes a network. ``--train`` times the forward and the backward pass in eager
+mode, in the operator's plain form.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def cases() -> list[tuple[str, Method, ConvSpec, int]]:
 
 
 class PackedConv2d(nn.Module):
-    """A convolution whose weight oneDNN has laid out for one input shape."""
+    """A convolution whose weight is in oneDNN's layout for one input shape."""
 
     def __init__(self, conv: nn.Conv2d, shape: torch.Size) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class PackedConv2d(nn.Module):
 
 
 def packed(module: nn.Module, x: torch.Tensor) -> nn.Module:
-    """A copy of `module` with packed convolutions."""
+    """A copy of `module` in which every convolution is a `PackedConv2d`."""
     module = nn.Sequential(copy.deepcopy(module))
     shapes: dict[str, torch.Size] = {}
     hooks = [

@@ -1,4 +1,4 @@
-"""The faults that `mutants.py` puts in: a line of the package each, what takes its place, and the tests that should see it."""
+"""The deliberate faults of `mutants.py`: for each, a line of the package, its replacement, and the tests that should fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
-    """A text of a file that stands there once, what takes its place, and the arguments of pytest that should fail then."""
+    """A text that occurs once in a file, its replacement, and the pytest arguments of the tests that should then fail."""
 
     area: str
     file: str
@@ -22,7 +22,7 @@ class Mutant:
 
 
 def area(name: str, file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
-    """Mutants of one file of the package that the same tests should see."""
+    """Mutants of one file that the same tests should detect."""
     return [Mutant(name, f"leanconv/{file}", old, new, tuple(shlex.split(tests))) for old, new in changes]
 
 
@@ -40,7 +40,7 @@ SAFE = (
 
 # fmt: off
 MUTANTS: list[Mutant] = [
-    # operators: what is computed, how much is said to be, and the nearest lean weights to dense ones
+    # operators: outputs, counts and fits
     *area(
         "operators", "ops/tied_block.py", f"tests/ops/test_tied_block.py {CONTRACT} 'tied_block and {QUICK}'",
         ("x = x.reshape(n * b, i, h, w)", "x = x.reshape(b, n, i, h, w).transpose(0, 1).reshape(n * b, i, h, w)"),
@@ -161,7 +161,7 @@ MUTANTS: list[Mutant] = [
         ("        torch.set_rng_state(own)\n", ""),
         ("        np.random.set_state(numpy)\n", ""),
     ),
-    # going on
+    # resuming
     *area(
         "resume", "train/feed.py", FEED,
         ("yield from islice(self.loader, done, None)", "yield from self.loader"),
@@ -227,7 +227,7 @@ MUTANTS: list[Mutant] = [
         ("return float(count[count >= 2].sum() / total)", "return float((count >= 2).sum() / total)"),
         ("return float(areas[count >= 2].sum() / areas.sum())", "return float(areas[count >= 1].sum() / areas.sum())"),
     ),
-    # what is said of measurements
+    # verdicts on measurements
     *area(
         "verdict", "report/verdict.py", "tests/report/test_verdict.py",
         ("differences = [ours[seed] - theirs[seed] for seed in both]",
@@ -271,7 +271,7 @@ MUTANTS: list[Mutant] = [
         ("gate * (1 - gate) * mean", "gate * (1 + gate) * mean"),
         ("gate * (1 - gate) * _means", "gate * (1 + gate) * _means"),
     ),
-    # what a trained network meets
+    # use of trained networks
     *area(
         "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluation.py",
         ("return tuple(where[name] for name in found)", "return tuple(range(len(found)))"),
@@ -279,6 +279,31 @@ MUTANTS: list[Mutant] = [
     *area(
         "counts", "core/counted_ops.py", "tests/core/test_count.py",
         ("return steps * (args[1].numel() + args[2].numel())", "return steps * args[1].numel()"),
+    ),
+    # settings that are declared once, and runs from Python
+    *area(
+        "settings", "core/config.py", "tests/core/test_config.py",
+        ("number <= self.above)", "number < self.above)"),
+        ("(kind is int and not number.is_integer())", "False"),
+    ),
+    *area(
+        "settings", "experiment/settings.py", "tests/cli/test_config_file.py -k repeat",
+        ("        found |= request", "        found = request"),
+    ),
+    *area(
+        "data", "data/own.py", "tests/data/test_data_own.py",
+        ("return None if whole is None else whole[torch.as_tensor(dataset.indices)]", "return whole"),
+        ("if isinstance(part, TensorImages):", "if False:"),
+    ),
+    *area(
+        "experiment", "experiment/series.py", "tests/experiment/test_compare.py -k once",
+        ("first = built.pop(job.label, None) if firsts.get(job.label) is job else None", "first = None"),
+    ),
+    *area(
+        "experiment", "experiment/job.py",
+        "tests/experiment/test_compare.py tests/cli/test_config_file.py -k 'anew or repeat or seeds'",
+        ("kept = [stem(network)] if self.keep_stem and self.method is not None else []", "kept = []"),
+        ("return self.network if self.in_place else copied(self.network)", "return self.network"),
     ),
 ]
 # fmt: on

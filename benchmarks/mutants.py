@@ -1,11 +1,11 @@
-"""Faults put in on purpose, one at a time: do the tests see each of them?
+"""Check the tests with deliberate faults (mutants), one at a time.
 
-Each mutant is a line of the package changed so that it computes something else, in a copy of the tree. Only the tests named
-beside it are run, which must pass without it; where they pass with it too, it survives, and a test is missing. Outcomes are
-kept in --state, so that a run that was stopped goes on:
+A mutant is one changed line of the package that computes something else, in a copy of the tree. The program runs only the tests
+that the mutant names. They must pass without the mutant. If they also pass with the mutant, the mutant survives, and a test is
+missing. Outcomes are stored in --state, so that an interrupted run can continue:
 
     python benchmarks/mutants.py --state mutants.state.json -o results/mutation-leanconv-DATE.json
-    python benchmarks/mutants.py --check          # only: does each text still stand exactly once in its file?
+    python benchmarks/mutants.py --check          # only check that each text occurs exactly once in its file
     python benchmarks/mutants.py --only resume    # one area, or one file
 """
 
@@ -38,7 +38,7 @@ TIMEOUT = 300.0  # seconds for the tests of one mutant
 
 
 def faults(mutants: Sequence[Mutant]) -> list[str]:
-    """Entries that no longer are what they were written for."""
+    """The entries whose text no longer occurs exactly once in its file."""
     found = []
     for mutant in mutants:
         path = ROOT / mutant.file
@@ -55,7 +55,7 @@ def faults(mutants: Sequence[Mutant]) -> list[str]:
 
 
 def copy_tree(to: Path) -> None:
-    """The package, its tests and what these read."""
+    """Copy the package, its tests, and the files that the tests read."""
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
@@ -83,7 +83,7 @@ def run_tests(tree: Path, tests: Sequence[str], timeout: float) -> tuple[str, fl
 
 
 def key_of(mutant: Mutant) -> str:
-    """Changes when the mutant, its file or its tests do, so that an old outcome is not taken for a new one."""
+    """A key that changes when the mutant, its file or its tests change, so that an old outcome is not reused."""
     total = hashlib.sha256(mutant.name.encode())
     for file in (mutant.file, *(test.split("::")[0] for test in mutant.tests if test.startswith("tests/"))):
         total.update((ROOT / file).read_bytes())
@@ -103,7 +103,7 @@ def judge(mutants: Sequence[Mutant], state: Path | None, timeout: float) -> dict
                 if mutant.tests not in sound:
                     if run_tests(tree, mutant.tests, timeout)[0] != "passed":
                         raise CheckError(
-                            f"pytest {shlex.join(mutant.tests)} does not pass without any mutant; mend that first"
+                            f"pytest {shlex.join(mutant.tests)} does not pass without any mutant; fix this first"
                         )
                     sound.add(mutant.tests)
                 path = tree / mutant.file
@@ -126,7 +126,7 @@ def judge(mutants: Sequence[Mutant], state: Path | None, timeout: float) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="part of an area's or a file's name")
-    parser.add_argument("--state", type=Path, help="where outcomes are kept; the same command goes on from there")
+    parser.add_argument("--state", type=Path, help="file for the outcomes; the same command continues from this file")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for the tests of one mutant")
     parser.add_argument("--check", action="store_true", help="run nothing")
     parser.add_argument("-o", "--out", type=Path, help="a file for results/")
@@ -140,7 +140,7 @@ def main() -> None:
     if wrong:
         raise CheckError("; ".join(wrong))
     if options.check:
-        print(f"{len(mutants)} mutants, each text stands once")
+        print(f"{len(mutants)} mutants, each text occurs once")
         return
     outcomes = judge(mutants, options.state, options.timeout)
     killed = [mutant for mutant in mutants if outcomes[mutant.name]["outcome"] in KILLED]

@@ -1,6 +1,6 @@
-"""Lean networks against their dense ones, each in its best runtime: ``python benchmarks/networks.py -o FILE``.
+"""Compare lean networks with their dense networks, each in its fastest runtime: ``python benchmarks/networks.py -o FILE``.
 
-A table for each pair: the networks of the papers that promise speed, and Torch-Pruning's ResNet-50 at equal MACs.
+There is one table for each pair. The networks are those that the papers call fast, and Torch-Pruning's ResNet-50 at equal MACs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def converted(name: str, method: Method, exclude: Sequence[str]) -> Callable[[],
 
 STEM, POINTWISE = "conv1", ("conv1", "*.conv1", "*.conv3", "*downsample*")
 TIED_16 = named("tied_resnet50_s", base_width=16, blocks=(1, 2, 2, 4))
-# What Torch-Pruning's ResNet-50 is pruned to the MACs of
+# Torch-Pruning's ResNet-50 is pruned to the MACs of these networks
 PRUNED_TO = ("TiedResNet50-S", "SPConv-ResNet50", "ResNet-50, tied B = 2", "ResNet-50, 3x3 tied B = 4")
 PAIRS: dict[str, tuple[tuple[int, int, int], Networks]] = {
     "resnet50": (

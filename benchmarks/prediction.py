@@ -1,4 +1,4 @@
-"""`inspect --latency`'s prediction and the network as measured: ``python benchmarks/prediction.py -o FILE``."""
+"""Compare the prediction of `inspect --latency` with the measured network: ``python benchmarks/prediction.py -o FILE``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where OpenVINO spends a network's time, by kind of layer: ``python benchmarks/profile_openvino.py -o FILE``."""
+"""Profile networks in OpenVINO: the time by kind of layer: ``python benchmarks/profile_openvino.py -o FILE``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NETWORKS = {
 
 
 def profile(model: nn.Module, x: torch.Tensor, hint: str, threads: int, calls: int) -> dict[str, float]:
-    """Milliseconds of one call by the runtime's kind of layer, medians over calls."""
+    """The milliseconds of one call for each kind of layer of the runtime, as medians over calls."""
     without_telemetry()
     import openvino
 

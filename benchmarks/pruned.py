@@ -1,4 +1,4 @@
-"""The peer that a user would pick instead: structured pruning with Torch-Pruning (``pip install torch-pruning``)."""
+"""Structured pruning with Torch-Pruning, the usual alternative to lean operators (``pip install torch-pruning``)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ STEPS = 12
 
 
 def pruned(name: str, macs: int, size: tuple[int, int, int]) -> nn.Module:
-    """The network `name` with its least filters pruned, by magnitude and evenly in all layers, to about `macs`.
+    """The network `name`, pruned to about `macs`: the smallest filters by magnitude, with the same ratio in all layers.
 
-    Widths are rounded to 8 channels, Torch-Pruning's own advice for speed; the ratio is found by bisection.
+    Widths are rounded to 8 channels, as Torch-Pruning recommends for speed. The ratio is found by bisection.
     """
     low, high = 0.0, 0.9
     best = _prune(name, low, size)

@@ -1,6 +1,7 @@
-"""What each network weighs in every format: ``python benchmarks/sizes.py -o FILE``.
+"""Measure the size of each network in every format: ``python benchmarks/sizes.py -o FILE``.
 
-Each file is read by a fresh process and compared with PyTorch. Random weights and norms; sizes do not depend on them.
+A new process reads each file, and its output is compared with PyTorch. Weights and norms are random, because the sizes do not
+depend on them.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def operators() -> dict[str, Callable[[], nn.Module]]:
 
 
 def unsettled(model: nn.Module) -> nn.Module:
-    """In eval mode, with norms that do something."""
+    """The network in eval mode, with random normalisation layers, so that they are not the identity."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             with torch.no_grad():
@@ -89,7 +90,7 @@ def unsettled(model: nn.Module) -> nn.Module:
 
 
 def measure(model: nn.Module, photos: Path | None) -> dict[str, Any]:
-    """Bytes in every format, and the largest error of a fresh process, as a share of the largest output."""
+    """The bytes in every format, and the largest error in a new process, as a share of the largest output."""
     task = task_of(model)
     images = [] if photos is None else image_tensors(photos, task, most=4)
     row: dict[str, Any] = {}
@@ -123,7 +124,7 @@ def measure(model: nn.Module, photos: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, help="a folder of photos to compare on too")
+    parser.add_argument("--images", type=Path, help="a folder of photos; the outputs are also compared on them")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     networks: dict[str, Callable[[], nn.Module]] = {

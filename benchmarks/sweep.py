@@ -1,9 +1,10 @@
-"""Every network of timm and torchvision through the library: ``python benchmarks/sweep.py --state FILE -o SUMMARY``.
+"""Send every network of timm and torchvision through the library: ``python benchmarks/sweep.py --state FILE -o SUMMARY``.
 
-Two parts, each network in a process of its own. Without weights: build, count, plan, convert, count the lean network, and
-compare the output shapes of both in a forward pass. With weights, for the smallest network of each family and all others
-up to ``--real-params``: build, convert, save, reload, and compare the outputs bit for bit. A line of JSON a network goes
-to ``--state`` when it is done; what is there is not done again, except failures with ``--retry``.
+There are two parts, and each network runs in its own process. The first part runs without weights: build, count, plan, convert,
+count the lean network, and compare the output shapes of both networks in a forward pass. The second part runs with weights, for
+the smallest network of each family and for all networks up to ``--real-params``: build, convert, save, reload, and compare the
+outputs bit for bit. The result of each network is a line of JSON in ``--state``. Networks in this file are not run again, except
+failures with ``--retry``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def step(record: dict[str, Any], name: str) -> Any:
 
 
 def builder(name: str) -> tuple[Callable[[], nn.Module], bool]:
-    """What builds the network without published weights, and whether leanconv knows it by name."""
+    """The function that builds the network without published weights, and whether leanconv knows the network by name."""
     source, _, short = name.partition("/")
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if source == "timm" or short in classifiers:
@@ -65,7 +66,7 @@ def builder(name: str) -> tuple[Callable[[], nn.Module], bool]:
 
 
 def family(name: str) -> str:
-    """The file that a network is written in."""
+    """The source file of a network."""
     source, _, short = name.partition("/")
     if source == "timm":
         return f"timm/{timm.model_entrypoint(short).__module__}"
@@ -73,7 +74,7 @@ def family(name: str) -> str:
 
 
 def planned(model: nn.Module, size: tuple[int, int, int], record: dict[str, Any]) -> lc.Plan | None:
-    """The plan, noted in `record`; None where it converts nothing, which is then the status."""
+    """The plan, noted in `record`; None if the plan converts nothing, which is then noted as the status."""
     with step(record, "plan"):
         try:
             plan = lc.plan(model, METHOD, input_size=size)
@@ -137,7 +138,7 @@ def without_weights(name: str, record: dict[str, Any]) -> None:
 
 
 def with_weights(name: str, record: dict[str, Any]) -> None:
-    """The second part: what is saved is what is loaded."""
+    """The second part: the loaded network must equal the saved one."""
     build, named = builder(name)
     with step(record, "build"):
         model = build().eval()
@@ -168,7 +169,7 @@ def with_weights(name: str, record: dict[str, Any]) -> None:
 
 
 def run(lean: nn.Module, size: tuple[int, int, int]) -> tuple[Tensor, Any]:
-    """A small random image, or one of the network's own size where it takes no other, and the output."""
+    """A random image and the output. The image is small, or has the network's own size if the network takes no other."""
     for side in (*SMALL, size[1]):
         x = torch.rand(1, size[0], side, side if side in SMALL else size[2])
         try:
@@ -184,7 +185,7 @@ PARTS = {"without weights": without_weights, "with weights": with_weights}
 
 
 def child(name: str, part: str, send: Connection) -> None:
-    """One network, in a process that may not take more than its share of memory."""
+    """Run one network in a process with a memory limit."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_GIB << 30, MEMORY_GIB << 30))
@@ -200,14 +201,14 @@ def child(name: str, part: str, send: Connection) -> None:
 
 
 def examine(name: str, part: str, timeout: float) -> dict[str, Any]:
-    """The record of one network, whatever happens to its process."""
+    """The record of one network, also if its process dies."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(name, part, send))
     process.start()
     send.close()
     record: dict[str, Any] | None = None
-    with suppress(EOFError):  # the process ended without a word
+    with suppress(EOFError):  # the process ended without a result
         record = receive.recv() if receive.poll(timeout) else None
     if process.is_alive():
         process.join(1)
@@ -234,7 +235,7 @@ def networks(glob: str) -> list[str]:
 
 
 def real_ones(names: list[str], done: dict[tuple[str, str], dict[str, Any]], most: float) -> list[str]:
-    """Those to run with weights: of each family the smallest, then the others up to `most` parameters, rising."""
+    """The networks to run with weights: the smallest of each family, then all others up to `most` parameters, by size."""
     sizes = {name: done[name, "without weights"].get("params") for name in names if (name, "without weights") in done}
     known = sorted((size, name) for name, size in sizes.items() if size)
     first: dict[str, str] = {}
@@ -249,7 +250,7 @@ def failed(record: dict[str, Any]) -> bool:
 
 
 def summary(names: list[str], records: list[dict[str, Any]], settings: dict[str, Any], command: str) -> dict[str, Any]:
-    """A row for each part, and one for each network that did not go through, with its reason."""
+    """One row for each part, and one for each network that did not pass, with the reason."""
     rows: list[dict[str, Any]] = []
     for part in PARTS:
         own = [record for record in records if record["part"] == part]
@@ -266,8 +267,8 @@ def summary(names: list[str], records: list[dict[str, Any]], settings: dict[str,
         "nothing to convert: the network has no convolution that the method takes; it was still counted, saved and reloaded.",
         "without weights: shapes and counts on an image of the network's own size; with weights: outputs compared bit for bit.",
         "with weights: the smallest network of each family, and every other one up to real_params parameters.",
-        "A run takes hours and goes on after mends: networks that went through before may have done so at an earlier commit; "
-        "those that failed were run again.",
+        "A run takes hours and continues after fixes: networks that passed earlier may have passed at an earlier commit; "
+        "networks that failed were run again.",
     ]
     head = provenance(command)
     return {**head, "kind": "sweep", "settings": settings, "n": 1, "seeds": [0], "notes": notes, "rows": rows}
@@ -281,10 +282,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="a file of JSON lines, outside the tree")
     parser.add_argument("--names", default="*", metavar="GLOB", help="timm/resnet*")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which of the two")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of the two parts, separated by a comma")
     parser.add_argument("--real-params", type=float, default=12e6, metavar="N", help="largest network with weights")
     parser.add_argument("--timeout", type=float, default=180, help="seconds a network")
-    parser.add_argument("--retry", action="store_true", help="do what did not go through again")
+    parser.add_argument("--retry", action="store_true", help="run failed networks again")
     parser.add_argument("-o", "--out", type=Path, help="where to write the summary")
     given = parser.parse_args()
     torch.set_num_threads(1)

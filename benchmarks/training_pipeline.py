@@ -1,7 +1,7 @@
-"""Images trained on per second: a bare PyTorch loop against leanconv's whole pipeline, interleaved, as JSON.
+"""Compare the training speed of a bare PyTorch loop and of leanconv's whole pipeline, in images per second, as JSON.
 
-The bare loop repeats one batch that is ready in memory. The pipeline is `fit` on random images of CIFAR's size:
-augmentation, Lightning, metrics, checkpoint; its validation is timed apart and left out.
+The bare loop repeats one batch that is in memory. The pipeline is `fit` on random images of CIFAR's size, with augmentation,
+Lightning, metrics and a checkpoint, without validation. The runs are interleaved.
 
     python benchmarks/training_pipeline.py --rounds 5 --threads 2
 """
@@ -28,7 +28,7 @@ from leanconv.train.scoring import autocast
 
 
 def bare(config: TrainConfig, steps: int) -> float:
-    """Images per second of forward, backward and step alone."""
+    """Images per second of the forward pass, the backward pass and the optimizer step alone."""
     model = create_model("resnet20").train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=config.weight_decay, fused=True

@@ -1,6 +1,7 @@
-"""A training step of each method against dense, interleaved: ``python benchmarks/training_step.py resnet20 -o FILE``.
+"""Compare a training step of each method with dense: ``python benchmarks/training_step.py resnet20 -o FILE``.
 
-Forward, backward and SGD step on one batch that is ready in memory, channels_last, as `leanconv train` runs them.
+A step is the forward pass, the backward pass and the SGD update on one batch in memory, in channels_last, as in `leanconv train`.
+The steps of all methods are interleaved.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class PointwiseLinear(LeanLinear):
         SettingError: `op` stands for another convolution.
 
     >>> import torch, leanconv as lc
-    >>> layer = lc.PointwiseLinear(lc.GroupedConv2d(8, 16, 1, ways=2))
+    >>> layer = lc.PointwiseLinear(lc.GroupedConv2d(8, 16, 1, own_groups=2))
     >>> layer(torch.zeros(2, 5, 8)).shape
     torch.Size([2, 5, 16])
     >>> layer.to_linear()

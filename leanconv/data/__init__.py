@@ -1,4 +1,4 @@
-"""Real images: the embedded digits, CIFAR, parquet files and folders; and batches of them to train and test on."""
+"""Labelled images (the embedded digits, CIFAR, parquet files and folders), and batches of them for training and testing."""
 
 from __future__ import annotations
 

@@ -13,9 +13,14 @@ NAMES = ("cifar10", "cifar100")
 
 
 def cifar(name: str, root: str | Path = "data", download: bool = False) -> ImageData:
-    """50,000 training and 10,000 test images of 32x32 pixels, below `root` as torchvision unpacks them.
+    """The 50,000 training and 10,000 test images of CIFAR, 32x32 pixels each.
 
-    The files are pickles, so they are only opened once torchvision has compared each with its published md5.
+    The files are pickles, so torchvision compares each file with its published md5 before a file is opened.
+
+    Args:
+        name: "cifar10" or "cifar100".
+        root: the folder that contains torchvision's ``cifar-10-batches-py`` or ``cifar-100-python``.
+        download: fetch the files if they are missing.
 
     Raises:
         DataError: the folder is missing, a file differs from the published one, or the download failed.
@@ -37,6 +42,6 @@ def cifar(name: str, root: str | Path = "data", download: bool = False) -> Image
     except Exception as error:  # torchvision: RuntimeError on a bad file, URLError and OSError from the network
         cause = "the download failed" if download else "a file is missing or differs from the published md5"
         detail = f" ({' '.join(str(error).split())})" if download else ""
-        mend = "try again" if download else "delete the folder and add --download (download=True)"
-        raise DataError(f"{folder}: {cause}{detail}; {mend}") from error
+        way_out = "try again" if download else "delete the folder and add --download (download=True)"
+        raise DataError(f"{folder}: {cause}{detail}; {way_out}") from error
     return ImageData.of(name, tuple(part.classes), *parts)

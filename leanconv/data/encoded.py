@@ -1,4 +1,4 @@
-"""Encoded images (JPEG, PNG, WebP, ...) and how they become RGB tensors: the only place that opens image files."""
+"""Decode image files (JPEG, PNG, WebP, ...) to RGB tensors. No other module opens image files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from leanconv.core.errors import DataError
 from leanconv.data.text import open_regular, read_bytes
 
-# by its signature alone: PIL also knows formats that start other programs (EPS) or hold anything
+# A file's signature selects the format. PIL also reads formats that start other programs (EPS); they are not listed here.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 PLUGINS = {"WEBP": "WebP", "JPEG": "Jpeg", "PNG": "Png", "BMP": "Bmp", "GIF": "Gif", "TIFF": "Tiff", "PPM": "Ppm",
            "JPEG2000": "Jpeg2K", "AVIF": "Avif"}  # fmt: skip
@@ -39,8 +39,8 @@ OTHER_SUFFIXES = (
     ".jxl",
     ".npy",
 )
-MAX_PIXELS = 178_956_970  # where PIL too takes an image for a decompression bomb: 512 MiB as RGB
-BYTES_PER_PIXEL = 8  # of a file, at most
+MAX_PIXELS = 178_956_970  # PIL's own limit against decompression bombs: 512 MiB as RGB
+BYTES_PER_PIXEL = 8  # no image file needs more
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -50,25 +50,27 @@ TURNS = {
 
 
 class TooManyPixels(DataError):
-    """An image beyond the limit, which was not decoded."""
+    """An image has more pixels than the limit, and was not decoded."""
 
 
 class Encoded(Protocol):
-    """Image files, wherever they lie."""
+    """A sequence of encoded images, in files or in memory."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What an error message calls this image."""
+        """The name of image `index` in an error message."""
 
-    def read(self, index: int) -> bytes: ...
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of image `index`."""
 
 
 class Files:
     """Image files in a folder.
 
     Args:
-        max_pixels: files that must hold more are not read at all.
+        paths: the files.
+        max_pixels: a file so large that it must have more pixels is not read.
     """
 
     def __init__(self, paths: Sequence[str], max_pixels: int = MAX_PIXELS) -> None:
@@ -78,31 +80,48 @@ class Files:
         return len(self.paths)
 
     def name(self, index: int) -> str:
+        """The path of image `index`."""
         return self.paths[index]
 
     def read(self, index: int) -> bytes:
+        """The bytes of file `index`.
+
+        Raises:
+            DataError: the file cannot be read, or is too large for `max_pixels`.
+        """
         most = max(BYTES_PER_PIXEL * self.max_pixels, 2**20)
         return read_bytes(self.paths[index], "restore or drop this image", most)
 
 
 def decode(encoded: Encoded, index: int, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:
-    """Image `index` as uint8 RGB (3, H, W), turned upright as its EXIF says.
+    """Image `index` as uint8 RGB (3, H, W), rotated upright according to EXIF.
 
-    Grey, palette, CMYK and 16-bit images are converted (16 bits are scaled, not clipped); transparency is dropped; of
-    several frames the first is taken.
+    Grey, palette, CMYK and 16-bit images are converted; 16-bit values are scaled, not clipped. Transparency is dropped. If an
+    image has several frames, the first one is used.
 
     Args:
-        max_pixels: an image of more is refused before it is decoded.
-        upright: False leaves the pixels as they are stored.
+        max_pixels: an image with more pixels is refused before it is decoded.
+        upright: False keeps the pixels as they are stored.
 
     Raises:
-        DataError: the file is empty, truncated or no image, or has too many pixels.
+        DataError: the file is empty or truncated, is not an image, or has too many pixels.
     """
     return decode_bytes(encoded.read(index), encoded.name(index), max_pixels, upright=upright)
 
 
 def decode_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:
-    """`decode` of a file's bytes."""
+    """The same as `decode`, for the bytes of one file.
+
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (4, 2), 255).save(file, "PNG")
+    >>> decode_bytes(file.getvalue(), "white.png").shape
+    torch.Size([3, 2, 4])
+
+    Args:
+        name: what an error calls the image.
+        max_pixels, upright: see `decode`.
+    """
 
     def pixels(image: Image.Image) -> np.ndarray:
         image.load()
@@ -113,29 +132,29 @@ def decode_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, uprigh
 
 
 def decode_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The stored numbers of a picture that is no photo but a map of them: (H, W), of whole numbers.
+    """The stored values of an image that holds one integer for each pixel, such as an instance map: int64 (H, W).
 
     Raises:
-        DataError: it cannot be decoded, or has more than one channel.
+        DataError: the image cannot be decoded, or has more than one channel.
     """
     values: np.ndarray[Any, Any] = _opened(io.BytesIO(data), name, max_pixels, np.array)
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise DataError(
-            f"{name}: {values.dtype} {values.shape} where one whole number a pixel is needed; write it again"
+            f"{name}: {values.dtype} {values.shape} is not one integer for each pixel; write the image again"
         )
     return values.astype(np.int64)
 
 
 def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((height, width) as stored, the same turned upright) of an image file, from its header.
+    """The size of an image file from its header: ((height, width) as stored, (height, width) when rotated upright).
 
     Raises:
-        DataError: it is no image, or has too many pixels.
+        DataError: the file is not an image, or has too many pixels.
     """
 
     def sizes(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
         stored = image.height, image.width
-        turned = _orientation(image) >= 5 and image.format != "TIFF"  # which PIL turns itself
+        turned = _orientation(image) >= 5 and image.format != "TIFF"  # PIL rotates a TIFF image itself
         return stored, stored[::-1] if turned else stored
 
     most = max(BYTES_PER_PIXEL * max_pixels, 2**20)
@@ -145,7 +164,7 @@ def size_of(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple
 
 
 def _opened(stream: BinaryIO, name: str, max_pixels: int, use: Any) -> Any:
-    """What `use` makes of the image; whatever PIL raises on a broken file as DataError."""
+    """Open the image and return ``use(image)``; every error that PIL raises on a broken file becomes a DataError."""
     try:
         with _open(stream) as image:
             if image.width * image.height > max_pixels:
@@ -164,26 +183,26 @@ def _opened(stream: BinaryIO, name: str, max_pixels: int, use: Any) -> Any:
 
 
 def _open(stream: BinaryIO) -> Image.Image:
-    """``PIL.Image.open`` for `FORMATS`, without its limit of pixels, which warns from half of it on and cannot be raised
-    for one image only."""
+    """``PIL.Image.open`` for `FORMATS`, without PIL's pixel limit: PIL warns at half of the limit, and has only one limit for
+    all images."""
     start = stream.read(16)
     if not start:
         raise UnidentifiedImageError("the file is empty")
     for kind in FORMATS:
         if kind not in Image.OPEN:
             importlib.import_module(f"PIL.{PLUGINS[kind]}ImagePlugin")
-        if kind not in Image.OPEN:  # PIL built without it
+        if kind not in Image.OPEN:  # PIL was built without this format
             continue
         factory, accept = Image.OPEN[kind]
         fits = accept is None or accept(start)
-        if fits and not isinstance(fits, str):  # a string says that PIL was built without it
+        if fits and not isinstance(fits, str):  # a string means that PIL was built without this format
             stream.seek(0)
             return factory(stream, "")
     raise UnidentifiedImageError
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 where there is none or it cannot be read, which spoils no picture."""
+    """The EXIF orientation; 1 (upright) if EXIF is missing or cannot be read."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
     except MemoryError:
@@ -203,12 +222,16 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError("an image of floats has no known range; save it as 8 or 16 bits")
-    if image.mode == "P":  # by way of RGBA: PIL warns of byte transparency otherwise
+    if image.mode == "P":  # through RGBA, because PIL warns about byte transparency otherwise
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def is_image_name(name: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name should be an image: its ending says so, and no system made it for itself."""
+    """Whether a file with this name is an image: it has an image suffix, and is not a hidden or temporary file.
+
+    >>> is_image_name("cat.JPG"), is_image_name("._cat.jpg")
+    (True, False)
+    """
     base = os.path.basename(name)
     return not base.startswith((".", "~$")) and base.lower().endswith(SUFFIXES)

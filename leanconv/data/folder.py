@@ -20,33 +20,37 @@ from leanconv.data.split import HeldOut
 from leanconv.data.text import read_lines
 
 TRAIN_PARTS = ("train", "training")
-TEST_PARTS = ("test", "testing", "val", "validation", "valid", "eval")  # the first that has labelled images
-SPLIT = "--test-split 0.2 (test_split=0.2) takes one from the images"
+TEST_PARTS = ("test", "testing", "val", "validation", "valid", "eval")  # the first one with labelled images is used
+SPLIT = "--test-split 0.2 (test_split=0.2) holds out a test part"
 
 
 class NoTestPart(DataError):
-    """A data set that is whole but for its test part, which `test_split` makes."""
+    """The data set has no test part; `test_split` would make one."""
 
 
 def image_folder(
     folder: Path, problems: Problems | None = None, max_pixels: int = MAX_PIXELS, test_split: float | None = None
 ) -> ImageData:
-    """train/CLASS/**/* and test/CLASS/**/* (or val/), the files torchvision's ImageFolder would take; classes by name.
+    """The images in train/CLASS/**/* and test/CLASS/**/* (or val/): the files that torchvision's ImageFolder reads.
+
+    The classes are sorted by name.
 
     Args:
-        problems: images that cannot be read go there; None refuses them.
-        max_pixels: an image of more cannot be read.
-        test_split: the fraction of each class to test on, where there is no test part or no train/ but only CLASS/.
+        folder: the folder that contains train/, or the class folders themselves.
+        problems: collects the images that cannot be read; None refuses them.
+        max_pixels: an image with more pixels cannot be read.
+        test_split: the fraction of each class to hold out for testing, if the folder has no test part.
 
     Raises:
-        DataError: a part is missing, empty or has a class that train has not; an image cannot be read.
-        SettingError: `test_split`, and there is a test part.
+        DataError: a part is missing or empty, the test part has a class that the train part does not have, or an image
+            cannot be read.
+        SettingError: `test_split` is given, and the folder has a test part.
     """
     problems = Problems("refuse") if problems is None else problems
     name = folder.resolve().name
     trains, tests = find_part(folder, TRAIN_PARTS), find_part(folder, TEST_PARTS)
     if not trains and tests:
-        raise DataError(f"{folder}: {tests[0].name}/ and no train/; put the images to train on into train/CLASS/")
+        raise DataError(f"{folder}: has {tests[0].name}/ and no train/; put the training images into train/CLASS/")
     train = trains[0] if trains else folder
     kinds = folders_in(train)
     if not kinds:
@@ -77,12 +81,16 @@ def image_folder(
 
 
 def tiny_imagenet(folder: Path, problems: Problems | None = None, max_pixels: int = MAX_PIXELS) -> ImageData:
-    """Tiny ImageNet as its authors pack it; the test part is their val, as their test has no labels.
+    """Tiny ImageNet in the layout of its authors. The test part is their val, because their test set has no labels.
 
-    wnids.txt lists the classes, train/WNID/images/*.JPEG are theirs, val/val_annotations.txt labels val/images/*.JPEG.
+    wnids.txt lists the classes, train/WNID/images/*.JPEG holds the images of class WNID, and val/val_annotations.txt labels
+    the images in val/images/*.JPEG.
+
+    Args:
+        folder, problems, max_pixels: see `image_folder`.
 
     Raises:
-        DataError: a file is missing or malformed, or names a class that wnids.txt has not.
+        DataError: a file is missing or malformed, or names a class that wnids.txt does not list.
     """
     problems = Problems("refuse") if problems is None else problems
     way_out = "fetch it again"
@@ -100,7 +108,7 @@ def tiny_imagenet(folder: Path, problems: Problems | None = None, max_pixels: in
             continue
         if len(fields) < 2 or fields[1].strip() not in numbers or os.path.basename(fields[0]) != fields[0]:
             found = f"{line[:60]!r} is not a file and a class of wnids.txt with a tab between"
-            raise DataError(f"{annotations} line {number}: {found}; mend it")
+            raise DataError(f"{annotations} line {number}: {found}; fix the line")
         paths.append(str(folder / "val" / "images" / fields[0]))
         labels.append(numbers[fields[1].strip()])
     if not paths:
@@ -113,10 +121,10 @@ def tiny_imagenet(folder: Path, problems: Problems | None = None, max_pixels: in
 
 
 def _test_part(parts: list[Path], kinds: Mapping[str, Path]) -> Path | None:
-    """The first of these with images in folders of known classes: Kaggle's test/ beside val/ has no labels.
+    """The first folder that has images in folders of known classes. (Kaggle often adds a test/ without labels to val/.)
 
     Raises:
-        DataError: it has a class that train has not.
+        DataError: the test part has a class that the train part does not have.
     """
     for part in parts:
         own = folders_in(part)
@@ -143,7 +151,7 @@ def _no_test(folder: Path, parts: list[Path]) -> str:
 def _class_files(
     folder: Path, kinds: Mapping[str, Path], classes: tuple[str, ...], problems: Problems
 ) -> tuple[list[str], Tensor]:
-    """The images of all classes, and their labels."""
+    """The image files of all classes, and their labels."""
     paths: list[str] = []
     labels: list[int] = []
     for name, number in sorted((name, number) for number, name in enumerate(classes)):  # torchvision's order

@@ -43,7 +43,7 @@ def open_as_in_run(
     if noted and held and held.images == noted["images"] and held.fraction != noted["fraction"]:
         raise SettingError(
             f"--test-split (test_split=) {held.fraction}: the run in {run} held out {noted['fraction']} of these images and was "
-            "trained on the others; leave it out"
+            "trained on the others; leave --test-split out"
         )
     return images
 

@@ -1,4 +1,4 @@
-"""Encoded images to memory where they fit, or decoded when asked for."""
+"""Decode images into memory if they fit, or keep them encoded and decode each one when it is needed."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from leanconv.data.problems import Problems
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of one decoded part
 CHUNK = 128
-CHECKED = 5000  # images that are all decoded once, whatever becomes of them: some seconds
+CHECKED = 5000  # up to this many images are always decoded once, which takes some seconds
 
 
 class SizesVary(Exception):
-    pass
+    """The images of a part have different sizes."""
 
 
 def gather(
     encoded: Encoded, labels: Tensor, title: str, problems: Problems | None = None, max_pixels: int = MAX_PIXELS
 ) -> LabelledImages:
-    """TensorImages where all images have one size and take under 2 GiB decoded, else FileImages.
+    """`TensorImages` if all images have one size and take less than 2 GiB decoded, else `FileImages`.
 
-    Images that cannot be decoded are left out and noted in `problems`, all of them: every image is decoded once, unless
-    there are more than 5,000 that stay in their files and what is bad is refused; then whoever meets one says so.
+    Images that cannot be decoded are left out and noted in `problems`. Every image is decoded once to find them. Exception: if
+    the images stay in their files, are more than 5,000, and bad images are refused, then nothing is decoded in advance, and
+    reading a bad image raises the error.
 
     Args:
-        title: stands before the progress bar, which is shown on standard error where that is a terminal.
-        problems: None raises at the end what it would have noted.
-        max_pixels: an image of more cannot be decoded.
+        encoded: the images.
+        labels: integers (N,), one for each image.
+        title: the text beside the progress bar, which is shown if standard error is a terminal.
+        problems: collects the images that cannot be decoded; None raises an error at the end.
+        max_pixels: an image with more pixels cannot be decoded.
 
     Raises:
         DataError: no image can be decoded.
@@ -72,7 +75,7 @@ def gather(
 def _in_memory(
     encoded: Encoded, labels: Tensor, read: Callable[[int], Tensor | None], shape: torch.Size, title: str
 ) -> TensorImages | None:
-    """All images decoded, those that cannot be as zeros; None where their sizes vary."""
+    """All images decoded, with zeros for those that cannot be decoded; None if their sizes vary."""
     images = torch.zeros((len(encoded), *shape), dtype=torch.uint8)
 
     def fill(row: int) -> None:
@@ -91,7 +94,7 @@ def _in_memory(
 
 
 def _each(count: int, work: Callable[[int], object], title: str) -> None:
-    """`work` for every row, in threads."""
+    """Call `work` for every row, in threads."""
 
     def some(rows: range) -> int:
         for row in rows:

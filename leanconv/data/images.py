@@ -1,4 +1,4 @@
-"""Labelled images, and the two parts of a data set that a run needs: one to train on, one to test on."""
+"""Labelled images, and a data set with the two parts that a run needs: train and test."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from leanconv.data.problems import Problems
 from leanconv.data.split import HeldOut, stratified
 from leanconv.data.stats import channel_stats
 
-SAMPLE = 2000  # images looked at for mean and std where each must be decoded first
+SAMPLE = 2000  # how many images are decoded to compute mean and std
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
-    """Images as uint8 tensors (C, H, W), each with the number of its class in `labels` (int64, N).
+    """Images as uint8 tensors (C, H, W), with the class index of each image in `labels` (int64, (N,)).
 
-    `classes` holds the names of these numbers, () where they are not known, and `named` whether the data set gave these
-    names itself; both come from the `ImageData` that the images are a part of.
+    `classes` holds the class names, or () if they are not known. `named` says whether the data set itself gave these names.
+    `ImageData` sets both for its parts.
     """
 
     labels: Tensor
@@ -34,7 +34,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     named: bool = False
 
     def of_classes(self, classes: tuple[str, ...], named: bool) -> Self:
-        """These images, saying what their labels mean; a copy where they say something else already."""
+        """These images with the given class names; a copy if they already have other names."""
         same = (self.classes, self.named) in (((), False), (classes, named))
         images = self if same else copy.copy(self)
         images.classes, images.named = classes, named
@@ -45,7 +45,8 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
 
     @property
     @abstractmethod
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Channels of each image."""
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -57,22 +58,29 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
 
     @abstractmethod
     def subset(self, rows: Tensor) -> LabelledImages:
-        """The images of these rows, in this order."""
+        """The images with these row numbers (int64, (M,)), in this order."""
 
     @abstractmethod
     def relabelled(self, labels: Tensor) -> LabelledImages:
-        """The same images with other numbers for their classes, whose names are not known yet."""
+        """The same images with other labels (N,); the class names are then unknown."""
 
     @abstractmethod
     def pixels(self) -> Iterator[Tensor]:
-        """Pixels (C, ...) to take statistics from."""
+        """Blocks of uint8 pixels (C, ...) for computing statistics."""
 
 
 class TensorImages(LabelledImages):
     """Images of one size, all decoded in memory.
 
+    >>> images = TensorImages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+    >>> len(images), images.channels, images.image_size
+    (2, 3, (8, 8))
+
     Shape:
-        images: uint8 (N, C, H, W); labels: integers (N,)
+        images: uint8 (N, C, H, W); labels: integers (N,).
+
+    Raises:
+        DataError: the images or the labels have another shape or dtype.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -82,27 +90,39 @@ class TensorImages(LabelledImages):
 
     @property
     def channels(self) -> int:
+        """Channels of each image."""
         return self.images.shape[1]
 
     @property
     def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
         return self.images.shape[2], self.images.shape[3]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
 
     def subset(self, rows: Tensor) -> TensorImages:
+        """The images with these row numbers, in this order."""
         return TensorImages(self.images[rows], self.labels[rows]).of_classes(self.classes, self.named)
 
     def relabelled(self, labels: Tensor) -> TensorImages:
+        """The same images with other labels."""
         return TensorImages(self.images, labels)
 
     def pixels(self) -> Iterator[Tensor]:
+        """All pixels, in blocks of (C, n, H, W)."""
         return (block.movedim(1, 0) for block in torch.split(self.images, 4096))
 
 
 class FileImages(LabelledImages):
-    """Images decoded each time they are asked for, to RGB and upright (EXIF); their sizes may vary."""
+    """Images that stay encoded; each access decodes one to RGB and rotates it upright (EXIF). Sizes may vary.
+
+    Args:
+        encoded: the encoded images.
+        labels: integers (N,), one for each image.
+        rows: which of the encoded images these are (int64, (N,)); None means all of them.
+        max_pixels: an image with more pixels is refused.
+    """
 
     def __init__(
         self, encoded: Encoded, labels: Tensor, rows: Tensor | None = None, max_pixels: int = MAX_PIXELS
@@ -113,19 +133,23 @@ class FileImages(LabelledImages):
 
     @property
     def channels(self) -> int:
+        """3: all images are decoded to RGB."""
         return 3
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return decode(self.encoded, int(self.rows[index]), self.max_pixels), int(self.labels[index])
 
     def subset(self, rows: Tensor) -> FileImages:
+        """The images with these row numbers, in this order."""
         chosen = FileImages(self.encoded, self.labels[rows], self.rows[rows], self.max_pixels)
         return chosen.of_classes(self.classes, self.named)
 
     def relabelled(self, labels: Tensor) -> FileImages:
+        """The same images with other labels."""
         return FileImages(self.encoded, labels, self.rows, self.max_pixels)
 
     def pixels(self) -> Iterator[Tensor]:
+        """The pixels (C, H, W) of at most 2,000 images, spread evenly over all."""
         sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
         return (self[index][0] for index in sample.tolist())
 
@@ -135,17 +159,21 @@ class ImageData:
     """A data set: its classes, its train and test parts, and the statistics that normalise its images.
 
     Args:
-        mean, std: per channel, in [0, 1], of the train part (of at most 2,000 images spread evenly over it where they
-            are decoded lazily).
+        name: of the data set, for messages and tables.
+        classes: one name for each class.
+        train, test: the two parts.
+        mean, std: per channel, in [0, 1], of the train part. If images are decoded lazily, at most 2,000 of them are used,
+            spread evenly over the part.
+        named: False if the data set has only class numbers; `classes` is then "0", "1", ...
         problems: what was left out.
-        held_out: how the test part was taken from the images, where the data set has none of its own.
-        named: whether `classes` are names; not where the data set has numbers only, and "0", "1", ... stand for them.
-        prepared: the images are floats as the network takes them, prepared by a data set of the user's.
-        digest: by which a run knows images again that were handed in from Python; None for those with a name or a folder.
-        origin: what `open_data` was given, by the names of the command line's flags; None where it did not open them.
+        held_out: how the test part was held out, if the data set had none.
+        prepared: the images are floats as the network takes them; a data set of the user's prepared them.
+        digest: identifies images that were handed in from Python, so that a run recognises them; None for those with a name
+            or a folder.
+        origin: the arguments of `open_data`, by the names of the command line's flags; None if `open_data` did not open them.
 
     Raises:
-        DataError: classes that are no different names, a label outside them, a class without a training image, parts that
+        DataError: class names are repeated or empty, a label is out of range, a class has no training image, or the parts
             differ in channels.
     """
 
@@ -176,22 +204,31 @@ class ImageData:
     def of(
         cls, name: str, classes: tuple[str, ...], train: LabelledImages, test: LabelledImages, **more: Any
     ) -> ImageData:
-        """The data set of these parts, with mean and std measured on train."""
+        """A data set of these two parts; mean and std are computed on the train part.
+
+        >>> images = torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
+        >>> part = TensorImages(images, torch.tensor([0, 1]))
+        >>> ImageData.of("white", ("a", "b"), part, part).mean
+        (1.0,)
+        """
         check_parts(name, class_names(classes, name), train, test)
         return cls(name, classes, train, test, *channel_stats(train.pixels()), **more)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes; () where the data set has numbers only."""
+        """The class names; () if the data set has only class numbers."""
         return self.classes if self.named else ()
 
     def for_classes(self, known: Sequence[str]) -> ImageData:
-        """This data with its classes in the order of a network's, as training that network on it needs them.
+        """This data with its classes in the order of a network's classes; training that network needs this order.
 
-        Where one of the two has no names, the data stays as it is.
+        If the data or the network has no class names, the data is returned unchanged.
+
+        Args:
+            known: the class names of the network; () if it has none.
 
         Raises:
-            SettingError: the classes differ by their names.
+            SettingError: the class names differ.
         """
         if not known or not self.named or tuple(known) == self.classes:
             return self
@@ -201,33 +238,38 @@ class ImageData:
 
     @property
     def channels(self) -> int:
+        """Channels of each image."""
         return self.train.channels
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(H, W), or None where sizes vary."""
+        """(H, W) in pixels; None if sizes vary."""
         sizes = {part.image_size for part in (self.train, self.test)}
         return sizes.pop() if len(sizes) == 1 else None
 
     def split(self, fraction: float, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
-        """(train, validation): `fraction` of each class of the train part is held out. The test part is not touched.
+        """Split the train part into (train, validation). The test part is not touched.
+
+        Args:
+            fraction: how much of each class becomes validation, between 0 and 1.
+            seed: of the random choice; the same seed gives the same split.
 
         Raises:
-            SettingError: fraction is not between 0 and 1, or holds out no image at all.
+            SettingError: `fraction` is not between 0 and 1, or holds out no image at all.
         """
         train, validation = stratified(self.train.labels, fraction, seed)
         return self.train.subset(train), self.train.subset(validation)
 
 
 def check_parts(name: str, classes: tuple[str, ...], train: LabelledImages, test: LabelledImages) -> None:
-    """Raise DataError unless every label names a class, every class has a training image, and both parts are alike."""
+    """Raise DataError unless every label has a class, every class has a training image, and both parts have equal channels."""
     for part, images in (("train", train), ("test", test)):
         if len(images) == 0:
             raise DataError(f"{name}: the {part} part has no image; add some")
         for label in (int(images.labels.min()), int(images.labels.max())):
             if not 0 <= label < len(classes):
                 valid = f"0..{len(classes) - 1} ({len(classes)} classes)"
-                raise DataError(f"{name}: label {label} in {part} is out of range {valid}; mend the labels")
+                raise DataError(f"{name}: label {label} in {part} is out of range {valid}; fix the labels")
     counts = torch.bincount(train.labels, minlength=len(classes))
     missing = [classes[i] for i in (counts == 0).nonzero().flatten().tolist()]
     if missing:

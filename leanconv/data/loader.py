@@ -21,13 +21,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Epochs(ABC):
-    """Batches in the order of a `Sampling`. Each pass is the next epoch; after `set_epoch(e)` it is epoch e."""
+    """Batches in the order of a `Sampling`. Each iteration is the next epoch; `set_epoch(e)` chooses epoch e."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be this epoch, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Loader(Epochs):
 
 
 class MemoryLoader(Loader):
-    """Images in memory, changed a batch at a time in this process."""
+    """Batches of images in memory; this process augments a whole batch at a time."""
 
     images: TensorImages
 
@@ -71,13 +72,14 @@ class MemoryLoader(Loader):
         self.change = change
 
     def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
         draw = generator(self.sampling.seed, epoch, self.sampling.rank, 1)
         for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
             yield self.finish(self.change(self.images.images[rows], draw)), self.images.labels[rows]
 
 
 class ItemLoader(Loader):
-    """Images decoded and transformed one at a time, in worker processes if asked."""
+    """Batches of images that are decoded and transformed one by one, in worker processes if `workers` is above 0."""
 
     def __init__(
         self, images: LabelledImages, sampling: Sampling, finish: Transform, transform: Transform, workers: int
@@ -86,13 +88,20 @@ class ItemLoader(Loader):
         self.transform, self.workers = transform, workers
 
     def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
         loader = DataLoader(
             _Items(self.images, self.transform, (self.sampling.seed, epoch)),
             self.sampling.batch_size,
             sampler=self.sampling.order(epoch).tolist(),
             num_workers=self.workers,
             drop_last=self.sampling.drop_last,
-            generator=generator(self.sampling.seed, epoch),  # else each pass would advance the global one
+            generator=generator(
+                self.sampling.seed, epoch
+            ),  # without it, each iteration would advance the global generator
         )
         try:
             for images, labels in loader:
@@ -100,13 +109,13 @@ class ItemLoader(Loader):
         except DataError as error:
             if not self.workers:
                 raise
-            error.with_traceback(None)  # it would keep the workers alive, and their late end takes 5 s for each
-            line = str(error).strip().splitlines()[-1]  # of the worker's traceback, which comes as text
+            error.with_traceback(None)  # the traceback would keep the workers alive, and each late end takes 5 s
+            line = str(error).strip().splitlines()[-1]  # the last line of the worker's traceback, which arrives as text
             raise DataError(line.split("DataError: ", 1)[-1]) from error
 
 
 class _Items(Dataset[tuple[Tensor, int]]):
-    """Transformed images, each seeded for itself, so that the number of workers changes nothing."""
+    """Transformed images. Each image has its own seed, so the result does not depend on the number of workers."""
 
     def __init__(self, images: LabelledImages, transform: Transform, key: tuple[int, int]) -> None:
         self.images, self.transform, self.key = images, transform, key
@@ -138,20 +147,33 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """A loader that yields (float32 (N, C, H, W), int64 (N,)) batches; see `Loader` for its epochs.
+    """A loader that yields batches of (float32 images (N, C, H, W), int64 labels (N,)). See `Epochs` for its epochs.
+
+    >>> from leanconv.data import open_data
+    >>> data = open_data("digits")
+    >>> loader = make_loader(data.test, mean=data.mean, std=data.std, batch_size=64, train=False)
+    >>> images, labels = next(iter(loader))
+    >>> images.shape, labels.shape, len(loader)
+    (torch.Size([64, 1, 8, 8]), torch.Size([64]), 6)
 
     Args:
-        augment: one of AUGMENTS; acts when `train` is set, as shuffling does.
-        image_size: pixels of the square (or its own height, width) that images are brought to; their own unless given.
-            Needed for images of varying size.
-        workers: processes that decode and transform; unused where the batch is made in memory.
+        images: what to load.
+        mean, std: one value per channel, in [0, 1]; the loader yields (image / 255 - mean) / std.
+        batch_size: images in a batch.
+        augment: one of `AUGMENTS`; it only acts if `train` is true.
+        image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
+            already. None keeps their size; images of varying size need a value.
+        train: shuffle and augment.
+        seed: of the order and the augmentation.
+        workers: processes that decode and transform; unused if the images are in memory.
+        channels_last: the memory format of the batches.
         drop_last: leave out a last batch that is not full.
-        ten_crop: when not training, yield (N, 10, C, H, W): corners and centre, then the same mirrored.
-        rank, world_size: which share of how many processes.
+        ten_crop: if `train` is false, yield (N, 10, C, H, W): the four corners and the centre, then the same mirrored.
+        rank, world_size: the index of this process, and the number of processes.
 
     Raises:
-        SettingError: a setting out of its range.
-        DataError: while iterating, an image that cannot be decoded.
+        SettingError: a setting is out of its range.
+        DataError: an image cannot be decoded; raised while iterating.
     """
     if augment not in AUGMENTS:
         raise SettingError(f"augment={augment!r} must be one of {', '.join(AUGMENTS)}")
@@ -181,7 +203,7 @@ def _view(images: Tensor, _: torch.Generator, view: Transform) -> Tensor:
 
 def _size(asked: int | tuple[int, int] | None, own: tuple[int, int] | None) -> tuple[int, int]:
     if asked is None and own is None:
-        raise SettingError("image_size=None needs images of one size, and these vary; give one, 224 say")
+        raise SettingError("image_size=None needs images of one size, and these vary in size; give a size, such as 224")
     size = own if asked is None else (asked, asked) if isinstance(asked, int) else (asked[0], asked[1])
     assert size is not None
     if min(size) < 1 or (size != own and size[0] != size[1]):

@@ -27,13 +27,18 @@ from leanconv.data.text import json_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEST_PARTS = ("test", "validation", "valid", "val")  # the first that is there
-BATCH = 1024  # rows read at a time
+TEST_PARTS = ("test", "validation", "valid", "val")  # the first existing one is used
+BATCH = 1024  # rows read at once
 NEEDED = "needs the columns image (a struct with bytes, path) and label (an integer)"
 
 
 class ParquetRows:
-    """The image column of several files, encoded, in memory."""
+    """The encoded images of several files, in memory.
+
+    Args:
+        files: where the rows come from, for error messages.
+        columns: the encoded images of each file.
+    """
 
     def __init__(self, files: list[Path], columns: list[pa.ChunkedArray]) -> None:
         import pyarrow as pa
@@ -46,17 +51,23 @@ class ParquetRows:
         return len(self.rows)
 
     def take(self, rows: Tensor) -> ParquetRows:
-        """These rows, which keep the names of their places in the files."""
+        """These rows (int64, (M,)); error messages still name their place in the files."""
         taken = copy.copy(self)
         taken.rows = [self.rows[row] for row in rows.tolist()]
         return taken
 
     def name(self, index: int) -> str:
+        """The file and the row of image `index`."""
         index = self.rows[index]
         file = bisect.bisect_right(self.ends, index)
         return f"{self.files[file]} row {index - (self.ends[file - 1] if file else 0)}"
 
     def read(self, index: int) -> bytes:
+        """The encoded bytes of image `index`.
+
+        Raises:
+            DataError: the row has no image.
+        """
         data: bytes | None = self.data[self.rows[index]].as_py()
         if data is None:
             raise DataError(f"{self.name(index)}: image.bytes is null; put the encoded image there or drop the row")
@@ -66,22 +77,23 @@ class ParquetRows:
 def parquet_folder(
     folder: Path, problems: Problems | None = None, max_pixels: int = MAX_PIXELS, test_split: float | None = None
 ) -> ImageData:
-    """Train from train-*.parquet; test from test-*.parquet or, without these, validation-*.parquet.
+    """A data set from parquet files: train-*.parquet, and test-*.parquet or else validation-*.parquet.
 
-    Class names are those of the Hugging Face schema metadata, else "0".."K-1" for the labels of the train part. Encoded
-    images are held in memory (and decoded there too where they are small and of one size).
+    Class names come from the Hugging Face schema metadata. Without this metadata they are "0" to "K-1", for the K labels of
+    the train part. Encoded images are kept in memory; small images of one size are also decoded into memory.
 
     Args:
-        problems, max_pixels, test_split: as of `leanconv.data.folder.image_folder`.
+        folder: the folder with the files.
+        problems, max_pixels, test_split: see `leanconv.data.folder.image_folder`.
 
     Raises:
-        DataError: a part, a column or a value that is missing or wrong.
-        SettingError: `test_split`, and there is a test part.
+        DataError: a part, a column or a value is missing or wrong.
+        SettingError: `test_split` is given, and the folder has a test part.
     """
     problems = Problems("refuse") if problems is None else problems
     train_files = part_files(folder, "train")
     if not train_files:
-        raise DataError(f"{folder}: no train-*.parquet among its parquet files; name the training files so")
+        raise DataError(f"{folder}: no train-*.parquet among its parquet files; rename the training files")
     test_files = next((files for part in TEST_PARTS if (files := part_files(folder, part))), [])
     if not test_files and test_split is None:
         raise NoTestPart(f"{folder}: no test part; add test-*.parquet or validation-*.parquet; {SPLIT}")
@@ -110,7 +122,11 @@ def parquet_folder(
 
 
 def part_files(folder: Path, part: str) -> list[Path]:
-    """The files of one part in order, none of them missing from a set numbered -00000-of-00002."""
+    """The files of one part, in order.
+
+    Raises:
+        DataError: one of the files that are numbered like -00000-of-00002 is missing.
+    """
     files = sorted(path for pattern in (f"{part}.parquet", f"{part}-*.parquet") for path in folder.glob(pattern))
     for path in files:
         if numbered := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.parquet", path.name):
@@ -122,7 +138,11 @@ def part_files(folder: Path, part: str) -> list[Path]:
 
 
 def read_files(files: list[Path]) -> tuple[ParquetRows, Tensor, tuple[str, ...] | None]:
-    """(encoded images, labels, class names where the schema has them) of one part."""
+    """The encoded images, the labels (N,) and the class names of one part; None for names if the schema has none.
+
+    Raises:
+        DataError: a file is empty or broken, or the files have different class names.
+    """
     parts = [read_file(path) for path in files]
     if any(part[2] != parts[0][2] for part in parts):
         raise DataError(f"{files[0]}: its class names differ from those of the part's other files; make them equal")
@@ -135,6 +155,11 @@ def read_files(files: list[Path]) -> tuple[ParquetRows, Tensor, tuple[str, ...] 
 
 
 def read_file(path: Path) -> tuple[pa.ChunkedArray, Tensor, tuple[str, ...] | None]:
+    """The encoded images, the labels (N,) and the class names of one file; None for names if the schema has none.
+
+    Raises:
+        DataError: the file is not a parquet file, lacks a column or a label, or needs too much memory.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -142,11 +167,11 @@ def read_file(path: Path) -> tuple[pa.ChunkedArray, Tensor, tuple[str, ...] | No
     try:
         with open(path, "rb") as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise DataError(f"{path}: no regular file; restore or drop it")
+                raise DataError(f"{path}: not a regular file; restore or drop it")
             file = pq.ParquetFile(opened)
             schema = file.schema_arrow
             _check_columns(path, schema)
-            # a small file can stand for any number of rows: they are read a few at a time, up to a limit
+            # a small file can expand to any number of rows, so the rows are read in small batches, up to a limit
             most, size, batches = _memory() // 2, 0, []
             for batch in file.iter_batches(BATCH, columns=["image", "label"]):
                 size += batch.nbytes
@@ -164,17 +189,17 @@ def read_file(path: Path) -> tuple[pa.ChunkedArray, Tensor, tuple[str, ...] | No
     except (
         MemoryError,
         Exception,
-    ) as error:  # of a spoilt file pyarrow raises its own errors, OSError, ValueError, ...
+    ) as error:  # for a broken file pyarrow raises its own errors, OSError, ValueError, ...
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: no readable parquet file ({cause[:200]}); fetch it again") from error
+        raise DataError(f"{path}: not a readable parquet file ({cause[:200]}); fetch it again") from error
     return data, labels, names_in(path, schema.metadata or {})
 
 
 def names_in(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
-    """The names of the ClassLabel feature `label` in the metadata that Hugging Face `datasets` leaves.
+    """The class names of the ClassLabel feature `label`, from the metadata that Hugging Face `datasets` writes; None without it.
 
     Raises:
-        DataError: the metadata is spoilt, or its names are no different names.
+        DataError: the metadata is broken, or a name is empty or repeated.
     """
     if b"huggingface" not in metadata:
         return None
@@ -208,24 +233,24 @@ def _check_range(rows: ParquetRows, labels: Tensor, classes: int | None) -> None
     if wrong.any():
         row = int(wrong.nonzero()[0])
         rule = "must not be negative" if classes is None else f"is out of range 0..{classes - 1} ({classes} classes)"
-        raise DataError(f"{rows.name(row)}: label {int(labels[row])} {rule}; mend the label or drop the row")
+        raise DataError(f"{rows.name(row)}: label {int(labels[row])} {rule}; fix the label or drop the row")
 
 
 def _numbered(folder: Path, labels: Tensor) -> tuple[str, ...]:
     classes = int(labels.max()) + 1
     if classes > len(labels):
         found = f"label {classes - 1} among {len(labels)} images"
-        raise DataError(f"{folder}: {found} leaves classes without any; number the classes 0, 1, 2, ...")
+        raise DataError(f"{folder}: {found} leaves classes without images; number the classes 0, 1, 2, ...")
     return tuple(str(number) for number in range(classes))
 
 
 def _check_memory(folder: Path, files: list[Path]) -> None:
     size, memory = sum(path.stat().st_size for path in files), _memory()
     if size > memory / 2:
-        sizes = f"{size / 2**30:.0f} GiB of parquet are too much for {memory / 2**30:.0f} GiB of memory"
+        sizes = f"{size / 2**30:.0f} GiB of parquet files are too much for {memory / 2**30:.0f} GiB of memory"
         raise DataError(f"{folder}: {sizes}; unpack them as train/CLASS/ and test/CLASS/")
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory; 16 GiB where it does not say."""
+    """Bytes of this machine's memory; 16 GiB if the system does not report them."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**34

@@ -1,4 +1,4 @@
-"""What was wrong with a data set: left out and counted, or refused, all of it at once."""
+"""Errors in a data set: they are left out and counted, or refused together in one error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from typing import Any, Literal
 from leanconv.core.errors import DataError, SettingError
 
 OnBad = Literal["skip", "refuse"]
-NAMED = 10  # places that an error names
+NAMED = 10  # how many places an error names
 
 
 @dataclass
 class Problems:
-    """Each kind of problem with its count and the first places where it was found.
+    """Every kind of problem, with its count and the first places where it occurs.
+
+    >>> problems = Problems("skip")
+    >>> problems.add("image that cannot be read", "a.jpg")
+    >>> problems.lines()
+    ['1 x image that cannot be read (first: a.jpg)']
 
     Args:
-        on_bad: "skip" leaves out what is wrong, "refuse" raises DataError, naming all that `settle` finds noted.
+        on_bad: "skip" leaves out what is wrong; "refuse" lets `settle` raise a DataError that names all problems.
+        counts, places: how often each kind occurs, and the first places.
+        said: the full error text, if there is exactly one problem.
+
+    Raises:
+        SettingError: `on_bad` has another value.
     """
 
     on_bad: OnBad = "skip"
@@ -31,11 +41,17 @@ class Problems:
 
     @property
     def first(self) -> dict[str, str]:
-        """Where each kind was found first."""
+        """The first place of each kind."""
         return {kind: places[0] for kind, places in self.places.items()}
 
     def add(self, kind: str, where: str, said: str | None = None) -> None:
-        """Note one; `said` is what the error says where it is the only one."""
+        """Note one problem.
+
+        Args:
+            kind: what is wrong, without the place.
+            where: the place.
+            said: the full error text, used if this stays the only problem.
+        """
         self.said = None if self.counts else said
         self.counts[kind] += 1
         places = self.places.setdefault(kind, [])
@@ -43,10 +59,10 @@ class Problems:
             places.append(where)
 
     def settle(self) -> None:
-        """Raise DataError where something was noted and is to be refused."""
+        """Raise a DataError that names all problems, if there are any and `on_bad` is "refuse"."""
         if self.on_bad != "refuse" or not self.counts:
             return
-        way_out = "mend it, or leave such things out with --on-bad skip"
+        way_out = "fix it, or leave such things out with --on-bad skip"
         if self.said is not None:
             raise DataError(f"{self.said}, or leave such things out with --on-bad skip")
         if sum(self.counts.values()) == 1:
@@ -59,8 +75,9 @@ class Problems:
         raise DataError(f"{'; '.join(said)}; {way_out}")
 
     def lines(self) -> list[str]:
-        """One sentence a kind."""
+        """One line for each kind."""
         return [f"{count} x {kind} (first: {self.places[kind][0]})" for kind, count in self.counts.most_common()]
 
     def to_json(self) -> dict[str, Any]:
+        """The count and the first place of each kind, for a JSON file."""
         return {kind: {"count": count, "first": self.places[kind][0]} for kind, count in self.counts.items()}

@@ -1,4 +1,4 @@
-"""Which images make up an epoch, in which order."""
+"""Which images an epoch uses, and in which order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ from leanconv.data.seeds import generator
 
 @dataclass(frozen=True)
 class Sampling:
-    """The order of an epoch, from the seed and the epoch's number alone.
+    """The order of the images in an epoch. It depends only on the seed and the epoch.
 
-    Of several processes, each takes every `world_size`-th image. Training repeats a few images so that all have equally
-    many batches; evaluation shows each image once.
+    Process `rank` takes every `world_size`-th image. Training repeats a few images, so that all processes have the same number
+    of batches. Evaluation uses each image once.
+
+    >>> Sampling(5, 2, shuffle=False).order(0)
+    tensor([0, 1, 2, 3, 4])
+    >>> Sampling(5, 2, shuffle=False).batches()
+    3
+
+    Args:
+        count: images in the data set.
+        batch_size: images in a batch of one process.
+        shuffle: draw a new order for each epoch.
+        seed: of the order.
+        drop_last: leave out a last batch that is not full.
+        rank, world_size: the index of this process, and the number of processes.
 
     Raises:
-        SettingError: a number out of its range, or no batch at all.
+        SettingError: a number is out of its range, or there is no batch at all.
     """
 
     count: int
@@ -40,14 +53,14 @@ class Sampling:
             raise SettingError(f"batch_size={self.batch_size} leaves no batch of {share}; lower it")
 
     def order(self, epoch: int) -> Tensor:
-        """The rows this process visits in this epoch."""
+        """The row numbers (int64) that this process uses in this epoch."""
         steps = torch.arange(self.rank, self._total(), self.world_size)
         if not self.shuffle:
             return steps
         return torch.randperm(self.count, generator=generator(self.seed, epoch))[steps % self.count]
 
     def batches(self) -> int:
-        """How many batches that makes."""
+        """The number of batches in an epoch of this process."""
         rows = len(range(self.rank, self._total(), self.world_size))
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 

@@ -1,4 +1,4 @@
-"""What lies in folders of images, without what macOS, Windows, Jupyter and others leave there."""
+"""Find images and class folders, without the files that macOS, Windows, Jupyter and others leave behind."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ JUNK = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
-    """The folders in `folder` by name, sorted; hidden ones (.git, .ipynb_checkpoints) and systems' own are left out.
+    """The folders in `folder`, sorted by name, without hidden folders (.git, .ipynb_checkpoints) and system folders.
 
-    macOS writes an accented letter as two characters, others as one: names are given as one.
+    macOS writes an accented letter as two characters, other systems as one. The returned names use one character.
 
     Raises:
-        DataError: two names are one then.
+        DataError: two folders then have the same name.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -34,7 +34,8 @@ def folders_in(folder: Path) -> dict[str, Path]:
 
 
 def find_part(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The folders of these names in `folder`, in their order; in any case where none has exactly such a name."""
+    """The folders in `folder` that have one of these names, in the order of `names`. If no name matches exactly, upper and
+    lower case do not matter."""
     exact = [folder / name for name in names if (folder / name).is_dir()]
     if exact:
         return exact
@@ -47,11 +48,11 @@ def find_part(folder: Path, names: Sequence[str]) -> list[Path]:
 def images_below(folder: Path, problems: Problems | None = None) -> list[str]:
     """The image files in `folder` and in the folders below, in the order of torchvision's ImageFolder.
 
-    Links are followed, also out of the data set: whoever made the folder put them there. One that leads back to a folder
-    it lies in is not.
+    Links are followed, even out of the data set, because the author of the data set made them. A link that leads back to a
+    folder above it is not followed.
 
     Args:
-        problems: notes images of kinds that are not read.
+        problems: collects images in formats that are not read.
     """
     found: list[tuple[str, list[str]]] = []
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]

@@ -1,4 +1,4 @@
-"""From a name or a folder to images."""
+"""Open a data set by its name or its folder."""
 
 from __future__ import annotations
 
@@ -24,26 +24,33 @@ def open_data(
     name: str | Path, *, root: str | Path | None = None, download: bool = False, on_bad: OnBad = "refuse",
     max_pixels: int = MAX_PIXELS, test_split: float | None = None,
 ) -> ImageData:  # fmt: skip
-    """The images called `name`, or those in the folder `name`.
+    """Open the data set `name`, or the data set in the folder `name`.
+
+    >>> data = open_data("digits")
+    >>> data.classes[:3], data.channels, data.image_size
+    (('0', '1', '2'), 1, (8, 8))
 
     Args:
         name: "digits" (embedded), "cifar10", "cifar100", or a folder: parquet files, train/CLASS/ with test/CLASS/ or
-            val/CLASS/, or Tiny ImageNet as packed by its authors. A folder named as a data set is given as "./cifar10".
-        root: where "cifar10" and "cifar100" are looked for; "data" unless given.
-        download: fetch them when they are not there. Nothing else uses the network.
-        on_bad: images that cannot be read are left out and noted in ``problems`` ("skip"), or refused, all named at once.
-        max_pixels: an image file of more is not decoded, and cannot be read.
-        test_split: the fraction of each class to test on, for a folder without a test part, or one of class folders
-            alone. The same images are always divided alike; ``held_out`` says how.
+            val/CLASS/, or Tiny ImageNet in its authors' layout. Write "./cifar10" for a folder with the name of a data set.
+        root: the folder that contains the files of "cifar10" and "cifar100"; "data" by default.
+        download: fetch these files if they are missing. Nothing else uses the network.
+        on_bad: "skip" leaves out images that cannot be read, and notes them in ``problems``; "refuse" raises one error that
+            names all of them.
+        max_pixels: an image with more pixels is not decoded, and counts as one that cannot be read.
+        test_split: the fraction of each class to hold out for testing, for a folder without a test part or with class
+            folders alone. The same images are always split in the same way; ``held_out`` says how.
 
     Raises:
-        DataError: with one line that says what is wrong and the way out.
-        SettingError: a setting out of its range, or `test_split` for data that has a test part.
+        DataError: the data cannot be read; one line says what is wrong and the way out.
+        SettingError: a setting is out of its range, or `test_split` is given for data with a test part.
     """
     check_int("max_pixels", max_pixels)
     problems = Problems(on_bad)
     if test_split is not None and (name == "digits" or name in cifar.NAMES):
-        raise SettingError(f"test_split={test_split} is for data without a test part; {name} has one: leave it out")
+        raise SettingError(
+            f"test_split={test_split} is for data without a test part; {name} has a test part: leave test_split out"
+        )
     origin: dict[str, Any] = {"data": str(name)}
     if name == "digits":
         return replace(digits(), origin=origin)
@@ -64,7 +71,7 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
     if not folder.exists():
         raise DataError(f"{folder}: no such folder, and no data set of that name ({', '.join(NAMES)})")
     if not folder.is_dir():
-        raise DataError(f"{folder}: a file; give the folder that holds it")
+        raise DataError(f"{folder}: is a file; give the folder that contains the data")
     for place in (folder, folder / "data"):  # a clone from the Hugging Face hub has its files in data/
         if any(not path.name.startswith(".") for path in place.glob("*.parquet")):  # macOS leaves ._train.parquet
             return parquet_folder(place, problems, max_pixels, test_split)
@@ -79,14 +86,18 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
     inner = [path.name for path in folders_in(folder).values() if find_part(path, TRAIN_PARTS)]
     missing = f"{folder}: neither train-*.parquet nor train/CLASS/ in it"
     if inner:
-        raise DataError(f"{missing}, but in {inner[0]}/ there is; give {folder / inner[0]}")
+        raise DataError(f"{missing}, but {inner[0]}/ has one of them; give {folder / inner[0]}")
     if any(images_below(path) for path in folders_in(folder).values()):
-        raise NoTestPart(f"{missing}; give a folder that holds one of them; of one with class folders alone {SPLIT}")
+        raise NoTestPart(f"{missing}; give a folder that has one of them; for class folders alone, {SPLIT}")
     raise DataError(f"{missing}; give a folder that holds one of them")
 
 
 def describe(data: ImageData) -> dict[str, Any]:
-    """The facts of a data set, ready for JSON."""
+    """Name, classes, sizes and split of a data set, as values for a JSON file.
+
+    >>> describe(open_data("digits"))["train"]
+    1442
+    """
     return {
         "name": data.name,
         "classes": list(data.classes),

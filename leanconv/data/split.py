@@ -1,4 +1,4 @@
-"""A part of every class held out."""
+"""Hold out a part of every class."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from leanconv.data.seeds import generator
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How a test part was taken from images that had none: the same again for the same images.
+    """How the test part of a data set was held out. The same images always give the same test part.
 
     Args:
-        fraction, seed: of `stratified`.
-        images: a digest of the images' names and labels, by which a run knows them again.
+        fraction, seed: see `stratified`.
+        images: a digest of the images' names and labels. A later run compares it, to test on the same images.
     """
 
     fraction: float
@@ -28,10 +28,15 @@ class HeldOut:
 
     @classmethod
     def of(cls, fraction: float, names: Iterable[str], labels: Tensor, seed: int = 0) -> tuple[HeldOut, Tensor, Tensor]:
-        """(this, rows to train on, rows to test on).
+        """Hold out a part of some images: (the description, rows to train on, rows to test on).
+
+        Args:
+            fraction, seed: see `stratified`.
+            names: one for each image, for the digest.
+            labels: integers (N,).
 
         Raises:
-            SettingError: fraction is not between 0 and 1, or no class can give an image.
+            SettingError: `fraction` is not between 0 and 1, or every class has only one image.
         """
         digest = hashlib.sha256()
         for name, label in zip(names, labels.tolist(), strict=True):
@@ -41,18 +46,27 @@ class HeldOut:
 
 
 def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(kept, held out): sorted row numbers, with `fraction` of each class held out.
+    """Hold out `fraction` of each class: (rows kept, rows held out), both sorted.
 
-    Each class gives round(fraction * its images), at least one where it has two, and never its last one.
+    A class with n images gives round(fraction * n) of them: at least one if n is 2 or more, and never all.
+
+    >>> kept, held = stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25)
+    >>> len(kept), len(held)
+    (6, 2)
+
+    Args:
+        labels: integers (N,).
+        fraction: between 0 and 1.
+        seed: of the random choice.
 
     Raises:
-        SettingError: fraction is not between 0 and 1, or no class can give an image.
+        SettingError: `fraction` is not between 0 and 1, or every class has only one image.
     """
     if not 0 < fraction < 1:
         raise SettingError(f"fraction={fraction} must lie between 0 and 1; 0.1 holds out a tenth")
     draw = generator(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in sorted(set(labels.tolist())):  # sorted, so the draws come in one order
+    for label in sorted(set(labels.tolist())):  # sorted, so that the order of the random draws is fixed
         rows = (labels == label).nonzero().flatten()
         count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=draw)[:count]]] = True

@@ -9,10 +9,13 @@ from torch import Tensor
 
 
 def channel_stats(blocks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) per channel, in [0, 1], over all pixels of all uint8 blocks (C, ...).
+    """Mean and standard deviation per channel, in [0, 1], over all pixels of all uint8 blocks (C, ...).
 
-    They come from a histogram of the 256 values, so they are exact whatever the number of pixels. A constant channel
-    gets a standard deviation of one grey level, so that normalising stays finite.
+    Both are computed from a histogram of the 256 values, so they are exact for any number of pixels. A constant channel gets a
+    standard deviation of one grey level (1 / 255), so that normalising gives finite values.
+
+    >>> channel_stats([torch.tensor([[0, 255]], dtype=torch.uint8)])
+    ((0.5,), (0.5,))
     """
     counts = sum((_histogram(block) for block in blocks), start=torch.tensor(0))
     share = counts.double() / counts.sum(dim=1, keepdim=True)
@@ -23,5 +26,5 @@ def channel_stats(blocks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[fl
 
 
 def _histogram(block: Tensor) -> Tensor:
-    """How often each of the 256 values occurs in each channel: (C, ...) -> (C, 256)."""
+    """The count of each of the 256 values in each channel: (C, ...) -> (C, 256)."""
     return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in block])

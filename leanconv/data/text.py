@@ -1,4 +1,4 @@
-"""Text that other programs wrote: any Unicode encoding that says so, any line ends; and files that are files."""
+"""Read text files of other programs, in any Unicode encoding and with any line ends. Pipes and devices are refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from leanconv.core.errors import DataError
 
-MOST = 4 * 1024**3  # bytes of a text file
-MARKS = (  # of the byte order; UTF-32's begins with UTF-16's
+MOST = 4 * 1024**3  # largest text file, in bytes
+MARKS = (  # byte order marks; the mark of UTF-32 begins with that of UTF-16, so it comes first
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
@@ -23,20 +23,25 @@ MARKS = (  # of the byte order; UTF-32's begins with UTF-16's
 
 @contextlib.contextmanager
 def open_regular(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> Iterator[BinaryIO]:
-    """A regular file, to be read; a pipe or a device, which may never end, is refused, also behind a link.
+    """Open a regular file for reading. A pipe or a device is refused, because it may never end.
+
+    Args:
+        path: the file, or a link to it.
+        way_out: the end of an error text: what the user can do.
+        most: largest size in bytes.
 
     Raises:
-        DataError: it cannot be read, is no regular file, or has more than `most` bytes.
+        DataError: the file cannot be read, is not a regular file, or has more than `most` bytes.
     """
     try:
-        # opening a pipe would wait for its writer
+        # without O_NONBLOCK, opening a pipe would wait for its writer
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise DataError(f"{_shown(path)}: {getattr(error, 'strerror', None) or error}; {way_out}") from error
     try:
         facts = os.fstat(number)
         if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"{_shown(path)}: no regular file but a {_kind(facts.st_mode)}; {way_out}")
+            raise DataError(f"{_shown(path)}: a {_kind(facts.st_mode)} and not a regular file; {way_out}")
         if facts.st_size > most:
             raise DataError(f"{_shown(path)}: {facts.st_size:,} bytes are more than {most:,}; {way_out}")
     except BaseException:
@@ -47,7 +52,7 @@ def open_regular(path: str | os.PathLike[str], way_out: str, most: int = MOST) -
 
 
 def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> bytes:
-    """The bytes of a regular file, as `open_regular` opens it."""
+    """The bytes of a regular file; arguments and errors as for `open_regular`."""
     with open_regular(path, way_out, most) as file:
         try:
             return file.read(most + 1)
@@ -56,10 +61,18 @@ def read_bytes(path: str | os.PathLike[str], way_out: str, most: int = MOST) -> 
 
 
 def text_of(data: bytes, name: str, way_out: str = "save it as UTF-8") -> str:
-    """UTF-8, or what a byte order mark announces.
+    r"""Decode UTF-8, or the encoding of the byte order mark.
+
+    >>> text_of(b"caf\xc3\xa9", "names.txt")
+    'café'
+
+    Args:
+        data: the bytes of the file.
+        name: what an error calls the file.
+        way_out: the end of an error text: what the user can do.
 
     Raises:
-        DataError: it is no such text.
+        DataError: the bytes are not such a text.
     """
     encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
     try:
@@ -72,7 +85,11 @@ def text_of(data: bytes, name: str, way_out: str = "save it as UTF-8") -> str:
 
 
 def lines_of(data: bytes, name: str, way_out: str = "save it as UTF-8") -> list[str]:
-    """Its lines without their ends, whichever system's they are."""
+    r"""The lines of a text without their ends; the line ends of all systems count. Arguments as for `text_of`.
+
+    >>> lines_of(b"cat\r\ndog", "names.txt")
+    ['cat', 'dog']
+    """
     return re.split(r"\r\n|\n|\r", text_of(data, name, way_out))
 
 
@@ -82,30 +99,33 @@ def read_lines(path: Path, way_out: str) -> list[str]:
 
 
 def json_of(data: bytes, name: str, way_out: str = "fetch or write it again") -> Any:
-    """What JSON holds; NaN and Infinity arrive as floats, and whoever reads a field looks at it.
+    """The value in a JSON file. NaN and Infinity become floats, so the code that reads a field must check it.
+
+    Args:
+        data, name, way_out: see `text_of`.
 
     Raises:
-        DataError: it is no JSON.
+        DataError: the bytes are not JSON.
     """
     try:
         return json.loads(text_of(data, name, way_out))
     except RecursionError:
-        raise DataError(f"{name}: not whole json (nested too deep); {way_out}") from None
+        raise DataError(f"{name}: not complete JSON (nested too deep); {way_out}") from None
     except ValueError as error:
         where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(f"{name}: not whole json{where}; {way_out}") from None
+        raise DataError(f"{name}: not complete JSON{where}; {way_out}") from None
 
 
 def label_names(data: bytes, name: str) -> tuple[str, ...]:
-    """The names of a network's outputs, one a line; empty lines are left out.
+    """The class names in a text file with one name in each line; empty lines are ignored.
 
     Raises:
-        DataError: it is no text, or another format.
+        DataError: the file is not a text, is empty, or has another format.
     """
     way_out = "save it as UTF-8 text, one name a line"
     names = tuple(stripped for line in lines_of(data, name, way_out) if (stripped := line.strip()))
     if not names:
-        raise DataError(f"{name}: no name in it; {way_out}")
+        raise DataError(f"{name}: contains no name; {way_out}")
     if names[0][0] in "[{":
         raise DataError(f"{name}: looks like JSON ({names[0][:20]!r}); {way_out}")
     return names
@@ -117,5 +137,5 @@ def _kind(mode: int) -> str:
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """The path on one line."""
+    """The path as text on one line."""
     return " ".join(os.fsdecode(path).splitlines()) or repr(path)

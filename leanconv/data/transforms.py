@@ -1,4 +1,4 @@
-"""What happens to an image before the network sees it."""
+"""Augmentation, resizing and normalisation of images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def crop_padding(size: tuple[int, int]) -> tuple[int, int]:
-    """Zeros on each side of (height, width) before a random crop: an eighth, 4 for 32 pixels, at least 1."""
+    """Pixels of zero padding on each side before a random crop, for (height, width): an eighth of the side, at least 1.
+
+    >>> crop_padding((32, 32))
+    (4, 4)
+    """
     return max(1, round(size[0] / 8)), max(1, round(size[1] / 8))
 
 
 def train_transform(augment: str, size: tuple[int, int], resize: bool) -> Transform:
-    """uint8 (C, H, W) -> uint8 (C, *size), for one image at a time, drawing from torch's global generator.
+    """The training transform of one image: uint8 (C, H, W) -> uint8 (C, *size). It uses torch's global generator.
 
     Args:
-        augment: "none"; "crop", a random crop after zero padding; "crop_flip", the CIFAR papers' crop and horizontal
-            flip; "random_resized_crop", ImageNet's, with a flip.
+        augment: "none"; "crop": a random crop after zero padding; "crop_flip": the crop and horizontal flip of the CIFAR
+            papers; "random_resized_crop": the crop of ImageNet training, with a horizontal flip.
         size: (height, width) of the result.
-        resize: images may come in another size; all but "random_resized_crop" then start from the evaluation's crop.
+        resize: images may have another size. Then `eval_transform` comes first, except for "random_resized_crop".
     """
     from torchvision.transforms import v2
 
@@ -42,10 +46,13 @@ def train_transform(augment: str, size: tuple[int, int], resize: bool) -> Transf
 
 
 def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) -> Transform:
-    """uint8 (..., C, H, W) -> uint8 (..., C, *size), or (..., 10, C, *size) for ten crops.
+    """The evaluation transform: uint8 (..., C, H, W) -> uint8 (..., C, *size), or (..., 10, C, *size) for ten crops.
 
-    With `resize` the shorter side becomes size * 256 / 224 and the crops are taken from that, else the image stays as
-    it is. Ten crops of an image that has the right size already come from its zero-padded form.
+    Args:
+        size: (height, width) of the result.
+        resize: the shorter side becomes size * 256 / 224, and the centre is cropped. Without `resize` the image does not
+            change.
+        ten_crop: take ten crops. Without `resize` they come from the zero-padded image.
     """
     from torchvision.transforms import v2
 
@@ -63,7 +70,7 @@ def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) 
 
 
 def random_crop_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """A random crop, and flip, for each image of a batch: uint8 (N, C, H, W) -> the same."""
+    """A random crop after zero padding for each image of a batch, and a random flip if `flip`: uint8 (N, C, H, W) -> same."""
     count, _, height, width = images.shape
     high, wide = crop_padding((height, width))
     top = torch.randint(2 * high + 1, (count,), generator=generator)
@@ -73,10 +80,14 @@ def random_crop_flip(images: Tensor, generator: torch.Generator, flip: bool) -> 
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
-    """Image i padded, cut to its old size from (top[i], left[i]), and mirrored where mirror[i].
+    """Pad each image i, crop it to its old size at (top[i], left[i]), and mirror it if mirror[i] is true.
 
-    Batched because v2's RandomCrop and flip, one image at a time, make 27,000 images/s of 32x32 on one CPU thread
-    against 80,000 here: too slow to feed a GPU from memory. Equal to them, given their draws (tested).
+    This works on whole batches, because torchvision v2's RandomCrop and flip on single images are too slow to feed a GPU from
+    memory: on one CPU thread they make 27,000 images/s of 32x32 pixels, and this function makes 80,000. Given the same random
+    numbers, the results are equal (tested).
+
+    Shape:
+        images: uint8 (N, C, H, W) -> (N, C, H, W); top, left: integers (N,); mirror: bool (N,).
     """
     high, wide = crop_padding((images.shape[2], images.shape[3]))
     padded = torch.nn.functional.pad(images, (wide, wide, high, high))
@@ -86,7 +97,15 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tens
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], channels_last: bool) -> Tensor:
-    """(images / 255 - mean) / std, per channel: uint8 (..., C, H, W) -> float32."""
+    """(images / 255 - mean) / std, per channel: uint8 (..., C, H, W) -> float32 (..., C, H, W).
+
+    >>> normalise(torch.full((1, 1, 1), 255, dtype=torch.uint8), [0.5], [0.25], channels_last=False)
+    tensor([[[2.]]])
+
+    Args:
+        mean, std: one value per channel, in [0, 1].
+        channels_last: memory format of the result, for batches (N, C, H, W).
+    """
     scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
     shift = -torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
     layout = torch.channels_last if channels_last and images.ndim == 4 else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Detectors on dense and lean backbones: built, trained, evaluated under occlusion, drawn and saved."""
+"""Build, train, evaluate, draw and save detectors on dense and lean backbones."""
 
 from __future__ import annotations
 

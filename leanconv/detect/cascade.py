@@ -1,4 +1,4 @@
-"""Cascade R-CNN: three heads, each trained on the boxes that the one before it refined, at a higher overlap."""
+"""Cascade R-CNN: three heads. Each head is trained on the boxes of the head before, at a higher overlap."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 
 
 class AgnosticPredictor(nn.Module):
-    """Class scores, and one box for all classes.
+    """A linear layer for the class scores, and one for a box that all classes share.
+
+    Args:
+        in_channels: input features.
+        num_classes: including the background.
 
     Shape:
         x: (N, in_channels) -> (N, num_classes), (N, 4).
@@ -43,18 +47,23 @@ class AgnosticPredictor(nn.Module):
 
 
 class CascadeRoIHeads(nn.Module):
-    """Stands for torchvision's RoIHeads in a detector: boxes in stages, masks from the last boxes.
+    """Replaces torchvision's RoIHeads in a detector: several box stages, and masks from the boxes of the last stage.
 
-    In training stage s samples the boxes that stage s - 1 made, and counts those as positive that overlap an object by at
-    least ``overlaps[s]``. In evaluation each stage refines the boxes, and the class probabilities of all stages are averaged.
-    One mask head, trained on the first stage's samples.
+    In training, stage s samples from the boxes of stage s - 1. A box is positive if its overlap (IoU) with an object is at least
+    ``overlaps[s]``. In evaluation each stage refines the boxes, and the class probabilities of all stages are averaged. There is
+    one mask head, which is trained on the samples of the first stage.
 
     Args:
-        box_roi_pool: one for all stages.
-        num_classes: with the background, class 0.
-        overlaps, box_weights, loss_weights: of each stage.
-        mask_roi_pool, mask_head, mask_predictor: all or none.
-        score_thresh, nms_thresh, detections_per_img, batch_size_per_image, positive_fraction: as in torchvision's.
+        box_roi_pool: the RoIAlign that all stages use.
+        in_channels: channels of the pyramid levels.
+        num_classes: number of classes including the background, class 0.
+        overlaps, box_weights, loss_weights: one value for each stage.
+        representation: width of the two fully connected layers of each stage.
+        mask_roi_pool, mask_head, mask_predictor: give all three or none.
+        score_thresh, nms_thresh, detections_per_img, batch_size_per_image, positive_fraction: see torchvision's RoIHeads.
+
+    Raises:
+        SettingError: `overlaps`, `box_weights` and `loss_weights` have different lengths.
 
     Source: Cai & Vasconcelos 2018, "Cascade R-CNN: Delving into High Quality Object Detection", sections 4 and 5.
     """
@@ -80,10 +89,10 @@ class CascadeRoIHeads(nn.Module):
     ) -> None:
         super().__init__()
         if not len(overlaps) == len(box_weights) == len(loss_weights):
-            raise SettingError(f"overlaps={overlaps}, box_weights and loss_weights must be as many: one for each stage")
+            raise SettingError(f"overlaps={overlaps}, box_weights and loss_weights must have one value for each stage")
         pooled = in_channels * box_roi_pool.output_size[0] * box_roi_pool.output_size[1]
         self.loss_weights = tuple(loss_weights)
-        # torchvision's heads match, sample and encode for one stage; what they share is pooled here
+        # each torchvision head matches, samples and encodes for one stage; this module does the pooling for all
         self.stages = nn.ModuleList(
             RoIHeads(
                 None, TwoMLPHead(pooled, representation), AgnosticPredictor(representation, num_classes), overlap, overlap,
@@ -98,7 +107,7 @@ class CascadeRoIHeads(nn.Module):
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
     ) -> tuple[Targets, dict[str, Tensor]]:
-        """As torchvision's: detections in evaluation, losses in training."""
+        """The same as torchvision's RoIHeads: losses in training, detections in evaluation."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         return self._detections(features, proposals, image_shapes), {}
@@ -130,7 +139,7 @@ class CascadeRoIHeads(nn.Module):
             if number + 1 < len(self.stages):
                 proposals = self._refined(stage, boxes, proposals, image_shapes)
         assert total is not None and isinstance(stage, RoIHeads)
-        mean = (total / len(self.stages)).clamp(min=1e-12).log()  # what softmax makes the mean again
+        mean = (total / len(self.stages)).clamp(min=1e-12).log()  # softmax of these logits is the mean
         found = stage.postprocess_detections(mean, self._for_each_class(boxes), proposals, image_shapes)
         results = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in zip(*found, strict=True)]
         if self.mask_head is not None:
@@ -149,7 +158,7 @@ class CascadeRoIHeads(nn.Module):
         return scores, boxes
 
     def _for_each_class(self, boxes: Tensor) -> Tensor:
-        """torchvision's losses and post-processing ask for a box for each class."""
+        """Repeat the boxes, because torchvision's losses and post-processing need a box for each class."""
         return boxes.repeat(1, self.num_classes)
 
     def _refined(self, stage: RoIHeads, boxes: Tensor, proposals: list[Tensor], image_shapes: Sizes) -> list[Tensor]:
@@ -171,5 +180,5 @@ class CascadeRoIHeads(nn.Module):
 
 
 def _whole(boxes: Tensor) -> Tensor:
-    """Boxes that have an area left after they were cut at the border."""
+    """The boxes that still have an area after clipping at the border."""
     return boxes[box_ops.remove_small_boxes(boxes, 1e-2)]

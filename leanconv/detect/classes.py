@@ -1,4 +1,4 @@
-"""Which label of a detector each class of a data set is, by name."""
+"""Match the classes of a data set with the labels of a detector, by name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from leanconv.detect.data import DetectionData, Photo
 def photos_for(
     detector: nn.Module, photos: Sequence[Photo], source: str = "the data", *, whole: bool = False
 ) -> Sequence[Photo]:
-    """`photos` with the labels that `detector` gives their classes; a photo may come from data with some of them only.
+    """`photos` with the labels that `detector` uses for their classes. The data may have only some of the detector's classes.
 
     Args:
-        whole: the data must have all of the detector's classes, as training on it must.
+        detector: built by `create_detector`; for other detectors the photos are returned unchanged.
+        photos: what to relabel.
+        source: what an error calls the data.
+        whole: the data must have all classes of the detector. Training needs this.
 
     Raises:
-        SettingError: the photos have a class that the detector does not know, by name where both have names, else by
-            their number.
+        SettingError: the photos have a class that the detector does not know. If the detector or the data has no class names,
+            the numbers of classes are compared instead.
     """
     note = get_record(unwrapped(detector)).detector
     if note is None:
@@ -47,14 +50,19 @@ def photos_for(
 
 
 def for_detector(detector: nn.Module, data: DetectionData, *, whole: bool = False) -> DetectionData:
-    """`data` with the classes of `detector` in its order: `photos_for` of both parts."""
+    """`data` with the classes of `detector`, in the detector's order; both parts are relabelled with `photos_for`.
+
+    Args:
+        detector, whole: see `photos_for`.
+        data: what to relabel.
+    """
     train, val = (tuple(photos_for(detector, part, data.name, whole=whole)) for part in (data.train, data.val))
     known = tuple((get_record(unwrapped(detector)).detector or {}).get("classes", ()))
     if not known or known == data.classes:
         return data
     ids = dict(zip(data.classes, data.category_ids, strict=True))
     taken = max(data.category_ids)
-    # classes that this data has not get numbers that it does not use
+    # classes that this data does not have get numbers that it does not use
     numbers = tuple(ids.get(name, taken + place) for place, name in enumerate(known, start=1))
     return replace(data, classes=known, category_ids=numbers, train=train, val=val)
 

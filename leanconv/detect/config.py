@@ -1,4 +1,4 @@
-"""The settings of a detector's run."""
+"""The settings of training a detector."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from leanconv.train.config import RunConfig
 
 
 class DetectConfig(RunConfig):
-    """`RunConfig` with a detector's defaults, and how photos are fed.
+    """`RunConfig` with defaults for detectors, and the settings of their photos.
 
-    The defaults are the field's "2x" schedule: 24 epochs, 16 photos a step at a rate of 0.02, a tenth of it after 16 and
-    22 epochs, after a warm-up.
+    The defaults are the usual "2x" schedule: a warm-up, 24 epochs, 16 photos in a step, a learning rate of 0.02 that falls to a
+    tenth after 16 and after 22 epochs.
+
+    >>> config = DetectConfig(epochs=12)
+    >>> config.batch_size, config.min_size
+    (16, (800,))
 
     Args:
-        min_size: the shorter side that photos are brought to, in pixels; of several, one is drawn for each photo in
-            training (multi-scale), and the last one is used afterwards.
-        max_size: the longer side is at most that.
-        flip: how likely a photo is mirrored in training.
-        keep_empty: train on photos without an object too.
+        min_size: the shorter side of a resized photo, in pixels. With several values, one is drawn for each photo in training
+            (multi-scale training), and the last one is used in evaluation.
+        max_size: the largest longer side of a resized photo, in pixels.
+        flip: the probability that a photo is mirrored in training.
+        keep_empty: also train on photos without an object.
         clip: the largest norm of all gradients together; None does not clip.
 
     Raises:
-        SettingError: an unknown setting or a value outside its rule.
+        SettingError: a setting is unknown, or a value is out of its range.
     """
 
     epochs: int = 24
@@ -51,4 +55,4 @@ class DetectConfig(RunConfig):
         if not self.min_size or min(self.min_size) < 1 or max(self.min_size) > self.max_size:
             raise SettingError(f"min_size={self.min_size} must be pixels, from 1 to max_size={self.max_size}")
         if self.validation:
-            raise SettingError(f"validation={self.validation} holds nothing out of a detector's photos; give 0")
+            raise SettingError(f"validation={self.validation} is not possible for detectors; give 0")

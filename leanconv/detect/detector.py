@@ -1,4 +1,4 @@
-"""Detectors by name, on any backbone: torchvision's parts, and Cascade R-CNN."""
+"""Build detectors by name on any backbone, from torchvision's parts and leanconv's Cascade R-CNN."""
 
 from __future__ import annotations
 
@@ -46,26 +46,29 @@ def create_detector(
     classes: Sequence[str] = (),
     **settings: Any,
 ) -> nn.Module:
-    """A detector that takes a list of images (3, H, W) in [0, 1], of any sizes, and in training their targets.
+    """Build a detector, with torchvision's interface.
 
-    It returns, as torchvision's do, a dict of losses in training and for each image boxes, labels, scores, and masks, in
-    evaluation. With torchvision's ResNet-50 its state dict has torchvision's keys, and loads its checkpoints.
+    The detector takes a list of images (3, H, W) in [0, 1] of any sizes, and in training their targets. In training it returns a
+    dict of losses. In evaluation it returns boxes, labels and scores for each image, and masks if it has a mask head. With
+    torchvision's ResNet-50 the state dict has torchvision's keys, so torchvision's checkpoints load.
 
     Args:
         name: one of `DETECTORS`.
-        backbone: a network by name, or any network, dense or lean.
-        num_classes: with the background, class 0; COCO's ids go to 90. Without meaning where `classes` are given.
-        pretrained_backbone: load the backbone's published weights.
-        layers, frozen_norms, frozen: of `leanconv.detect.backbone.PyramidBackbone`.
-        pyramid_channels: of each level of the feature pyramid; the boxes' and masks' heads read so many.
-        anchor_sizes: pixels of the anchors of each of the five levels, instead of 32 to 512: smaller for small photos.
-        norm_head: group norms in RetinaNet's head, as in torchvision's second version: it learns little from scratch without.
-        norm_groups: channels are normed in so many groups; None takes `groups_of`.
+        backbone: the name of a network, or any dense or lean network.
+        num_classes: number of classes including the background, class 0; COCO's ids go up to 90. Unused if `classes` is given.
+        pretrained_backbone: load the published weights of the backbone.
+        layers, frozen_norms, frozen: see `leanconv.detect.backbone.PyramidBackbone`.
+        pyramid_channels: channels of each level of the feature pyramid, and input channels of the heads.
+        anchor_sizes: the side of the anchors on each of the five levels, in pixels, instead of 32 to 512. Small photos need
+            smaller anchors.
+        norm_head: add group norms to RetinaNet's head, as in torchvision's second version. Without group norms RetinaNet
+            learns little from scratch.
+        norm_groups: number of groups of these group norms; None takes `groups_of`.
         classes: names of the classes, without the background.
         settings: of torchvision's detector: min_size, max_size, box_score_thresh, ...
 
     Raises:
-        SettingError: an unknown name or setting, or a backbone that does not say where its maps are.
+        SettingError: the name or a setting is unknown, or the feature maps of the backbone cannot be found.
     """
     if name not in DETECTORS:
         raise SettingError(f"detector={name!r} must be one of {', '.join(DETECTORS)}")
@@ -141,13 +144,16 @@ def _groups_of_head(name: str, norm_head: bool, norm_groups: int | None, channel
 
 
 def groups_of(channels: int) -> int:
-    """Groups of a group norm: 32 where they divide the channels, fewer where a group would hold a single one.
+    """The number of groups of a group norm: 32 if 32 divides the channels; fewer if a group would have only one channel.
 
-    A group of one channel has one value on the pyramid's top level, where a small photo leaves one pixel, and one value
-    normed is 0 whatever it was: torch refuses it for one photo, and for several nothing is learnt there.
+    On the top level of the pyramid a small photo has one pixel, so a group of one channel has one value. Normalising one value
+    always gives 0: torch refuses this for one photo, and with several photos nothing is learnt there.
+
+    >>> groups_of(256), groups_of(32)
+    (32, 4)
 
     Raises:
-        SettingError: a single channel.
+        SettingError: there is only one channel.
     """
     if channels < 2:
         raise SettingError(f"norm_head=True needs pyramid_channels={channels} to be at least 2; 256 is usual")
@@ -156,7 +162,7 @@ def groups_of(channels: int) -> int:
 
 
 def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """What a head gives, for the boxes and losses computed from it: bfloat16 cannot tell pixels of a large photo apart."""
+    """Convert the output of a head to float32, because bfloat16 cannot distinguish the pixels of a large photo."""
     if isinstance(output, Tensor):
         return output.float()
     if isinstance(output, dict):
@@ -165,14 +171,14 @@ def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
 
 
 def describe_detector(detector: nn.Module) -> Mapping[str, Any]:
-    """How `create_detector` made it, without its backbone's network.
+    """The settings that `create_detector` built `detector` with, without the network of the backbone.
 
     Raises:
-        SettingError: it was made otherwise.
+        SettingError: `create_detector` did not build this detector.
     """
     note = get_record(unwrapped(detector)).detector
     if note is None:
-        raise SettingError(f"{type(detector).__name__} was not made by create_detector; make it so")
+        raise SettingError(f"{type(detector).__name__} was not made by create_detector; build it with create_detector")
     return note
 
 
@@ -186,7 +192,7 @@ def set_settings(detector: nn.Module, **settings: Any) -> None:
 
 def _retinanet(network: nn.Module, num_classes: int, common: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
     channels = common["out_channels"]
-    # without the finest level, whose anchors are too many
+    # without the finest level, which has too many anchors
     return RetinaNet(
         PyramidBackbone(network, first=1, extra=LastLevelP6P7(channels, channels), **common), num_classes, **settings
     )
@@ -209,7 +215,7 @@ def _cascade_rcnn(
         if f"box_{name}" in settings
     }
     backbone = PyramidBackbone(network, extra=LastLevelMaxPool(), **common)
-    # its heads are replaced: the smallest there are
+    # these heads are replaced below, so the smallest possible ones are built
     detector = FasterRCNN(backbone, box_head=nn.Identity(), box_predictor=FastRCNNPredictor(1, 2), **settings)
     channels = backbone.out_channels
     parts: dict[str, Any] = {}
@@ -238,14 +244,14 @@ DETECTORS: dict[str, Callable[[nn.Module, int, dict[str, Any], dict[str, Any]], 
     "cascade_rcnn": _cascade_rcnn,
     "cascade_mask_rcnn": _cascade_mask_rcnn,
 }
-BASES: dict[str, type[nn.Module]] = {  # whose settings they take
+BASES: dict[str, type[nn.Module]] = {  # torchvision's classes, whose settings the detectors accept
     "retinanet": RetinaNet, "faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN, "cascade_rcnn": FasterRCNN,
     "cascade_mask_rcnn": FasterRCNN,
 }  # fmt: skip
 
 
 def _anchors(name: str, sizes: Sequence[int]) -> AnchorGenerator:
-    """torchvision's anchors of other sizes: one size a level, or RetinaNet's three, each in three aspect ratios."""
+    """torchvision's anchors with other sizes: one size for each level (RetinaNet: three), each in three aspect ratios."""
     if len(sizes) != 5 or list(sizes) != sorted(set(sizes)) or min(sizes) < 1:
         raise SettingError(
             f"anchor_sizes={tuple(sizes)} must be five rising numbers of pixels, one a level: 8,16,32,64,128"

@@ -1,4 +1,4 @@
-"""Photos and their objects as tensors, in batches."""
+"""Batches of photos and their objects, as tensors."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import Photo
 from leanconv.train.feed import Resumable, per_process
 
-MOST_IN_A_ROW = 50  # photos that cannot be read: more are no accident
+MOST_IN_A_ROW = 50  # more unreadable photos in a row are an error
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
 
 
 def read_file(path: Path, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:
-    """An image file as float32 RGB in [0, 1], (3, H, W).
+    """An image file as float32 RGB (3, H, W) in [0, 1].
 
     Args:
-        max_pixels: an image of more cannot be read.
-        upright: turned as its EXIF says, or as it is stored.
+        path: the file.
+        max_pixels: an image with more pixels is refused.
+        upright: rotate the image according to EXIF; False keeps the pixels as they are stored.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: the file cannot be decoded.
     """
     return decode(Files([str(path)], max_pixels), 0, max_pixels, upright=upright).float() / 255
 
 
 def read_image(photo: Photo) -> Tensor:
-    """The photo as float32 RGB in [0, 1], (3, H, W), turned upright, or as it is stored where the annotations mean that.
+    """A photo as float32 RGB (3, H, W) in [0, 1], rotated upright, unless the annotations refer to the stored orientation.
 
     Raises:
-        DataError: it cannot be decoded, or its size is not what the annotations say.
+        DataError: the file cannot be decoded, or its size differs from the annotations.
     """
     limit = max(photo.height * photo.width, MAX_PIXELS)
     image = read_file(photo.path, limit)
@@ -50,12 +51,20 @@ def read_image(photo: Photo) -> Tensor:
         image = read_file(photo.path, limit, upright=False)
     if image.shape[1:] != (photo.height, photo.width):
         found, said = f"{image.shape[2]}x{image.shape[1]}", f"{photo.width}x{photo.height}"
-        raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; mend or drop this image")
+        raise DataError(f"{photo.path}: {found} pixels where the annotations say {said}; fix or drop this image")
     return image
 
 
 def target_of(photo: Photo, masks: bool) -> Target:
-    """The photo's objects as torchvision's detectors take them: boxes, labels, and masks where asked."""
+    """The objects of a photo in the format of torchvision's detectors.
+
+    Args:
+        photo: with n objects.
+        masks: also return the masks.
+
+    Shape:
+        boxes: float32 (n, 4); labels: int64 (n,); masks: uint8 (n, H, W).
+    """
     objects = photo.objects
     target = {
         "boxes": torch.tensor([instance.box for instance in objects], dtype=torch.float32).reshape(-1, 4),
@@ -67,7 +76,12 @@ def target_of(photo: Photo, masks: bool) -> Target:
 
 
 def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Left and right exchanged."""
+    """Mirror an image (3, H, W) and its target from left to right.
+
+    >>> image, target = flipped(torch.zeros(3, 4, 10), {"boxes": torch.tensor([[1.0, 0.0, 3.0, 4.0]])})
+    >>> target["boxes"].tolist()
+    [[7.0, 0.0, 9.0, 4.0]]
+    """
     width = image.shape[2]
     x1, y1, x2, y2 = target["boxes"].unbind(1)
     turned = target | {"boxes": torch.stack([width - x2, y1, width - x1, y2], dim=1)}
@@ -77,7 +91,7 @@ def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 
 
 class _Items(Dataset[tuple[Tensor, Target] | str]):
-    """Images with their targets, each flipped by its own seed; of one that cannot be read, the error's text."""
+    """Images with their targets, each flipped with its own seed. For an image that cannot be read: the text of the error."""
 
     def __init__(self, photos: Sequence[Photo], masks: bool, flip: float, key: tuple[int, int]) -> None:
         self.photos, self.masks, self.flip, self.key = photos, masks, flip, key
@@ -97,10 +111,18 @@ class _Items(Dataset[tuple[Tensor, Target] | str]):
 
 
 class PhotoLoader(Epochs):
-    """Batches of images and targets in a new order each epoch, from the seed and the epoch's number alone.
+    """Batches of images and targets, in a new order each epoch. The order depends only on the seed and the epoch.
 
-    An image that cannot be read is left out of its batch and handed to `on_bad`; a batch of such images alone is
-    replaced by the last one before it that had any, or by the first one. Many in a row are an error.
+    An image that cannot be read is left out of its batch. If a batch has no readable image, the batch before it is repeated (or
+    the first readable batch of the epoch). More than 50 unreadable images in a row are an error.
+
+    Args:
+        photos: what to load.
+        sampling: the order and the batch size.
+        masks: also load masks.
+        flip: the probability of mirroring an image.
+        workers: processes that decode.
+        on_bad: called with the error text of each unreadable image; None raises a DataError instead.
     """
 
     def __init__(
@@ -112,7 +134,11 @@ class PhotoLoader(Epochs):
         self.workers, self.on_bad = workers, on_bad
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+        """The batches of one epoch.
+
+        Raises:
+            DataError: no image can be read, or too many in a row cannot.
+        """
         loader = DataLoader(
             _Items(self.photos, self.masks, self.flip, (self.sampling.seed, epoch)),
             self.sampling.batch_size,
@@ -123,7 +149,9 @@ class PhotoLoader(Epochs):
             collate_fn=list,
         )
         before: Batch | None = None
-        held = in_a_row = 0  # batches without an image: at the epoch's start, and photos since the last good one
+        held = in_a_row = (
+            0  # unreadable batches at the start of the epoch; unreadable photos since the last readable batch
+        )
         for items in loader:
             good = [item for item in items if not isinstance(item, str)]
             for error in (item for item in items if isinstance(item, str)):
@@ -148,12 +176,16 @@ class PhotoLoader(Epochs):
 
 
 class Feed(pl.LightningDataModule):
-    """The train part of a data set; photos without an object are left out, as there is nothing in them to find.
+    """The training photos, for Lightning. Photos without an object are left out, unless ``config.keep_empty`` is true.
 
     Args:
         photos: of the train part.
+        config: of the run.
         masks: whether the detector learns masks.
-        on_bad: called with one line for each image that could not be read.
+        on_bad: called with one line for each image that cannot be read.
+
+    Raises:
+        DataError: no photo has an object.
     """
 
     def __init__(self, photos: Sequence[Photo], config: DetectConfig, masks: bool, on_bad: Any) -> None:
@@ -164,6 +196,7 @@ class Feed(pl.LightningDataModule):
             raise DataError(f"none of the {len(photos)} photos has an object; label some")
 
     def train_dataloader(self) -> Resumable:
+        """The loader of this process, which continues in the middle of an epoch after a resume."""
         config = self.config
         assert self.trainer is not None
         processes = self.trainer.world_size

@@ -1,4 +1,4 @@
-"""Detectors on disk, with the plan of their backbone."""
+"""Save and load detectors, with the plan of their backbone."""
 
 from __future__ import annotations
 
@@ -23,16 +23,25 @@ from leanconv.files.values import warn_of_bad_values
 
 
 def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Path:
-    """Write `detector` as `leanconv.save` writes a network: one safetensors file, each shared weight once, no pickle.
+    """Save `detector` in the format of `leanconv.save`: one safetensors file with each shared weight once, and no pickle.
+
+    Args:
+        detector: built by `create_detector`.
+        directory: the folder to write to.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        SettingError: it was not made by `create_detector`, or with a setting that is no plain value.
-        TieError: a weight that its backbone's plan shares is not shared any more.
+        SettingError: `create_detector` did not build the detector, or a setting cannot be written as JSON.
+        TieError: layers of the backbone no longer share a weight that the plan shares.
     """
     try:
         note = json.loads(json.dumps(dict(describe_detector(detector)), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise SettingError(f"a setting of this detector cannot be written down ({error}); give plain values") from None
+        raise SettingError(
+            f"a setting of this detector cannot be written as JSON ({error}); give plain values"
+        ) from None
     network = detector.get_submodule("backbone.network")
     check(network)
     refuse_bad_values(detector, False)
@@ -40,14 +49,14 @@ def save_detector(detector: nn.Module, directory: str | os.PathLike[str]) -> Pat
 
 
 def load_detector(directory: str | os.PathLike[str], network: nn.Module | None = None) -> nn.Module:
-    """The detector that `save_detector` wrote, in eval mode, on the CPU.
+    """Load a detector that `save_detector` wrote. It is in eval mode, on the CPU.
 
     Args:
         directory: the folder, or the safetensors file itself.
-        network: the dense backbone, for one that is not built by name.
+        network: the dense backbone, if it was not built by name.
 
     Raises:
-        FileError: the file is missing, broken or foreign, or its tensors do not fit.
+        FileError: the file is missing, broken or not a detector, or its tensors do not fit.
     """
     with reading(directory):
         info, tensors, path = read_saved(directory)
@@ -70,7 +79,7 @@ def load_detector(directory: str | os.PathLike[str], network: nn.Module | None =
 def _build(note: dict[str, Any], network: nn.Module, path: Path) -> nn.Module:
     given = dict(note)
     if given.get("norm_head") is True and "norm_groups" not in given and isinstance(given.get("pyramid_channels"), int):
-        given["norm_groups"] = math.gcd(32, given["pyramid_channels"])  # what it was before it was written down
+        given["norm_groups"] = math.gcd(32, given["pyramid_channels"])  # older files do not store it; this was the rule
     settings = given.pop("settings", {})
     if not isinstance(settings, dict):
         raise FileError(f"{path.name}: the detector's settings are {settings!r}; save it again")

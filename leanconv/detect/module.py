@@ -1,4 +1,4 @@
-"""One training step of a detector, for Lightning to loop over."""
+"""One training step of a detector, for Lightning."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from leanconv.train.base import Record, RunModule
 
 
 class DetectModule(RunModule):
-    """loss = the sum of the detector's losses + penalty(detector).
+    """The Lightning module of a detector: loss = sum of the detector's losses + penalty(detector).
 
     Args:
-        unread: what the run's photos that could not be read are called; a resumed run adds to them.
+        detector: to train.
+        config: of the run.
+        unread: the photos of the run that could not be read; a resumed run keeps the earlier ones.
     """
 
     config: DetectConfig
@@ -30,6 +32,7 @@ class DetectModule(RunModule):
         self.unread = unread
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
         images, targets = batch
         losses = self.model(images, targets)
         extra = penalty(self.model)
@@ -45,15 +48,17 @@ class DetectModule(RunModule):
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the list of unread photos in the checkpoint."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["progress"]["unread"] = list(self.unread)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the list of unread photos."""
         super().on_load_checkpoint(checkpoint)
         self.unread[:] = list(dict.fromkeys([*checkpoint["progress"]["unread"], *self.unread]))
 
     def take_record(self) -> Record:
-        """What this epoch gave, over all processes; its sums start again."""
+        """The means of this epoch over all processes; the sums are reset."""
         *sums, n = self.take_sums()
         means = [value / n for value in sums]
         return {
@@ -67,7 +72,7 @@ class DetectModule(RunModule):
 
 
 def loss_names(detector: nn.Module) -> tuple[str, ...]:
-    """The losses that `detector` gives in training."""
+    """The names of the losses that `detector` returns in training."""
     if isinstance(detector, RetinaNet):
         return "classification", "bbox_regression"
     heads: Any = detector.roi_heads

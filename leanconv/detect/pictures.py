@@ -1,4 +1,4 @@
-"""Detections drawn on their photo, alone or beside those of another detector and the truth."""
+"""Draw detections on their photo, alone or beside those of another detector and the ground truth."""
 
 from __future__ import annotations
 
@@ -20,16 +20,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Mark = Literal["found", "false", "truth"]
-# Okabe and Ito's, which colour-blind readers tell apart; vermilion is kept for what is false
+# the colours of Okabe and Ito, which colour-blind readers can distinguish; vermilion marks false positives
 COLOURS = ("#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442")
 FALSE = "#D55E00"
 PIXELS_AN_INCH = 100
-SHORTEST = 320  # pixels of a drawn photo's width: a small one is drawn larger, so that its labels can be read
+SHORTEST = 320  # smallest width of a drawn photo in pixels; smaller photos are enlarged, so that labels can be read
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One box to draw: found and right as far as is known, a false positive, or the truth."""
+    """One box to draw.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels.
+        label: class, from 1.
+        score: of a detection; None for the ground truth.
+        mask: bool (H, W); None without a mask.
+        mark: "found" for a detection, "false" for a false positive, "truth" for the ground truth.
+    """
 
     box: tuple[float, ...]
     label: int
@@ -39,7 +47,15 @@ class Drawn:
 
 
 def drawn_of(result: Mapping[str, Tensor], least: float = 0.5) -> list[Drawn]:
-    """A detector's result on one photo, from the score `least` on."""
+    """The detections on one photo with a score of at least `least`, for drawing.
+
+    Args:
+        result: of a detector, with "boxes", "labels", "scores" and perhaps "masks".
+        least: between 0 and 1.
+
+    Raises:
+        SettingError: `least` is out of its range.
+    """
     if not 0 <= least <= 1:
         raise SettingError(f"score={least} must lie in 0..1")
     masks = result.get("masks")
@@ -52,7 +68,7 @@ def drawn_of(result: Mapping[str, Tensor], least: float = 0.5) -> list[Drawn]:
 
 
 def truth_of(photo: Photo) -> list[Drawn]:
-    """The photo's labelled objects."""
+    """The labelled objects of a photo, for drawing."""
     return [
         Drawn(i.box, i.label, None, None if i.segmentation is None else i.mask(photo.height, photo.width), "truth")
         for i in photo.objects
@@ -60,17 +76,21 @@ def truth_of(photo: Photo) -> list[Drawn]:
 
 
 def marked(found: Sequence[Drawn], photo: Photo, overlap: float = 0.5) -> list[Drawn]:
-    """`found` with the false positives marked, as COCO matches: by falling score, each object once, crowds forgiven.
+    """`found` with the false positives marked, matched as in COCO.
+
+    Detections are matched by falling score. Each object matches at most one detection. A detection in a crowd is not false.
 
     Args:
-        overlap: the IoU of boxes that counts as a match.
+        found: the detections on `photo`.
+        photo: with its objects.
+        overlap: the smallest IoU of two boxes that match.
     """
     ordered = sorted(found, key=lambda one: -(one.score or 0.0))
     taken: set[int] = set()
     done = []
     for one in ordered:
         same = [i for i, instance in enumerate(photo.instances) if instance.label == one.label]
-        same.sort(key=lambda i: photo.instances[i].crowd)  # an object before a crowd
+        same.sort(key=lambda i: photo.instances[i].crowd)  # objects first, then crowds
         best, best_overlap = None, overlap
         for i in same:
             instance = photo.instances[i]
@@ -95,11 +115,12 @@ def _inside(box: Sequence[float], crowd: Sequence[float]) -> float:
 
 
 def draw(image: Tensor, panels: Mapping[str, Sequence[Drawn]], classes: Sequence[str]) -> Figure:
-    """The photo once a panel, with that panel's boxes, masks, labels and scores.
+    """A figure with one panel for each title: the photo with the boxes, masks, labels and scores of that panel.
 
     Args:
         image: (3, H, W) in [0, 1].
-        panels: what to draw by the panel's title.
+        panels: title -> what to draw.
+        classes: names of the labels 1, 2, ...
     """
     height, width = image.shape[1:]
     scale = max(1.0, SHORTEST / width)
@@ -117,7 +138,11 @@ def draw(image: Tensor, panels: Mapping[str, Sequence[Drawn]], classes: Sequence
 
 
 def name_of(label: int, classes: Sequence[str]) -> str:
-    """The class's name; its number where it has none."""
+    """The name of a label; its number if it has no name.
+
+    >>> name_of(2, ["cat", "dog"]), name_of(3, ["cat", "dog"])
+    ('dog', '3')
+    """
     return classes[label - 1] if 0 < label <= len(classes) else str(label)
 
 
@@ -126,7 +151,7 @@ def _colour(one: Drawn) -> str:
 
 
 def _tinted(pixels: np.ndarray, drawn: Sequence[Drawn]) -> np.ndarray:
-    """The photo with all masks on it, as one image."""
+    """The photo with all masks drawn on it."""
     tinted = pixels.copy()
     for one in drawn:
         if one.mask is not None:

@@ -1,4 +1,4 @@
-"""Average precision of a detector, overall and under occlusion, by COCO's own evaluation."""
+"""The average precision of a detector, overall and under occlusion, with COCO's own evaluation code."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 @dataclass(frozen=True)
 class Slice:
-    """Average precisions on the photos whose occlusion ratio lies in [low, high), or in [low, 1] where high is None.
+    """Average precisions on the photos with an occlusion ratio in [low, high), or in [low, 1] if `high` is None.
 
     Args:
-        photos, objects: how many these are.
-        metrics: AP and AP75, in percent, by kind; None where there is nothing to find.
+        low, high: see above.
+        photos, objects: numbers of photos and of objects in them.
+        metrics: AP and AP75 in percent, for "bbox" and "segm"; None if there are no objects.
     """
 
     low: float
@@ -45,12 +46,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector's boxes (and masks) are worth.
+    """The scores of a detector.
 
     Args:
-        metrics: COCO's twelve, in percent, by kind ("bbox", "segm"); None where there is nothing of that size.
-        slices: the same over the occlusion ratio: in bins, and from each edge on.
-        unread: photos that could not be read, which count as photos without detections.
+        photos, objects: numbers of photos and of objects in them.
+        metrics: COCO's twelve metrics in percent, for "bbox" and "segm"; None if there are no objects of that size.
+        slices: AP and AP75 by occlusion ratio: in bins, and for all photos above each bin edge.
+        unread: photos that could not be read. They count as photos without detections.
     """
 
     photos: int
@@ -60,6 +62,7 @@ class Evaluation:
     unread: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """All values, for a JSON file."""
         return {
             "photos": self.photos,
             "objects": self.objects,
@@ -71,10 +74,12 @@ class Evaluation:
 
 @dataclass
 class Detections:
-    """What a detector found, in COCO's format.
+    """The detections of a detector, in COCO's format.
 
     Args:
-        boxes, masks: one dict a detection; masks is empty for a detector of boxes.
+        boxes, masks: one dict for each detection; `masks` is empty if the detector has no mask head.
+        unread: photos that could not be read.
+        has_masks: whether the detector has a mask head.
     """
 
     boxes: list[dict[str, Any]] = field(default_factory=list)
@@ -90,7 +95,14 @@ def detect(
     precision: str = "fp32",
     progress: Callable[[int], None] | None = None,
 ) -> Detections:
-    """Run `detector`, where it is and in evaluation mode, on each photo."""
+    """Run `detector` in eval mode on each photo, on the detector's device.
+
+    Args:
+        detector: built by `create_detector`.
+        photos: what to run on.
+        precision: "fp32" or "bf16".
+        progress: called with the number of finished photos after each photo.
+    """
     found = Detections(has_masks=has_masks(detector))
     for index, (photo, result) in enumerate(_results(detector, photos, precision, found.unread)):
         if result is not None:
@@ -101,7 +113,7 @@ def detect(
 
 
 def has_masks(detector: nn.Module) -> bool:
-    """Whether it gives masks."""
+    """Whether `detector` has a mask head."""
     return getattr(getattr(detector, "roi_heads", None), "mask_head", None) is not None
 
 
@@ -116,15 +128,17 @@ def evaluate_detector(
 ) -> Evaluation:
     """COCO's average precisions and recalls of `detector` on `photos`.
 
-    A label of the photos counts as the detector's of the same name, whatever its number.
+    Classes are matched by name; their numbers may differ.
 
     Args:
-        by: also over the occlusion ratio of the photos, by "masks" or by "boxes".
-        edges: where the bins of that ratio begin; the last one ends at 1.
+        detector: built by `create_detector`.
+        photos: with their objects.
+        precision, progress: see `detect`.
+        by: "masks" or "boxes" also evaluates by occlusion ratio, measured on masks or on boxes; None does not.
+        edges: the lower edges of the bins of this ratio; the last bin ends at 1.
 
     Raises:
-        SettingError: pycocotools is missing; edges that do not rise from 0 on; the photos have a class that the detector
-            does not know.
+        SettingError: pycocotools is missing, `edges` do not rise, or the photos have a class that the detector does not know.
         DataError: the photos have no object at all.
     """
     check_request(photos, by, edges)
@@ -133,11 +147,11 @@ def evaluate_detector(
 
 
 def check_request(photos: Sequence[Photo], by: OcclusionBy | None = None, edges: Sequence[float] = EDGES) -> None:
-    """Raise what `evaluate_detector` would raise, before anything is computed."""
-    with _quiet():  # pycocotools is there
+    """Raise the errors of `evaluate_detector` before anything is computed; arguments as there."""
+    with _quiet():  # checks that pycocotools is installed
         pass
     if not any(photo.objects for photo in photos):
-        raise DataError(f"none of the {len(photos)} photos has an object; there is nothing to be found")
+        raise DataError(f"none of the {len(photos)} photos has an object; there is nothing to evaluate")
     if by not in (None, "masks", "boxes"):
         raise SettingError(f"by={by!r} must be masks, boxes or None")
     if list(edges) != sorted(set(edges)) or not edges or edges[0] < 0 or edges[-1] > 1:
@@ -147,7 +161,12 @@ def check_request(photos: Sequence[Photo], by: OcclusionBy | None = None, edges:
 def score(
     detections: Detections, photos: Sequence[Photo], *, by: OcclusionBy | None = None, edges: Sequence[float] = EDGES
 ) -> Evaluation:
-    """As `evaluate_detector`, of detections that are there already."""
+    """The same as `evaluate_detector`, for existing detections.
+
+    Args:
+        detections: from `detect`.
+        photos, by, edges: see `evaluate_detector`.
+    """
     check_request(photos, by, edges)
     objects = sum(len(photo.objects) for photo in photos)
     masks = detections.has_masks and all(i.segmentation is not None for photo in photos for i in photo.instances)
@@ -170,10 +189,10 @@ def score(
 
 
 class _Scorer:
-    """COCOeval over all photos once, and its averages over any of them.
+    """Runs COCOeval once over all photos, and averages over any subset of them.
 
-    COCOeval matches image by image, so that the averages over some images need their matches only. (It sets its own
-    ``ignore`` from ``iscrowd``, so that images cannot be left out that way.)
+    COCOeval matches each image separately, so averages over some images only need the matches of these images. (Images cannot be
+    left out with ``ignore``, because COCOeval sets it from ``iscrowd``.)
     """
 
     def __init__(self, photos: Sequence[Photo], found: list[dict[str, Any]], kind: Kind) -> None:
@@ -185,11 +204,11 @@ class _Scorer:
             self.evaluation.evaluate()
         params = self.evaluation.params
         self.ids: list[int] = [int(i) for i in params.imgIds]
-        # by category, area and image
+        # the order is: category, area, image
         self.matches = list(self.evaluation.evalImgs)
 
     def metrics(self, ids: Sequence[int] | None = None) -> dict[str, float | None]:
-        """COCO's twelve in percent, over these images."""
+        """COCO's twelve metrics in percent, over the images with these ids."""
         one: Any = copy.copy(self.evaluation)
         wanted = set(self.ids if ids is None else ids)
         chosen = [i for i in self.ids if i in wanted]
@@ -207,7 +226,7 @@ class _Scorer:
 
 
 def _truth(photos: Sequence[Photo]) -> Any:
-    """The photos' objects as COCO holds them."""
+    """The photos' objects as a COCO object."""
     from pycocotools.coco import COCO
 
     annotations: list[dict[str, Any]] = []
@@ -235,7 +254,7 @@ def _truth(photos: Sequence[Photo]) -> Any:
 
 
 def _nothing(truth: Any) -> Any:
-    """Detections of nothing, which loadRes cannot make."""
+    """An empty set of detections; COCO's loadRes cannot make one."""
     from pycocotools.coco import COCO
 
     coco = COCO()
@@ -273,7 +292,7 @@ def _append(found: Detections, photo: Photo, result: dict[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what pycocotools prints."""
+    """Suppress the output of pycocotools."""
     try:
         import pycocotools.cocoeval  # noqa: F401
     except ImportError as error:

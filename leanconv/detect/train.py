@@ -1,4 +1,4 @@
-"""Train a detector, from the first step or from where a run was stopped."""
+"""Train a detector from the first step, or resume a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 
 class Unread:
-    """Photos that could not be read: each is said once, and all are counted."""
+    """Collects photos that could not be read. Each is printed once.
+
+    Args:
+        say: print them on standard error.
+    """
 
     def __init__(self, say: bool) -> None:
         self.say = say
@@ -50,18 +54,21 @@ def fit_detector(
     accelerator: str = "auto",
     devices: int | str | None = None,
 ) -> FitResult:
-    """Train `detector` in place on the train part of `data`; the val part is never read.
+    """Train `detector` in place on the train part of `data`. The val part is never read.
 
-    Afterwards it holds the weights of the last epoch, and resizes photos as in `config`. A photo that cannot be read is
-    left out of its batch and named; summary.json lists them (of several processes, those of the first).
+    After training, `detector` has the weights of the last epoch, and resizes photos as `config` says. A photo that cannot be read
+    is left out of its batch and named. summary.json lists these photos (with several processes: those of the first process).
 
     Args:
-        out: the run's folder, as in `leanconv.train.fit`.
-        resume, progress, accelerator, devices: as there.
+        detector: built by `create_detector`.
+        data: from `open_detection`.
+        config: the settings.
+        out: the folder of the run, see `leanconv.train.fit`.
+        resume, progress, accelerator, devices: see `leanconv.train.fit`.
 
     Raises:
-        SettingError: the detector has other classes than the data, or learns masks where the data has none.
-        FileError, RunError, KeyboardInterrupt: as there.
+        SettingError: detector and data have different classes, or the detector learns masks and the data has none.
+        FileError, RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
     devices = check_execution(config, accelerator, devices)
     check_fits(detector, data)
@@ -82,15 +89,17 @@ def fit_detector(
 
 
 def check_fits(detector: nn.Module, data: DetectionData) -> None:
-    """Raise SettingError unless `detector` has the classes of `data`, and masks only where these have them."""
+    """Raise SettingError if detector and data have different classes, or if the detector learns masks and the data has none."""
     describe_detector(detector)
     for_detector(detector, data, whole=True)
     if has_masks(detector) and not data.has_masks:
-        raise SettingError(f"{data.name} has objects without a mask, which this detector learns; take one of boxes")
+        raise SettingError(
+            f"{data.name} has objects without a mask, and this detector learns masks; take a detector without masks"
+        )
 
 
 def resize_(detector: nn.Module, config: DetectConfig) -> None:
-    """From now on photos are brought to the sizes of `config`."""
+    """Let `detector` resize photos to the sizes in `config`, in place."""
     detector.transform.min_size, detector.transform.max_size = config.min_size, config.max_size  # type: ignore[union-attr]
     set_settings(detector, min_size=list(config.min_size), max_size=config.max_size)
 

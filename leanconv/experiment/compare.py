@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import device_of
@@ -83,9 +83,9 @@ def compare(
     True
     """
     if methods is None and _are_methods(data):
-        data, methods = "digits", data
+        data, methods = "digits", cast(Methods, data)
     check_several(models, methods)
-    images = as_images(data, test_split=test_split)  # type: ignore[arg-type]
+    images = as_images(cast(DataLike, data), test_split=test_split)
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}
     if any(not isinstance(logger, str) for logger in check_loggers(options.get("logger"))):
         raise SettingError(

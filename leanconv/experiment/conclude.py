@@ -11,21 +11,21 @@ from leanconv.core.atomic import write_json
 from leanconv.core.errors import RunError
 from leanconv.core.notes import set_task
 from leanconv.core.task import Task
-from leanconv.experiment.job import Built, Job
+from leanconv.experiment.ready import Ready
 from leanconv.files.save import save
 from leanconv.train.evaluation import evaluate
 from leanconv.train.once import SUMMARY_FILE, failure
 from leanconv.train.run import FitResult
 
 
-def conclude(job: Job, folder: Path, built: Built, fitted: FitResult) -> dict[str, Any]:
+def conclude(ready: Ready, folder: Path, fitted: FitResult) -> dict[str, Any]:
     """Save the network, test it, and write the run's summary: only now is the test part looked at.
 
     Raises:
         RunError: one of these failed; the trained weights are kept.
     """
     try:
-        summary = _tested(job.in_order_of(built.network), folder, built, fitted)
+        summary = _tested(ready, folder, fitted)
         write_json(folder / SUMMARY_FILE, summary)
     except Exception as error:
         kept = f"the trained weights are in {folder}, and the same command with --resume (resume=True) tries again"
@@ -33,11 +33,11 @@ def conclude(job: Job, folder: Path, built: Built, fitted: FitResult) -> dict[st
     return summary
 
 
-def _tested(job: Job, folder: Path, built: Built, fitted: FitResult) -> dict[str, Any]:
-    network, config, data = built.network.cpu().eval(), job.config, job.data
+def _tested(ready: Ready, folder: Path, fitted: FitResult) -> dict[str, Any]:
+    network, config, data = ready.network.cpu().eval(), ready.config, ready.data
     network.zero_grad(set_to_none=True)
     if not data.prepared:
-        set_task(network, Task(data.mean, data.std, job.image_size, data.names))
+        set_task(network, Task(data.mean, data.std, ready.image_size, data.names))
     save(network, folder, allow_nonfinite=True)  # a run that diverged ends with a warning and its scores
     scores = evaluate(
         network, data.test, mean=data.mean, std=data.std, ten_crop=config.ten_crop, precision=config.precision,
@@ -47,9 +47,9 @@ def _tested(job: Job, folder: Path, built: Built, fitted: FitResult) -> dict[str
         raise RunError(f"the loss on the test part is {scores.loss}; lower lr, and train again in another folder")
     return {
         "status": "finished",
-        "method": job.label,
+        "method": ready.label,
         "seed": config.seed,
-        "counts": built.counts,
+        "counts": ready.counts,
         "train": {name: value for name, value in asdict(fitted).items() if name != "history"},
         "test": asdict(scores),
     } | ({"problems": data.problems.to_json()} if data.problems.counts else {})

@@ -17,10 +17,12 @@ from leanconv.core.notes import get_task
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress
 from leanconv.experiment.job import Job, Network
+from leanconv.experiment.ready import check_options, prepare
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.settings import settings_for
 from leanconv.files.target import open_target
 from leanconv.train.config import TrainConfig
+from leanconv.train.once import finished
 from leanconv.train.prepared import check_fits, scores_of, task_on
 from leanconv.train.scoring import Scores
 
@@ -92,10 +94,12 @@ def fit(
     )
     own = {"callbacks": tuple(callbacks), "logger": logger, "strategy": strategy}
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}
-    if out is not None:
-        return run(job, Path(out), resume=resume, progress=progress, **options)
+    check_options(job, options)
+    if out is not None:  # what `prepare` refuses leaves no folder behind
+        ready = None if finished(Path(out)) else prepare(job, options)
+        return run(job, ready, Path(out), resume=resume, progress=progress, **options)
     with tempfile.TemporaryDirectory() as folder:
-        return replace(run(job, Path(folder), progress=progress, **options), folder=None)
+        return replace(run(job, prepare(job, options), Path(folder), progress=progress, **options), folder=None)
 
 
 def evaluate(

@@ -16,7 +16,6 @@ from leanconv.conversion.apply import convert
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import stem, useful_plan
 from leanconv.core.copying import copied
-from leanconv.core.count import count
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
@@ -159,24 +158,6 @@ class Job:
         """The same on data whose classes have the order of a network that was trained before."""
         task = get_task(model)
         return self if task is None else replace(self, data=self.data.for_classes(task.classes))
-
-
-@dataclass(frozen=True)
-class Built:
-    """A network that was built for a job, and its figures: params, macs and weight_bytes."""
-
-    network: nn.Module
-    counts: dict[str, Any]
-
-
-def build(job: Job) -> Built:
-    """Build and count the network of `job`; what cannot be counted should not cost a training.
-
-    Raises:
-        SettingError: the network, the method and the images do not go together.
-    """
-    network = job.build()
-    return Built(network, count(network, job.input_size).to_json())
 
 
 def _digest(model: nn.Module) -> str:

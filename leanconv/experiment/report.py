@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from leanconv.core.machine import provenance
+from leanconv.experiment.job import Job
 from leanconv.report.conversion_tables import HEADS as LAYER_HEADS
 from leanconv.report.conversion_tables import layer_lines
 from leanconv.report.page import Details, Page, table_page
 from leanconv.report.tables import duration, integer, macs, size
-
-if TYPE_CHECKING:
-    from leanconv.experiment.run import Run
 
 HEADS = ("Measure", "Value")
 
@@ -36,12 +34,13 @@ def lines(summary: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def run_page(run: Run, command: str) -> Page:
-    """The run as a page: what it gave, its curves, and everything to repeat it."""
+def run_page(
+    job: Job, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]], network: nn.Module, command: str
+) -> Page:
+    """A run as a page: what it gave, its curves, and everything to repeat it."""
     from leanconv.report import figures
 
-    job, summary = run.job, run.summary
-    curves = figures.training_curves({summary["method"]: [run.history]})
+    curves = figures.training_curves({summary["method"]: [history]})
     facts = provenance(command) | {"settings": job.identity()}
     return table_page(
         f"{job.target}, {summary['method']}, on {job.data.name}",
@@ -49,7 +48,7 @@ def run_page(run: Run, command: str) -> Page:
         HEADS,
         lines(summary),
         sections=[("Training", [curves] if curves else [])],
-        details=layers(job.label, run.network),
+        details=layers(job.label, network),
         summary=facts,
     )
 

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from leanconv.core.errors import RunError
 from leanconv.core.processes import leads
 from leanconv.experiment.conclude import conclude
 from leanconv.experiment.events import Progress, Waiting, teller
-from leanconv.experiment.job import Built, Job, build
+from leanconv.experiment.job import Job
+from leanconv.experiment.ready import Ready
+from leanconv.experiment.report import HEADS, lines, run_page
 from leanconv.files.load import load
 from leanconv.report.result import Result
 from leanconv.report.tables import Row
 from leanconv.report.text_table import TextTable
-from leanconv.train.once import finished, history, once
-from leanconv.train.run import check_execution, checked_engine, fit
+from leanconv.train.once import history, once
+from leanconv.train.run import fit
 from leanconv.train.scoring import Scores
 
 if TYPE_CHECKING:
@@ -66,8 +69,6 @@ class Run(Result):
         return [{**named, **self.counts, **self.summary["train"], **_prefixed(self.summary["test"])}]
 
     def table(self) -> TextTable:
-        from leanconv.experiment.report import HEADS, lines
-
         return TextTable(HEADS, lines(self.summary), title=f"{self.job.target}, {self.job.label}")
 
     def __str__(self) -> str:
@@ -83,9 +84,7 @@ class Run(Result):
         Args:
             command: how it was started, to be shown on the page.
         """
-        from leanconv.experiment.report import run_page
-
-        return run_page(self, command)
+        return run_page(self.job, self.summary, self.history, self.network, command)
 
     def to_json(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -97,18 +96,12 @@ def _prefixed(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    job: Job,
-    folder: Path,
-    *,
-    resume: bool = True,
-    progress: Progress = True,
-    built: Built | None = None,
-    **options: Any,
+    job: Job, ready: Ready | None, folder: Path, *, resume: bool = True, progress: Progress = True, **options: Any
 ) -> Run:
     """Train, test once and save; a finished run of the same identity is read back, an unfinished one continued.
 
     Args:
-        built: what `build` made of this job, where that was done before.
+        ready: what `prepare` made of this job; None where the folder holds the finished run.
         options: of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
 
     Returns:
@@ -118,38 +111,28 @@ def run(
         SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
         RunError: training failed.
     """
-    accelerator = options.setdefault("accelerator", "auto")
-    options["devices"] = check_execution(job.config, accelerator, options.get("devices"))
-    checked_engine(options.get("callbacks", ()), options.get("logger"), options.get("strategy"))
-    identity = job.identity()
-    if built is None and finished(folder) is None:
-        built = build(job)  # before the folder is there: a mistake leaves nothing behind
+    tell = teller(progress)
     trained: list[nn.Module] = []
 
     def work() -> dict[str, Any]:
-        own = built or build(job)
-        options["request"] = job.request(own.network, accelerator)
+        if ready is None:
+            raise RunError(f"the finished run in {folder} is gone; start it again")
         fitted = fit(
-            own.network,
-            job.in_order_of(own.network).data,
-            job.config,
-            folder,
-            resume=True,
-            **_shown(job, progress, options),
-        )
-        trained.append(own.network)
-        return conclude(job, folder, own, fitted) if leads() else {}
+            ready.network, ready.data, ready.config, folder,
+            resume=True, request=ready.request, **_shown(ready, progress, options),
+        )  # fmt: skip
+        trained.append(ready.network)
+        return conclude(ready, folder, fitted) if leads() else {}
 
-    tell = teller(progress)
-    summary = once(folder, identity, work, resume=resume, scores="test", waiting=lambda: tell(Waiting(folder)))
+    summary = once(folder, job.identity(), work, resume=resume, scores="test", waiting=lambda: tell(Waiting(folder)))
     return Run(job, summary, folder, history(folder), *trained)
 
 
-def _shown(job: Job, progress: Progress, options: dict[str, Any]) -> dict[str, Any]:
+def _shown(ready: Ready, progress: Progress, options: dict[str, Any]) -> dict[str, Any]:
     """`options` with how the run shows its epochs: a bar, nothing, or events."""
     if not callable(progress):
         return options | {"progress": progress}
     from leanconv.experiment.epochs import Epochs
 
-    told = Epochs(job.label, job.config.seed, teller(progress))
+    told = Epochs(ready.label, ready.config.seed, teller(progress))
     return options | {"progress": False, "callbacks": (*options.get("callbacks", ()), told)}

@@ -10,7 +10,8 @@ from typing import Any
 
 from leanconv.core.errors import LeanconvError, RunError, SettingError
 from leanconv.experiment.events import Progress, RunFailed, RunStarted, Tell, teller
-from leanconv.experiment.job import Built, Job, build
+from leanconv.experiment.job import Job
+from leanconv.experiment.ready import Ready, check_options, prepare
 from leanconv.experiment.rows import MethodRuns
 from leanconv.experiment.run import Run, run
 from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
@@ -49,18 +50,20 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **op
     several = len({job.target for job in jobs}) > 1
     for job in jobs:
         refuse_others(out, job, OF_NETWORKS if several else OWN)
-    built: dict[str, Built] = {}
+    for job in jobs[:1]:
+        check_options(job, options)
+    built: dict[str, Ready] = {}
     methods = {job.label: MethodRuns(job.label, {}) for job in jobs}
     for job in jobs:
         known = finished(out / folder_of(job.label, job.config.seed))
         runs = methods[job.label]
         if known is None and job.label not in built:
-            built[job.label] = build(job)
+            built[job.label] = prepare(job, options)
         runs.counts = runs.counts or (known["counts"] if known else built[job.label].counts)
     firsts = {job.label: job for job in reversed(jobs) if _unfinished(out, job)}
     for number, job in enumerate(jobs, 1):
         first = built.pop(job.label, None) if firsts.get(job.label) is job else None
-        _train(job, out, methods[job.label], tell, (number, len(jobs)), built=first, progress=progress, **options)
+        _train(job, out, methods[job.label], tell, (number, len(jobs)), first, progress=progress, **options)
     return methods | _of_others(out, methods, jobs[0])
 
 
@@ -68,13 +71,26 @@ def _unfinished(out: Path, job: Job) -> bool:
     return finished(out / folder_of(job.label, job.config.seed)) is None
 
 
-def _train(job: Job, out: Path, runs: MethodRuns, tell: Tell, place: tuple[int, int], **options: Any) -> None:
+def _train(
+    job: Job,
+    out: Path,
+    runs: MethodRuns,
+    tell: Tell,
+    place: tuple[int, int],
+    built: Ready | None,
+    *,
+    progress: Progress,
+    **options: Any,
+) -> None:
     """One of the runs, noted in `runs` as done or failed."""
     seed = job.config.seed
     folder = out / folder_of(job.label, seed)
-    tell(RunStarted(job.label, seed, *place, finished_before=finished(folder) is not None))
+    known = finished(folder) is not None
+    tell(RunStarted(job.label, seed, *place, finished_before=known))
     try:
-        done = run(job, folder, **options | {"callbacks": copy.deepcopy(options.get("callbacks", ()))})
+        own = options | {"callbacks": copy.deepcopy(options.get("callbacks", ()))}
+        ready = None if known else built or prepare(job, own)
+        done = run(job, ready, folder, progress=progress, **own)
     except OSError:  # of the folder: no run could be kept there
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Networks by name, and leanconv's own."""
+"""Build networks by name: leanconv's own, timm's and torchvision's."""
 
 from __future__ import annotations
 

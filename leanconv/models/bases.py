@@ -1,7 +1,9 @@
-"""The networks of the filter-basis paper: ordinary ones whose convolutions share bases, or are shared whole.
+"""The networks of the filter-basis paper: ordinary networks whose convolutions share filter bases, or share whole weights.
+
+The first block of every stage stays dense.
 
 Source: "Learning Deeply Shared Filter Bases for Efficient ConvNets", sections 3.3, 4.1 and 4.2, Figs. 5 to 7, and the counts of
-its release. The first block of every stage stays dense.
+its release.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from leanconv.models.spconv import imagenet_resnet
 from leanconv.ops.depth_shared import ConvBank, DepthShared, DepthSharedConv2d
 from leanconv.ops.shared_basis import SharedBasis
 
-PENALTY = 10.0  # of the paper's code, on the mean over Gram entries
+PENALTY = 10.0  # the weight in the paper's code, for the mean over Gram entries
 FIRST_BLOCKS = "layer*.0.*"
 RESNEXT = "ResNeXt-50 32x4d"
 
@@ -45,21 +47,23 @@ def basis_cifar_resnet(
     penalty_weight: float = PENALTY,
     shortcut_padding: str = "end",
 ) -> nn.Module:
-    """ResNetL-SsUu for small images: each 3x3 behind the first block of a stage has `shared` components in common with the
-    others of its stage and `unique` of its own; both double with the stage.
+    """ResNetL-SsUu for small images.
+
+    The 3x3 convolutions of a stage, except those of its first block, use `shared` common components, and each has `unique`
+    components of its own. Both numbers double with each stage.
 
     Args:
-        depths, width, shortcut, shortcut_padding: of the host network, see `leanconv.models.resnet.CifarResNet`; the
-            release pads option A on "both" sides.
-        shared, unique: s and u, the components in the first stage.
-        bases: 1, or 2: one for the first convolutions of the blocks and one for the second (the starred rows).
-        penalty_weight: lambda of the orthogonality penalty; 0 leaves it off (the rows with a dagger).
+        depths, num_classes, in_chans, width, shortcut, shortcut_padding: of the dense network, see
+            `leanconv.models.resnet.CifarResNet`; the release pads option A on "both" sides.
+        shared, unique: s and u, the numbers of components in the first stage.
+        bases: 1; or 2, one basis for the first convolutions of the blocks and one for the second ones (the starred rows).
+        penalty_weight: lambda of the orthogonality penalty; 0 turns it off (the rows with a dagger).
 
     Raises:
-        SettingError: a setting that the host or the method refuses.
+        SettingError: the dense network or the method refuses a setting.
 
-    Source: sections 3.3 and 4.1, Fig. 5; ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two,
-    of ResNet-56's 853,018, and 116 % of its MACs: 17 components of 16 channels are above what breaks even.
+    Source: sections 3.3 and 4.1, Fig. 5. ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two;
+    ResNet-56 has 853,018. It has 116 % of the MACs of ResNet-56, because 17 components of 16 channels cost more than they save.
     """
     dense = resnet(depths, num_classes, in_chans, width, shortcut, shortcut_padding)
     method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
@@ -74,15 +78,16 @@ def basis_resnet34_imagenet(
     bases: int = 2,
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
-    """ResNet34-SsUu for ImageNet, by default the paper's S48U1 with two bases a stage: 11,786,968 parameters.
+    """ResNet34-SsUu for ImageNet. The default is the paper's S48U1 with two bases a stage: 11,786,968 parameters.
 
     Args:
-        shared, unique, bases, penalty_weight: as of `basis_cifar_resnet`.
+        num_classes, in_chans: outputs, and channels of the image.
+        shared, unique, bases, penalty_weight: see `basis_cifar_resnet`.
 
     Raises:
-        SettingError: a setting that the method refuses.
+        SettingError: the method refuses a setting.
 
-    Source: section 4.2, whose "54.0 % of the parameters" is this network; with one basis a stage it would be 43.3 %.
+    Source: section 4.2. Its "54.0 % of the parameters" is this network; with one basis a stage it would be 43.3 %.
     """
     dense = imagenet_resnet("BasicBlock", (3, 4, 6, 3), num_classes, in_chans)
     method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
@@ -99,18 +104,21 @@ def basis_bottleneck_resnet(
     places: Literal["code", "text", "spatial"] = "code",
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
-    """ResNet50-Shared and ResNet101-Shared: whole convolutions are one within a stage, by their place in the bottleneck.
+    """ResNet50-Shared and ResNet101-Shared: convolutions at the same position in the bottleneck share one weight in a stage.
 
     Args:
-        places: which. "text" (and Fig. 6): the first 1x1 and the 3x3; "code": the 3x3 and the last 1x1. The counts
-            are equal, 18,262,056 parameters of ResNet-50's 25,557,032; the functions are not. "spatial": the 3x3 alone.
-        penalty_weight: of a mean over Gram entries for each place, all added. A last 1x1 has more rows than columns, so
-            that its part never reaches zero.
+        depths: blocks in each stage.
+        num_classes, in_chans: outputs, and channels of the image.
+        places: which positions share. "text" (and Fig. 6): the first 1x1 and the 3x3. "code": the 3x3 and the last 1x1. "text"
+            and "code" have equal counts (18,262,056 parameters; ResNet-50 has 25,557,032), but compute different functions.
+            "spatial": the 3x3 alone.
+        penalty_weight: lambda of the orthogonality penalty. There is one mean over Gram entries for each position, and the
+            means are added. A last 1x1 has more rows than columns, so its mean never reaches zero.
 
     Raises:
         SettingError: an unknown place.
 
-    Source: section 4.2; "code" and "spatial" are the release's.
+    Source: section 4.2. The release has the forms "code" and "spatial".
     """
     check_choice("places", places, tuple(BOTTLENECK_PLACES))
     dense = imagenet_resnet("Bottleneck", depths, num_classes, in_chans)
@@ -128,15 +136,17 @@ def basis_mobilenetv2(
     places: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
     penalty_weight: float = PENALTY,
 ) -> nn.Module:
-    """MobileNetV2-Shared: convolutions are one within the stages of 32, 64, 96 and 160 channels, from the second block on.
+    """MobileNetV2-Shared: in the stages of 32, 64, 96 and 160 channels, convolutions of all blocks but the first share weights.
 
     Args:
-        places: which. "expand": the expanding 1x1 (the row with a dagger); "expand_project": both 1x1 (the release, whose
-            counts the paper prints); "expand_depthwise": the 1x1 and the depthwise 3x3, as the text says, which saves 12 %
-            and not the printed 22 %.
+        num_classes, in_chans: outputs, and channels of the image.
         images: "small" or "imagenet", see `leanconv.models.mobilenet.MobileNetV2`.
-        penalty_weight: of a mean over Gram entries for each kind of convolution, all added. A depthwise 3x3 has nine columns
-            and many more rows, so that its part never comes near zero.
+        places: which convolutions share. "expand": the expanding 1x1 (the row with a dagger). "expand_project": both 1x1 (the
+            release; the paper prints its counts). "expand_depthwise": the expanding 1x1 and the depthwise 3x3, as the text
+            says; this choice saves 12 % and not the printed 22 %.
+        penalty_weight: lambda of the orthogonality penalty. There is one mean over Gram entries for each kind of
+            convolution, and the means are added. A depthwise 3x3 has nine columns and many more rows, so its mean stays
+            far from zero.
 
     Raises:
         SettingError: an unknown place or kind of images.
@@ -150,17 +160,18 @@ def basis_mobilenetv2(
 
 
 def resnext50_cifar(num_classes: int = 100, in_chans: int = 3) -> nn.Module:
-    """ResNeXt-50 32x4d for small images: a 3x3 stem of stride 1 and no max-pool."""
+    """ResNeXt-50 32x4d for small images: the stem is a 3x3 convolution of stride 1, and there is no max-pool."""
     model = imagenet_resnet("Bottleneck", (3, 4, 6, 3), num_classes, in_chans, cardinality=32, base_width=4)
     return _for_small_images(model, in_chans, "conv1", "maxpool")
 
 
 def densenet121_cifar(num_classes: int = 100, in_chans: int = 3, transition_relu: bool = True) -> nn.Module:
-    """DenseNet-121 (growth 32) for small images: a 3x3 stem of stride 1, without norm and pool.
+    """DenseNet-121 (growth 32) for small images: the stem is a 3x3 convolution of stride 1, without normalisation and pool.
 
     Args:
-        transition_relu: whether a ReLU follows the norm between two dense blocks, as in Huang et al. 2017; the release of
-            the filter bases has none.
+        num_classes, in_chans: outputs, and channels of the image.
+        transition_relu: whether a ReLU follows the normalisation layer between two dense blocks, as in Huang et al. 2017.
+            The release of the filter bases has no ReLU there.
     """
     from timm.models.densenet import DenseNet
 
@@ -172,15 +183,15 @@ def densenet121_cifar(num_classes: int = 100, in_chans: int = 3, transition_relu
 
 
 def transitions(model: nn.Module) -> list[nn.Module]:
-    """The norms between two dense blocks."""
+    """The normalisation layers between two dense blocks of a DenseNet."""
     return [module for name, module in model.named_modules() if re.search(r"(^|\.)transition\d\.norm$", name)]
 
 
 def drop_transition_relus_(model: nn.Module) -> None:
-    """Leave the ReLUs between dense blocks out.
+    """Replace the ReLUs between dense blocks by the identity, in place.
 
     Raises:
-        SettingError: they are no part of the norms before them, as they are in timm's networks.
+        SettingError: the ReLU is not part of the normalisation layer before it. (In timm's networks it is.)
     """
     for norm in transitions(model):
         if not isinstance(getattr(norm, "act", None), nn.Module):
@@ -211,19 +222,20 @@ def basis_densenet121(
     penalty_weight: float = PENALTY,
     transition_relu: bool = True,
 ) -> nn.Module:
-    """DenseNet121-SsUu for small images: one basis for the 3x3s of each dense block, equal ranks in all, no layer left out.
+    """DenseNet121-SsUu for small images: one basis for all 3x3 convolutions of each dense block, with equal ranks.
 
-    5,084,504 parameters at S16U1. The release's block 4 uses the basis of block 3, and its own, which it also counts, is
-    never used; here each block uses its own.
+    It has 5,084,504 parameters at S16U1. In the release, block 4 uses the basis of block 3; block 4's own basis is counted but
+    never used. Here each block uses its own basis.
 
     Args:
-        shared, unique, bases, penalty_weight: as of `basis_cifar_resnet`; the ranks do not grow.
+        num_classes, in_chans: outputs, and channels of the image.
+        shared, unique, bases, penalty_weight: see `basis_cifar_resnet`; the ranks do not grow with the block.
         transition_relu: see `densenet121_cifar`.
 
     Raises:
-        SettingError: a setting that the method refuses.
+        SettingError: the method refuses a setting.
 
-    Source: section 4.1.2 (as "S64U4", the label that belongs to ResNeXt-50).
+    Source: section 4.1.2, there labelled "S64U4", which is the label of ResNeXt-50.
     """
     dense = densenet121_cifar(num_classes, in_chans, transition_relu)
     method = SharedBasis(shared, unique, bases, growth=1, penalty_weight=penalty_weight)
@@ -231,9 +243,13 @@ def basis_densenet121(
 
 
 class SharedGroupedConv2d(nn.Module):
-    """A grouped 3x3 of a layer's own and one that a stage shares, side by side.
+    """Two parallel grouped 3x3 convolutions: one with its own weight, and one with the weight that a stage shares.
 
         y = cat[unique(x), shared(x)]
+
+    Args:
+        unique: the convolution with its own weight.
+        shared: the convolution with the shared weight.
 
     Shape:
         x: (N, C, H, W) -> (N, unique + shared, H, W).
@@ -261,19 +277,22 @@ SHARED_GROUPS = 16
 def basis_resnext50(
     num_classes: int = 100, in_chans: int = 3, shared: int = 64, unique: int = 4, penalty_weight: float = PENALTY
 ) -> nn.Module:
-    """ResNeXt50-SsUu for small images: the grouped 3x3 behind the first block of a stage becomes a basis of `unique`
-    grouped filters of its own and `shared` ones (16 groups) of its stage, both doubling with the stage; the last 1x1, behind
-    norm and ReLU, is its coefficients. 19,333,380 parameters at S64U4.
+    """ResNeXt50-SsUu for small images.
+
+    In every block except the first of a stage, the grouped 3x3 becomes a basis: `shared` filters of the stage (16 groups) and
+    `unique` filters of the layer. Both numbers double with each stage. A normalisation layer and a ReLU follow. The last 1x1 of
+    the block then holds the coefficients. S64U4 has 19,333,380 parameters.
 
     Args:
-        shared: a multiple of 16, the groups of the shared filters in every stage.
-        unique: a multiple of 4: the own filters stand in unique / 4 groups, twice as many with each stage.
-        penalty_weight: lambda of the orthogonality penalty on the shared filters; 0 for none.
+        num_classes, in_chans: outputs, and channels of the image.
+        shared: a multiple of 16, the number of groups of the shared filters.
+        unique: a multiple of 4; the unique filters have unique / 4 groups in the first stage.
+        penalty_weight: lambda of the orthogonality penalty on the shared filters; 0 turns it off.
 
     Raises:
-        SettingError: unique is no multiple of 4, or shared none of 16.
+        SettingError: `unique` is not a multiple of 4, or `shared` is not a multiple of 16.
 
-    Source: section 4.1.2 and the release (there labelled S16U1, which cannot be built: 1 / 4 groups).
+    Source: section 4.1.2 and the release. The release labels it S16U1, which cannot be built: it would have 1 / 4 groups.
     """
     check_int("unique", unique)
     check_int("shared", shared)

@@ -1,4 +1,4 @@
-"""Networks by name: leanconv's own, timm's and torchvision's."""
+"""Build networks by name: leanconv's own, timm's and torchvision's."""
 
 from __future__ import annotations
 
@@ -45,38 +45,48 @@ MODELS: tuple[ModelEntry, ...] = (
     *spconv.ENTRIES,
     *peers.ENTRIES,
 )
-RENAMED = {"form": "places"}  # settings whose name changed: files and command lines of before say the old one
+RENAMED = {"form": "places"}  # settings whose name changed; older files and command lines have the old name
 _BY_NAME = {entry.name: entry for entry in MODELS}
 
 
 def list_models() -> list[ModelEntry]:
-    """leanconv's own networks; timm's and torchvision's are built as ``timm/<name>`` and ``torchvision/<name>``."""
+    """leanconv's own networks. (`create_model` also builds ``timm/<name>`` and ``torchvision/<name>``.)
+
+    >>> [entry.name for entry in list_models()][:3]
+    ['resnet8', 'resnet20', 'resnet32']
+    """
     return list(MODELS)
 
 
 def create_model(
     name: str, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None, **settings: Any
 ) -> nn.Module:
-    """Build a network by name, and note on it (`leanconv.core.notes.get_base`) how to build it again.
+    """Build a network by name.
+
+    The network remembers its name and settings (`leanconv.core.notes.get_base`), so that leanconv can build it again.
+
+    >>> model = create_model("resnet20", num_classes=100)
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    278324
 
     Args:
         name: one of `list_models`, ``timm/<name>`` or ``torchvision/<name>``.
-        pretrained: load the published weights (timm and torchvision only); downloads them when they are not cached.
-        num_classes: size of the output; None keeps the network's own. With torchvision's pretrained weights the network is
-            built with them first and then gets a new last linear layer.
-        in_chans: channels of the image; None keeps 3.
+        pretrained: load the published weights (timm and torchvision only). They are downloaded if they are not cached.
+        num_classes: number of outputs; None keeps the network's default. With torchvision's pretrained weights, the network
+            is built with their number of outputs first, and then the last linear layer is replaced.
+        in_chans: channels of the image; None means 3.
         settings: passed to the builder.
 
     Raises:
-        SettingError: an unknown name or setting, or one that the builder refuses.
-        FileError: pretrained weights that could not be had.
+        SettingError: the name or a setting is unknown, or the builder refuses a setting.
+        FileError: the pretrained weights could not be loaded.
     """
     given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     given = {key: value for key, value in given.items() if value is not None}
     kwargs = given | settings
     source, slash, short = name.partition("/")
     if source == "timm" and num_classes == 0:
-        given.pop("num_classes")  # timm's way to ask for the features without a head
+        given.pop("num_classes")  # in timm, 0 means: features without a classifier
     at_least_one(**given)
     if slash and source == "timm":
         return _timm(name, short, pretrained, kwargs)
@@ -85,7 +95,7 @@ def create_model(
     if name not in _BY_NAME:
         import timm
 
-        prefixed = [f"timm/{name}"] if timm.is_model(name) else []  # the commonest slip is a forgotten prefix
+        prefixed = [f"timm/{name}"] if timm.is_model(name) else []  # the most common mistake is a missing prefix
         raise _unknown(name, list(_BY_NAME), prefixed)
     if pretrained:
         raise SettingError(
@@ -103,7 +113,12 @@ def create_model(
 
 
 def rebuild_base(lean: nn.Module) -> nn.Module | None:
-    """The network that `lean` was made from, on the meta device, without weights; None when it was not built by name."""
+    """The dense network that `lean` was converted from, on the meta device; None if it was not built by name.
+
+    >>> from leanconv.models.create import create_model
+    >>> next(rebuild_base(create_model("resnet20")).parameters()).device
+    device(type='meta')
+    """
     base = get_base(lean)
     if base is None:
         return None
@@ -139,7 +154,7 @@ def _torchvision(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]
     model = _build(name, pretrained, partial(models.get_model, short, weights=weights, **build_kwargs))
     if num_classes is not None:
         _replace_last_linear_(model, name, num_classes)
-    # What torchvision derives from the weights must be written down, or the network built without them would differ
+    # torchvision derives these settings from the weights; without them, a network built again would differ
     derived = {
         key: getattr(model, key) for key in ("transform_input", "aux_logits", "image_size") if hasattr(model, key)
     }
@@ -148,17 +163,17 @@ def _torchvision(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]
 
 
 def _build(name: str, pretrained: bool, builder: Callable[[], nn.Module]) -> nn.Module:
-    """Run a builder, turning what it raises into one line; what is one of ours already stays."""
+    """Run a builder; an error that it raises becomes a LeanconvError with one line."""
     try:
         return builder()
     except LeanconvError:
         raise
     except (TypeError, ValueError, AssertionError) as error:
         raise SettingError(f"{name} refuses these settings: {_one_line(error)}") from error
-    except Exception as error:  # download errors share no base: urllib, requests and httpx each have their own
+    except Exception as error:  # download errors have no common base class: urllib, requests and httpx differ
         if pretrained:
             raise FileError(
-                f"the pretrained weights of {name} could not be had: {_one_line(error)}; try again online, or pretrained=False"
+                f"the pretrained weights of {name} could not be loaded: {_one_line(error)}; try again online, or pretrained=False"
             ) from error
         raise SettingError(f"{name} cannot be built: {_one_line(error)}") from error
 
@@ -167,7 +182,9 @@ def _replace_last_linear_(model: nn.Module, name: str, num_classes: int) -> None
     weighted = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     path, last = weighted[-1]
     if not isinstance(last, nn.Linear):
-        raise SettingError(f"{name} ends in no linear layer; with pretrained=True leave num_classes={num_classes} out")
+        raise SettingError(
+            f"{name} has no linear layer at its end; with pretrained=True leave num_classes={num_classes} out"
+        )
     fresh = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
     model.set_submodule(path, fresh)
 

@@ -1,4 +1,4 @@
-"""What a network of leanconv's is known by."""
+"""The description of one of leanconv's own networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One of leanconv's own networks: how it is built, what its name fixes, and where it comes from.
+    """One of leanconv's own networks.
 
     Args:
-        feature_cls: how timm takes features out of it (``features_only=True``): "list" cuts it into its children,
-            "getter" asks its forward_intermediates.
+        name: the name for `leanconv.create_model`.
+        builder: the function or class that builds the network.
+        settings: keywords of the builder that the name fixes.
+        source: the paper and section; also says what was inferred from printed counts or fitted to them.
+        input_size: (channels, height, width) of the images that the network was designed for.
+        feature_cls: how timm extracts features from the network (``features_only=True``): "list" uses its children, "hook"
+            uses hooks, "getter" calls its forward_intermediates.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What leanconv's own networks have in common: checked settings and one way to start the weights."""
+"""The common parts of leanconv's own networks: a base class, checks of settings, and the initialisation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from leanconv.core.settings import check_int
 
 
 class ImageNetwork(nn.Module):
-    """A classifier as timm knows one: it can say where its features are, and its last layer can be changed.
+    """A classifier with timm's interface: it lists its feature maps, and its last layer can be replaced.
 
-    A subclass registers its last linear layer as ``fc``, or as ``fc`` inside ``head``, and its children in the order of
-    use. `feature_info` lists the end of each stage, a direct child: channels, pixels of the image to a pixel of the map.
+    A subclass registers its last linear layer as ``fc``, or as ``fc`` inside ``head``. It registers its children in the order of
+    their use. `feature_info` has one entry for each stage: the child that ends the stage, its channels, and its reduction (image
+    pixels for each pixel of the feature map).
+
+    Args:
+        num_classes: number of outputs.
+        input_size: (channels, height, width) of the images that the network was designed for.
     """
 
     def __init__(self, num_classes: int, input_size: tuple[int, int, int]) -> None:
@@ -31,7 +36,11 @@ class ImageNetwork(nn.Module):
         return self.get_submodule(self._classifier_name())
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a new last layer in place; 0 classes leave the features."""
+        """Replace the last linear layer by a new one with `num_classes` outputs; 0 removes the classifier.
+
+        Raises:
+            SettingError: the classifier was removed before.
+        """
         old = self.get_classifier()
         if not isinstance(old, nn.Linear):
             raise SettingError("this network has no classifier any more; build it again with num_classes")
@@ -45,13 +54,16 @@ class ImageNetwork(nn.Module):
 
 
 def at_least_one(**settings: object) -> None:
-    """Raise SettingError for the first setting that is not a whole number of one or more."""
+    """Raise SettingError for the first setting that is not an integer of at least 1."""
     for name, value in settings.items():
         check_int(name, value)
 
 
 def init_convs_(model: nn.Module) -> None:
-    """Draw every convolution from He's normal distribution (fan out, ReLU) and zero its bias; other layers keep torch's start."""
+    """Initialise every convolution with He's normal distribution (fan out, ReLU) and a zero bias.
+
+    Other layers keep torch's initialisation.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,8 +1,8 @@
-"""MobileNetV2 as the filter-basis paper counts it.
+"""MobileNetV2 in the form that the filter-basis paper counts.
 
-Source: Sandler et al. 2018; the differences are those of the release of "Learning Deeply Shared Filter Bases": every block
-has an expanding 1x1 (the first too, 32 -> 32), stem and head convolutions have biases, ReLU stands for ReLU6 inside blocks,
-and the network for small images has projections around blocks of stride 1 that change the width.
+Source: Sandler et al. 2018, with the differences of the release of "Learning Deeply Shared Filter Bases": every block has an
+expanding 1x1 (the first block too, 32 -> 32), the stem and head convolutions have biases, blocks use ReLU in place of ReLU6,
+and the network for small images has a projection shortcut around each block of stride 1 that changes the width.
 """
 
 from __future__ import annotations
@@ -22,9 +22,20 @@ SMALL_STRIDES = (1, 2, 2, 2, 1, 1, 1)
 
 
 class InvertedResidual(nn.Module):
-    """project(depthwise(expand(x))), each with a norm, ReLU behind the first two; x is added where the stride is 1.
+    """An inverted residual block: project(depthwise(expand(x))) + shortcut(x).
 
-    Where stride is 1 and the width changes, `projection` adds a 1x1 convolution of x; without it nothing is added.
+    A normalisation layer follows each convolution, and a ReLU follows the first two. The shortcut is x if the stride is 1 and the
+    width does not change. If the stride is 1 and the width changes, the shortcut is a 1x1 convolution of x with `projection`,
+    and absent without. At stride 2 there is no shortcut.
+
+    Args:
+        in_channels, out_channels: of the block.
+        expansion: the inner width is expansion * in_channels.
+        stride: of the depthwise convolution.
+        projection: see above.
+
+    Shape:
+        x: (N, in_channels, H, W) -> (N, out_channels, H', W'), divided by the stride and rounded up.
     """
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, projection: bool) -> None:
@@ -54,14 +65,15 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(ImageNetwork):
-    """Seven stages of inverted residuals, named layer1 to layer7.
+    """MobileNetV2: seven stages of `InvertedResidual` blocks, named layer1 to layer7.
 
-    2,428,004 parameters for small images and 100 classes, 3,507,272 for ImageNet.
+    It has 2,428,004 parameters for small images and 100 classes, and 3,507,272 for ImageNet.
 
     Args:
-        images: "small" (32 pixels: a 1x1 stem that pads by one pixel, three halvings, projections) or "imagenet" (224
-            pixels: a 3x3 stem of stride 2, five halvings).
-        dropout: probability before the classifier; None is the release's: 0.2 on ImageNet, none on small images.
+        num_classes, in_chans: outputs, and channels of the image.
+        images: "small" (32 pixels: a 1x1 stem that pads by one pixel, three halvings, projection shortcuts) or "imagenet"
+            (224 pixels: a 3x3 stem of stride 2, five halvings).
+        dropout: probability before the classifier; None takes the release's value: 0.2 on ImageNet, 0 on small images.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).

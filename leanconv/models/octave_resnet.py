@@ -1,4 +1,5 @@
-"""ResNet with octave convolutions: every map but the first and the last is a pair, the second half as large.
+"""ResNet with octave convolutions: feature maps between the stem and the last stage are pairs, a high map and a low map of half
+the height and width.
 
 Source: Chen et al. 2019b, "Drop an Octave: Reducing Spatial Redundancy in Convolutional Neural Networks with Octave
 Convolution"; a peer in Table 2 of SPConv.
@@ -25,22 +26,25 @@ DOWNS: tuple[Down, ...] = ("stride", "pool")
 
 
 class OctaveDown(OctaveConv2d):
-    """An octave convolution of stride 2 whose low map goes to the high output as it is.
+    """An octave convolution of stride 2, whose low input contributes to the high output without a stride.
 
-    It has the size of that output already, so that no stride is taken that would be undone by repeating pixels:
+    The low input already has the size of the high output. A stride there would only be undone by repeating pixels:
 
         high' = conv(high, W_hh, stride 2) + conv(low, W_lh)
         low'  = conv(pool(high), W_hl, stride 2) + conv(low, W_ll, stride 2)
 
     Args:
-        down: "stride" as above; "pool": both maps are pooled first, and no convolution has a stride, as in the releases.
-            The tensors are the same, the functions are not.
+        in_channels, out_channels, kernel_size: see `leanconv.OctaveConv2d`.
+        alpha_in, alpha_out: the share of the channels that is low.
+        down: "stride": as above. "pool": both maps are pooled first, and no convolution has a stride, as in the releases. The
+            tensors are equal in both cases, but the functions differ.
 
     Shape:
-        (high, low) -> (high, low), each of half the height and width, rounded up.
+        (high, low) -> (high, low), each with half the height and width, rounded up.
 
-    Source: the release of Chen et al. 2019b, which pools where this takes the stride. Either costs more than the paper's
-    formula, by which Oct-ResNet-50 at alpha 0.5 has 2.25 G MACs; so it has 2.37 G, and the 2.40 G that SPConv prints.
+    Source: the release of Chen et al. 2019b, which pools where "stride" uses a stride. Both cost more than the paper's formula:
+    by the formula Oct-ResNet-50 at alpha 0.5 has 2.25 G MACs; here it has 2.37 G, and 2.40 G in SPConv's way of counting, which
+    is the figure that SPConv prints.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class OctaveDown(OctaveConv2d):
         self.set_down(down)
 
     def set_down(self, down: Down) -> None:
-        """Halve the maps by a stride or by a pool."""
+        """Choose how the maps are halved: "stride" or "pool"."""
         self.down = down
         stride = (2, 2) if down == "stride" else (1, 1)
         for path in (self.high_to_high, self.high_to_low, self.low_to_low):
@@ -91,15 +95,16 @@ class OctaveDown(OctaveConv2d):
 
 
 class OctaveUnit(nn.Module):
-    """An octave convolution, and a norm for each of its two outputs.
+    """An octave convolution, and a normalisation layer for each of its two outputs.
 
     Args:
-        alpha_in, alpha_out: the part of the channels that is low.
+        in_channels, out_channels, kernel_size, stride: of the convolution, high and low channels together.
+        alpha_in, alpha_out: the share of the channels that is low.
         relu: whether a ReLU follows.
-        down: see `OctaveDown`; used where the stride is 2.
+        down: see `OctaveDown`; only used if the stride is 2.
 
     Shape:
-        (high, low) -> (high, low), each low (N, alpha C, H / 2, W / 2), or None where its alpha is 0.
+        (high, low) -> (high, low). A low map is (N, alpha C, H / 2, W / 2), or None if its alpha is 0.
     """
 
     def __init__(
@@ -135,12 +140,19 @@ class OctaveUnit(nn.Module):
 
 
 class OctaveBottleneck(nn.Module):
-    """relu(exit(k3(entry(x))) + shortcut(x)) on pairs; the stride is the 3x3's.
+    """A bottleneck on pairs of maps: relu(exit(k3(entry(x))) + shortcut(x)).
 
-    The entry turns alpha_in into alpha_out; what follows keeps it.
+    The 3x3 has the stride. The entry changes alpha_in to alpha_out; the later convolutions keep alpha_out.
+
+    Args:
+        in_channels: high and low channels together.
+        planes: inner width; the block has 4 * planes output channels.
+        stride: 1 or 2.
+        alpha_in, alpha_out: the share of the channels that is low.
+        down: see `OctaveDown`.
 
     Shape:
-        (high, low) -> (high, low) of 4 planes channels together.
+        (high, low) -> (high, low), together 4 * planes channels.
     """
 
     def __init__(
@@ -174,38 +186,39 @@ class OctaveBottleneck(nn.Module):
 
 
 class AsPair(nn.Module):
-    """A map as a pair without a low part."""
+    """Turn a feature map into a pair without a low map: x -> (x, None)."""
 
     def forward(self, x: Tensor) -> Pair:
         return x, None
 
 
 class High(nn.Module):
-    """The high map of a pair."""
+    """Return the high map of a pair: (high, low) -> high."""
 
     def forward(self, x: Pair) -> Tensor:
         return x[0]
 
 
 class OctaveResNet(ImageNetwork):
-    """The ImageNet residual network whose bottlenecks pass pairs of maps from the first block to the end of layer3.
+    """The ImageNet residual network with octave convolutions in layer1 to layer3.
 
-    The weights are those of the ordinary network in number; MACs fall with alpha. Pairs begin at the first block's entry
-    and shortcut and end at those of layer4, whose own maps are whole.
+    The number of weights equals that of the ordinary network; MACs fall with alpha. The entry and the shortcut of the first block
+    make pairs of maps. Those of layer4 turn the pairs into single maps again.
 
     Args:
-        depths: blocks in each of four stages; 3, 4, 6, 3 is ResNet-50.
-        alpha: the part of the channels that is low; 0 is the ordinary network.
-        down: how maps are halved, "stride" or "pool", see `OctaveDown`; with "pool" alpha 0 is not the ordinary network.
+        num_classes, in_chans: outputs, and channels of the image.
+        depths: blocks in each of the four stages; 3, 4, 6, 3 is ResNet-50.
+        alpha: the share of the channels that is low; 0 gives the ordinary network.
+        down: how maps are halved, "stride" or "pool", see `OctaveDown`. With "pool", alpha 0 differs from the ordinary network.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
 
     Raises:
-        SettingError: alpha is no number from 0 on and below 1, or depths are not four whole numbers.
+        SettingError: `alpha` is not a number from 0 to below 1, or `depths` are not four integers.
 
-    Source: Chen et al. 2019b, section 4.1: octave convolutions in place of all but the first, and alpha 0 in the last stage.
-    Only the maps before and behind the paired stages are single, so `feature_info` lists these two.
+    Source: Chen et al. 2019b, section 4.1: octave convolutions replace all convolutions but the first, with alpha 0 in the last
+    stage. `feature_info` lists two maps, because only the maps before and after the paired stages are single.
     """
 
     layer1: nn.Module

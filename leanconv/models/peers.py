@@ -1,6 +1,6 @@
-"""The networks that the four papers compare themselves with, each an ordinary network and a plan.
+"""The networks that the four papers compare themselves with. Each one is an ordinary network and a plan.
 
-Their own papers: Ghost (Han et al. 2020), HetConv (Singh et al. 2019), LegoNet (Yang et al. 2019b), ShaResNet (Boulch 2018),
+Sources: Ghost (Han et al. 2020), HetConv (Singh et al. 2019), LegoNet (Yang et al. 2019b), ShaResNet (Boulch 2018),
 soft sharing (Savarese & Maire 2019), FSNet (Yang et al. 2019a), grouped convolution (Krizhevsky et al. 2012).
 """
 
@@ -40,16 +40,18 @@ def _resnet50(num_classes: int, in_chans: int) -> nn.Module:
 
 
 def ghost_vgg16(num_classes: int = 10, in_chans: int = 3, expansion: int = 2, kernel_size: int = 3) -> nn.Module:
-    """VGG-16 (head 512-512 with a norm) with Ghost modules in place of all convolutions but the first.
+    """VGG-16 (head 512-512 with a normalisation layer) with Ghost modules in place of all convolutions but the first.
 
     Args:
-        expansion: s, one primary filter for so many outputs; kernel_size: d, of the cheap depthwise convolutions.
+        num_classes, in_chans: outputs, and channels of the image.
+        expansion: s; one primary filter makes s outputs.
+        kernel_size: d, of the cheap depthwise convolutions.
 
     Raises:
-        SettingError: a setting that `leanconv.Ghost` refuses.
+        SettingError: `leanconv.Ghost` refuses a setting.
 
-    Source: Han et al. 2020, section 4.1; Table 1 of SPConv. The norms and ReLUs are the host's alone, which is inferred from
-    the 158 M operations.
+    Source: Han et al. 2020, section 4.1; Table 1 of SPConv. The Ghost modules have no normalisation layers and ReLUs of their
+    own; this is inferred from the 158 M operations.
     """
     method = Ghost(expansion, kernel_size, norm=False, activation=False)
     return _vgg16(method, num_classes, in_chans, head="512bn", conv_bias=False)
@@ -59,26 +61,28 @@ def ghost_resnet50(num_classes: int = 1000, in_chans: int = 3, expansion: int = 
     """ResNet-50 with Ghost modules in place of every convolution but the stem, shortcuts included.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         expansion, kernel_size: s and d, see `ghost_vgg16`.
 
     Raises:
-        SettingError: a setting that `leanconv.Ghost` refuses.
+        SettingError: `leanconv.Ghost` refuses a setting.
 
-    Source: Han et al. 2020, section 4.2; Table 2 of SPConv, whose 2.20 G are met and whose 13.0 M are not: that the norms and
-    ReLUs are the host's alone is inferred from the former.
+    Source: Han et al. 2020, section 4.2; Table 2 of SPConv. Our count equals its 2.20 G, but not its 13.0 M. The Ghost modules
+    have no normalisation layers and ReLUs of their own; this is inferred from the 2.20 G.
     """
     method = Ghost(expansion, kernel_size, norm=False, activation=False)
     return converted(_resnet50(num_classes, in_chans), method, "layer*")
 
 
 def het_vgg16(num_classes: int = 10, in_chans: int = 3, part: int = 4) -> nn.Module:
-    """VGG-16 (head 512-512 with a norm) with heterogeneous kernels in all convolutions but the first.
+    """VGG-16 (head 512-512 with a normalisation layer) with heterogeneous kernels in all convolutions but the first.
 
     Args:
-        part: P, one 3x3 kernel for so many channels of a filter.
+        num_classes, in_chans: outputs, and channels of the image.
+        part: P; of P channels of a filter, one has a 3x3 kernel. A layer stays dense if P does not divide its channels.
 
     Raises:
-        SettingError: part is no whole number; a layer whose channels it does not divide stays dense.
+        SettingError: `part` is not an integer.
 
     Source: Singh et al. 2019, section 4; Table 1 of SPConv.
     """
@@ -89,10 +93,11 @@ def het_resnet50(num_classes: int = 1000, in_chans: int = 3, part: int = 4) -> n
     """ResNet-50 with heterogeneous kernels in each bottleneck's 3x3.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         part: P, see `het_vgg16`.
 
     Raises:
-        SettingError: part is no whole number.
+        SettingError: `part` is not an integer.
 
     Source: Singh et al. 2019, section 4; Table 2 of SPConv.
     """
@@ -100,13 +105,15 @@ def het_resnet50(num_classes: int = 1000, in_chans: int = 3, part: int = 4) -> n
 
 
 def lego_vgg16(num_classes: int = 10, in_chans: int = 3, splits: int = 2, ratio: float = 0.5) -> nn.Module:
-    """VGG-16 (one linear layer behind it) with LegoNet's filters in all convolutions but the first.
+    """VGG-16 (with one linear layer as its head) with LegoNet's filters in all convolutions but the first.
 
     Args:
-        splits: o, parts of the input channels; ratio: m, lego filters for each output channel.
+        num_classes, in_chans: outputs, and channels of the image.
+        splits: o, parts of the input channels.
+        ratio: m, lego filters for each output channel.
 
     Raises:
-        SettingError: a setting that `leanconv.Lego` refuses.
+        SettingError: `leanconv.Lego` refuses a setting.
 
     Source: Yang et al. 2019b, section 4; Table 1b of ShardNet.
     """
@@ -117,12 +124,13 @@ def lego_resnet50(num_classes: int = 1000, in_chans: int = 3, splits: int = 2, r
     """ResNet-50 with LegoNet's filters in every convolution but the stem.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         splits, ratio: o and m, see `lego_vgg16`.
 
     Raises:
-        SettingError: a setting that `leanconv.Lego` refuses.
+        SettingError: `leanconv.Lego` refuses a setting.
 
-    Source: Yang et al. 2019b, section 4; Table 2 of ShardNet only quotes its size.
+    Source: Yang et al. 2019b, section 4; Table 2 of ShardNet only quotes the size of this network.
     """
     return converted(_resnet50(num_classes, in_chans), Lego(splits, ratio), "layer*")
 
@@ -132,13 +140,16 @@ def sha_resnet(
 ) -> nn.Module:
     """ResNet whose 3x3 convolutions share one weight within each stage.
 
-    In basic blocks the second convolution of every block shares; in bottlenecks the 3x3 of every block that keeps the map's
-    size. Norms are not shared.
+    In basic blocks, the second convolution of every block shares. In bottlenecks, the 3x3 of every block of stride 1 shares.
+    Normalisation layers are not shared.
 
     Args:
-        block: "BasicBlock" or "Bottleneck"; depths: blocks in each stage.
+        num_classes, in_chans: outputs, and channels of the image.
+        block: "BasicBlock" or "Bottleneck".
+        depths: blocks in each stage.
 
-    Source: Boulch 2018; Table 2 of ShardNet. Inferred from the 13.6 and 20.5 M printed there, which are all parameters.
+    Source: Boulch 2018; Table 2 of ShardNet. The choice is inferred from the 13.6 M and 20.5 M that the table prints, which are
+    all parameters.
     """
 
     def keeps_size(site: Site) -> bool:
@@ -148,21 +159,22 @@ def sha_resnet(
 
 
 def sha_resnet164(num_classes: int = 10, in_chans: int = 3, depth: int = 164) -> nn.Module:
-    """Pre-activation bottleneck ResNet whose 3x3 convolutions share one weight within each stage, but for its first block's.
+    """Pre-activation bottleneck ResNet whose 3x3 convolutions share one weight in each stage, except in the first block.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         depth: 9n + 2 layers.
 
     Raises:
-        SettingError: no n gives that depth.
+        SettingError: `depth` is not 9n + 2.
 
-    Source: Boulch 2018, the release's CIFAR networks; Table 8 of ShardNet quotes its 0.93 M.
+    Source: Boulch 2018, the CIFAR networks of its release; Table 8 of ShardNet quotes the 0.93 M of this network.
     """
     return converted(preact_resnet(num_classes, in_chans, depth), DepthShared("stage"), _after_the_first)
 
 
 def _after_the_first(site: Site) -> bool:
-    """Whether it is a 3x3 convolution of a stage, in another block than the first."""
+    """Whether the site is a 3x3 convolution of a stage, in any block except the first."""
     stage, _, rest = site.name.partition(".")
     return stage.startswith("layer") and not rest.startswith("0.") and site.spec.kernel_size == (3, 3)
 
@@ -170,14 +182,15 @@ def _after_the_first(site: Site) -> bool:
 def soft_wide_resnet28_10(
     num_classes: int = 10, in_chans: int = 3, depth: int = 28, widen: int = 10, templates: int = 2
 ) -> nn.Module:
-    """Wide ResNet whose 3x3 convolutions, but for the first block's, are mixed from the templates of their stage (SWRN).
+    """Wide ResNet whose 3x3 convolutions, except in the first block, are mixtures of the templates of their stage (SWRN).
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         depth, widen: see `leanconv.models.wide_resnet.wide_resnet`.
-        templates: k, in the bank of each stage.
+        templates: k, the number of templates of each stage.
 
     Raises:
-        SettingError: a depth that is not 6n + 4, or templates that are no whole number.
+        SettingError: `depth` is not 6n + 4, or `templates` is not an integer.
 
     Source: Savarese & Maire 2019, section 4.1 and its release.
     """
@@ -185,10 +198,12 @@ def soft_wide_resnet28_10(
 
 
 def soft_wide_resnet50_2(num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
-    """The wide ImageNet ResNet-50 whose 3x3 convolutions, but for the first block's, are mixed from as many templates as
-    there are of them in their stage (SWRN 50-2): no fewer parameters than before, and a few coefficients more.
+    """The wide ImageNet ResNet-50 whose 3x3 convolutions, except in the first block, are mixtures of templates (SWRN 50-2).
 
-    Source: Savarese & Maire 2019; Table 2 of ShardNet, whose 69 M are inferred to leave no template out.
+    A stage has as many templates as it has such convolutions. So the network does not save parameters; it has a few coefficients
+    more than the dense network.
+
+    Source: Savarese & Maire 2019; Table 2 of ShardNet. The number of templates is inferred from the 69 M that the table prints.
     """
     dense = imagenet_resnet("Bottleneck", RESNET50, num_classes, in_chans, base_width=128)
     rules: list[Rule] = [
@@ -200,43 +215,47 @@ def soft_wide_resnet50_2(num_classes: int = 1000, in_chans: int = 3) -> nn.Modul
 def fs_resnet(
     num_classes: int = 10, in_chans: int = 3, depths: tuple[int, ...] = (2, 2, 2, 2), ratio: float = 1 / 14
 ) -> nn.Module:
-    """CIFAR ResNet (widths 64 to 512) whose filters are windows of one vector a layer. Unverified.
+    """CIFAR ResNet (widths 64 to 512) whose filters are windows of one vector in each layer. Unverified.
 
     Args:
-        depths: blocks in each stage; ratio: of the vector's length to the weights. Fitted on the quoted sizes.
+        num_classes, in_chans: outputs, and channels of the image.
+        depths: blocks in each stage.
+        ratio: length of the vector, as a share of the layer's weights; fitted to the quoted sizes.
 
     Raises:
-        SettingError: a ratio that `leanconv.FilterSummary` refuses.
+        SettingError: `leanconv.FilterSummary` refuses the ratio.
 
-    Source: Yang et al. 2019a; Table 8 of ShardNet quotes its sizes.
+    Source: Yang et al. 2019a; Table 8 of ShardNet quotes the sizes of these networks.
     """
     return converted(resnet(depths, num_classes, in_chans, 64, "B"), FilterSummary(ratio), "layer*")
 
 
 def fs_resnet50(num_classes: int = 1000, in_chans: int = 3, ratio: float = 0.1) -> nn.Module:
-    """ResNet-50 whose filters, but for the stem's, are windows of one vector a layer. Unverified.
+    """ResNet-50 whose filters, except those of the stem, are windows of one vector in each layer. Unverified.
 
     Args:
-        ratio: of the vector's length to the weights. Fitted on the quoted size.
+        num_classes, in_chans: outputs, and channels of the image.
+        ratio: length of the vector, as a share of the layer's weights; fitted to the quoted size.
 
     Raises:
-        SettingError: a ratio that `leanconv.FilterSummary` refuses.
+        SettingError: `leanconv.FilterSummary` refuses the ratio.
 
-    Source: Yang et al. 2019a; Table 2 of ShardNet quotes its size.
+    Source: Yang et al. 2019a; Table 2 of ShardNet quotes the size of this network.
     """
     return converted(_resnet50(num_classes, in_chans), FilterSummary(ratio), "layer*")
 
 
 def grouped_resnet50(num_classes: int = 1000, in_chans: int = 3, groups: int = 2) -> nn.Module:
-    """ResNet-50 with grouped convolutions where TiedResNet ties: each bottleneck's entry and its 3x3.
+    """ResNet-50 with grouped convolutions at the positions where TiedResNet has tied ones: the entry and the 3x3 of a bottleneck.
 
     Args:
-        groups: G; 1 is the ordinary network.
+        num_classes, in_chans: outputs, and channels of the image.
+        groups: G; 1 gives the ordinary network. A layer stays dense if G does not divide its channels.
 
     Raises:
-        SettingError: groups is no whole number; a layer whose channels it does not divide stays dense.
+        SettingError: `groups` is not an integer.
 
-    Source: the comparator of Wang & Yu 2021 (TBC), which names no network of its own for it.
+    Source: Wang & Yu 2021 (TBC) compares with grouped convolution, but names no network for it.
     """
     return converted(_resnet50(num_classes, in_chans), Grouped(groups), ("layer*.conv1", "layer*.conv2"))
 

@@ -1,4 +1,4 @@
-"""A paper's network as an ordinary network and a plan."""
+"""Build a paper's network from an ordinary network and a plan."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ def converted(
     exclude: Where = (),
     input_size: InputSize | None = None,
 ) -> nn.Module:
-    """`dense` with new weights in the convolutions that the rules name; it carries the plan.
+    """Plan and convert `dense` in one step, with fresh weights in the converted convolutions.
 
-    The arguments are those of `leanconv.plan`. What timm reads off a network (its features, its classifier, its
-    configuration) is kept.
+    The arguments are those of `leanconv.plan`. The attributes that timm reads (features, classifier, configuration) are kept.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LeanconvWarning)  # what a paper's network costs is in its docstring and counts
+        warnings.simplefilter("ignore", LeanconvWarning)  # the docstring and the counts state the cost of the network
         return convert(dense, plan(dense, method, where, exclude=exclude, input_size=input_size))

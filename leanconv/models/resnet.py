@@ -1,7 +1,7 @@
 """Residual networks for small images.
 
-Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2 (6n+2 layers, widths 16/32/64), and the
-CIFAR variant of ResNet-18/34 (3x3 stem of stride 1, no max-pool) that the filter-basis paper uses.
+Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2 (6n+2 layers, widths 16/32/64). The
+filter-basis paper uses ResNet-18/34 in a CIFAR variant: a 3x3 stem of stride 1, and no max-pool.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ PADDINGS = ("end", "both")
 
 
 class PadShortcut(nn.Module):
-    """Option A: every `stride`-th pixel, and zeros for the channels that are new. No parameters.
+    """The shortcut of option A: it takes every `stride`-th pixel and adds channels of zeros. It has no parameters.
 
-    The paper does not say where the zeros stand. No tensor tells the two ways apart, so a state dict says in its metadata
-    which one its network had, and does not load into the other.
+    The paper does not say on which side the zeros are added. The tensors of a checkpoint do not show it either. The state dict
+    therefore stores `padding` in its metadata, and does not load into a network with another value.
+
+    >>> PadShortcut(extra=16, stride=2)(torch.ones(1, 16, 32, 32)).shape
+    torch.Size([1, 32, 16, 16])
 
     Args:
-        padding: "end", zeros behind the old channels (torch's own ResNet of 2016), or "both", half of them on each side
-            (the widespread PyTorch code for three stages, and the release of the filter bases).
+        extra: number of added channels.
+        stride: of the subsampling.
+        padding: "end" adds the zeros after the old channels (Torch's ResNet of 2016). "both" adds half of them on each side
+            (the common PyTorch code for three stages, and the release of the filter bases).
 
     Shape:
-        x: (N, C, H, W) -> (N, C + extra, ceil(H / stride), ceil(W / stride)), the size that a padded 3x3 gives.
+        x: (N, C, H, W) -> (N, C + extra, ceil(H / stride), ceil(W / stride)), the output size of a padded 3x3 convolution.
     """
 
     def __init__(self, extra: int, stride: int, padding: str = "end") -> None:
@@ -44,6 +49,7 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
 
     def extra_repr(self) -> str:
+        """The settings, as ``print(module)`` shows them."""
         return f"extra={self.extra}, stride={self.stride}, padding={self.padding}"
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -66,18 +72,27 @@ class PadShortcut(nn.Module):
         found = local_metadata.get("padding", self.padding)
         if found != self.padding:
             errors.append(
-                f"{prefix[:-1]!r} pads at {found!r} in this state dict and at {self.padding!r} in this network; build it "
-                f"with shortcut_padding={found!r}"
+                f"{prefix[:-1]!r} pads at {found!r} in this state dict and at {self.padding!r} in this network; build the "
+                f"network with shortcut_padding={found!r}"
             )
 
 
 def pad_shortcuts(model: nn.Module) -> list[tuple[str, PadShortcut]]:
-    """The option-A shortcuts of `model` by name."""
+    """The option-A shortcuts of `model`, as (name, module)."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, PadShortcut)]
 
 
 class BasicBlock(nn.Module):
-    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), both convolutions 3x3."""
+    """A residual block of two 3x3 convolutions: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)).
+
+    Args:
+        in_channels, out_channels: of the block.
+        stride: of the first convolution.
+        shortcut, padding: see `CifarResNet`.
+
+    Shape:
+        x: (N, in_channels, H, W) -> (N, out_channels, H', W'), divided by the stride and rounded up.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str, padding: str = "end") -> None:
         super().__init__()
@@ -106,15 +121,16 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, option: str, pad
 
 
 class CifarResNet(ImageNetwork):
-    """A 3x3 stem, then stages of basic blocks named layer1, layer2, ...
+    """A residual network for small images: a 3x3 stem, then stages of basic blocks named layer1, layer2, ...
 
-    Each stage but the first halves the map and doubles the width.
+    Each stage except the first halves the feature map and doubles the width.
 
     Args:
         depths: blocks in each stage.
+        num_classes, in_chans: outputs, and channels of the image.
         width: channels of the stem and the first stage.
-        shortcut: where the shape changes, "A" (subsample and zero-pad) or "B" (1x1 convolution and norm).
-        shortcut_padding: of option A, "end" or "both", see `PadShortcut`; option B has none.
+        shortcut: where the shape changes: "A" (subsampling and zero padding) or "B" (1x1 convolution and normalisation).
+        shortcut_padding: of option A: "end" or "both", see `PadShortcut`. Option B does not use it.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
@@ -164,5 +180,9 @@ def resnet(
     shortcut: str = "A",
     shortcut_padding: str = "end",
 ) -> CifarResNet:
-    """The CIFAR network with `depths` blocks a stage: 3, 3, 3 is ResNet-20."""
+    """The CIFAR residual network with `depths` blocks in its stages; arguments as for `CifarResNet`.
+
+    >>> sum(parameter.numel() for parameter in resnet((3, 3, 3)).parameters())  # ResNet-20
+    269722
+    """
     return CifarResNet(depths, num_classes, in_chans, width, shortcut, shortcut_padding)

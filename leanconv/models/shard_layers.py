@@ -1,4 +1,4 @@
-"""What ShardNet's networks are made of: one filter set, used by every layer that asks for it, and blending layers."""
+"""The parts of ShardNet's networks: one filter set that many layers use, and blending layers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d, PaddedDepthSh
 
 
 class FilterSet:
-    """Gives convolutions, all with one weight and bias when `shared`, each with its own otherwise.
+    """Makes convolutions. With `shared`, all convolutions of one shape have the same weight and bias.
 
-    The first convolution that is asked for owns the shared weight; the others refer to it.
+    The first convolution owns the shared weight; the later ones hold a reference to its owner.
+
+    Args:
+        shared: share the weights; without it, each convolution has its own.
     """
 
     def __init__(self, shared: bool) -> None:
@@ -21,7 +24,7 @@ class FilterSet:
         self.banks: dict[tuple[int, int, int], tuple[ConvBank, nn.Module]] = {}
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
-        """A convolution with bias that keeps the size of the map."""
+        """A convolution with a bias that keeps the size of the feature map."""
         padding = kernel_size // 2
         if not self.shared:
             return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
@@ -36,7 +39,7 @@ class FilterSet:
         return conv
 
     def image_conv(self, in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
-        """The convolution on the image: the shared one, whose input is padded with empty channels."""
+        """The first convolution, which reads the image. With `shared`, zero channels are added to the image."""
         if not self.shared:
             return self.conv(in_channels, out_channels, kernel_size)
         bank = ConvBank((out_channels, out_channels, kernel_size, kernel_size), bias=True)
@@ -46,10 +49,11 @@ class FilterSet:
 
 
 class BlendedNetwork(ImageNetwork, Blending):
-    """A network that names its blending layers.
+    """A network with blending layers. A subclass adds their names to `blends`.
 
     Args:
-        blends: their names, where the network has made them.
+        num_classes: number of outputs.
+        default_input_size: (channels, height, width) of an image.
     """
 
     def __init__(self, num_classes: int, default_input_size: tuple[int, int, int]) -> None:
@@ -57,12 +61,16 @@ class BlendedNetwork(ImageNetwork, Blending):
         self.blends: list[str] = []
 
     def blending_weights(self) -> list[nn.Parameter]:
-        plain = [name for name in self.blends if isinstance(self.get_submodule(name), nn.Conv2d)]  # not those converted
+        """The weights of the blending layers, without those that were converted to another operator."""
+        plain = [name for name in self.blends if isinstance(self.get_submodule(name), nn.Conv2d)]
         return [self.get_parameter(f"{name}.weight") for name in plain]
 
 
 def init_blend_(blend: nn.Module) -> None:
-    """Start a blending layer as the identity, so that the network starts as the one without; the paper gives no start."""
+    """Initialise a blending layer as the identity. So the network initially equals the network without blending layers.
+
+    The paper does not give an initialisation.
+    """
     assert isinstance(blend, nn.Conv2d)
     nn.init.dirac_(blend.weight)
     if blend.bias is not None:

@@ -1,6 +1,7 @@
 """ShardNet's residual networks, for small images and for ImageNet.
 
-Source: "ShardNet", Tables 4 and 5, Fig. 6 and appendix A.3; what counts what was inferred from Tables 2, 7 and 8.
+Source: "ShardNet", Tables 4 and 5, Fig. 6 and appendix A.3. Details that the text leaves open are inferred from the counts in
+Tables 2, 7 and 8.
 """
 
 from __future__ import annotations
@@ -21,10 +22,19 @@ EXPANSION = 4
 
 
 class ShardBlock(nn.Module):
-    """relu(convolutions(x) + x), each convolution followed by a norm of its own, all but the last by ReLU.
+    """A residual block: relu(convolutions(x) + x).
 
-    "basic": two 3x3; "bottleneck": 1x1 from 4 w to w, 3x3, 1x1 back to 4 w. The shape never changes, so there is no
-    projection.
+    Each convolution has its own normalisation layer, and a ReLU follows each except the last. A basic block has two 3x3
+    convolutions. A bottleneck has a 1x1 from 4 w to w channels, a 3x3, and a 1x1 back to 4 w. The shape never changes, so there
+    is no projection shortcut.
+
+    Args:
+        filters: makes the convolutions.
+        width: w.
+        bottleneck: a bottleneck in place of a basic block.
+
+    Shape:
+        x: (N, C, H, W) -> (N, C, H, W); C is w, or 4 w for a bottleneck.
     """
 
     def __init__(self, filters: FilterSet, width: int, bottleneck: bool) -> None:
@@ -50,20 +60,24 @@ class ShardBlock(nn.Module):
 class ShardResNet(BlendedNetwork):
     """A stem, then scales of residual blocks, with a 1x1 convolution and a max-pool between two scales.
 
-    With `shared`, one filter set serves all blocks (SLb-ResNet(n), SL-ResNet-34(n)), or one for each of a bottleneck's three
-    convolutions (SL-ResNet-50(n)); the width is the same at every scale, and the 1x1s between them, ``blend1``, ``blend2``,
-    ..., are the blending layers. Without it, each convolution has its own and the width doubles (Eb-ResNet(p), E-ResNet).
-    All other convolutions have biases. Parameters of convolutions: SLb 11 n**2 + 3 n; SL-34 12 n**2 + n and the stem;
-    SL-50 69 n**2 + 6 n and the stem. SL-ResNet-34(512) has 22 times the MACs of ResNet-34.
+    With `shared`, all blocks use one filter set (SLb-ResNet(n), SL-ResNet-34(n)); bottlenecks use one set for each of their three
+    convolutions (SL-ResNet-50(n)). The width is then equal at every scale, and the 1x1 convolutions between the scales are the
+    blending layers ``blend1``, ``blend2``, ... Without `shared`, each convolution has its own weight, and the width doubles with
+    each scale (Eb-ResNet(p), E-ResNet). All other convolutions have biases.
+
+    Parameters of the convolutions: SLb 11 n**2 + 3 n; SL-34 12 n**2 + n and the stem; SL-50 69 n**2 + 6 n and the stem.
+    SL-ResNet-34(512) has 22 times the MACs of ResNet-34.
 
     Args:
-        width: n, or p.
-        blocks: in each scale (b).
-        scales: how many.
-        bottleneck: bottlenecks in place of basic blocks; a 1x1 without bias then widens the stem's output.
-        stem: "shared": the shared filter set itself, on the padded image; "3x3": one of its own; "7x7": one of stride 2
-            and a max-pool (ImageNet). Without `shared`, "shared" is a 3x3.
-        blend_bias: whether the 1x1s between scales have biases (they do in the CIFAR networks' counts).
+        num_classes, in_chans: outputs, and channels of the image.
+        width: n with `shared`; p without.
+        blocks: b, the blocks in each scale.
+        scales: number of scales.
+        shared: share the filter set.
+        bottleneck: bottlenecks in place of basic blocks; a 1x1 without bias then widens the output of the stem.
+        stem: "shared": the shared filter set, on an image with added zero channels. "3x3": a 3x3 with its own weight. "7x7": a
+            7x7 of stride 2 and a max-pool (ImageNet). Without `shared`, "shared" means a 3x3.
+        blend_bias: whether the 1x1 convolutions between scales have biases. (They do in the counts of the CIFAR networks.)
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).

@@ -1,6 +1,7 @@
-"""ShardNet's VGG networks: the same width everywhere, so that one filter set can serve the whole depth.
+"""ShardNet's VGG networks: all layers have the same width, so that one filter set can be used through the whole depth.
 
-Source: "ShardNet", Table 3 and section 4. Counts of convolutions there are weights and biases, without norms and the head.
+Source: "ShardNet", Table 3 and section 4. The paper counts weights and biases of convolutions, without normalisation layers and
+the head.
 """
 
 from __future__ import annotations
@@ -23,23 +24,27 @@ HEADS = ("512-512", "1024-1024", "2048")
 class ShardVGG(BlendedNetwork):
     """VGG-16's thirteen 3x3 convolutions in one width n, in five blocks named block1 to block5.
 
-    E-VGGNet(n) holds thirteen filter sets, 108 n**2 + 40 n parameters; S-VGGNet(n) one, 9 n**2 + n; SL-VGGNet(n) has
-    bias-free 1x1 blending layers before the first four pools too, 9 n**2 + n + 4 n**2; SLl-VGGNet(n) the same with l
-    convolutions in each block. Each convolution has a bias and is followed by a norm of its own and ReLU. MACs do not fall
-    with the parameters, and grow with n**2: S-VGGNet(512) has 13 times those of VGG-16
-    (21 times, were the empty channels of the image multiplied).
+    - E-VGGNet(n) has thirteen filter sets: 108 n**2 + 40 n parameters.
+    - S-VGGNet(n) has one filter set: 9 n**2 + n parameters.
+    - SL-VGGNet(n) also has 1x1 blending layers without bias before the first four pools: 9 n**2 + n + 4 n**2 parameters.
+    - SLl-VGGNet(n) is SL-VGGNet(n) with l convolutions in each block.
+
+    Each convolution has a bias; its own normalisation layer and a ReLU follow. MACs do not fall with the parameters, and grow
+    with n**2: S-VGGNet(512) has 13 times the MACs of VGG-16 (21 times if the zero channels of the image are multiplied too).
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         width: n.
-        shared: one filter set for all; the image is padded to n channels with empty ones.
-        blend: blending layers, named ``blend`` in blocks 1 to 4; they start as the identity (the paper gives no start).
-        uses: convolutions in each block; None is VGG-16's 2, 2, 3, 3, 3.
-        head: hidden layers of the classifier: "512-512" (CIFAR-10), "1024-1024" (CIFAR-100) or "2048" (Tiny ImageNet,
+        shared: use one filter set for all convolutions; zero channels are added to the image, up to n.
+        blend: add blending layers, named ``blend``, in blocks 1 to 4. They start as the identity; the paper gives no
+            initialisation.
+        uses: convolutions in each block; None means VGG-16's 2, 2, 3, 3, 3.
+        head: hidden layers of the classifier: "512-512" (CIFAR-10), "1024-1024" (CIFAR-100) or "2048" (Tiny ImageNet with
             56 pixels: without the last pool, on 3 x 3 pixels).
-        dropout: probability after each hidden layer of the head (not given in the paper).
+        dropout: probability after each hidden layer of the head; the paper does not give it.
 
     Shape:
-        x: (N, in_chans, H, W) -> (N, num_classes), for any H and W that leave pixels.
+        x: (N, in_chans, H, W) -> (N, num_classes), for any H and W that leave at least one pixel.
 
     Raises:
         SettingError: a setting out of range.
@@ -81,12 +86,12 @@ class ShardVGG(BlendedNetwork):
                 self.blends.append(f"block{index}.blend")
                 layers["blend"] = nn.Conv2d(width, width, 1, bias=False)
             if not (tiny and last):
-                # Rounding up keeps a pixel of a CIFAR image that is too small; at multiples of 32 it changes nothing
+                # Rounding up keeps one pixel of a small image; for multiples of 32 it changes nothing
                 layers["pool"] = nn.MaxPool2d(2, ceil_mode=not tiny)
             self.add_module(f"block{index}", nn.Sequential(layers))
             reduction = 2 ** min(index, 4 if tiny else 5)
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"block{index}"})
-        side = 3 if tiny else 1  # what is left of 56 and of 32 pixels
+        side = 3 if tiny else 1  # the pools reduce 56 pixels to 3, and 32 pixels to 1
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.head = _head(head, width * side * side, num_classes, dropout)
         init_convs_(self)

@@ -16,22 +16,24 @@ from leanconv.models.resnet import resnet
 from leanconv.models.vgg import VGG16
 from leanconv.ops.split import Representative, Split
 
-ALL_BUT_THE_FIRST = "block*.conv*", "block1.conv1"  # of VGG-16's convolutions: which, and which not
+ALL_BUT_THE_FIRST = "block*.conv*", "block1.conv1"  # VGG-16's convolutions: which convert, and which are excluded
 
 
 def imagenet_resnet(
     block: str, depths: tuple[int, ...], num_classes: int = 1000, in_chans: int = 3, **settings: Any
 ) -> nn.Module:
-    """timm's ResNet, without the weights and the description of a published one.
+    """timm's ResNet, without published weights.
 
     Args:
         block: "BasicBlock" or "Bottleneck", with the stride on the 3x3, as in torchvision.
-        num_classes: 0 leaves the classifier out.
-        settings: others of timm's ResNet.
+        depths: blocks in each stage.
+        num_classes: number of outputs; 0 leaves the classifier out.
+        in_chans: channels of the image.
+        settings: other settings of timm's ResNet.
     """
     from timm.models import resnet as timm_resnet
 
-    settings = {"zero_init_last": False} | settings  # as torchvision's, which the papers trained
+    settings = {"zero_init_last": False} | settings  # as in torchvision; the papers trained torchvision's networks
     kind = getattr(timm_resnet, block)
     model: nn.Module = timm_resnet.ResNet(kind, depths, num_classes=num_classes, in_chans=in_chans, **settings)
     model.default_input_size = (in_chans, 224, 224)  # type: ignore[assignment]
@@ -53,13 +55,14 @@ def spconv_resnet20(
     """ResNet-20 with a split convolution in place of every 3x3 but the first.
 
     Args:
-        width, shortcut, shortcut_padding: of the host network, see `leanconv.models.resnet.CifarResNet`.
+        num_classes, in_chans, width, shortcut, shortcut_padding: of the dense network, see
+            `leanconv.models.resnet.CifarResNet`.
         ratio, groups, fusion, representative, redundant: see `leanconv.Split`; the rows of Table 4 change the last three.
 
     Raises:
-        SettingError: a setting that the host or the split refuses.
+        SettingError: the dense network or the split refuses a setting.
 
-    Source: section 4.1 and Table 4. The projections (option B) are inferred from the printed FLOPs.
+    Source: section 4.1 and Table 4. The projection shortcuts (option B) are inferred from the printed FLOPs.
     """
     method = Split(ratio, groups, fusion, representative, redundant)
     return converted(
@@ -76,13 +79,14 @@ def spconv_vgg16(
     representative: Representative = "sum",
     redundant: bool = True,
 ) -> nn.Module:
-    """VGG-16 (head 512-512 with a norm) with a split convolution in place of all convolutions but the first.
+    """VGG-16 (head 512-512 with a normalisation layer) with a split convolution in place of all convolutions but the first.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         ratio, groups, fusion, representative, redundant: see `leanconv.Split`.
 
     Raises:
-        SettingError: a setting that the split refuses.
+        SettingError: the split refuses a setting.
 
     Source: section 4.1, "VGG-15 with 2 fully-connected layers and batch normalization equipped after each layer".
     """
@@ -92,9 +96,12 @@ def spconv_vgg16(
 
 
 class ParallelConv2d(nn.Module):
-    """y = k3(x) + k1(x): a 3x3 and a 1x1 convolution side by side, both on all channels, neither with a bias.
+    """A 3x3 and a parallel 1x1 convolution, both on all channels and without bias: y = k3(x) + k1(x).
 
-    In effect one 3x3 convolution, whose middle tap is held twice.
+    It computes the function of one 3x3 convolution; the middle tap is stored twice.
+
+    Args:
+        in_channels, out_channels: of both convolutions.
 
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H, W).
@@ -110,11 +117,12 @@ class ParallelConv2d(nn.Module):
 
 
 def spconv_vgg16_printed_baseline(num_classes: int = 10, in_chans: int = 3) -> nn.Module:
-    """What the SPConv paper counted as its VGG-16 baseline: a 1x1 beside every 3x3 but the first.
+    """The network that the SPConv paper counted as its VGG-16 baseline: a 1x1 is parallel to every 3x3 except the first.
 
-    A mistake of the paper's, kept for its printed percentages. It has 16,622,090 parameters; the plain network, ``vgg16``,
-    has 14,991,946 and computes the same functions. Inferred: it is the one structure found that has both the parameters and
-    the FLOPs of Table 1 to their last digits (a split convolution at ratio 1 and one group, less its norm).
+    This is a mistake of the paper. The network exists here to reproduce the printed percentages. It has 16,622,090 parameters;
+    the plain network ``vgg16`` has 14,991,946 and computes the same functions. The structure is inferred: of those we tried, it
+    is the only one that has both the parameters and the FLOPs of Table 1 to their last digit. (It is a split convolution with
+    ratio 1 and one group, without its normalisation layers.)
     """
     model = VGG16(num_classes, in_chans, "512bn")
     convs = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -136,24 +144,29 @@ def spconv_resnet50(
     """ResNet-50 with a split convolution in place of each bottleneck's 3x3.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         ratio, groups, fusion, representative, redundant: see `leanconv.Split`.
 
     Raises:
-        SettingError: a setting that the split refuses.
+        SettingError: the split refuses a setting.
 
-    Source: section 4.2. The host is torchvision's, the stride on the 3x3.
+    Source: section 4.2. The dense network is torchvision's, with the stride on the 3x3.
     """
     method = Split(ratio, groups, fusion, representative, redundant)
     return converted(imagenet_resnet("Bottleneck", (3, 4, 6, 3), num_classes, in_chans), method, "layer*.conv2")
 
 
 def resnet50_backbone(num_classes: int = 0, in_chans: int = 3) -> nn.Module:
-    """ResNet-50 without pooling and classifier, for detectors; with `num_classes` it is the whole network.
+    """ResNet-50 without pooling and classifier, for detectors. With `num_classes` it is the whole network.
+
+    Args:
+        num_classes: 0, or the number of outputs.
+        in_chans: channels of the image.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, 2048, H / 32, W / 32), rounded up; (N, num_classes) with a classifier.
 
-    Source: section 4.3 and Table 3. timm's ``features_only=True`` gives the maps of all stages.
+    Source: section 4.3 and Table 3. timm's ``features_only=True`` returns the feature maps of all stages.
     """
     if num_classes != 0:
         at_least_one(num_classes=num_classes)
@@ -172,15 +185,17 @@ def spconv_resnet50_backbone(
 ) -> nn.Module:
     """`resnet50_backbone` with a split convolution in place of each bottleneck's 3x3.
 
-    Its parameters have the names of `spconv_resnet50`, so that a trained network's weights go in but for ``fc``.
+    Its parameters have the names of those of `spconv_resnet50`, so the weights of a trained network can be loaded, except ``fc``.
 
     Args:
+        num_classes, in_chans: see `resnet50_backbone`.
         ratio, groups, fusion, representative, redundant: see `leanconv.Split`.
 
     Raises:
-        SettingError: a setting that the split refuses.
+        SettingError: the split refuses a setting.
 
-    Source: section 4.3 and Table 3. The release's split fails on the odd maps of a detector's images; this one does not.
+    Source: section 4.3 and Table 3. The split of the release fails on feature maps of odd size, which occur in detectors; this
+    one does not.
     """
     method = Split(ratio, groups, fusion, representative, redundant)
     return converted(resnet50_backbone(num_classes, in_chans), method, "layer*.conv2")

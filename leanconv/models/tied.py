@@ -1,7 +1,7 @@
 """The networks of the TBC paper.
 
-Source: Wang & Yu 2021, "Tied Block Convolution: Leaner and Better CNNs with Shared Thinner Filters". Its release holds
-operators only; every network here is rebuilt from the text, Figs. 4 and 5, and the printed counts.
+Source: Wang & Yu 2021, "Tied Block Convolution: Leaner and Better CNNs with Shared Thinner Filters". Its release contains only
+operators. Every network here is rebuilt from the text, Figs. 4 and 5, and the printed counts.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ def _timm(name: str, num_classes: int, in_chans: int, **settings: Any) -> nn.Mod
 
 
 def _tied(dense: nn.Module, where: Sequence[str], blocks: int) -> nn.Module:
-    """`dense` with TBC where the globs say; one block is an ordinary convolution, and leaves it as it is."""
+    """`dense` with TBC at the layers that match the globs. With one block, `dense` is returned unchanged."""
     check_int("blocks", blocks)
     rules: list[Rule] = [(glob, TiedBlock(blocks)) for glob in where]
     return dense if blocks == 1 else converted(dense, rules)
 
 
 def tied_se_resnet50(num_classes: int = 1000, in_chans: int = 3, blocks: int = 8) -> nn.Module:
-    """SE-ResNet-50 (reduction 16) whose squeeze and excitation are tied, with biases.
+    """SE-ResNet-50 (reduction 16) whose squeeze and excitation layers are tied, with biases.
 
     Args:
-        blocks: B of both layers; 1 is the ordinary network.
+        num_classes, in_chans: outputs, and channels of the image.
+        blocks: B of both layers; 1 gives the ordinary network.
 
     Raises:
-        SettingError: blocks is no whole number.
+        SettingError: `blocks` is not an integer.
 
     Source: Wang & Yu 2021, Fig. 5a and Table 3. timm's SE layers are 1x1 convolutions, so TFC is TBC.
     """
@@ -55,18 +56,19 @@ def tied_se_resnet50(num_classes: int = 1000, in_chans: int = 3, blocks: int = 8
 
 
 def tied_se_efficientnet_b0(num_classes: int = 1000, in_chans: int = 3, blocks: int = 2) -> nn.Module:
-    """EfficientNet-B0 whose squeeze and excitation are tied, with biases.
+    """EfficientNet-B0 whose squeeze and excitation layers are tied, with biases.
 
-    Where `blocks` does not divide a squeeze width, that layer stays dense, and the plan says so: B = 4 does not divide
-    the 6 and 10 channels of four of the sixteen SE blocks.
+    A layer stays dense if `blocks` does not divide its squeeze width, and the plan says so. B = 4 does not divide the 6 and 10
+    channels of four of the sixteen SE blocks.
 
     Args:
-        blocks: B of both layers; 1 is the ordinary network.
+        num_classes, in_chans: outputs, and channels of the image.
+        blocks: B of both layers; 1 gives the ordinary network.
 
     Raises:
-        SettingError: blocks is no whole number.
+        SettingError: `blocks` is not an integer.
 
-    Source: Wang & Yu 2021, Fig. 5a and Table 3, which prints B = 4 without saying what becomes of those widths.
+    Source: Wang & Yu 2021, Fig. 5a and Table 3. The table prints B = 4 and does not say what happens at these widths.
     """
     return _tied(_timm("efficientnet_b0", num_classes, in_chans), ("*.se.conv_reduce", "*.se.conv_expand"), blocks)
 
@@ -76,16 +78,18 @@ def gc_resnet50(
 ) -> nn.Module:
     """ResNet-50 with a global context block in each of the 13 bottlenecks of c3 to c5.
 
-    It stands behind the last norm of the bottleneck, before the shortcut is added, as in GCNet. The mask convolution is
-    never tied.
+    The block follows the last normalisation layer of the bottleneck, before the shortcut is added, as in GCNet. The mask
+    convolution is never tied.
 
     Args:
-        reduction: of the context block's hidden width.
-        blocks: B of its two 1x1 convolutions; 1 is the ordinary block.
-        groups: G of the two, which makes them TGC. Fitted: G = 2, B = 2 has the 1.3 M that Table 4 prints for B = 4.
+        num_classes, in_chans: outputs, and channels of the image.
+        reduction: the hidden width of the context block is its channels / reduction.
+        blocks: B of its two 1x1 convolutions; 1 gives the ordinary block.
+        groups: G of these two convolutions; above 1 they are TGC. Fitted: G = 2 with B = 2 has the 1.3 M that Table 4 prints
+            for B = 4.
 
     Raises:
-        SettingError: blocks, groups or reduction does not divide a width.
+        SettingError: `blocks`, `groups` or `reduction` does not divide a width.
 
     Source: Wang & Yu 2021, Fig. 5b and Table 4; Cao et al. 2019.
     """
@@ -100,7 +104,7 @@ def gc_resnet50(
                 block.squeeze = TiedBlockConv2d(block.squeeze.in_channels, hidden, 1, groups=groups, blocks=blocks)
                 block.expand = TiedBlockConv2d(hidden, block.expand.out_channels, 1, groups=groups, blocks=blocks)
                 block.reset_parameters()
-            bottleneck.se = block  # timm's place for attention of any kind
+            bottleneck.se = block  # timm uses this attribute for every kind of attention
     return model
 
 
@@ -110,16 +114,17 @@ def tied_resnest50(
     """ResNeSt-50 (radix 2, one cardinal of 64) with tied convolutions.
 
     Args:
-        tied: "text": the entry 1x1 and the split-attention 3x3 of every bottleneck, as the paper says; "fitted": the 3x3,
-            the shortcut and the attention's first layer, which comes nearest to the printed parameters.
-        avd_first: pool before the 3x3 of a block that halves the map, as ResNeSt-50-fast does, rather than behind it.
-        blocks: B; 1 is the ordinary network.
+        num_classes, in_chans: outputs, and channels of the image.
+        tied: "text": the entry 1x1 and the split-attention 3x3 of every bottleneck, as the paper says. "fitted": the 3x3, the
+            shortcut and the first layer of the attention; this choice comes closest to the printed parameters.
+        avd_first: in a block that halves the feature map, pool before the 3x3, as ResNeSt-50-fast does, and not after it.
+        blocks: B; 1 gives the ordinary network.
 
     Raises:
-        SettingError: an unknown `tied`, or blocks that are no whole number.
+        SettingError: `tied` is unknown, or `blocks` is not an integer.
 
-    Source: Wang & Yu 2021, Fig. 4c and Table 1. The default pools behind the 3x3, which is fitted on the printed FLOPs
-    (the table's heading says "fast", whose FLOPs are 18 % below them); no parameter depends on it.
+    Source: Wang & Yu 2021, Fig. 4c and Table 1. By default the network pools after the 3x3. This is fitted to the printed FLOPs:
+    the table says "fast", but the FLOPs of the fast form are 18 % lower. The parameters do not depend on it.
     """
     check_choice("tied", tied, tuple(TIED_IN_RESNEST))
     dense = _timm("resnest50d", num_classes, in_chans, block_args={"radix": 2, "avd": True, "avd_first": avd_first})

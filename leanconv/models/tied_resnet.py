@@ -1,7 +1,7 @@
-"""Residual networks whose bottleneck ties blocks of channels: TiedResNet, TiedResNeXt and TiedSENet.
+"""Residual networks with tied convolutions in the bottleneck: TiedResNet, TiedResNeXt and TiedSENet.
 
-Source: Wang & Yu 2021, "TBC/TGC in Bottleneck Modules", Fig. 4a and 4b. The release holds no network, and the text leaves
-the bottleneck open; what it does not say was fitted on the parameters of Tables 1, 5 and 6 (see `TiedBottleneck`).
+Source: Wang & Yu 2021, "TBC/TGC in Bottleneck Modules", Fig. 4a and 4b. The release contains no network, and the text does not
+define the bottleneck completely. The missing details were fitted to the parameters of Tables 1, 5 and 6 (see `TiedBottleneck`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,29 @@ from leanconv.ops.tied_block import TiedBlockConv2d
 POINTWISE_BLOCKS = 2  # B of the entry and of the shortcut: "we replace the entry one by TBC with B = 2"
 PAPER_BLOCKS = (1, 2, 4, 8)  # of the four splits: "B is 1,2,4,8 separately for the four 3x3 TBC layers"
 
-# Where (1, 2, 4, 8) does not divide a split, or there are not four: fitted on the parameters of Tables 1 and 5.
-# By (splits, base_width, groups).
+# For splits that (1, 2, 4, 8) does not divide, or that are not four: fitted to the parameters of Tables 1 and 5.
+# The key is (splits, base_width, groups).
 FITTED_BLOCKS: dict[tuple[int, int, int], tuple[int, ...]] = {
     (4, 18, 1): (1, 2, 2, 3),
     (2, 48, 1): (1, 2),
     (6, 24, 1): (1, 2, 2, 2, 2, 2),
     (8, 18, 1): (1, 1, 1, 1, 2, 2, 2, 2),
     (4, 72, 4): (1, 2, 3, 6),
-    (4, 36, 2): (1, 2, 3, 6),  # no figure to fit on: those of the wider network
+    (4, 36, 2): (1, 2, 3, 6),  # the paper prints no figure to fit; taken from the wider network
 }
 
 
 def default_blocks(splits: int, base_width: int, groups: int = 1) -> tuple[int, ...]:
-    """B of each split: the fitted ones of the paper's own networks, else the paper's 1, 2, 4, 8 where they divide.
+    """The number of blocks B of each split: fitted for the paper's own networks, else the paper's 1, 2, 4, 8.
+
+    >>> default_blocks(4, 32), default_blocks(4, 18)
+    ((1, 2, 4, 8), (1, 2, 2, 3))
+
+    Args:
+        splits, base_width, groups: see `TiedBottleneck`.
 
     Raises:
-        SettingError: neither is known; the blocks must then be given.
+        SettingError: the values are not fitted, and 1, 2, 4, 8 do not divide the splits; pass blocks.
     """
     fitted = FITTED_BLOCKS.get((splits, base_width, groups))
     if fitted is not None:
@@ -61,20 +67,27 @@ def _point(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class Mixer(nn.Module):
-    """What lets the splits see each other: fuses them, and hands the result on beside them or on top of them.
+    """Mixes the splits of a bottleneck. It fuses them, and appends the result to the splits or adds it to them.
 
-    With f the element-wise sum of the splits or their concatenation (`fusion`):
+    f is the element-wise sum of the splits, or their concatenation:
 
-        output="append":  cat(splits, point2(point1(f)))                 point2 gives `extra` channels
-        output="add":     each split + k3(point1(f)), in the width of f;   k3 a 3x3, TBC with B = 4 where f is all splits
+        output="append":  cat(splits, point2(point1(f)));    point2 has `extra` output channels
+        output="add":     each split + k3(point1(f));        k3 is a 3x3; if f is a concatenation, k3 is TBC with B = 4
 
-    Every convolution has its norm and ReLU.
+    A normalisation layer and a ReLU follow each convolution.
+
+    Args:
+        splits: number of splits.
+        width: channels of each split.
+        extra: channels to append.
+        fusion: "sum" or "concatenate".
+        output: "append" or "add".
 
     Shape:
         parts: `splits` maps of (N, width, H, W) -> (N, out_channels, H, W).
 
-    Source: Wang & Yu 2021, "Mixer module in TiedBottleneck" and Table 6: it names the two fusions and nothing else. The
-    rest is fitted: "append" on Tables 1, 5 and 6; "add" on Table 6's concatenation, which "append" misses by 3.5 %.
+    Source: Wang & Yu 2021, "Mixer module in TiedBottleneck" and Table 6. The paper only names the two fusions. The rest is
+    fitted: "append" to Tables 1, 5 and 6; "add" to the concatenation of Table 6, from which "append" differs by 3.5 %.
     """
 
     def __init__(self, splits: int, width: int, extra: int, fusion: str, output: str) -> None:
@@ -100,39 +113,46 @@ class Mixer(nn.Module):
         return fused + mixed
 
     def extra_repr(self) -> str:
+        """The settings, as ``print(module)`` shows them."""
         return f"fusion={self.fusion!r}, output={self.output!r}"
 
 
 class TiedBottleneck(nn.Module):
-    """A bottleneck whose 3x3 convolution is split, each split tied to its own degree.
+    """A bottleneck whose 3x3 convolution is split. Each split is a tied convolution with its own number of blocks.
 
         parts = split(entry(x));   y_i = k3_i(part_i);   out = relu(attention(norm(exit(mixer(y)))) + shortcut(x))
 
     Each of s splits has w = base_width * planes / 64 channels; D = s w.
 
-    1. entry: 1x1 TBC, B = 2, in_channels -> D, norm, ReLU;
-    2. k3_i: 3x3 TBC with B_i (with groups: TGC), the stride, norm, ReLU;
-    3. `Mixer`; without one the splits are concatenated;
-    4. exit: ordinary 1x1 to 4 * planes, norm; attention;
-    5. shortcut where the shape changes: 1x1 TBC, B = 2, the stride, norm.
+    1. entry: 1x1 TBC with B = 2 from in_channels to D channels, normalisation, ReLU;
+    2. k3_i: 3x3 TBC with B_i (TGC if groups > 1) and the stride, normalisation, ReLU;
+    3. `Mixer`; without a mixer the splits are concatenated;
+    4. exit: ordinary 1x1 to 4 * planes channels, normalisation, attention;
+    5. shortcut, if the shape changes: 1x1 TBC with B = 2 and the stride, normalisation.
 
     Args:
-        planes: p; the block gives 4 p channels.
+        in_channels: of the input.
+        planes: p; the block has 4 p output channels.
+        stride: of the 3x3 and the shortcut.
+        splits: s.
+        base_width: each split has base_width * planes / 64 channels.
         blocks: B_i, one for each split; None takes `default_blocks`.
-        groups: G of each split's 3x3, of TiedResNeXt.
-        mixer: fusion of the splits, "sum" (the paper's choice), "concatenate", or None.
+        groups: G of each split's 3x3, for TiedResNeXt.
+        mixer: fusion of the splits: "sum" (the paper's choice), "concatenate", or None.
         mixer_output: "append" or "add", see `Mixer`.
-        attention: None or "se", a squeeze-and-excitation block with `reduction`, tied with `attention_blocks` (1: plain).
+        attention: None or "se", a squeeze-and-excitation block.
+        reduction: of the attention.
+        attention_blocks: B of the attention; 1 means not tied.
 
     Shape:
         x: (N, in_channels, H, W) -> (N, 4 planes, H', W'), divided by the stride.
 
     Raises:
-        SettingError: blocks or groups do not divide a split, or the splits together are odd.
+        SettingError: `blocks` or `groups` do not divide a split, or the splits together have an odd number of channels.
 
-    Source: Wang & Yu 2021, Fig. 4a and 4b. From the text: entry, exit, splits, B_i of 4 x 32, a mixer on the sum.
-    Inferred from the counts: the tied shortcut and the place of the stride. Fitted: the mixer's inside (`Mixer`) and B_i of
-    the other splits. No structure found reproduces every row of Tables 1, 5 and 6; this one comes nearest.
+    Source: Wang & Yu 2021, Fig. 4a and 4b. From the text: entry, exit, splits, B_i of 4 x 32, a mixer on the sum. Inferred from
+    the counts: the tied shortcut and the position of the stride. Fitted: the inside of the mixer (`Mixer`), and B_i of the other
+    splits. No structure that we tried reproduces every row of Tables 1, 5 and 6; this one comes closest.
     """
 
     expansion = 4
@@ -195,10 +215,11 @@ class TiedBottleneck(nn.Module):
 class TiedResNet(ImageNetwork):
     """The ImageNet residual network with `TiedBottleneck`: 7x7 stem, max-pool, stages layer1, layer2, ..., classifier.
 
-    Each stage but the first halves the map; planes are 64, 128, 256, 512.
+    Each stage except the first halves the feature map; planes are 64, 128, 256, 512.
 
     Args:
         depths: blocks in each stage.
+        num_classes, in_chans: outputs, and channels of the image.
         splits, base_width, blocks, groups, mixer, mixer_output, attention, reduction, attention_blocks: see
             `TiedBottleneck`.
 
@@ -206,10 +227,10 @@ class TiedResNet(ImageNetwork):
         x: (N, in_chans, H, W) -> (N, num_classes).
 
     Raises:
-        SettingError: a setting that `TiedBottleneck` refuses.
+        SettingError: `TiedBottleneck` refuses a setting.
 
-    Source: Wang & Yu 2021, Table 1; the defaults are TiedResNet-50's, 4 splits of base width 32. The stem and the
-    classifier are ResNet's (inferred from the counts).
+    Source: Wang & Yu 2021, Table 1. The defaults give TiedResNet-50 with 4 splits of base width 32. Stem and classifier are those
+    of ResNet (inferred from the counts).
     """
 
     def __init__(

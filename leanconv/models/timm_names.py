@@ -1,7 +1,7 @@
-"""leanconv's networks in timm's registry, so that ``timm.create_model("tied_resnet50")`` works.
+"""Register leanconv's networks with timm, so that ``timm.create_model("tied_resnet50")`` works.
 
-Importing timm takes seconds, and most of leanconv does without it: the names are registered when timm is imported, or at
-once where it is already.
+Importing timm takes seconds, and most of leanconv does not need timm. The names are therefore registered when timm is imported,
+or at once if timm is already imported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import nn
 from leanconv.models.create import create_model, list_models
 from leanconv.models.entry import ModelEntry
 
-default_cfgs: dict[str, Any] = {}  # where timm looks for what it knows about the networks of a module
-__all__: list[str] = []  # timm adds each name
+default_cfgs: dict[str, Any] = {}  # timm reads the configurations of this module's networks here
+__all__: list[str] = []  # timm adds every name
 
 
 def register_timm() -> None:
-    """Register every network of `list_models` under its own name; one that timm has already is left alone."""
+    """Register every network of `list_models` with timm. A name that timm already has is not changed."""
     from timm.models import generate_default_cfgs, is_model, register_model
 
     new = [entry for entry in list_models() if not is_model(entry.name)]
@@ -34,7 +34,7 @@ def register_timm() -> None:
 
 
 def _config(entry: ModelEntry) -> dict[str, Any]:
-    """timm's description of a network without published weights."""
+    """timm's configuration of a network without published weights."""
     small = entry.input_size[1] < 64
     return {
         "url": "",
@@ -48,7 +48,7 @@ def _config(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _entrypoint(entry: ModelEntry) -> Callable[..., nn.Module]:
-    """The function that timm calls, with the keywords it passes on."""
+    """The function that timm calls to build the network."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         from timm.models import build_model_with_cfg
@@ -66,14 +66,14 @@ def _entrypoint(entry: ModelEntry) -> Callable[..., nn.Module]:
 
 
 class _Builder:
-    """Stands where timm expects a model class."""
+    """Builds a network where timm expects a model class."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.__name__ = name
 
     def __call__(self, num_classes: int | None = None, in_chans: int | None = None, **settings: Any) -> nn.Module:
-        if num_classes == 0:  # timm's way to ask for the features without a head
+        if num_classes == 0:  # in timm, 0 means: features without a classifier
             model = create_model(self.name, in_chans=in_chans, **settings)
             model.reset_classifier(0)  # type: ignore[operator]
             return model
@@ -81,7 +81,7 @@ class _Builder:
 
 
 class _WhenImported(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Loads timm as ever, and registers the networks right after."""
+    """An import hook: it loads timm in the normal way, and then registers the networks."""
 
     loader: importlib.abc.Loader
 
@@ -108,7 +108,7 @@ class _WhenImported(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def register_with_timm() -> None:
-    """Register now if timm is imported, else as soon as it is."""
+    """Register the networks now if timm is imported, else when timm is imported."""
     if "timm" in sys.modules:
         register_timm()
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):

@@ -1,7 +1,7 @@
-"""VGG-16 for small images, with the heads that the papers put on it.
+"""VGG-16 for small images, with the classifiers (heads) of the papers.
 
-Source: Simonyan & Zisserman 2015, configuration D: 3x3 convolutions in blocks of 2, 2, 3, 3, 3, a max-pool after each; with batch
-norm. The heads: SPConv: FC 512-512, norm, ReLU, FC; ShardNet: FC, ReLU, dropout twice, then FC.
+Source: Simonyan & Zisserman 2015, configuration D, with batch norm: 3x3 convolutions in blocks of 2, 2, 3, 3, 3, and a max-pool
+after each block. The head of SPConv is FC 512, batch norm, ReLU, FC. The head of ShardNet is FC, ReLU, dropout, twice, then FC.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ HEADS = ("512bn", "512-512", "1024-1024", "linear")
 
 
 class VGG16(ImageNetwork):
-    """Thirteen 3x3 convolutions, named block1.conv1 to block5.conv3, and a fully connected head.
+    """VGG-16: thirteen 3x3 convolutions, named block1.conv1 to block5.conv3, and a fully connected head.
 
-    With the defaults 14,991,946 parameters, of which the convolutions hold 14,714,688, and 313.5 M MACs at 32x32: the network
-    that SPConv's savings are to be measured against (its printed 16.62 M has a parallel 1x1 on every convolution but the first).
+    With the defaults it has 14,991,946 parameters (14,714,688 of them in convolutions) and 313.5 M MACs at 32x32 pixels. This is
+    the correct baseline for SPConv's savings: the 16.62 M that SPConv prints include a parallel 1x1 at every convolution except
+    the first.
 
     Args:
+        num_classes, in_chans: outputs, and channels of the image.
         head: "512bn" (SPConv), "512-512" or "1024-1024" (ShardNet, CIFAR-10 and CIFAR-100), or "linear".
         conv_bias: whether the convolutions have biases; the counts of both papers include them.
         widths: channels of each of the five blocks; (n,) * 5 is ShardNet's E-VGGNet(n).
-        dropout: probability after each hidden layer of the two ShardNet heads (not given in the paper).
+        dropout: probability after each hidden layer of the two ShardNet heads; the paper does not give it.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
@@ -61,7 +63,7 @@ class VGG16(ImageNetwork):
             module = {"num_chs": width, "reduction": 2 ** (index + 1), "module": f"block{index + 1}"}
             self.feature_info.append(module)
             channels = width
-        # The identity at 32x32, where five pools leave one pixel
+        # At 32x32 pixels this is the identity, because five pools leave one pixel
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.head = _head(head, channels, num_classes, dropout)
         init_convs_(self)
@@ -78,7 +80,7 @@ def _block(in_channels: int, width: int, depth: int, bias: bool) -> nn.Sequentia
         layers[f"conv{index}"] = nn.Conv2d(in_channels if index == 1 else width, width, 3, padding=1, bias=bias)
         layers[f"bn{index}"] = nn.BatchNorm2d(width)
         layers[f"relu{index}"] = nn.ReLU(inplace=True)
-    # Rounding up keeps one pixel where an image is too small for five pools; at multiples of 32 it changes nothing
+    # Rounding up keeps one pixel if an image is too small for five pools; for multiples of 32 it changes nothing
     layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)
     return nn.Sequential(layers)
 

@@ -1,4 +1,4 @@
-"""Pre-activation residual networks for small images: wide ones of basic blocks, deep ones of bottlenecks.
+"""Pre-activation residual networks for small images: wide networks of basic blocks, and deep networks of bottlenecks.
 
 Source: Zagoruyko & Komodakis 2016, "Wide Residual Networks" (6n + 4 layers, widths 16k/32k/64k); He et al. 2016b, "Identity
 Mappings in Deep Residual Networks" (9n + 2 layers of bottlenecks).
@@ -14,13 +14,15 @@ from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 
 
 class PreActivationBlock(nn.Module):
-    """x + conv(relu(norm(... conv(relu(norm(x)))))): the norm and the ReLU stand before each convolution.
+    """A pre-activation block: x + conv(relu(norm(... conv(relu(norm(x)))))). Normalisation and ReLU come before each convolution.
 
-    Two 3x3 convolutions, or 1x1, 3x3, 1x1 whose inner width is a part of the outer; the first one has the stride. Where the
-    shape changes, a 1x1 convolution of relu(norm(x)) takes the place of x.
+    The block has two 3x3 convolutions, or it is a bottleneck of 1x1, 3x3, 1x1. The first convolution has the stride. If the shape
+    changes, a 1x1 convolution of relu(norm(x)) replaces x.
 
     Args:
-        reduction: 1 for two 3x3 convolutions; more for a bottleneck of out_channels / reduction channels.
+        in_channels, out_channels: of the block.
+        stride: of the first convolution.
+        reduction: 1 for two 3x3 convolutions; above 1 for a bottleneck with out_channels / reduction inner channels.
 
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W'), divided by the stride and rounded up.
@@ -55,12 +57,13 @@ class PreActivationBlock(nn.Module):
 
 
 class PreActivationResNet(ImageNetwork):
-    """A 3x3 stem of 16 channels, three stages of `PreActivationBlock` named layer1 to layer3, a last norm and ReLU.
+    """A 3x3 stem of 16 channels, three stages of `PreActivationBlock` named layer1 to layer3, a last normalisation and ReLU.
 
     Args:
-        blocks: in each stage; each stage but the first halves the map and doubles the width.
-        width: channels of the first stage's output.
+        blocks: blocks in each stage. Each stage except the first halves the feature map and doubles the width.
+        width: output channels of the first stage.
         reduction: see `PreActivationBlock`.
+        num_classes, in_chans: outputs, and channels of the image.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes), for any H and W.
@@ -97,30 +100,32 @@ def wide_resnet(num_classes: int = 10, in_chans: int = 3, depth: int = 28, widen
     """Wide residual network of basic blocks.
 
     Args:
-        depth: 6n + 4 layers, n blocks a stage.
+        num_classes, in_chans: outputs, and channels of the image.
+        depth: 6n + 4 layers, with n blocks in each stage.
         widen: k; the stages have 16k, 32k and 64k channels.
 
     Raises:
-        SettingError: no n gives that depth.
+        SettingError: `depth` is not 6n + 4.
     """
     at_least_one(widen=widen)
     return PreActivationResNet(_blocks(depth, 6, 4), 16 * widen, 1, num_classes, in_chans)
 
 
 def preact_resnet(num_classes: int = 10, in_chans: int = 3, depth: int = 164) -> PreActivationResNet:
-    """Residual network of pre-activation bottlenecks, 64, 128 and 256 channels wide with inner widths of a quarter.
+    """Residual network of pre-activation bottlenecks with 64, 128 and 256 channels; the inner width is a quarter.
 
     Args:
-        depth: 9n + 2 layers, n blocks a stage.
+        num_classes, in_chans: outputs, and channels of the image.
+        depth: 9n + 2 layers, with n blocks in each stage.
 
     Raises:
-        SettingError: no n gives that depth.
+        SettingError: `depth` is not 9n + 2.
     """
     return PreActivationResNet(_blocks(depth, 9, 2), 64, 4, num_classes, in_chans)
 
 
 def _blocks(depth: int, each: int, other: int) -> int:
-    """Blocks a stage, of `each` layers over the three stages."""
+    """The number of blocks in each stage, from depth = each * blocks + other."""
     at_least_one(depth=depth)
     blocks = (depth - other) // each
     if depth != each * blocks + other or blocks < 1:

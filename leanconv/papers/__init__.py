@@ -1,1 +1,1 @@
-"""Every printed figure of the four papers, and the same figure counted on the network built here."""
+"""Every printed figure of the four papers, beside the same figure counted on the networks built here."""

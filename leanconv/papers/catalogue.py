@@ -1,4 +1,4 @@
-"""The four papers together."""
+"""The printed figures of all four papers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ Printed = TypeVar("Printed", PrintedCount, Accuracy)
 
 
 def rows(paper: str | None = None, table: str | None = None) -> list[PrintedCount]:
-    """The printed figures of a paper (default: all four) and of one of its tables.
+    """The printed figures of a paper, or of one of its tables.
+
+    >>> rows("spconv", "2")[0].printed
+    '25.56'
+
+    Args:
+        paper: a key of `PAPERS`; None means all four papers.
+        table: as in `PrintedCount.table`; None means all tables.
 
     Raises:
-        SettingError: an unknown paper or table.
+        SettingError: the paper or the table is unknown.
     """
     found: list[PrintedCount] = [
         row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ROWS
@@ -33,7 +40,11 @@ def rows(paper: str | None = None, table: str | None = None) -> list[PrintedCoun
 
 
 def accuracies(paper: str | None = None, table: str | None = None) -> list[Accuracy]:
-    """The printed accuracies, as `rows`."""
+    """The printed accuracies of a paper, or of one of its tables; arguments and errors as for `rows`.
+
+    >>> accuracies("spconv", "1")[0].printed
+    '92'
+    """
     found: list[Accuracy] = [
         row for name in _papers(paper) for row in import_module(f"leanconv.papers.{name}").ACCURACIES
     ]
@@ -41,15 +52,19 @@ def accuracies(paper: str | None = None, table: str | None = None) -> list[Accur
 
 
 def about(paper: str) -> str:
-    """What a reader should know of the rows of a paper: its module's own words."""
+    """Remarks on the figures of a paper: the docstring of its module."""
     return inspect.getdoc(import_module(f"leanconv.papers.{_papers(paper)[0]}")) or ""
 
 
 def to_train(pattern: str, paper: str | None = None, table: str | None = None) -> list[Accuracy]:
-    """The printed accuracies whose row is called so (or matches the glob) and that can be trained towards.
+    """The printed accuracies of a row that can be trained here.
+
+    Args:
+        pattern: the name of the row, or a glob.
+        paper, table: see `rows`.
 
     Raises:
-        SettingError: nothing is called so, or nothing of it can be trained.
+        SettingError: no row has this name, or none of these rows has a network and a recipe.
     """
     every = accuracies(paper, table)
     found = [row for row in every if row.row == pattern] or [
@@ -62,7 +77,7 @@ def to_train(pattern: str, paper: str | None = None, table: str | None = None) -
     if not ready:
         raise SettingError(
             f"{found[0].row} ({found[0].paper}, table {found[0].table}) cannot be trained here: "
-            f"{found[0].reason or 'the paper quotes it from others'}"
+            f"{found[0].reason or 'the paper quotes the figure from others'}"
         )
     return ready
 

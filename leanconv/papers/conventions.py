@@ -1,6 +1,6 @@
-"""How the papers counted. leanconv's own figures are plain MACs; each convention here is only for comparing with print.
+"""The ways in which the papers count. leanconv's own figures are plain MACs; these conventions only serve the comparison.
 
-Every function takes what `counted` gives and returns a number of parameters or operations for one image.
+Every function takes the result of `counted`, and returns a number of parameters, or of operations for one image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 @dataclass(frozen=True)
 class Counted:
-    """A network without weights, and what it does for one image."""
+    """A network without weights, and its counts for one image.
+
+    Args:
+        model: on the meta device.
+        tally: the counts of one forward pass.
+    """
 
     model: nn.Module
     tally: Tally
@@ -32,7 +37,15 @@ Measure = Callable[[Counted], float]
 
 
 def counted(name: str, settings: dict[str, object]) -> Counted:
-    """Build a network by name on the meta device and count it at the image size it was made for."""
+    """Build a network by name on the meta device, and count it at the image size that it was designed for.
+
+    >>> c = counted("resnet20", {})
+    >>> params(c), macs(c)
+    (272474, 40813184)
+
+    Args:
+        name, settings: for `leanconv.create_model`.
+    """
     with torch.device("meta"):
         model = create_model(name, **settings)  # type: ignore[arg-type]
     size = input_size_of(model)
@@ -41,17 +54,17 @@ def counted(name: str, settings: dict[str, object]) -> Counted:
 
 
 def params(c: Counted) -> float:
-    """All parameters, each tensor once."""
+    """All parameters; each shared tensor counts once."""
     return sum(p.numel() for p in c.model.parameters())
 
 
 def conv_params(c: Counted) -> float:
-    """|Wconv| of ShardNet: weights and biases of convolutions; no norms, no fully connected layers."""
+    """|Wconv| of ShardNet: weights and biases of convolutions, without normalisation and fully connected layers."""
     return params(c) - _of_modules(c.model, (*NORMS, nn.Linear))
 
 
 def conv_and_fc_params(c: Counted) -> float:
-    """As `conv_params`, with the fully connected layers: what one cell of ShardNet's Table 2 turns out to hold."""
+    """`conv_params` and the fully connected layers. One cell of ShardNet's Table 2 is counted in this way."""
     return params(c) - _of_modules(c.model, NORMS)
 
 
@@ -61,7 +74,11 @@ def _of_modules(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
 
 
 def params_of(glob: str) -> Measure:
-    """Parameters under the dotted names that match, such as those of attention blocks."""
+    """A measure that counts the parameters whose dotted name matches a glob.
+
+    >>> params_of("fc.*")(counted("resnet20", {}))
+    650
+    """
 
     def params_of_named(c: Counted) -> float:
         found = [p for name, p in c.model.named_parameters() if fnmatch.fnmatchcase(name, glob)]
@@ -71,7 +88,7 @@ def params_of(glob: str) -> Measure:
 
 
 def macs(c: Counted) -> float:
-    """Multiply-adds of convolutions, fully connected layers and matrix products; what leanconv prints everywhere."""
+    """Multiply-adds of convolutions, fully connected layers and matrix products. leanconv prints this measure everywhere."""
     t = c.tally
     return t.conv_macs + t.linear_macs + t.matmul_macs
 
@@ -82,7 +99,8 @@ def macs_doubled(c: Counted) -> float:
 
 
 def ptflops(c: Counted) -> float:
-    """As ptflops counts: MACs, one for each bias, two for each norm's element, one for each ReLU's and pool's."""
+    """The count of ptflops: MACs, plus 1 for each bias, 2 for each output element of a normalisation layer, 1 for each output
+    element of a ReLU, and 1 for each input element of a pool."""
     t = c.tally
     return macs(c) + t.conv_biases + t.linear_biases + 2 * t.norm_elements + t.relu_elements + t.pool_inputs
 
@@ -93,18 +111,22 @@ def ptflops_doubled(c: Counted) -> float:
 
 
 def ptflops_without_relu(c: Counted) -> float:
-    """ptflops on a network whose ReLUs are function calls, which it does not see: the filter bases' release."""
+    """The count of ptflops without ReLUs. The release of the filter bases calls ReLUs as functions, which ptflops does not see."""
     return ptflops(c) - c.tally.relu_elements
 
 
 def ptflops_without_relu_doubled(c: Counted) -> float:
-    """Twice the former."""
+    """Twice `ptflops_without_relu`."""
     return 2 * ptflops_without_relu(c)
 
 
 def early_thop(c: Counted) -> float:
-    """As thop counted in 2019 (SPConv): a MAC and a bias are one each, a norm's element four, a global average over K pixels
-    K + 1, a k x k average k + 1, a fully connected output twice its inputs less one; ReLU, softmax and max-pools nothing."""
+    """The count of thop in 2019 (SPConv).
+
+    A MAC and a bias count 1 each, and an output element of a normalisation layer counts 4. A global average over K pixels counts
+    K + 1, and a k x k average counts k + 1. An output of a fully connected layer with n inputs counts 2 n - 1. ReLU, softmax and
+    max-pools count nothing.
+    """
     t = c.tally
     linear = 2 * t.linear_macs - t.linear_outputs
     return t.conv_macs + t.conv_biases + t.matmul_macs + 4 * t.norm_elements + t.pool_sums + t.gate_sums + linear

@@ -1,13 +1,14 @@
-"""The paper's tables are lost in its text: their rows are those that the authors' README printed at the time, and the
-figures of the prose. "FLOPs" are two for each of what ptflops counts, which does not see the release's ReLUs, as they are
-function calls; the README of 2021 prints half of it. (Some of its pools it does not see either; they are a thousandth at most.)
+"""The text of the paper that we have lacks its tables. Their rows here come from the authors' README of that time; other rows are
+figures in the prose. The paper's "FLOPs" are twice the count of ptflops. ptflops does not see the ReLUs of the release, because
+they are function calls. (It does not see some pools either; these are a thousandth at most.) The README of 2021 prints half of
+these FLOPs.
 
-- "41.3 % of parameters saved" (ResNet56-S16U1) is against ResNet-32; against ResNet-56 it is 68.2 %.
-- The labels of ResNeXt-50 and DenseNet-121 are swapped: it is S64U4 for ResNeXt and S16U1 for DenseNet.
-- MobileNetV2-Shared as the text describes it (pointwise and depthwise shared) saves 11.8 % on CIFAR-100 and 8.2 % on ImageNet;
-  the printed 21.9 and 14.9 % are those of sharing both pointwise convolutions, as the release does.
-- "54.0 % of ResNet-34's parameters" is the network with two bases a stage; with one it has 43.3 %.
-- S16U1 on CIFAR-10 costs 115 % of ResNet-32's MACs and 116 % of ResNet-56's: the column MACs shows it.
+- "41.3 % of parameters saved" (ResNet56-S16U1) compares with ResNet-32. Compared with ResNet-56, 68.2 % are saved.
+- The labels of ResNeXt-50 and DenseNet-121 are swapped: S64U4 belongs to ResNeXt, and S16U1 belongs to DenseNet.
+- The text describes a MobileNetV2-Shared that shares pointwise and depthwise convolutions. That network saves 11.8 % on CIFAR-100
+  and 8.2 % on ImageNet. The printed 21.9 and 14.9 % come from sharing both pointwise convolutions, as in the release.
+- "54.0 % of ResNet-34's parameters" is the network with two bases a stage. With one basis it has 43.3 %.
+- S16U1 on CIFAR-10 costs 115 % of the MACs of ResNet-32, and 116 % of those of ResNet-56. The column MACs shows this.
 """
 
 from __future__ import annotations
@@ -74,22 +75,22 @@ MOBILE_EXPAND = network("basis_mobilenetv2", places="expand")
 LABELS = "labels swapped with DenseNet-121 there"
 OTHERS = [
     _row("1 (CIFAR-100)", "ResNeXt50-S64U4", "params", "19.3", "M", params, RESNEXT, f"{README}, as S16U1; {LABELS}"),
-    _row("1 (CIFAR-100)", "ResNeXt50-S64U4", "flops", "2.38", "G", ptflops_doubled, RESNEXT, f"{README}; with ReLUs: those of its dense blocks are modules, which ptflops sees"),
+    _row("1 (CIFAR-100)", "ResNeXt50-S64U4", "flops", "2.38", "G", ptflops_doubled, RESNEXT, f"{README}; with ReLUs, because those of its dense blocks are modules, which ptflops sees"),
     _row(
         "section 4.1.2", "ResNeXt50-S64U4", "params saved", "16.7", "%", params, RESNEXT, "from the cells 23.18M and 19.3M", RESNEXT_DENSE,
         "saved_pct", rounded=("23.18M", "19.3M"),
     ),
     _row(
         "section 4.1.2", "ResNeXt50-S64U4", "flops saved", "12.1", "%", ptflops_doubled, RESNEXT, "from the cells 2.71G and 2.38G",
-        RESNEXT_DENSE, "saved_pct", rounded=("2.71G", "2.38G"), reason="its own cells give 12.18",
+        RESNEXT_DENSE, "saved_pct", rounded=("2.71G", "2.38G"), reason="the paper's own cells give 12.18",
     ),
     *_both("1 (CIFAR-100)", "DenseNet121-S16U1", DENSENET, "5.08", "1.43", "as S64U4; one basis a dense block, equal ranks, no layer left out"),
     _row("1 (CIFAR-100)", "MobileNetV2-Shared, expand only", "params", "2.16", "M", params, MOBILE_EXPAND, f"{README}; expanding 1x1 shared"),
     _row("1 (CIFAR-100)", "MobileNetV2-SharedDouble", "params", "1.90", "M", params, MOBILE, f"{README}; both 1x1 shared"),
-    _row("1 (CIFAR-100)", "MobileNetV2-Shared", "flops", "0.14", "G", FLOPS, MOBILE, f"{README}; sharing changes none"),
+    _row("1 (CIFAR-100)", "MobileNetV2-Shared", "flops", "0.14", "G", FLOPS, MOBILE, f"{README}; sharing does not change FLOPs"),
     _row(
         "section 4.1.2", "MobileNetV2-Shared", "params saved", "21.9", "%", params, MOBILE, "both 1x1 shared, from the cells 2.43M and 1.90M",
-        MOBILE_DENSE, "saved_pct", rounded=("2.43M", "1.90M"), reason="exact 21.76; its own cells give 21.81",
+        MOBILE_DENSE, "saved_pct", rounded=("2.43M", "1.90M"), reason="unrounded 21.76; the paper's own cells give 21.81",
     ),
     _row(
         "section 4.1.2", "MobileNetV2-Shared, as the text says", "params saved", "21.9", "%", params,
@@ -114,11 +115,11 @@ TABLE_2 = [
     *_cifar10("ResNet32-S16U1", "basis_resnet32", 16, "0.20", "0.16"),
     *_cifar10("ResNet32-S16U1*", "basis_resnet32", 16, "0.24", "0.16", 2),
     *_cifar10("ResNet56-S8U1", "basis_resnet56", 8, "0.20", "0.17"),
-    *_cifar10("ResNet56-S16U1", "basis_resnet56", 16, "0.22", "0.30", 1, "a slip: the prose reckons with 0.27"),
+    *_cifar10("ResNet56-S16U1", "basis_resnet56", 16, "0.22", "0.30", 1, "a misprint: the prose calculates with 0.27"),
     *_cifar10("ResNet56-S16U1*", "basis_resnet56", 16, "0.31", "0.30", 2),
     _row(
         "section 4.1.2", "ResNet56-S16U1", "params saved", "41.3", "%", params, S16, "against ResNet-56", R56, "saved_pct",
-        "reckoned against ResNet-32: see the row below",
+        "the paper compares with ResNet-32: see the row below",
     ),
     _row(
         "section 4.1.2", "ResNet56-S16U1 against ResNet-32", "params saved", "41.3", "%", params, S16,
@@ -126,13 +127,14 @@ TABLE_2 = [
     ),
     _row(
         "section 4.1.2", "ResNet56-S16U1*", "params more", "0.04", "M", params, S16_TWO, "a second basis a stage", S16, "difference",
-        "0.048; the difference of the cells 0.31 and 0.27",
+        "unrounded 0.048; the paper subtracts the cells 0.31 and 0.27",
     ),
     _row("section 4.1.2", "ResNet56-S16U1*", "params saved", "63", "%", params, S16_TWO, "against ResNet-56", R56, "saved_pct"),
 ]  # fmt: skip
 
 
 def large(shared: int, bases: int) -> Network:
+    """ResNet34-SsU1 for ImageNet with `shared` common components and `bases` bases a stage."""
     return network("basis_resnet34_imagenet", shared=shared, bases=bases)
 
 
@@ -140,7 +142,7 @@ SHARED_50, SHARED_101 = network("basis_resnet50_shared"), network("basis_resnet1
 SHARED_50_SPATIAL = network("basis_resnet50_shared", places="spatial")
 MOBILE_LARGE, MOBILE_LARGE_DENSE = network("basis_mobilenetv2_imagenet"), network("mobilenetv2_imagenet")
 T3 = "3 (ImageNet)"
-BY_PLACE = "the 3x3 and the last 1x1 shared from the second block on; the text's places give the same count"
+BY_PLACE = "the 3x3 and the last 1x1 shared from the second block on; the positions in the text give the same count"
 TABLE_3 = [
     *_both(T3, "ResNet34-S32U1", large(32, 1), "8.20", "4.98", "one basis a stage"),
     *_both(T3, "ResNet34-S48U1", large(48, 1), "9.44", "6.52", "one basis a stage"),
@@ -148,7 +150,7 @@ TABLE_3 = [
     *_both(T3, "ResNet34-S48U1*", large(48, 2), "11.79", "6.52", "two bases a stage"),
     _row(
         "section 4.2", "ResNet34-S48U1", "params % of", "54.0", "%", params, large(48, 2), "two bases a stage; with one it would be 43.3", R34, "share_pct",
-        reason="54.07, cut off",
+        reason="54.07; the paper cuts off digits",
     ),
     _row(T3, "ResNet34-S48U1*", "flops", "3.26", "G", ptflops_without_relu, large(48, 2), "the README of 2021, which prints MACs"),
     _row(T3, "ResNet50-Shared", "params", "18.26", "M", params, SHARED_50, f"{README}; {BY_PLACE}"),
@@ -167,7 +169,7 @@ TABLE_3 = [
     _row(T3, "MobileNetV2-Shared", "flops", "0.33", "G", ptflops_without_relu, MOBILE_LARGE, f"{README}; MACs"),
     _row(
         "section 4.2", "MobileNetV2-Shared", "params saved", "14.9", "%", params, MOBILE_LARGE, "both 1x1 shared", MOBILE_LARGE_DENSE, "saved_pct",
-        "15.07 of the authors' own base; 14.86 from the cells 2.98 and 3.50, which is torchvision's MobileNetV2",
+        "15.07 against the authors' own base; the cells 2.98 and 3.50 give 14.86, and 3.50 is torchvision's MobileNetV2",
     ),
     _row(
         "section 4.2", "MobileNetV2-Shared, as the text says", "params saved", "14.9", "%", params,
@@ -186,7 +188,7 @@ QUOTED = [
         None,
         "as printed",
         "quoted",
-        "quoted from others in the prose; not rebuilt",
+        "the prose quotes this figure from others; not rebuilt",
     )
     for row, held, done in (
         ("Filter pruning (Li et al. 2017)", "0.77", "0.18"),

@@ -85,9 +85,9 @@ def reproduce(
     Args:
         paper: tbc, filter_bases, shardnet or spconv; None for all four.
         table: one table of the paper: "1", "2", ...
-        train: the networks whose row of a printed accuracy is called so, or matches the glob.
+        train: the printed accuracies to train for: a row's name, or a glob that matches it.
         scale: part of the published epochs to train for.
-        data: the images, by name or folder, or an `ImageData`; None takes the paper's, where they can be had.
+        data: the images, by name or folder, or an `ImageData`; None takes the paper's, if they are available.
         data_root, download: see `leanconv.data.open_data`.
         backbone: folder of a trained backbone, for a detector's row; None starts from scratch.
         seeds: one run of each row for each.

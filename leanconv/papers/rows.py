@@ -1,4 +1,4 @@
-"""One printed cell of a paper, how our side of it is counted, and what came of the comparison."""
+"""One printed cell of a paper, the way to count our figure for it, and the result of the comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE_PCT = 5.0
 
 @dataclass(frozen=True)
 class Network:
-    """A network by name with its settings."""
+    """The name of a network, and its settings."""
 
     name: str
     settings: tuple[tuple[str, Any], ...] = ()
@@ -30,7 +30,11 @@ class Network:
 
 
 def network(name: str, **settings: Any) -> Network:
-    """The network that ``create_model(name, **settings)`` builds."""
+    """The network that ``create_model(name, **settings)`` builds.
+
+    >>> print(network("basis_resnet56", bases=2))
+    basis_resnet56(bases=2)
+    """
     return Network(name, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in settings.items()))
 
 
@@ -41,7 +45,11 @@ def _counted(of: Network) -> Counted:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as a paper prints it: "445K", "1.8M", "0.10"."""
+    """A figure as a paper prints it, such as "445K", "1.8M" or "0.10".
+
+    >>> Cell("1.8M").value, Cell("445K").agrees(445_440), Cell("445K").agrees(446_000)
+    (1800000.0, True, False)
+    """
 
     text: str
 
@@ -53,18 +61,23 @@ class Cell:
 
     @property
     def value(self) -> float:
+        """The figure as a number."""
         digits, unit = self._parts()
         return float(digits) * SCALES[unit]
 
     def agrees(self, value: float) -> bool:
-        """Whether `value` is this figure: to half of its last digit, or when cut off there."""
+        """Whether `value`, rounded or cut off to the printed digits, equals this figure."""
         digits, unit = self._parts()
         ours, printed, step = value / SCALES[unit], float(digits), 10.0 ** -_decimals(digits)
         tiny = 1e-9 * max(1.0, abs(ours))
         return abs(ours - printed) <= step / 2 + tiny or math.isclose(math.floor(ours / step + 1e-9) * step, printed)
 
     def rounds(self, value: float) -> float:
-        """`value` with the digits that this cell shows: its own figure where it agrees, rounded or cut off as it was."""
+        """`value` with as many digits as this cell. If `value` agrees with the cell, the result is exactly the cell's figure.
+
+        >>> Cell("445K").rounds(445_440), Cell("445K").rounds(446_700)
+        (445000.0, 447000.0)
+        """
         digits, unit = self._parts()
         return self.value if self.agrees(value) else round(value / SCALES[unit], _decimals(digits)) * SCALES[unit]
 
@@ -74,13 +87,16 @@ Side = Network | Cell
 
 @dataclass(frozen=True)
 class CountRule:
-    """How a figure is counted.
+    """The way to count a figure.
 
     Args:
-        of, against: networks, or printed cells where nobody can build the network.
-        how: of; 100 of / against; 100 (1 - of / against); against / of; of - against.
-        rounded: cells of (against, of): our counts get their digits first, as a paper does that divides rounded cells.
-        base: the network that `against` stands for where that is a cell: its MACs are shown beside the factor.
+        measure: what to count, a function of `leanconv.papers.conventions`.
+        of, against: networks, or printed cells of networks that cannot be built.
+        how: "value": of; "share_pct": 100 of / against; "saved_pct": 100 (1 - of / against); "factor": against / of;
+            "difference": of - against.
+        rounded: the printed cells of (against, of). A paper that divides rounded cells needs them: our counts are rounded to
+            the same digits first.
+        base: the network of `against` if `against` is a cell. Its MACs are used for `macs_ratio`.
     """
 
     measure: Measure
@@ -91,17 +107,21 @@ class CountRule:
     base: Network | None = None
 
     def macs_ratio(self) -> float | None:
-        """MACs of `of` to those of `against`, where both can be built: what a compression factor costs in compute."""
+        """The MACs of `of` divided by the MACs of `against`; None if one of them cannot be built.
+
+        This shows the computation that a compression factor costs.
+        """
         base = self.base or self.against
         if not isinstance(self.of, Network) or not isinstance(base, Network):
             return None
         return macs(_counted(self.of)) / macs(_counted(base))
 
     def value(self) -> float:
+        """The figure, counted on our networks."""
         of = self._count(self.of, 1)
         if self.how == "value":
             return of
-        assert self.against is not None, f"{self.how} compares with another network"
+        assert self.against is not None, f"{self.how} needs a network to compare with"
         against = self._count(self.against, 0)
         return {
             "share_pct": 100 * of / against,
@@ -119,15 +139,18 @@ class CountRule:
 
 @dataclass(frozen=True)
 class PrintedCount:
-    """One printed cell.
+    """One printed cell of a paper.
 
     Args:
-        printed: its digits as printed; unit: "K", "M", "G", "%", "x" (a factor) or nothing.
-        figure: how our side is counted; None where the paper only quotes others.
-        config: how the network is built, in a line.
-        evidence: derived from the text; inferred from several counts; fitted on this very figure; arithmetic on
-            printed cells; or quoted by the paper from others.
-        reason: why ours differs; every row that is not exact has one.
+        paper: a key of `leanconv.papers.catalogue.PAPERS`.
+        table, row, metric: where the figure is printed, and what it counts.
+        printed: the printed digits.
+        unit: "K", "M", "G", "%", "x" (a factor) or "".
+        figure: the way to count our figure; None if the paper only quotes others.
+        config: how the network is built, in one line.
+        evidence: where this structure comes from: "derived" from the text, "inferred" from several counts, "fitted" to this
+            figure, "arithmetic" on printed cells, or "quoted" by the paper from others.
+        reason: why our figure differs; every row that is not exact has a reason.
     """
 
     paper: str
@@ -142,19 +165,24 @@ class PrintedCount:
     reason: str = ""
 
     def ours(self) -> float | None:
-        """Our figure in the row's unit; None for a quoted row."""
+        """Our figure in the unit of the row; None for a quoted row."""
         return None if self.figure is None else self.figure.value() / SCALES[self.unit]
 
     def deviation_pct(self) -> float | None:
+        """The deviation of our figure from the printed one, in percent; None for a quoted row."""
         ours = self.ours()
         return None if ours is None else 100 * (ours / float(self.printed) - 1)
 
     def macs_ratio(self) -> float | None:
-        """Our MACs to those of the network compared with; None for a figure that compares nothing."""
+        """See `CountRule.macs_ratio`; None for a quoted row."""
         return None if self.figure is None else self.figure.macs_ratio()
 
     def verdict(self) -> Verdict:
-        """exact: equal to half of the last printed digit, or when cut off there; close: within 5 %."""
+        """The result of the comparison.
+
+        "exact": our figure, rounded or cut off to the printed digits, equals the printed figure. "close": within 5 %. "differs":
+        anything else. "quoted": the paper only quotes others.
+        """
         ours, printed = self.ours(), float(self.printed)
         if ours is None:
             return "quoted"
@@ -163,6 +191,7 @@ class PrintedCount:
         return "close" if abs(ours / printed - 1) <= CLOSE_PCT / 100 else "differs"
 
     def to_json(self) -> dict[str, Any]:
+        """All values of the row, for a JSON file."""
         figure = self.figure
         return {
             "paper": self.paper,
@@ -185,13 +214,17 @@ class PrintedCount:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A printed accuracy or error in percent, and how to train towards it.
+    """A printed accuracy or error in percent, and how to train the network for it.
 
     Args:
+        paper, table, row: where the figure is printed.
+        dataset: what the network is trained on.
+        printed: the printed digits.
         metric: "top1", "top5", "error", "AP", ...
-        network: what to train; None where the paper quotes others.
-        recipe: a function of `leanconv.train.recipes`, or of `leanconv.detect.recipes` for a detector; None where there is none.
-        detector: which one, on `network` as its backbone.
+        network: what to train; None if the paper quotes others.
+        recipe: the name of a recipe in `leanconv.train.recipes`, or in `leanconv.detect.recipes` for a detector; None without one.
+        reason: a remark.
+        detector: the name of the detector that has `network` as its backbone.
     """
 
     paper: str

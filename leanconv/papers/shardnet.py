@@ -1,15 +1,15 @@
-"""ShardNet counts |Wconv|: weights and biases of convolutions, without norms and fully connected layers. Its compression
-factors C divide cells that are rounded already, and so do ours before they are compared.
+"""ShardNet counts |Wconv|: weights and biases of convolutions, without normalisation and fully connected layers. For its
+compression factors C, the paper divides rounded cells. We round our counts to the same digits before we divide.
 
-- It never prints compute, and compute explodes: sharing saves parameters, never MACs, and the shared networks are wider.
-  The column MACs stands beside every factor: SL-ResNet-34(512) does about 22 times ResNet-34's.
-- Factors are held against several baselines. The 117.7 of Table 8 is against a ResNet-34 of 21.3 M; against the network it
-  was made from (E3-ResNet) the same network has 1.6, and against b = 7 blocks 3.8, which the text calls 4.0.
-- "ResNet-34" and "ResNet-50" in Table 2 are the paper's own E-networks with four blocks a scale, not He et al.'s; their
-  Tiny ImageNet cells stand in the ImageNet table again.
-- In Table 2 one cell (18.5 M) holds the classifier, and another (18.1 M) is met with the stem by cutting off, without it by
-  rounding.
-- Table 2b's cells for ShaResNet are all parameters, not |Wconv|.
+- The paper never prints MACs. Sharing saves parameters and no MACs, and the shared networks are wider, so their MACs are much
+  higher. The column MACs shows this for every factor: SL-ResNet-34(512) has about 22 times the MACs of ResNet-34.
+- The factors compare with different baselines. The 117.7 of Table 8 compares SL3-ResNet(128) with a ResNet-34 of 21.3 M. Compared
+  with E3-ResNet, from which this network was made, the factor is 1.6. Compared with E7-ResNet the factor is 3.8; the text says 4.0.
+- "ResNet-34" and "ResNet-50" in Table 2 are the paper's own E-networks with four blocks a scale, not the networks of He et al. The
+  cells for Tiny ImageNet are printed again in the ImageNet table.
+- In Table 2, one cell (18.5 M) includes the classifier. Another cell (18.1 M) equals our count with the stem if digits are cut off,
+  and our count without the stem if it is rounded.
+- The cells for ShaResNet in Table 2b are all parameters, not |Wconv|.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _factor(
     table: str, row: str, printed: str, of: Side, against: Side, cells: tuple[str, str], reason: str = "",
     base: Network | None = None, metric: str = "C", evidence: Evidence = "arithmetic",
 ) -> PrintedCount:  # fmt: skip
-    """A compression factor; `cells` are those of (against, of)."""
+    """A compression factor; `cells` are the printed cells of (against, of)."""
     config = f"{cells[0]} / {cells[1]}, {CELLS}"
     figure = CountRule(conv_params, of, against, "factor", cells, base)
     return PrintedCount("shardnet", table, row, metric, printed, "x", figure, config, evidence, reason)
@@ -54,6 +54,7 @@ VGG = (
 
 
 def vgg(variant: str, width: int, **settings: object) -> Network:
+    """E-, S-, SL-, SL2- or SL3-VGGNet (`variant`) with n = `width` channels."""
     name = "shard_vgg16" if variant == "SL" else f"shard_vgg16_{variant.lower()}"
     return network(name, width=width, **settings)
 
@@ -64,9 +65,9 @@ def _vgg_rows() -> list[PrintedCount]:
         nets = {variant: vgg(variant, width) for variant in ("E", "S", "SL")}
         s_reason = "9 n^2 + n is 9,248; the cell 9.3K is neither rounded nor cut off" if width == 32 else ""
         rows += [
-            _count("1a/6", f"E-VGGNet n={width}", nets["E"], e, "13 convolutions with biases, the first 3 -> n"),
-            _count("1a/6", f"S-VGGNet n={width}", nets["S"], s, "one convolution, image padded to n", reason=s_reason),
-            _count("1a/6", f"SL-VGGNet n={width}", nets["SL"], sl, "and four 1x1 without biases, before pools 1-4"),
+            _count("1a/6", f"E-VGGNet n={width}", nets["E"], e, "13 convolutions with biases, the first one from 3 to n channels"),
+            _count("1a/6", f"S-VGGNet n={width}", nets["S"], s, "one convolution; zero channels added to the image, up to n", reason=s_reason),
+            _count("1a/6", f"SL-VGGNet n={width}", nets["SL"], sl, "as S-VGGNet, with four 1x1 without biases before pools 1-4"),
             _factor("1a/6", f"S-VGGNet n={width}", c_s, nets["S"], nets["E"], (e, s), s_reason),
             _factor("1a/6", f"SL-VGGNet n={width}", c_sl, nets["SL"], nets["E"], (e, sl)),
         ]  # fmt: skip
@@ -92,11 +93,11 @@ def _sl_rows() -> list[PrintedCount]:
 
 
 LEGO_2, LEGO_4 = network("lego_vgg16"), network("lego_vgg16", splits=4, ratio=0.25)
-LEGOS = "the lego filters and the first convolution, without what chooses and scales them"
+LEGOS = "the lego filters and the first convolution, without selectors and coefficients"
 
 
 def legos(c: Counted) -> float:
-    """As `conv_params`, without LegoNet's selectors and coefficients, which its own count leaves out."""
+    """`conv_params` without LegoNet's selectors and coefficients; LegoNet's own count leaves them out."""
     return conv_params(c) - params_of("*.selector")(c) - params_of("*.coefficients")(c)
 
 
@@ -123,12 +124,12 @@ SL34, SL50 = network("shard_resnet34_tiny"), network("shard_resnet50_tiny")
 SL34_NARROW, SL50_NARROW = network("shard_resnet34_tiny", width=256), network("shard_resnet50_tiny", width=256)
 LARGE34, LARGE50 = network("shard_resnet34"), network("shard_resnet50")
 FOUR = "four blocks a scale, 1x1 without biases between scales"
-QUOTIENT = "its own cells give 33.75"
-WITH_HEAD = "meant with the classifier: see the row below"
+QUOTIENT = "the paper's own cells give 33.75"
+WITH_HEAD = "the paper includes the classifier: see the row below"
 
 
 def stemless(measure: Measure) -> Measure:
-    """As `measure`, without the first convolution: what one cell of Table 2 turns out to leave out."""
+    """`measure` without the first convolution. One cell of Table 2 may be counted in this way."""
 
     def without_stem(c: Counted) -> float:
         return measure(c) - params_of("conv1.*")(c)
@@ -139,13 +140,13 @@ def stemless(measure: Measure) -> Measure:
 RESNET = [
     _count("2", "ResNet-34* (E-ResNet-34)", E34, "25.2M", f"{FOUR}; not He et al.'s, which has 21.8 M"),
     _count("2", "ResNet-50* (E-ResNet-50)", E50, "26.8M", FOUR, reason=WITH_HEAD),
-    _count("2", "ResNet-50* (E-ResNet-50), with classifier", E50, "26.8M", FOUR, conv_and_fc_params, "cut off, not rounded"),
+    _count("2", "ResNet-50* (E-ResNet-50), with classifier", E50, "26.8M", FOUR, conv_and_fc_params, "the paper cuts off digits"),
     _count("2", "SL-ResNet-34 n=512, Tiny ImageNet", SL34, "3.2M", "one convolution in all blocks, own stem, three 1x1"),
-    _count("2", "SL-ResNet-34 n=256, Tiny ImageNet", SL34_NARROW, "794K", "the same"),
+    _count("2", "SL-ResNet-34 n=256, Tiny ImageNet", SL34_NARROW, "794K", "as for n=512"),
     _count("2", "SL-ResNet-50 n=512, Tiny ImageNet", SL50, "18.5M", "one bottleneck in all blocks", reason=WITH_HEAD),
     _count("2", "SL-ResNet-50 n=512, Tiny ImageNet, with classifier", SL50, "18.5M", "with FC-200", conv_and_fc_params),
     _count("2", "SL-ResNet-50 n=256, Tiny ImageNet", SL50_NARROW, "4.5M", "without the classifier, unlike n=512"),
-    _count("2", "SL-ResNet-50 n=512, ImageNet", LARGE50, "18.1M", "with the 7x7 stem; cut off, not rounded"),
+    _count("2", "SL-ResNet-50 n=512, ImageNet", LARGE50, "18.1M", "with the 7x7 stem; the paper cuts off digits"),
     _count("2", "SL-ResNet-50 n=512, ImageNet, without stem", LARGE50, "18.1M", "69 n^2", stemless(conv_params)),
     _count("2", "SL-ResNet-34 n=512, ImageNet", LARGE34, "3.2M", "with the 7x7 stem"),
     _factor("2", "ResNet-34*, Tiny ImageNet", "1.1", E34, Cell("26.8M"), ("26.8M", "25.2M"), base=E50),
@@ -162,7 +163,7 @@ RESNET = [
     _factor("2", "SL-ResNet-34 n=512, ImageNet", "21.6", LARGE34, Cell("69M"), ("69M", "3.2M")),
     _factor(
         "2", "SL-ResNet-34 n=512 against ResNet-34 itself", "8.4", LARGE34, network("timm/resnet34"), ("21.3M", "3.2M"),
-        "no cell of the paper: its 8.4 is against its own ResNet-50; against He et al.'s ResNet-34 it is less",
+        "not a cell of the paper: its 8.4 compares with its own ResNet-50; compared with He et al.'s ResNet-34 the factor is lower",
     ),
 ]  # fmt: skip
 SMALL = "stem 3 -> p, basic blocks of widths p, 2p, 4p, 1x1 with biases between scales"
@@ -208,14 +209,14 @@ TABLE_8 = [
     _factor("8", "ResNet*", "31.2", network("shard_resnet_e", blocks=7, width=16), BIG, ("21.30M", "682K"), base=R34),
     _factor(
         "8", "SL3-ResNet n=128, against ResNet* (text)", "4.0", SL3, network("shard_resnet_e", blocks=7, width=16),
-        ("682K", "181K"), "the text's 4.0; Table 7 has 3.8 for b=7, and 1.6 for the b=3 that it was made from",
+        ("682K", "181K"), "the text says 4.0; Table 7 has 3.8 for b=7, and 1.6 for b=3, from which this network was made",
     ),
     *(
         _factor("8", name, factor, Cell(cell), BIG, ("21.30M", cell), reason)
         for name, factor, cell, reason in (
             ("ResNet-18", "1.9", "11.18M", ""), ("FSNet-ResNet-18", "26.3", "810K", ""),
             ("FSNet-ResNet-34", "12.7", "1.68M", ""), ("FSNet-ResNet-50", "8.5", "2.51M", ""),
-            ("ShaResNet-164", "23.0", "0.93M", "its own cells give 22.9"),
+            ("ShaResNet-164", "23.0", "0.93M", "the paper's own cells give 22.9"),
         )
     ),
 ]  # fmt: skip

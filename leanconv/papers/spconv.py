@@ -1,16 +1,17 @@
-"""SPConv counts operations as an early release of thop did: a norm's element is four, a fully connected output twice its
-inputs. Under that convention every count of an SPConv network is met, one misprint aside; plain MACs are 3 to 17 % lower.
+"""SPConv counts operations like an early release of thop: an output element of a normalisation layer counts four, and an output of
+a fully connected layer counts twice its inputs. With this convention, our counts equal the printed counts of all SPConv networks,
+except for one misprint. Plain MACs are 3 to 17 % lower.
 
-- Its VGG-16 "baseline" (16.62 M, 349.51 M) has a 1x1 beside every 3x3 but the first. VGG-16 with this head has 14.99 M
-  parameters and 315.1 M operations, so that the printed savings of Table 1 are flattered: ratio 1/2 saves 62.6 % of the
-  parameters, not 66.3 %.
-- The savings of the peers in the same table are held against that baseline too. Its "45.20 %" of Ghost-VGG-16 is what is left of
-  the operations, not what is saved.
-- Of the peers' own counts two stay open: HetConv-VGG-16-P8's 76.89 M operations (71.24 M by its own formula) and
-  Ghost-ResNet-50's 13.0 M parameters (13.95 M). OctConv-ResNet-50's 2.40 G is met by its release, whose strided layers cost more
-  than its paper's formula.
-- The one cell that is left out is the 0.00 % of parameters that OctConv-ResNet-50 saves: it holds every weight of ResNet-50.
-- VGG-16 at ratio 1/16 has 50.14 M operations, not 55.14 M; ResNet-20 at ratio 1/4 saves 69.0 % of them, not 75.88 %.
+- The VGG-16 "baseline" of the paper (16.62 M, 349.51 M) has a 1x1 parallel to every 3x3 except the first. VGG-16 with this head has
+  14.99 M parameters and 315.1 M operations. The savings in Table 1 are therefore too high: ratio 1/2 saves 62.6 % of the parameters,
+  not 66.3 %.
+- The savings of the peers in the same table compare with that baseline too. The "45.20 %" of Ghost-VGG-16 is the share of the
+  operations that remains, not the share that is saved.
+- Two counts of the peers remain unexplained: 76.89 M operations of HetConv-VGG-16-P8 (HetConv's own formula gives 71.24 M), and
+  13.0 M parameters of Ghost-ResNet-50 (we count 13.95 M). The 2.40 G of OctConv-ResNet-50 equal the count of its release, whose
+  strided layers cost more than the formula of its paper.
+- One cell is left out: OctConv-ResNet-50 saves 0.00 % of the parameters, because it has every weight of ResNet-50.
+- VGG-16 at ratio 1/16 has 50.14 M operations, not 55.14 M. ResNet-20 at ratio 1/4 saves 69.0 % of the operations, not 75.88 %.
 - ResNet-20 is counted with projection shortcuts (option B).
 """
 
@@ -22,13 +23,14 @@ from leanconv.papers.rows import Accuracy, Cell, CountRule, Evidence, How, Netwo
 R20, R20_DENSE = network("spconv_resnet20"), network("resnet20")
 VGG, VGG_DENSE, VGG_PRINTED = network("spconv_vgg16"), network("vgg16"), network("spconv_vgg16_printed_baseline")
 R50, R50_DENSE = network("spconv_resnet50"), network("timm/resnet50")
-OPTION_B = "projection shortcuts; every 3x3 but the first split"
+OPTION_B = "projection shortcuts; every 3x3 except the first is split"
 SPLIT = "two groups, a bias on the redundant 1x1, two inner norms, a 2x2 average before both 1x1s at stride 2"
-PRINTED_BASE = "a 1x1 beside every 3x3 but the first, as its printed counts show"
-FLATTERED = "held against the printed baseline with its extra 1x1s; against VGG-16 itself the saving is smaller"
+PRINTED_BASE = "a 1x1 parallel to every 3x3 except the first, as the printed counts show"
+FLATTERED = "compared with the printed baseline and its extra 1x1s; compared with VGG-16 itself the saving is smaller"
 
 
 def ratio(base: str, value: float) -> Network:
+    """The network `base` at another ratio."""
     return network(base, ratio=value)
 
 
@@ -62,7 +64,7 @@ def _saved(
     rounded: tuple[str, str],
     reason: str = "",
 ) -> PrintedCount:
-    """A cell of the columns "reduced": the paper divides its own cells, which are rounded."""
+    """A cell of the columns "reduced". The paper divides its own rounded cells."""
     measure = params if metric == "params" else early_thop
     config = f"against {base}, from the cells {rounded[1]} and {rounded[0]}"
     return _row(
@@ -77,40 +79,40 @@ TABLE_1 = [
     *(
         _saved("1", f"ResNet-20 ratio {name}", ratio("spconv_resnet20", value), R20_DENSE, metric, printed, cells, reason)
         for name, value, metric, printed, cells, reason in (
-            ("1/2", 0.5, "params", "63.00", ("0.27M", "0.10M"), "its cells give 62.96"),
+            ("1/2", 0.5, "params", "63.00", ("0.27M", "0.10M"), "the paper's own cells give 62.96"),
             ("1/2", 0.5, "flops", "56.96", ("41.62M", "17.91M"), ""),
             ("1/4", 0.25, "params", "73.70", ("0.27M", "0.071M"), ""),
-            ("1/4", 0.25, "flops", "75.88", ("41.62M", "12.89M"), "a misprint: its own cells give 69.03"),
+            ("1/4", 0.25, "flops", "75.88", ("41.62M", "12.89M"), "a misprint: the paper's own cells give 69.03"),
         )
     ),
     *_both("1", "VGG-16 baseline (as printed)", VGG_PRINTED, ("16.62", "349.51"), ("M", "M"), PRINTED_BASE, "inferred"),
     *_both(
         "1", "VGG-16 baseline (true VGG-16)", VGG_DENSE, ("16.62", "349.51"), ("M", "M"), "13 3x3s with norms, FC 512 (norm)-10",
-        reasons=(f"printed is another network: {PRINTED_BASE}",) * 2,
+        reasons=(f"the printed figure is of another network: {PRINTED_BASE}",) * 2,
     ),
     *_both("1", "VGG-16 ratio 1/2", VGG, ("5.6", "118.27"), ("M", "M"), SPLIT),
     *_both("1", "VGG-16 ratio 1/4", ratio("spconv_vgg16", 0.25), ("3.77", "79.34"), ("M", "M"), SPLIT),
     *_both("1", "VGG-16 ratio 1/8", ratio("spconv_vgg16", 0.125), ("2.85", "59.87"), ("M", "M"), SPLIT),
     *_both(
         "1", "VGG-16 ratio 1/16", ratio("spconv_vgg16", 0.0625), ("2.39", "55.14"), ("M", "M"), SPLIT,
-        reasons=("", "a misprint of 50.14: the other ratios, counted alike, are met to the last digit"),
+        reasons=("", "a misprint of 50.14: the same count gives the other ratios to the last digit"),
     ),
     *(
         _saved("1", f"VGG-16 ratio {name}", ratio("spconv_vgg16", value), VGG_PRINTED, metric, printed, cells, reason + FLATTERED)
         for name, value, metric, printed, cells, reason in (
             ("1/2", 0.5, "params", "66.30", ("16.62M", "5.6M"), ""),
-            ("1/2", 0.5, "flops", "66.24", ("349.51M", "118.27M"), "its own cells give 66.16; "),
+            ("1/2", 0.5, "flops", "66.24", ("349.51M", "118.27M"), "the paper's own cells give 66.16; "),
             ("1/4", 0.25, "params", "77.31", ("16.62M", "3.77M"), ""),
             ("1/4", 0.25, "flops", "77.29", ("349.51M", "79.34M"), ""),
             ("1/8", 0.125, "params", "82.85", ("16.62M", "2.85M"), ""),
             ("1/8", 0.125, "flops", "82.87", ("349.51M", "59.87M"), ""),
             ("1/16", 0.0625, "params", "85.62", ("16.62M", "2.39M"), ""),
-            ("1/16", 0.0625, "flops", "84.22", ("349.51M", "55.14M"), "follows from the misprinted 55.14; "),
+            ("1/16", 0.0625, "flops", "84.22", ("349.51M", "55.14M"), "the paper divides the misprinted 55.14; "),
         )
     ),
     _row(
         "1", "VGG-16 ratio 1/2, against true VGG-16", "params saved", "66.30", "%", params, VGG, f"against {VGG_DENSE}",
-        VGG_DENSE, "saved_pct", reason="what is saved of VGG-16 itself",
+        VGG_DENSE, "saved_pct", reason="the saving compared with VGG-16 itself",
     ),
 ]  # fmt: skip
 TABLE_2 = [
@@ -126,7 +128,7 @@ TABLE_2 = [
             ("1/4", 0.25, "params", "33.76", ("25.56M", "16.93M"), ""),
             ("1/4", 0.25, "flops", "33.82", ("4.14G", "2.74G"), ""),
             ("1/8", 0.125, "params", "36.54", ("25.56M", "16.22M"), ""),
-            ("1/8", 0.125, "flops", "36.72", ("4.14G", "2.62G"), "its own cells give 36.715"),
+            ("1/8", 0.125, "flops", "36.72", ("4.14G", "2.62G"), "the paper's own cells give 36.715"),
         )
     ),
 ]  # fmt: skip
@@ -140,7 +142,7 @@ ABLATIONS: tuple[tuple[str, dict[str, object], str, str, str], ...] = (
     ("P1+P22+P3", {"representative": "chain"}, "0.12", "20.38", "the 1x1 after the grouped convolution"),
     ("P1+P20+P3", {"representative": "full"}, "0.15", "25.70", "one 3x3 without groups"),
     ("P1+P21", {"fusion": False}, "0.10", "17.56", "branches added, no gate"),
-    ("P21", {"redundant": False}, "0.088", "14.47", "the other channels dropped, one inner norm"),
+    ("P21", {"redundant": False}, "0.088", "14.47", "the redundant channels dropped, one inner norm"),
 )
 TABLE_4 = [
     row
@@ -158,14 +160,16 @@ HET_4, HET_8, HET_R50 = network("het_vgg16"), network("het_vgg16", part=8), netw
 PLAIN_MACS = "MACs alone, which HetConv and Ghost count"
 HET = "exact HetConv taps on convolutions 2-13"
 NO_NORMS = "without norms, as both ratios show"
-OCTAVE = "layer4 whole; at stride 2 the low map goes to the high output as it is, as in OctConv's release"
-GHOST = "s = 2, d = 3 on every convolution but the stem, shortcuts included; the host's norms alone"
+OCTAVE = (
+    "no octaves in layer4; at stride 2 the low map goes to the high output without a stride, as in OctConv's release"
+)
+GHOST = "s = 2, d = 3 on every convolution except the stem, shortcuts included; no norms inside the Ghost modules"
 
 
 def _of_printed(
     row: str, metric: str, printed: str, measure: Measure, of: Network, cell: str, base: str, reason: str = ""
 ) -> PrintedCount:
-    """A peer's saving, held against a printed cell of the baseline: the two are not counted alike."""
+    """The saving of a peer, compared with a printed cell of the baseline. The two are counted in different ways."""
     figure = CountRule(measure, of, Cell(base), "saved_pct", (base, cell), VGG_PRINTED)
     return PrintedCount(
         "spconv",
@@ -182,38 +186,38 @@ def _of_printed(
 
 
 PEERS = [
-    _row("1", "Ghost-VGG-16-s2", "params", "7.7", "M", params, GHOST_VGG, "s = 2, d = 3 on convolutions 2-13; the host's norms alone"),
+    _row("1", "Ghost-VGG-16-s2", "params", "7.7", "M", params, GHOST_VGG, "s = 2, d = 3 on convolutions 2-13; no norms inside the Ghost modules"),
     _row("1", "Ghost-VGG-16-s2", "flops", "158", "M", macs, GHOST_VGG, PLAIN_MACS),
     _saved("1", "Ghost-VGG-16-s2", GHOST_VGG, VGG_PRINTED, "params", "53.67", ("16.62M", "7.7M"), FLATTERED),
     _of_printed(
-        "Ghost-VGG-16-s2", "flops", "45.20", macs, GHOST_VGG, "158M", "349.51M", "printed is what is left: 158 / 349.51; "
+        "Ghost-VGG-16-s2", "flops", "45.20", macs, GHOST_VGG, "158M", "349.51M", "the paper prints the share that remains: 158 / 349.51; "
     ),
     _row("1", "HetConv-VGG-16-P4", "params", "5.17", "M", conv_and_fc_params, HET_4, f"{HET}; {NO_NORMS}", evidence="inferred"),
     _row(
         "1", "HetConv-VGG-16-P4", "flops", "105.98", "M", macs, HET_4, f"{HET}; {PLAIN_MACS}",
-        reason="0.13 M are left over that no convention explains",
+        reason="no convention explains the remaining 0.13 M",
     ),
     _of_printed("HetConv-VGG-16-P4", "params", "68.89", conv_and_fc_params, HET_4, "5.17M", "16.62M"),
-    _of_printed("HetConv-VGG-16-P4", "flops", "69.67", macs, HET_4, "105.98M", "349.51M", "follows from 105.98; "),
+    _of_printed("HetConv-VGG-16-P4", "flops", "69.67", macs, HET_4, "105.98M", "349.51M", "the paper divides 105.98; "),
     _row("1", "HetConv-VGG-16-P8", "params", "3.54", "M", conv_and_fc_params, HET_8, f"{HET}; {NO_NORMS}", evidence="inferred"),
     _row(
         "1", "HetConv-VGG-16-P8", "flops", "76.89", "M", macs, HET_8, f"{HET}; {PLAIN_MACS}",
         reason="HetConv's own formula, (k k / P + 1 - 1 / P) for each pair of channels, gives 71.24",
     ),
     _of_printed("HetConv-VGG-16-P8", "params", "78.70", conv_and_fc_params, HET_8, "3.54M", "16.62M"),
-    _of_printed("HetConv-VGG-16-P8", "flops", "78.00", macs, HET_8, "76.89M", "349.51M", "follows from 76.89; "),
+    _of_printed("HetConv-VGG-16-P8", "flops", "78.00", macs, HET_8, "76.89M", "349.51M", "the paper divides 76.89; "),
     _row("2", "HetConv-ResNet-50-P4", "flops", "2.85", "G", macs, HET_R50, f"bottleneck 3x3s; {PLAIN_MACS}"),
     _row(
         "2", "HetConv-ResNet-50-P4", "flops saved", "30.32", "%", macs, HET_R50, f"{PLAIN_MACS}, against {R50_DENSE}", R50_DENSE,
-        "saved_pct", reason="taken over from HetConv; 2.85 of the 4.14 G printed here would be 31.16",
+        "saved_pct", reason="copied from HetConv; 2.85 G against the 4.14 G of this table would be 31.16",
     ),
     *_both("2", "OctConv-ResNet-50, alpha 0.5", OCT, ("25.56", "2.40"), ("M", "G"), OCTAVE, "inferred"),
-    _saved("2", "OctConv-ResNet-50, alpha 0.5", OCT, R50_DENSE, "flops", "42.00", ("4.14G", "2.40G"), "its cells give 42.03"),
+    _saved("2", "OctConv-ResNet-50, alpha 0.5", OCT, R50_DENSE, "flops", "42.00", ("4.14G", "2.40G"), "the paper's own cells give 42.03"),
     *_both(
         "2", "Ghost-ResNet-50-s2", GHOST_R50, ("13.0", "2.20"), ("M", "G"), GHOST, "inferred",
-        ("no form of it found has 13.0: 13.95 with the host's norms alone, 14.01 with norms inside", ""),
+        ("no form that we tried has 13.0: 13.95 without norms inside the Ghost modules, 14.01 with norms inside", ""),
     ),
-    _saved("2", "Ghost-ResNet-50-s2", GHOST_R50, R50_DENSE, "params", "49", ("25.56M", "13.0M"), "follows from 13.0"),
+    _saved("2", "Ghost-ResNet-50-s2", GHOST_R50, R50_DENSE, "params", "49", ("25.56M", "13.0M"), "the paper divides 13.0"),
     _saved("2", "Ghost-ResNet-50-s2", GHOST_R50, R50_DENSE, "flops", "46.85", ("4.14G", "2.20G")),
 ]  # fmt: skip
 PROSE = [
@@ -241,11 +245,11 @@ PROSE = [
         )
     ),
     _row(
-        "section 4.4", "the gate of ResNet-20 ratio 1/2", "flops", "0.35", "M", early_thop, R20, "less branches that are added",
+        "section 4.4", "the gate of ResNet-20 ratio 1/2", "flops", "0.35", "M", early_thop, R20, "minus the network whose branches are added without a gate",
         network("spconv_resnet20", fusion=False), "difference",
     ),
 ]  # fmt: skip
-V100 = "measured by the authors on a V100 with batches of 64; nothing that can be counted"
+V100 = "the authors' measurement on a V100 with batches of 64; a time cannot be counted"
 LATENCIES = [
     PrintedCount("spconv", "2", row, "GPU time ms", printed, "", None, "as printed", "quoted", V100)
     for row, printed in (
@@ -279,13 +283,13 @@ DETECTORS = {
     "RetinaNet, vanilla": ("retinanet", R50_DENSE, "55.6 19.7 39.3 47 35.6 32.9 56.7 66.9 52.2"),
     "RetinaNet, ratio 1/2": ("retinanet", R50, "56.4 20.6 40.4 47.5 35.9 33.4 56.8 68.1 52.8"),
 }
-PEER_RECIPE = "the paper does not say by whom and how it was trained; here by its own recipe"
+PEER_RECIPE = "the paper does not say who trained this network and how; here SPConv's recipe is used"
 RESNET, VGG_RECIPE = "cifar_paper_resnet", "cifar_spconv_vgg"
 ACCURACIES: tuple[Accuracy, ...] = (
     _accuracy("1", "ResNet-20 baseline", "cifar10", "92", R20_DENSE, RESNET),
     _accuracy("1", "ResNet-20 ratio 1/2", "cifar10", "92.23", R20, RESNET),
     _accuracy("1", "ResNet-20 ratio 1/4", "cifar10", "91.15", ratio("spconv_resnet20", 0.25), RESNET),
-    _accuracy("1", "VGG-16 baseline", "cifar10", "94.00", VGG_DENSE, VGG_RECIPE, reason="the network it counts has extra 1x1s"),
+    _accuracy("1", "VGG-16 baseline", "cifar10", "94.00", VGG_DENSE, VGG_RECIPE, reason="the network that the paper counts has extra 1x1s"),
     *(
         _accuracy("1", f"VGG-16 ratio 1/{round(1 / value)}", "cifar10", text, ratio("spconv_vgg16", value), VGG_RECIPE)
         for value, text in ((0.5, "94.40"), (0.25, "93.94"), (0.125, "93.77"), (0.0625, "93.43"))

@@ -1,4 +1,4 @@
-"""Printed figures beside ours, as a table for the terminal and as Markdown."""
+"""Tables that show the figures printed in a paper beside the figures counted here."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ HEADS = ("Table", "Row", "Figure", "Printed", "Ours", "Deviation", "MACs", "Verd
 RIGHT = ("Printed", "Ours", "Deviation", "MACs")
 TEXTS = tuple(head for head in HEADS if head not in RIGHT)
 NOTE = (
-    "exact: equal to half of the last printed digit, or when cut off there; close: within 5 %. "
-    "MACs: where networks are compared, how many times the other one's."
+    "exact: our figure, rounded or cut off to the printed digits, equals the printed figure. close: within 5 %. MACs: for a "
+    "figure that compares two networks, the MACs of the network divided by the MACs of the other network."
 )
 
 
 def cells(row: PrintedCount) -> tuple[str, ...]:
-    """The texts of one row under `HEADS`."""
+    """The cells of one row, under the column heads `HEADS`."""
     ours, deviation, figure, compute = row.ours(), row.deviation_pct(), row.figure, row.macs_ratio()
     decimals = len(row.printed.partition(".")[2]) + 2
     return (
@@ -37,7 +37,7 @@ def cells(row: PrintedCount) -> tuple[str, ...]:
 
 
 def summary(rows: Sequence[PrintedCount]) -> str:
-    """How many of each verdict."""
+    """A sentence with the number of rows for each verdict."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.verdict()] = counts.get(row.verdict(), 0) + 1
@@ -46,7 +46,7 @@ def summary(rows: Sequence[PrintedCount]) -> str:
 
 
 def markdown(rows: Sequence[PrintedCount]) -> str:
-    """The table as Markdown, one section a table of the paper."""
+    """The table as Markdown, with one section for each table of the paper."""
     sections = []
     for table in dict.fromkeys(row.table for row in rows):
         lines = [HEADS[1:], ["---"] + ["--:" if head in RIGHT else "---" for head in HEADS[2:]]]
@@ -57,7 +57,7 @@ def markdown(rows: Sequence[PrintedCount]) -> str:
 
 
 def accuracy_markdown(accuracies: Sequence[Accuracy]) -> str:
-    """The printed accuracies, and what trains towards them."""
+    """The table of printed accuracies as Markdown, with the network and the recipe that can be trained for each."""
     heads = ("Table", "Row", "Data", "Metric", "Printed", "Network", "Recipe", "Remark")
     lines = [heads, ("---", "---", "---", "---", "--:", "---", "---", "---")]
     lines += [
@@ -77,16 +77,22 @@ def accuracy_markdown(accuracies: Sequence[Accuracy]) -> str:
 
 
 def page(paper: str) -> str:
-    """One paper as a document: what to know, every printed figure beside ours, and the printed accuracies."""
+    """The Markdown page of one paper: remarks, every printed figure beside ours, and the printed accuracies.
+
+    Args:
+        paper: a key of `leanconv.papers.catalogue.PAPERS`.
+    """
     rows, accuracies = catalogue.rows(paper), catalogue.accuracies(paper)
     return (
         f"# {catalogue.PAPERS[paper]}\n\n"
         f"<!-- written by `python -m tests.gates.update` from leanconv/papers/{paper}.py -->\n\n"
+        f"```console\n$ leanconv reproduce {paper}                  # every printed figure beside ours\n"
+        f"$ leanconv reproduce {paper} --train ROW      # train one of the printed accuracies\n```\n\n"
         f"{catalogue.about(paper)}\n\n"
-        f"## Counted\n\n{summary(rows)} `leanconv reproduce {paper}` prints them; ours is counted on the network that "
+        f"## Counted\n\n{summary(rows)} `leanconv reproduce {paper}` prints them. Our figures are counted on the networks that "
         f"`leanconv.create_model` builds. {NOTE}\n\n{markdown(rows)}\n"
-        f"## Printed accuracies\n\nAs printed, in percent. `leanconv reproduce {paper} --train ROW` trains a row that has a "
-        f"network and a recipe.\n\n{accuracy_markdown(accuracies)}"
+        f"## Printed accuracies\n\nThe accuracies are in percent, as printed. `leanconv reproduce {paper} --train ROW` trains a "
+        f"row that has a network and a recipe.\n\n{accuracy_markdown(accuracies)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a network does for one image, kind by kind: the ground on which every paper's way of counting stands."""
+"""Count the operations of one forward pass by kind. Every paper's way of counting is a sum of these counts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ aten = torch.ops.aten
 
 @dataclass
 class Tally:
-    """Counts over one forward pass of one image.
+    """The counts of one forward pass of one image.
 
     Args:
         conv_macs: multiply-adds of convolutions.
         conv_biases: output elements of convolutions that have a bias.
         linear_macs: multiply-adds of fully connected layers.
-        linear_outputs: their output elements.
-        linear_biases: their output elements that have a bias.
+        linear_outputs: output elements of fully connected layers.
+        linear_biases: output elements of fully connected layers that have a bias.
         matmul_macs: multiply-adds of matrix products without weights (attention).
-        norm_elements: elements that batch or layer norms give.
-        relu_elements: elements that ReLUs give.
-        pool_inputs: elements that go into max and average pools, global ones included.
-        pool_sums: what thop made of average pools: output elements times (window + 1), where a global one's window is the
-            map, and a k x k one's is k (it took the product of the single number k).
-        gate_sums: the same for the second average of a split convolution's gate: the paper averages both branches, ours
-            their difference, which is equal.
+        norm_elements: output elements of batch and layer norms.
+        relu_elements: output elements of ReLUs.
+        pool_inputs: input elements of max and average pools, global pools included.
+        pool_sums: thop's count of average pools: output elements times (window + 1). The window of a global pool is the number
+            of pixels. The window of a k x k pool is k (thop took the product of the single number k).
+        gate_sums: thop's count of the second average in the gate of a split convolution. The paper averages both branches;
+            leanconv averages their difference once, which gives the same result.
     """
 
     conv_macs: int = 0
@@ -51,10 +51,18 @@ class Tally:
 
 
 def tally(model: nn.Module, input_size: InputSize) -> Tally:
-    """Count what `model` does, on a copy without weights.
+    """Count one forward pass of `model`, on a copy without weights.
+
+    >>> import leanconv as lc
+    >>> tally(lc.create_model("resnet20"), (3, 32, 32)).conv_macs
+    40812544
+
+    Args:
+        model: any network.
+        input_size: (channels, height, width) of the image.
 
     Raises:
-        SettingError: the model does not run on such an input.
+        SettingError: the model does not run on an image of this size.
     """
 
     def run(twin: nn.Module, images: Tensor) -> Tally:
@@ -74,7 +82,7 @@ def tally(model: nn.Module, input_size: InputSize) -> Tally:
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operation, whatever module or function asked for it."""
+    """Counts every operation, from modules and from function calls."""
 
     def __init__(self, counted: Tally) -> None:
         super().__init__()
@@ -136,7 +144,7 @@ def _adaptive_average_pool(t: Tally, args: Any, out: Tensor) -> None:
 
 
 def _mean(t: Tally, args: Any, out: Tensor) -> None:
-    if args[0].dim() == 4:  # the global average of a map
+    if args[0].dim() == 4:  # the global average of a feature map
         _adaptive_average_pool(t, args, out)
 
 

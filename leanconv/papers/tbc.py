@@ -1,11 +1,11 @@
 """The authors released operators and no networks. Every network here is rebuilt from the text, the figures and the counts.
 
-TiedBottleneck is underdetermined: entry, exit, splits and the blocks of 4 splits of 32 are the text's; the tied shortcut is
-inferred; the mixer's inside and the blocks of all other splits were fitted on the parameters that the tables print, so that
-agreement there is no proof that the authors used them. Such rows are marked fitted. FLOPs decided one thing, where
-TiedResNeSt pools; elsewhere they are what comes out.
+The paper does not define TiedBottleneck completely. Entry, exit, splits and the blocks of 4 splits of 32 come from the text. The
+tied shortcut is inferred. The inside of the mixer, and the blocks of all other splits, were fitted to the printed parameters;
+agreement in these rows does not prove that the authors used the same structure. Such rows are marked fitted. The FLOPs decided
+only where TiedResNeSt pools; all other FLOPs were not used for fitting.
 
-FLOPs in this paper are multiply-adds plus small extras, compared here with a ptflops-style count.
+FLOPs in this paper are multiply-adds plus small extras. They are compared with the count of ptflops.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ CONCAT, CONCAT_ADDED = network("tied_resnet50_concat"), network("tied_resnet50_c
 
 STANDARD = "the usual network, stride on the 3x3"
 COMMON = "entry and shortcut TBC B=2, exit dense, stride on the 3x3"
-APPENDED = "mixer: sum -> 1x1 w->w -> 1x1 w->p/2, appended to the splits"
+APPENDED = "mixer: sum -> 1x1 w->w -> 1x1 w->p/2, appended to the splits"  # w: width of a split, p: planes
 TIED = f"4 splits of 32, B=1,2,4,8; {COMMON}; {APPENDED}"
 TIED_S = f"4 splits of 18, B=1,2,2,3; {COMMON}; {APPENDED}"
 SE_ADDED = "squeeze-and-excitation, reduction 32, untied"
 TGC = "4 splits of 72, TGC with 4 groups, B=1,2,3,6; entry and shortcut TBC B=2; no mixer"
-RESNEST_TEXT = "entry 1x1 and 3x3 TBC B=2; exit, shortcut, attention and stem untied; pool behind the 3x3"
-RESNEST_ALT = "fitted: 3x3, shortcut and the attention's first layer TBC B=2; pool behind the 3x3"
+RESNEST_TEXT = "entry 1x1 and 3x3 TBC B=2; exit, shortcut, attention and stem not tied; pool after the 3x3"
+RESNEST_ALT = "fitted: 3x3, shortcut and the attention's first layer TBC B=2; pool after the 3x3"
 SE_CONFIG = "reduction 16, both fully connected layers TFC with B={}, with biases"
 GC_CONFIG = "reduction 4, the 13 blocks of c3 to c5, LayerNorm, mask untied, both 1x1 {}"
 
-FITTED_PARAMS = "the structure was fitted; no simple one meets every row of Tables 1, 5 and 6"
-FITTED_FLOPS = "the structure was fitted on parameters, not on FLOPs; the paper does not say what its FLOPs hold"
-QUOTED = "quoted from others; not rebuilt for this table"
-RECIPES = {"coco": "coco_1x", "cityscapes": "tbc_cityscapes"}  # of the Mask R-CNNs of Tables 2 and 4
+FITTED_PARAMS = "the structure was fitted; no simple structure gives every row of Tables 1, 5 and 6"
+FITTED_FLOPS = "the structure was fitted to parameters, not to FLOPs; the paper does not say what its FLOPs include"
+QUOTED = "the paper quotes this figure from others; not rebuilt for this table"
+RECIPES = {"coco": "coco_1x", "cityscapes": "tbc_cityscapes"}  # for the Mask R-CNNs in Tables 2 and 4
 
 SE, SE_WEIGHTS = params_of("*.se.*"), params_of("*.se.*.weight")
 
 
 def se_params_by_formula(blocks: int) -> Measure:
-    """Parameters of tied attention by the formula, weights over B**2 and biases over B, fractional where B does not divide."""
+    """A measure of tied attention by the formula: weights / B**2 + biases / B. It is a fraction if B does not divide a width."""
 
     def se_params_by_formula(c: Counted) -> float:
         return SE_WEIGHTS(c) / blocks**2 + params_of("*.se.*.bias")(c) / blocks
@@ -65,7 +65,7 @@ def se_params_by_formula(blocks: int) -> Measure:
 
 
 def attention_share_pct(c: Counted) -> float:
-    """Parameters of the attention modules in percent of the network's."""
+    """Parameters of the attention modules, in percent of the network's parameters."""
     return 100 * SE(c) / params(c)
 
 
@@ -80,7 +80,7 @@ def _sizes(
     table: str, row: str, of: Network | None, printed: tuple[str, str], config: str, evidence: Evidence,
     why: tuple[str, str] = ("", ""),
 ) -> list[PrintedCount]:  # fmt: skip
-    """Parameters in M and FLOPs in G of one line of a table; a cell that is not printed is empty."""
+    """The parameters (M) and FLOPs (G) of one line of a table; "" for a cell that is not printed."""
     kinds = (("params", "M", params), ("flops", "G", ptflops))
     return [
         _row(table, row, metric, text, unit, None if of is None else CountRule(measure, of), config, evidence, reason)
@@ -93,7 +93,7 @@ def _shares(
     row: str, of: Network, base: Network, printed: tuple[str, str], config: str, evidence: Evidence,
     why: tuple[str, str] = ("", ""), table: str = "1", how: How = "share_pct",
 ) -> list[PrintedCount]:  # fmt: skip
-    """What Table 1 prints in brackets: parameters and FLOPs in percent of the baseline's."""
+    """The figures in brackets of Table 1: parameters and FLOPs, in percent of the baseline."""
     kinds = (("params_share", params), ("flops_share", ptflops))
     return [
         _row(table, row, metric, text, "%", CountRule(measure, of, base, how), config, evidence, reason)
@@ -112,42 +112,42 @@ def _attention(
 
 _TABLE_1: list[PrintedCount] = [
     *_sizes("1", "ResNet50", R50, ("25.6", "4.2"), STANDARD, "derived",
-            ("", "4.12 with ptflops' extras, 4.09 MACs; the paper's extras are not known")),
+            ("", "4.12 with the extras of ptflops, 4.09 MACs; the paper does not state its extras")),
     *_sizes("1", "TiedResNet50-S", TIED50_S, ("13.9", "2.5"), TIED_S, "fitted", ("", FITTED_FLOPS)),
     *_shares("TiedResNet50-S", TIED50_S, R50, ("54", "60"), TIED_S, "fitted", ("", FITTED_FLOPS)),
     *_sizes("1", "TiedResNet50", TIED50, ("22.0", "4.4"), TIED, "fitted", ("", FITTED_FLOPS)),
     *_shares("TiedResNet50", TIED50, R50, ("86", "105"), TIED, "fitted"),
     *_sizes("1", "ResNet101", R101, ("44.6", "7.9"), STANDARD, "derived",
-            ("44.549 M, which the paper rounds up", "7.8495 G with ptflops' extras, a hair below 7.85")),
+            ("44.549 M, which the paper rounds up", "7.8495 G with the extras of ptflops, just below 7.85")),
     *_sizes("1", "TiedResNet101-S", TIED101_S, ("24.0", "4.8"), TIED_S, "fitted", ("", FITTED_FLOPS)),
     *_shares("TiedResNet101-S", TIED101_S, R101, ("54", "61"), TIED_S, "fitted", ("", FITTED_FLOPS)),
     *_sizes("1", "TiedResNet101", TIED101, ("39.4", "8.6"), TIED, "fitted", (FITTED_PARAMS, FITTED_FLOPS)),
     *_shares("TiedResNet101", TIED101, R101, ("88", "109"), TIED, "fitted", ("", FITTED_FLOPS)),
     *_sizes("1", "ResNeXt101-32x8d", NEXT101, ("88.8", "16.5"), STANDARD, "derived"),
     *_sizes("1", "TiedResNeXt101-S", TIED_NEXT101_S, ("64.0", "14.6"), TGC, "fitted",
-            ("groups and blocks are not given: these rise as 1,2,4,8 does; B=1,3,3,6 would have 63.98 M and 14.32 G",
-             "groups and blocks are not given; see the parameters of this row")),
+            ("the paper does not give groups and blocks: ours rise like 1,2,4,8; B=1,3,3,6 would have 63.98 M and 14.32 G",
+             "the paper does not give groups and blocks; see the parameters of this row")),
     *_shares("TiedResNeXt101-S", TIED_NEXT101_S, NEXT101, ("65", "78"), TGC, "fitted",
-             ("a slip of the paper: its own cells are 64.0 / 88.8 = 72 %",
-              "a slip of the paper: its own cells are 14.6 / 16.5 = 88 %")),
+             ("a mistake of the paper: its own cells give 64.0 / 88.8 = 72 %",
+              "a mistake of the paper: its own cells give 14.6 / 16.5 = 88 %")),
     *_sizes("1", "SENet101", SENET101, ("49.1", "7.9"), "SE-ResNet-101, reduction 16, with biases", "derived",
-            ("SE-ResNet-101 has 49.33 M, without SE's biases 49.29; what 49.1 leaves out is not known", "")),
+            ("SE-ResNet-101 has 49.33 M, and 49.29 M without the biases of SE; it is not known what 49.1 leaves out", "")),
     *_sizes("1", "TiedSENet101-S", TIED_SENET101_S, ("26.4", "5.2"), f"{TIED_S}; {SE_ADDED}", "fitted",
-            ("", "SE adds 0.01 G here; the paper's networks rise by 0.4 G with it, unexplained")),
+            ("", "SE adds 0.01 G here, and 0.4 G in the paper, which does not explain it")),
     *_shares("TiedSENet101-S", TIED_SENET101_S, SENET101, ("54", "66"), f"{TIED_S}; {SE_ADDED}", "fitted",
              ("", "follows from the FLOPs of this row")),
     *_sizes("1", "TiedSENet101", TIED_SENET101, ("41.8", "9.1"), f"{TIED}; {SE_ADDED}", "fitted",
-            (FITTED_PARAMS, "SE adds 0.01 G here; the paper's networks rise by 0.5 G with it, unexplained")),
+            (FITTED_PARAMS, "SE adds 0.01 G here, and 0.5 G in the paper, which does not explain it")),
     *_shares("TiedSENet101", TIED_SENET101, SENET101, ("85", "115"), f"{TIED}; {SE_ADDED}", "fitted",
              ("", "follows from the FLOPs of this row")),
     *_sizes("1", "ResNeSt-50-fast", RESNEST, ("27.5", "4.4"),
             "radix 2, 1s1x64d, deep stem of 32, pool before the 3x3 and in the shortcut", "derived"),
     *_sizes("1", "TiedResNeSt50-S", TIED_RESNEST, ("16.5", "3.6"), RESNEST_TEXT, "derived",
-            ("the text's rule gives 15.75 M; see the fitted alternative", "2.98 G if it pools as the fast form does")),
+            ("the rule in the text gives 15.75 M; see the fitted alternative", "2.98 G if the network pools as in the fast form")),
     *_shares("TiedResNeSt50-S", TIED_RESNEST, RESNEST, ("60", "82"), RESNEST_TEXT, "derived",
              ("follows from the parameters of this row", "follows from the FLOPs of this row")),
     *_sizes("1", "TiedResNeSt50-S (alternative)", TIED_RESNEST_ALT, ("16.5", "3.6"), RESNEST_ALT, "fitted",
-            ("nearest of the simple rules, against the text", "fitted on parameters; 3.75 plain MACs")),
+            ("the closest simple rule; contradicts the text", "fitted to parameters; 3.75 G plain MACs")),
     *_sizes("1", "Taylor-FO-BN", None, ("14.2", "2.3"), "pruned ResNet-50", "quoted", (QUOTED, QUOTED)),
     *_sizes("1", "ShuffleNet-50", None, ("", "2.3"), "ShuffleNet", "quoted", (QUOTED, QUOTED)),
     *_sizes("1", "GhostNet-50 (s=2)", None, ("13.0", "2.2"), "Ghost-ResNet-50", "quoted", (QUOTED, QUOTED)),
@@ -159,9 +159,9 @@ _TABLE_2: list[PrintedCount] = [
     *_sizes("2", "Mask R-CNN, TiedResNet50", TIED50, ("22.0", ""), f"backbone; {TIED}", "fitted"),
 ]
 
-_FORMULA = "weights over 16 and biases over 4 in every block, also where 4 does not divide"
+_FORMULA = "weights / 16 and biases / 4 in every block, also if 4 does not divide the width"
 _AS_BUILT = (
-    "4 does not divide squeeze widths of 6 and 10: those 4 of 16 blocks stay dense; the paper says nothing of them"
+    "4 does not divide squeeze widths of 6 and 10, so 4 of 16 blocks stay dense; the paper does not mention this"
 )
 _TABLE_3: list[PrintedCount] = [
     *_sizes("3", "SE-ResNet50", SE50[1], ("28.1", ""), "whole network, B=1", "derived"),
@@ -181,7 +181,7 @@ _TABLE_3: list[PrintedCount] = [
     _attention("3", "EfficientNet-B0 TiedSE B=2", "25", CountRule(SE, EFFICIENT[2], EFFICIENT[1], "share_pct"),
                "every SE layer TFC B=2, with biases", unit="%"),
     _attention("3", "EfficientNet-B0 TiedSE B=4", "0.04", CountRule(se_params_by_formula(4), EFFICIENT[1]), _FORMULA,
-               reason="widths of 6 and 10 cannot be built with B=4: see the row as built"),
+               reason="widths of 6 and 10 cannot be built with B=4; see the row (as built)"),
     _attention("3", "EfficientNet-B0 TiedSE B=4", "6.4", CountRule(se_params_by_formula(4), EFFICIENT[1], Cell("0.65M"),
                "share_pct"), f"{_FORMULA}; against the printed 0.65 M", unit="%"),
     _attention("3", "EfficientNet-B0 TiedSE B=4 (as built)", "0.04", CountRule(SE, EFFICIENT[4]), "12 of 16 blocks tied",
@@ -190,7 +190,7 @@ _TABLE_3: list[PrintedCount] = [
                "12 of 16 blocks tied", reason=_AS_BUILT, unit="%"),
 ]  # fmt: skip
 
-_B4 = "B=4 gives a sixteenth, as the text says; the printed 1.3 M is an eighth"
+_B4 = "B=4 gives a sixteenth of the parameters, as the text says; the printed 1.3 M is an eighth"
 _FITS = "fitted: TGC with two groups is an eighth; the table says B=4"
 _TABLE_4: list[PrintedCount] = [
     _attention("4", "GCB", "10", CountRule(SE, GC), GC_CONFIG.format("dense")),
@@ -216,14 +216,14 @@ _TABLE_5: list[PrintedCount] = [
 _TABLE_6: list[PrintedCount] = [
     *_sizes("6", "element-sum", TIED50, ("22.0", ""), TIED, "fitted"),
     *_sizes("6", "concatenate", CONCAT, ("26.7", ""), "as the sum, with the mixer on all splits: 1x1 D->D -> 1x1 D->p/2",
-            "fitted", ("the mixer that fits the other rows is too large here; see the fitted alternative", "")),
+            "fitted", ("the mixer that was fitted to the other rows is too large here; see the fitted alternative", "")),
     *_sizes("6", "concatenate (alternative)", CONCAT_ADDED, ("26.7", ""),
-            "fitted on this row: 1x1 D->D -> 3x3 TBC B=4 D->D, added to the splits", "fitted",
-            ("the same mixer on the sum has exactly the parameters of TiedResNet50 and 101, but misses the -S rows by 13 %",
+            "fitted to this row: 1x1 D->D -> 3x3 TBC B=4 D->D, added to the splits", "fitted",
+            ("the same mixer on the sum has exactly the parameters of TiedResNet50 and 101, but is 13 % off in the -S rows",
              "")),
 ]  # fmt: skip
 
-_BIASES = "the weights fall by B squared, biases and norms less; weights alone: "
+_BIASES = "the weights fall by B squared, and biases and norms by less; weights alone: "
 _TEXT: list[PrintedCount] = [
     _row("text", "TiedSE, abstract: 64x fewer parameters", "params_factor", "64", "x",
          CountRule(SE, SE50[8], SE50[1], "factor"), SE_CONFIG.format(8), "derived", f"{_BIASES}64"),
@@ -231,18 +231,18 @@ _TEXT: list[PrintedCount] = [
          CountRule(SE_WEIGHTS, SE50[8], SE50[1], "factor"), "weights alone, B=8", "derived"),
     _row("text", "TiedGCB: 16x parameters reduction", "params_factor", "16", "x", CountRule(SE, GC4, GC, "factor"),
          GC_CONFIG.format("TBC B=4"), "derived",
-         f"{_BIASES}16, without the mask; the gains named with it (1.8 and 1.4, in the wrong order) are those of B=2"),
+         f"{_BIASES}16, without the mask; the gains in this sentence (1.8 and 1.4, in the wrong order) belong to B=2"),
     _row("text", "TiedGCB: 16x parameters reduction (B of the gains)", "params_factor", "16", "x",
          CountRule(SE, GC2, GC, "factor"), GC_CONFIG.format("TBC B=2"), "derived",
-         "the gains that the sentence names (1.8 and 1.4, in the wrong order) are those of B=2, which is 4x"),
+         "the gains in this sentence (1.8 and 1.4, in the wrong order) belong to B=2, which is 4x"),
     _row("text", "SE counts for 10 % of the model", "params_share", "10", "%", CountRule(attention_share_pct, SE50[1]),
-         "SE-ResNet-50", "derived", "2.53 of 28.1 M is 9 %; against ResNet-50 without it, 9.9 %"),
+         "SE-ResNet-50", "derived", "2.53 of 28.1 M is 9 %; compared with ResNet-50 without SE it is 9.9 %"),
     _row("text", "GCB counts for 25 % of the model", "params_share", "25", "%", CountRule(attention_share_pct, GC),
-         "ResNet-50 with GCB", "derived", "10.0 of 35.6 M is 28 %; which model is meant is not said"),
+         "ResNet-50 with GCB", "derived", "10.0 of 35.6 M is 28 %; the paper does not say which model it means"),
     *_shares("TiedResNeSt-50-S: 59 % of parameters", TIED_RESNEST, RESNEST, ("59", ""), RESNEST_TEXT, "derived",
-             ("the text's rule gives 15.75 M", ""), "text"),
+             ("the rule in the text gives 15.75 M", ""), "text"),
     *_shares("TiedResNeSt-50-S: 59 % of parameters (alternative)", TIED_RESNEST_ALT, RESNEST, ("59", ""), RESNEST_ALT,
-             "fitted", ("59.84, cut off here and rounded to 60 in Table 1", ""), "text"),
+             "fitted", ("59.84; the text cuts it off, and Table 1 rounds it to 60", ""), "text"),
 ]  # fmt: skip
 
 ROWS: tuple[PrintedCount, ...] = (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4, *_TABLE_5, *_TABLE_6, *_TEXT)
@@ -257,9 +257,9 @@ def _tops(
 
 
 _ZOO = "copied from PyTorch's model zoo"
-_AGAIN = "re-implemented by the paper, 100 epochs"
-_LONGER = "longer, with label smoothing, cosine and heavier augmentation, none of them specified"
-_EFFICIENT = "the paper gives no recipe of its own for EfficientNet"
+_AGAIN = "re-implemented by the authors, 100 epochs"
+_LONGER = "longer training with label smoothing, cosine schedule and stronger augmentation, none of them specified"
+_EFFICIENT = "the paper gives no recipe for EfficientNet"
 
 
 def _aps(table: str, row: str, of: Network | None, dataset: str, **aps: str) -> list[Accuracy]:

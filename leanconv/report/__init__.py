@@ -1,4 +1,4 @@
-"""Measured rows made readable: tables, figures, plain sentences and one page that holds them all."""
+"""Reports of measured results: tables, figures, sentences, and one HTML page with all of them."""
 
 from __future__ import annotations
 

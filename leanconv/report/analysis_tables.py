@@ -1,4 +1,4 @@
-"""What the analyses of trained networks found, as tables."""
+"""Tables of the results of analyses. Every function takes the rows of a results file of kind "analysis"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _of(rows: Sequence[Row], what: str) -> list[Row]:
 
 
 def filters(rows: Sequence[Row]) -> str:
-    """Similarity of filters, layer by layer, one network beside the other."""
+    """The similarity of filters: one line for each layer, one column for each network."""
     own = _of(rows, "filters")
     networks = list(dict.fromkeys(row["network"] for row in own))
     body = []
@@ -28,7 +28,7 @@ def filters(rows: Sequence[Row]) -> str:
 
 
 def bases(rows: Sequence[Row]) -> str:
-    """Components and coefficients of each group."""
+    """The similarity of components and coefficients: one line for each group of layers."""
     body = [
         [row["network"], str(row["group"]), *(f"{row[what]:.3f}" for what in ("shared", "components", "coefficients"))]
         for row in _of(rows, "bases")
@@ -38,7 +38,7 @@ def bases(rows: Sequence[Row]) -> str:
 
 
 def pruning(rows: Sequence[Row]) -> str:
-    """Accuracy without the smallest blending weights."""
+    """The accuracy after pruning the smallest blending weights: one line for each pruned fraction."""
     body = [
         [
             f"{row['fraction']:.0%}",
@@ -50,11 +50,11 @@ def pruning(rows: Sequence[Row]) -> str:
         for row in _of(rows, "pruning")
     ]
     heads = ("Pruned", "blending weights left", "parameters left", "times fewer", "Test top-1 %")
-    return markdown_text(heads, body, f"Nothing retrained. {ONE}")
+    return markdown_text(heads, body, f"No network was retrained after pruning. {ONE}")
 
 
 def gradients(rows: Sequence[Row]) -> str:
-    """Gradients of shared weights, means over the steps."""
+    """The gradients of shared weights, as means over the training steps: one line for each weight."""
     own = _of(rows, "gradients")
     networks = list(dict.fromkeys(row["network"] for row in own))
     body = []
@@ -67,7 +67,7 @@ def gradients(rows: Sequence[Row]) -> str:
 
 
 def ranks(rows: Sequence[Row]) -> str:
-    """Test error over shared and unique components."""
+    """The test error against the number of shared and unique components: one line for each network."""
     body = [
         [row["name"], integer(row["params"]), macs(row["macs"]), f"{row['factor']:.2f}", f"{row['error_pct']:.2f}"]
         for row in _of(rows, "ranks")
@@ -76,18 +76,22 @@ def ranks(rows: Sequence[Row]) -> str:
 
 
 def maps(rows: Sequence[Row]) -> str:
-    """Near-duplicates among the maps that each layer reads."""
+    """The share of near-duplicates among the input maps of each layer."""
     body = [[row["layer"], str(row["maps"]), f"{row['redundant']:.0%}"] for row in _of(rows, "maps")]
-    return markdown_text(("Layer", "maps", "near-duplicates"), body, f"Absolute correlation of at least 0.9. {ONE}")
+    return markdown_text(
+        ("Layer", "maps", "near-duplicates"), body, f"Near-duplicates: the absolute correlation is at least 0.9. {ONE}"
+    )
 
 
 def spectrum(rows: Sequence[Row]) -> str:
-    """Ranks of stacked filters."""
+    """The rank that a stage's stacked filters need, for three shares of the squared norm."""
     body = [
         [f"stage {row['stage']}, {row['layers']} layers", f"{row['filters']} x {row['inputs']}"]
         + [str(row[f"rank_{e}"]) for e in (90, 95, 99)]
         for row in _of(rows, "spectrum")
     ]
     return markdown_text(
-        ("Layers", "Filters x inputs", "rank for 90 %", "95 %", "99 %"), body, f"Of the squared norm. {ONE}"
+        ("Layers", "Filters x inputs", "rank for 90 %", "95 %", "99 %"),
+        body,
+        f"Rank: singular values that hold this share of the squared norm. {ONE}",
     )

@@ -1,4 +1,4 @@
-"""Detectors as tables and figures."""
+"""Tables and figures of detectors."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
-COCO_PHOTOS, EPOCHS = 117_266, 24  # of COCO 2017's train part those with an object; the 2x schedule
+COCO_PHOTOS, EPOCHS = 117_266, 24  # photos of COCO 2017's train part that have an object; epochs of the 2x schedule
 KINDS = {"bbox": "Boxes", "segm": "Masks"}
 NOTE = (
-    "COCO's average precision over overlaps of 0.5 to 0.95, at 0.5 and at 0.75; of small (under 32 x 32 pixels), medium and "
-    "large (over 96 x 96) objects; average recall of 100 detections a photo. In percent; – where there is no such object."
+    "AP: COCO's average precision, over overlaps of 0.5 to 0.95. AP50 and AP75: at an overlap of 0.5 and 0.75. APs, APm, APl: of "
+    "small (under 32 x 32 pixels), medium and large (over 96 x 96) objects. AR: average recall with 100 detections in a photo. "
+    "All in percent; – means that there is no such object."
 )
 OCCLUSION_NOTE = (
-    "r is the share of the instances' area, in a photo, that another instance covers too; crowds are left out. Few photos "
-    "make a figure that says little."
+    "r is the share of the instances' area in a photo that another instance also covers; crowds are left out. A row with few "
+    "photos is not reliable."
 )
 
 
 def percent(value: float | None) -> str:
-    """With one decimal."""
+    """A value in percent as text, with one decimal.
+
+    >>> percent(37.25), percent(None)
+    ('37.2', '–')
+    """
     return NONE if value is None else f"{value:.1f}"
 
 
 def table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and texts: a line for a detector's boxes and one for its masks.
+    """Column heads and cells: one line for a detector's boxes, and one for its masks.
 
     Args:
-        runs: summaries of `leanconv detect train`, or what looks like them: label, counts, val.
+        runs: summaries of `leanconv detect train`, or dicts with the same keys "label", "counts" and "val".
     """
     heads = ["Detector", "Parameters", "of the backbone", "of", *METRICS]
     body = []
@@ -47,29 +52,29 @@ def table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def measures(runs: Sequence[Row]) -> tuple[list[str], list[dict[str, Any]]]:
-    """A name and its numbers for each line of `table`, for the page's plot."""
+    """A name and the measured values for each line of `table`; the HTML page plots them."""
     lines = [(run, kind, found) for run in runs for kind, found in run["val"]["metrics"].items()]
     names = [f"{run['label']}, {KINDS[kind].lower()}" for run, kind, _ in lines]
     return names, [{**run["counts"], **{name: found[name] for name in METRICS}} for run, _, found in lines]
 
 
 def rich_table(runs: Sequence[Row], title: str) -> Table:
-    """The table for a terminal."""
+    """The table of `table` for a terminal."""
     return rich_of(*table(runs), NOTE, title)
 
 
 def markdown(runs: Sequence[Row]) -> str:
-    """The table as Markdown."""
+    """The table of `table` as Markdown."""
     return markdown_text(*table(runs), NOTE)
 
 
 def markdown_of_slices(runs: Sequence[Row]) -> str:
-    """The table over the occlusion ratio, as Markdown."""
+    """The table of `slices` as Markdown."""
     return markdown_text(*slices(runs), OCCLUSION_NOTE)
 
 
 def markdown_of_steps(rows: Sequence[Row]) -> str:
-    """Seconds of a training step, and how long a run of the paper would take at that speed."""
+    """The time of a training step in seconds, and the days that a full run of the paper would take at this speed."""
     heads = ("Detector", "Backbone", "Parameters", "s a photo", "ratio", "days of 2x COCO here")
     body = []
     for row in rows:
@@ -78,14 +83,14 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
         numbers = [f"{row['seconds']:.2f}", f"{row['seconds'] / first['seconds']:.2f}", f"{days:,.0f}"]
         body.append([row["detector"], row["backbone"], integer(row["params"]), *numbers])
     note = (
-        f"One photo of 800 x 1333 pixels, forward, backward and update, fp32; median of {rows[0]['rounds']}. "
-        f"2x: {EPOCHS} epochs of {COCO_PHOTOS:,} photos."
+        f"s a photo: forward pass, backward pass and update for one photo of 800 x 1333 pixels, in fp32; the median of "
+        f"{rows[0]['rounds']} steps. 2x COCO: {EPOCHS} epochs of {COCO_PHOTOS:,} photos."
     )
     return markdown_text(heads, body, note, left=2)
 
 
 def slices(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """AP and AP75 over the occlusion ratio: bins, then "at least"."""
+    """Column heads and cells of AP and AP75 by occlusion ratio: first in bins, then for all photos above each bin edge."""
     heads = ["Occlusion", "Photos", "Objects"]
     kinds = [(run, kind) for run in runs for kind in run["val"]["metrics"]]
     for run, kind in kinds:
@@ -100,12 +105,16 @@ def slices(runs: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def span(one: Mapping[str, Any]) -> str:
-    """``0.2 <= r < 0.3`` or ``r >= 0.2``."""
+    """The range of the occlusion ratio of one slice, as text.
+
+    >>> span({"low": 0.2, "high": 0.3}), span({"low": 0.2, "high": None})
+    ('0.2 <= r < 0.3', 'r >= 0.2')
+    """
     return f"r >= {one['low']:g}" if one["high"] is None else f"{one['low']:g} <= r < {one['high']:g}"
 
 
 def losses(history: Sequence[Row]) -> str:
-    """The losses by epoch, the total first."""
+    """A figure (SVG) of all losses over the epochs; the total loss is the first line."""
     names = [name for name in history[0] if name == "train_loss" or "loss_" in name or name.endswith("ification")]
     names += [name for name in history[0] if name == "bbox_regression"]
     colours = colours_of(names)
@@ -127,9 +136,17 @@ def losses(history: Sequence[Row]) -> str:
 
 
 def occlusion_figure(runs: Sequence[Row], kind: str, metric: str = "AP") -> str | None:
-    """A metric on photos of at least an occlusion ratio, and in bins of it (dotted), one colour a detector (TBC, Fig. 7).
+    """A figure (SVG) of a metric against the occlusion ratio, with one colour for each detector (TBC, Fig. 7).
 
-    None without bins to compare.
+    Solid lines show all photos of at least this ratio, dotted lines show bins.
+
+    Args:
+        runs: as for `table`.
+        kind: "bbox" or "segm".
+        metric: "AP" or "AP75".
+
+    Returns:
+        SVG; None if no run has bins.
     """
     shown = [run for run in runs if kind in run["val"]["metrics"] and len(run["val"]["slices"]) > 1]
     if not shown:
@@ -164,7 +181,12 @@ def occlusion_figure(runs: Sequence[Row], kind: str, metric: str = "AP") -> str 
 
 
 def backbone_figure(runs: Sequence[Row], kind: str) -> str | None:
-    """AP against the backbone's parameters (TBC, Fig. 6)."""
+    """A figure (SVG) of AP against the backbone's parameters (TBC, Fig. 6); None with fewer than two detectors.
+
+    Args:
+        runs: as for `table`.
+        kind: "bbox" or "segm".
+    """
     shown = [run for run in runs if (run["val"]["metrics"].get(kind) or {}).get("AP") is not None]
     if len(shown) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What the page's table and scatter plot show: measures of rows, as data for its script."""
+"""The data for the script of the HTML page, which draws any two measures against each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leanconv.report.figures import COLOURS, colours_of
 from leanconv.report.latency_tables import LATENCY_IN
 from leanconv.report.tables import Row
 
-# key of a row: (label, units in one, whether low or high is better, whether the axis starts at 0)
+# key of a row: (label, scale of the label's unit, whether low or high is better, whether the axis starts at 0)
 MEASURES: dict[str, tuple[str, float, str, bool]] = {
     "params": ("Parameters, thousands", 1e3, "low", True),
     "macs": ("MACs for one image, millions", 1e6, "low", True),
@@ -28,7 +28,13 @@ MEASURES: dict[str, tuple[str, float, str, bool]] = {
 
 
 def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> dict[str, Any]:
-    """The measures that any row has, which two to show first, and everything as JSON for a script element."""
+    """The data of the scatter plot: its measures, the two that it shows first, and all values as JSON for a script element.
+
+    Args:
+        rows: the measured rows.
+        names: one for each row.
+        reference: the index of the row that the others are compared with; None for none.
+    """
     known = {key: about for key, about in MEASURES.items() if any(_number(row.get(key)) is not None for row in rows)}
     runtimes = dict.fromkeys(key for row in rows for key in row if key.startswith(LATENCY_IN))
     known |= {key: (f"Latency in {key.removeprefix(LATENCY_IN)}, ms", 1.0, "low", True) for key in runtimes}
@@ -49,7 +55,7 @@ def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> di
     keys = list(known)
     up = next((keys.index(key) for key in ("test_top1_pct", "latency_ms", "AP") if key in known), len(keys) - 1)
     text = json.dumps({"rows": points, "measures": measures}, allow_nan=False)
-    # nothing in it may end the element or open a comment
+    # no character in the JSON may end the script element or open a comment
     safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return {"measures": measures, "x": 0, "y": up, "json": Markup(safe)}
 

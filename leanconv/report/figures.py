@@ -1,4 +1,4 @@
-"""Figures as SVG text for a page: no files, no resources from elsewhere, drawn in the page's own text colour."""
+"""Figures as SVG text for an HTML page. They use the page's text colour, and need no other files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leanconv.core.shown import literal, short
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK = "#010203"  # stands for the page's text colour, and is replaced by it: readable on light and dark pages alike
+INK = "#010203"  # a placeholder: `svg` replaces it by the page's text colour, so figures suit light and dark pages
 AXES = {
     "params": ("Parameters, thousands", 1e3),
     "macs": ("MACs for one image, millions", 1e6),
@@ -38,10 +38,17 @@ STYLE: dict[Any, Any] = {
 
 
 def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
-    """Test accuracy against "params", "macs" or "latency_ms", one point a row, with its spread over seeds.
+    """A figure of test accuracy with its spread over seeds, with one point for each row.
+
+    Args:
+        rows: of a comparison.
+        x: "params", "macs" or "latency_ms".
 
     Returns:
-        SVG; None when no row has both values.
+        SVG; None if no row has both values.
+
+    Raises:
+        SettingError: `x` has another value.
     """
     if x not in AXES:
         raise SettingError(f"x={x!r} must be one of {', '.join(AXES)}")
@@ -75,10 +82,15 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
 
 
 def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str | None:
-    """Accuracy by epoch: on validation where there is one, else on train. One colour a method, one line a seed.
+    """A figure of accuracy over the epochs: validation accuracy if a run has one, else training accuracy.
+
+    Each method has one colour, and each seed has one line.
 
     Args:
-        runs: the metrics of each epoch, by method, one sequence a seed.
+        runs: for each method, one sequence of epoch metrics for each seed.
+
+    Returns:
+        SVG; None without any epoch.
     """
     epochs = [epoch for seeds in runs.values() for history in seeds for epoch in history]
     if not epochs:
@@ -107,22 +119,34 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
 
 
 def label_of(name: str) -> str:
-    """A name for a legend, which leaves out what begins with an underscore, and has no room for a long one."""
-    return short(f" {name}" if name.startswith("_") else name)
+    """A name as the text of a legend: shortened, and with a leading space before "_", because matplotlib hides such names.
+
+    >>> label_of("_mine")
+    ' _mine'
+    """
+    text = short(name)
+    return f" {text}" if text.startswith("_") else text
 
 
 def legend(figure: Figure, entries: int) -> None:
-    """Beside what is drawn: methods lie so close together that labels on them would collide. Too many would leave no room."""
+    """Add a legend below the plot, unless it has more than 16 entries and would leave no room for the plot.
+
+    (Labels beside the points would overlap, because methods are close together.)
+    """
     if entries <= 16:
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=INK)
 
 
-# Okabe and Ito's, which colour-blind readers tell apart
+# the colours of Okabe and Ito, which colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a7a00")
 
 
 def colours_of(methods: Sequence[str]) -> dict[str, str]:
-    """The colour of each method, the same in every figure of a page; dense is grey."""
+    """A colour for each method, the same in every figure of a page; dense is grey.
+
+    >>> colours_of(["dense", "split()"])
+    {'dense': '#7f7f7f', 'split()': '#D55E00'}
+    """
     return {
         method: "#7f7f7f" if method == "dense" else COLOURS[index % len(COLOURS)]
         for index, method in enumerate(methods)
@@ -130,7 +154,13 @@ def colours_of(methods: Sequence[str]) -> dict[str, str]:
 
 
 def svg(draw: Any, title: str, inches: tuple[float, float] = (5.2, 4.0)) -> str:
-    """What `draw` paints on a figure, as one SVG element; the same figure gives the same text."""
+    """Draw a figure and return it as one SVG element. The same drawing always gives the same text.
+
+    Args:
+        draw: a function that draws on an empty matplotlib figure.
+        title: for screen readers.
+        inches: width and height.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

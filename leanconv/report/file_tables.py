@@ -1,4 +1,4 @@
-"""Files of networks, their sizes, and what int8 does to them, as tables."""
+"""Tables of exported files: their sizes, their errors, and their int8 versions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from leanconv.report.tables import Row, markdown_text, quartiles, size
 
 SIZES_NOTE = (
-    "Share of unique: the network's parameters and buffers, each once. Loaded: the weights in the runtime's memory. "
-    "Without its options: the compact file as ONNX Runtime loads it by default. TorchScript: torch's older exporter."
+    "Unique: the network's parameters and buffers, each counted once; all other sizes are multiples of this size. Loaded: the "
+    "weights in the runtime's memory. Without its options: the compact file as ONNX Runtime loads it by default. TorchScript: "
+    "torch's older exporter."
 )
 SIZES = (
     ("saved", "saved_bytes"),
@@ -25,7 +26,7 @@ SIZES = (
 
 
 def markdown_of_sizes(rows: Sequence[Row]) -> str:
-    """Each format's bytes as a share of the unique ones."""
+    """The size of each format as a multiple of the network's unique size: one line for each network."""
     body = [
         [row["network"], size(row["unique_bytes"])]
         + ["–" if row[key] is None else f"{row[key] / row['unique_bytes']:.2f}" for _, key in SIZES]
@@ -35,15 +36,15 @@ def markdown_of_sizes(rows: Sequence[Row]) -> str:
 
 
 def markdown_of_reloads(rows: Sequence[Row]) -> str:
-    """The largest errors after a fresh process read each file."""
+    """The largest output error of each file when a new process reads it: one line for each network."""
     names = list(rows[0]["reloaded_error"])
     body = [[row["network"], *(f"{row['reloaded_error'][name]:.1e}" for name in names)] for row in rows]
-    note = "Largest difference from PyTorch in a fresh process, as a share of the largest output."
+    note = "The largest difference from PyTorch's output, in a new process, as a share of the largest output."
     return markdown_text(("Network", *names), body, note)
 
 
 def markdown_of_int8(rows: Sequence[Row]) -> str:
-    """float32 and int8 of each network in a line."""
+    """File size, accuracy and latency in float32 and in int8: one line for each network."""
     body = []
     for network in dict.fromkeys((row["network"], row["method"]) for row in rows):
         before, after = (
@@ -57,6 +58,7 @@ def markdown_of_int8(rows: Sequence[Row]) -> str:
         ])  # fmt: skip
     heads = ("Network", "Method", "float32", "int8", "Top-1 %", "int8", "change", "ms", "int8", "ratio")
     note = (
-        "Files, test accuracy and milliseconds a call in ONNX Runtime; n = 1 network each, ranges from training images."
+        "File size, test accuracy, and milliseconds a call, all in ONNX Runtime. Each row is one trained network (n = 1). "
+        "The int8 ranges come from training images."
     )
     return markdown_text(heads, body, note, left=2)

@@ -1,4 +1,4 @@
-"""How time and memory grow with a network's depth, width, batch and image size: figures, and the table behind them."""
+"""Figures and a table of how time and memory grow with a network's depth, width, batch and image size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEASURES = {"latency_ms": ("Time, ms", 1.0), "peak_bytes": ("Peak memory of a call, MB", 1e6)}
-NOTE = "Milliseconds a call: median and quartiles over interleaved rounds. Ratios are to dense at the same point."
+NOTE = "ms: milliseconds a call, median and quartiles over interleaved rounds. Ratios compare with dense at the same setting."
 
 
 def figure(rows: Sequence[Row], measure: str = "latency_ms") -> str:
-    """One plot for each setting that moves, a line for each method; both axes logarithmic.
+    """A figure with one plot for each setting that varies, and one line for each method. Both axes are logarithmic.
 
     Args:
         rows: of a results file of kind "growth".
@@ -25,6 +25,9 @@ def figure(rows: Sequence[Row], measure: str = "latency_ms") -> str:
 
     Returns:
         SVG.
+
+    Raises:
+        SettingError: `measure` has another value.
     """
     if measure not in MEASURES:
         raise SettingError(f"measure={measure!r} must be one of {', '.join(MEASURES)}")
@@ -60,13 +63,13 @@ def figure(rows: Sequence[Row], measure: str = "latency_ms") -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Every point: time and memory, and their ratios to dense."""
+    """The table of every point: MACs, time and memory, and their ratios to dense."""
     heads = ("Setting", "Method", "MACs", "ms", "ratio", "Peak memory", "ratio")
     body = []
     for row in rows:
         dense = next(
             other for other in rows if (other["axis"], other["value"]) == (row["axis"], row["value"])
-        )  # the first at a point
+        )  # the first row of a setting is dense
         memory = row["peak_bytes"] / dense["peak_bytes"] if row["peak_bytes"] and dense["peak_bytes"] else None
         body.append([
             f"{row['axis']} {row['value']}", row["method"], ratio(row["macs"] / dense["macs"]),

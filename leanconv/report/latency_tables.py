@@ -1,4 +1,4 @@
-"""Measured times of networks in several runtimes, as a table."""
+"""The table of networks timed in several runtimes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from leanconv.report.text_table import TextTable
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
 LEFT = 4
-LATENCY_IN = "latency_ms in "  # and the runtime: one measure each
+LATENCY_IN = "latency_ms in "  # followed by the runtime: one measure for each
 NOTE = (
-    "Milliseconds a call: median and quartiles over interleaved rounds. Ratios are to the first network of the same batch, those "
-    "of time to its fastest entry. MACs for one image; 1 MAC = one multiply-add."
+    "ms: milliseconds a call, median and quartiles over interleaved rounds. Ratios compare with the first network of the same "
+    "batch; ratios of time compare with the fastest entry of that network. MACs are for one image; 1 MAC = one multiply-add."
 )
 
 
 def texts(rows: Sequence[Row]) -> list[list[str]]:
-    """The cells under `HEADS`."""
+    """The cells of the table, under the column heads `HEADS`.
+
+    Args:
+        rows: of `leanconv bench`.
+    """
     first = {row["batch"]: row["macs"] for row in reversed(rows)}
     return [
         [
@@ -36,12 +40,12 @@ def texts(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
-    """The fastest entry of each network, for each batch."""
+    """The fastest row of each network, for each batch."""
     return [row for row in rows if row["best"]]
 
 
 def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows; the fastest one of each network and batch also has its network's best time in each runtime."""
+    """The rows for the HTML page. The fastest row of a network and batch also gets the network's best time in each runtime."""
     found = []
     for row in rows:
         one = dict(row)
@@ -54,15 +58,15 @@ def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Row], title: str = "") -> TextTable:
-    """All rows; the fastest entry of each network is bold."""
+    """The table of all rows; the fastest row of each network is bold."""
     return TextTable(HEADS, texts(rows), LEFT, NOTE, title, ["bold" if row["best"] else None for row in rows])
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """All rows as Markdown."""
+    """The table of all rows as Markdown."""
     return table(rows).markdown()
 
 
 def markdown_of_best(rows: Sequence[Row]) -> str:
-    """The fastest entry of each network, as Markdown."""
+    """The table of the fastest row of each network, as Markdown."""
     return markdown(best(rows))

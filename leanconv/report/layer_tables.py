@@ -1,4 +1,4 @@
-"""Measured times of single layers, what they predict of networks, and training steps, as tables."""
+"""Tables of timed layers, of predicted network times, of training steps, and of a runtime's own profile."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio
 
 NOTE = (
-    "Time of the lean layer as a share of the dense convolution's, in the same runtime: geometric mean over the shapes, and the "
-    "worst shape."
+    "The time of the lean layer as a share of the dense convolution's time, in the same runtime: the geometric mean over the "
+    "shapes, and the worst shape."
 )
 STEP_NOTE = (
-    "Milliseconds a step: median and quartiles over interleaved rounds. Ratios are to dense, on as many threads."
+    "ms a step: milliseconds a training step, median and quartiles over interleaved rounds. Ratios compare with dense on the "
+    "same number of threads."
 )
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """Geometric means of the ratios, and the worst shape, of each family, batch, runtime and precision."""
+    """One row for each family, batch, runtime and precision: the geometric mean of the ratios, and the worst shape."""
     found = []
     for key in dict.fromkeys(_key(row) for row in rows):
         own = [row for row in rows if _key(row) == key]
@@ -39,7 +40,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A line for each family, a column for each batch, runtime and precision."""
+    """The table of `summary`: one line for each family, one column for each batch, runtime and precision."""
     totals = summary(rows)
     settings = list(dict.fromkeys((row["batch"], row["runtime"], row["precision"]) for row in totals))
     heads = ["Layers", "MACs", *(f"{runtime}, {precision}, batch {batch}" for batch, runtime, precision in settings)]
@@ -52,7 +53,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def markdown_of_shapes(rows: Sequence[Row]) -> str:
-    """Every row."""
+    """The table of all timed shapes: one line for each."""
     heads = ("Layers", "Shape", "Runtime", "Batch", "Form", "MACs", "Dense ms", "Lean ms", "ratio")
     body = [
         [
@@ -61,11 +62,11 @@ def markdown_of_shapes(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]  # fmt: skip
-    return markdown_text(heads, body, "Medians over interleaved rounds, with quartiles of the ratio.", left=5)
+    return markdown_text(heads, body, "Times are medians over interleaved rounds; the ratio has its quartiles.", left=5)
 
 
 def markdown_of_steps(rows: Sequence[Row]) -> str:
-    """Training steps: a line for each method."""
+    """The table of training steps: one line for each method and number of threads."""
     heads = ("Method", "Threads", "Parameters", "MACs", "ratio", "ms a step", "ratio", "Images/s")
     body = [
         [
@@ -79,7 +80,7 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
 
 
 def markdown_of_predictions(rows: Sequence[Row]) -> str:
-    """Networks: predicted from their layers, and measured."""
+    """The table of networks: the time predicted from single layers, and the measured time."""
     heads = ("Network", "Method", "Batch", "Dense ms", "Predicted ms", "Measured ms", "off by")
     body = [
         [
@@ -89,14 +90,19 @@ def markdown_of_predictions(rows: Sequence[Row]) -> str:
         for row in rows
     ]  # fmt: skip
     return markdown_text(
-        heads, body, "Predicted: the dense network's time, and each layer's lean time less its dense one.", left=2
+        heads,
+        body,
+        "Predicted: the dense network's time, plus the lean time minus the dense time of each converted layer.",
+        left=2,
     )
 
 
 def markdown_of_profile(rows: Sequence[Row]) -> str:
-    """A runtime's own account of where the time goes."""
+    """The table of a runtime's own profile: the time of each kind of layer."""
     heads = ("Network", "Precision", "Kind of layer", "ms", "share")
     body = [
         [row["network"], row["precision"], row["layer"], f"{row['layer_ms']:.2f}", ratio(row["share"])] for row in rows
     ]
-    return markdown_text(heads, body, "Medians over calls; kinds under 1 % are left out.", left=3)
+    return markdown_text(
+        heads, body, "Times are medians over calls. Kinds of layers under 1 % of the time are left out.", left=3
+    )

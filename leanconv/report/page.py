@@ -1,4 +1,4 @@
-"""One self-contained HTML page: a table that sorts and filters, any two measures against each other, figures and facts."""
+"""One self-contained HTML page: a table that can be sorted and filtered, a plot of any two measures, figures, and settings."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ Details = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows.
+    """The content of a page.
 
     Args:
-        heads, cells: of the table; the first `left` columns are text.
-        values: what each cell is sorted by; None where it is missing.
-        names: what the points of the plot are called, one for each row.
-        reference: the row that ratios are to; None for none.
-        rows: where the plot's measures are read from; () leaves the plot out.
-        sections: (title, SVGs).
-        details: (title, heads, lines) of tables that open on a click.
-        facts: (title, [(name, text)]).
+        title, subtitle: at the top.
+        heads, cells: the column heads and the texts of the table. The first `left` columns are aligned to the left.
+        values: the value by which each cell is sorted; None for a missing value.
+        notes: the text below the table.
+        names: one for each row, for the points of the plot.
+        reference: the index of the row that ratios compare with; None for none.
+        rows: the plot reads its measures from them; () leaves the plot out.
+        sentences: a verdict for each row.
+        scatters: figures (SVG) beside the plot.
+        sections: (title, SVGs) of further figures.
+        details: (title, column heads, lines) of tables that open on a click.
+        facts: (title, [(name, text)]) of settings, machine and versions.
+        command: the command line that made the results.
     """
 
     title: str
@@ -53,7 +58,7 @@ class Page:
     command: str = ""
 
     def html(self) -> str:
-        """The page; it loads nothing."""
+        """The page as HTML text. The page loads no other files."""
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
 
@@ -84,9 +89,9 @@ def of_compare(
     """The page of a comparison, or of one run.
 
     Args:
-        summary: what `leanconv compare` writes to ``summary.json``.
-        histories: the metrics of each epoch, by method, one sequence a seed.
-        details: tables of the networks' layers.
+        summary: the content of ``summary.json`` from `leanconv compare`.
+        histories: for each method, one sequence of epoch metrics for each seed.
+        details: tables of the networks' layers, see `Page`.
     """
     rows = summary["rows"]
     columns = tables.columns(rows)
@@ -111,7 +116,11 @@ def of_compare(
 
 
 def of_latency(summary: Mapping[str, Any]) -> Page:
-    """The page of what `leanconv bench` measured."""
+    """The page of a latency measurement.
+
+    Args:
+        summary: the JSON output of `leanconv bench`.
+    """
     rows = summary["rows"]
     numbers = ("batch", "network", "runtime", "form", "params", "macs", "macs", "latency_ms", "ratio")
     names = [f"{row['network']}, {row['runtime']}, {row['form']}, batch {row['batch']}" for row in rows]
@@ -146,7 +155,16 @@ def table_page(
     rows: Sequence[Row] = (),
     summary: Mapping[str, Any] | None = None,
 ) -> Page:
-    """A page of texts, sorted by the numbers that they begin with, and figures; `rows` as in `Page`."""
+    """A page with one table of texts, and figures. Each cell is sorted by the number at its start.
+
+    >>> page = table_page("Sizes", "two files", ["File", "Size"], [["a", "1.5 kB"], ["b", "2 MB"]])
+    >>> page.values
+    [['a', 1500.0], ['b', 2000000.0]]
+
+    Args:
+        title, subtitle, heads, cells, notes, left, sections, details, names, rows: see `Page`.
+        summary: a dict from which settings, machine, versions and command are read.
+    """
     values = [[tables.leading_number(text) for text in line] for line in cells]
     said: Mapping[str, Any] = summary or {}
     return Page(
@@ -167,7 +185,7 @@ def table_page(
 
 
 def facts(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings, machine and versions, those that there are."""
+    """The settings, the machine and the versions in a summary, for `Page`; missing ones are left out."""
     return [(key.capitalize(), _facts(summary[key])) for key in FACTS if summary.get(key)]
 
 
@@ -184,12 +202,12 @@ def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def html(summary: Mapping[str, Any], histories: Mapping[str, Any], details: Sequence[Details] = ()) -> str:
-    """The page of a comparison as text."""
+    """The page of a comparison as HTML text; arguments as for `of_compare`."""
     return of_compare(summary, histories, details).html()
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The same in Markdown, without the figures."""
+    """The report of a comparison as Markdown, without figures; `summary` as for `of_compare`."""
     rows = summary["rows"]
     said = "".join(f"- {escaped(sentence)}\n" for sentence in verdict.sentences(rows))
     seeds = ", ".join(map(str, summary["seeds"]))
@@ -204,7 +222,12 @@ def markdown(summary: Mapping[str, Any]) -> str:
 def write(
     folder: Path, summary: Mapping[str, Any], histories: Mapping[str, Any], details: Sequence[Details] = ()
 ) -> Path:
-    """Write ``report.html`` and ``report.md`` into `folder`; returns the page's path."""
+    """Write ``report.html`` and ``report.md`` into `folder`, and return the path of ``report.html``.
+
+    Args:
+        folder: an existing folder.
+        summary, histories, details: see `of_compare`.
+    """
     write_text(folder / "report.md", markdown(summary))
     write_text(folder / "report.html", html(summary, histories, details))
     return folder / "report.html"

@@ -1,4 +1,4 @@
-"""The table of a results file, by its kind."""
+"""The tables and figures of a results file. Its kind decides which ones there are."""
 
 from __future__ import annotations
 
@@ -53,15 +53,19 @@ FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str | None]]] = {
         for metric in ("AP", "AP75")
     },
 }
-INK = "#777777"  # of a figure in a document, which does not know whether its page is light or dark
+INK = "#777777"  # text colour of a figure in a document, readable on light and dark pages
 
 
 def markdown_of(path: str | Path, table: str = "main") -> str:
-    """A table of a results file, as Markdown; the documents' blocks are checked against it.
+    """A table of a results file, as Markdown. A test compares the tables in README.md and docs/ with it.
+
+    Args:
+        path: a JSON file of `results/`, or a ``summary.json``.
+        table: "main", or another table of this kind of file.
 
     Raises:
-        FileError: not a results file.
-        SettingError: it has no such table.
+        FileError: `path` is not a results file.
+        SettingError: the file has no such table.
     """
     path = Path(path)
     rows, kind = _rows(path)
@@ -71,14 +75,14 @@ def markdown_of(path: str | Path, table: str = "main") -> str:
     try:
         return known[table](rows)
     except (KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path.name}: its rows lack {error}; `leanconv {kind}` writes them whole") from error
+        raise FileError(f"{path.name}: its rows lack {error}; `leanconv {kind}` writes complete rows") from error
 
 
 def figures_of(path: str | Path) -> dict[str, str]:
-    """The figures of a results file for a document: name -> SVG, which ends in a line that says of which rows it is.
+    """The figures of a results file for a document: name -> SVG. The last line of each SVG is `source_mark`.
 
     Raises:
-        FileError: not a results file.
+        FileError: `path` is not a results file.
     """
     path = Path(path)
     rows, kind = _rows(path)
@@ -88,7 +92,7 @@ def figures_of(path: str | Path) -> dict[str, str]:
 
 
 def source_mark(path: Path) -> str:
-    """What tells whether a figure was drawn from this file as it is."""
+    """The name and a checksum of the file. A test compares it with the mark in a figure, to find outdated figures."""
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 

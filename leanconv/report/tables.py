@@ -1,4 +1,4 @@
-"""Rows of a comparison as a table: for the terminal, for Markdown and for the page, with the same words in each."""
+"""The table of a comparison, with the same words for the terminal, for Markdown and for the HTML page."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and the text of a row under it; `note` says what the heading means, once below the table.
+    """One column of a table.
 
-    `key` names the row's value that the page sorts by.
+    Args:
+        head: the column head.
+        cell: gives the text of a row.
+        note: explains the head, in the note below the table.
+        key: the key of the row's value by which the HTML page sorts.
     """
 
     head: str
@@ -31,12 +35,18 @@ class Column:
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns of a comparison; those that no row has a value for are left out."""
+    """The columns of a comparison. Validation accuracy and latency are left out if no row has them.
+
+    Args:
+        rows: of ``summary.json`` from `leanconv compare`.
+    """
     shown = [
         Column("Method", lambda row: row["method"], key="method"),
-        Column("Parameters", lambda row: integer(row["params"]), "Parameters: each shared tensor once.", "params"),
+        Column(
+            "Parameters", lambda row: integer(row["params"]), "Parameters: each shared tensor counts once.", "params"
+        ),
         Column("ratio", lambda row: ratio(row["params_ratio"]), key="params_ratio"),
-        Column("MACs", lambda row: macs(row["macs"]), "MACs for one image; 1 MAC = one multiply-add.", "macs"),
+        Column("MACs", lambda row: macs(row["macs"]), "MACs are for one image; 1 MAC = one multiply-add.", "macs"),
         Column("ratio", lambda row: ratio(row["macs_ratio"]), key="macs_ratio"),
         Column(
             "Weights",
@@ -59,7 +69,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column(
             "Training",
             lambda row: duration(row.get("train_seconds")),
-            "Training: mean wall time of one run.",
+            "Training: the mean wall time of one run.",
             "train_seconds",
         ),
     ]
@@ -73,21 +83,36 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def notes(rows: Sequence[Row]) -> str:
-    """What the headings mean, as one line."""
+    """The note below the table, which explains the column heads."""
     base = rows[0]["ratios_to"] if rows and rows[0].get("ratios_to") else None
     said = [column.note for column in columns(rows) if column.note]
-    return " ".join([*said, f"Ratios are to {base}."] if base else said)
+    return " ".join([*said, f"Ratios compare with {base}."] if base else said)
 
 
 def integer(value: int | None) -> str:
+    """An integer as text, with thousands separators; a dash for None.
+
+    >>> integer(272474), integer(None)
+    ('272,474', '–')
+    """
     return NONE if value is None else f"{value:,}"
 
 
 def ratio(value: float | None) -> str:
+    """A ratio as text, with two decimals; a dash for None.
+
+    >>> ratio(0.256)
+    '0.26'
+    """
     return NONE if value is None else f"{value:.2f}"
 
 
 def macs(value: int | None) -> str:
+    """MACs as text with four digits and a decimal unit; a dash for None.
+
+    >>> macs(40_813_184)
+    '40.81 M'
+    """
     if value is None:
         return NONE
     scale, unit = next((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")) if value >= s or s == 1)
@@ -95,18 +120,33 @@ def macs(value: int | None) -> str:
 
 
 def size(value: int | None) -> str:
+    """Bytes as text, in kB (1000 bytes) or MB; a dash for None.
+
+    >>> size(286_900)
+    '286.9 kB'
+    """
     if value is None:
         return NONE
     return f"{value / 1e6:,.2f} MB" if value >= 1e6 else f"{value / 1e3:,.1f} kB"
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
+    """A mean and its standard deviation as text; a dash for None.
+
+    >>> spread(90.934, 0.18)
+    '90.93 ± 0.18'
+    """
     if mean is None:
         return NONE
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds as text, in s, min or h; a dash for None.
+
+    >>> duration(2604)
+    '43.4 min'
+    """
     if seconds is None:
         return NONE
     if seconds < 120:
@@ -115,12 +155,22 @@ def duration(seconds: float | None) -> str:
 
 
 def quartiles(row: Row, name: str) -> str:
+    """The median and the quartiles of the value `name` in a row, as text; a dash if the row has no such value.
+
+    >>> quartiles({"ms": 1.9, "ms_q25": 1.86, "ms_q75": 1.96}, "ms")
+    '1.90 (1.86-1.96)'
+    """
     if row.get(name) is None:
         return NONE
     return f"{row[name]:.2f} ({row[f'{name}_q25']:.2f}-{row[f'{name}_q75']:.2f})"
 
 
 def accuracy_cell(row: Row) -> str:
+    """The test accuracy of a row with its spread, and the reason if a run failed.
+
+    >>> accuracy_cell({"failed": "the loss is NaN"})
+    'failed: the loss is NaN'
+    """
     score = spread(row.get("test_top1_pct"), row.get("test_top1_pct_std"))
     if not row.get("failed"):
         return score
@@ -128,19 +178,19 @@ def accuracy_cell(row: Row) -> str:
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and texts."""
+    """The column heads and the cells of a comparison."""
     shown = columns(rows)
     return [column.head for column in shown], [[column.cell(row) for column in shown] for row in rows]
 
 
 def rich_table(rows: Sequence[Row], title: str = "") -> Table:
-    """The table for a terminal."""
+    """The table of a comparison for a terminal."""
     heads, body = cells(rows)
     return rich_of(heads, body, notes(rows), title)
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown, with its notes below."""
+    """The table of a comparison as Markdown, with its note below."""
     heads, body = cells(rows)
     return markdown_text(heads, body, notes(rows))
 
@@ -153,7 +203,7 @@ def rich_of(
     left: int | Collection[str] = 1,
     styles: Sequence[str | None] = (),
 ) -> Table:
-    """Texts as a table for a terminal; `left` and `styles` as in `leanconv.report.text_table.TextTable`."""
+    """A table for a terminal; `left` and `styles` as in `leanconv.report.text_table.TextTable`."""
     table = Table(
         title=Text(plain(title)) if title else None, caption=note, caption_justify="left", title_justify="left"
     )
@@ -161,7 +211,7 @@ def rich_of(
     for index, head in enumerate(heads):
         table.add_column(Text(plain(head)), justify="left" if index in on_the_left else "right", overflow="fold")
     for index, texts in enumerate(body):
-        # Text, since a message may hold what rich takes for markup
+        # Text, because a message may contain characters that rich reads as markup
         table.add_row(*(Text(plain(text)) for text in texts), style=styles[index] if styles else None)
     return table
 
@@ -169,7 +219,16 @@ def rich_of(
 def markdown_text(
     heads: Sequence[str], body: Sequence[Sequence[str]], note: str, left: int | Collection[str] = 1
 ) -> str:
-    """Texts as a Markdown table, with `note` below."""
+    """A Markdown table with `note` below; `left` as in `leanconv.report.text_table.TextTable`.
+
+    >>> print(markdown_text(["Network", "MACs"], [["resnet20", "40.81 M"]], "MACs are for one image."))
+    | Network | MACs |
+    | --- | --: |
+    | resnet20 | 40.81 M |
+    <BLANKLINE>
+    MACs are for one image.
+    <BLANKLINE>
+    """
     on_the_left = left_columns(heads, left)
     rule = ["---" if index in on_the_left else "--:" for index in range(len(heads))]
     lines = [heads, rule, *body]
@@ -177,12 +236,16 @@ def markdown_text(
 
 
 def left_columns(heads: Sequence[str], left: int | Collection[str]) -> set[int]:
-    """The numbers of the columns that are aligned to the left: the first so many, or those with these headings."""
+    """The numbers of the columns aligned to the left; `left` is how many first columns, or their headings."""
     return {index for index, head in enumerate(heads) if (index < left if isinstance(left, int) else head in left)}
 
 
 def leading_number(text: str) -> float | str | None:
-    """What a cell is sorted by: the number that it begins with, with its unit's size; else the text; None for `NONE`."""
+    """The value by which a cell is sorted: the number at its start, times its unit; else the text; None for a dash.
+
+    >>> leading_number("40.81 M"), leading_number("dense"), leading_number("–")
+    (40810000.0, 'dense', None)
+    """
     match = re.match(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?", text)
     if match is None or match[0] in ("", "."):
         return None if text == NONE else text

@@ -18,7 +18,7 @@ class TextTable:
     """Headings and cells as text; `print` it, show it in a notebook, or give it to rich.
 
     Args:
-        left: the columns aligned to the left: the first so many, or those with these headings.
+        left: the columns aligned to the left: the number of first columns, or their headings.
         note: a line below the table; title: a line above it.
         styles: rich's style of each row, such as "bold"; () for none.
 

@@ -1,4 +1,4 @@
-"""What got better and what did not, in plain sentences: each claim only as strong as what was measured."""
+"""Sentences that say what got better and what got worse. Each claim needs a measurement that supports it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from leanconv.report.tables import Row
 from leanconv.timing.busy import BUSY
 from leanconv.timing.latency import SAME, apart
 
-SIGNS = 6  # pairs whose signs alone tell a difference, at 95 %: 2 / 2**6 is below 0.05
+SIGNS = 6  # with 6 pairs, equal signs alone show a difference at 95 %: 2 / 2**6 is below 0.05
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """One sentence or two for each row against the one that the ratios are to; none where that is missing."""
+    """A verdict for each row, compared with the row that its ratios refer to; [] if that row is missing.
+
+    Args:
+        rows: of a comparison, see `leanconv.report.tables.columns`.
+    """
     base = next((row for row in rows if row["method"] == row.get("ratios_to", "dense")), None)
     return [] if base is None else [verdict(row, base) for row in rows if row is not base]
 
 
 def verdict(row: Row, base: Row) -> str:
-    """How `row` stands to `base`: what is better, what is worse, and what the measurement cannot tell."""
+    """One sentence that compares `row` with `base`: what is better, what is worse, and what the measurement cannot tell.
+
+    >>> verdict({"method": "split()", "params_ratio": 0.39, "macs_ratio": 0.37}, {"method": "dense"})
+    'split(): better in parameters (0.39 of dense) and MACs (0.37 of dense).'
+    """
     name_of_base = base["method"]
     better: list[str] = []
     worse: list[str] = []
@@ -31,12 +39,12 @@ def verdict(row: Row, base: Row) -> str:
         if value is None:
             continue
         if abs(value - 1) < SAME:
-            open_.append(f"the {text} are as many as before")
+            open_.append(f"the {text} do not change")
         else:
             (better if value < 1 else worse).append(f"{text} ({value:.2f} of {name_of_base})")
     _latency(row, name_of_base, better, worse, open_)
     if row.get("failed") and row.get("test_top1_pct") is None:
-        open_.append(f"there is no accuracy, since training failed ({row['failed']})")
+        open_.append(f"there is no accuracy, because training failed ({row['failed']})")
     else:
         _accuracy(row, base, better, worse, open_)
     parts = []
@@ -53,7 +61,7 @@ def _latency(row: Row, base: str, better: list[str], worse: list[str], open_: li
     if value is None:
         return
     low, high, what = row.get("latency_ratio_low"), row.get("latency_ratio_high"), "95 % interval"
-    if "latency_ratio_low" not in row:  # measured before intervals were
+    if "latency_ratio_low" not in row:  # an older file, without intervals
         low, high, what = row["latency_ratio_q25"], row["latency_ratio_q75"], "quartiles"
     if low is None or high is None:
         open_.append(
@@ -65,14 +73,17 @@ def _latency(row: Row, base: str, better: list[str], worse: list[str], open_: li
     if found is None:
         open_.append(f"measured latency is not clearly different {spread}")
     elif busy is not None and busy > BUSY:
-        others = f"other programs used {busy:.0%} of the CPUs meanwhile"
-        open_.append(f"measured latency {spread} is not to be trusted: {others}")
+        others = f"other programs used {busy:.0%} of the CPUs during the measurement"
+        open_.append(f"measured latency {spread} is not reliable: {others}")
     else:
         (better if found == "faster" else worse).append(f"measured latency {spread}")
 
 
 def _accuracy(row: Row, base: Row, better: list[str], worse: list[str], open_: list[str]) -> None:
-    """Better or worse where the 95 % interval of the difference leaves out 0: paired by seed wherever both have the seeds."""
+    """Add test accuracy as better or worse if the 95 % interval of the difference does not contain 0.
+
+    The difference is paired by seed if both rows have the same seeds.
+    """
     if row.get("test_top1_pct") is None or base.get("test_top1_pct") is None:
         return
     ours, theirs = _by_seed(row), _by_seed(base)
@@ -107,12 +118,12 @@ def _by_seed(row: Row) -> dict[str, float]:
 def _paired(differences: Sequence[float]) -> tuple[float, float] | None:
     interval = paired_interval(differences)
     if interval is not None and interval[0] == interval[1] and len(differences) < SIGNS:
-        return None  # accuracies are counts: a few that are equal say nothing of the spread
+        return None  # accuracies are counts, so a few equal differences do not show the spread
     return interval
 
 
 def _unpaired(row: Row, base: Row) -> tuple[float, float] | None:
-    """Welch's interval, from means and standard deviations: for rows without values by seed, or of other seeds."""
+    """Welch's interval from means and standard deviations, for rows without values by seed or with different seeds."""
     parts = [(row.get("test_top1_pct_std"), row["n"]), (base.get("test_top1_pct_std"), base["n"])]
     if any(deviation is None or n < 2 for deviation, n in parts):
         return None

@@ -2,7 +2,7 @@
 
 >>> import leanconv as lc
 >>> from leanconv.testing import check_method
->>> check_method(lc.TiedBlock(blocks=2), only="counts")
+>>> check_method(lc.TiedBlock(blocks=2), only="counts_agree")
 
 In a package's own tests, one test for each check::
 

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from leanconv.core.errors import FileError, RunError, SettingError
-from leanconv.experiment import conclude, job, run
+from leanconv.experiment import conclude, ready, run
 from leanconv.report import markdown_of
 
 from .conftest import TINY, one_line
@@ -181,7 +181,7 @@ def test_what_cannot_be_counted_is_said_before_training(
     def fail(*arguments: Any) -> None:
         raise SettingError("this cannot be counted")
 
-    monkeypatch.setattr(job, "count", fail)
+    monkeypatch.setattr(ready, "count", fail)
     answer = call("train", "resnet8", "--out", tmp_path / "run", *TINY)
     assert answer.code == 2 and one_line(answer, "this cannot be counted")
     assert trained == [] and not (tmp_path / "run").exists()

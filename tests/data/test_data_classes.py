@@ -60,7 +60,7 @@ def test_labels_count_by_name_in_any_order_and_of_some_classes(classes: tuple[st
 def test_other_classes_are_refused_with_both_lists() -> None:
     data = shown(("ant", "bee"), {"ant": 0, "bee": 1})
     with pytest.raises(
-        SettingError, match=r"'bee', which the network has not.*network's: 'cat', 'ant'; .*'ant', 'bee'"
+        SettingError, match=r"'bee', which the network does not have.*network's: 'cat', 'ant'; .*'ant', 'bee'"
     ):
         evaluate(Brightness(("cat", "ant"), 2), data.test, mean=(0.0,), std=(1.0,))
 
@@ -111,7 +111,7 @@ def test_training_goes_on_in_the_networks_order(tmp_path: Path) -> None:
     assert evaluate(model, data.test, mean=(0.0,), std=(1.0,)).top1_pct == 100
     with pytest.raises(SettingError, match=r"no 'cat'.*'ant', 'cat', 'dog'; the data's: 'ant', 'dog'"):
         fit(model, shown(("ant", "dog"), IS), CONFIG, tmp_path / "other", progress=False)
-    with pytest.raises(SettingError, match="'bee', which the network has not"):
+    with pytest.raises(SettingError, match="'bee', which the network does not have"):
         fit(model, shown(("ant", "bee", "dog"), IS | {"bee": 1}), CONFIG, tmp_path / "other", progress=False)
 
 

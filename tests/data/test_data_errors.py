@@ -43,12 +43,12 @@ def empty(folder: Path) -> None:
 
 PARQUET: dict[str, tuple[Damage, str]] = {
     "part missing": (lambda f, b: (f / TEST).unlink(), r"no test part; add test-\*\.parquet or validation"),
-    "train missing": (lambda f, b: [p.unlink() for p in f.glob("train*")], r"no train-\*\.parquet among .*; name"),
+    "train missing": (lambda f, b: [p.unlink() for p in f.glob("train*")], r"no train-\*\.parquet among .*; rename"),
     "file of a set missing": (lambda f, b: (f / TRAIN).unlink(), rf"{TRAIN}: missing, one of 2 files; restore"),
-    "no bytes": (lambda f, b: (f / TRAIN).write_bytes(b""), rf"{TRAIN}: no readable parquet file .*; fetch"),
-    "half the file": (lambda f, b: cut(f / TRAIN), rf"{TRAIN}: no readable parquet file .*; fetch"),
-    "pages spoilt": (lambda f, b: scramble(f / TRAIN), rf"{TRAIN}: no readable parquet file .*; fetch"),
-    "text": (lambda f, b: (f / TRAIN).write_text("hello " * 9), rf"{TRAIN}: no readable parquet file .*; fetch"),
+    "no bytes": (lambda f, b: (f / TRAIN).write_bytes(b""), rf"{TRAIN}: not a readable parquet file .*; fetch"),
+    "half the file": (lambda f, b: cut(f / TRAIN), rf"{TRAIN}: not a readable parquet file .*; fetch"),
+    "pages spoilt": (lambda f, b: scramble(f / TRAIN), rf"{TRAIN}: not a readable parquet file .*; fetch"),
+    "text": (lambda f, b: (f / TRAIN).write_text("hello " * 9), rf"{TRAIN}: not a readable parquet file .*; fetch"),
     "a folder for a file": (lambda f, b: ((f / TRAIN).unlink(), (f / TRAIN).mkdir()), rf"{TRAIN}: .*; "),
     "no rows": (lambda f, b: b.write_parquet(f / TEST, []), rf"{TEST}: no rows; a part needs"),
     "other columns": (lambda f, b: columns(f, img=[1]), rf"{TEST}: needs the columns image .* label .*; it has img"),
@@ -58,15 +58,15 @@ PARQUET: dict[str, tuple[Damage, str]] = {
     "label null": (lambda f, b: b.write_parquet(f / TEST, [0, None]), rf"{TEST} row 1: label is null; give"),
     "label negative": (
         lambda f, b: b.write_parquet(f / TRAIN, [0, 1, -1], names=["cat", "dog"]),
-        rf"{TRAIN} row 2: label -1 is out of range 0\.\.1 \(2 classes\); mend",
+        rf"{TRAIN} row 2: label -1 is out of range 0\.\.1 \(2 classes\); fix",
     ),
     "label too high": (
         lambda f, b: b.write_parquet(f / TRAIN, [2], names=["cat", "dog"]),
-        rf"{TRAIN} row 0: label 2 is out of range 0\.\.1 \(2 classes\); mend",
+        rf"{TRAIN} row 0: label 2 is out of range 0\.\.1 \(2 classes\); fix",
     ),
     "label too high, no names there": (
         lambda f, b: b.write_parquet(f / TEST, [0, 7]),
-        rf"{TEST} row 1: label 7 is out of range 0\.\.1 \(2 classes\); mend",
+        rf"{TEST} row 1: label 7 is out of range 0\.\.1 \(2 classes\); fix",
     ),
     "names differ between parts": (
         lambda f, b: b.write_parquet(f / TEST, [0, 1], names=["dog", "cat"]),
@@ -106,7 +106,10 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
         r"no such folder, and no data set of that name \(digits, cifar10, cifar100\)",
     ),
     "empty": (lambda f, b: empty(f), r"neither train-\*\.parquet nor train/CLASS/ in it; give"),
-    "a file": (lambda f, b: (shutil.rmtree(f), f.write_text("x")), r"a file; give the folder that holds it"),
+    "a file": (
+        lambda f, b: (shutil.rmtree(f), f.write_text("x")),
+        r"is a file; give the folder that contains the data",
+    ),
     "no train": (lambda f, b: shutil.rmtree(f / "train"), r"neither train-\*\.parquet nor train/CLASS/ in it; give"),
     "train empty": (lambda f, b: empty(f / "train"), r"train: no class folders; put"),
     "no test": (lambda f, b: shutil.rmtree(f / "test"), r"no test part; add test/CLASS/ or val/CLASS/"),
@@ -152,11 +155,11 @@ TINY: dict[str, tuple[Damage, str]] = {
     ),
     "annotations malformed": (
         lambda f, b: (f / "val/val_annotations.txt").write_text("050.JPEG\tn01\n051.JPEG n01\n"),
-        r"val_annotations\.txt line 2: '051\.JPEG n01' is not a file and a class .*; mend",
+        r"val_annotations\.txt line 2: '051\.JPEG n01' is not a file and a class .*; fix",
     ),
     "annotations of an unknown class": (
         lambda f, b: (f / "val/val_annotations.txt").write_text("050.JPEG\tn77\n"),
-        r"val_annotations\.txt line 1: .* is not a file and a class of wnids\.txt .*; mend",
+        r"val_annotations\.txt line 1: .* is not a file and a class of wnids\.txt .*; fix",
     ),
     "listed image missing": (lambda f, b: (f / "val/images/051.JPEG").unlink(), r"051\.JPEG: No such file .*; restore"),
 }
@@ -185,7 +188,7 @@ def test_unnamed_classes_are_numbered_from_zero(tmp_path: Path, build: SimpleNam
     with pytest.raises(DataError, match=r"class '0' has no image in train|label 5 among 2 images leaves .*; number"):
         open_data(tmp_path)
     build.write_parquet(tmp_path / "train.parquet", [0, -3])
-    with pytest.raises(DataError, match=r"train\.parquet row 1: label -3 must not be negative; mend"):
+    with pytest.raises(DataError, match=r"train\.parquet row 1: label -3 must not be negative; fix"):
         open_data(tmp_path)
 
 
@@ -217,8 +220,8 @@ def part(labels: list[int], channels: int = 3) -> TensorImages:
     ("train", "test", "stats", "message"),
     [
         (part([0, 1]), part([0], channels=1), (0.5,) * 3, r"train has 3 channels, test 1; make them equal"),
-        (part([0, 1]), part([2]), (0.5,) * 3, r"label 2 in test is out of range 0\.\.1 \(2 classes\); mend"),
-        (part([0, -1]), part([0]), (0.5,) * 3, r"label -1 in train is out of range 0\.\.1 \(2 classes\); mend"),
+        (part([0, 1]), part([2]), (0.5,) * 3, r"label 2 in test is out of range 0\.\.1 \(2 classes\); fix"),
+        (part([0, -1]), part([0]), (0.5,) * 3, r"label -1 in train is out of range 0\.\.1 \(2 classes\); fix"),
         (part([0, 0]), part([1]), (0.5,) * 3, r"class 'b' has no image in train; add"),
         (part([0, 1]), part([0]).subset(torch.arange(0)), (0.5,) * 3, r"the test part has no image; add"),
         (part([0, 1]), part([0]), (0.5,), r"mean=\(0\.5,\) needs one value per channel \(3\)"),

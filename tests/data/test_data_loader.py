@@ -222,7 +222,9 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 def test_varying_sizes_need_one(files: FileImages) -> None:
-    with pytest.raises(SettingError, match=r"image_size=None needs images of one size, and these vary; give one"):
+    with pytest.raises(
+        SettingError, match=r"image_size=None needs images of one size, and these vary in size; give a size"
+    ):
         loader(files)
 
 

@@ -24,8 +24,8 @@ def test_names_in_any_encoding_with_any_ends(encoding: str, end: str) -> None:
     ("data", "message"),
     [
         (b"\xe4\xf6\n", "not a text file in UTF-8; save it as UTF-8 text, one name a line"),
-        (b"\xff\xfe", "not a text file"), (b"cat\0dog", "not a text file"), (b"\xef\xbb\xbf\r\n", "no name in it"),
-        (b"", "no name in it"), (b'["cat",\n"dog"]', "looks like JSON"), (b"\x89PNG\r\n\x1a\n\0\0", "not a text file"),
+        (b"\xff\xfe", "not a text file"), (b"cat\0dog", "not a text file"), (b"\xef\xbb\xbf\r\n", "contains no name"),
+        (b"", "contains no name"), (b'["cat",\n"dog"]', "looks like JSON"), (b"\x89PNG\r\n\x1a\n\0\0", "not a text file"),
     ],
 )  # fmt: skip
 def test_what_is_no_list_of_names(data: bytes, message: str) -> None:
@@ -36,8 +36,8 @@ def test_what_is_no_list_of_names(data: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"{", "not whole json .line 1"), (b'{"a": 1,}', "not whole json .line 1"), (b"[" * 100_000, "nested too deep"),
-        (b"1" * 5000, "not whole json"), (b"\xff", "not a text file"), (b"", "not whole json"),
+        (b"{", "not complete JSON .line 1"), (b'{"a": 1,}', "not complete JSON .line 1"), (b"[" * 100_000, "nested too deep"),
+        (b"1" * 5000, "not complete JSON"), (b"\xff", "not a text file"), (b"", "not complete JSON"),
     ],
 )  # fmt: skip
 def test_what_is_no_json(data: bytes, message: str) -> None:

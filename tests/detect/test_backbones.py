@@ -69,11 +69,11 @@ def test_hrnet_and_vgg_learn_and_come_back_from_disk(tmp_path: Path, name: str, 
 
 
 REFUSED = {
-    "timm/swin_tiny_patch4_window7_224": "channels last, as networks of windows do",
+    "timm/swin_tiny_patch4_window7_224": "with channels last, as Swin does",
     "timm/vit_tiny_patch16_224": r"does not run on an input of \(3, 256, 320\)",
-    "torchvision/squeezenet1_0": "no module gives any of stride 4, 8, 16, 32",
-    "timm/inception_v3": "each must give maps of half the side of the one before",
-    "resnet20": "no module gives any of stride 8, 16, 32",
+    "torchvision/squeezenet1_0": "no module has maps of stride 4, 8, 16, 32",
+    "timm/inception_v3": "each layer must halve the side of the maps of the layer before",
+    "resnet20": "no module has maps of stride 8, 16, 32",
 }
 
 
@@ -122,5 +122,5 @@ def test_a_detector_of_before_keeps_its_groups(tmp_path: Path) -> None:
 
 def test_a_photo_too_small_for_batch_norm_is_said() -> None:
     detector = create_detector("faster_rcnn", "torchvision/resnet18", **SMALL | {"min_size": 32, "max_size": 32})
-    with pytest.raises(SettingError, match="1 photo of 32x32 pixels leaves a batch norm one value a channel"):
+    with pytest.raises(SettingError, match="1 photo of 32x32 pixels gives a batch norm only one value per channel"):
         step(detector, 1, 32)

@@ -55,7 +55,9 @@ def test_labels_are_the_detectors_of_the_same_name(tmp_path: Path, known: tuple[
 
 def test_other_classes_are_refused_with_both_lists(tmp_path: Path) -> None:
     data = renamed(tmp_path, disc="Disc")
-    message = r"has 'Disc', which the network has not \(is it 'disc'\?\).*'box', 'disc'; the data's: 'box', 'Disc'"
+    message = (
+        r"has 'Disc', which the network does not have \(is it 'disc'\?\).*'box', 'disc'; the data's: 'box', 'Disc'"
+    )
     with pytest.raises(SettingError, match=message):
         for_detector(Known(("box", "disc")), data)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=message):

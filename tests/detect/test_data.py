@@ -151,14 +151,14 @@ def test_crowds_are_kept_apart(tmp_path: Path):
 def test_not_a_data_set(tmp_path: Path):
     with pytest.raises(DataError, match="no such folder"):
         open_detection(tmp_path / "nothing")
-    with pytest.raises(DataError, match="none of the layouts that are known"):
+    with pytest.raises(DataError, match="has none of the known layouts"):
         open_detection(tmp_path)
     root = write_coco(tmp_path / "d")
     with pytest.raises(SettingError, match="on_bad='maybe' must be skip or refuse"):
         open_detection(root, "maybe")
     file = root / "annotations/instances_train.json"
     whole = file.read_text()
-    for text, words in ((whole[:-40], "not whole json"), ("{}", "not COCO's json"), ("[1]", "not COCO's json")):
+    for text, words in ((whole[:-40], "not complete JSON"), ("{}", "not COCO's json"), ("[1]", "not COCO's json")):
         file.write_text(text)
         with pytest.raises(DataError, match=words):
             open_detection(root)
@@ -315,7 +315,7 @@ def test_shapes_to_try_things_on(tmp_path: Path):
         assert all(
             mask.sum() == pytest.approx(i.area, rel=0.25) for mask, i in zip(photo.masks(), photo.objects, strict=True)
         )
-    with pytest.raises(SettingError, match="holds something already"):
+    with pytest.raises(SettingError, match="is not an empty folder"):
         write_shapes(tmp_path / "a")
     with pytest.raises(SettingError, match="train=0 must be"):
         write_shapes(tmp_path / "c", 0)

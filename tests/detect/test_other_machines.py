@@ -327,7 +327,7 @@ def test_a_pipe_in_place_of_a_photo_is_not_waited_for(tmp_path: Path) -> None:
     assert levels(open_detection(root)) == [1, 2]
     (root / "train" / "_annotations.coco.json").unlink()
     os.mkfifo(root / "train" / "_annotations.coco.json")
-    with pytest.raises(DataError, match="no regular file but a pipe"):
+    with pytest.raises(DataError, match="a pipe and not a regular file"):
         open_detection(root)
 
 

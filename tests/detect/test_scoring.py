@@ -148,7 +148,7 @@ def test_nothing_found_and_nothing_to_find():
     photos = [photo(1, (10, 10, 50, 50))]
     nothing = score(Detections(), photos, by="masks").metrics["bbox"]
     assert nothing["AP"] == 0 and nothing["AR"] == 0
-    with pytest.raises(DataError, match="nothing to be found"):
+    with pytest.raises(DataError, match="nothing to evaluate"):
         score(Detections(), [photo(1)])
     with pytest.raises(SettingError, match=r"edges=\(0.5, 0.1\) must rise"):
         score(Detections(), photos, by="masks", edges=(0.5, 0.1))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from leanconv.detect.build import set_settings
 from PIL import Image
 from torch import nn
 
@@ -25,6 +24,7 @@ from leanconv.detect import (
     open_detection,
     save_detector,
 )
+from leanconv.detect.detector import set_settings
 from leanconv.detect.feed import flipped, read_image, target_of
 from leanconv.detect.module import loss_names
 from leanconv.detect.pictures import draw, drawn_of, marked, truth_of

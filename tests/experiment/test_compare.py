@@ -148,7 +148,7 @@ def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.Monke
         ({"one": "resnet8"}, {}, "nothing to compare one with"),
         (["resnet8", "resnet8"], {}, "resnet8 is given twice"),
         ("resnet8", {"methods": ["split", lc.Split()]}, "split(ratio=0.5) is given twice"),
-        ("resnet8", {"methods": METHODS, "test_split": 0.5}, "digits has one: leave it out"),
+        ("resnet8", {"methods": METHODS, "test_split": 0.5}, "digits has a test part: leave test_split out"),
     ],
 )
 def test_a_mistake_is_one_line(models: Any, settings: dict[str, Any], words: str) -> None:

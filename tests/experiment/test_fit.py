@@ -167,3 +167,27 @@ def test_evaluate_takes_a_folder_a_part_and_crops(tmp_path: Path) -> None:
     assert lc.evaluate(result.network, "digits", part="train").n == 1442
     assert lc.evaluate(str(tmp_path / "run"), "digits", ten_crop=True).n == 355
     assert result.report(tmp_path / "page.html").read_text().count("<svg") == 1
+
+
+def test_a_run_that_the_progress_function_ends_is_continued_exactly(
+    net: Net, pair: tuple[Listed, Listed], tmp_path: Path
+) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, EpochEnded) and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    settings = QUICK | {"epochs": 4}
+    whole = lc.fit(copy.deepcopy(net), pair, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        lc.fit(copy.deepcopy(net), pair, out=tmp_path, **settings | {"progress": stop})
+    with pytest.raises(SettingError, match=r"resume=True"):
+        lc.fit(copy.deepcopy(net), pair, out=tmp_path, **settings)
+    epochs: list[int] = []
+    resumed = lc.fit(
+        copy.deepcopy(net), pair, out=tmp_path, resume=True,
+        **settings | {"progress": lambda event: epochs.append(event.epoch)},
+    )  # fmt: skip
+    assert epochs == [3, 4]
+    assert resumed.scores == whole.scores
+    states = resumed.network.state_dict(), whole.network.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

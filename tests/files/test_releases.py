@@ -158,7 +158,7 @@ def test_our_own_state_dicts_tell_how_they_pad(padding: str, tmp_path: Path):
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), ours(x))
     other = lc.create_model("resnet32", shortcut_padding="both" if padding == "end" else "end")
-    with pytest.raises(RuntimeError, match=f"build it with shortcut_padding='{padding}'"):
+    with pytest.raises(RuntimeError, match=f"build the network with shortcut_padding='{padding}'"):
         other.load_state_dict(ours.state_dict())
 
 

@@ -85,7 +85,7 @@ def test_a_setting_that_is_no_json_leaves_no_base() -> None:
         ("", {}, "unknown network"),
         ("resnet20", {"groups": 2}, "num_classes, in_chans, width, shortcut"),
         ("resnet20", {"pretrained": True}, "no pretrained weights"),
-        ("resnet20", {"shortcut": "C"}, "'A', 'B'"),
+        ("resnet20", {"shortcut": "C"}, "'A' or 'B'"),
         ("resnet20", {"width": 0}, "width=0"),
         ("resnet20", {"in_chans": True}, "in_chans=True"),
         ("timm/resnet18", {"num_classes": -1}, "num_classes=-1"),

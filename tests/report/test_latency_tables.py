@@ -31,7 +31,7 @@ def test_every_row_and_the_failed_one() -> None:
     assert lines[0].startswith("| Batch | Network | Runtime | Form |")
     assert lines[2] == "| 1 | dense | eager | as it is | 1,234 | 5.6 M | 1.00 | 2.00 (1.90-2.10) | 1.00 (0.99-1.01) |"
     assert lines[5].endswith("| failed | no such operation |")
-    assert "those of time to its fastest entry" in lines[7]
+    assert "ratios of time compare with the fastest entry" in lines[7]
 
 
 def test_only_the_best(tmp_path: Path) -> None:

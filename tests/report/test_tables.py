@@ -59,7 +59,7 @@ def test_markdown_keeps_its_columns() -> None:
     assert len(table) == 2 + len(ROWS)
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "1 MAC = one multiply-add" in lines[-1]
-    assert "Ratios are to dense." in lines[-1]
+    assert "Ratios compare with dense." in lines[-1]
 
 
 def test_terminal_shows_markup_as_it_is() -> None:

@@ -28,7 +28,7 @@ def test_more_is_worse() -> None:
 def test_no_change_is_said() -> None:
     text = verdict(row("x", (91.1, 91.2)), DENSE)
     assert text.startswith("x: neither better nor worse")
-    assert "the MACs are as many as before" in text
+    assert "the MACs do not change" in text
     assert "test accuracy is not distinguishable (-0.05 points, 95 % interval -1.96 to +1.86 over 2 seeds)" in text
 
 
@@ -53,7 +53,7 @@ def test_latency_needs_both_quartiles_on_one_side(ratios: tuple[float, float, fl
         (1.05, 1.25, 0.02, "worse in measured latency (0.90 of dense, 95 % interval 1.05-1.25)"),
         (0.85, 1.02, 0.0, "measured latency is not clearly different (0.90 of dense, 95 % interval 0.85-1.02)"),
         (0.85, 0.999, 0.0, "measured latency is not clearly different"),
-        (0.85, 0.95, 0.4, "is not to be trusted: other programs used 40% of the CPUs meanwhile"),
+        (0.85, 0.95, 0.4, "is not reliable: other programs used 40% of the CPUs during the measurement"),
         (None, None, 0.0, "measured latency (0.90 of dense) comes from 4 rounds, too few to tell"),
     ],
 )
@@ -129,7 +129,7 @@ def test_other_seeds_are_not_paired() -> None:
 
 
 def test_a_failed_run_has_no_accuracy() -> None:
-    assert "there is no accuracy, since training failed (seed 0" in verdict(ROWS[2], DENSE)
+    assert "there is no accuracy, because training failed (seed 0" in verdict(ROWS[2], DENSE)
 
 
 def test_nothing_to_compare_with() -> None:

@@ -1,4 +1,4 @@
-"""Photos with labelled objects: COCO json, Pascal VOC, Cityscapes."""
+"""Read photos with labelled objects: COCO JSON, Pascal VOC, Cityscapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cityscapes' fine annotations: one image of instance numbers a photo."""
+"""Read Cityscapes' fine annotations: for each photo, one image of instance numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from leanconv.data.problems import Problems
 from leanconv.data.text import read_bytes
 from leanconv.detect.data.records import Instance, Photo, checked
 
-# its own numbers of the classes that have instances
+# Cityscapes' numbers of the classes that have instances
 THINGS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
 CLASSES = tuple(THINGS.values())
 LABELS = {number: label for label, number in enumerate(THINGS, start=1)}
 
 
 def read_cityscapes(root: Path, part: str, problems: Problems, max_pixels: int = MAX_PIXELS) -> tuple[Photo, ...]:
-    """leftImg8bit/PART/CITY/*_leftImg8bit.png with gtFine/PART/CITY/*_gtFine_instanceIds.png.
+    """The photos leftImg8bit/PART/CITY/*_leftImg8bit.png with gtFine/PART/CITY/*_gtFine_instanceIds.png.
 
-    A pixel is 1000 times the class's number plus the instance's; a class's number alone is a group, which counts as a crowd.
+    The value of a pixel is 1000 * class number + instance number. A class number alone marks a group, which counts as a crowd.
+
+    Args:
+        root: the folder with leftImg8bit and gtFine.
+        part: "train" or "val".
+        problems: collects what is wrong.
+        max_pixels: an image with more pixels is left out.
     """
     photos = []
     way_out = "restore or drop this image"
@@ -46,13 +52,19 @@ def read_cityscapes(root: Path, part: str, problems: Problems, max_pixels: int =
 
 
 def instances_of(pixels: np.ndarray, name: str, problems: Problems) -> tuple[Instance, ...]:
-    """The objects of an image (H, W) of instance numbers."""
+    """The objects in an image of instance numbers, integers (H, W).
+
+    Args:
+        pixels: see `read_cityscapes`.
+        name: what a note in `problems` calls the image.
+        problems: collects what is wrong.
+    """
     return tuple(_instances(pixels, name, problems))
 
 
 def _instances(pixels: np.ndarray, name: str, problems: Problems) -> list[Instance]:
     height, width = pixels.shape
-    flat = pixels.T.reshape(-1)  # column by column, as COCO's run-length codes
+    flat = pixels.T.reshape(-1)  # column by column, as in COCO's run-length codes
     edges = np.flatnonzero(np.diff(flat)) + 1
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [flat.size]])
     numbers = flat[starts]
@@ -63,9 +75,9 @@ def _instances(pixels: np.ndarray, name: str, problems: Problems) -> list[Instan
             continue
         mine = numbers == number
         begin, end = starts[mine], ends[mine]
-        # gaps and runs in turn, from the photo's first pixel to its last
+        # alternating gaps and runs, from the first pixel of the photo to the last
         counts = np.diff(np.stack([begin, end], 1).reshape(-1), prepend=0, append=flat.size).tolist()
-        wraps = bool(((end - 1) // height > begin // height).any())  # a run goes on at the top of the next column
+        wraps = bool(((end - 1) // height > begin // height).any())  # a run continues at the top of the next column
         top, bottom = (0, height) if wraps else (int((begin % height).min()), int(((end - 1) % height).max()) + 1)
         box = (float(begin.min() // height), float(top), float((end.max() - 1) // height + 1), float(bottom))
         found += checked(

@@ -1,4 +1,4 @@
-"""COCO's json: one file a part, with images, categories and annotations."""
+"""Read COCO's JSON: one file for each part, with images, categories and annotations."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from leanconv.detect.data.find import Finder, find_images
 from leanconv.detect.data.records import Instance, Photo, checked, number, whole_number
 
 Categories = tuple[tuple[int, str], ...]
-FEW = 0.1  # of the objects: so many without a mask are a slip, more are data of boxes
-NOTHING = (None, "", "none", "None")  # the supercategory of a category that is in no other
+FEW = 0.1  # up to this share of objects without a mask is an error in the data; above it, the data has only boxes
+NOTHING = (None, "", "none", "None")  # the supercategory of a category without a parent
 Key = int | str
 
 
 @dataclass(frozen=True)
 class Coco:
-    """What a file holds, its lists not looked into yet.
+    """The content of a file; the entries of its lists are not checked yet.
 
     Args:
-        groups: numbers of categories that other ones belong to, and no other does not.
-        used: numbers of the categories of its annotations.
+        name: what an error calls the file.
+        categories: (id, name), by rising id.
+        groups: ids of categories that are the parent of other categories and have no parent.
+        used: ids of the categories that annotations use.
+        images, annotations: the lists of the file.
     """
 
     name: str
@@ -38,13 +41,14 @@ class Coco:
 
 
 def parse_coco(data: bytes, name: str) -> Coco:
-    """The lists of COCO's json, and its categories by rising id.
+    """Read the lists of a COCO file, and check its categories.
 
     Args:
+        data: the bytes of the file.
         name: what an error calls the file.
 
     Raises:
-        DataError: it is not COCO's json, or its categories are no different numbers with names.
+        DataError: the file is not COCO's JSON, or a category lacks an id or a name, or two categories have the same id.
     """
     content = json_of(data, name)
     needed = "it needs images, categories, annotations"
@@ -60,7 +64,7 @@ def parse_coco(data: bytes, name: str) -> Coco:
         found = entry if isinstance(entry, dict) else {}
         number, title = whole_number(found.get("id")), found.get("name")
         if number is None or not isinstance(title, str) or not title.strip():
-            raise DataError(f"{name}: category {str(entry)[:80]} needs a whole number as id and a name; mend it")
+            raise DataError(f"{name}: category {str(entry)[:80]} needs a whole number as id and a name; fix it")
         if categories.get(number, title) != title:
             raise DataError(
                 f"{name}: categories {categories[number]!r} and {title!r} have the id {number}; give each its own"
@@ -81,12 +85,12 @@ def parse_coco(data: bytes, name: str) -> Coco:
 
 
 def categories_of(files: Sequence[Coco]) -> Categories:
-    """The categories of the parts of a data set, without groups of categories that no object belongs to.
+    """The categories of the parts of a data set, without groups that have no objects.
 
-    Roboflow writes such a group first, with the id 0, named as the project or as its only class.
+    Roboflow writes such a group first, with the id 0 and the name of the project or of its only class.
 
     Raises:
-        DataError: the parts have different ones.
+        DataError: the parts have different categories.
     """
     used = frozenset[int]().union(*(file.used for file in files))
     kinds = [tuple(c for c in file.categories if c[0] not in file.groups or c[0] in used) for file in files]
@@ -102,7 +106,15 @@ def categories_of(files: Sequence[Coco]) -> Categories:
 def photos_of(
     coco: Coco, categories: Categories, finder: Finder, problems: Problems, max_pixels: int = MAX_PIXELS
 ) -> tuple[tuple[Photo, ...], bool]:
-    """The photos by rising id, and whether all objects have masks; what is wrong goes to `problems`."""
+    """The photos by rising id, and whether all objects have masks.
+
+    Args:
+        coco: one part.
+        categories: of the data set, see `categories_of`.
+        finder: finds the image files.
+        problems: collects what is wrong.
+        max_pixels: an image with more pixels is left out.
+    """
     images = _images(coco, problems)
     wanted = [(str(image["file_name"]), image.get("height"), image.get("width"), where) for _, image, where in images]
     found = find_images(wanted, finder, problems, max_pixels)
@@ -120,7 +132,7 @@ def photos_of(
 
 
 def _images(coco: Coco, problems: Problems) -> list[tuple[Key, dict[str, Any], str]]:
-    """(id, entry, what notes call it) of each image with an id of its own and a file's name."""
+    """(id, entry, name in notes) of each image that has a unique id and a file name."""
     found: dict[Key, dict[str, Any]] = {}
     doubled: Counter[Key] = Counter()
     for entry in coco.images:
@@ -131,7 +143,7 @@ def _images(coco: Coco, problems: Problems) -> list[tuple[Key, dict[str, Any], s
             doubled[key] += 1
         else:
             found.setdefault(key, entry)
-    for key, count in doubled.items():  # whose annotations are whose nobody can tell
+    for key, count in doubled.items():  # it is not known which image the annotations belong to
         del found[key]
         for _ in range(count + 1):
             problems.add("image whose id another one has too", f"{coco.name}, image {key}")
@@ -162,7 +174,7 @@ def _instances(
             wrong = "image_id" if image is None else "category_id" if category is None else "iscrowd"
             problems.add(f"annotation without a readable {wrong}", where)
             continue
-        if image in left_out:  # which is noted
+        if image in left_out:  # already noted
             continue
         if image not in sizes or category not in labels:
             problems.add("annotation of an unknown " + ("category" if image in sizes else "image"), where)
@@ -180,7 +192,7 @@ def _instances(
 
 
 def _have_masks(by_image: dict[Key, list[Instance]], name: str, problems: Problems) -> bool:
-    """Whether the objects have masks; the few that have none among many that do are left out."""
+    """Whether the objects have masks. If only a few objects have none, these are left out."""
     without = sum(instance.segmentation is None for found in by_image.values() for instance in found)
     total = sum(map(len, by_image.values()))
     if not total or without > FEW * total:
@@ -194,13 +206,13 @@ def _have_masks(by_image: dict[Key, list[Instance]], name: str, problems: Proble
 
 
 def _key(value: Any) -> Key | None:
-    """An image's id: a whole number, in whatever form, or a text."""
+    """The id of an image: an integer in any form, or a text."""
     found = whole_number(value)
     return found if found is not None else value.strip() or None if isinstance(value, str) else None
 
 
 def _flag(value: Any) -> bool | None:
-    """0 or 1 in whatever form, 0 where nothing is said."""
+    """0 or 1 in any form; 0 if the value is missing."""
     if value is None or isinstance(value, bool):
         return bool(value)
     found = whole_number(value)
@@ -208,7 +220,7 @@ def _flag(value: Any) -> bool | None:
 
 
 def _box(value: Any) -> tuple[float, float, float, float] | None:
-    """Four numbers; what is no finite one becomes one that `checked` names, if it is a number at all."""
+    """The four numbers of a box; None if they are not numbers. Numbers that are not finite are kept: `checked` reports them."""
     if not isinstance(value, list | tuple) or len(value) != 4:
         return None
     found = [side if isinstance(side, float) else number(side) for side in value]

@@ -1,4 +1,4 @@
-"""The image file that an annotation names, inside the data set and nowhere else."""
+"""Find the image file that an annotation names, only inside the data set."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ THREADS = 8
 
 
 class Finder:
-    r"""Looks for files in some folders by names that other machines wrote.
+    r"""Finds files by paths that other machines wrote.
 
-    A name is taken as it is, then with Windows' separators and %20 and their kind read; of an absolute path, or one that
-    leads upwards, and where a file is not at its place, the end of the path counts: ``C:\photos\train\0.jpg`` is
-    train/0.jpg, else 0.jpg. Last, letters' case, spaces around it and the encoding of accents do not count. Links in the
-    data set are followed: whoever made the folder put them there.
+    The finder first looks for the path itself, then for the path with Windows separators and URL escapes (%20) decoded. If the
+    path is absolute, leads upwards, or does not exist, the finder uses the end of the path: for ``C:\photos\train\0.jpg`` it
+    looks for train/0.jpg, then for 0.jpg. At last it ignores upper and lower case, surrounding spaces and the encoding of
+    accents. Links in the data set are followed, because the author of the data set made them.
 
     Args:
-        folders: where files may lie, the likeliest first.
+        folders: the folders to search, the most likely one first.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -36,7 +36,7 @@ class Finder:
         self._names: dict[str, list[Path]] | None = None
 
     def __call__(self, name: str) -> tuple[Path | None, bool]:
-        """(the file, whether it is at the place that the name says)."""
+        """(the file or None, whether the file is exactly at the given path)."""
         plain = name.replace("\\", "/")
         for number, written in enumerate(dict.fromkeys((name, plain, unquote(plain)))):
             parts, moved = _inside(written)
@@ -61,7 +61,7 @@ class Finder:
 
 
 def _inside(name: str) -> tuple[list[str], bool]:
-    """The parts of a path that lead into a folder, and whether any other was cut off before them."""
+    """The parts of a path after a drive or ``..``, and whether other parts were cut off."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     cut = max((place + 1 for place, part in enumerate(parts) if part == ".." or part.endswith(":")), default=0)
     return [part for part in parts[cut:] if "\0" not in part], bool(cut) or name.startswith("/")
@@ -73,7 +73,7 @@ def _plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """An image file with the size that counts for its annotations: (height, width)."""
+    """An image file, with the (height, width) that its annotations refer to."""
 
     path: Path
     size: tuple[int, int]
@@ -82,16 +82,19 @@ class Found:
 def find_images(
     wanted: Sequence[tuple[str, Any, Any, str]], finder: Finder, problems: Problems, max_pixels: int = MAX_PIXELS
 ) -> list[Found | None]:
-    """The files of some images, each with the size that its annotations mean.
+    """The image files that annotations name, each with the size that the annotations refer to.
 
-    A file that cannot be read, and whose size is said, is kept where bad ones are skipped: whoever reads it names it.
-    The size is the one that they say, if the image has it upright or as it is stored (EXIF); where they say none, the
-    upright one. None, and a note, where there is no such file or another size.
+    If the annotations state a size, the image must have this size, either as stored or rotated upright (EXIF). If they state no
+    size, the upright size is used. The result for an image is None, with a note in `problems`, if the file does not exist or has
+    another size. With `problems` set to skip, a file that cannot be read is kept if its size is stated; reading it later
+    reports it.
 
     Args:
-        wanted: of each image the name, the height and the width that are said (None, "" or 0 for none), and what a note
-            calls it.
-        max_pixels: an image of more is left out.
+        wanted: for each image: the file name, the stated height and width (None, "" or 0 if not stated), and the name of the
+            image in a note.
+        finder: finds the files.
+        problems: collects what is wrong.
+        max_pixels: an image with more pixels is left out.
     """
     places = [finder(name) for name, *_ in wanted]
     moved: dict[Path, int] = {}
@@ -106,7 +109,7 @@ def find_images(
         if path is None:
             more = " (and no height and width)" if nothing else ""
             return f"image file that is not there{more}", " ".join(name.split())[:200]
-        if not exact and moved[path] > 1:  # different folders somewhere else: which one this is nobody can tell
+        if not exact and moved[path] > 1:  # several images have this file name, and it is not known which one this is
             return "image file that several images mean by its name alone", f"{where}: {path.name}"
         said = None
         if not nothing:
@@ -119,10 +122,12 @@ def find_images(
         except DataError as error:
             small = said is not None and said[0] * said[1] <= max_pixels
             if said is not None and small and problems.on_bad == "skip" and not isinstance(error, TooManyPixels):
-                return Found(path, said)  # whoever reads it says so: evaluation counts it as without detections
+                return Found(
+                    path, said
+                )  # reading it later reports it; evaluation counts it as a photo without detections
             return "image that cannot be read", str(error).rsplit("; ", 1)[0]
         if said is not None and said not in (stored, upright):
-            found = f"{upright[1]}x{upright[0]} where {said[1]}x{said[0]} is said"
+            found = f"{upright[1]}x{upright[0]} where the annotations say {said[1]}x{said[0]}"
             return "image of another size than its annotations say", f"{where}: {path.name}, {found}"
         return Found(path, upright if said is None else said)
 

@@ -1,4 +1,4 @@
-"""Masks in COCO's forms, looked at before pycocotools is: its C code trusts what it is given."""
+"""Check masks in COCO's formats before pycocotools reads them, because its C code does not check its input."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import numpy as np
 
 from leanconv.core.errors import DataError, SettingError
 
-FAR = 10  # image sides that a polygon may reach beyond its image
-LONGEST = 10_000_000  # pixels of a mask's outline: pycocotools keeps five points for each
+FAR = 10  # a polygon may reach this many image sides beyond its image
+LONGEST = 10_000_000  # longest outline of a mask in pixels; pycocotools keeps five points for each pixel
 
 
 def as_coco_mask(segmentation: Any, height: int, width: int) -> Any:
-    """A mask in any of COCO's formats, checked, as polygons of doubles or as a run-length code.
+    """Check a mask in any of COCO's formats, and return it as polygons of doubles or as a run-length code.
 
-    Lists of numbers would take seven times the memory, and each worker a copy of its own.
+    Lists of numbers would take seven times the memory, and each worker process would copy them.
+
+    Args:
+        segmentation: a list of polygons, or a dict with "size" and "counts".
+        height, width: of the image, in pixels.
 
     Raises:
-        DataError: it is none of them, or of another size.
+        DataError: the mask has another format or another size.
     """
     if isinstance(segmentation, list | tuple):
         return _polygons(segmentation, height, width)
@@ -48,7 +52,7 @@ def as_coco_mask(segmentation: Any, height: int, width: int) -> Any:
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run-length code of what `as_coco_mask` gave."""
+    """COCO's compressed run-length code of a mask that `as_coco_mask` returned; `height` and `width` are those of the image."""
     if isinstance(segmentation, dict):
         return segmentation
     maker = pycocotools_mask()
@@ -56,19 +60,19 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
-    """The run-length code of a (H, W) mask."""
+    """COCO's run-length code of a mask (H, W)."""
     return pycocotools_mask().encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
 def _polygons(polygons: Any, height: int, width: int) -> tuple[array[float], ...]:
     if polygons and all(isinstance(value, int | float) for value in polygons):
-        polygons = [polygons]  # one, without the list around it
+        polygons = [polygons]  # a single polygon, without the outer list
     found = []
-    far, outline = FAR * max(height, width), 0.0  # pycocotools draws what is outside too, and crashes far away
+    far, outline = FAR * max(height, width), 0.0  # pycocotools also draws outside the image, and crashes far outside
     for polygon in polygons:
         if not isinstance(polygon, list | tuple):
             raise DataError(f"{type(polygon).__name__} where a polygon is needed")
-        if len(polygon) < 6:  # a point or a line, which covers nothing
+        if len(polygon) < 6:  # a point or a line has no area
             continue
         try:
             points = array("d", polygon)
@@ -83,12 +87,12 @@ def _polygons(polygons: Any, height: int, width: int) -> tuple[array[float], ...
     if not found:
         raise DataError("a polygon needs three points or more")
     if outline > LONGEST:
-        raise DataError(f"its outline of {outline:,.0f} pixels is no object's")
+        raise DataError(f"its outline of {outline:,.0f} pixels is too long for an object")
     return tuple(found)
 
 
 def _outline(points: array[float]) -> float:
-    """At least the pixels of a polygon's outline; the exact number where that could be many."""
+    """The length of a polygon's outline in pixels: an upper bound if that is small, else the exact length."""
     xs, ys = points[0::2], points[1::2]
     bound = len(xs) * max(max(xs) - min(xs), max(ys) - min(ys))
     if bound <= LONGEST / 100:
@@ -98,11 +102,13 @@ def _outline(points: array[float]) -> float:
 
 
 def _runs(code: str | bytes) -> list[int]:
-    """The runs of COCO's code: five bits a character, the sixth says that more follow; from the third run on
-    differences to the one before the last.
+    """The runs of a COCO run-length code.
+
+    Each character has five bits of a number, and a sixth bit that says whether more follow. From the third run on, the code
+    stores the difference from the run two places before.
 
     Raises:
-        DataError: it is no such code.
+        DataError: the text is not such a code.
     """
     try:
         characters = np.frombuffer(code.encode("ascii") if isinstance(code, str) else code, dtype=np.uint8)
@@ -124,6 +130,11 @@ def _runs(code: str | bytes) -> list[int]:
 
 
 def pycocotools_mask() -> Any:
+    """The module ``pycocotools.mask``.
+
+    Raises:
+        SettingError: pycocotools is not installed.
+    """
     try:
         from pycocotools import mask
     except ImportError as error:

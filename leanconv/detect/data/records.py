@@ -1,4 +1,4 @@
-"""What every format of annotations is read into, and what was wrong with it."""
+"""The records that every annotation format is read into: objects, photos and data sets."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from leanconv.detect.data.masks import as_coco_mask, pycocotools_mask, run_lengt
 
 Box = tuple[float, float, float, float]
 Part = Literal["train", "val"]
-THINNEST = 0.01  # pixels of a box's side: less may vanish in float32
+THINNEST = 0.01  # smallest side of a box in pixels; a smaller side may become 0 in float32
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object.
+    """One object in a photo.
 
     Args:
-        box: x1, y1, x2, y2 in pixels, inside the photo, with an area.
-        label: 1 to the number of classes; 0 is the background.
-        area: of the mask where there is one, else of the box: what COCO's small, medium and large go by.
-        segmentation: what `as_coco_mask` gives: polygons, or a run-length code; None without a mask.
-        crowd: a region of many objects, which is neither trained on nor counted as missed.
+        box: x1, y1, x2, y2 in pixels, inside the photo and not empty.
+        label: from 1 to the number of classes; 0 is the background.
+        area: in square pixels, of the mask, or of the box without a mask. COCO's sizes small, medium and large use it.
+        segmentation: polygons or a run-length code, from `leanconv.detect.data.masks.as_coco_mask`; None without a mask.
+        crowd: a region with many objects. It is not used for training, and does not count as missed.
     """
 
     box: Box
@@ -39,7 +39,11 @@ class Instance:
     crowd: bool = False
 
     def mask(self, height: int, width: int) -> np.ndarray:
-        """(H, W), boolean; the filled box where there is no mask."""
+        """The mask, bool (height, width); without a mask, the filled box.
+
+        >>> Instance((0, 0, 2, 1), label=1, area=2).mask(2, 3).tolist()
+        [[True, True, False], [False, False, False]]
+        """
         if self.segmentation is None:
             x1, y1, x2, y2 = (round(value) for value in self.box)
             drawn = np.zeros((height, width), dtype=bool)
@@ -50,10 +54,14 @@ class Instance:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image file with its objects; it is decoded when it is asked for.
+    """One image file with its objects. The file is decoded when it is needed.
 
     Args:
-        classes: names of the labels 1, 2, ... of its data set; () where they are not known.
+        id: an integer, unique in its part.
+        path: the image file.
+        height, width: in pixels, as the boxes refer to them.
+        instances: the objects.
+        classes: the names of the labels 1, 2, ... of the data set; () if they are not known.
     """
 
     id: int
@@ -65,24 +73,31 @@ class Photo:
 
     @property
     def objects(self) -> tuple[Instance, ...]:
-        """The instances that are not crowds."""
+        """The instances without the crowds."""
         return tuple(instance for instance in self.instances if not instance.crowd)
 
     def masks(self) -> np.ndarray:
-        """(N, H, W), boolean, of the objects."""
+        """The masks of the N objects, bool (N, H, W)."""
         drawn = [instance.mask(self.height, self.width) for instance in self.objects]
         return np.stack(drawn) if drawn else np.zeros((0, self.height, self.width), dtype=bool)
 
 
 @dataclass(frozen=True)
 class DetectionData:
-    """A train and a val part with the same classes.
+    """A detection data set: a train and a val part with the same classes.
 
     Args:
-        classes: their names; label i is ``classes[i - 1]``.
-        category_ids: the numbers that the data set's own files give them.
+        name: of the data set.
+        classes: the class names; label i is ``classes[i - 1]``.
+        category_ids: the ids of the classes in the files of the data set.
+        train, val: the photos.
         has_masks: whether every object has a mask.
-        masks_overlap: whether two masks can cover a pixel; not where they are drawn as one image of instance numbers.
+        problems: what was left out.
+        masks_overlap: whether two masks can cover the same pixel. They cannot if the masks come from one image of instance
+            numbers.
+
+    Raises:
+        DataError: there is no class or no photo, or class names are repeated.
     """
 
     name: str
@@ -107,11 +122,16 @@ class DetectionData:
 
     @property
     def num_classes(self) -> int:
-        """With the background, as torchvision counts."""
+        """The number of classes including the background, as in torchvision."""
         return len(self.classes) + 1
 
     def part(self, name: Part) -> tuple[Photo, ...]:
-        """Its photos; DataError where it has none."""
+        """The photos of "train" or "val".
+
+        Raises:
+            SettingError: another name.
+            DataError: the part has no photos.
+        """
         if name not in ("train", "val"):
             raise SettingError(f"part={name!r} must be train or val")
         photos = self.train if name == "train" else self.val
@@ -124,10 +144,15 @@ def checked(
     box: Box, label: int, height: int, width: int, problems: Problems, where: str, *, area: Any = None,
     segmentation: Any = None, crowd: bool = False,
 ) -> Iterator[Instance]:  # fmt: skip
-    """The instance, its box cut at the photo's border; nothing, and a note, where no area is left.
+    """Check one object and yield it, with its box clipped to the photo. Yield nothing, with a note, if no area is left.
 
     Args:
-        area: what the file says; one that no part of the image can have is noted, and computed anew.
+        box: x1, y1, x2, y2 in pixels.
+        label, segmentation, crowd: see `Instance`.
+        height, width: of the photo, in pixels.
+        problems: collects what is wrong.
+        where: the name of the object in a note.
+        area: the area in the file. A value that is negative or larger than the image is noted, and computed again.
     """
     if not all(map(math.isfinite, box)):
         problems.add("box that is not of finite numbers", where)
@@ -157,7 +182,11 @@ def checked(
 
 
 def number(value: Any) -> float | None:
-    """A finite number, written as one or as text; None for anything else."""
+    """A finite number, from a number or a text; None for anything else.
+
+    >>> number("1.5"), number("many"), number(float("inf"))
+    (1.5, None, None)
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -168,7 +197,11 @@ def number(value: Any) -> float | None:
 
 
 def whole_number(value: Any) -> int | None:
-    """A whole number, written as one, with a point and zeros, or as text; None for anything else."""
+    """An integer, from a number or a text, also with a decimal point and zeros; None for anything else.
+
+    >>> whole_number("3.0"), whole_number(3.5)
+    (3, None)
+    """
     if type(value) is int:
         return value if abs(value) < 2**53 else None
     found = number(value)

@@ -1,4 +1,4 @@
-"""Photos for trying things out: shapes that hide each other, drawn and labelled here, in COCO's layout."""
+"""Draw a small detection data set for experiments: labelled shapes that hide each other, in COCO's layout."""
 
 from __future__ import annotations
 
@@ -16,27 +16,39 @@ from leanconv.core.settings import check_int
 
 CLASSES = ("disc", "square", "triangle")
 CORNERS = {"disc": 24, "square": 4, "triangle": 3}
-MOST = 7  # shapes in a photo
-LEAST_SEEN = 0.25  # of a shape's area: what is hidden more than that is not labelled
+MOST = 7  # largest number of shapes in a photo
+LEAST_SEEN = 0.25  # a shape is labelled if at least this share of its area is visible
 
 
 def write_shapes(
     folder: str | os.PathLike[str], train: int = 64, val: int = 32, *, size: tuple[int, int] = (120, 160), seed: int = 0
 ) -> Path:
-    """Write `train` and `val` photos of 2 to 7 shapes, each labelled as a whole, also where others hide a part of it.
+    """Write `train` and `val` photos with 2 to 7 shapes each, and their labels.
 
-    A later shape lies above an earlier one, and some are put on purpose where another one is, so that the photos'
-    occlusion ratios run from 0 to about 0.8. A shape of which less than a quarter is seen is not labelled.
+    The label covers the whole shape, also the parts that other shapes hide. Later shapes cover earlier ones. Some shapes are
+    placed on other shapes on purpose, so that the occlusion ratios of the photos range from 0 to about 0.8. A shape is not
+    labelled if less than a quarter of it is visible.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sorted(path.name for path in write_shapes(folder, train=2, val=1).iterdir())
+    ['annotations', 'train', 'val']
 
     Args:
-        size: height and width in pixels.
+        folder: a new or empty folder.
+        train, val: numbers of photos.
+        size: height and width in pixels, at least 32.
+        seed: the same seed gives the same photos.
+
+    Returns:
+        The folder.
 
     Raises:
-        SettingError: the folder holds something already.
+        SettingError: the folder is not empty, or a number is too small.
     """
     root = Path(folder)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise SettingError(f"{root} holds something already; choose another folder")
+        raise SettingError(f"{root} is not an empty folder; choose another folder")
     for name, value, least in (("train", train, 1), ("val", val, 1), ("height", size[0], 32), ("width", size[1], 32)):
         check_int(name, value, least)
     for number, (part, count) in enumerate((("train", train), ("val", val))):
@@ -70,13 +82,13 @@ def _photo(draw: np.random.Generator, height: int, width: int) -> tuple[Image.Im
         radius = draw.uniform(0.1, 0.22) * height
         if not found or draw.uniform() > crowding:
             centre = draw.uniform((radius, radius), (width - radius, height - radius))
-        else:  # beside the one before, and partly above it
+        else:  # near the shape before, so that it covers a part of that shape
             centre = centre + draw.normal(0, 0.7 * radius, 2)
         label = int(draw.integers(len(CLASSES)))
         outline = _outline(CORNERS[CLASSES[label]], centre, radius, draw.uniform(0, 2 * math.pi), height, width)
         x1, y1 = outline.min(0)
         x2, y2 = outline.max(0)
-        if min(x2 - x1, y2 - y1) < 4:  # nearly all of it outside
+        if min(x2 - x1, y2 - y1) < 4:  # almost the whole shape is outside
             continue
         colour = tuple(int(value) for value in draw.integers(90, 256, 3))
         points = [(float(x), float(y)) for x, y in outline]
@@ -91,7 +103,7 @@ def _photo(draw: np.random.Generator, height: int, width: int) -> tuple[Image.Im
 
 
 def _outline(corners: int, centre: np.ndarray, radius: float, turn: float, height: int, width: int) -> np.ndarray:
-    """(corners, 2): x and y of a regular polygon, cut at the photo's border."""
+    """The corners of a regular polygon, (corners, 2) as x and y, clipped to the photo."""
     angles = turn + 2 * np.pi * np.arange(corners) / corners
     points = centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
     return points.clip((0, 0), (width, height))

@@ -1,4 +1,4 @@
-"""Which format a folder has, and its parts read."""
+"""Open a detection data set: find its format, and read its parts."""
 
 from __future__ import annotations
 
@@ -28,24 +28,32 @@ def open_detection(
     folder: str | os.PathLike[str], on_bad: OnBad = "skip", parts: Sequence[Part] = PARTS,
     max_pixels: int = MAX_PIXELS,
 ) -> DetectionData:  # fmt: skip
-    """Photos with their objects from a folder in one of the usual layouts.
+    """Open a folder of photos with labelled objects, in one of the usual layouts.
 
     - COCO: ``annotations/instances_train*.json`` and ``instances_val*.json``, the images in ``train*/``, ``val*/`` or
       ``images/``; or ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` among their images.
     - Pascal VOC: ``ImageSets/Main/{train,val}.txt``; with ``SegmentationObject/``, those of ``ImageSets/Segmentation``.
     - Cityscapes: ``leftImg8bit/{train,val}`` and ``gtFine/{train,val}``.
 
-    Args:
-        on_bad: what is wrong (no file, an unknown category, a box outside its image, ...) is left out, named and counted
-            in ``problems``, or refused, all of it at once.
-        parts: which of "train" and "val" to read.
-        max_pixels: an image of more is left out.
+    Paths that another machine wrote are searched inside the folder. Nothing outside the folder is read, except through links
+    inside the folder.
 
-    Names of files that another machine wrote are looked for inside the folder, and nothing outside of it is read, but for
-    links that lie in it.
+    >>> import tempfile
+    >>> from leanconv.detect import write_shapes
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = open_detection(write_shapes(folder, train=2, val=1))
+    >>> data.classes, len(data.train), len(data.val)
+    (('disc', 'square', 'triangle'), 2, 1)
+
+    Args:
+        folder: see above.
+        on_bad: what happens with errors (a missing file, an unknown category, a box outside its image, ...). "skip" leaves
+            them out and counts them in ``problems``; "refuse" raises one error that names all of them.
+        parts: which of "train" and "val" to read.
+        max_pixels: an image with more pixels is left out.
 
     Raises:
-        DataError: no such folder, none of the layouts, or nothing in it that can be used.
+        DataError: the folder does not exist, has none of the layouts, or contains nothing usable.
     """
     check_int("max_pixels", max_pixels)
     root = Path(folder).expanduser()
@@ -80,7 +88,7 @@ def _open(root: Path, problems: Problems, parts: Sequence[Part], max_pixels: int
         return DetectionData(name, classes, tuple(range(1, len(classes) + 1)), train, val, masks, problems, False)
     files = {part: file for part in PARTS if part in parts and (file := _coco_file(root, part)) is not None}
     if not files:
-        raise DataError(f"{root}: none of the layouts that are known; it needs {LAYOUTS}")
+        raise DataError(f"{root}: has none of the known layouts; it needs {LAYOUTS}")
     return _coco(name, root, files, problems, max_pixels)
 
 
@@ -113,7 +121,7 @@ def _coco_file(root: Path, part: str) -> Path | None:
 
 
 def _image_folders(root: Path, part: str, file: Path) -> list[Path]:
-    """Where the images of a part may lie, the likeliest first."""
-    own = root / file.stem.removeprefix("instances_")  # train2017 of instances_train2017.json
+    """The folders that may contain the images of a part, the most likely one first."""
+    own = root / file.stem.removeprefix("instances_")  # instances_train2017.json -> train2017
     named = [folder for name in ALSO[part] for folder in (root / name, root / "images" / name)]
     return [file.parent, own, root / "images" / own.name, *named, root / "images", root]

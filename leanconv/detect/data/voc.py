@@ -1,4 +1,4 @@
-"""Pascal VOC: one xml file an image."""
+"""Read Pascal VOC: one XML file for each image."""
 
 from __future__ import annotations
 
@@ -23,18 +23,34 @@ CLASSES = (
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 WAY_OUT = "fetch or write it again"
-VOID = 255  # of the borders in SegmentationObject
+VOID = 255  # value of the object borders in SegmentationObject
 
 
 def names_of(root: Path, part: str, masks: bool) -> list[str]:
-    """The images that ImageSets lists for a part, each once, as names of files in Annotations without their ending."""
+    """The images that ImageSets lists for a part, each once, as file names in Annotations without the suffix.
+
+    Args:
+        root: the folder with ImageSets.
+        part: "train" or "val".
+        masks: read ImageSets/Segmentation instead of ImageSets/Main.
+    """
     file = root / "ImageSets" / ("Segmentation" if masks else "Main") / f"{part}.txt"
     names = [line_name(line, lambda name: _xml(root, name).is_file()) for line in read_lines(file, "fetch it again")]
     return list(dict.fromkeys(name for name in names if name))
 
 
 def line_name(line: str, is_there: Callable[[str], bool]) -> str:
-    """The image that a line of ImageSets names, "" for none: with spaces in it, an ending, or whether it shows a class."""
+    """The image that a line of ImageSets names; "" if the line is empty.
+
+    The name may contain spaces, may have a suffix, and may be followed by a number that says whether the image shows a class.
+
+    >>> line_name("my photo.jpg 1", lambda name: name == "my photo")
+    'my photo'
+
+    Args:
+        line: of a file in ImageSets.
+        is_there: whether an annotation of this name exists.
+    """
     line = line.strip()
     first = line.split()[0] if line else ""
     for name in (line, line.removesuffix(first if first == line else line.split()[-1]).strip() if line else "", first):
@@ -47,38 +63,46 @@ def line_name(line: str, is_there: Callable[[str], bool]) -> str:
 
 
 def classes_of(root: Path, names: list[str]) -> tuple[str, ...]:
-    """VOC's twenty where they cover what is there, else what is there by name."""
+    """VOC's twenty classes if all objects belong to them; else the names of the objects' classes, sorted."""
     found: set[str] = set()
     for name in names:
         try:
             found |= {_name(node) for node in parse_xml(read_bytes(_xml(root, name), WAY_OUT), name).iterfind("object")}
         except DataError:
-            continue  # noted where the file is read
+            continue  # reading the file later adds a note
     found.discard("")
     return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
 
 
 def parse_xml(data: bytes, name: str) -> ElementTree.Element:
-    """The root of an annotation; one that defines entities, which could grow without end, is refused.
+    """The root element of an annotation. XML that defines entities is refused, because entities can expand without limit.
 
     Raises:
-        DataError: it is no XML.
+        DataError: the bytes are not such XML.
     """
     try:
         if b"<!" in data and re.search(rb"<!\s*(DOCTYPE|ENTITY)", data):
             raise DataError(f"{name}: it defines a document type, which annotations do not need; remove it")
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise DataError(f"{name}: no readable XML ({' '.join(str(error).split())[:60]}); {WAY_OUT}") from None
+        raise DataError(f"{name}: not readable XML ({' '.join(str(error).split())[:60]}); {WAY_OUT}") from None
 
 
 def read_voc(
     root: Path, names: list[str], classes: tuple[str, ...], problems: Problems, masks: bool,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[Photo, ...]:  # fmt: skip
-    """The photos of the names. A "difficult" object counts as a crowd: not trained on, not counted as missed.
+    """The photos with these names. A "difficult" object counts as a crowd: it is not used for training or counted as missed.
 
-    VOC's corners are counted from 1 and lie inside the object: x1 - 1 is its left edge here, and x2 its right one.
+    VOC counts pixels from 1, and both corners belong to the object: its left edge is x1 - 1, and its right edge is x2.
+
+    Args:
+        root: the folder with Annotations and JPEGImages.
+        names: see `names_of`.
+        classes: see `classes_of`.
+        problems: collects what is wrong.
+        masks: read the masks in SegmentationObject.
+        max_pixels: an image with more pixels is left out.
     """
     finder = Finder([root / "JPEGImages"])
     trees: list[tuple[int, str, ElementTree.Element]] = []
@@ -91,7 +115,7 @@ def read_voc(
             problems.add("xml file that cannot be read", str(error).rsplit("; ", 1)[0])
             continue
         said = (tree.findtext("filename") or "").strip()
-        # the file beside its annotation counts where the name in it is another machine's
+        # if the path in the annotation is from another machine, take the image with the annotation's name
         image = said if said and finder(said)[1] else _beside(finder, name) or said or f"{name}.jpg"
         trees.append((number, name, tree))
         wanted.append((image, tree.findtext("size/height"), tree.findtext("size/width"), file.name))
@@ -112,8 +136,12 @@ def objects_of(
     """The objects of an annotation.
 
     Args:
+        tree: the root element.
+        classes: of the data set.
         size: height and width of the image.
-        drawn: which object each pixel belongs to, by its place in the file; None for objects without masks.
+        name: what a note calls the annotation.
+        problems: collects what is wrong.
+        drawn: the object of each pixel (H, W): 1 for the first object of the file, and so on; None without masks.
     """
     labels = {name: label for label, name in enumerate(classes, start=1)}
     instances: list[Instance] = []
@@ -149,19 +177,19 @@ def _name(node: ElementTree.Element) -> str:
 
 
 def _beside(finder: Finder, name: str) -> str | None:
-    """The image called as its annotation, of whatever kind."""
+    """The image with the name of its annotation, with any image suffix."""
     names = (f"{name}{suffix}" for suffix in SUFFIXES)
     return next((image for image in names if finder(image)[1]), None)
 
 
 def _side(text: str | None) -> str | None:
-    """A side's text; None where a tool left it out or wrote 0."""
+    """The text of a height or width; None if a tool left it out or wrote 0."""
     stripped = (text or "").strip()
     return None if number_of(stripped or None) == 0 else stripped or None
 
 
 def _drawn(root: Path, name: str, size: tuple[int, int], problems: Problems) -> np.ndarray:
-    """Which object each pixel belongs to: its place in the xml file, 0 none."""
+    """The object of each pixel (H, W): 1 for the first object of the XML file, and so on; 0 for none."""
     file = root / "SegmentationObject" / f"{name}.png"
     try:
         pixels = decode_values(read_bytes(file, "restore or drop it"), file.name, size[0] * size[1])
