@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from leanconv import __version__
 from leanconv.cli.analyse import analyse
 from leanconv.cli.bench import bench
 from leanconv.cli.compare import compare
@@ -32,6 +31,7 @@ from leanconv.cli.train import train
 from leanconv.core.errors import LeanconvError, LeanconvWarning
 from leanconv.core.processes import leads
 from leanconv.core.shown import plain
+from leanconv.core.version import __version__
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "demo"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-import leanconv
+from leanconv.core.version import __version__
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 SCHEMA_VERSION = 1  # of results/schema.json
@@ -37,8 +37,8 @@ def describe_machine() -> dict[str, Any]:
         "gpu": _gpu(),
         "os": _system(),
         "python": platform.python_version(),
-        "versions": {"leanconv": leanconv.__version__} | {name: _version(name) for name in PACKAGES},
-        "git": _git(Path(leanconv.__file__).parent),
+        "versions": {"leanconv": __version__} | {name: _version(name) for name in PACKAGES},
+        "git": _git(Path(__file__).parents[1]),
     }
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from torch import nn
 
-from leanconv import __version__
 from leanconv.conversion.apply import plan_of
 from leanconv.core.atomic import write_json
 from leanconv.core.count import count
 from leanconv.core.errors import FileError, LeanconvError
 from leanconv.core.notes import get_base, get_task, input_size_of
+from leanconv.core.version import __version__
 from leanconv.files.load import load
 from leanconv.files.save import MODEL_FILE, save
 from leanconv.models.create import rebuild_base

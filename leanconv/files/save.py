@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from leanconv import __version__
 from leanconv.conversion.apply import members_of, plan_of
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
@@ -25,6 +24,7 @@ from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.notes import get_base, get_task
 from leanconv.core.record import get_record
 from leanconv.core.registry import check_loadable
+from leanconv.core.version import __version__
 from leanconv.core.wrappers import unwrapped
 from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
