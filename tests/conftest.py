@@ -38,6 +38,7 @@ def _deterministic() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _methods_of_this_test() -> Iterator[None]:
     """A method that a test defines is gone after it."""
+    import leanconv.ops  # noqa: F401  registers leanconv's own, which stay
     from leanconv.core.method import registered
 
     before = dict(registered)
