@@ -52,7 +52,7 @@ lint: $(STAMP) ## style, by ruff
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-types: $(STAMP) ## types of core and conversion, by mypy
+types: $(STAMP) ## types, by mypy; pyproject.toml lists the packages
 	$(BIN)/mypy
 
 tests: $(STAMP) ## tests only, without the slow and the GPU ones

@@ -149,7 +149,8 @@ class Config:
     @classmethod
     def settings(cls) -> dict[str, Setting]:
         """What is declared about each setting, by name."""
-        return _settings(cls)  # type: ignore[arg-type]  # mypy takes the class's __hash__ for its instances'
+        kind: Any = cls  # mypy takes the class's __hash__ for that of its instances
+        return _settings(kind)
 
     def replace(self, **settings: Any) -> Self:
         """A copy with some settings changed, checked again."""

@@ -39,6 +39,11 @@ class DetectModule(RunModule):
             self.count(total, torch.stack([*values, torch.ones_like(values[0])]) * len(images))
         return total
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip by hand: Lightning's gradient_clip_val refuses a fused SGD in bfloat16, though nothing is scaled there."""
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["progress"]["unread"] = list(self.unread)

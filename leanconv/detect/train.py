@@ -102,4 +102,4 @@ def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, un
     from leanconv.train.loop import Work
 
     module = DetectModule(detector, config, unread.lines)
-    return Work(module, Feed(photos, config, has_masks(detector), unread), clip=config.clip)
+    return Work(module, Feed(photos, config, has_masks(detector), unread))

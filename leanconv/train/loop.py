@@ -1,7 +1,7 @@
 """A run from its first step, or from where it was stopped, to its last: the same for everything that is trained.
 
-The loop is Lightning's Trainer: steps, validation, bfloat16, devices and processes, weight averaging, clipping, callbacks
-and loggers. What stands beside it is what a Trainer does not do:
+The loop is Lightning's Trainer: steps, validation, bfloat16, devices and processes, weight averaging, callbacks and
+loggers. What stands beside it is what a Trainer does not do:
 
 - `checkpoint`, `resume`: last.ckpt is written atomically with a SHA-256 of each entry, holds no pickled objects, and is
   checked entry by entry before a run goes on from it. Lightning loads whatever it finds.
@@ -65,13 +65,11 @@ class Work:
 
     Args:
         callbacks: those that come before the recorder, so that a checkpoint holds what they did after the step.
-        clip: the largest norm of all gradients together; None does not clip.
     """
 
     module: RunModule
     feed: pl.LightningDataModule
     callbacks: tuple[pl.Callback, ...] = ()
-    clip: float | None = None
 
 
 def train_loop(
@@ -106,12 +104,8 @@ def train_loop(
         check_network(model, checkpoint, config, folder.checkpoint)
         if config.keeps_best and leads():
             keep_best(folder, checkpoint)
-        history: list[Record] = checkpoint["progress"]["history"]
-        if len(history) == config.epochs or checkpoint["progress"].get("ended"):
-            model.load_state_dict(versioned(model, weights_of(checkpoint)))
-            if leads():
-                folder.write_records(history)
-            return history
+        if len(_history(checkpoint)) == config.epochs or checkpoint["progress"].get("ended"):
+            return _read_back(model, checkpoint, folder)
     counts, environment = placement(devices)
     work = make()
     if checkpoint is not None:
@@ -123,25 +117,10 @@ def train_loop(
     with _quiet(), open_loggers(loggers, folder.root, step) as opened:
         ordered = [*callbacks, *work.callbacks, *_own_callbacks(recorder, config, callbacks, progress)]
         trainer = _trainer(
-            accelerator=accelerator,
-            strategy=strategy,
-            **counts,
-            min_epochs=1,  # a callback that stops at once would leave a run without a record
-            max_epochs=config.epochs,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-            gradient_clip_val=work.clip,
-            callbacks=ordered,
+            config, folder, accelerator=accelerator, strategy=strategy, **counts, callbacks=ordered, logger=opened,
             plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
-            default_root_dir=folder.root,
-            logger=opened,
-            log_every_n_steps=LOOK_EVERY,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in ordered),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if config.validation else 0,
-            use_distributed_sampler=False,
-            sync_batchnorm=config.sync_norms,
-        )
+        )  # fmt: skip
         model.train()
         if config.channels_last:
             to_channels_last(model)
@@ -162,9 +141,34 @@ def _own_callbacks(
     yield LastCheckpoint(recorder)
 
 
-def _trainer(**settings: Any) -> pl.Trainer:
+def _history(checkpoint: dict[str, Any]) -> list[Record]:
+    found: list[Record] = checkpoint["progress"]["history"]
+    return found
+
+
+def _read_back(model: nn.Module, checkpoint: dict[str, Any], folder: RunFolder) -> list[Record]:
+    """Give `model` the weights of a finished run; its history."""
+    model.load_state_dict(versioned(model, weights_of(checkpoint)))
+    if leads():
+        folder.write_records(_history(checkpoint))
+    return _history(checkpoint)
+
+
+def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Trainer:
     try:
-        return pl.Trainer(**settings)
+        return pl.Trainer(
+            **settings,
+            min_epochs=1,  # a callback that stops at once would leave a run without a record
+            max_epochs=config.epochs,
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            default_root_dir=folder.root,
+            log_every_n_steps=LOOK_EVERY,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=None if config.validation else 0,
+            use_distributed_sampler=False,
+            sync_batchnorm=config.sync_norms,
+        )
     except (MisconfigurationException, ValueError) as error:  # more GPUs than there are, say
         asked = f"devices={settings['devices']}, strategy={settings['strategy']}"
         raise SettingError(f"{first_line(error)} ({asked}); ask for what is there") from error
