@@ -53,7 +53,9 @@ def compare(
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
-    latency_batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images in each timed call.")] = 1,
+    latency_batch: Annotated[
+        int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
+    ] = 1,
     device: Device = "auto",
     logger: Loggers = None,
     as_json: Json = False,
