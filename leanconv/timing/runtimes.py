@@ -161,8 +161,8 @@ def without_telemetry() -> None:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
     """Silence the warnings of exporters inside the block, which a reader of a benchmark cannot act on."""
-    """Exporters warn about things that no reader of a benchmark can change."""
     with only_errors("torch.onnx", "onnxscript", "openvino"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
