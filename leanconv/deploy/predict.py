@@ -63,7 +63,7 @@ def predict(
         SettingError: the backend is unknown or not installed, or the number of class names differs from the number of outputs.
         CheckError: the runtime computes something else than PyTorch.
 
-    >>> task = Task(("a", "b"), (0.5,), (0.5,), (8, 8), 1)
+    >>> task = Task((0.5,), (0.5,), (8, 8), ("a", "b"))
     >>> next(predict(nn.Flatten(), [Path("missing.png")], task)).labels
     ()
     """

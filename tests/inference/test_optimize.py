@@ -191,9 +191,9 @@ def test_save_refuses_it(tmp_path):
 
 
 def test_errors_name_the_way_out():
-    with pytest.raises(SettingError, match="example is tuple and not a tensor; optimize takes networks of one input"):
+    with pytest.raises(SettingError, match="example is tuple, not a tensor; optimize takes networks of one input"):
         quick(settled("resnet8"), (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)))
-    with pytest.raises(SettingError, match=r"does not take an example of \(1, 4, 8, 8\)"):
+    with pytest.raises(SettingError, match=r"does not run on an example of \(1, 4, 8, 8\)"):
         quick(settled("resnet8"), torch.randn(1, 4, 8, 8))
     with pytest.raises(SettingError, match="did not come from optimize"):
         forms_chosen(settled("resnet8"))
