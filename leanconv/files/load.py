@@ -52,7 +52,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
             network.
 
     >>> import leanconv as lc
-    >>> folder = lc.save(lc.convert(lc.create_model("resnet20"), lc.TiedBlock(blocks=2)), "tied")
+    >>> folder = lc.save(lc.create_model("resnet20"), "plain")
     >>> lc.load(folder).training
     False
     """

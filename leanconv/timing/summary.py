@@ -85,7 +85,7 @@ def summary(
     >>> import leanconv as lc
     >>> result = summary(lc.create_model("resnet20"), latency=False)
     >>> result.rows[0].name, result.rows[0].count.params
-    ('ResNet', 272474)
+    ('CifarResNet', 272474)
     """
     if not models:
         raise SettingError("summary() needs at least one model")

@@ -1,4 +1,4 @@
-"""The settings of a run, declared once: the flags, the configuration file and this class come from the same lines.
+"""The settings of a run, each declared once: the flags, the configuration file and the class use the same lines.
 
 This module imports neither torch nor Lightning, because ``--help`` reads it.
 """
@@ -10,23 +10,27 @@ from typing import Literal, Self
 from leanconv.core.config import Config, setting
 from leanconv.core.errors import SettingError
 
-# how a run is executed rather than what it computes: may change on resuming
+# These settings change how a run is executed, not what it computes: they may change on resuming
 EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
 
 
 class RunConfig(Config):
-    """SGD with momentum and its schedule: what every run has, whatever it trains.
+    """SGD with momentum and its schedule: the settings of every run.
 
     Args:
         schedule: see `leanconv.train.schedules.learning_rate`.
-        pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum stays.
+        pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum is constant.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
-        no_decay_norm: no weight decay on biases and norms (every parameter of fewer than two dimensions).
-        record_gradients: the largest and the mean absolute gradient of each shared weight, every ten steps, in gradients.jsonl.
-        sync_norms: batch norms take their statistics over all GPUs of the run together, for few images on each.
+        no_decay_norm: no weight decay on biases and normalisation layers (every parameter with fewer than two dimensions).
+        record_gradients: write the largest and the mean absolute gradient of each shared weight to gradients.jsonl, every
+            ten steps.
+        sync_norms: batch normalisation computes its statistics over all GPUs of the run, for few images on each GPU.
 
     Raises:
-        SettingError: an unknown setting or a value outside its rule.
+        SettingError: a setting is unknown, or a value breaks its rule.
+
+    >>> RunConfig(epochs=100).scaled(0.1).epochs
+    10
     """
 
     epochs: int = setting("Passes over the train part.", default=30, least=1)
@@ -62,10 +66,10 @@ class RunConfig(Config):
     sync_norms: bool = setting("Batch norms take their statistics over all GPUs together.", default=False)
 
     def scaled(self, factor: float) -> Self:
-        """The same recipe over `factor` times its epochs; milestones, warm-up and patience shrink with them.
+        """The same recipe for `factor` times its epochs; milestones, warm-up and patience are scaled too.
 
         Raises:
-            SettingError: a factor outside (0, 1].
+            SettingError: the factor is not in (0, 1].
         """
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
             raise SettingError(f"scale={factor!r} must be a number above 0 and at most 1; 1 is the full length")
@@ -98,26 +102,33 @@ class RunConfig(Config):
         if self.warmup_epochs >= self.epochs:
             raise SettingError(f"warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}")
         if self.warmup_epochs and self.schedule in ("onecycle", "plateau"):
-            raise SettingError(f"warmup_epochs={self.warmup_epochs} does not go with schedule={self.schedule!r}; set 0")
+            raise SettingError(
+                f"warmup_epochs={self.warmup_epochs} cannot be combined with schedule={self.schedule!r}; set 0"
+            )
         if self.schedule == "step":
             epochs = self.milestone_epochs()
             if min(epochs, default=0) < 0 or list(epochs) != sorted(set(epochs)):
                 raise SettingError(f"milestones={self.milestones} must rise; they are epochs {epochs} of {self.epochs}")
         if self.validation == 0 and self.schedule == "plateau":
-            raise SettingError("schedule='plateau' follows the validation loss; set validation above 0, 0.1 say")
+            raise SettingError(
+                "schedule='plateau' follows the validation loss; set validation above 0, for example 0.1"
+            )
 
 
 class TrainConfig(RunConfig):
-    """The run of a classifier: `RunConfig`, and how images are fed and weights chosen.
+    """The settings of a classifier's run: `RunConfig`, and how images are fed and weights chosen.
 
     Args:
-        image_size: pixels of the square that images are brought to; see `make_loader`.
-        ten_crop: for the evaluation after the run; validation looks at one crop of each image.
-        ema: decay per step of an averaged copy of the weights, which is then what is validated and kept.
-        select: keep the weights of the last epoch, or of the one with the best validation accuracy.
+        image_size: side in pixels of the square to which images are scaled; see `make_loader`.
+        ten_crop: use ten crops in the evaluation after the run; validation uses one crop of each image.
+        ema: decay per step of an averaged copy of the weights; this copy is then validated and kept.
+        select: keep the weights of the last epoch, or of the epoch with the best validation accuracy.
 
     Raises:
-        SettingError: an unknown setting or a value outside its rule.
+        SettingError: a setting is unknown, or a value breaks its rule.
+
+    >>> TrainConfig(epochs=10, validation=0.0, select="last").milestone_epochs()
+    (5.0, 7.5)
     """
 
     label_smoothing: float = setting("Label smoothing.", default=0.0, least=0, below=1)
@@ -146,4 +157,4 @@ class TrainConfig(RunConfig):
     def _check_together(self) -> None:
         super()._check_together()
         if self.validation == 0 and self.select == "best":
-            raise SettingError("select='best' needs a validation part; set validation above 0, 0.1 say")
+            raise SettingError("select='best' needs a validation part; set validation above 0, for example 0.1")
