@@ -103,7 +103,7 @@ def from_pretrained(repo_id: str | os.PathLike[str], *, model: nn.Module | None 
     """
     if os.path.isdir(repo_id):
         return load(repo_id, model=model)
-    with _hub_errors(repo_id, "had", "check the name, or that you are online"):
+    with _hub_errors(repo_id, "loaded", "check the name, or that you are online"):
         found: HubModel = HubModel.from_pretrained(os.fspath(repo_id), network=model, **settings)
     return found.network
 
@@ -122,6 +122,10 @@ def _hub_errors(repo_id: str | os.PathLike[str], what: str, way_out: str) -> Ite
 
 def card_text(lean: nn.Module, measured: str | None = None) -> str:
     """The model card as Markdown, with its metadata in front.
+
+    Args:
+        lean: the network.
+        measured: a measured table as text.
 
     >>> import leanconv as lc
     >>> print(card_text(lc.create_model("resnet20")).splitlines()[-3])

@@ -155,7 +155,13 @@ def refuse_bad_values(model: nn.Module, allow: bool) -> None:
 
 
 def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[str]) -> Path:
-    """Write the tensors of `model` with the description `info`, as `save` does; returns the folder."""
+    """Write the tensors of `model` with the description `info`, as `save` does; returns the folder.
+
+    Args:
+        model: the network.
+        info: the result of `description`; its ``ties`` are not stored, and its ``sparse`` is set.
+        directory: the folder.
+    """
     directory = Path(directory)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in info["ties"]}
     tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(model) if name in tensors))

@@ -36,7 +36,7 @@ def get_sparse(model: nn.Module) -> tuple[str, ...]:
 
 
 def pack(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """The tensors, those of `names` packed into values and a mask, and the shapes of the packed tensors.
+    """The tensors, and the shapes of the packed tensors; the tensors of `names` are packed into values and a mask.
 
     >>> out, shapes = pack({"weight": torch.tensor([0.0, 3.0])}, ("weight",))
     >>> out["weight.nonzero"].tolist(), shapes
@@ -56,7 +56,12 @@ def pack(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[dict[st
 
 
 def unpack(tensors: Mapping[str, Tensor], shapes: Any, file: str) -> dict[str, Tensor]:
-    """The tensors as they were before `pack`.
+    """The tensors before `pack`.
+
+    Args:
+        tensors: the packed tensors.
+        shapes: the shapes that `pack` returned.
+        file: the name of the file, for errors.
 
     Raises:
         FileError: a part is missing, or the parts do not fit each other.

@@ -118,7 +118,14 @@ def given(node: fx.Node) -> fx.Node | None:
 
 
 def argument(node: fx.Node, place: int, names: Sequence[str], default: Any = None) -> Any:
-    """One argument of a call: by one of its `names`, or at its position `place`; else `default`."""
+    """One argument of a call: by one of its `names`, or at its position `place`; else `default`.
+
+    Args:
+        node: the call.
+        place: the position of the argument.
+        names: the keywords of the argument.
+        default: the value if the call does not pass the argument.
+    """
     found = [node.kwargs[name] for name in names if name in node.kwargs]
     if found:
         return found[0]
@@ -166,6 +173,10 @@ class _Recorder(fx.Interpreter):
 @torch.no_grad()
 def record(graph: fx.GraphModule, call: Call) -> Any:
     """Run `graph`; ``meta["shape"]`` of every node is then the shape of its output, if this is a tensor.
+
+    Args:
+        graph: the traced module.
+        call: the arguments.
 
     Returns:
         the output of the graph.

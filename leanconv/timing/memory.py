@@ -18,8 +18,9 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
     On CUDA this is the memory that torch allocates. On Linux it is the process's resident memory, so the scratch space of
     allocators and libraries counts; the kernel's peak is reset before the call. Call once before, to leave out one-time work.
 
-    >>> peak_bytes(lambda: torch.zeros(1000)) != 0 or True
-    True
+    Args:
+        call: the function to call.
+        device: where it allocates.
     """
     device = torch.device(device)
     gc.collect()

@@ -34,7 +34,7 @@ class RunConfig(Config):
     """
 
     epochs: int = setting("Passes over the train part.", default=30, least=1)
-    batch_size: int = setting("Images a step, over all processes together.", default=128, least=1)
+    batch_size: int = setting("Images in a step, over all processes together.", default=128, least=1)
     lr: float = setting("Highest learning rate.", default=0.1, above=0)
     momentum: float = setting("Momentum of SGD.", default=0.9, least=0, below=1)
     nesterov: bool = setting("Nesterov momentum.", default=True)
@@ -43,7 +43,7 @@ class RunConfig(Config):
         "How lr changes.", default="onecycle"
     )
     milestones: tuple[float, ...] = setting(
-        "Where step multiplies by gamma: epochs, or below 1 fractions of them.", default=(0.5, 0.75)
+        "Epochs at which step multiplies lr by gamma; below 1, fractions of all epochs.", default=(0.5, 0.75)
     )
     gamma: float = setting("Factor of step and plateau.", default=0.1, above=0, below=1)
     patience: int = setting("Epochs that plateau waits for a lower validation loss.", default=5, least=0)
@@ -51,19 +51,19 @@ class RunConfig(Config):
     pct_start: float = setting("Rising part of onecycle.", default=0.3, above=0, below=1)
     div_factor: float = setting("onecycle starts at lr divided by this.", default=25.0, least=1)
     final_div_factor: float = setting("onecycle ends at its start divided by this.", default=1e4, least=1)
-    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where that is safe.", default="fp32")
+    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where autocast allows it.", default="fp32")
     channels_last: bool = setting("Memory layout of images and weights.", default=True)
     validation: float = setting(
-        "Part of train held out to choose settings on; 0 trains on everything.", default=0.0, least=0, below=1
+        "Part of train that is held out to choose settings; 0 trains on all images.", default=0.0, least=0, below=1
     )
-    seed: int = setting("Where randomness starts.", default=0, least=0)
+    seed: int = setting("Seed of all random numbers.", default=0, least=0)
     workers: int = setting("Processes that decode images.", default=0, least=0)
     threads: int | None = setting("CPU threads.", default=None, least=1)
-    no_decay_norm: bool = setting("No weight decay on biases and norms.", default=False)
+    no_decay_norm: bool = setting("No weight decay on biases and normalisation layers.", default=False)
     record_gradients: bool = setting(
-        "Keep the gradients' sizes of shared weights, for analyse --what gradients.", default=False
+        "Record the gradients of shared weights, for analyse --what gradients.", default=False
     )
-    sync_norms: bool = setting("Batch norms take their statistics over all GPUs together.", default=False)
+    sync_norms: bool = setting("Compute the statistics of batch normalisation over all GPUs together.", default=False)
 
     def scaled(self, factor: float) -> Self:
         """The same recipe for `factor` times its epochs; milestones, warm-up and patience are scaled too.
@@ -133,16 +133,14 @@ class TrainConfig(RunConfig):
 
     label_smoothing: float = setting("Label smoothing.", default=0.0, least=0, below=1)
     augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = setting(
-        "Changes to train images.", default="crop_flip"
+        "Augmentation of train images.", default="crop_flip"
     )
     image_size: int | None = setting(
-        "Pixels a side that images are brought to; their own by default.", default=None, least=1
+        "Side in pixels to which images are scaled; by default they keep their size.", default=None, least=1
     )
     ten_crop: bool = setting("Test on ten crops of each image.", default=False)
     compile: bool = setting("Compile the network; needs a C++ compiler on a CPU.", default=False)
-    ema: float | None = setting(
-        "Decay of averaged weights, which are then the ones kept.", default=None, above=0, below=1
-    )
+    ema: float | None = setting("Decay of averaged weights, which are then kept.", default=None, above=0, below=1)
     validation: float = 0.1
     select: Literal["last", "best"] = setting("Weights kept: last epoch, or best on validation.", default="last")
 

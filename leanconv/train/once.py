@@ -97,6 +97,10 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
 def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:
     """The summary of the run in `folder`; None if it is not finished.
 
+    Args:
+        folder: the run's folder.
+        scores: the key that the last evaluation of a finished run adds.
+
     >>> finished(Path("missing")) is None
     True
     """

@@ -95,6 +95,10 @@ class LeanCallback(pl.Callback):
 def add_penalty_gradient(network: nn.Module, weights: list[nn.Parameter]) -> Tensor:
     """Add d penalty(network) / d weight to the gradient of each of `weights`; returns the value of the penalty.
 
+    Args:
+        network: the lean network.
+        weights: the parameters whose gradients are changed.
+
     >>> add_penalty_gradient(nn.Linear(2, 2), []).item()
     0.0
     """

@@ -176,7 +176,15 @@ def checked_engine(callbacks: Sequence[Any], logger: Any, strategy: Any) -> dict
 def concluded(
     folder: RunFolder, checkpoint: dict[str, Any] | None, history: list[dict[str, Any]], select: str, **more: Any
 ) -> FitResult:
-    """The result of the run in `folder`; it is written to summary.json with `more`, unless a finished run has this file."""
+    """The result of the run in `folder`; it is written to summary.json with `more`, unless a finished run has this file.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: the checkpoint from which the run continued, or None.
+        history: one record for each epoch.
+        select: whether the kept weights are those of the "last" or the "best" epoch.
+        more: further entries of summary.json.
+    """
     result = FitResult.of(history, select)
     if leads() and (checkpoint is None or not folder.summary.exists()):
         said = {name: value for name, value in asdict(result).items() if name != "history"}

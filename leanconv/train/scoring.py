@@ -37,7 +37,7 @@ class Scores:
 
 
 def tally(logits: Tensor, labels: Tensor) -> Tensor:
-    """(summed cross-entropy, top-1 hits, top-5 hits, images), as one float tensor.
+    """(summed cross-entropy, top-1 hits, top-5 hits, number of images), as one float tensor.
 
     Shape:
         logits: (N, classes); labels: (N,) -> (4,).
