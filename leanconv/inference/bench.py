@@ -31,7 +31,9 @@ from leanconv.timing.race import AS_IS, Entry, Form, Made, as_it_is, race
 from leanconv.timing.summary import names_of
 
 OPTIMIZED, IN_PARTS = "optimized", "optimized in parts"
-CHOOSES = {"openvino": "openvino"}  # the runtime that measures forms; eager otherwise
+CHOOSES = {
+    "openvino": "openvino"
+}  # the runtime that measures forms; otherwise eager, as compiling every form takes long
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Network = nn.Module | Callable[[], nn.Module]  # a network, or the function that builds it
 Say = Callable[[str], None]

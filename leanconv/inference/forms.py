@@ -33,7 +33,7 @@ def forms_of(op: ConvOp, affine: Affine | None = None) -> Forms:
 
 
 def _are_its_own(kind: type[ConvOp]) -> bool:
-    """Whether the class that defines the forms, or a subclass of it, does not define the computation anew."""
+    """Whether the forms come from the class that defines the computation, or from a subclass of this class."""
     order = kind.__mro__
 
     def depth(name: str) -> int:
