@@ -67,7 +67,7 @@ def quantize(
     batches = iter(images)
     first = next(batches, None)
     if first is None:
-        raise SettingError("images is empty; give a few batches of training images, which give the ranges")
+        raise SettingError("images is empty; give a few batches of training images, from which the ranges are measured")
     if first.ndim != 4:
         raise SettingError(f"images come as {tuple(first.shape)}; give batches (N, C, H, W), such as [images]")
     exported = export(

@@ -64,7 +64,7 @@ def warn_if_busy(others: float | None) -> None:
     """
     if others is not None and others > BUSY:
         warnings.warn(
-            f"the machine was busy: other programs used {others:.0%} of its CPUs during the measurement; |"
+            f"the machine was busy: other programs used {others:.0%} of its CPUs during the measurement; "
             "the times may not repeat: stop the others, and measure again",
             LeanconvWarning,
             stacklevel=3,
