@@ -1,1 +1,1 @@
-"""Files for other runtimes, each run and compared before it is handed over: `leanconv.export`."""
+"""Export networks to files for other runtimes; `leanconv.export` runs each file and compares it before it returns."""

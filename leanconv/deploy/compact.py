@@ -1,4 +1,4 @@
-"""A network as files should hold it: every shared and every thin weight once, as it is."""
+"""The compact form of a network for files: every shared weight once, and no expanded weight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from leanconv.core.operator import ConvOp
 
 
 def compact(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose layers run without expanding or stacking weights; each knows how (`ConvOp.compact_`)."""
+    """A copy in eval mode, whose layers run without expanding or stacking weights (`ConvOp.compact_`).
+
+    >>> compact(nn.Conv2d(3, 3, 3)).training
+    False
+    """
     model = copied(model).eval()
     for module in model.modules():
         if isinstance(module, ConvOp):

@@ -1,4 +1,4 @@
-"""Export a network, run the file, compare it with PyTorch, and say how large it is."""
+"""Export a network to a file, run the file, compare it with PyTorch, and report its size."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
 from leanconv.inference.compare import LEAST, TIMES, difference, refuse_unsteady
 from leanconv.inference.optimize import optimize
 
-TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6 of it
+TOLERANCE = 1e-4  # part of the largest output; float32 sums in another order differ by about 1e-6 of it
 Form = Literal["compact", "fast"]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """The files that `export` wrote, and how they compare with PyTorch.
 
     Args:
         path: the file to open.
-        unique_bytes: parameters and buffers of the network, each once.
-        file_bytes: all files together.
-        loaded_bytes: weights in memory once the runtime has loaded the file; None where it does not say.
-        max_error: the largest difference from PyTorch's output; None when it was not verified.
-        compared: inputs it was compared on.
-        any_size: whether it runs on another image size than the example's, and right; a network whose last maps are one
-            pixel, or whose code asks for a size, may not. One that would run there and give something else is written for
-            the example's size alone. None when it was not verified.
+        to: the format.
+        form: "compact" or "fast".
+        unique_bytes: bytes of the network's parameters and buffers, each counted once.
+        file_bytes: bytes of all files together.
+        loaded_bytes: bytes of the weights in memory after the runtime loaded the file; None if it does not show them.
+        max_error: the largest difference from PyTorch's output; None if it was not verified.
+        compared: the number of inputs on which the file was compared.
+        any_size: whether the file runs correctly on image sizes other than the example's. It may not for a network whose last
+            feature maps are one pixel, or whose code asks for a size. A file that would run there with wrong outputs is
+            written for the example's size only. None if it was not verified.
     """
 
     path: Path
@@ -57,7 +59,7 @@ class Exported:
     any_size: bool | None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; the path by its name."""
+        """The result as plain values; the path by its name."""
         return {**asdict(self), "path": self.path.name}
 
 
@@ -71,27 +73,31 @@ def export(
     images: Sequence[Tensor] = (),
     verify: bool = True,
 ) -> Exported:
-    """Write `model` for another runtime, with any batch and image size that it takes, and compare the two.
+    """Write `model` for another runtime, for any batch and image size that it supports, and compare the file with PyTorch.
+
+    The file's own metadata hold the task of the network (`leanconv.set_task`): classes, mean, std, and the image size of
+    training, or the example's size if the file runs only at that size.
 
     Args:
-        path: the file; its suffix says the format: .onnx, .pt2, .xml for OpenVINO, or .safetensors for the weights alone.
-        to: the format, where the suffix does not say it.
-        form: "compact" keeps what layers share, once, and layers thin; for ONNX the session options that keep it so once
-            loaded are written beside it, as NAME.session.json. "fast" folds norms, expands weights as quick execution
-            asks, and leaves the runtime its own folding; weights alone
-            are those of the dense network that computes the same.
-        example: an input, (N, C, H, W); None makes one of the size the network was made for.
-        images: further inputs to compare on.
-        verify: run the file on the example, on other batches and sizes, and on `images`. Floating outputs are equal where
-            they differ by no more than rounding, NaN and infinities where both have the same, all others exactly.
-
-    The file's own metadata hold what is noted on the network (`leanconv.set_task`): classes, mean, std, and the image size it
-    was trained at, or the example's where the file takes that alone.
+        model: the network.
+        path: the file. Its suffix gives the format: .onnx, .pt2, .xml for OpenVINO, or .safetensors for the weights alone.
+        to: the format, if the suffix does not give it.
+        form: "compact" stores shared weights once and does not expand weights. For ONNX, NAME.session.json then holds the
+            session options that keep the weights compact after loading. "fast" folds normalisation layers, expands weights
+            for speed, and lets the runtime fold constants; a file of weights alone then holds those of the equal dense network.
+        example: an input, (N, C, H, W); None makes one of the network's input size.
+        images: further inputs for the comparison.
+        verify: run the file on the example, on other batches and sizes, and on `images`. Floating-point outputs may differ
+            by rounding, NaN and infinities must be in the same places, and all other outputs must be equal.
 
     Raises:
-        SettingError: an unknown format, a missing package, a network that the exporter does not take, or one that gives another
-            output each time.
-        CheckError: the file computes something else; nothing is left behind.
+        SettingError: the format is unknown, a package is missing, the exporter does not support the network, or the network
+            gives another output at each call.
+        CheckError: the file computes something else; no file is then written.
+
+    >>> result = export(nn.Conv2d(3, 4, 3), "conv.safetensors", example=torch.zeros(1, 3, 8, 8))
+    >>> result.path.name, result.max_error
+    ('conv.safetensors', 0.0)
     """
     path, to = _destination(Path(path), to)
     check_choice("form", form, ("compact", "fast"))
@@ -109,7 +115,7 @@ def export(
         error, any_size = _verified(made, shaped, example, to, form, answers) if verify else (None, None)
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
-        for suffix in reversed(kind.files):  # the one that is opened comes last
+        for suffix in reversed(kind.files):  # the file that users open comes last
             make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
     compared = len(answers.inputs) if verify else 0
@@ -117,7 +123,7 @@ def export(
 
 
 def _destination(path: Path, to: str | None) -> tuple[Path, str]:
-    """The file to write, with its format's suffix, and the format, whose packages are installed."""
+    """The file to write, with the suffix of its format, and the format, if its packages are installed."""
     to = to or {files.files[0]: name for name, files in FORMATS.items()}.get(path.suffix)
     if to not in FORMATS:
         raise SettingError(
@@ -131,7 +137,7 @@ def _destination(path: Path, to: str | None) -> tuple[Path, str]:
 
 
 def _batch(example: Tensor) -> Tensor:
-    """`example` as a batch of at least two: one image would be taken for the only batch there is."""
+    """`example` as a batch of at least two images: the exporter would fix the batch size to one."""
     example = example.detach().cpu().float()
     if example.ndim != 4 or not len(example):
         raise SettingError(f"example has shape {tuple(example.shape)}; give images as (N, C, H, W)")
@@ -139,13 +145,15 @@ def _batch(example: Tensor) -> Tensor:
 
 
 class _Answers:
-    """What PyTorch computes on the images that a file is compared on, and on larger ones where the network takes them.
+    """PyTorch's outputs on the images of the comparison, and on larger images if the network supports them.
 
     Args:
-        images: further ones, beside the example and a batch of one.
+        model: the network.
+        example: the example input.
+        images: further inputs, besides the example and a batch of one.
 
     Raises:
-        SettingError: the network gives another output each time.
+        SettingError: the network gives another output at each call.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, images: Sequence[Tensor]) -> None:
@@ -163,7 +171,7 @@ class _Answers:
         self.bounds = _Bounds(model)
 
     def any_size(self, run: Runner) -> bool:
-        """Whether a file gives the right outputs on larger images too; they are then compared like the others."""
+        """Whether a file gives the right outputs on larger images; if so, these images are compared too."""
         expected = self.expected_larger
         found = None if expected is None else _output(run, self.larger)
         if expected is None or found is None or not self.bounds.holds(found, self.larger, expected):
@@ -176,9 +184,9 @@ class _Answers:
 def _verified(
     made: Path, shaped: nn.Module, example: Tensor, to: str, form: str, answers: _Answers
 ) -> tuple[float, bool]:
-    """The largest difference between the file and PyTorch, and whether the file takes any size.
+    """The largest difference between the file and PyTorch, and whether the file runs at any size.
 
-    A file that is wrong at other sizes is written again, for the example's size alone.
+    A file that is wrong at other sizes is written again, for the example's size only.
     """
     kind = FORMATS[to]
     run = kind.run(made, shaped)
@@ -201,7 +209,7 @@ def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:
 
 
 def _fit_to(model: nn.Module, example: Tensor) -> None:
-    """Note the example's size on a network of which the file takes no other."""
+    """Record the example's size in the network's task, if the file runs at no other size."""
     task, size = get_task(model), (example.shape[2], example.shape[3])
     if task is not None and task.image_size != size:
         set_task(model, replace(task, image_size=size))
@@ -210,7 +218,7 @@ def _fit_to(model: nn.Module, example: Tensor) -> None:
 def _size(model: nn.Module) -> tuple[int, int, int]:
     size = input_size_of(model)
     if size is None:
-        raise SettingError("this network does not say its input size; pass example=torch.randn(2, C, H, W)")
+        raise SettingError("this network does not note its input size; pass example=torch.randn(2, C, H, W)")
     return size
 
 
@@ -218,7 +226,7 @@ def _size(model: nn.Module) -> tuple[int, int, int]:
 def _expected(model: nn.Module, x: Tensor) -> Tensor:
     try:
         y = model(x.clone())
-    except Exception as error:  # the network's own code, which raises what it likes
+    except Exception as error:  # the network's own code may raise anything
         raise SettingError(f"the network does not run on images of {tuple(x.shape)} ({first_line(error)})") from error
     if not isinstance(y, Tensor):
         raise SettingError(f"the network returns {type(y).__name__}; only one tensor can be compared")
@@ -226,7 +234,7 @@ def _expected(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _output(run: Runner, x: Tensor) -> Tensor | None:
-    """None where this size is not taken: by the network, or by the file, whose runtime may raise anything."""
+    """The output; None if the network or the file does not support this size. The runtime may raise anything."""
     try:
         with torch.no_grad():
             return run(x.clone())
@@ -235,7 +243,7 @@ def _output(run: Runner, x: Tensor) -> Tensor | None:
 
 
 class _Bounds:
-    """How much a file may differ from PyTorch: a small part of the largest output, or some times PyTorch's own rounding."""
+    """How much a file may differ from PyTorch: a small part of the largest output, or a multiple of PyTorch's own rounding."""
 
     def __init__(self, model: nn.Module) -> None:
         self.exact = copied(model).double()
@@ -248,7 +256,7 @@ class _Bounds:
         largest = difference(expected, expected).largest
         try:
             rounding = difference(expected, _expected(self.exact, x.double()))
-        except SettingError:  # a cast or a plain tensor in its forward
+        except SettingError:  # the network has a cast or a plain tensor in its forward
             return TOLERANCE * max(1.0, largest)
         own = rounding.error if rounding.reason is None else 0.0
         return max(TOLERANCE * max(largest, LEAST), TIMES * own)
@@ -264,7 +272,7 @@ def _difference(run: Any, x: Tensor, expected: Tensor, to: str, bounds: _Bounds)
         ) from error
     far = difference(found, expected)
     if far.reason is not None:
-        raise CheckError(f"the {to} file gives on {tuple(x.shape)} another output: {far.reason}; nothing was written")
+        raise CheckError(f"the {to} file gives another output on {tuple(x.shape)}: {far.reason}; nothing was written")
     bound = bounds.bound(x, expected)
     if not far.error <= bound:
         raise CheckError(

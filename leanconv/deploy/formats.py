@@ -1,4 +1,4 @@
-"""The formats a network is exported to: how each is written, run, and how much memory its weights take once loaded."""
+"""The export formats: how each is written and run, and how much memory its weights need after loading."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from leanconv.core.notes import get_task
 from leanconv.timing.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 
 Runner = Callable[[Tensor], Tensor]
-# ONNX Runtime folds each norm into a copy of the shared weight before it; with these the copies are not made
+# ONNX Runtime folds each normalisation layer into a copy of the shared weight before it; without these steps it does not
 KEEPS_SHARING = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantFolding")
 OPTIONS = ".session.json"
-TASK = "task"  # in a file's own metadata: classes, mean, std and image size as JSON, for whoever serves it
+TASK = (
+    "task"  # key in a file's own metadata: classes, mean, std and image size as JSON, for programs that serve the file
+)
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """An export format.
 
     Args:
-        files: suffixes of what is written; the first is the file that is opened.
-        write: (model, example, path, compact, any_size); what is noted on the model (`leanconv.set_task`) goes into the
-            file's own metadata.
-        run: (path, model) -> a call; it reads the options that stand beside the file. The model is for what has no graph.
-        loaded: path -> bytes of weights once loaded; None where the runtime does not say.
+        files: suffixes of the written files; the first is the file to open.
+        packages: packages that the format needs.
+        write: (model, example, path, compact, any_size) -> None; the task of the model (`leanconv.set_task`) is written to
+            the file's own metadata.
+        run: (path, model) -> a call. It reads the options beside the file. The model is for formats without a graph.
+        loaded: path -> bytes of the weights after loading; None if the runtime does not show them.
     """
 
     files: tuple[str, ...]
@@ -45,7 +48,16 @@ class Format:
 
 
 def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torch.export.ExportedProgram:
-    """The network as a graph for any batch; with `any_size` height and width stay open too, where its own code lets them."""
+    """The network as a graph for any batch; with `any_size`, for any height and width that its own code allows.
+
+    Args:
+        model: the network, in eval mode.
+        example: an input, (N, C, H, W).
+        any_size: whether to leave height and width open.
+
+    Raises:
+        SettingError: torch.export does not support the network.
+    """
     auto = torch.export.Dim.AUTO
     try:
         with quiet(), torch.no_grad():
@@ -54,12 +66,16 @@ def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torc
             )
     except Exception as error:  # the exporter raises anything
         raise SettingError(
-            f"{type(model).__name__} cannot be exported ({first_line(error)}); torch.export must take it"
+            f"{type(model).__name__} cannot be exported ({first_line(error)}); torch.export must support it"
         ) from error
 
 
 def task_text(model: nn.Module) -> dict[str, str]:
-    """What goes into a file's metadata: the noted task as JSON under `TASK`; nothing where none is noted."""
+    """The metadata of a file: the task of `model` as JSON under `TASK`; empty if it has no task.
+
+    >>> task_text(nn.ReLU())
+    {}
+    """
     task = get_task(model)
     return {} if task is None else {TASK: json.dumps(task.to_json())}
 
@@ -69,7 +85,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, an
     with quiet(), torch.no_grad():
         made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not compact)
     assert made is not None
-    for node in made.model.graph.all_nodes():  # where each came from in Python: larger than a small network's weights
+    for node in made.model.graph.all_nodes():  # the Python source of each node is larger than a small network
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
@@ -96,7 +112,12 @@ def _run_onnx(path: Path, model: nn.Module) -> Runner:
 
 
 def run_onnx(path: Path, threads: int | None = None) -> Runner:
-    """An ONNX file as a call, with the session options that stand beside it."""
+    """An ONNX file as a call, with the session options beside the file.
+
+    Args:
+        path: the ONNX file.
+        threads: CPU threads; None for one on each core.
+    """
     session = _session(path, threads=threads)
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
@@ -140,7 +161,7 @@ def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool
 
     with quiet():
         converted = openvino.convert_model(program_of(model, example, any_size))
-        if not any_size:  # the conversion forgets it, and the file would run at any
+        if not any_size:  # the conversion loses the fixed size, so the file would run at any size
             converted.reshape([-1, *example.shape[1:]])
         for name, text in task_text(model).items():
             converted.set_rt_info(text, ["leanconv", name])
@@ -187,7 +208,12 @@ def _loaded_weights(path: Path) -> int:
 
 
 def unique_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of these tensors, each once."""
+    """Bytes of these tensors; a tensor that occurs twice counts once.
+
+    >>> tensor = torch.zeros(2)
+    >>> unique_bytes([tensor, tensor])
+    8
+    """
     return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 

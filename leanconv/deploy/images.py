@@ -1,4 +1,4 @@
-"""Image files as a network's input."""
+"""Turn image files into a network's input."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from leanconv.data.transforms import eval_transform, normalise
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """These files, and the images below these folders.
+    """The files among `paths`, and the images in its folders and their subfolders.
 
     Raises:
-        DataError: a path that is not there, or a folder without images.
+        DataError: a path does not exist, or a folder holds no image.
+
+    >>> Path("a.png").touch()
+    >>> files_of([Path("a.png")])[0].name
+    'a.png'
     """
     found: list[Path] = []
     for path in paths:
@@ -35,15 +39,17 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def image_tensor(path: Path, task: Task, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """One image as the network was tested on it: (1, C, H, W).
+    """One image, prepared as the test images of the network: (1, C, H, W).
 
-    An image of another size is scaled until its shorter side is 256 / 224 of the network's, and cut from the centre.
+    An image of another size is scaled until its shorter side is 256 / 224 of the network's, and cropped at the centre.
 
     Args:
-        max_pixels: an image file of more cannot be read.
+        path: the image file.
+        task: the network's image size, channels, mean and std.
+        max_pixels: an image file with more pixels cannot be read.
 
     Raises:
-        DataError: it cannot be read, or the network takes neither grey nor RGB.
+        DataError: the file cannot be read, or the network takes neither grey nor RGB images.
     """
     from torchvision.transforms.v2 import functional
 
@@ -57,5 +63,14 @@ def image_tensor(path: Path, task: Task, max_pixels: int = MAX_PIXELS) -> Tensor
 
 
 def image_tensors(folder: Path, task: Task, most: int = 16) -> list[Tensor]:
-    """The first images of a folder, each by itself."""
+    """The first `most` images of a folder, each as a batch of one.
+
+    Args:
+        folder: the folder.
+        task: as for `image_tensor`.
+        most: the largest number of images.
+
+    Raises:
+        DataError: as for `files_of` and `image_tensor`.
+    """
     return [image_tensor(path, task) for path in files_of([folder])[:most]]

@@ -1,4 +1,4 @@
-"""Post-training quantisation to int8 by ONNX Runtime's own tool."""
+"""Post-training quantisation to int8 with ONNX Runtime's own tool."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from leanconv.train.prepared import scores_of, some_batches
 
 @dataclass(frozen=True)
 class Quantized:
-    """What `quantize` wrote.
+    """The files that `quantize` wrote.
 
     Args:
         path: the int8 ONNX file.
-        float32: the file that it was made from, which stays beside it.
+        float32: the float32 file before quantisation, which is kept beside the int8 file.
         file_bytes, loaded_bytes: as in `leanconv.deploy.export.Exported`.
     """
 
@@ -48,17 +48,18 @@ def quantize(
 ) -> Quantized:
     """Write `model` as ``NAME.float32.onnx`` and, quantised, as ``NAME.int8.onnx``.
 
-    Weights become int8 with one scale for each output channel, activations int8 with one scale for each tensor; their
-    ranges are the least and largest values seen on `images`. The export is the fast one: norms are folded first, or
-    they would be quantised by themselves.
+    Weights become int8 with one scale for each output channel. Activations become int8 with one scale for each tensor, whose
+    range is the smallest and the largest value on `images`. The export has the fast form, so that normalisation layers are
+    folded and not quantised by themselves.
 
     Args:
-        path: where; ``.onnx`` may be left out.
-        images: batches as the network takes them, (N, C, H, W); a few hundred training images. Never test images.
+        model: the network.
+        path: the file; the suffix ``.onnx`` is optional.
+        images: batches in the network's input format, (N, C, H, W); a few hundred training images, never test images.
         example: as for `leanconv.export`.
 
     Raises:
-        SettingError: a package is missing, there are no images, or the exporter does not take the network.
+        SettingError: a package is missing, there are no images, or the exporter does not support the network.
         CheckError: the float32 file differs from PyTorch.
     """
     path = Path(path)
@@ -66,7 +67,7 @@ def quantize(
     batches = iter(images)
     first = next(batches, None)
     if first is None:
-        raise SettingError("images is empty; give a few batches of training images, or the ranges cannot be known")
+        raise SettingError("images is empty; give a few batches of training images, from which the ranges are measured")
     if first.ndim != 4:
         raise SettingError(f"images come as {tuple(first.shape)}; give batches (N, C, H, W), such as [images]")
     exported = export(
@@ -101,7 +102,7 @@ def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
         def get_next(self) -> dict[str, Any] | None:
             return next(feeds, None)
 
-    with quiet(), only_errors("root"):  # it recommends a preparation that the export has made
+    with quiet(), only_errors("root"):  # the tool recommends a preparation that the export has done already
         quantize_static(
             path,
             made,
@@ -115,11 +116,13 @@ def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Int8Row:
-    """One of the two files, measured.
+    """The measurement of one of the two files.
 
     Args:
-        top1_pct: on the test part, with `n` images.
-        latency: of one call on `batch` images; its ratio is to float32.
+        name: "float32" or "int8".
+        file_bytes, loaded_bytes: as in `Quantized`.
+        top1_pct: accuracy in percent on the test part, which has `n` images.
+        latency: of one call on a batch; the ratio is to float32.
     """
 
     name: str
@@ -133,7 +136,16 @@ class Int8Row:
 def compare_int8(
     made: Quantized, data: ImageData, task: Task, *, batch: int = 1, threads: int | None = None, seconds: float = 10.0
 ) -> list[Int8Row]:
-    """Accuracy on the test part of `data` and latency of both files, float32 first; both in ONNX Runtime on the CPU."""
+    """Measure both files in ONNX Runtime on the CPU: accuracy on the test part of `data`, and latency; float32 comes first.
+
+    Args:
+        made: the result of `quantize`.
+        data: the data set.
+        task: the network's image size, channels, mean and std.
+        batch: images in a call, for the latency.
+        threads: CPU threads; None for one on each core.
+        seconds: seconds of timing for both files together.
+    """
     files = {"float32": made.float32.path, "int8": made.path}
     runs = {name: run_onnx(path, threads) for name, path in files.items()}
     scores = {name: scores_of(_Called(run), data, task) for name, run in runs.items()}
@@ -150,12 +162,19 @@ def compare_int8(
 
 
 def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Iterator[Tensor]:
-    """`count` images of the train part as the network takes them, drawn without repetition, in batches of 64."""
+    """`count` images of the train part in the network's input format, drawn without repetition, in batches of 64.
+
+    Args:
+        data: the data set.
+        task: the network's image size, channels, mean and std.
+        count: the number of images.
+        seed: of the draw.
+    """
     return some_batches(data.train, data, task, count, seed=seed, batch_size=64)
 
 
 class _Called(nn.Module):
-    """A runtime's call as what `evaluate` takes."""
+    """A runtime's call as a module, which `evaluate` needs."""
 
     def __init__(self, run: Runner) -> None:
         super().__init__()

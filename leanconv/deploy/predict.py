@@ -1,4 +1,4 @@
-"""What a network sees in images, in any of the runtimes."""
+"""Predict the classes of image files, in any of the runtimes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 @dataclass(frozen=True)
 class Prediction:
-    """Args:
-    path: the image.
-    labels: the likeliest classes, best first; numbers where the names are not known.
-    confidences: their softmax probabilities.
-    error: why there is no prediction; None otherwise.
+    """The likeliest classes of one image.
+
+    Args:
+        path: the image file.
+        labels: the likeliest classes, best first; their numbers if the names are not known.
+        confidences: their softmax probabilities.
+        error: why there is no prediction; None otherwise.
     """
 
     path: Path
@@ -47,14 +49,23 @@ def predict(
     top: int = 5,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
-    """The likeliest classes of each image, one at a time; an image that cannot be read does not stop the others.
+    """Yield the likeliest classes of each image; for an image that cannot be read, yield its error and continue.
 
     Args:
-        max_pixels: an image file of more cannot be read.
+        model: the network.
+        paths: the image files.
+        task: the network's image size, channels, mean, std and classes.
+        backend: "pytorch", "onnxruntime" or "openvino".
+        top: the number of classes for each image.
+        max_pixels: an image file with more pixels cannot be read.
 
     Raises:
-        SettingError: an unknown backend, one that is not installed, or names that are not as many as the outputs.
+        SettingError: the backend is unknown or not installed, or the number of class names differs from the number of outputs.
         CheckError: the runtime computes something else than PyTorch.
+
+    >>> task = Task((0.5,), (0.5,), (8, 8), ("a", "b"))
+    >>> next(predict(nn.Flatten(), [Path("missing.png")], task)).labels
+    ()
     """
     check_int("top", top)
     run = runner(model, task, backend)
@@ -77,7 +88,16 @@ def predict(
 
 
 def runner(model: nn.Module, task: Task, backend: Backend) -> Runner:
-    """`model` as a call on one image in `backend`; for the other runtimes it is exported, and compared, first."""
+    """`model` as a call on one image in `backend`; for another runtime than PyTorch, the network is exported and compared first.
+
+    Args:
+        model: the network.
+        task: the network's image size and channels.
+        backend: "pytorch", "onnxruntime" or "openvino".
+
+    Raises:
+        SettingError, CheckError: as for `leanconv.export`.
+    """
     check_choice("backend", backend, get_args(Backend))
     model = model.eval()
     if backend == "pytorch":

@@ -1,1 +1,1 @@
-"""Lean networks on disk: a plan and plain safetensors, no pickle."""
+"""Save and load lean networks: a plan and the weights as safetensors, without pickle."""

@@ -1,4 +1,4 @@
-"""What a model file may ask to be built: no more than it can hold."""
+"""Limits on the network that a model file may ask leanconv to build."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from leanconv.core.errors import FileError
 from leanconv.core.reading import levels
 
-LARGEST = 100_000  # of any setting that is a whole number; ImageNet-21k has 21,843 classes
-MOST_VALUES = 10_000  # of all settings of a network together, their names included
-EACH, FREE = 30, 5_000  # modules for each tensor of the file, and beyond; most networks have two or three
+LARGEST = 100_000  # the largest whole number in a setting; ImageNet-21k has 21,843 classes
+MOST_VALUES = 10_000  # values in all settings of a network together, with their names
+EACH, FREE = 30, 5_000  # at most EACH modules for each tensor, and FREE more; most networks have two or three for each
 
 
 def bounded_settings(settings: Any, file: str) -> None:
-    """Raise FileError where settings hold a number over `LARGEST` or more values than any network takes."""
+    """Raise FileError if the settings hold a number over `LARGEST`, or more than `MOST_VALUES` values.
+
+    >>> bounded_settings({"num_classes": 10}, "model.safetensors")
+    """
     seen = 0
     for level in levels(settings):
         seen += len(level)
@@ -27,15 +30,23 @@ def bounded_settings(settings: Any, file: str) -> None:
             raise FileError(f"{file} asks for a network with over {MOST_VALUES:,} settings; save it again")
         large = next((node for node in level if isinstance(node, int | float) and abs(node) > LARGEST), None)
         if large is not None:
-            raise FileError(f"{file} asks for a network with {large:.6g} of something; no network has over {LARGEST:,}")
+            raise FileError(
+                f"{file} asks for a network with a setting of {large:.6g}; no network has one over {LARGEST:,}"
+            )
 
 
 @contextmanager
 def no_more_modules_than(tensors: int, file: str) -> Iterator[None]:
-    """End what is built inside the block, in this thread, when it has far more modules than a file of so many tensors.
+    """Stop a build inside the block, in this thread, if it makes far more modules than `tensors` tensors could fill.
+
+    Such a build would take very long, and its tensors would not fit at the end.
+
+    Args:
+        tensors: the number of tensors in the file.
+        file: the name of the file, for the error.
 
     Raises:
-        FileError: it has; building it would take for ever, though its tensors would not fit at the end.
+        FileError: the build made more than ``FREE + EACH * tensors`` modules.
     """
     most, thread, made = FREE + EACH * tensors, threading.get_ident(), 0
 

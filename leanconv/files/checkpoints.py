@@ -1,4 +1,4 @@
-"""Checkpoints of others: a network's state dict, or the same weights under the names of a paper's own release."""
+"""Load checkpoints that leanconv did not write: a state dict of the network, or of the release of its paper."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from leanconv.files.values import warn_of_bad_values
 
 MOST_PREFIXES = 100
 AVERAGED = re.compile(r"(^|[._])(ema|avg|average|averaged|swa|shadow|polyak)($|[._])")
-# What the releases hold once more, or never use: bases at the root and in each block; in DenseNet the fourth is the third
+# The releases store some tensors twice, or never use them: bases at the root and in each block; DenseNet's basis 4 is basis 3
 REPEATED = re.compile(r"(^|\.)(shared_basis\w*\.weight|bank(_\d)?\.templates)$")
 NEVER_USED = "shared_basis_4.weight"
 
@@ -43,33 +43,43 @@ def load_checkpoint(
 ) -> nn.Module:
     """Fill `model` from a checkpoint that leanconv did not write; every tensor must find its place.
 
-    It holds the network's own names, or those of the release of its paper: the layers of Tied Block Convolution
+    The file holds the network's own names, or the names of the release of its paper: the layers of Tied Block Convolution
     (``conv.weight``, ``linear.weight``, ``fc.0``), SPConv (``gwc``, ``pwc``, ``conv1x1``), the networks of the filter bases
-    (``shared_basis_*``, ``basis_conv1``), of soft sharing (``bank.templates``) and of Octave Convolution (``conv_h2h``). A
-    dense checkpoint goes into the dense network, and ``convert(..., init="fit")`` makes lean weights of it.
+    (``shared_basis_*``, ``basis_conv1``), of soft sharing (``bank.templates``) and of Octave Convolution (``conv_h2h``). Load
+    a dense checkpoint into the dense network; ``convert(..., init="fit")`` then makes lean weights of it.
 
-    Names may stand behind any prefix (``module.``, ``_orig_mod.``, ``model.``) and in dicts inside the file; the place is the
-    one where all tensors fit. Where several do, averaged ones (``model_ema``) are left, and of others you are asked.
+    Names may have any prefix (``module.``, ``_orig_mod.``, ``model.``), and may be in dicts inside the file. The function
+    takes the dict and the prefix where all tensors fit. If several fit, it leaves averaged weights (``model_ema``). If several
+    different ones remain, it raises an error that asks for `state`.
 
-    **What no tensor tells.** Networks may have the same tensors and compute something else. Three such differences are known
-    between the releases and leanconv's networks, and where the names show the release, `model` is set to it: the padding of
-    option-A shortcuts, the pooling of Octave Convolution at stride 2, the missing ReLU in the filter bases' DenseNet. Of
-    the first you are asked where the names are nobody's. Not visible, and yours to know: the stride of a bottleneck on
-    its 1x1 (Caffe) or 3x3; ``eps`` of norms (1e-3 in TensorFlow's); ReLU, ReLU6 or SiLU; "same" padding, ceil or floor in
-    pooling (timm's ``tf_`` networks beside the others); strides of a MobileNet's stages for small images; how images are
-    normalised, and the order of channels and classes.
+    **What the tensors do not show.** Two networks may have the same tensors and compute different outputs. Three such
+    differences are known between the releases and leanconv's networks: the padding of option-A shortcuts, the pooling of
+    Octave Convolution at stride 2, and the missing ReLU in the filter bases' DenseNet. If the names show the release,
+    `model` is changed to compute as the release does. If the names belong to no known release, an error asks for the padding.
+    The function cannot see other differences, so check them yourself: whether a bottleneck has its stride on the 1x1 (Caffe)
+    or the 3x3; ``eps`` of normalisation layers (1e-3 in TensorFlow); ReLU, ReLU6 or SiLU; "same" padding, and ceil or floor in
+    pooling (timm's ``tf_`` networks differ from the others); the strides of a MobileNet's stages for small images; how
+    images are normalised; and the order of channels and of classes.
 
     Args:
-        path: a safetensors file, or one of torch.save, read with ``weights_only=True``.
-        state: which part of the file, where several fit: its keys with dots, or a word of them ("ema"). What stands beside
-            it in the file is then left.
+        path: a safetensors file, or a file of torch.save, which is read with ``weights_only=True``.
+        state: which part of the file to take, if several fit: its keys with dots, or a word of these keys ("ema"). The other
+            parts of the file are left.
         shortcut_padding: "end" or "both", of option-A shortcuts, see `leanconv.models.resnet.PadShortcut`.
-        fresh_classifier: leave the last layer as it is, for a checkpoint of other classes.
+        fresh_classifier: keep the network's own last layer, for a checkpoint of other classes.
+
+    Returns:
+        `model`, or the network inside its wrapper, with the weights of the file.
 
     Raises:
-        FileError: it cannot be read without running code, or its tensors are not those of `model`, which stays as it was;
-            or it does not tell what you must say.
+        FileError: the file cannot be read without running code, its tensors are not those of `model`, or a setting is needed
+            that the file does not show. `model` is then unchanged.
         SettingError: shortcut_padding for a network that has no such shortcut, or a network on the meta device.
+
+    >>> from torch import nn
+    >>> torch.save({"state_dict": {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}}, "old.pt")
+    >>> load_checkpoint(nn.Linear(2, 1), "old.pt").weight.tolist()
+    [[1.0, 1.0]]
     """
     path = Path(path)
     check_bool("fresh_classifier", fresh_classifier)
@@ -92,15 +102,15 @@ def load_checkpoint(
 
 @dataclass
 class Fit:
-    """One way to read a state dict as the network's: which tensors go where, and what does not fit.
+    """One way to read a state dict as the network's: which tensors fill which entries, and what does not fit.
 
     Args:
         where: the keys that lead to the dict in the file, with dots.
-        label: the same and the prefix before its names.
+        label: `where` with the prefix of the dict's names.
         found: the tensors by our names.
-        theirs: the names they have behind the prefix.
-        metadata: PyTorch's notes on the modules behind the prefix.
-        inside, outside: names of the dict behind the prefix, and the others.
+        theirs: the names of these tensors in the file, without the prefix.
+        metadata: PyTorch's notes on the modules, by their names without the prefix.
+        inside, outside: names of the dict with the prefix, and all its other names.
         problem: the first thing that does not fit.
     """
 
@@ -116,7 +126,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Target:
-    """What is to be filled: the network's tensors, where each may stand, and those that stay as they are."""
+    """What is to be filled: the network's tensors, the names that each may have, and the tensors that are kept."""
 
     own: dict[str, Tensor]
     places: list[Place]
@@ -136,7 +146,7 @@ def _classifier(model: nn.Module) -> frozenset[str]:
 
 
 def _chosen(states: list[State], target: _Target, path: Path, state: str | None) -> Fit:
-    """The one place in the file where all tensors fit."""
+    """The one part of the file whose tensors all fit."""
     if not states:
         raise FileError(f"{path.name} holds no tensors by name; save the network's state dict alone with torch.save")
     fits = [fit for found in states for fit in _fits(found, target)]
@@ -154,7 +164,7 @@ def _chosen(states: list[State], target: _Target, path: Path, state: str | None)
     other = next((fit for fit in plain[1:] if not _equal(fit.found, first.found)), None)
     if other is not None:
         names = ", ".join(repr(fit.label) for fit in plain[:6])
-        raise FileError(f"{path.name} holds several networks that fit: {names}; say which: state={first.label!r}")
+        raise FileError(f"{path.name} holds several networks that fit: {names}; choose one with state={first.label!r}")
     return first
 
 
@@ -175,7 +185,7 @@ def _fits(state: State, target: _Target) -> Iterator[Fit]:
 
 
 def _prefixes(names: Mapping[str, str], wanted: list[Place]) -> list[str]:
-    """What may stand before all names: nothing, or what stands before one of the first, a middle and the last tensor's."""
+    """The possible prefixes of all names: none, and what precedes the first, a middle and the last tensor's name."""
     firm = [place for place in wanted if not COUNTERS.search(place.ours)]
     found = {""}
     for place in {firm[0], firm[len(firm) // 2], firm[-1]} if firm else ():
@@ -185,13 +195,13 @@ def _prefixes(names: Mapping[str, str], wanted: list[Place]) -> list[str]:
 
 
 def _without_others(fits: list[Fit]) -> list[Fit]:
-    """Those beside which stands nothing but other whole networks; the others get a problem."""
+    """The fits whose file holds nothing else but whole networks; all other fits get a problem."""
     for fit in fits:
         covered = {name for other in fits if other.where == fit.where for name in other.inside}
         rest = sorted(fit.outside - covered)
         if rest:
             fit.problem = (
-                f"has what this network does not take, {first_names(rest)}; build the network that it was saved from, or take "
+                f"has tensors that this network does not take, {first_names(rest)}; build the saved network, or take "
                 f"this part alone: state={fit.label!r}"
             )
     return [fit for fit in fits if fit.problem is None]
@@ -214,7 +224,7 @@ def _named(fits: list[Fit], state: str, path: Path) -> list[Fit]:
 def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
     """The tensors under our names, and the first thing that does not fit."""
     fit = Fit()
-    banks: dict[str, tuple[Tensor, Tensor]] = {}  # put together from the layers that use them, and which rows are there
+    banks: dict[str, tuple[Tensor, Tensor]] = {}  # assembled bases, and which rows are filled
     misfits: list[str] = []
     unshared: list[str] = []
     for place in target.places:
@@ -265,7 +275,7 @@ def _translated(state: dict[str, Tensor], target: _Target) -> Fit:
 
 
 def _shaped(tensor: Tensor, target: Tensor) -> Tensor | None:
-    """`tensor` in the shape of `target`, where only sides of length 1 at the end differ; None where it is another kind."""
+    """`tensor` in the shape of `target` if only trailing sides of length 1 differ; None if shape or kind differ more."""
     plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
     if not plain or tensor.is_floating_point() != target.is_floating_point() or tensor.is_complex():
         return None
@@ -279,13 +289,13 @@ def _misfit(ours: str, tensor: Tensor, target: Tensor) -> str:
     if tensor.shape == target.shape:
         return f"has {tensor.dtype} ({tensor.layout}) for {ours!r}, which this weight cannot be; save plain numbers"
     return (
-        f"has another shape: what belongs into {ours!r} has shape {tuple(tensor.shape)} and not {tuple(target.shape)}; build "
-        "the network with the settings it was trained with, or with fresh_classifier=True where only its classes are others"
+        f"has another shape: the tensor for {ours!r} has shape {tuple(tensor.shape)} and not {tuple(target.shape)}; build "
+        "the network with the settings it was trained with, or with fresh_classifier=True if only its classes differ"
     )
 
 
 def _tied(found: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
-    """Give a tensor that the network has under several names to all of them; yields where they would be different ones."""
+    """Give a tensor that the network holds under several names to all these names; yields an error for two different ones."""
     first: dict[int, str] = {}
     for name in own:
         if name in found and id(own[name]) not in first:
@@ -295,7 +305,7 @@ def _tied(found: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
         if source == name:
             continue
         if name in found and not _same(found[name], found[source]):
-            yield f"has different tensors for {source!r} and {name!r}, which are one in this network"
+            yield f"has different tensors for {source!r} and {name!r}, which are one tensor in this network"
         found[name] = found[source]
 
 
@@ -317,7 +327,7 @@ def _extra(fit: Fit, state: dict[str, Tensor]) -> Iterator[str]:
     }
     names = [name for name in rest if name not in repeated]
     if names:
-        yield f"has what this network does not take, {first_names(names)}; build the network that it was saved from"
+        yield f"has tensors that this network does not take, {first_names(names)}; build the network that it was saved from"
 
 
 def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

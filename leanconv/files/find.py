@@ -1,4 +1,4 @@
-"""Networks by name: leanconv's own, timm's and torchvision's, counted where that is quick."""
+"""Find networks by name: leanconv's, timm's and torchvision's, with their counts if few match."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ COUNTED = 25  # building a network to count it takes up to a second
 
 
 def find_models(pattern: str | None = None) -> list[dict[str, Any]]:
-    """Networks by name: leanconv's own, or with a pattern timm's and torchvision's too.
+    """List networks by name: leanconv's own, and with a pattern also timm's and torchvision's.
 
     Args:
         pattern: a name, a part of one, or a glob: ``timm/resnet*``.
 
     Returns:
-        for each its name, source, params, macs and input_size; None where it is not known, as for the networks of others when
-        more than `COUNTED` match.
-
+        a dict for each network with its name, source, params, macs and input_size. A value is None if it is not known, for
+        example for networks of timm when more than `COUNTED` match.
     >>> [row["name"] for row in find_models("*/resnet18")]
     ['timm/resnet18', 'torchvision/resnet18']
     """
@@ -33,7 +32,7 @@ def find_models(pattern: str | None = None) -> list[dict[str, Any]]:
 
 
 def _matching(pattern: str | None) -> list[tuple[str, str]]:
-    """(name, source) of what matches."""
+    """(name, source) of the networks that match."""
     own = [(entry.name, entry.source) for entry in list_models()]
     if pattern is None:
         return own
@@ -56,7 +55,7 @@ def _row(name: str, source: str, counted: bool) -> dict[str, Any]:
     try:
         model = open_without_weights(name)
         counts = count(model)
-    except LeanconvError:  # a network that does not build or run alone is still a name
+    except LeanconvError:  # list the name of a network that cannot be built or run alone, without its counts
         return row
     size = input_size_of(model)
     found = {"params": counts.params, "macs": counts.macs, "input_size": list(size) if size else None}

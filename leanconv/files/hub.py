@@ -1,4 +1,4 @@
-"""Lean networks on the Hugging Face Hub: the files of `leanconv.save` and a model card, through the hub's own mixin."""
+"""Lean networks on the Hugging Face Hub: the files of `leanconv.save` and a model card, through the Hub's own mixin."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from leanconv.models.create import rebuild_base
 
 
 class HubModel(ModelHubMixin):
-    """What huggingface_hub pushes and fetches: a network, and the text of a measured table for its card.
+    """What huggingface_hub uploads and downloads: a network, and the text of a measured table for its card.
 
     ``HubModel(lean).save_pretrained(dir)``, ``.push_to_hub(repo_id)`` and ``HubModel.from_pretrained(repo_id).network``
-    are the mixin's; `push_to_hub` and `from_pretrained` below are shorter.
+    come from the mixin; `push_to_hub` and `from_pretrained` below are shorter.
+
+    Args:
+        network: the network to upload, or the downloaded network.
+        measured: a measured table as text.
     """
 
     def __init__(self, network: nn.Module, measured: str | None = None) -> None:
@@ -34,7 +38,7 @@ class HubModel(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self.network, save_directory)
-        # the hub counts downloads by this file
+        # The Hub counts downloads by this file
         write_json(
             save_directory / "config.json",
             {"library": "leanconv", "version": __version__, "base": get_base(self.network)},
@@ -62,20 +66,21 @@ class HubModel(ModelHubMixin):
         return cls(load(path, model=network))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card: counts against the dense network, the measured table, the plan, and how to load it."""
+        """The card: counts beside those of the dense network, the measured table, the plan, and the code that loads it."""
         return ModelCard(card_text(self.network, self.measured))
 
 
 def push_to_hub(lean: nn.Module, repo_id: str, *, measured: object | None = None, **settings: Any) -> str:
-    """Upload `lean` with its plan and a generated card; the URL of the commit.
+    """Upload `lean` with its plan and a generated card; returns the URL of the commit.
 
     Args:
         repo_id: "user/name".
         measured: a table for the card, such as ``lc.summary(dense, lean)``.
-        settings: of `huggingface_hub.ModelHubMixin.push_to_hub`: private, token, branch, commit_message.
+        settings: settings of `huggingface_hub.ModelHubMixin.push_to_hub`: private, token, branch, commit_message.
 
     Raises:
         TieError, SettingError: as `leanconv.save`.
+        FileError: the Hub refused the upload or could not be reached.
     """
     with _hub_errors(repo_id, "pushed", "log in with `hf auth login`, or check the name"):
         url: str = HubModel(lean, None if measured is None else str(measured)).push_to_hub(repo_id, **settings)
@@ -83,28 +88,28 @@ def push_to_hub(lean: nn.Module, repo_id: str, *, measured: object | None = None
 
 
 def from_pretrained(repo_id: str | os.PathLike[str], *, model: nn.Module | None = None, **settings: Any) -> nn.Module:
-    """The network that `push_to_hub` uploaded, or that ``save_pretrained`` wrote to a folder, in eval mode.
+    """The network that `push_to_hub` uploaded, or that ``save_pretrained`` wrote to a folder; it is in eval mode.
 
     No code of the repository runs, and only its safetensors file is read.
 
     Args:
         repo_id: "user/name", or a folder.
-        model: the dense network, for one that is not built by name.
-        settings: of `huggingface_hub.ModelHubMixin.from_pretrained`: revision, token, cache_dir, local_files_only.
+        model: the dense network, if it is not built by name.
+        settings: settings of `huggingface_hub.ModelHubMixin.from_pretrained`: revision, token, cache_dir, local_files_only.
 
     Raises:
-        FileError: there is none, or it is not whole.
+        FileError: there is no such repository, or its file is damaged.
     """
     if os.path.isdir(repo_id):
         return load(repo_id, model=model)
-    with _hub_errors(repo_id, "had", "check the name, or that you are online"):
+    with _hub_errors(repo_id, "loaded", "check the name, or that you are online"):
         found: HubModel = HubModel.from_pretrained(os.fspath(repo_id), network=model, **settings)
     return found.network
 
 
 @contextmanager
 def _hub_errors(repo_id: str | os.PathLike[str], what: str, way_out: str) -> Iterator[None]:
-    """huggingface_hub's errors, all of them OSError or ValueError, in one line."""
+    """Turn huggingface_hub's errors, which are all OSError or ValueError, into a FileError of one line."""
     try:
         yield
     except LeanconvError:
@@ -115,7 +120,16 @@ def _hub_errors(repo_id: str | os.PathLike[str], what: str, way_out: str) -> Ite
 
 
 def card_text(lean: nn.Module, measured: str | None = None) -> str:
-    """The model card, as Markdown with its metadata in front."""
+    """The model card as Markdown, with its metadata in front.
+
+    Args:
+        lean: the network.
+        measured: a measured table as text.
+
+    >>> import leanconv as lc
+    >>> print(card_text(lc.create_model("resnet20")).splitlines()[-3])
+    Each shared tensor once; MACs for one image, 1 MAC = one multiply-add.
+    """
     base, plan, task = get_base(lean), plan_of(lean), get_task(lean)
     methods = sorted({group.method.label() for group in plan.groups}) if plan else []
     of = f"`{base['name']}`" if base else f"a {type(lean).__name__}"
@@ -157,7 +171,7 @@ def _counts(lean: nn.Module) -> list[str]:
         dense = rebuild_base(lean)
     except (LeanconvError, RuntimeError, NotImplementedError):  # a builder that computes with real numbers
         dense = None
-    if dense is not None and plan_of(dense) is None:  # a paper's own network has no dense one
+    if dense is not None and plan_of(dense) is None:  # a paper's own network has no dense network
         rows.insert(0, ("dense", count(dense, size)))
     lines = ["| | Parameters | MACs | Bytes |", "| --- | --: | --: | --: |"]
     for name, found in rows:

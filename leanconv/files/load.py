@@ -1,4 +1,4 @@
-"""Read a lean network back: no pickle, none of the training code, all or nothing."""
+"""Load a lean network from its file: without pickle, without the training code, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from leanconv.files.sparse import set_sparse, unpack
 from leanconv.files.values import warn_of_bad_values
 from leanconv.models.create import create_model
 
-# Keywords that would make a builder read or fetch files; a file must not be able to ask for that.
+# Keywords with which a builder would read or download files; a model file must not be able to ask for that.
 FORBIDDEN = {
     "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
     "weights_backbone", "pretrained_backbone", "default_cfg",
 }  # fmt: skip
-FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # that layers compute with
-# From each older format to the next one
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # the types with which layers compute
+# The function that turns each older format into the next format
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda info: info | {"task": None, "sparse": {}}
 }
@@ -46,17 +46,23 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
 
     Args:
         directory: the folder, or the safetensors file itself.
-        model: the dense network, for one that is not built by name: ``load(dir, model=MyNet())``.
+        model: the dense network, if it is not built by name: ``load(dir, model=MyNet())``.
 
     Raises:
-        FileError: the file is missing, broken, changed, foreign or of a newer version, or its tensors do not fit the network.
+        FileError: the file is missing, damaged, changed, not leanconv's or of a newer version, or its tensors do not fit the
+            network.
+
+    >>> import leanconv as lc
+    >>> folder = lc.save(lc.create_model("resnet20"), "plain")
+    >>> lc.load(folder).training
+    False
     """
     path = _file(directory)
     with reading(path):
         info, tensors, path = read_saved(path)
         if "detector" in info:
             raise FileError(f"{path.name} holds a detector; open it with leanconv.detect.load_detector")
-        # Shapes first, without memory: a file must not be able to ask for a network that it does not hold
+        # Compare the shapes first, without memory: a file must not be able to ask for a network that it does not hold
         if model is None:
             check_tensors(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
         elif info.get("plan") is not None:
@@ -77,7 +83,11 @@ def _file(directory: str | os.PathLike[str]) -> Path:
 
 
 def read_saved(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """The description and all tensors, tied ones under each of their names, of a saved network, and its file."""
+    """The description of a saved network, all its tensors (a tied tensor under each of its names), and the file.
+
+    Raises:
+        FileError: as `load`, for everything that the file alone shows.
+    """
     path = _file(directory)
     info, tensors = read_file(path)
     tensors = unpack(tensors, info.get("sparse", {}), path.name)
@@ -93,7 +103,11 @@ def read_saved(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
 
 
 def fill_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put the tensors, which `check_tensors` found to fit, into `model`."""
+    """Copy the tensors, which `check_tensors` accepted, into `model`.
+
+    Raises:
+        SettingError: `model` is on the meta device.
+    """
     refuse_meta(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
@@ -107,21 +121,27 @@ def network_of(
     tensors: int,
     how: Callable[[Callable[[], nn.Module]], nn.Module] = lambda build: build(),
 ) -> nn.Module:
-    """The network of the description, with the weights it starts with.
+    """The network that the description defines, with its initial weights.
 
     Args:
-        tensors: how many the file holds; building ends where it makes far more layers.
-        how: calls the builder, say on the meta device.
+        info: the description in the file.
+        model: the dense network, if the description does not name its builder.
+        path: the file, for errors.
+        tensors: the number of tensors in the file; the build stops if it makes far more layers.
+        how: calls the builder, for example on the meta device.
+
+    Raises:
+        FileError: the network cannot be built, or computes something else than the saved network.
     """
     try:
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
         with no_more_modules_than(tensors, path.name):
             base = unwrapped(model) if model is not None else how(lambda: _build(info.get("base"), path))
-            if plan is not None and not plan.groups:  # of older files; it kept everything
+            if plan is not None and not plan.groups:  # in older files; such a plan keeps all layers
                 set_plan(base, plan)
             # A paper's network is built lean and carries the plan already
             lean = base if plan is None or plan_of(base) == plan else convert(base, plan)
-        forms = info.get("forms")  # older files say it by what builds the network alone
+        forms = info.get("forms")  # older files give this only by the builder's settings
         if forms is not None and forms != hidden_settings(lean):
             raise FileError(
                 one_line(
@@ -137,14 +157,18 @@ def network_of(
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """leanconv's description and the tensors of a safetensors file."""
+    """leanconv's description and the tensors of a safetensors file.
+
+    Raises:
+        FileError: the file is missing, damaged, changed after it was saved, not leanconv's, or of a newer format.
+    """
     if not path.is_file():
         raise FileError(f"no {path.name} in {path.parent}; save one with lc.save(model, dir) or `leanconv train`")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except Exception as error:  # what safetensors and torch raise for a changed header is unbounded
+    except Exception as error:  # safetensors and torch may raise anything for a changed header
         raise FileError(
             one_line(f"{path.name} is not a whole safetensors file ({error}); save or copy it again")
         ) from error
@@ -192,7 +216,7 @@ def _build(base: Any, path: Path) -> nn.Module:
 
 
 def check_tensors(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise where the file's tensors are not those of the network."""
+    """Raise FileError if the file's tensors do not have the names, kinds and shapes of the network's tensors."""
     wanted = lean.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
@@ -213,12 +237,12 @@ def check_tensors(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
 
 
 def _same_kind(wanted: Tensor, found: Tensor) -> bool:
-    """Whether one may be saved for the other: real numbers in any precision, all others as they are."""
+    """Whether a tensor can fill an entry: real numbers may differ in precision, other types must be equal."""
     return found.dtype == wanted.dtype or (wanted.dtype in FLOATS and found.dtype in FLOATS)
 
 
 def refuse_meta(model: nn.Module) -> None:
-    """Raise SettingError for a network on the meta device: copying to it does nothing, and says nothing."""
+    """Raise SettingError for a network on the meta device: copying weights to it would silently do nothing."""
     held = (*model.named_parameters(), *model.named_buffers())
     name = next((name for name, tensor in held if not nn.parameter.is_lazy(tensor) and tensor.is_meta), None)
     if name is not None:

@@ -1,4 +1,4 @@
-"""What a checkpoint's tensors do not tell and its names do: how the network of its origin computes."""
+"""How the network of a checkpoint computes, where its tensors do not show it and their names do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from leanconv.models.resnet import PADDINGS, pad_shortcuts
 
 OCTAVE = re.compile(r"\.conv_[hl]2[hl]\.")
 DENSE = re.compile(r"(^|\.)transition_layer_\d\.")
-# The widespread code for three stages (Idelbayev's) calls the classifier so, and has no tensors in its shortcuts
+# The widespread code for three stages (Idelbayev's) has this name for the classifier, and no tensors in its shortcuts
 THREE_STAGES = re.compile(r"^linear\.")
 
 
 def hidden_settings(model: nn.Module) -> dict[str, Any]:
-    """The settings of `model` that its tensors do not show, such as how shortcuts pad; a file of it says the same."""
+    """The settings of `model` that its tensors do not show, such as the padding of shortcuts; its file holds them too.
+
+    >>> import leanconv as lc
+    >>> hidden_settings(lc.create_model("resnet32"))
+    {'shortcut_padding': 'end'}
+    """
     found: dict[str, Any] = {}
     paddings = {shortcut.padding for _, shortcut in pad_shortcuts(model)}
     downs = {module.down for module in model.modules() if isinstance(module, OctaveDown)}
@@ -34,7 +39,7 @@ def hidden_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def check_padding(model: nn.Module, asked: str | None) -> None:
-    """Raise SettingError where `asked` is no padding of option-A shortcuts, or the network has none."""
+    """Raise SettingError if `asked` is no padding of option-A shortcuts, or if the network has no such shortcut."""
     if asked is not None and asked not in PADDINGS:
         raise SettingError(f"shortcut_padding={asked!r} must be 'end' or 'both'")
     if asked is not None and not pad_shortcuts(model):
@@ -47,11 +52,14 @@ def origin_of(
     """The settings with which `model` computes what the network of a checkpoint with these `names` computed.
 
     Args:
-        noted: PyTorch's notes on each module of that network; leanconv's own state dicts say there how shortcuts pad.
-        asked: the caller's word on the padding of option-A shortcuts.
+        model: the network to be filled.
+        names: the names of the checkpoint's tensors.
+        noted: PyTorch's notes on each module of the checkpoint; leanconv's own state dicts note the padding of shortcuts.
+        file: the name of the file, for errors.
+        asked: the padding of option-A shortcuts that the caller gives.
 
     Raises:
-        FileError: nothing tells how shortcuts pad, or two things tell otherwise.
+        FileError: nothing shows how shortcuts pad, or two things contradict each other.
     """
     found: dict[str, Any] = {}
     if pad_shortcuts(model):
@@ -64,7 +72,7 @@ def origin_of(
 
 
 def set_origin_(model: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Give `model` what `origin_of` found, and write it into what builds the network again, if it was built by name."""
+    """Apply the settings that `origin_of` found to `model`, and to the record of how it is built, if it was built by name."""
     for _, shortcut in pad_shortcuts(model):
         shortcut.padding = settings["shortcut_padding"]
     if "down" in settings:
@@ -84,25 +92,25 @@ def _padding(model: nn.Module, names: Collection[str], noted: Mapping[str, Any],
     told = _told(model, names, noted)
     if asked is None and built is not None and told is not None and built != told:
         raise FileError(
-            f"{file} was trained with shortcuts that pad at {told!r}, as its names tell, and this network was built with "
+            f"{file} was trained with shortcuts that pad at {told!r}, as its names show, and this network was built with "
             f"shortcut_padding={built!r}; leave that out, or give shortcut_padding to the load"
         )
     padding = asked or told or built
     if padding is None:
         raise FileError(
-            f"{file} does not tell how its option-A shortcuts pad new channels, and the two ways compute different things: "
+            f"{file} does not tell how its option-A shortcuts pad new channels, and the two ways differ: "
             "'both' is half of them on each side (the widespread CIFAR code, the filter bases' release), 'end' all behind "
-            "(He et al.'s, leanconv's own); say shortcut_padding='both' or 'end', in the network's settings or to the load"
+            "(He et al.'s, leanconv's own); give shortcut_padding='both' or 'end', in the network's settings or to the load"
         )
     return str(padding)
 
 
 def _told(model: nn.Module, names: Collection[str], noted: Mapping[str, Any]) -> str | None:
-    """How the checkpoint's shortcuts pad, by leanconv's own notes or by the names of a release."""
+    """How the checkpoint's shortcuts pad, from leanconv's own notes or from the names of a release; None if unknown."""
     notes = {noted.get(name, {}).get("padding") for name, _ in pad_shortcuts(model)}
     if len(notes) == 1 and notes <= set(PADDINGS):
         return str(notes.pop())
     if set(noted) == {name for name, _ in model.named_modules()}:
-        return "end"  # our own classes, module by module, before they noted it
+        return "end"  # leanconv's own classes, module by module, from before they noted the padding
     released = any(FILTER_BASES.search(name) for name in names) or any(THREE_STAGES.search(name) for name in names)
     return "both" if released else None

@@ -1,8 +1,8 @@
-"""The names that a network's tensors have in the releases of the papers, and what those networks do otherwise than ours.
+"""The names that a network's tensors have in the releases of the papers.
 
-Looked up in the public releases as of 2026: Tied Block Convolution (three layers), SPConv (ResNet-50), the filter bases
-(CIFAR and ImageNet networks), soft sharing (SWRN), and the PyTorch rebuild of Octave Convolution. Nothing of them is copied.
-What a single layer is called there, the layer says itself (`leanconv.core.release`); here are the names of whole networks.
+The names come from the public releases as of 2026: Tied Block Convolution (three layers), SPConv (ResNet-50), the filter bases
+(CIFAR and ImageNet networks), soft sharing (SWRN), and the PyTorch version of Octave Convolution. No code of them is copied.
+Each operator gives the names of its own layer (`leanconv.core.release`); this file gives the names of whole networks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Rename = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def _less(text: str) -> Callable[[re.Match[str]], str]:
-    """`text` with the groups of a match, numbers counted from 0 in place of 1."""
+    """A function of a match that formats `text` with the match's groups, whose numbers then count from 0, not from 1."""
     return lambda match: text.format(*(int(group) - 1 for group in match.groups()))
 
 
-# The layers of a dense block that is a list: normalise, ReLU, convolve, twice
+# The layers of a dense block that is a list: normalisation, ReLU and convolution, twice
 DENSE_PARTS = {part: f"residual_function.{n}" for part, n in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 5))}
 DENSE_BLOCKS: tuple[tuple[str, dict[str, str]], ...] = (
     ("features.dense_block_layer_{}.bottle_neck_layer_{}.", {"norm1": "bn0", "norm2": "bn1"}),
@@ -36,7 +36,7 @@ DENSE_BLOCKS: tuple[tuple[str, dict[str, str]], ...] = (
 
 
 def _dense_net(block: str, parts: dict[str, str]) -> tuple[Rename, ...]:
-    """The filter bases' DenseNet: the last block of the dense one is called otherwise, its layers are lists."""
+    """The filter bases' DenseNet: the last block has another name in the dense network, and its layers are lists."""
     return (
         (r"^features\.conv0\.", "conv1."),
         (r"^features\.norm5\.", "features.bn."),
@@ -48,7 +48,8 @@ def _dense_net(block: str, parts: dict[str, str]) -> tuple[Rename, ...]:
     )
 
 
-# Conventions of whole networks, ours first; all lines of one are applied in turn. Where one changes nothing it has no name.
+# Naming conventions of whole networks, ours first. All lines of a convention are applied in turn. A convention that changes
+# no name adds no name.
 CONVENTIONS: tuple[tuple[Rename, ...], ...] = (
     ((r"\bdownsample\.", "shortcut."),),
     ((r"\bshortcut\.", "downsample."),),
@@ -91,7 +92,14 @@ CONVENTIONS: tuple[tuple[Rename, ...], ...] = (
 
 
 def places(model: nn.Module) -> list[Place]:
-    """Where each tensor of `model` may stand; a shared one once for every layer that uses it."""
+    """The names that each tensor of `model` may have in a release; a shared tensor appears once for each layer that uses it.
+
+    >>> from torch import nn
+    >>> from collections import OrderedDict
+    >>> place = places(nn.Sequential(OrderedDict(fc=nn.Linear(2, 1))))[0]
+    >>> place.ours, place.theirs[:3]
+    ('fc.weight', ('fc.weight', 'linear.weight', 'classifier.weight'))
+    """
     return [replace(place, theirs=_renamed(place.theirs)) for place in _plain(model)]
 
 
@@ -106,7 +114,7 @@ def _renamed(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _plain(model: nn.Module) -> Iterator[Place]:
-    """The places before the conventions of whole networks."""
+    """The places before the naming conventions of whole networks."""
     owners = {id(module): name for name, module in model.named_modules()}
     seen: Counter[str] = Counter()
     covered: set[str] = set()

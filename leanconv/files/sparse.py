@@ -15,12 +15,12 @@ from leanconv.core.errors import FileError
 from leanconv.core.record import get_record, set_record
 from leanconv.core.wrappers import unwrapped
 
-MOST_SIDES = 8  # of a tensor
-VALUES, MASK = ".nonzero", ".mask"  # after a tensor's name
+MOST_SIDES = 8  # the largest number of dimensions of a tensor
+VALUES, MASK = ".nonzero", ".mask"  # follow a tensor's name
 
 
 def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Note that these state dict entries of `model` are to be stored without their zeros.
+    """Record that these state dict entries of `model` are stored without their zeros.
 
     Raises:
         SettingError: `names` is a text and not a sequence of names.
@@ -31,12 +31,19 @@ def set_sparse(model: nn.Module, names: tuple[str, ...]) -> None:
 
 
 def get_sparse(model: nn.Module) -> tuple[str, ...]:
-    """What `set_sparse` noted."""
+    """The names that `set_sparse` recorded."""
     return get_record(unwrapped(model)).sparse
 
 
 def pack(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """The tensors with those of `names` packed, and the shapes of these."""
+    """The tensors, and the shapes of the packed tensors; the tensors of `names` are packed into values and a mask.
+
+    >>> out, shapes = pack({"weight": torch.tensor([0.0, 3.0])}, ("weight",))
+    >>> out["weight.nonzero"].tolist(), shapes
+    ([3.0], {'weight': [2]})
+    >>> unpack(out, shapes, "model.safetensors")["weight"].tolist()
+    [0.0, 3.0]
+    """
     out = {name: tensor for name, tensor in tensors.items() if name not in names}
     shapes = {}
     for name in names:
@@ -49,13 +56,18 @@ def pack(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[dict[st
 
 
 def unpack(tensors: Mapping[str, Tensor], shapes: Any, file: str) -> dict[str, Tensor]:
-    """What `pack` was given.
+    """The tensors before `pack`.
+
+    Args:
+        tensors: the packed tensors.
+        shapes: the shapes that `pack` returned.
+        file: the name of the file, for errors.
 
     Raises:
         FileError: a part is missing, or the parts do not fit each other.
     """
     if not isinstance(shapes, dict):
-        raise FileError(f"{file}: its sparse tensors are {shapes!r} and not names to shapes; save it again")
+        raise FileError(f"{file}: its sparse tensors are {shapes!r}, not shapes by name; save it again")
     out = dict(tensors)
     for name, shape in shapes.items():
         values, bits = out.pop(name + VALUES, None), out.pop(name + MASK, None)
@@ -70,7 +82,7 @@ def unpack(tensors: Mapping[str, Tensor], shapes: Any, file: str) -> dict[str, T
         if int(mask.sum()) != values.numel():
             raise FileError(f"{file}: {name!r} has {values.numel()} values for {int(mask.sum())} places; save it again")
         if name in out:
-            raise FileError(f"{file}: {name!r} is stored whole and without its zeros too; save it again")
+            raise FileError(f"{file}: {name!r} is stored twice, with and without its zeros; save it again")
         tensor = values.new_zeros(count)
         tensor[mask] = values.flatten()
         out[name] = tensor.reshape(shape)

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: state dicts, wherever they stand in it."""
+"""Find the state dicts in a checkpoint file, at any depth."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
 
-DEEPEST, MOST = 6, 1000  # levels of dicts looked into, and dicts in all
-INFLATED = 20  # times its size that a zip file may unpack to; torch does not compress
+DEEPEST, MOST = 6, 1000  # searched levels of dicts, and dicts in all
+INFLATED = 20  # a zip file may unpack to at most this many times its size; torch does not compress
 WAY_OUT = "cannot be read without running its code, or at all; save the network's state dict alone with torch.save"
-# Parts that wrappers add to names and that no layer is called by
+# Parts that wrappers add to names; no layer has such a name
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-# What tools leave among the tensors: averages count their steps, thop its operations, PyTorch its batches
+# Counters that tools leave among the tensors: averaging counts steps, thop counts operations, PyTorch counts batches
 COUNTERS = re.compile(r"(^|\.)(n_averaged|total_ops|total_params|num_batches_tracked)$")
 
 
@@ -32,8 +32,9 @@ class State:
     """Tensors by name.
 
     Args:
-        where: the keys that lead to them in the file, with dots; "" at its root.
-        metadata: what PyTorch notes for each module, by its name.
+        where: the keys that lead to the tensors in the file, with dots; "" at the file's root.
+        tensors: the tensors by their names.
+        metadata: PyTorch's notes on each module, by the module's name.
     """
 
     where: str
@@ -42,7 +43,7 @@ class State:
 
 
 def read_states(path: Path) -> list[State]:
-    """Every dict of a checkpoint that holds tensors by name.
+    """All dicts of a checkpoint file that hold tensors by name.
 
     Raises:
         FileError: the file is missing, broken, or cannot be read without running code.
@@ -60,7 +61,7 @@ def read_states(path: Path) -> list[State]:
                 raise FileError(
                     f"{path.name} unpacks to {size:,} bytes, which torch.save does not write; fetch it again"
                 )
-        with warnings.catch_warnings():  # of torch, about files of its older versions
+        with warnings.catch_warnings():  # torch warns of files of its older versions
             warnings.simplefilter("ignore")
             found: Any = _loaded(path)
         return list(_states(found))
@@ -72,7 +73,7 @@ def _loaded(path: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "weights_only" not in str(error):
             raise
-        # torch's text advises to run the file's code
+        # torch's message advises to run the file's code
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds {foreign[1]}" if foreign else "is cut short or foreign"
         raise FileError(f"{path.name} {what} and {WAY_OUT}") from error
@@ -81,12 +82,12 @@ def _loaded(path: Path) -> Any:
 def _safetensors(path: Path) -> State:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        same = file.metadata() or {}  # safetensors' save_model notes there which names it left out as another's tensor
+        same = file.metadata() or {}  # save_model of safetensors notes here the names of tied tensors
     return State("", tensors | {name: tensors[first] for name, first in same.items() if first in tensors})
 
 
 def _states(found: Any) -> Iterator[State]:
-    """Breadth first, so that a file's own state dict comes before what stands deeper."""
+    """The states breadth first, so that a file's own state dict comes before deeper dicts."""
     level: list[tuple[str, Any]] = [("", found)]
     seen: set[int] = set()
     for _ in range(DEEPEST):
@@ -104,5 +105,9 @@ def _states(found: Any) -> Iterator[State]:
 
 
 def without(name: str, parts: tuple[str, ...]) -> str:
-    """A dotted name without these parts."""
+    """A dotted name without these parts.
+
+    >>> without("_orig_mod.conv1.weight", WRAPPERS)
+    'conv1.weight'
+    """
     return ".".join(part for part in name.split(".") if part not in parts)

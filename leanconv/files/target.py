@@ -1,4 +1,4 @@
-"""A network by name or by folder: ``resnet20``, ``basis_resnet56(bases=2)``, ``timm/resnet50``, ``runs/split``."""
+"""Open a network by name or by folder: ``resnet20``, ``basis_resnet56(bases=2)``, ``timm/resnet50``, ``runs/split``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def is_saved(target: str) -> bool:
 
 
 def parse_target(target: str) -> tuple[str, dict[str, Any]]:
-    """A network's name and settings, from ``basis_resnet56(bases=2)``; read as syntax and never evaluated.
+    """A network's name and settings, from ``basis_resnet56(bases=2)``; the text is parsed and never evaluated.
 
     Raises:
-        SettingError: not a name, or a name with keywords in brackets.
+        SettingError: the text is not a name, or not a name with keywords in brackets.
+
+    >>> parse_target("basis_resnet56(bases=2)")
+    ('basis_resnet56', {'bases': 2})
     """
     if "(" not in target:
         return target, {}
@@ -35,11 +38,19 @@ def parse_target(target: str) -> tuple[str, dict[str, Any]]:
 def open_target(
     target: str, *, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None
 ) -> nn.Module:
-    """A network by name, with settings in brackets or without, or the one saved in a folder.
+    """The network of a name, with or without settings in brackets, or the network saved in a folder.
+
+    Args:
+        target: the name or the folder.
+        pretrained: load the weights that timm or torchvision offers.
+        num_classes, in_chans: settings of the builder; settings in brackets replace them.
 
     Raises:
-        SettingError: an unknown name or setting, or a folder together with a setting that only building takes.
-        FileError: the folder holds no network of leanconv's.
+        SettingError: the name or a setting is unknown, or a folder is given together with `pretrained`.
+        FileError: the folder holds no network of leanconv.
+
+    >>> open_target("resnet20", num_classes=5).fc.out_features
+    5
     """
     if not is_saved(target):
         name, settings = parse_target(target)
@@ -47,10 +58,10 @@ def open_target(
         settings = {key: value for key, value in given.items() if value is not None} | settings
         return create_model(name, pretrained, **settings)
     if pretrained:
-        raise SettingError(f"--pretrained is for networks by name; {target} is a folder and brings its weights")
+        raise SettingError(f"--pretrained is for networks by name; the folder {target} holds its own weights")
     return load(Path(target).expanduser())
 
 
 def open_without_weights(target: str) -> nn.Module:
-    """The same on the meta device, where nothing is allocated or computed."""
+    """The network of `target`; by name it is built on the meta device, where nothing is allocated or computed."""
     return open_target(target) if is_saved(target) else built_on_meta(lambda: open_target(target))

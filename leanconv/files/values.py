@@ -1,4 +1,4 @@
-"""Numbers that no trained network holds."""
+"""Find values that no trained network holds: NaN, infinity and negative variances."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ VARIANCE = "running_var"
 
 
 def bad_values(tensors: Mapping[str, Tensor]) -> str | None:
-    """What is wrong with the first of these tensors that computes NaN; None where none does.
+    """What is wrong with the first tensor that makes the network output NaN; None if all are fine.
 
-    NaN anywhere, a negative variance of a norm, and infinity but for buffers such as masks of attention.
+    NaN is always wrong, and so is a negative variance of a normalisation layer. Infinity is wrong, except in buffers such as
+    attention masks.
+
+    >>> bad_values({"fc.weight": torch.tensor([1.0, float("nan")])})
+    "'fc.weight' holds NaN"
     """
     real = {name: t for name, t in tensors.items() if t.is_floating_point() and not t.is_meta and t.numel()}
     if not real or _healthy(real):
@@ -33,17 +37,17 @@ def bad_values(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _healthy(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether all sums are finite and no variance is negative: one pass, and one answer for all."""
+    """Whether all sums are finite and no variance is negative: one pass over the tensors, and one answer for all."""
     sums = [tensor.sum(dtype=torch.float32).cpu() for tensor in tensors.values()]
     least = [tensor.min().float().cpu() for name, tensor in tensors.items() if name.endswith(VARIANCE)]
     return bool(torch.stack(sums).isfinite().all()) and (not least or bool(torch.stack(least).min() >= 0))
 
 
 def warn_of_bad_values(tensors: Mapping[str, Tensor], file: str) -> None:
-    """Warn where `bad_values` finds something in what was read from `file`."""
+    """Warn if `bad_values` finds something in the tensors that were read from `file`."""
     with torch.no_grad():
         found = bad_values(tensors)
     if found is not None:
         warnings.warn(
-            f"{file}: {found}; the network will answer NaN: take an earlier checkpoint", LeanconvWarning, stacklevel=3
+            f"{file}: {found}; the network will output NaN; take an earlier checkpoint", LeanconvWarning, stacklevel=3
         )

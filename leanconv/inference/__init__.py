@@ -1,1 +1,1 @@
-"""Lean networks at inference: norms folded, parallel convolutions merged, each layer in the form that is fastest here."""
+"""Optimise networks for inference: fold normalisation layers, merge parallel convolutions, choose each layer's fastest form."""

@@ -1,4 +1,4 @@
-"""Which form of a layer is fastest on this device: measured once, and remembered."""
+"""Find the fastest form of a layer on this device: measure once, and remember the times."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ from leanconv.timing.store import TimeStore
 def times_of(
     layer: nn.Module, forms: Forms, example: Tensor, runtime: str, threads: int, store: TimeStore
 ) -> dict[str, float]:
-    """Milliseconds of each of `forms`, from `store` where they were measured before."""
+    """Milliseconds for one call of each of `forms`, from `store` if they were measured before.
+
+    Args:
+        layer: the layer, whose type and settings are part of the store's key.
+        forms: name -> the function that builds the form.
+        example: an input of the layer.
+        runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
+        threads: CPU threads.
+        store: earlier times; new times are added.
+    """
     return remembered(f"{type(layer).__name__} {signature(layer)}", forms, example, runtime, threads, store)
 
 
 def signature(layer: nn.Module) -> str:
-    """What a layer computes with, without where it stands: layers with the same one take the same time."""
+    """The layer's type and settings as text, without its place in the network; equal texts mean equal times.
+
+    >>> signature(nn.ReLU(inplace=True))
+    'inplace=True'
+    """
     if isinstance(layer, Branches):
         return " + ".join(signature(conv) for conv in layer.convs)
     if isinstance(layer, ConvOp):

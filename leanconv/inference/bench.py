@@ -1,4 +1,4 @@
-"""How fast networks are here: as they are and optimized, in every runtime, all measured side by side."""
+"""Time networks on this machine, unchanged and optimized, in every runtime, all measured side by side."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ from leanconv.timing.race import AS_IS, Entry, Form, Made, as_it_is, race
 from leanconv.timing.summary import names_of
 
 OPTIMIZED, IN_PARTS = "optimized", "optimized in parts"
-CHOOSES = {"openvino": "openvino"}  # what forms are measured with; elsewhere eager, as compiling each takes long
+CHOOSES = {
+    "openvino": "openvino"
+}  # the runtime that measures forms; otherwise eager, as compiling every form takes long
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Network = nn.Module | Callable[[], nn.Module]  # a network, or what builds it
+Network = nn.Module | Callable[[], nn.Module]  # a network, or the function that builds it
 Say = Callable[[str], None]
 
 
@@ -43,7 +45,7 @@ class BenchResult(Result):
     """Measured times: a row for each batch, network, runtime and form.
 
     Args:
-        summary: what was measured, as a file of ``results/`` has it: the machine, the settings and the rows.
+        summary: the measurement as a file of ``results/`` has it: the machine, the settings and the rows.
     """
 
     summary: dict[str, Any]
@@ -83,31 +85,32 @@ def bench(
     progress: Say = lambda text: None,
     command: str = "leanconv.bench(...)",
 ) -> BenchResult:
-    """Time networks as they are and optimized for this device, in each runtime, all interleaved.
+    """Time networks, unchanged and optimized for this device, in each runtime, all interleaved.
 
-    Ratios are to the fastest entry of the first network: its best against the best of the others. What fails is a row that
-    says why, and the others are timed. The networks themselves are not touched: copies are timed.
+    Ratios compare each network's fastest entry with the first network's fastest entry. An entry that fails becomes a row
+    with the reason, and the others are timed. The networks themselves are not changed: copies are timed.
 
         result = lc.bench({"dense": model, "tied": lean}, runtimes=("eager", "openvino"), batch=(1, 16))
         result.table()                   # shown in a notebook; print(result) elsewhere
         result.report("latency.html")
 
     Args:
-        models: networks by name, or what builds them; the first is what the others are compared with.
-        methods: each network is timed under each of them; None leaves it as it is. The first convolution stays dense.
+        models: networks by name, or the functions that build them; the others are compared with the first.
+        methods: each network is timed under each method; None leaves it unchanged. The first convolution stays dense.
         where, exclude: which convolutions the methods convert, see `leanconv.plan`.
-        runtimes: of eager, compile, onnxruntime and openvino; "all" takes those that are installed.
-        batch: images a call, or several such numbers.
-        input_size: (channels, height, width); default: what the networks were made for.
+        runtimes: some of eager, compile, onnxruntime and openvino; "all" takes all that are installed.
+        batch: images in a call, or several such numbers.
+        input_size: (channels, height, width); default: the networks' own input size.
         precision: fp32, bf16 or fp16.
+        device: "cpu" or "cuda".
         threads: CPU threads; None leaves torch's setting.
-        seconds: of measuring for each batch.
-        progress: called with a line about what is done now.
-        command: what the result says that it was made by.
+        seconds: seconds of measurement for each batch size.
+        progress: called with a line about the current step.
+        command: the command that the result names as its origin.
 
     Raises:
-        SettingError: no network could be built, a name stands for two, the networks are made for different sizes, or a
-            setting is not one of those above.
+        SettingError: no network could be built, two networks have the same name, the networks have different input sizes,
+            or a setting is not one of those above.
     """
     check_choice("precision", precision, tuple(PRECISIONS))
     batches = (batch,) if isinstance(batch, int) else tuple(batch)
@@ -140,10 +143,10 @@ def bench(
 
 
 class Optimized:
-    """The form that `leanconv.optimize` gives, for `leanconv.timing.race.race`.
+    """Brings a network into the form that `leanconv.optimize` gives, for `leanconv.timing.race.race`.
 
-    Where it cannot trace the whole network, the entry is called "optimized in parts", and that for "optimized" says why.
-    Runtimes that choose their forms alike share one optimized network.
+    If `optimize` cannot trace the whole network, the entry has the name "optimized in parts", and the entry "optimized"
+    gives the reason. Runtimes that choose forms in the same way share one optimized network.
     """
 
     def __init__(self) -> None:
@@ -175,7 +178,7 @@ def _named(models: nn.Module | Sequence[nn.Module] | Mapping[str, Network]) -> M
 def _built(
     models: Mapping[str, Network], methods: Sequence[Method | None], where: Where, exclude: tuple[str, ...]
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Every network under every method; and those that could not be built, with the reason."""
+    """Every network under every method, and the networks that could not be built, with the reason."""
     networks: dict[str, nn.Module] = {}
     unbuilt: dict[str, str] = {}
     first: LeanconvError | None = None
@@ -206,17 +209,17 @@ def _size_of(networks: Mapping[str, nn.Module]) -> InputSize:
     size = found.pop() if len(found) == 1 else None
     if size is None:
         raise SettingError(
-            f"the networks are made for images of {found or 'no known size'}; say which with --input-size (input_size)"
+            f"the networks are made for images of {found or 'no known size'}; choose one with --input-size (input_size)"
         )
     return size
 
 
 def _counts(name: str, model: nn.Module, size: InputSize, dtype: torch.dtype, say: Say) -> dict[str, Any]:
-    """Counted in the dtype that it was timed in."""
+    """The counts, in the dtype of the measurement."""
     own = copied(model).to(dtype=dtype)
     try:
         return count(own, size).to_json()
-    except LeanconvError as error:  # it asks for what the measurement has and a count has not
+    except LeanconvError as error:  # the network needs something that a count does not provide
         say(f"{name}: MACs are not known: {error}")
     tensors = unique([*own.parameters(), *own.buffers()])
     return {

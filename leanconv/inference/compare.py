@@ -1,4 +1,4 @@
-"""Whether two networks give the same: in structure, in kind, and in value, equal NaN and infinities included."""
+"""Compare the outputs of two networks: structure, kinds and values, with NaN and infinities in equal places."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 
-EXACT = 1e-6  # of the largest value, between two ways to compute the same in float64
-# Of the largest value, what a dtype may lose by computing in another order. Low precision rounds its weights too.
+EXACT = 1e-6  # part of the largest value, between two ways to compute the same function in float64
+# Part of the largest value that a dtype may lose by another order of operations. Low precision also rounds its weights.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-TIMES = 8.0  # as much error as the network has itself in its dtype
-LEAST = 1e-6  # values no larger than this are held against it, or nothing would equal a zero
+TIMES = 8.0  # allowed error, as a multiple of the network's own error in its dtype
+LEAST = 1e-6  # the smallest value to compare with; otherwise nothing would equal a zero
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is from another.
+    """How much one output differs from another.
 
     Args:
-        error: the largest difference between finite values; infinite where `reason` says more.
-        largest: the largest finite value of the output that it is held against.
+        error: the largest difference between finite values; infinite if there is a `reason`.
+        largest: the largest finite value of the output that it is compared with.
         reason: another structure, shape or kind; other whole numbers or booleans; NaN or infinity in another place.
+
+    >>> difference(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])).error
+    0.5
+    >>> print(difference(torch.zeros(2), torch.zeros(3)))
+    shape (2,) in place of (3,)
     """
 
     error: float = 0.0
@@ -41,7 +46,11 @@ class Difference:
 
 
 def leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Every tensor, number, string and None in what a network returned, with where it stands."""
+    """Every tensor, number, string and None in a network's output, with its place in the output.
+
+    >>> list(leaves({"boxes": [1, 2]}))
+    [("['boxes'][0]", 1), ("['boxes'][1]", 2)]
+    """
     if isinstance(value, Mapping):
         inside: list[tuple[str, object]] = [(f"[{key!r}]", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
@@ -57,7 +66,7 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
 
 
 def difference(found: object, expected: object) -> Difference:
-    """How far `found` is from `expected`: floating values by how much, all others exactly."""
+    """The difference between `found` and `expected`: floating-point values numerically, all others exactly."""
     mine, theirs = list(leaves(found)), list(leaves(expected))
     if [where for where, _ in mine] != [where for where, _ in theirs]:
         return _other(f"{_shape_of(found)} in place of {_shape_of(expected)}")
@@ -85,7 +94,7 @@ def _between(found: object, expected: object) -> Difference:
         found, expected = torch.view_as_real(found), torch.view_as_real(expected)
     if not found.is_floating_point():
         wrong = int((found.to(expected.device) != expected).sum())
-        return _other(f"{wrong} of {expected.numel()} values of {expected.dtype} are others") if wrong else Difference()
+        return _other(f"{wrong} of {expected.numel()} values of {expected.dtype} differ") if wrong else Difference()
     found, expected = found.to(expected.device, torch.float64), expected.double()
     finite = expected.isfinite()
     if not torch.equal(finite, found.isfinite()) or not torch.equal(
@@ -98,18 +107,24 @@ def _between(found: object, expected: object) -> Difference:
 
 
 def coarsest(tensors: Iterable[Tensor]) -> float:
-    """What the least precise dtype among `tensors` may lose."""
+    """The rounding that the least precise dtype among `tensors` allows, as a part of the largest value.
+
+    >>> coarsest([torch.zeros(1), torch.zeros(1, dtype=torch.float16)])
+    0.02
+    """
     return max((ROUNDING.get(tensor.dtype, 0.0) for tensor in tensors), default=0.0)
 
 
 def rounds_alike(found: object, reference: object, exact: object, allowed: float = 0.0) -> bool:
-    """Whether `found` is as near to `exact` as `reference`, both computed in one dtype, up to a few times its rounding.
+    """Whether `found` is as near to `exact` as `reference`, up to a few times the rounding; both have the same dtype.
 
-    Where `reference` overflows, anything goes; where it does not, `found` may not either. Whole numbers and booleans may
-    turn on a rounding; they are not looked at here.
+    Values at which `reference` overflows are not compared; at all other values `found` must be finite. Whole numbers and
+    booleans are not compared, because a rounding may change them.
 
     Args:
-        allowed: at least this part of the largest value; what the outputs' own dtype may lose is allowed anyhow.
+        found, reference: two outputs in the same dtype.
+        exact: the output in float64.
+        allowed: accept at least this part of the largest value; the rounding of the outputs' dtype is accepted anyway.
     """
     triples = zip(leaves(found), leaves(reference), leaves(exact), strict=True)
     return all(_rounds_alike(mine, own, true, allowed) for (_, mine), (_, own), (_, true) in triples)
@@ -130,7 +145,11 @@ def _rounds_alike(found: Any, reference: Any, exact: Any, allowed: float) -> boo
 
 
 def same_kind(found: object, expected: object) -> bool:
-    """Whether both have the same structure, shapes and kinds of numbers, whatever the values."""
+    """Whether both have the same structure, shapes and kinds of numbers; values are not compared.
+
+    >>> same_kind(torch.zeros(2), torch.ones(2)), same_kind(torch.zeros(2), [torch.zeros(2)])
+    (True, False)
+    """
 
     def blank(value: object) -> list[tuple[str, object]]:
         return [(where, torch.zeros_like(leaf) if isinstance(leaf, Tensor) else leaf) for where, leaf in leaves(value)]
@@ -139,15 +158,27 @@ def same_kind(found: object, expected: object) -> bool:
 
 
 def steady(again: Difference, output: object) -> bool:
-    """Whether two calls of a network on one input give the same but for the order of sums, which some devices do not fix."""
+    """Whether two calls on one input give equal outputs, up to the order of sums, which some devices do not fix.
+
+    Args:
+        again: the difference between the second output and the first.
+        output: the first output, whose dtypes give the rounding.
+    """
     return again.within(max(EXACT, coarsest(leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor))))
 
 
 def refuse_unsteady(network: nn.Module, again: Difference, output: object) -> None:
-    """Raise SettingError for a network whose second output on one input is not its first: nothing can be compared with it."""
+    """Raise SettingError for a network whose second output on one input differs from its first.
+
+    Nothing can be compared with such a network.
+
+    Args:
+        network: named in the error.
+        again, output: as for `steady`.
+    """
     if not steady(again, output):
         raise SettingError(
-            f"{type(network).__name__} itself gives another output each time it is called on one input ({again}): it draws "
+            f"{type(network).__name__} itself gives another output each time it is called on one input ({again}); it draws "
             "random numbers, or keeps a state, in forward; switch that off in eval mode"
         )
 

@@ -1,4 +1,4 @@
-"""Norms into the convolutions before them."""
+"""Find normalisation layers directly after convolutions, to fold them into these convolutions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from leanconv.inference.graph import given, module_of
 
 @dataclass
 class Folded:
-    """Which norms of a module were taken out of its graph. All names are those of the module itself.
+    """The normalisation layers that were taken out of a module's graph. All names are those of the module itself.
 
     Args:
-        behind: a convolution's name -> the norms that stood behind it, in their order.
-        moved: a layer's name in the graph -> where it stands in the module, for layers that took a norm's place.
+        behind: a convolution's name -> the normalisation layers after it, in their order.
+        moved: a layer's name in the graph -> its name in the module, for layers in the place of a normalisation layer.
     """
 
     behind: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -26,9 +26,9 @@ class Folded:
 
 
 def fold_norms(graph: fx.GraphModule) -> Folded:
-    """Take every norm that stands right behind a convolution out of `graph`.
+    """Take every normalisation layer directly after a convolution out of `graph`.
 
-    A convolution that is called twice, or whose output or weight is used elsewhere too, keeps its norm.
+    A convolution keeps its normalisation layer if it is called twice, or if its output or weight is also used elsewhere.
     """
     folded = Folded()
     for node in list(graph.graph.nodes):
@@ -42,7 +42,7 @@ def fold_norms(graph: fx.GraphModule) -> Folded:
         folded.behind[name] = (*folded.behind.get(name, ()), target)
         activation = getattr(norm, "act", None)
         if isinstance(activation, nn.Module) and not isinstance(activation, nn.Identity):
-            graph.set_submodule(target, activation)  # timm's norms have their activation inside
+            graph.set_submodule(target, activation)  # timm's normalisation layers contain their activation
             folded.moved[target] = f"{target}.act"
             node.args, node.kwargs = (before,), {}
         else:
@@ -53,7 +53,11 @@ def fold_norms(graph: fx.GraphModule) -> Folded:
 
 
 def is_plain_conv(module: nn.Module | None) -> bool:
-    """Whether `module` computes what an ``nn.Conv2d`` with its weight does: itself, or a subclass that leaves that alone."""
+    """Whether `module` computes what ``nn.Conv2d`` computes: an ``nn.Conv2d``, or a subclass that does not change this.
+
+    >>> is_plain_conv(nn.Conv2d(3, 3, 1)), is_plain_conv(nn.ReLU())
+    (True, False)
+    """
     if not isinstance(module, nn.Conv2d) or has_hooks(module) or "forward" in vars(module):
         return False
     kind = type(module)
@@ -61,7 +65,11 @@ def is_plain_conv(module: nn.Module | None) -> bool:
 
 
 def is_plain_norm(module: nn.Module) -> bool:
-    """Whether `module` in eval does what an ``nn.BatchNorm2d`` with running statistics does, at most an activation behind it."""
+    """Whether `module` in eval mode computes ``nn.BatchNorm2d`` with running statistics, with at most an activation after it.
+
+    >>> is_plain_norm(nn.BatchNorm2d(3).eval())
+    True
+    """
     if foldable(module):
         return True
     layers = sys.modules.get("timm.layers")
@@ -71,7 +79,7 @@ def is_plain_norm(module: nn.Module) -> bool:
 
 
 def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """The norm alone, without an activation inside; its tensors are shared with `norm`."""
+    """The normalisation layer alone, without the activation inside; it shares its tensors with `norm`."""
     made = nn.BatchNorm2d(norm.num_features, norm.eps, affine=False, device="meta")
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         setattr(made, name, getattr(norm, name))

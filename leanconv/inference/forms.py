@@ -1,6 +1,6 @@
-"""Exactly equal ways to compute what an operator computes in eval: its own, and those that every operator has.
+"""The forms of an operator: equal ways to compute it in eval mode, its own forms and the forms that every operator has.
 
-A form is an ordinary module for inference. Each takes in the norm that stands behind the operator, if there is one.
+A form is an ordinary module for inference. It includes the normalisation layer after the operator, if there is one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from leanconv.core.sharing import borrowed
 
 
 def forms_of(op: ConvOp, affine: Affine | None = None) -> Forms:
-    """name -> what builds the form; the first is the one to take where nothing was measured.
+    """name -> the function that builds the form; the first form is the default if nothing is measured.
 
     Args:
-        op: in eval mode.
-        affine: the norm behind it.
+        op: the operator, in eval mode.
+        affine: the normalisation layer after it.
     """
     forms = op.inference_forms(affine) if _are_its_own(type(op)) else {}
     if isinstance(op, LinearOp):
@@ -27,13 +27,13 @@ def forms_of(op: ConvOp, affine: Affine | None = None) -> Forms:
             return conv_of(dense.spec, *folded(dense.weight_dense(), dense.bias_dense(), affine))
 
         forms.setdefault("dense", plain)
-    if not any(True for _ in borrowed(op)):  # what borrows its weight cannot be moved on its own
+    if not any(True for _ in borrowed(op)):  # an operator that borrows its weight cannot be moved alone
         forms["module"] = lambda: with_affine(op, affine)
     return forms
 
 
 def _are_its_own(kind: type[ConvOp]) -> bool:
-    """Whether the class that gave the forms also says what is computed, or a subclass of that one does."""
+    """Whether the forms come from the class that defines the computation, or from a subclass of this class."""
     order = kind.__mro__
 
     def depth(name: str) -> int:

@@ -1,4 +1,4 @@
-"""A module as a graph whose nodes are its layers, and what can be read off it."""
+"""A module as a graph whose nodes are its layers, and functions that read the graph."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from leanconv.core.errors import SettingError, first_line
 from leanconv.core.operator import ConvOp
 
 RELUS = (F.relu, torch.relu)
-LAYERS = (ConvOp, nn.Conv2d, nn.BatchNorm2d)  # what a graph is made for
+LAYERS = (ConvOp, nn.Conv2d, nn.BatchNorm2d)  # the layers that a graph is traced for
 PLAIN = (type(None), bool, int, float, complex, str)
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a module was called with."""
+    """The arguments with which a module was called."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def copied(self) -> Call:
-        """With tensors of its own: a network may work in place."""
+        """The call with its own copies of the tensors, because a network may change its input in place."""
         args, kwargs = tree_map(
             lambda value: value.clone() if isinstance(value, Tensor) else value, (self.args, self.kwargs)
         )
         return Call(args, kwargs)
 
     def on(self, module: Callable[..., Any]) -> Any:
-        """What `module` returns for it; the tensors stay as they are."""
+        """The output of `module` for this call; the call's own tensors stay unchanged."""
         own = self.copied()
         return module(*own.args, **own.kwargs)
 
     def values(self) -> list[Any]:
-        """In the order of a graph's placeholders."""
+        """The arguments in the order of a graph's placeholders."""
         return [*self.args, *self.kwargs.values()]
 
     def same_pattern(self, other: Call) -> bool:
-        """Whether both give the same arguments in the same way, whatever their values."""
+        """Whether both calls pass the same arguments in the same way; values are not compared."""
         kinds = ([isinstance(value, PLAIN) for value in call.values()] for call in (self, other))
         return (
             len(self.args) == len(other.args) and list(self.kwargs) == list(other.kwargs) and next(kinds) == next(kinds)
@@ -54,7 +54,7 @@ class Call:
 
 
 class _Tracer(fx.Tracer):
-    """Follows a module with exactly the arguments of `call`; what it was not given has its default."""
+    """Traces a module with exactly the arguments of `call`; all others have their defaults."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, LAYERS) or not any(isinstance(inside, LAYERS) for inside in m.modules()):
-            return True  # nothing in it to work on, and its code may be any
+            return True  # it has no layer to rewrite, and may have any code
         return super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -77,22 +77,27 @@ class _Tracer(fx.Tracer):
 
 
 def _names(module: nn.Module, count: int) -> list[str]:
-    """What the module itself calls its first arguments."""
+    """The module's own names for its first arguments."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds][:count]
     return [*found, *(f"input_{index}" for index in range(len(found), count))]
 
 
 def rooted(module: nn.Module) -> nn.Module:
-    """`module`, or one around it where it is itself a layer that a graph calls."""
+    """`module`, or a module around it if it is itself a layer that a graph calls."""
     return nn.Sequential(module) if isinstance(module, LAYERS) else module
 
 
 def trace(module: nn.Module, call: Call) -> fx.GraphModule:
-    """`module`, called so, as a graph of layers; the graph's modules are the module's own.
+    """The graph of the layers of `module` for this call; the graph's modules are the module's own.
 
     Raises:
-        SettingError: its forward depends on values that are known only when it runs, or on arguments that are not tensors.
+        SettingError: the forward pass depends on values that are known only when it runs, or on arguments that are not
+            tensors, or the module has hooks.
+
+    >>> graph = trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), Call((torch.zeros(1, 3, 4, 4),)))
+    >>> [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    ['0', '1']
     """
     if any(isinstance(value, PLAIN) for value in call.values()):
         raise SettingError("it is called with more than tensors")
@@ -102,18 +107,25 @@ def trace(module: nn.Module, call: Call) -> fx.GraphModule:
     try:
         graph = tracer.trace(module)
         return fx.GraphModule(tracer.root, graph, type(module).__name__)
-    except Exception as error:  # tracing runs the network's own code, which raises what it likes
+    except Exception as error:  # tracing runs the network's own code, which may raise anything
         raise SettingError(f"it cannot be traced: {first_line(error)}") from error
 
 
 def given(node: fx.Node) -> fx.Node | None:
-    """The one value that `node` is called with, by position or by keyword; None where there are others, or none."""
+    """The only value with which `node` is called, by position or by keyword; None if it has several values or none."""
     values = [*node.args, *node.kwargs.values()]
     return values[0] if len(values) == 1 and isinstance(values[0], fx.Node) else None
 
 
 def argument(node: fx.Node, place: int, names: Sequence[str], default: Any = None) -> Any:
-    """What a call gives as one of its arguments, which stands at `place` or has one of these names."""
+    """One argument of a call: by one of its `names`, or at its position `place`; else `default`.
+
+    Args:
+        node: the call.
+        place: the position of the argument.
+        names: the keywords of the argument.
+        default: the value if the call does not pass the argument.
+    """
     found = [node.kwargs[name] for name in names if name in node.kwargs]
     if found:
         return found[0]
@@ -121,7 +133,7 @@ def argument(node: fx.Node, place: int, names: Sequence[str], default: Any = Non
 
 
 def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
-    """The layer that `node` alone calls, and of which nothing else is read; None where there is none, or where it has hooks."""
+    """The layer that only `node` calls, and of which no other node reads anything; None otherwise, or if it has hooks."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
     name = str(node.target)
@@ -143,12 +155,12 @@ def is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def is_item(node: fx.Node) -> bool:
-    """Whether `node` takes one part, by number, of what a split returned."""
+    """Whether `node` takes one part, by its number, of the output of a split."""
     return node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[1], int)
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and notes every output's shape."""
+    """Runs a graph and records the shape of every output."""
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
@@ -160,5 +172,13 @@ class _Recorder(fx.Interpreter):
 
 @torch.no_grad()
 def record(graph: fx.GraphModule, call: Call) -> Any:
-    """Run `graph`; every node's ``meta["shape"]`` is then the shape of its output, where that is a tensor."""
+    """Run `graph`; ``meta["shape"]`` of every node is then the shape of its output, if this is a tensor.
+
+    Args:
+        graph: the traced module.
+        call: the arguments.
+
+    Returns:
+        the output of the graph.
+    """
     return _Recorder(graph).run(*call.copied().values())

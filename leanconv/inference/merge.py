@@ -1,4 +1,4 @@
-"""Convolutions side by side, each on its part of one map's channels: one grouped convolution on the whole map."""
+"""Merge parallel convolutions on parts of a feature map's channels into one grouped convolution on the whole feature map."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ Branch = LinearOp | nn.Conv2d
 
 
 def spec_of(conv: Branch) -> ConvSpec:
-    """The convolution that a layer is or stands for."""
+    """The `ConvSpec` of a convolution or of a lean operator.
+
+    >>> spec_of(nn.Conv2d(3, 8, 3)).out_channels
+    8
+    """
     return conv.spec if isinstance(conv, LinearOp) else ConvSpec.of(conv)
 
 
 class Branches(nn.Module):
-    """Convolutions that each take a part of the input's channels, with their norms, and whose outputs are stacked.
+    """Parallel convolutions, each on a part of the input's channels, with their normalisation layers; outputs are stacked.
 
     Args:
-        norms: those behind each convolution, in their order.
+        convs: the convolutions.
+        norms: the normalisation layers after each convolution, in their order.
 
     Shape:
         x: (N, sum of in_channels, H, W) -> (N, sum of out_channels, H', W').
@@ -46,12 +51,12 @@ class Branches(nn.Module):
         return torch.cat([norm(conv(part)) for conv, norm, part in zip(self.convs, self.norms, parts, strict=True)], 1)
 
     def forms(self) -> Forms:
-        """Each on its own; or one convolution on the whole map, in as many groups as the weights' zeros allow, or fewer."""
+        """Separate convolutions, or one on the whole feature map, with as many groups as the weights' zeros allow, or fewer."""
         affines = [Affine.chain(norm) for norm in self.norms]  # type: ignore[arg-type]
         pairs = [_dense(conv, affine) for conv, affine in zip(self.convs, affines, strict=True)]
         weight = _block_diagonal([weight for weight, _ in pairs])
         bias = None
-        if any(shift is not None for _, shift in pairs):  # a branch without one adds zeros
+        if any(shift is not None for _, shift in pairs):  # a branch without a bias adds zeros
             bias = torch.cat([own.new_zeros(len(own)) if shift is None else shift for own, shift in pairs])
         spec = replace(spec_of(self.convs[0]), in_channels=weight.shape[1], out_channels=len(weight), groups=1)  # type: ignore[arg-type]
         nonzero = weight.count_nonzero()
@@ -75,7 +80,7 @@ class Branches(nn.Module):
 
 
 class Separate(nn.Module):
-    """`Branches`, one after the other."""
+    """The convolutions of `Branches`, run one after the other."""
 
     def __init__(self, convs: Sequence[nn.Module], parts: Sequence[int]) -> None:
         super().__init__()
@@ -87,7 +92,7 @@ class Separate(nn.Module):
 
 
 def _dense(conv: nn.Module, affine: Affine | None) -> tuple[Tensor, Tensor | None]:
-    """Weight (O, I, kh, kw), without groups, and bias."""
+    """The weight (O, I, kh, kw), without groups, and the bias."""
     if isinstance(conv, LinearOp):
         weight, bias, groups = conv.weight_dense(), conv.bias_dense(), conv.groups
     else:
@@ -113,20 +118,21 @@ class _Found:
     source: fx.Node
     items: list[fx.Node]
     convs: list[fx.Node]
-    relus: list[fx.Node]  # right behind the convolutions; none, or one behind each
+    relus: list[fx.Node]  # directly after the convolutions; none, or one after each
 
 
 def merge_branches(graph: fx.GraphModule, norms: dict[str, list[nn.BatchNorm2d]]) -> dict[str, tuple[str, ...]]:
-    """Put one `Branches` in place of the parallel convolutions behind each split of a map's channels.
+    """Replace the parallel convolutions after each split of a feature map's channels by one `Branches`.
 
-    All branches have the same kernel, stride, padding and dilation, and all or none have a ReLU behind. The nodes of
+    All branches must have the same kernel, stride, padding and dilation, and all or none a ReLU after them. The nodes of
     `graph` must know their shapes (`leanconv.inference.graph.record`).
 
     Args:
-        norms: what stood behind each convolution (`leanconv.inference.fold.fold_norms`).
+        graph: the traced module; it is changed.
+        norms: the normalisation layers after each convolution (`leanconv.inference.fold.fold_norms`).
 
     Returns:
-        The name of each `Branches` -> the convolutions that it took in.
+        the name of each `Branches` -> the convolutions that it replaces.
     """
     made: dict[str, tuple[str, ...]] = {}
     for node in list(graph.graph.nodes):
@@ -179,7 +185,7 @@ def _parallel(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
         return None
     specs = [spec_of(m) for m in modules]  # type: ignore[arg-type]
     alike = {(s.kernel_size, s.stride, s.padding, s.dilation, s.padding_mode) for s in specs}
-    # where the convolutions take as many channels as there are, the parts are channels, and all of them
+    # If the convolutions take as many channels as the feature map has, the parts are channels, and all of the channels
     if len(alike) > 1 or sum(s.in_channels for s in specs) != shape[1]:
         return None
     behind = [next(iter(conv.users)) for conv in convs if len(conv.users) == 1]
@@ -188,7 +194,7 @@ def _parallel(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
 
 
 def _join(graph: fx.GraphModule, parts: fx.Node, whole: fx.Node) -> None:
-    """Where all parts are concatenated along the channels in their order, take the whole."""
+    """Where all parts are concatenated along the channels in their order, use the whole feature map instead."""
     items = sorted(parts.users, key=lambda item: item.args[1])  # type: ignore[arg-type,return-value]
     for node in {user: None for item in items for user in item.users}:
         if node.target not in (torch.cat, torch.concat, torch.concatenate):

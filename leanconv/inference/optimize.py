@@ -1,4 +1,4 @@
-"""The inference form of a network, for the device it is to run on."""
+"""Optimise a network for inference on one device."""
 
 from __future__ import annotations
 
@@ -41,37 +41,42 @@ def optimize(
 ) -> nn.Module:
     """A copy of `model` for inference: the same function, in the form that is fastest on this device.
 
-    Norms are folded into the convolutions before them; convolutions side by side on parts of one map become one grouped
-    convolution where that is quicker; each lean layer runs in the form that took the least time on `example`'s device, in
-    its dtype, at the shapes that occur, if the network as a whole is quicker for it.
+    Normalisation layers are folded into the convolutions before them. Parallel convolutions on parts of one feature map are
+    merged into one grouped convolution if this is faster. Each lean layer runs in the form that took the least time on
+    `example`'s device, in its dtype and at the shapes that occur, if the whole network is then faster.
 
-    Every layer is compared with the one it stands for, in float64 and in the dtype to run in, and so is the network: a norm
-    whose scale does not fit into the weights of that dtype stays a norm. What cannot be traced, or gives something else once
-    rewritten, runs as it is: a network with control flow is rewritten in its largest modules without
-    (`leanconv.inference.optimize.not_rewritten` says which were not, and why).
+    Every new layer is compared with the old layer, in float64 and in the dtype of inference, and so is the network. A
+    normalisation layer whose scale does not fit into the weights of that dtype is kept. A module that cannot be traced, or
+    that gives other outputs after rewriting, is kept unchanged. In a network with control flow, the largest modules without
+    control flow are rewritten (`leanconv.inference.optimize.not_rewritten` names the modules that were not, with reasons).
 
-    The result is an ordinary module, an ``fx.GraphModule`` where the whole network can be traced: it compiles, exports, and
-    saves its state dict. Its weights are expanded where the quicker form needs it, so that it may hold more than the lean
-    network: save or export that one for its size.
+    The result is an ordinary module, and an ``fx.GraphModule`` if the whole network can be traced: it can be compiled and
+    exported, and its state dict can be saved. Its weights are expanded where the faster form needs it, so it may be larger
+    than the lean network: to save space, save or export the lean network.
 
     Args:
-        model: a lean network, or a dense one, whose norms are folded too.
-        example: one input, (N, C, H, W), on the device to run on; other sizes and batches work too. A network whose weights
-            have one dtype is brought to the example's, where that is a floating one; in any other the dtypes stay.
-        measured: choose by measuring; False takes the form that a rule says, at once.
-        runtime: what to measure with, one of `leanconv.timing.runtimes.RUNTIMES`: the one that will run the network.
-            "compile" takes some seconds for every form of every layer.
-        threads: CPU threads to measure with; None for torch's setting.
-        channels_last: keep maps channels_last, which is quicker nearly everywhere.
-        cache: file to remember times in; None for none.
+        model: a lean network, or a dense network, whose normalisation layers are folded too.
+        example: one input, (N, C, H, W), on the device of inference; other sizes and batches work too. If the weights have
+            one dtype and the example is floating-point, the network is converted to the example's dtype; otherwise the
+            dtypes stay.
+        measured: choose forms by measuring; False takes the default forms, without measuring.
+        runtime: the runtime that will run the network, one of `leanconv.timing.runtimes.RUNTIMES`; it measures the forms.
+            "compile" needs some seconds for every form of every layer.
+        threads: CPU threads for the measurement; None for torch's setting.
+        channels_last: keep feature maps channels_last, which is faster nearly everywhere.
+        cache: the file that remembers times; None for no file.
         progress: called with (done, all) before each layer that is measured.
 
     Raises:
-        SettingError: an example that the network does not take, or a network that gives another output each time.
+        SettingError: the network does not run on the example, or gives another output at each call.
+
+    >>> fast = optimize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.zeros(1, 3, 8, 8), measured=False)
+    >>> [type(layer).__name__ for layer in fast.children()]
+    ['Conv2d']
     """
     if not isinstance(example, Tensor):
         raise SettingError(
-            f"example is {type(example).__name__} and not a tensor; optimize takes networks of one input, (N, C, H, W)"
+            f"example is {type(example).__name__}, not a tensor; optimize takes networks of one input, (N, C, H, W)"
         )
     model = unwrapped(model)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -99,7 +104,7 @@ def optimize(
 
 
 def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Twins:
-    """The network ready to run on `example`, and in float64."""
+    """The network in the dtype of inference and in float64, each ready to run on `example`."""
     base = to_layout(copied(model).eval(), layout)
     call = Call((example,))
     own = {tensor.dtype for tensor in (*base.parameters(), *base.buffers()) if tensor.is_floating_point()}
@@ -108,21 +113,21 @@ def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Tw
         converted = to_layout(copied(model).eval(), layout).to(example.dtype)
         try:
             output, base = call.on(converted), converted
-        except Exception:  # its code asks for the dtype that it has
+        except Exception:  # its code needs its own dtype
             output = None
     if output is None:
         try:
             output = call.on(base)
-        except Exception as error:  # the network's own code, which raises what it likes
+        except Exception as error:  # the network's own code may raise anything
             raise SettingError(
-                f"the network does not take an example of {tuple(example.shape)}: {first_line(error)}"
+                f"the network does not run on an example of {tuple(example.shape)}: {first_line(error)}"
             ) from error
     refuse_unsteady(base, difference(call.on(base), output), output)
     exact = to_layout(copied(model).eval().double(), layout)
     exact_call = Call((example.double() if example.is_floating_point() else example,))
     try:
         truth = exact_call.on(exact)
-    except Exception:  # a cast or a plain tensor in its forward: then it is compared in the dtype to run in alone
+    except Exception:  # it has a cast or a plain tensor: compare only in the dtype of inference
         return Twins(base, exact, call, None, output, None)
     if not same_kind(truth, output):
         return Twins(base, exact, call, None, output, None)
@@ -133,7 +138,7 @@ def _measured(
     parts: Sequence[Part], device: torch.device, runtime: str, threads: int, cache: Path | Literal["default"] | None,
     progress: Progress | None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Milliseconds of every form that holds, of each layer that has more than one."""
+    """Milliseconds of every accepted form, for each layer that has several forms."""
     store = TimeStore(default_store() if cache == "default" else cache)
     layers = [(part, layer) for part in parts for layer in part.layers if layer.lean]
     found = {}
@@ -149,32 +154,32 @@ def _measured(
 
 
 def _is_faster(tuned: nn.Module, plain: nn.Module, x: Tensor, runtime: str, threads: int) -> bool:
-    """Whether the whole network is quicker too: a form can cost its neighbours a change of layout."""
+    """Whether the whole network is faster too: a form may force its neighbours to change their memory layout."""
     networks = {"plain": plain, "tuned": tuned}
     try:
         calls = {name: runtimes.prepare(runtime, network, x, threads) for name, network in networks.items()}
     except SettingError:
         raise
-    except Exception:  # an exporter that knows each layer and not the whole
+    except Exception:  # the exporter may support each layer but not the whole network
         return False
     found = time_interleaved(calls, device=x.device, min_rounds=ROUNDS, seconds=2 * SECONDS, warm_up=WARM_UP)
     return found[1].ratio < 1
 
 
 def forms_chosen(fast: nn.Module) -> tuple[Choice, ...]:
-    """What `optimize` chose for each lean layer, with the times it measured.
+    """The form that `optimize` chose for each lean layer, with the measured times.
 
     Raises:
-        SettingError: a network that did not come from `optimize`.
+        SettingError: the network did not come from `optimize`.
     """
     return _optimized(fast).choices
 
 
 def not_rewritten(fast: nn.Module) -> tuple[NotRewritten, ...]:
-    """The modules that `optimize` could not rewrite as a whole, and why; nothing where the whole network is one graph.
+    """The modules that `optimize` could not rewrite as a whole, with reasons; empty if the whole network is one graph.
 
     Raises:
-        SettingError: a network that did not come from `optimize`.
+        SettingError: the network did not come from `optimize`.
     """
     return _optimized(fast).not_rewritten
 

@@ -1,4 +1,4 @@
-"""A network of which some can be traced: its largest modules that can be, rewritten, and the rest left as it is."""
+"""Rewrite a network of which only parts can be traced: its largest traceable modules are rewritten, the rest is kept."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from leanconv.inference.rewrite import Differs, Part, mismatch, rewrite
 
 @dataclass(frozen=True)
 class Twins:
-    """A network in the dtype to run in and in float64, and what it is called with.
+    """A network in the dtype of inference and in float64, with the arguments of its call.
 
     Args:
-        truth: what it gives in float64; None where it does not run in it.
+        base, exact: the network in the dtype of inference, and in float64.
+        call, exact_call: the arguments for each; `exact_call` is None if the network does not run in float64.
+        output: the output of `base`.
+        truth: the output of `exact`; None if the network does not run in float64.
     """
 
     base: nn.Module
@@ -35,10 +38,12 @@ class Twins:
 
 @torch.no_grad()
 def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tuple[list[Part], list[NotRewritten]]:
-    """The largest modules that can be rewritten and then give the same; and those that cannot, with the reason.
+    """The largest modules that can be rewritten with equal outputs, and the modules that cannot, with the reasons.
 
     Args:
-        every: whether to try every form of a layer, as measuring asks.
+        twins: the network.
+        layout: the memory format of feature maps.
+        every: whether to try every form of a layer, which measuring needs.
     """
     parts: list[Part] = []
     left: list[NotRewritten] = []
@@ -54,7 +59,7 @@ def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tup
                     raise SettingError("it is not called, or not in one way")
                 exact = twins.exact.get_submodule(name)
                 parts.append(rewrite(name, module, exact, call, exact_calls.get(name), layout, every))
-            except Exception as error:  # whatever goes wrong, the module as it is computes what it did
+            except Exception as error:  # after any error, the unchanged module is still right
                 left.append(NotRewritten(name, first_line(error)))
                 if not isinstance(error, SettingError):
                     _say(name, error)
@@ -64,7 +69,7 @@ def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tup
 
 
 def _worth(module: nn.Module) -> Iterable[str]:
-    """The modules in `module` in which there is something to rewrite."""
+    """The modules in `module` that contain something to rewrite."""
     for name, child in module.named_children():
         if isinstance(child, ConvOp) or (
             not isinstance(child, LAYERS) and any(isinstance(inside, LAYERS) for inside in child.modules())
@@ -73,7 +78,7 @@ def _worth(module: nn.Module) -> Iterable[str]:
 
 
 def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
-    """What these modules are called with when the network is; without those that are called in several ways."""
+    """The arguments of these modules in a call of the network, without modules that are called in several ways."""
     found: dict[str, Call | None] = {}
 
     def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -102,11 +107,16 @@ def _calls(network: nn.Module, names: list[str], call: Call) -> dict[str, Call]:
 def assemble(
     network: nn.Module, parts: list[Part], twins: Twins, forms: Mapping[str, str] | None = None
 ) -> tuple[nn.Module, list[Part], list[NotRewritten]]:
-    """`network` with its parts in place, without those with which it would give something else.
+    """`network` with its rewritten parts, without the parts that would change its outputs.
 
     Args:
-        network: the one of `twins` or a copy; it is changed.
-        forms: of some layers, by their names in the network, in place of those that were settled.
+        network: the network of `twins` or a copy; it is changed.
+        parts: the rewritten modules.
+        twins: the outputs to compare with.
+        forms: forms of some layers, by the layers' names in the network, in place of the chosen forms.
+
+    Returns:
+        the network, the parts in it, and the modules that were put back, with the reasons.
     """
     made: dict[str, nn.Module] = {part.name: part.built(forms) for part in parts}
     if [*made] == [""]:
@@ -120,7 +130,7 @@ def assemble(
     for name, module in before.items():
         network.set_submodule(name, module)
     kept, left = [], []
-    for part in parts:  # one after the other: each with those that are known to be right
+    for part in parts:  # add the parts one by one, to find the wrong parts
         network.set_submodule(part.name, made[part.name])
         reason = _reason(network, twins)
         if reason is None:
@@ -133,10 +143,10 @@ def assemble(
 
 
 def _reason(network: nn.Module, twins: Twins) -> str | None:
-    """Why `network` cannot stand for the one of `twins`; None where it gives the same."""
+    """Why `network` differs from the network of `twins`; None if it gives equal outputs."""
     try:
         found = twins.call.on(network)
-    except Exception as error:  # its own code may read what a rewritten module no longer has
+    except Exception as error:  # its own code may read an attribute that a rewritten module lacks
         return first_line(error)
     return mismatch(found, twins.output, twins.truth, twins.base)
 
@@ -144,5 +154,7 @@ def _reason(network: nn.Module, twins: Twins) -> str | None:
 def _say(name: str, error: Exception) -> None:
     what = f"the module {name!r}" if name else "the network"
     warnings.warn(
-        f"{what} runs as it is: rewritten it gives something else ({first_line(error)})", LeanconvWarning, stacklevel=2
+        f"{what} stays unchanged, because it gives other outputs after rewriting ({first_line(error)})",
+        LeanconvWarning,
+        stacklevel=2,
     )

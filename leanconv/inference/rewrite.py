@@ -1,4 +1,4 @@
-"""One module of a network, rewritten for inference: traced, folded, merged, and each layer in a form that holds."""
+"""Rewrite one module of a network for inference: trace, fold, merge, and choose an accepted form for each layer."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from leanconv.inference.forms import forms_of
 from leanconv.inference.graph import Call, record, rooted, trace
 from leanconv.inference.merge import Branches, merge_branches
 
-KEPT = "as it is"  # the form of a layer of which no other computes the same in its dtype
+KEPT = "as it is"  # the form of a layer whose other forms are all refused
 
 
 class Differs(LeanconvError):
-    """A rewritten module gives something else than the one it was made from."""
+    """A rewritten module gives other outputs than the original module."""
 
 
 @dataclass
 class Layer:
-    """A convolution, a lean operator or branches of them, with the norms behind it that were taken out of the graph.
+    """A convolution, a lean operator or branches, with the normalisation layers after it that were taken out of the graph.
 
     Args:
-        name: in the graph.
-        module: in the dtype to run in.
-        norms: those behind it, in the same dtype.
-        forms: what to build in its place, in float64.
-        exact: layer and norms in float64.
-        lean: whether its forms are to be chosen by measuring: not those of a plain convolution, which has one.
-        form: the one taken.
-        given: an empty tensor like its input.
-        refused: forms that were tried and do not hold.
+        name: its name in the graph.
+        module: the layer in the dtype of inference.
+        norms: the normalisation layers after it, in the same dtype.
+        forms: name -> the function that builds the form, in float64.
+        exact: the layer and its normalisation layers in float64.
+        lean: whether its form is chosen by measuring; a plain convolution has only one form.
+        form: the chosen form.
+        given: an empty tensor with the shape of its input.
+        refused: forms that were tried and compute something else.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Layer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """The dtype of its weights."""
         tensors = [
             *self.module.parameters(),
             *(tensor for bank in borrowed(self.module) for tensor in bank.parameters()),
@@ -65,35 +65,35 @@ class Layer:
         return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     def reference(self) -> nn.Module:
-        """Layer and norms as they are, in the dtype to run in; a plain convolution for what cannot be moved on its own."""
+        """The unchanged layer with its normalisation layers, in the dtype of inference; a plain convolution if it borrows."""
         module = self.module
         if isinstance(module, LinearOp) and any(True for _ in borrowed(module)):
             module = module.to_conv()
         return nn.Sequential(module, *self.norms) if self.norms else module
 
     def built(self, form: str, layout: torch.memory_format) -> nn.Module:
-        """This form in the dtype to run in."""
+        """The layer in this form, in the dtype of inference."""
         if form == KEPT:
             return self.reference().eval()
         return to_layout(self.exactly(form).to(self.dtype), layout)
 
     def exactly(self, form: str) -> nn.Module:
-        """This form in float64."""
+        """The layer in this form, in float64."""
         return self.exact if form == KEPT else copy.deepcopy(self.forms[form]()).eval()
 
     def holds(self, form: str, x: Tensor, layout: torch.memory_format) -> bool:
-        """Whether this form computes what the layer does on `x`: in float64 the same, in its dtype as well as it does itself."""
+        """Whether this form computes what the layer computes on `x`: equal in float64, and as precise in the layer's dtype."""
         wide = x.double()
         expected, reference = self.exact(wide), self.reference()(x)
         try:
             if not difference(self.exactly(form)(wide), expected).within(EXACT):
                 return False
             return rounds_alike(self.built(form, layout)(x), reference, expected)
-        except Exception:  # a kernel that does not fit on this device, a norm inside that has no affine form
+        except Exception:  # for example a kernel that does not fit on this device
             return False
 
     def settle(self, x: Tensor, layout: torch.memory_format, every: bool) -> None:
-        """Take the first form that holds on `x`, and on what the layer was given before; look at `every` form, or no further."""
+        """Choose the first form that is accepted on `x` and on all earlier inputs; try `every` form, or stop at this one."""
         self.form = KEPT
         for form in self.forms:
             if form not in self.refused and (every or self.form == KEPT):
@@ -105,10 +105,15 @@ class Layer:
 
 @dataclass
 class Part:
-    """A module of a network as a graph, and its layers with the forms that they take.
+    """A module of a network as a graph, and its layers with their forms.
 
     Args:
-        name: in the network; "" for the network itself.
+        name: its name in the network; "" for the network itself.
+        graph: the traced graph.
+        folded: the normalisation layers that were taken out.
+        module, exact: the module in the dtype of inference, and in float64.
+        layers: the layers that are rewritten.
+        layout: the memory format of feature maps.
     """
 
     name: str
@@ -124,10 +129,10 @@ class Part:
         return f"{self.name}.{layer.name}" if self.name else layer.name
 
     def built(self, forms: Mapping[str, str] | None = None) -> fx.GraphModule:
-        """The module to run.
+        """The module for inference.
 
         Args:
-            forms: of some layers, by their names in the network, in place of those that were settled.
+            forms: forms of some layers, by the layers' names in the network, in place of the chosen forms.
         """
         forms = forms or {}
         made = {
@@ -136,7 +141,7 @@ class Part:
         return self._with(made, self.module).requires_grad_(False)
 
     def exactly(self) -> fx.GraphModule:
-        """The same in float64."""
+        """The module in float64."""
         return self._with({layer.name: layer.exactly(layer.form) for layer in self.layers}, self.exact)
 
     def _with(self, made: dict[str, nn.Module], source: nn.Module) -> fx.GraphModule:
@@ -154,31 +159,32 @@ class Part:
 
 
 def _attribute(source: nn.Module, target: str, graph: fx.GraphModule) -> Any:
-    """A tensor that the graph reads; one that tracing has made itself stands in the graph alone."""
+    """A tensor that the graph reads; a tensor that tracing created is only in the graph."""
     for root in (source, graph):
         value: Any = root
         for name in target.split("."):
             value = getattr(value, name, None)
         if value is not None:
             return value
-    raise SettingError(f"it reads {target}, which is not there")
+    raise SettingError(f"it reads {target}, which does not exist")
 
 
 def rewrite(
     name: str, module: nn.Module, exact: nn.Module, call: Call, exact_call: Call | None, layout: torch.memory_format,
     every: bool,
 ) -> Part:  # fmt: skip
-    """`module` as a `Part` that computes the same on `call`.
+    """`module` as a `Part` that gives the same outputs for `call`.
 
     Args:
-        module: in the dtype to run in.
-        exact: the same in float64.
-        call, exact_call: what each is called with; None where the network does not run in float64.
-        every: whether to try every form of a layer, and not only until one holds.
+        name: its name in the network.
+        module, exact: the module in the dtype of inference, and in float64.
+        call, exact_call: the arguments for each; None if the network does not run in float64.
+        layout: the memory format of feature maps.
+        every: whether to try every form of a layer, or only until one is accepted.
 
     Raises:
-        SettingError: it cannot be traced.
-        Differs: it can, and gives something else then.
+        SettingError: the module cannot be traced.
+        Differs: the rewritten module gives other outputs.
     """
     if has_hooks(module):
         raise SettingError("it has hooks")
@@ -196,7 +202,7 @@ def rewrite(
 
 
 def _part_mismatch(part: Part, call: Call, reference: object, exact_call: Call | None, truth: object) -> str | None:
-    """How the part differs from the module it was made from; None where it does not."""
+    """How the outputs of the part differ from those of the original module; None if they are equal."""
     if exact_call is not None:
         far = difference(exact_call.on(part.exactly()), truth)
         if not far.within(EXACT):
@@ -205,12 +211,12 @@ def _part_mismatch(part: Part, call: Call, reference: object, exact_call: Call |
 
 
 def mismatch(found: object, reference: object, truth: object | None, network: nn.Module) -> str | None:
-    """How an output differs from the network's own by more than rounding; None where it does not.
+    """How an output differs from the network's own output by more than rounding; None if it does not.
 
     Args:
-        found, reference: in the dtype to run in.
-        truth: what the network gives in float64, where it runs in it.
-        network: whose weights' dtypes say how much it rounds.
+        found, reference: the output to check and the network's own, in the dtype of inference.
+        truth: the network's output in float64; None if it does not run in float64.
+        network: the network, whose weights' dtypes give the rounding.
     """
     far = difference(found, reference)
     if truth is None:
@@ -267,7 +273,7 @@ def _folding(conv: nn.Conv2d, affine: Affine | None) -> Callable[[], nn.Module]:
 
 
 class _Settler(fx.Interpreter):
-    """Runs a graph as the network runs, and settles each layer's form on what it is given."""
+    """Runs a graph like the network, and chooses each layer's form on the layer's input."""
 
     def __init__(self, graph: fx.GraphModule, layers: list[Layer], layout: torch.memory_format, every: bool) -> None:
         super().__init__(graph)

@@ -91,7 +91,10 @@ class _WhenImported(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if fullname != "timm":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("timm")
+        try:
+            spec = importlib.util.find_spec("timm")
+        finally:  # who only asks whether timm is there does not import it
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             self.loader, spec.loader = spec.loader, self
         return spec
@@ -103,6 +106,8 @@ class _WhenImported(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         spec = module.__spec__
         if spec is not None:
             spec.loader = self.loader
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
         self.loader.exec_module(module)
         register_timm()
 

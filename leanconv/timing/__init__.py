@@ -1,1 +1,1 @@
-"""How fast, and on what machine."""
+"""Measure latency and memory, in several runtimes, on a named machine."""

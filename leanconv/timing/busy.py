@@ -1,4 +1,4 @@
-"""Whether other programs had the CPUs while something was measured: then its times say little."""
+"""Measure whether other programs used the CPUs during a measurement; the measured times are then unreliable."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from leanconv.core.errors import LeanconvWarning
 
 STAT = Path("/proc/stat")
-LEAST_SECONDS = 0.25  # below, the kernel's counts of 10 ms are too coarse
-BUSY = 0.1  # of the CPUs that this process may use
+LEAST_SECONDS = 0.25  # for a shorter time, the kernel's counts of 10 ms are too coarse
+BUSY = 0.1  # the part of this process's CPUs above which other programs disturb a measurement
 
 
 class Watch:
-    """Counts, from when it is made, what this process and all others take of the CPUs that this one may run on.
+    """Measures, from its creation on, how much of this process's CPUs other programs use.
 
-    Other programs' time is the kernel's count of all that was not idle, time stolen by a hypervisor included, less this
-    process's own, whatever the threads. Source: proc_stat(5).
+    The time of other programs is the kernel's count of all time that was not idle, with time stolen by a hypervisor, minus the
+    time of this process in all its threads. Source: proc_stat(5).
     """
 
     def __init__(self) -> None:
         self.start = _counts()
 
     def others(self) -> float | None:
-        """The part of the CPUs' time that others took, 0 to 1; None where the system does not say, or too little time went by."""
+        """The part of the CPUs' time that others used, 0 to 1; None if the system does not show it, or after too short a time."""
         end = _counts()
         if self.start is None or end is None:
             return None
@@ -36,7 +36,7 @@ class Watch:
 
 
 def _counts() -> tuple[float, float, float, float] | None:
-    """Seconds: taken by anybody, in all, by this process, and on the clock; of the CPUs that this process may use."""
+    """Seconds on this process's CPUs: used by any program, in all, used by this process; and seconds on the clock."""
     try:
         lines = STAT.read_text().splitlines()
         tick = os.sysconf("SC_CLK_TCK")
@@ -45,7 +45,7 @@ def _counts() -> tuple[float, float, float, float] | None:
         counts = [
             [int(value) for value in row[1:9]] for row in rows if row[0][3:].isdigit() and int(row[0][3:]) in mine
         ]
-    except (OSError, ValueError, AttributeError):  # another system, or one that hides it
+    except (OSError, ValueError, AttributeError):  # not Linux, or a system that hides the file
         return None
     if not counts:
         return None
@@ -55,10 +55,16 @@ def _counts() -> tuple[float, float, float, float] | None:
 
 
 def warn_if_busy(others: float | None) -> None:
-    """One line where others took more than `BUSY` of the CPUs."""
+    """Warn, in one line, if others used more than `BUSY` of the CPUs.
+
+    Args:
+        others: the result of `Watch.others`.
+
+    >>> warn_if_busy(0.01)
+    """
     if others is not None and others > BUSY:
         warnings.warn(
-            f"the machine was busy: other programs used {others:.0%} of its CPUs while this was measured; "
+            f"the machine was busy: other programs used {others:.0%} of its CPUs during the measurement; "
             "the times may not repeat: stop the others, and measure again",
             LeanconvWarning,
             stacklevel=3,

@@ -1,7 +1,7 @@
 """Inference latency of several networks, measured side by side.
 
-One network after the other would compare two moments of a machine, not two networks: clocks, caches and neighbours drift. So
-all are timed in every round, in an order that rotates, and the ratio is taken within each round.
+Networks measured one after the other would be measured at different moments of the machine, whose clocks, caches and other
+programs change. So each round times all networks, in an order that rotates, and ratios are taken within each round.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from leanconv.core.notes import input_size_of
 from leanconv.core.paired import median_interval
 from leanconv.timing.busy import Watch, warn_if_busy
 
-# shorter calls are repeated until a sample lasts this long: a timer's and a scheduler's noise is in the microseconds
+# Shorter calls are repeated until a sample lasts this long, because a timer's and a scheduler's noise is some microseconds
 SAMPLE_MS = 2.0
-WARM_UP_CALLS = 60  # until malloc keeps its pages: with fewer, large outputs are timed with their page faults
+WARM_UP_CALLS = 60  # until malloc keeps its pages; with fewer calls, the page faults of large outputs are timed too
 WARM_UP_SECONDS = 1.0
-Progress = Callable[[int, int], None]  # is told how many are done, and how many there are
-SAME = 0.005  # of a ratio: two times no further apart are the same to a user
+Progress = Callable[[int, int], None]  # is called with the number that are done, and the number of all
+SAME = 0.005  # ratios nearer to 1 than this make no difference to a user
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a call, and the ratio to one of the networks: medians over rounds, with quartiles.
+    """Milliseconds for one call, and the ratio to another network's time: medians over rounds, with quartiles.
 
     Args:
+        name: the network.
+        median_ms, q25_ms, q75_ms: milliseconds for one call.
+        ratio, ratio_q25, ratio_q75: this network's time divided by the other network's time in the same round.
+        rounds: the number of rounds.
         ratio_low, ratio_high: 95 % confidence interval of the median of the rounds' ratios
-            (`leanconv.core.paired.median_interval`); None with fewer than 6 rounds. Quartiles say how the rounds spread, and
-            stay as wide however many there are; this says how well the median is known.
-        busy: the part of the CPUs that other programs used meanwhile; None where the system does not say.
+            (`leanconv.core.paired.median_interval`); None with fewer than 6 rounds. The quartiles show how the rounds spread,
+            and do not narrow with more rounds; the interval shows how precisely the median is known.
+        busy: the part of the CPUs that other programs used during the measurement; None if the system does not show it.
     """
 
     name: str
@@ -57,15 +61,19 @@ class Latency:
 
     @property
     def apart(self) -> Literal["faster", "slower"] | None:
-        """How it stands to the network that its ratio is to; None where the rounds cannot tell the two apart."""
+        """Whether the network is faster or slower than the one it is compared with; None if the rounds do not show it."""
         return apart(self.ratio_low, self.ratio_high)
 
 
 def apart(low: float | None, high: float | None, same: float = SAME) -> Literal["faster", "slower"] | None:
-    """What a confidence interval of a ratio of two times says: all of it below 1, all above, or neither.
+    """Whether the confidence interval of a ratio of two times is all below 1, all above 1, or neither (None).
 
     Args:
-        same: ratios nearer to 1 than this say nothing.
+        low, high: the interval; None if there is none.
+        same: ratios nearer to 1 than this count as equal.
+
+    >>> apart(0.8, 0.9), apart(0.9, 1.1), apart(1.2, 1.3)
+    ('faster', None, 'slower')
     """
     if low is None or high is None:
         return None
@@ -85,18 +93,29 @@ def measure_latency(
     min_rounds: int = 20,
     seconds: float = 5.0,
 ) -> list[Latency]:
-    """Time one forward pass of each of `models`, interleaved; ratios are to the first.
+    """Time one forward pass of each of `models`, interleaved; ratios are to the first model.
 
     Args:
-        models: name -> network (a copy is timed: in eval mode, on `device`, in `dtype`) or any callable, taken as it is.
-        input_size: (channels, height, width); default: what the first model was made for.
-        batch: images a call; the latency is that of the whole batch.
+        models: name -> network (a copy is timed: in eval mode, on `device`, in `dtype`), or any callable, which is called
+            unchanged.
+        input_size: (channels, height, width); default: the input size of the first model.
+        batch: images in a call; the latency is that of the whole batch.
+        device: "cpu" or "cuda".
+        dtype: of the input and the copies.
+        channels_last: use this memory format for the input and the copies.
         compile: compile the copies first, with inductor.
-        threads: CPU threads while measuring; None leaves torch's setting.
-        min_rounds, seconds: measure for `seconds` in all, warm-up aside, but never fewer than `min_rounds` rounds.
+        threads: CPU threads during the measurement; None leaves torch's setting.
+        min_rounds, seconds: measure for `seconds` in all, after the warm-up, and for at least `min_rounds` rounds.
 
+    Returns:
+        one `Latency` for each model, in the order of `models`.
     Raises:
-        SettingError: no input size is known, or a network does not run on that input.
+        SettingError: no input size is known, a network does not run on that input, or a setting is out of range.
+
+    >>> from torch import nn
+    >>> layer = nn.Conv2d(3, 3, 3)
+    >>> [found.name for found in measure_latency({"conv": layer}, (3, 8, 8), min_rounds=1, seconds=0.01)]
+    ['conv']
     """
     device = torch.device(device)
     if device.type not in ("cpu", "cuda"):
@@ -104,7 +123,9 @@ def measure_latency(
     first = next(iter(models.values()), None)
     size = input_size or (input_size_of(first) if isinstance(first, nn.Module) else None)
     if size is None:
-        raise SettingError("input_size=None and the first network does not say its own; give (channels, height, width)")
+        raise SettingError(
+            "input_size=None and the first network does not note its own; give (channels, height, width)"
+        )
     if batch < 1:
         raise SettingError(f"batch={batch} must be at least 1")
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -118,7 +139,7 @@ def measure_latency(
                 model.compile()
         try:
             model(x)
-        except Exception as error:  # the network's own code, which raises what it likes
+        except Exception as error:  # the network's own code may raise anything
             raise SettingError(
                 f"{name} does not run on an input of {tuple(x.shape)}: {first_line(error)}; check input_size"
             ) from error
@@ -141,11 +162,21 @@ def time_interleaved(
     warm_up: float = WARM_UP_SECONDS,
     base: Collection[str] | None = None,
 ) -> list[Latency]:
-    """Time `calls` in rounds; each sample follows one untimed call, so that the last network's cache is not in it.
+    """Time `calls` in rounds; one untimed call precedes each sample, so that the caches hold this call's data.
 
     Args:
-        warm_up: seconds that each is called before, at most.
-        base: ratios are to the fastest of these; None for the first.
+        calls: name -> what to call.
+        device: "cuda" times with CUDA events, all others with the clock.
+        min_rounds, seconds: as for `measure_latency`.
+        warm_up: seconds for which each call is repeated before the measurement, at most.
+        base: ratios are to the fastest of these; None for the first call.
+
+    Raises:
+        SettingError: `min_rounds` is less than 1.
+
+    >>> found = time_interleaved({"a": lambda: None, "b": lambda: None}, min_rounds=2, seconds=0, warm_up=0)
+    >>> [entry.name for entry in found], found[0].ratio
+    (['a', 'b'], 1.0)
     """
     if not calls:
         return []
@@ -199,7 +230,7 @@ def _cuda_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def _warm_up(call: Callable[[], object], sample: Callable[[Callable[[], object], int], float], seconds: float) -> int:
-    """Call until settled, and return how many calls make a sample."""
+    """Repeat the call until its time is stable; returns the number of calls in a sample."""
     end = time.perf_counter() + seconds
     count = 0
     while count < 3 or (count < WARM_UP_CALLS and time.perf_counter() < end):
@@ -211,10 +242,14 @@ def _warm_up(call: Callable[[], object], sample: Callable[[Callable[[], object],
 
 @contextmanager
 def threads_set(threads: int | None) -> Iterator[None]:
-    """torch's CPU threads within a block; None leaves them.
+    """Set torch's number of CPU threads within a block; None leaves the number.
 
     Raises:
-        SettingError: fewer than one.
+        SettingError: `threads` is less than 1.
+
+    >>> with threads_set(1):
+    ...     torch.get_num_threads()
+    1
     """
     before = torch.get_num_threads()
     if threads is not None and threads < 1:

@@ -1,4 +1,4 @@
-"""The layers of a plan, each dense and lean, timed before anything is trained."""
+"""Time the layers of a plan, each dense and lean, before anything is trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from leanconv.timing.modules import Builds, fastest, remembered
 from leanconv.timing.store import TimeStore
 
 LeanLayer = ConvOp | LeanLinear
-Ways = Callable[[Site, LeanLayer], Builds]  # of a layer: what builds the dense one, then each form of the lean one
+Ways = Callable[
+    [Site, LeanLayer], Builds
+]  # (site, lean layer) -> the builder of the dense layer, then of each lean form
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,13 @@ class LayerTime:
     """One convolution, dense and lean: milliseconds for all its calls in one forward pass, medians.
 
     Args:
-        group: number of its group in the plan; all of one group convert or none.
+        name: the convolution's name in the network.
+        group: the number of its group in the plan; a group is converted as a whole or not at all.
+        dense_ms, lean_ms: the time of the dense layer, and of the lean layer in its fastest form.
         form: the form in which the lean layer is fastest.
+
+    >>> LayerTime("conv1", 0, dense_ms=1.0, lean_ms=2.0, form="module").slower
+    True
     """
 
     name: str
@@ -38,7 +45,7 @@ class LayerTime:
 
     @property
     def slower(self) -> bool:
-        """Whether it would take longer lean than dense."""
+        """Whether the lean layer takes longer than the dense layer."""
         return self.lean_ms > self.dense_ms
 
 
@@ -56,17 +63,18 @@ def layer_times(
     channels_last: bool = True,
     progress: Progress | None = None,
 ) -> list[LayerTime]:
-    """Measure every convolution that `plan` converts, at the sizes that it has in the network.
+    """Time every convolution that `plan` converts, at the sizes of its feature maps in the network.
 
     Args:
-        ways: the modules to time for one layer: the dense one first, then the lean one's forms.
-        store: of times that were measured before; what is measured now is written there.
-        batch: images a call.
-        device, dtype, threads, runtime, channels_last: what to run on, and how.
+        plan: a plan that was made with an input size.
+        ways: the modules to time for one layer: the dense layer first, then the forms of the lean layer.
+        store: times of earlier measurements; the new times are added and written.
+        batch: images in a call.
+        device, dtype, threads, runtime, channels_last: how the modules run.
         progress: called with (done, all) before each layer.
 
     Raises:
-        SettingError: a plan that does not know its maps' sizes.
+        SettingError: the plan does not hold the sizes of its feature maps.
     """
     threads = threads or torch.get_num_threads()
     device = torch.device(device)
@@ -98,16 +106,16 @@ def layer_times(
 def _times(
     module: LeanLayer, builds: Builds, x: Tensor, runtime: str, threads: int, store: TimeStore
 ) -> tuple[float, dict[str, float]]:
-    """Milliseconds of the dense layer, and of the lean one in each form."""
+    """Milliseconds of the dense layer, and of the lean layer in each form."""
     settings = module.signature() if isinstance(module, ConvOp) else module
     times = remembered(f"{type(module).__name__} {settings}", builds, x, runtime, threads, store)
     return times.pop(next(iter(builds))), times
 
 
 def _inputs(site: Site, batch: int, device: torch.device, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
-    """An input for each call of the convolution in a forward pass: the smallest one that gives its output's size."""
+    """An input for each call of the convolution in a forward pass: the smallest input that gives the output's size."""
     if not site.sizes:
-        raise SettingError(f"the plan does not know the size of {site.name}'s map; make it with input_size")
+        raise SettingError(f"the plan does not hold the size of {site.name}'s map; make the plan with input_size")
     spec, found = site.spec, []
     left, right, top, bottom = spec.pads
     pads = (top + bottom, left + right)

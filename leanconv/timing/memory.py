@@ -1,4 +1,4 @@
-"""How much memory a call takes beyond what the process already holds."""
+"""Measure how much memory a call needs beyond what the process already holds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int | None:
-    """Peak memory during `call` less the memory before it; None where the system does not say.
+    """Peak memory during `call` minus the memory before it, in bytes; None if the system does not show it.
 
-    On CUDA what torch allocates. On Linux the process's resident memory, so that an allocator's and a library's scratch
-    space counts; the kernel's mark of the highest is reset before. Call once before, to leave one-time work out.
+    On CUDA this is the memory that torch allocates. On Linux it is the process's resident memory, so the scratch space of
+    allocators and libraries counts; the kernel's peak is reset before the call. Call once before, to leave out one-time work.
+
+    Args:
+        call: the function to call.
+        device: where it allocates.
     """
     device = torch.device(device)
     gc.collect()
@@ -29,7 +33,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
         return torch.cuda.max_memory_allocated(device) - before
     try:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:  # what was freed and kept would be used again, and not be seen
+        if trim is not None:  # memory that malloc kept would be reused and not be counted
             trim(0)
         CLEAR.write_text("5")
         before = _resident("VmRSS")

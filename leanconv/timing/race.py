@@ -1,4 +1,4 @@
-"""Networks side by side in several runtimes and forms: the best of each against the best of the first."""
+"""Time networks in several runtimes and forms, and compare each network's fastest with the first network's fastest."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from leanconv.timing.latency import Latency, threads_set, time_interleaved
 
 AS_IS = "as it is"
 Key = tuple[str, str, str]  # network, runtime, form
-LONGEST = 200  # characters of a reason
+LONGEST = 200  # the most characters of a reason
 
 
 @dataclass(frozen=True)
 class Made:
-    """A network in the form that it is to be timed in.
+    """A network in the form in which it is timed.
 
     Args:
-        module: None where there is none, and `failed` says why.
+        module: the network; None if it could not be brought into the form, and `failed` is then the reason.
         forms: how many lean layers run in which form.
-        name: of the form, where it is another one than was asked for.
-        failed: why it is not the form that was asked for.
+        name: the name of the form, if it is another form than was asked for.
+        failed: why the form is not the form that was asked for.
     """
 
     module: nn.Module | None
@@ -39,24 +39,26 @@ class Made:
     failed: str | None = None
 
 
-Form = Callable[[nn.Module, Tensor, str, int], Made]  # of a network, an example, a runtime and a number of threads
+Form = Callable[[nn.Module, Tensor, str, int], Made]  # (network, example, runtime, threads) -> the network in a form
 
 
 def as_it_is(network: nn.Module, example: Tensor, runtime: str, threads: int) -> Made:
-    """The network, unchanged."""
+    """The form that leaves the network unchanged."""
     return Made(network)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network in one runtime.
+    """One network in one runtime and one form.
 
     Args:
-        form: "as it is", or what `race` was given others under.
+        network: its name.
+        runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
+        form: "as it is", or another key of the `forms` that `race` got.
         forms: how many lean layers run in which form.
-        latency: its ratio is to the fastest entry of the first network that runs; None where it failed.
-        best: whether it is the fastest of its network.
-        failed: why it was not timed: the network, the runtime, or the two together.
+        latency: with the ratio to the fastest entry of the first network that runs; None if the entry failed.
+        best: whether the entry is the fastest of its network.
+        failed: why the entry was not timed: the network failed, the runtime failed, or they do not fit together.
     """
 
     network: str
@@ -68,7 +70,7 @@ class Entry:
     failed: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, the latency's beside the others; None for each where it was not measured."""
+        """The entry as plain values, with the values of `latency` beside the others; they are None if it was not measured."""
         found = asdict(self)
         latency = found.pop("latency") or dict.fromkeys(field.name for field in fields(Latency))
         latency.pop("name")
@@ -90,17 +92,23 @@ def race(
 ) -> list[Entry]:
     """Time every network in every runtime and form, all interleaved.
 
-    What cannot be timed, for whatever reason, is an entry that says why; the others are timed.
+    A combination that fails becomes an entry with the reason; the others are timed.
 
     Args:
-        networks: name -> network, of which a copy is timed; the first that runs is what the others are compared with.
+        networks: name -> network. Copies are timed. The others are compared with the first network that runs.
+        example: an input, (N, C, H, W), on the device to run on.
         names: runtimes, of `leanconv.timing.runtimes.RUNTIMES`.
-        forms: name -> what brings a network into that form.
-        seconds: of measuring in all.
-        say: called with what is being prepared.
+        forms: name -> the function that brings a network into that form.
+        threads: CPU threads; None leaves torch's setting.
+        seconds: seconds of measurement in all.
+        say: called with a line for each step of the preparation.
 
     Raises:
-        SettingError: no network, a runtime that is not there, or a text where several names are asked for.
+        SettingError: there is no network, a runtime is unknown or not installed, or `names` is a text.
+
+    >>> found = race({"conv": nn.Conv2d(3, 3, 3)}, torch.zeros(1, 3, 8, 8), seconds=0.01)
+    >>> found[0].form, found[0].best
+    ('as it is', True)
     """
     if not networks or not names:
         raise SettingError("nothing to time: give at least one network and one runtime")
@@ -115,13 +123,13 @@ def race(
             for runtime in names:
                 for form, make in forms.items():
                     line.prepare((network, runtime, form), model, make)
-        say(f"timing {len(line.calls)} of them")
+        say(f"timing {len(line.calls)} entries")
         timed = _timed(line, [*networks], seconds)
     return _entries(line, timed)
 
 
 class _Line:
-    """What stands ready to be timed, and what could not be made ready."""
+    """The entries that are ready to be timed, and the entries that failed."""
 
     def __init__(self, example: Tensor, threads: int, say: Callable[[str], None]) -> None:
         self.example, self.threads, self.say = example, threads, say
@@ -129,7 +137,7 @@ class _Line:
         self.calls: dict[Key, runtimes.Call] = {}
         self.chosen: dict[Key, dict[str, int]] = {}
         self.failed: dict[Key, str] = {}
-        self.copies: dict[str, nn.Module] = {}  # of the network at hand
+        self.copies: dict[str, nn.Module] = {}  # of the current network
 
     def prepare(self, key: Key, model: nn.Module, make: Form) -> None:
         """Bring `model` into a form and a runtime, and call it once."""
@@ -147,13 +155,13 @@ class _Line:
             self.chosen[key] = made.forms
             self.calls[key] = runtimes.prepare(runtime, made.module, self.example, self.threads)
             self.calls[key]()
-        except Exception as error:  # the network's own code, an exporter, a compiler, the device's memory
+        except Exception as error:  # from the network's code, an exporter, a compiler or the device's memory
             self.calls.pop(key, None)
             self.failed[key] = first_line(error)[:LONGEST]
             self.say(f"{network}, {runtime}, {form} failed: {self.failed[key]}")
 
     def _own(self, network: str, model: nn.Module) -> nn.Module:
-        """A copy of `model`, the same one for all runtimes and forms."""
+        """A copy of `model`; all runtimes and forms share the same copy."""
         if network not in self.copies:
             own = copied(model).eval().to(device=self.example.device, dtype=self.example.dtype)
             self.copies = {network: to_channels_last(own)}
@@ -161,7 +169,7 @@ class _Line:
 
 
 def _timed(line: _Line, networks: Sequence[str], seconds: float) -> dict[Key, Latency]:
-    """Interleaved, with the fastest entry of the first network that runs as what ratios are to; what fails now is left out."""
+    """Time all calls, with ratios to the fastest entry of the first network that runs; calls that fail now are left out."""
     calls = line.calls
     while calls:
         first = next(network for network in networks if any(key[0] == network for key in calls))
@@ -180,7 +188,7 @@ def _timed(line: _Line, networks: Sequence[str], seconds: float) -> dict[Key, La
 
 
 class _FailedLater(Exception):
-    """A call that had run once and failed when it was timed."""
+    """A call ran once before, and failed when it was timed."""
 
     def __init__(self, key: Key) -> None:
         super().__init__(*key)

@@ -1,4 +1,4 @@
-"""The ways to run a network: PyTorch as it is, compiled by inductor, ONNX Runtime, OpenVINO."""
+"""The runtimes of a network: PyTorch eager, compiled by inductor, ONNX Runtime, OpenVINO."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ Call = Callable[[], Tensor]
 
 
 def prepare(runtime: str, model: nn.Module, example: Tensor, threads: int | None = None) -> Call:
-    """A call that runs `model` on `example` and returns its output, with everything that is done once done.
+    """A call that runs `model` on `example` and returns its output; all work that is done once is done before.
 
     Args:
-        runtime: one of `RUNTIMES`. "eager" and "compile" run where `example` lies; the others on the CPU, in
-            float32, OpenVINO in bfloat16 too.
-        model: in eval mode, with one tensor in and one out.
-        threads: CPU threads; None leaves torch's setting, and gives the others as many. PyTorch's count is the process's:
-            set it around the calls.
+        runtime: one of `RUNTIMES`. "eager" and "compile" run on `example`'s device. The others run on the CPU, in float32;
+            OpenVINO also runs in bfloat16.
+        model: in eval mode, with one tensor as input and one as output.
+        example: the input of each call.
+        threads: CPU threads of ONNX Runtime and OpenVINO; None gives them torch's number. PyTorch's own number belongs to the
+            process: set it around the calls.
 
     Raises:
-        SettingError: an unknown runtime, one that is not installed, or a network or device that it does not take.
+        SettingError: the runtime is unknown or not installed, or does not support the network or the device.
+
+    >>> call = prepare("eager", nn.ReLU(), torch.tensor([-1.0, 2.0]))
+    >>> call().tolist()
+    [0.0, 2.0]
     """
     check(runtime)
     known = PRECISIONS.get(runtime, {})
@@ -45,7 +50,10 @@ def prepare(runtime: str, model: nn.Module, example: Tensor, threads: int | None
 
 
 def check(runtime: str) -> None:
-    """Raise SettingError unless `runtime` is one of `RUNTIMES` and installed."""
+    """Raise SettingError if `runtime` is not one of `RUNTIMES`, or is not installed.
+
+    >>> check("eager")
+    """
     if runtime not in RUNTIMES:
         raise SettingError(f"runtime={runtime!r} must be one of {', '.join(RUNTIMES)}")
     if not available(runtime):
@@ -54,7 +62,11 @@ def check(runtime: str) -> None:
 
 
 def available(runtime: str) -> bool:
-    """Whether what `runtime` needs is installed."""
+    """Whether the packages that `runtime` needs are installed.
+
+    >>> available("eager")
+    True
+    """
     return runtime not in PACKAGES or all(
         importlib.util.find_spec(name) is not None for name in PACKAGES[runtime][0].split(" and ")
     )
@@ -70,12 +82,12 @@ def _eager(model: nn.Module, example: Tensor, threads: int) -> Call:
 
 
 def _compiled(model: nn.Module, example: Tensor, threads: int) -> Call:
-    """Inductor with constant weights, which it packs once and folds norms into."""
+    """Inductor with constant weights, which it packs once and into which it folds normalisation layers."""
     torch._dynamo.reset()
     compiled = torch.compile(model, options={"freezing": True})
 
     def call() -> Tensor:
-        with torch.no_grad():  # freezing asks for this one, not for inference_mode
+        with torch.no_grad():  # freezing needs no_grad and does not work in inference_mode
             out: Tensor = compiled(example)
             return out
 
@@ -95,13 +107,17 @@ def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Call:
 
 
 def onnx_options(threads: int | None = None) -> Any:
-    """ONNX Runtime's session options: quiet, on so many threads (None: one for each core) that do not spin between calls."""
+    """ONNX Runtime's session options: quiet, with threads that do not spin between calls.
+
+    Args:
+        threads: CPU threads; None for one on each core.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    # threads that go on spinning would slow down whatever runs next
+    # spinning threads would slow down the next measured network
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
@@ -111,7 +127,7 @@ def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
     import openvino
 
     hint = PRECISIONS["openvino"][example.dtype]
-    if example.dtype != torch.float32:  # its networks are float32; the hint says what they compute in
+    if example.dtype != torch.float32:  # OpenVINO's networks are float32; the hint sets the precision of computing
         model = copied(model).float()
     example = example.float().contiguous()
     with quiet(), torch.no_grad():
@@ -126,11 +142,11 @@ def _openvino(model: nn.Module, example: Tensor, threads: int) -> Call:
 
 @functools.cache
 def openvino_core() -> Any:
-    """OpenVINO's one Core of this process.
+    """The only Core of OpenVINO in this process.
 
-    Each Core that compiles for the CPU installs its own stack for signals, frees it at its end, and then puts back the
-    stack that was there before it. Two whose lives overlap therefore leave a stack that is freed already, and the next
-    signal (a DataLoader's worker ends) kills the process.
+    Each Core that compiles for the CPU installs its own stack for signals. At its end it frees this stack and restores the
+    earlier stack. If the lives of two Cores overlap, a freed stack remains installed, and the next signal (for example when a
+    DataLoader's worker ends) kills the process.
     """
     without_telemetry()
     import openvino
@@ -139,14 +155,14 @@ def openvino_core() -> Any:
 
 
 def without_telemetry() -> None:
-    """OpenVINO's converter reports every conversion home, and waits for it, unless its reporter is not there."""
+    """Stop OpenVINO's converter from reporting every conversion over the network and waiting for it."""
     if "openvino_telemetry" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters warn about things that no reader of a benchmark can change."""
+    """Silence the warnings of exporters inside the block, which a reader of a benchmark cannot act on."""
     with only_errors("torch.onnx", "onnxscript", "openvino"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -166,6 +182,10 @@ PRECISIONS = {"onnxruntime": {torch.float32: "f32"}, "openvino": {torch.float32:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of the runtimes' packages; None for one that is not installed."""
+    """Versions of the runtimes' packages; None for a package that is not installed.
+
+    >>> sorted(versions())
+    ['onnx', 'onnxruntime', 'onnxscript', 'openvino']
+    """
     names = ("onnx", "onnxscript", "onnxruntime", "openvino")
     return {name: importlib.metadata.version(name) if importlib.util.find_spec(name) else None for name in names}

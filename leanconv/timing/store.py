@@ -1,4 +1,4 @@
-"""Measured times, remembered: in memory, and in a file of the user's cache."""
+"""Remember measured times: in memory, and in a file in the user's cache."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from leanconv.core.layout import is_channels_last
 from leanconv.core.machine import describe_machine
 from leanconv.core.reading import parse_json
 
-VERSION = 1  # of the file; another one is read as empty
+VERSION = 1  # of the file; a file of another version is read as empty
 
 
 class TimeStore:
     """Measured times by (runtime, device, threads, dtype, layout, shape, layer), in a file that several processes may read.
 
     Args:
-        path: None keeps them in memory only.
+        path: the file; None keeps the times in memory only.
+
+    >>> TimeStore(None).times
+    {}
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -35,18 +38,25 @@ class TimeStore:
                 self.times = found["times_ms"]
 
     def write(self) -> None:
-        """Put what was measured into the file."""
+        """Write the times to the file."""
         if self.path is not None:
             write_json(self.path, {"version": VERSION, "times_ms": self.times})
 
 
 def default_store() -> Path:
-    """``forms.json`` in leanconv's folder of the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    """The default file: ``leanconv/forms.json`` in the user's cache (``XDG_CACHE_HOME``, or else ``~/.cache``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanconv" / "forms.json"
 
 
 def key_of(name: str, example: Tensor, runtime: str, threads: int) -> str:
-    """What a measured time depends on, as one line."""
+    """One line with everything that a measured time depends on.
+
+    Args:
+        name: the module and its settings.
+        example: an input.
+        runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
+        threads: CPU threads.
+    """
     layout = "channels_last" if is_channels_last(example) else "contiguous"
     shape = "x".join(map(str, example.shape))
     return " | ".join([runtime, _device(example.device), str(threads), str(example.dtype), layout, shape, name])

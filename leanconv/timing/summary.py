@@ -1,4 +1,4 @@
-"""Networks side by side: parameters, MACs, bytes and measured latency."""
+"""Compare networks: parameters, MACs, bytes and measured latency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leanconv.timing.latency import Latency, measure_latency
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One network of a summary."""
+    """One network of a summary: its name, its counts, and its latency (None if it was not measured)."""
 
     name: str
     count: Count
@@ -27,14 +27,14 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows to compare; printed as a table, with ratios to the first row."""
+    """Rows to compare; `str` gives a table with ratios to the first row."""
 
     rows: tuple[SummaryRow, ...]
     input_size: InputSize | None
     batch: int
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One dict a row: the counts, and the latency where it was measured."""
+        """A dict for each row: the counts, and the latency if it was measured."""
         return [
             {"name": row.name, **asdict(row.count), **({} if row.latency is None else asdict(row.latency))}
             for row in self.rows
@@ -69,18 +69,23 @@ class Summary:
 def summary(
     *models: nn.Module, input_size: InputSize | None = None, batch: int = 1, latency: bool = True, seconds: float = 3.0
 ) -> Summary:
-    """Count `models` and measure them, interleaved; print the result for a table.
+    """Count `models` and measure their latency, interleaved; print the result to see a table.
 
     1 MAC is one multiply-add, for one image. Latency is the median over rounds, with quartiles.
 
     Args:
-        input_size: (channels, height, width); default: what the first model was made for.
-        batch: images a forward pass, for the latency.
-        latency: whether to measure; without it nothing runs but counts.
-        seconds: time to measure for, all models together.
+        input_size: (channels, height, width); default: the input size of the first model.
+        batch: images in a forward pass, for the latency.
+        latency: whether to measure; without a measurement, the models are only counted.
+        seconds: seconds of measurement, for all models together.
 
     Raises:
-        SettingError: no model, or no input size known for measuring.
+        SettingError: there is no model, or no input size is known for the measurement.
+
+    >>> import leanconv as lc
+    >>> result = summary(lc.create_model("resnet20"), latency=False)
+    >>> result.rows[0].name, result.rows[0].count.params
+    ('CifarResNet', 272474)
     """
     if not models:
         raise SettingError("summary() needs at least one model")
@@ -98,7 +103,11 @@ def summary(
 
 
 def names_of(models: Sequence[nn.Module]) -> list[str]:
-    """What each network is: the methods of its plan, or its class; numbered where two are alike."""
+    """The methods in each network's plan, or its class; equal names get a number.
+
+    >>> names_of([nn.ReLU(), nn.ReLU(), nn.Sigmoid()])
+    ['ReLU #1', 'ReLU #2', 'Sigmoid']
+    """
     names = []
     for model in models:
         plan = plan_of(model)

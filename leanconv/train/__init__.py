@@ -1,4 +1,4 @@
-"""Training and evaluation of classifiers."""
+"""Train and evaluate classifiers."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ _HOME = {
     "evaluate": "evaluation",
     "fit": "run",
 }
-__getattr__, __dir__ = lazy(__name__, _HOME)  # the settings are read for --help, which should not wait for torch
+__getattr__, __dir__ = lazy(__name__, _HOME)  # --help reads the settings, and should not wait for torch

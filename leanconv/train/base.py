@@ -1,8 +1,8 @@
-"""What every run needs around its steps, whatever it trains.
+"""The parts of a run around its steps, for everything that is trained.
 
-Lightning could count the means of an epoch (`self.log`) and step a scheduler, but its checkpoints hold no half-counted
-means, and a scheduler's state would be one more thing to check on resuming. Sums and the learning rate are therefore ours;
-the numbers of an epoch are logged, so that callbacks can monitor them.
+Lightning could average over an epoch (`self.log`) and step a scheduler. But its checkpoints do not hold the partial sums of an
+epoch, and a scheduler's state would be one more thing to check on resuming. So this module keeps the sums and sets the
+learning rate; the numbers of an epoch are logged, so that callbacks can monitor them.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ Record = dict[str, Any]
 
 
 class RunModule(pl.LightningModule):
-    """A network under SGD: its learning rate, the seed of each step, and sums that are read once an epoch.
+    """A network under SGD: its learning rate, the seed of each step, and sums that are read once in an epoch.
 
-    Sums are kept as tensors on the device and read once an epoch: reading them each step would make a GPU wait.
+    Sums are tensors on the device and are read once in an epoch, because reading them in each step would make a GPU wait.
     A subclass adds `training_step`, which calls `count`, and `take_record`.
 
     Args:
-        sums: how many numbers a step adds up.
+        model: the network.
+        config: the settings of the run.
+        sums: the number of sums.
     """
 
     def __init__(self, model: nn.Module, config: RunConfig, sums: int) -> None:
         super().__init__()
         self.model, self.config = model, config
         self.history: list[Record] = []
-        self.record: Record = {}  # of the epoch under way, from its last step on
-        self.ended = False  # by a callback, before the last epoch
-        self.train_seconds = 0.0  # of the epoch so far, validation left out
-        # plain attributes: an average of the weights also averages the buffers
+        self.record: Record = {}  # of the current epoch, from its last step on
+        self.ended = False  # a callback ended the run before the last epoch
+        self.train_seconds = 0.0  # of the current epoch, without validation
+        # Plain attributes, because averaging the weights also averages the buffers
         self.sums = torch.zeros(sums)
         self.first_bad = torch.tensor(torch.inf)
-        self.steps_before: int | None = None  # an epoch, of the run that is continued
+        self.steps_before: int | None = None  # steps in an epoch of the run that is continued
         self.finite = [name for name, value in model.state_dict().items() if _is_finite(value)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -74,7 +76,7 @@ class RunModule(pl.LightningModule):
         lr = self.lr
         for group in optimizer.param_groups:
             group["lr"] = lr
-        # each step draws from its own stream, so that a resumed run continues with the same dropout, on any device
+        # Each step has its own random stream, so that a resumed run continues with the same dropout, on any device
         seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -95,23 +97,23 @@ class RunModule(pl.LightningModule):
         self.first_bad = torch.minimum(self.first_bad, step)
 
     def first_bad_step(self) -> int | None:
-        """The first step, from 0, whose loss was not finite in any process; they all learn it together."""
+        """The first step, from 0, whose loss was not finite in any process; all processes get the same answer."""
         first = float(self.trainer.strategy.reduce(self.first_bad.clone(), reduce_op="min"))
         return int(first) if math.isfinite(first) else None
 
     def not_finite(self) -> str | None:
-        """A weight or a buffer of the network that was finite at first, and no longer is."""
+        """The name of a weight or a buffer that was finite at the start and is not finite now; None if there is none."""
         state = self.model.state_dict()
         return next((name for name in self.finite if not _is_finite(state[name])), None)
 
     def take_sums(self) -> list[float]:
-        """The sums of this epoch over all processes; they start again."""
+        """The sums of this epoch over all processes; the sums are then reset to zero."""
         taken: list[float] = self.reduced(self.sums).tolist()
         self.sums = torch.zeros_like(self.sums)
         return taken
 
     def take_record(self) -> Record:
-        """What this epoch gave: epoch, lr, train_loss, images, ..."""
+        """The record of this epoch: epoch, lr, train_loss, images, ..."""
         raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -126,11 +128,11 @@ class RunModule(pl.LightningModule):
         self.steps_before = steps_per_epoch(checkpoint)
         progress = checkpoint["progress"]
         self.history, self.train_seconds = progress["history"], progress["train_seconds"]
-        if self.global_rank == 0:  # it holds the sums of all of them
+        if self.global_rank == 0:  # the first process holds the sums of all processes
             self.sums = progress["sums"].to(self.sums)
 
     def reduced(self, sums: Tensor) -> Tensor:
-        """Added up over all processes."""
+        """The sums over all processes."""
         return self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
 
 
@@ -139,10 +141,18 @@ def _is_finite(value: Any) -> bool:
 
 
 def seed_all(seed: int, device: torch.device) -> None:
-    """Python, NumPy, and torch on the CPU and on `device`.
+    """Seed Python, NumPy, and torch on the CPU and on `device`.
 
-    torch.manual_seed would do, but takes milliseconds: it asks every kind of device, and keeps each call's traceback
-    for those that are not there.
+    torch.manual_seed takes milliseconds, because it asks every kind of device, and keeps the traceback of each call for
+    the kinds that do not exist.
+
+    Args:
+        seed: the seed.
+        device: a CPU or a CUDA device.
+
+    >>> seed_all(0, torch.device("cpu"))
+    >>> torch.initial_seed()
+    0
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -1,4 +1,4 @@
-"""best.safetensors: the weights of a run's best epoch, which say which epoch that is."""
+"""best.safetensors: the weights of a run's best epoch, with the number of this epoch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ from leanconv.train.resume import check_weights
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """The first epoch with the highest validation accuracy, counted from 1."""
+    """The first epoch with the highest validation accuracy, counted from 1.
+
+    >>> best_epoch([{"val_top1_pct": 50.0}, {"val_top1_pct": 60.0}, {"val_top1_pct": 60.0}])
+    2
+    """
     return max(range(len(history)), key=lambda index: history[index]["val_top1_pct"]) + 1
 
 
 def keep_best(folder: RunFolder, checkpoint: Mapping[str, Any]) -> None:
-    """Write the weights of `checkpoint`, which is on disk, if they are those of the best epoch so far.
+    """Write the weights of `checkpoint`, which is already on disk, if they are the weights of the best epoch so far.
 
-    It comes after the checkpoint, and again when that is read: so a kill between the two loses nothing, and what is kept
-    always belongs to the history in the checkpoint.
+    This function runs after the checkpoint is written, and again when it is read. So a kill between the two writes loses
+    nothing, and the weights always belong to the history in the checkpoint.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: the content of last.ckpt.
+
+    Raises:
+        RunError: the file cannot be written.
     """
     history = checkpoint["progress"]["history"]
     if not ends_epoch(checkpoint) or best_epoch(history) != len(history):
@@ -41,10 +52,15 @@ def keep_best(folder: RunFolder, checkpoint: Mapping[str, Any]) -> None:
 
 
 def load_best(model: nn.Module, folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
-    """Give `model` the weights of the best epoch.
+    """Load the weights of the best epoch into `model`.
+
+    Args:
+        model: the network; it is changed.
+        folder: the run's folder.
+        history: one record for each epoch.
 
     Raises:
-        FileError: they are not there, belong to another epoch or network, or are not what was written.
+        FileError: the file is missing, was changed, or belongs to another epoch or network.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -55,7 +71,7 @@ def load_best(model: nn.Module, folder: RunFolder, history: Sequence[Mapping[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise FileError(f"{folder.best}: the weights of the best epoch cannot be read; {way_out}") from error
-    if "checksum" not in said:  # of a version that wrote the shared ones once
+    if "checksum" not in said:  # of a version that wrote shared weights once
         tensors = _with_shared(model, tensors)
     elif said != {"epoch": str(best_epoch(history)), "checksum": _checksum(tensors)}:
         raise FileError(f"{folder.best}: not the weights that epoch {best_epoch(history)} wrote (checksum); {way_out}")
@@ -68,7 +84,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _with_shared(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every name of the model's state: those whose memory another name shares, from that one."""
+    """A tensor for every name of the model's state; a name that shares its memory with a stored name gets this tensor."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     written = {_memory(state[name]): value for name, value in tensors.items() if name in state}
     return {**{name: written[_memory(value)] for name, value in state.items() if _memory(value) in written}, **tensors}

@@ -1,4 +1,4 @@
-"""What happens around the steps: records, checkpoints, stopping, and the choice of an epoch."""
+"""Callbacks of a run: records, checkpoints, stopping, and the best epoch."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from leanconv.train.checkpoint import read_checkpoint, write_checkpoint
 from leanconv.train.engine import refuse_objects
 from leanconv.train.folder import RunFolder
 
-LOOK_EVERY = 20  # steps between two readings of values that are on a device
+LOOK_EVERY = 20  # steps between two reads of values on a device
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop, and its state is on disk."""
+    """The run was asked to stop, and its checkpoint is written."""
 
 
 class Recorder(pl.Callback):
     """Times each epoch, appends its record to metrics.jsonl, and hands the record to the loggers.
 
-    Loggers also get `train_loss_step` (of the first process) and `lr_step` every `LOOK_EVERY` steps. Their axis is the number
-    of the step, from 0 at the run's start, so that it goes on after a resume.
+    Loggers also get `train_loss_step` (of the first process) and `lr_step` every `LOOK_EVERY` steps. Their x-axis is the
+    number of the step, from 0 at the run's start, so that it continues after a resume.
 
-    A loss or a weight that is not finite ends the run here. Lightning's EarlyStopping(check_finite=True) would look at the
-    loss once an epoch, and would save the epoch that went wrong.
+    If a loss or a weight is not finite, this callback ends the run. Lightning's EarlyStopping(check_finite=True) would check
+    the loss once in an epoch, and the bad epoch would be saved.
+
+    Args:
+        folder: the run's folder.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.stop = False  # set from outside: write a checkpoint after the step under way, and stop
+        self.stop = False  # set from outside: write a checkpoint after the current step, and stop
         self.mark = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -46,7 +49,7 @@ class Recorder(pl.Callback):
         if before is not None and before != here:
             said = f"{before} steps an epoch in it, and {here} here"
             way_out = "use those, or choose another folder"
-            raise FileError(f"{self.folder.checkpoint}: made with other images ({said}); {way_out}")
+            raise FileError(f"{self.folder.checkpoint}: written with other images ({said}); {way_out}")
         if trainer.is_global_zero:
             self.folder.write_records(module.history)
         for logger in trainer.loggers:
@@ -71,7 +74,7 @@ class Recorder(pl.Callback):
             _log(trainer, {"train_loss_step": float(outputs["loss"]), "lr_step": lr})
         if last or self.stop:
             module.train_seconds += self._lap()
-        if self.stop and not last:  # after the last step the epoch's end, which follows, checks them
+        if self.stop and not last:  # after the last step, on_train_epoch_end checks the weights
             self._check_weights(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -80,7 +83,7 @@ class Recorder(pl.Callback):
         record["seconds"] = module.train_seconds + self._lap()  # with validation
         record["images_per_s"] = record.pop("images") / module.train_seconds
         for name, value in record.items():
-            if not math.isfinite(value):  # nan and infinity are no JSON, and the next epoch would be no better
+            if not math.isfinite(value):  # JSON has no NaN and no infinity, and the next epoch would not be better
                 self._diverged(trainer, f"{name} is")
         module.history.append(record)
         module.train_seconds = 0.0
@@ -92,7 +95,7 @@ class Recorder(pl.Callback):
             logger.save()
 
     def _check_weights(self, trainer: pl.Trainer, module: RunModule) -> None:
-        """A checkpoint must be worth going on from."""
+        """A checkpoint with weights that are not finite must not be written."""
         spoilt = module.not_finite()
         if not trainer.strategy.reduce_boolean_decision(spoilt is None):
             self._diverged(trainer, f"{spoilt or 'a weight'} is")
@@ -109,19 +112,22 @@ class Recorder(pl.Callback):
 
 
 def _log(trainer: pl.Trainer, values: dict[str, float]) -> None:
-    """Hand `values` to the loggers at once: Lightning would only do it after the epoch's checkpoint, and a stop loses them."""
+    """Pass `values` to the loggers at once: Lightning would wait until the epoch's checkpoint, and a stop would lose them."""
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step - 1)
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes last.ckpt at the end of each epoch, and after the step under way when the run is asked to stop.
+    """Writes last.ckpt at the end of each epoch, and after the current step when the run is asked to stop.
 
-    Lightning calls a `Checkpoint` after all other callbacks, so last.ckpt holds their state as it is after the step. Its
-    own ModelCheckpoint cannot save after any step that an interrupt chooses, and OnExceptionCheckpoint saves within one.
+    Lightning calls a `Checkpoint` after all other callbacks, so last.ckpt holds their states after the step. Lightning's
+    ModelCheckpoint cannot save after the step that an interrupt chooses, and its OnExceptionCheckpoint saves within a step.
 
-    A callback that ends the run (EarlyStopping, Timer) is heard at the epoch's end, where the record and the checkpoint are
-    whole; such a run counts as finished.
+    If a callback (EarlyStopping, Timer) ends the run, the run continues to the end of the epoch, where the record and the
+    checkpoint are complete. Such a run counts as finished.
+
+    Args:
+        recorder: the run's recorder, whose `stop` asks the run to stop.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -148,12 +154,14 @@ class LastCheckpoint(Checkpoint):
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints whole, with checksums; those of a user's ModelCheckpoint as well.
+    """Writes checkpoints atomically and with checksums, also for a user's ModelCheckpoint.
 
-    Lightning's own goes through the folder for temporary files, from where a rename need not be atomic, and has no sums.
+    Lightning's own class writes through the folder for temporary files, from which a rename may not be atomic, and writes no
+    checksums.
 
     Args:
-        best: keep the weights of the best epoch too.
+        folder: the run's folder.
+        best: also keep the weights of the best epoch.
     """
 
     def __init__(self, folder: RunFolder, best: bool) -> None:
@@ -162,7 +170,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         more = {name: value for name, value in checkpoint.items() if name not in ("callbacks", "state_dict")}
-        refuse_objects(more | checkpoint["callbacks"])  # now: on reading it would be too late
+        refuse_objects(more | checkpoint["callbacks"])  # refuse now, because reading would fail
         write_checkpoint(checkpoint, Path(path))
         if self.best and Path(path) == self.folder.checkpoint:
             keep_best(self.folder, checkpoint)

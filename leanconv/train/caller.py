@@ -1,4 +1,4 @@
-"""What a run changes around it, and gives back: random states, torch's switches, warnings and the environment."""
+"""Restore what a run changes in the process: random states, torch's switches, warnings and the environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _switch(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], N
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
-# (read, set back): what Lightning, or a network's own code, may set for the whole process
+# (read, set): values that Lightning, or a network's own code, may set for the whole process
 SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -31,16 +31,22 @@ SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 @contextlib.contextmanager
 def undisturbed(accelerator: str, *, alone: bool) -> Iterator[None]:
-    """Within the block a run may seed and set what it likes; after it, however it ends, all is as before.
+    """Restore the process's random states, switches and warnings after the block, however the block ends.
 
     Args:
-        accelerator: what the run was asked to take; random states of GPUs are kept unless it is "cpu".
-        alone: no other process shares the run. With others the environment stays: Lightning finds there that it has started
-            them, and a second run would start them again.
+        accelerator: the accelerator of the run; random states of GPUs are restored unless it is "cpu".
+        alone: no other process shares the run; then the environment is restored too. Otherwise it stays: Lightning notes in
+            it that the other processes are started, and a second run would start them again.
+
+    >>> before = torch.get_rng_state()
+    >>> with undisturbed("cpu", alone=True):
+    ...     _ = torch.rand(1)
+    >>> torch.equal(torch.get_rng_state(), before)
+    True
     """
     generators: tuple[torch.Generator, ...] = ()
     if accelerator != "cpu" and torch.cuda.is_available():
-        torch.cuda.current_device()  # starts CUDA, which has no generators before
+        torch.cuda.current_device()  # starts CUDA, which has no generators before its start
         generators = torch.cuda.default_generators
     python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
     of_gpus = [generator.get_state() for generator in generators]

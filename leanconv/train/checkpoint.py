@@ -1,4 +1,4 @@
-"""last.ckpt: written whole with a checksum of each entry, and read back only as it was written."""
+"""last.ckpt: written atomically with a checksum of each entry; a changed file is refused."""
 
 from __future__ import annotations
 
@@ -23,39 +23,57 @@ WAY_OUT = "delete it to start again, or restore a copy"
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write `checkpoint`, with the SHA-256 of each of its entries, atomically."""
+    """Write `checkpoint` atomically, with the SHA-256 of each of its entries.
+
+    Args:
+        checkpoint: tensors and plain values.
+        path: the file.
+
+    Raises:
+        RunError: the file cannot be written.
+
+    >>> write_checkpoint({"progress": {"history": []}}, Path("last.ckpt"))
+    >>> read_checkpoint(Path("last.ckpt"))
+    {'progress': {'history': []}}
+    """
     from torch.utils.serialization import config
 
     sealed = {**checkpoint, CHECKSUMS: {name: sha256_of(value) for name, value in checkpoint.items()}}
-    # the zip's own sums are what tells a flipped bit before the file is taken apart
+    # The zip file's own checksums detect a flipped bit before the file is parsed
     with written(path), replacing(path) as temporary, config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
         torch.save(sealed, temporary)
 
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Within the block a file of a run is written; what keeps it from that ends the run, and no more than that.
+    """Turn an error while a file of a run is written into one line that ends the run.
+
+    Args:
+        path: the file that is written.
 
     Raises:
-        RunError: the disk is full, say.
+        RunError: the file cannot be written, for example because the disk is full.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save says the second, without the reason
+    except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError, without the reason
         if isinstance(error, LeanconvError):
             raise
         reason = getattr(error, "strerror", None) or "is the disk full?"
-        kept = "what was written before is whole; make room, and continue with --resume (resume=True)"
+        kept = "earlier files are complete; make room, and continue with --resume (resume=True)"
         raise RunError(f"{path} cannot be written ({reason}); {kept}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's tensors and plain values; a file that holds anything else, or not what was written, is refused.
+    """A checkpoint's tensors and plain values; a file with any other content, or a changed file, is refused.
 
-    Those of versions that wrote no checksums are read too.
+    Files of earlier versions, which wrote no checksums, are read too.
+
+    Args:
+        path: the file.
 
     Raises:
-        FileError: it cannot be read, or its content is not what was written.
+        FileError: the file cannot be read, or its content was changed.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -65,10 +83,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileError:
         raise
-    except Exception as error:  # what taking a damaged file apart raises is unbounded
+    except Exception as error:  # parsing a damaged file may raise anything
         raise FileError(f"{path}: not a readable checkpoint; {WAY_OUT}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("progress"), dict):
-        raise FileError(f"{path}: not a checkpoint of leanconv's; delete it to start again, or choose another folder")
+        raise FileError(f"{path}: not a checkpoint of leanconv; delete it to start again, or choose another folder")
     sums = checkpoint.pop(CHECKSUMS, None)
     if sums is not None:
         _verify(checkpoint, sums, path)
@@ -84,9 +102,12 @@ def _verify(checkpoint: Mapping[str, Any], sums: Any, path: Path) -> None:
 
 
 def object_in(value: Any) -> str | None:
-    """The name of the first type in nested values that `read_checkpoint` would refuse; None where there is none.
+    """The name of the first type in nested values that `read_checkpoint` would refuse; None if there is none.
 
-    Sets are refused as well: their order is another one in each process, and so would be their checksum.
+    Sets are refused as well: their order differs between processes, and so would their checksum.
+
+    >>> object_in({"a": [1, 2.0]}), object_in({"a": {1, 2}})
+    (None, 'set')
     """
     if type(value) in PLAIN:
         return None
@@ -98,17 +119,21 @@ def object_in(value: Any) -> str | None:
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's own state, averaged where the run averages."""
+    """The state of the network in a checkpoint; its averaged weights if the run averages.
+
+    >>> weights_of({"state_dict": {"model.fc.weight": 1}})
+    {'fc.weight': 1}
+    """
     return {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
 
 
 def ends_epoch(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether it was written after the last step of an epoch, its validation included."""
+    """Whether the checkpoint was written after the last step of an epoch and its validation."""
     return bool(checkpoint["loops"]["fit_loop"][BATCHES]["is_last_batch"])
 
 
 def steps_per_epoch(checkpoint: Mapping[str, Any]) -> int | None:
-    """Of the run that wrote it; None in the first epoch, which has more than the steps taken."""
+    """Steps in an epoch of the run that wrote the checkpoint; None within its first epoch, whose length is not known."""
     epochs, taken = len(checkpoint["progress"]["history"]), checkpoint["loops"]["fit_loop"][BATCHES]["current"]["ready"]
     if ends_epoch(checkpoint):
         return int(taken)
@@ -116,7 +141,11 @@ def steps_per_epoch(checkpoint: Mapping[str, Any]) -> int | None:
 
 
 def sha256_of(value: Any) -> str:
-    """SHA-256 of nested plain values and tensors: of kinds, dtypes, shapes and every bit."""
+    """SHA-256 of nested plain values and tensors: of their types, dtypes, shapes and every bit.
+
+    >>> sha256_of([1, 2]) == sha256_of((1, 2))
+    False
+    """
     total = hashlib.sha256()
     for part in _parts(value):
         total.update(part)

@@ -1,4 +1,4 @@
-"""The settings of a run, declared once: the flags, the configuration file and this class come from the same lines.
+"""The settings of a run, each declared once: the flags, the configuration file and the class use the same lines.
 
 This module imports neither torch nor Lightning, because ``--help`` reads it.
 """
@@ -10,27 +10,31 @@ from typing import Literal, Self
 from leanconv.core.config import Config, setting
 from leanconv.core.errors import SettingError
 
-# how a run is executed rather than what it computes: may change on resuming
+# These settings change how a run is executed, not what it computes: they may change on resuming
 EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
 
 
 class RunConfig(Config):
-    """SGD with momentum and its schedule: what every run has, whatever it trains.
+    """SGD with momentum and its schedule: the settings of every run.
 
     Args:
         schedule: see `leanconv.train.schedules.learning_rate`.
-        pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum stays.
+        pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum is constant.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
-        no_decay_norm: no weight decay on biases and norms (every parameter of fewer than two dimensions).
-        record_gradients: the largest and the mean absolute gradient of each shared weight, every ten steps, in gradients.jsonl.
-        sync_norms: batch norms take their statistics over all GPUs of the run together, for few images on each.
+        no_decay_norm: no weight decay on biases and normalisation layers (every parameter with fewer than two dimensions).
+        record_gradients: write the largest and the mean absolute gradient of each shared weight to gradients.jsonl, every
+            ten steps.
+        sync_norms: batch normalisation computes its statistics over all GPUs of the run, for few images on each GPU.
 
     Raises:
-        SettingError: an unknown setting or a value outside its rule.
+        SettingError: a setting is unknown, or a value breaks its rule.
+
+    >>> RunConfig(epochs=100).scaled(0.1).epochs
+    10
     """
 
     epochs: int = setting("Passes over the train part.", default=30, least=1)
-    batch_size: int = setting("Images a step, over all processes together.", default=128, least=1)
+    batch_size: int = setting("Images in a step, over all processes together.", default=128, least=1)
     lr: float = setting("Highest learning rate.", default=0.1, above=0)
     momentum: float = setting("Momentum of SGD.", default=0.9, least=0, below=1)
     nesterov: bool = setting("Nesterov momentum.", default=True)
@@ -39,7 +43,7 @@ class RunConfig(Config):
         "How lr changes.", default="onecycle"
     )
     milestones: tuple[float, ...] = setting(
-        "Where step multiplies by gamma: epochs, or below 1 fractions of them.", default=(0.5, 0.75)
+        "Epochs at which step multiplies lr by gamma; below 1, fractions of all epochs.", default=(0.5, 0.75)
     )
     gamma: float = setting("Factor of step and plateau.", default=0.1, above=0, below=1)
     patience: int = setting("Epochs that plateau waits for a lower validation loss.", default=5, least=0)
@@ -47,25 +51,25 @@ class RunConfig(Config):
     pct_start: float = setting("Rising part of onecycle.", default=0.3, above=0, below=1)
     div_factor: float = setting("onecycle starts at lr divided by this.", default=25.0, least=1)
     final_div_factor: float = setting("onecycle ends at its start divided by this.", default=1e4, least=1)
-    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where that is safe.", default="fp32")
+    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where autocast allows it.", default="fp32")
     channels_last: bool = setting("Memory layout of images and weights.", default=True)
     validation: float = setting(
-        "Part of train held out to choose settings on; 0 trains on everything.", default=0.0, least=0, below=1
+        "Part of train that is held out to choose settings; 0 trains on all images.", default=0.0, least=0, below=1
     )
-    seed: int = setting("Where randomness starts.", default=0, least=0)
+    seed: int = setting("Seed of all random numbers.", default=0, least=0)
     workers: int = setting("Processes that decode images.", default=0, least=0)
     threads: int | None = setting("CPU threads.", default=None, least=1)
-    no_decay_norm: bool = setting("No weight decay on biases and norms.", default=False)
+    no_decay_norm: bool = setting("No weight decay on biases and normalisation layers.", default=False)
     record_gradients: bool = setting(
-        "Keep the gradients' sizes of shared weights, for analyse --what gradients.", default=False
+        "Record the gradients of shared weights, for analyse --what gradients.", default=False
     )
-    sync_norms: bool = setting("Batch norms take their statistics over all GPUs together.", default=False)
+    sync_norms: bool = setting("Compute the statistics of batch normalisation over all GPUs together.", default=False)
 
     def scaled(self, factor: float) -> Self:
-        """The same recipe over `factor` times its epochs; milestones, warm-up and patience shrink with them.
+        """The same recipe for `factor` times its epochs; milestones, warm-up and patience are scaled too.
 
         Raises:
-            SettingError: a factor outside (0, 1].
+            SettingError: the factor is not in (0, 1].
         """
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
             raise SettingError(f"scale={factor!r} must be a number above 0 and at most 1; 1 is the full length")
@@ -98,40 +102,45 @@ class RunConfig(Config):
         if self.warmup_epochs >= self.epochs:
             raise SettingError(f"warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}")
         if self.warmup_epochs and self.schedule in ("onecycle", "plateau"):
-            raise SettingError(f"warmup_epochs={self.warmup_epochs} does not go with schedule={self.schedule!r}; set 0")
+            raise SettingError(
+                f"warmup_epochs={self.warmup_epochs} cannot be combined with schedule={self.schedule!r}; set 0"
+            )
         if self.schedule == "step":
             epochs = self.milestone_epochs()
             if min(epochs, default=0) < 0 or list(epochs) != sorted(set(epochs)):
                 raise SettingError(f"milestones={self.milestones} must rise; they are epochs {epochs} of {self.epochs}")
         if self.validation == 0 and self.schedule == "plateau":
-            raise SettingError("schedule='plateau' follows the validation loss; set validation above 0, 0.1 say")
+            raise SettingError(
+                "schedule='plateau' follows the validation loss; set validation above 0, for example 0.1"
+            )
 
 
 class TrainConfig(RunConfig):
-    """The run of a classifier: `RunConfig`, and how images are fed and weights chosen.
+    """The settings of a classifier's run: `RunConfig`, and how images are fed and weights chosen.
 
     Args:
-        image_size: pixels of the square that images are brought to; see `make_loader`.
-        ten_crop: for the evaluation after the run; validation looks at one crop of each image.
-        ema: decay per step of an averaged copy of the weights, which is then what is validated and kept.
-        select: keep the weights of the last epoch, or of the one with the best validation accuracy.
+        image_size: side in pixels of the square to which images are scaled; see `make_loader`.
+        ten_crop: use ten crops in the evaluation after the run; validation uses one crop of each image.
+        ema: decay per step of an averaged copy of the weights; this copy is then validated and kept.
+        select: keep the weights of the last epoch, or of the epoch with the best validation accuracy.
 
     Raises:
-        SettingError: an unknown setting or a value outside its rule.
+        SettingError: a setting is unknown, or a value breaks its rule.
+
+    >>> TrainConfig(epochs=10, validation=0.0, select="last").milestone_epochs()
+    (5.0, 7.5)
     """
 
     label_smoothing: float = setting("Label smoothing.", default=0.0, least=0, below=1)
     augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = setting(
-        "Changes to train images.", default="crop_flip"
+        "Augmentation of train images.", default="crop_flip"
     )
     image_size: int | None = setting(
-        "Pixels a side that images are brought to; their own by default.", default=None, least=1
+        "Side in pixels to which images are scaled; by default they keep their size.", default=None, least=1
     )
     ten_crop: bool = setting("Test on ten crops of each image.", default=False)
     compile: bool = setting("Compile the network; needs a C++ compiler on a CPU.", default=False)
-    ema: float | None = setting(
-        "Decay of averaged weights, which are then the ones kept.", default=None, above=0, below=1
-    )
+    ema: float | None = setting("Decay of averaged weights, which are then kept.", default=None, above=0, below=1)
     validation: float = 0.1
     select: Literal["last", "best"] = setting("Weights kept: last epoch, or best on validation.", default="last")
 
@@ -146,4 +155,4 @@ class TrainConfig(RunConfig):
     def _check_together(self) -> None:
         super()._check_together()
         if self.validation == 0 and self.select == "best":
-            raise SettingError("select='best' needs a validation part; set validation above 0, 0.1 say")
+            raise SettingError("select='best' needs a validation part; set validation above 0, for example 0.1")

@@ -1,4 +1,4 @@
-"""What a user may hand to Lightning's Trainer: callbacks and a strategy, as far as a run stays exact with them."""
+"""Check the callbacks and the strategy that a user gives: a run must stay exactly resumable with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.train.checkpoint import object_in
 
-# What these do is a setting of the run, which is checked, saved and resumed exactly.
+# A setting of the run does the same as each of these callbacks, and is checked, saved and resumed exactly
 SETTING_OF: dict[type[Callback], str] = {
     WeightAveraging: "ema",
     StochasticWeightAveraging: "ema",
@@ -33,9 +33,15 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unuse
 def check_callbacks(callbacks: Iterable[Any]) -> tuple[Callback, ...]:
     """The callbacks, if a run can have them.
 
+    Args:
+        callbacks: callbacks of Lightning.
+
     Raises:
-        SettingError: something else than a callback of Lightning's; one that does what a setting does; two whose states
-            last.ckpt could not tell apart; or one whose state is more than tensors and plain values.
+        SettingError: an entry is not a callback of Lightning, or does what a setting does; the states of two callbacks have
+            the same name in last.ckpt; or a state holds more than tensors and plain values.
+
+    >>> check_callbacks([])
+    ()
     """
     found = tuple(callbacks)
     states: set[str] = set()
@@ -51,7 +57,7 @@ def check_callbacks(callbacks: Iterable[Any]) -> tuple[Callback, ...]:
         state = callback.state_dict()
         if state and callback.state_key in states:
             raise SettingError(
-                f"callbacks: two states are called {callback.state_key!r}; give one {name} another state_key"
+                f"callbacks: two states have the name {callback.state_key!r}; give one {name} another state_key"
             )
         states.add(callback.state_key)
         refuse_objects({callback.state_key: state})
@@ -61,7 +67,10 @@ def check_callbacks(callbacks: Iterable[Any]) -> tuple[Callback, ...]:
 
 
 def refuse_objects(states: Mapping[str, Any]) -> None:
-    """Raise SettingError where a callback's state is more than what last.ckpt can hold."""
+    """Raise SettingError if a callback's state holds something that last.ckpt cannot hold.
+
+    >>> refuse_objects({"Timer": {"seconds": 1.5}})
+    """
     for name, state in states.items():
         found = object_in(state)
         if found is not None:
@@ -72,21 +81,24 @@ def refuse_objects(states: Mapping[str, Any]) -> None:
 
 
 def check_same_callbacks(states: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:
-    """Warn of states in a checkpoint that no callback takes up."""
+    """Warn about states in a checkpoint that belong to no callback of this run."""
     import warnings
 
     lost = sorted(set(states) - {callback.state_key for callback in callbacks})
     if lost:
-        text = f"last.ckpt holds the state of {', '.join(lost)}, which no callback of this run takes up; pass the same ones"
+        text = f"last.ckpt holds the state of {', '.join(lost)}, but this run has no such callback; pass the same callbacks"
         warnings.warn(text, LeanconvWarning, stacklevel=3)
 
 
 def check_strategy(strategy: str | Strategy | None) -> str | Strategy:
-    """What Lightning is told; "auto" for None.
+    """The strategy for Lightning; "auto" for None.
 
     Raises:
-        SettingError: a strategy that splits weights over processes, which layers that share them do not survive and
-            last.ckpt does not hold; or one that starts processes whose history does not come back.
+        SettingError: the strategy splits weights over processes, which breaks shared weights and cannot be saved in
+            last.ckpt; or it starts processes that do not return the history.
+
+    >>> check_strategy(None), check_strategy("ddp")
+    ('auto', 'ddp')
     """
     if strategy is None:
         return "auto"

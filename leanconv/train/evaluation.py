@@ -1,4 +1,4 @@
-"""How good a network is on labelled images."""
+"""Measure the accuracy of a network on labelled images."""
 
 from __future__ import annotations
 
@@ -31,16 +31,21 @@ def evaluate(
     workers: int = 0,
     classes: Sequence[str] | None = None,
 ) -> Scores:
-    """Top-1 and top-5 accuracy and cross-entropy of `model`, where it is and in evaluation mode.
+    """Top-1 and top-5 accuracy and cross-entropy of `model`, on its own device and in evaluation mode.
 
-    A label counts as the output of the same name where both sides know their classes' names, whatever their order; the
-    images may show some of the network's classes only. Where one side has no names, their numbers must be as many.
+    If the network and the data both know the names of their classes, a label belongs to the output of the same name; the
+    orders may differ, and the images may show only some of the classes. Otherwise the numbers of classes must be equal.
 
     Args:
+        model: the network.
+        images: the labelled images.
+        mean, std: for each channel, of pixels in [0, 1].
+        batch_size: images in a forward pass.
         ten_crop: average the probabilities over ten crops of each image.
         precision: "fp32" or "bf16" (autocast).
-        image_size: as in `make_loader`.
-        classes: names of the network's outputs; None takes those noted on it (`leanconv.core.notes.get_task`).
+        channels_last: use this memory format for the images.
+        image_size, workers: as in `make_loader`.
+        classes: names of the network's outputs; None takes the names in its task (`leanconv.core.notes.get_task`).
 
     Raises:
         SettingError: the images have a class that the network does not know, or another number of classes.
@@ -63,18 +68,22 @@ def evaluate(
 
 
 def outputs_for(known: Sequence[str], images: LabelledImages) -> tuple[int, Tensor | None]:
-    """(outputs that the network must have, the output of each label), None where a label's number is its output.
+    """(number of outputs that the network must have, output of each label); None if a label's number is its output.
+
+    Args:
+        known: names of the network's classes; () if they are not known.
+        images: the labelled images.
 
     Raises:
-        SettingError: the classes differ by their names.
+        SettingError: the names of the classes differ.
     """
     if known and images.named:
         where = class_indices(known, images.classes, "the network", "the data")
         return len(known), None if where == tuple(range(len(known))) else torch.tensor(where)
     if known and images.classes and len(known) != len(images.classes):
         raise SettingError(
-            f"the network has {len(known)} classes ({first_names(known, SHOWN)}) and the data {len(images.classes)} without "
-            "names; take the data it was trained on"
+            f"the network has {len(known)} classes ({first_names(known, SHOWN)}) and the data {len(images.classes)} "
+            "without class names; take the data it was trained on"
         )
     return len(known) or len(images.classes), None
 
@@ -85,12 +94,12 @@ def _known(model: nn.Module) -> tuple[str, ...]:
 
 
 def _fitting(logits: Tensor, outputs: int, more: bool, names: Sequence[str]) -> Tensor:
-    """`logits`, if they are as many as the classes, or `more`."""
+    """`logits`, if their number equals the number of classes, or exceeds it and `more` is true."""
     found = logits.shape[1]
     if found != outputs and not (more and found > outputs):
         said = f"names {outputs} classes" if names else f"gets data of {outputs} classes"
         raise SettingError(
-            f"the network {said} and has {found} outputs; take the data it was trained on, or note its classes with "
+            f"the network {said} and has {found} outputs; take the data it was trained on, or set its classes with "
             "lc.set_task"
         )
     return logits

@@ -1,4 +1,4 @@
-"""What the machine does to a run, as one line."""
+"""Turn failures of the machine during a run into errors of one line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from leanconv.core.errors import RunError, first_line
 
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
-    """Within the block, images are decoded and a network is run.
+    """Turn failures inside the block, where images are decoded and a network runs, into errors of one line.
 
     Raises:
-        RunError: memory ran out, or a process that decodes images was killed, mostly for that reason.
+        RunError: memory ran out, or a process that decodes images was killed, mostly because memory ran out.
     """
     try:
         yield
@@ -25,9 +25,9 @@ def failures() -> Iterator[None]:
         RuntimeError,
         ConnectionError,
         EOFError,
-    ) as error:  # the last two where it ended while it handed an image over
+    ) as error:  # the last two if the process ended while it passed an image
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
-        error.with_traceback(None)  # it would keep the other workers alive
+        error.with_traceback(None)  # the traceback would keep the other workers alive
         way_out = "if memory ran out, lower workers; --resume (resume=True) continues"
         raise RunError(f"a process that decodes images ended ({first_line(error)}); {way_out}") from error

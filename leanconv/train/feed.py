@@ -1,4 +1,4 @@
-"""Batches for a run: which images, in which order, from which step on."""
+"""Batches of a run: which images, in which order, from which step on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ VALIDATION_BATCH = 500
 
 
 def per_process(batch_size: int, processes: int) -> int:
-    """Images a step in each process.
+    """The number of images that each process takes in a step.
 
     Raises:
-        SettingError: they cannot be shared out evenly.
+        SettingError: `batch_size` is not a multiple of `processes`.
+
+    >>> per_process(128, 4)
+    32
     """
     if batch_size % processes:
         raise SettingError(f"batch_size={batch_size} must be a multiple of the {processes} processes")
@@ -28,10 +31,14 @@ def per_process(batch_size: int, processes: int) -> int:
 
 
 class Resumable:
-    """A loader that goes on from the batch after the last step, in the middle of an epoch too.
+    """A loader that continues with the batch after the last step, also within an epoch.
 
-    It reads the trainer's count of steps, which is in the checkpoint; a loader's own state Lightning restores only in
-    the middle of an epoch.
+    It reads the trainer's count of steps, which is in the checkpoint. Lightning restores a loader's own state only within an
+    epoch.
+
+    Args:
+        loader: the loader of one epoch.
+        trainer: counts the steps.
     """
 
     def __init__(self, loader: Epochs, trainer: pl.Trainer) -> None:
@@ -47,7 +54,12 @@ class Resumable:
 
 
 class Feed(pl.LightningDataModule):
-    """The train part of `data`, less what `config` holds out of it for validation; never the test part."""
+    """The train part of `data` without the images that `config` holds out for validation; never the test part.
+
+    Args:
+        data: the data set.
+        config: the settings of the run.
+    """
 
     def __init__(self, data: ImageData, config: TrainConfig) -> None:
         super().__init__()
@@ -60,7 +72,7 @@ class Feed(pl.LightningDataModule):
 
     def train_dataloader(self) -> Resumable:
         trainer, batch_size = self._trainer(), self.config.batch_size
-        # a last batch of a few images would give noisy batch statistics, and none at all for a single one
+        # A small last batch would give noisy batch statistics, and a single image would give none
         drop_last = len(self.train) >= batch_size
         loader = self._loader(
             self.train, batch_size=per_process(batch_size, trainer.world_size), train=True, augment=self.config.augment,

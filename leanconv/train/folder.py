@@ -1,4 +1,4 @@
-"""The files of a run, and whether they belong together."""
+"""The files of a run, and the check that they belong to the same run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from leanconv.train.checkpoint import read_checkpoint, written
 from leanconv.train.config import EXECUTION, RunConfig
 
 CLASSES = "classes"
-REQUEST = "request"  # what else `leanconv train` was given, to be given again
+REQUEST = "request"  # the other arguments of `leanconv train`, to repeat the run
 
 
 class RunFolder:
-    """config.yaml, env.json, metrics.jsonl, last.ckpt, best.safetensors, summary.json; gradients.jsonl where recorded."""
+    """The paths of a run: config.yaml, env.json, metrics.jsonl, last.ckpt, best.safetensors, summary.json, gradients.jsonl.
+
+    Args:
+        root: the run's folder.
+
+    >>> RunFolder("runs/a").checkpoint.name
+    'last.ckpt'
+    """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
@@ -43,15 +50,18 @@ class RunFolder:
         classes: Sequence[str] = (),
         request: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """The checkpoint to continue from, or None and a fresh folder.
+        """The checkpoint from which the run continues, or None for a new run.
 
         Args:
-            classes: their names in the order of the network's outputs, which a run must keep; () where it has none.
-            request: what else config.yaml notes, so that `leanconv train --config config.yaml` repeats the run.
+            config: the settings of the run.
+            data_name: the name of the data set.
+            resume: continue a run in this folder; otherwise a folder with a run is refused.
+            classes: their names in the order of the network's outputs, which must not change; () if it has none.
+            request: further entries of config.yaml, with which `leanconv train --config config.yaml` repeats the run.
 
         Raises:
-            SettingError: there is a run already and `resume` is not set, or it was made with other settings.
-            FileError: its checkpoint or its settings cannot be read.
+            SettingError: the folder holds a run and `resume` is not set, or the run has other settings.
+            FileError: the checkpoint or the settings cannot be read.
         """
         if leads():
             remove_leftovers(self.root, [path.name for path in vars(self).values() if path != self.root])
@@ -75,11 +85,12 @@ class RunFolder:
         return None
 
     def write_records(self, records: Sequence[dict[str, Any]]) -> None:
-        """All records of a run; what a killed run left behind after its last checkpoint goes."""
+        """Write all records of a run; this removes records that a killed run wrote after its last checkpoint."""
         with written(self.metrics):
             write_text(self.metrics, "".join(map(_line, records)))
 
     def append_record(self, record: dict[str, Any]) -> None:
+        """Append the record of one epoch to metrics.jsonl."""
         with written(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
@@ -90,7 +101,7 @@ class RunFolder:
         except (OSError, ValueError, AssertionError) as error:
             raise FileError(f"{self.config}: cannot be read; start a new run in another folder") from error
         for name in {**before, **settings}:
-            if name == CLASSES and name not in before:  # a run of before they were noted
+            if name == CLASSES and name not in before:  # an older run, which did not store the classes
                 continue
             if name not in (*EXECUTION, REQUEST) and settings.get(name) != before.get(name):
                 found = f"{name}={settings.get(name)!r} differs from the run's {name}={before.get(name)!r}"

@@ -1,4 +1,4 @@
-"""Gradients of shared weights through training."""
+"""Record the gradients of shared weights during training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from leanconv.train.folder import RunFolder
 
 
 def shared_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that several layers use, by name."""
+    """The parameters that several layers use, by name.
+
+    >>> shared_parameters(nn.Linear(2, 2))
+    {}
+    """
     banks = {id(bank) for module in model.modules() for bank in borrowed(module)}
     return {
         f"{name}.{own}" if name else own: parameter
@@ -31,7 +35,11 @@ def shared_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 class GradientRecorder(pl.Callback):
     """Appends the largest and the mean absolute gradient of each shared weight to gradients.jsonl.
 
-    It reads them every `every` steps, one number of each at a time, so that training goes on as quickly.
+    It reads them every `every` steps, as two numbers for each weight, so that training stays as fast.
+
+    Args:
+        folder: the run's folder.
+        every: steps between two records.
 
     Source: "Learning Deeply Shared Filter Bases", section 4.1.2, Fig. 2.
     """
@@ -55,9 +63,11 @@ class GradientRecorder(pl.Callback):
         if not found:
             return
         sizes = [gradient.detach().abs() for gradient in found.values()]
-        values = torch.stack([torch.stack([size.max(), size.mean()]) for size in sizes]).tolist()  # one wait for a GPU
+        values = torch.stack(
+            [torch.stack([size.max(), size.mean()]) for size in sizes]
+        ).tolist()  # so that a GPU waits once
         if not all(math.isfinite(value) for pair in values for value in pair):
-            return  # the loss will not be either, which ends the run
+            return  # the loss will not be finite either, which ends the run
         record = {
             "step": step,
             "gradients": {name: {"max": v[0], "mean": v[1]} for name, v in zip(found, values, strict=True)},

@@ -1,4 +1,4 @@
-"""Loggers of a run: TensorBoard, CSV, Weights & Biases by name, or Lightning's `Logger` objects as they are."""
+"""Loggers of a run: TensorBoard, CSV or Weights & Biases by name, or `Logger` objects of Lightning."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ from leanconv.core.reading import parse_json
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-NEEDS = {"tensorboard": "tensorboard", "csv": None, "wandb": "wandb"}  # the package of each; its extra has the name
-WANDB_FILE = "wandb.json"  # the id under which Weights & Biases knows the run
+NEEDS = {
+    "tensorboard": "tensorboard",
+    "csv": None,
+    "wandb": "wandb",
+}  # logger -> its package; the extra has the logger's name
+WANDB_FILE = "wandb.json"  # holds the run's id at Weights & Biases
 
 
 def check_loggers(asked: str | Logger | Sequence[str | Logger] | None) -> tuple[str | Logger, ...]:
-    """The loggers that were asked for, each once.
+    """The loggers as a tuple, each once.
+
+    Args:
+        asked: a name, a Logger, several of them, or None.
 
     Raises:
-        SettingError: a name that does not exist, or whose package is missing.
+        SettingError: a name is unknown, its package is missing, or an object is not a Logger of Lightning.
+
+    >>> check_loggers(["csv", "csv"])
+    ('csv',)
     """
     several = () if asked is None else (asked,) if isinstance(asked, str) or not isinstance(asked, Sequence) else asked
     for logger in several:
@@ -36,7 +46,7 @@ def check_loggers(asked: str | Logger | Sequence[str | Logger] | None) -> tuple[
             from lightning.pytorch.loggers import Logger
 
             if not isinstance(logger, Logger):
-                raise SettingError(f"logger={logger!r} must be one of {', '.join(NEEDS)}, or a Logger of Lightning's")
+                raise SettingError(f"logger={logger!r} must be one of {', '.join(NEEDS)}, or a Logger of Lightning")
     return tuple(dict.fromkeys(several))
 
 
@@ -50,13 +60,17 @@ def _check_name(name: str) -> None:
 
 @contextlib.contextmanager
 def open_loggers(asked: Sequence[str | Logger], root: Path, step: int) -> Iterator[list[Logger]]:
-    """The loggers of the run in the folder `root`, which starts or goes on at `step`; those made here are closed again.
+    """Open the loggers of the run in the folder `root`; loggers that are created here are closed after the block.
 
-    - "tensorboard" writes to root/tensorboard. After a resume TensorBoard hides what a killed process had logged from
-      `step` on.
-    - "csv" writes to root/csv/from_step_N/metrics.csv, one file for each start: Lightning's CSVLogger replaces a file that
-      it finds.
-    - "wandb" goes on with the same run, whose id stands in root/wandb.json. The project is WANDB_PROJECT, or leanconv.
+    - "tensorboard" writes to root/tensorboard. After a resume, TensorBoard hides what a killed process logged from `step` on.
+    - "csv" writes to root/csv/from_step_N/metrics.csv, one file for each start, because Lightning's CSVLogger replaces an
+      existing file.
+    - "wandb" continues the same run, whose id is in root/wandb.json. The project is WANDB_PROJECT, or leanconv.
+
+    Args:
+        asked: the result of `check_loggers`.
+        root: the run's folder.
+        step: the step from which the run starts or continues.
     """
     made = [_make(logger, root, step) if isinstance(logger, str) else logger for logger in asked]
     try:
@@ -65,7 +79,7 @@ def open_loggers(asked: Sequence[str | Logger], root: Path, step: int) -> Iterat
         if "wandb" in asked and leads():
             import wandb
 
-            wandb.finish()  # else the next run in this process would go on with this one
+            wandb.finish()  # otherwise the next run in this process would continue this run
 
 
 def _make(name: str, root: Path, step: int) -> Logger:
@@ -80,7 +94,7 @@ def _make(name: str, root: Path, step: int) -> Logger:
 
 
 def _wandb_id(root: Path, step: int) -> str:
-    """The id of the run in `root`: a new one for a new run."""
+    """The id of the run in `root`; a new run gets a new id."""
     path = root / WANDB_FILE
     if step == 0 or not path.exists():
         write_json(path, {"id": secrets.token_hex(4)})

@@ -1,20 +1,21 @@
-"""A run from its first step, or from where it was stopped, to its last: the same for everything that is trained.
+"""A run from its first step, or from the step where it was stopped, to its last; the same for everything that is trained.
 
 The loop is Lightning's Trainer: steps, validation, bfloat16, devices and processes, weight averaging, callbacks and
-loggers. What stands beside it is what a Trainer does not do:
+loggers. These modules add what a Trainer does not do:
 
-- `checkpoint`, `resume`: last.ckpt is written atomically with a SHA-256 of each entry, holds no pickled objects, and is
-  checked entry by entry before a run goes on from it. Lightning loads whatever it finds.
-- `base`, `feed`: a run that stops within an epoch goes on with the same images, random numbers, learning rate and sums, bit
-  for bit. Lightning restores loops and optimisers; batches, seeds and half-counted means it does not. Its distributed
-  sampler is off because our loaders share the images out themselves, in an order that depends on the seed and the epoch.
-- `callbacks`: one record an epoch in metrics.jsonl, and an end with one line where a loss or a weight is not finite.
-- `best`: the weights of the best epoch belong to the history in last.ckpt, however the run was killed.
-- `placement`: torchrun and srun are read as they say; Lightning takes a batch job of Slurm for several processes.
-- `progress`: one bar for the whole run, and lines where there is no terminal.
-- `caller`, `failures`: `fit` gives the process back as it was, and what the machine does to a run is one line.
+- `checkpoint`, `resume`: last.ckpt is written atomically with a SHA-256 of each entry, holds no pickled objects, and every
+  entry is checked before a run continues from it. Lightning loads any file without checks.
+- `base`, `feed`: a run that stops within an epoch continues with the same images, random numbers, learning rate and sums, bit
+  for bit. Lightning restores loops and optimisers, but not batches, seeds and partial sums. Its distributed sampler is off,
+  because our loaders share the images between processes, in an order that depends on the seed and the epoch.
+- `callbacks`: one record for each epoch in metrics.jsonl; a loss or a weight that is not finite ends the run with one line.
+- `best`: the weights of the best epoch belong to the history in last.ckpt, even if the run was killed.
+- `placement`: the variables of torchrun and srun are followed; Lightning mistakes a batch job of Slurm for several processes.
+- `progress`: one bar for the whole run, and lines if there is no terminal.
+- `caller`, `failures`: `fit` restores the state of the process, and a failure of the machine becomes one line.
 
-The model summary is off because `lc.summary` counts shared weights once, and Lightning's does not know MACs of lean layers.
+The model summary is off because `lc.summary` counts shared weights once, and Lightning's summary does not know the MACs of
+lean layers.
 """
 
 from __future__ import annotations
@@ -61,10 +62,12 @@ PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, and on what.
+    """The module to train, its data, and its callbacks.
 
     Args:
-        callbacks: those that come before the recorder, so that a checkpoint holds what they did after the step.
+        module: the network with its steps.
+        feed: the data.
+        callbacks: callbacks before the recorder, so that a checkpoint holds their effects after the step.
     """
 
     module: RunModule
@@ -86,16 +89,21 @@ def train_loop(
     loggers: Sequence[str | Logger] = (),
     strategy: str | Strategy = "auto",
 ) -> list[Record]:
-    """The history of the run in `folder`, all of it, once it is done; `model` then holds its last weights.
+    """Train until the run in `folder` is done, and return its whole history; `model` then holds the last weights.
 
     Args:
-        make: called once there is something left to train.
-        checkpoint: what ``folder.open`` gave.
+        model: the network; it is changed.
+        make: creates the work; called only if there is something left to train.
+        config: the settings of the run.
+        folder: the run's folder.
+        checkpoint: the result of ``folder.open``.
+        progress: show the progress on standard error.
+        accelerator, devices: as Lightning takes them.
         callbacks, loggers, strategy: as `leanconv.train.engine` and `leanconv.train.loggers` have checked them.
 
     Raises:
-        FileError: the checkpoint belongs to another network, or holds what the run did not write.
-        SettingError: sync_norms, and norms that torch would not replace rightly.
+        FileError: the checkpoint belongs to another network, or holds something that the run did not write.
+        SettingError: `sync_norms` is set, and torch would replace some normalisation layers wrongly.
         RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
     if config.sync_norms:
@@ -147,7 +155,7 @@ def _history(checkpoint: dict[str, Any]) -> list[Record]:
 
 
 def _read_back(model: nn.Module, checkpoint: dict[str, Any], folder: RunFolder) -> list[Record]:
-    """Give `model` the weights of a finished run; its history."""
+    """Load the weights of a finished run into `model`; returns its history."""
     model.load_state_dict(versioned(model, weights_of(checkpoint)))
     if leads():
         folder.write_records(_history(checkpoint))
@@ -158,7 +166,7 @@ def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Traine
     try:
         return pl.Trainer(
             **settings,
-            min_epochs=1,  # a callback that stops at once would leave a run without a record
+            min_epochs=1,  # otherwise a callback that stops at once would leave a run without a record
             max_epochs=config.epochs,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             default_root_dir=folder.root,
@@ -169,13 +177,13 @@ def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Traine
             use_distributed_sampler=False,
             sync_batchnorm=config.sync_norms,
         )
-    except (MisconfigurationException, ValueError) as error:  # more GPUs than there are, say
+    except (MisconfigurationException, ValueError) as error:  # for example more GPUs than exist
         asked = f"devices={settings['devices']}, strategy={settings['strategy']}"
-        raise SettingError(f"{first_line(error)} ({asked}); ask for what is there") from error
+        raise SettingError(f"{first_line(error)} ({asked}); ask for existing devices") from error
 
 
 def _check_plain_norms(model: nn.Module) -> None:
-    """torch replaces batch norms by synchronised ones, and what a subclass adds, an activation say, would be lost."""
+    """Raise SettingError for subclasses of batch normalisation: torch's synchronised layers would lose their additions."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and type(module) not in PLAIN_NORMS:
             raise SettingError(f"sync_norms=True cannot replace {name!r}, a {type(module).__name__}; leave it out")
@@ -183,9 +191,9 @@ def _check_plain_norms(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
-    """Ctrl-C, or a polite kill, stops the recorder after the step under way; a second Ctrl-C stops at once.
+    """Let Ctrl-C, or a SIGTERM, stop the run after the current step; a second Ctrl-C stops at once.
 
-    Several processes would stop at different steps and wait for each other, so there the first one stops at once.
+    Several processes would stop at different steps and wait for each other, so there the first Ctrl-C stops at once.
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -201,7 +209,7 @@ def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
         yield
     except Interrupted:
         raise KeyboardInterrupt from None
-    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+    except SystemExit as error:  # Lightning turns a KeyboardInterrupt into a SystemExit
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
@@ -213,7 +221,7 @@ def _interruptible(recorder: Recorder, processes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware, loaders and services; its errors stay."""
+    """Silence Lightning's notes on hardware, loaders and services inside the block; its errors stay."""
     with only_errors("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")
         yield

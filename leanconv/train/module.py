@@ -1,4 +1,4 @@
-"""One training step and one validation step, for Lightning to loop over."""
+"""The training step and the validation step of a classifier, over which Lightning loops."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from leanconv.train.scoring import Scores, logits_of, tally
 
 
 class TrainModule(RunModule):
-    """loss = cross-entropy (label smoothing) + penalty(model), after setting the learning rate and seeding the step.
+    """loss = cross-entropy (label smoothing) + penalty(model), after the learning rate and the seed of the step are set.
 
     Args:
-        classes: outputs that the network must have.
+        model: the network.
+        config: the settings of the run.
+        classes: the number of outputs that the network must have.
     """
 
     config: TrainConfig
@@ -26,7 +28,7 @@ class TrainModule(RunModule):
     def __init__(self, model: nn.Module, config: TrainConfig, classes: int) -> None:
         super().__init__(model, config, sums=4)
         self.classes = classes
-        # a compiled function, not a compiled module, leaves the caller's model and its state dict as they are
+        # A compiled function, not a compiled module, leaves the caller's model and its state dict unchanged
         self.call = torch.compile(_call) if config.compile else _call
         self.validation_sums = torch.zeros(4)
 
@@ -42,7 +44,7 @@ class TrainModule(RunModule):
         return total
 
     def take_record(self) -> Record:
-        """What this epoch gave, over all processes; its sums start again."""
+        """The record of this epoch, over all processes; the sums are then reset to zero."""
         loss, extra, hits, n = self.take_sums()
         return {
             "epoch": self.trainer.current_epoch + 1,

@@ -1,4 +1,4 @@
-"""A run's folder: one process works there, for one identity, and a finished run is read back instead of done again."""
+"""The folder of a run: one process works in it at a time, for one run, and a finished run is not repeated."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
-CLASS_NAMES = "class_names"  # what a run's identity has since its classes are compared by name
-FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # what a run writes here
+CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
+FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 
 
 def once(
@@ -29,15 +29,22 @@ def once(
     scores: str,
     waiting: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The summary of the run in `folder`: read back where it is finished, else what `work`, alone in there, returns.
+    """The summary of the run in `folder`: from its file if it is finished, otherwise from `work`, which runs alone there.
 
     Args:
-        identity: what decides the run's result; another one in the folder is refused.
-        scores: the entry of a finished run's summary that its last look at the data gave.
-        waiting: called when another process is at work there.
+        folder: the run's folder.
+        identity: the settings that decide the run's result; a folder with another identity is refused.
+        work: does the run and returns its summary.
+        resume: continue an unfinished run.
+        scores: the key of a finished run's summary that its last evaluation adds.
+        waiting: called if another process works in the folder.
 
     Raises:
-        SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
+        SettingError: the folder holds another run, or an unfinished run and `resume` is not set.
+
+    >>> identity = {"seed": 0}
+    >>> once(Path("a"), identity, lambda: {"status": "finished"}, resume=False, scores="test")
+    {'status': 'finished'}
     """
     with _alone(folder, waiting):
         if leads():
@@ -54,7 +61,7 @@ def once(
 
 
 def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Raise SettingError when `folder` holds another run, or something else."""
+    """Raise SettingError if `folder` holds another run, or other files."""
     if (folder / RUN_FILE).exists():
         differs = difference(read_json(folder / RUN_FILE), identity)
         if differs:
@@ -64,10 +71,19 @@ def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: str = "") -> str | None:
-    """The first setting in which two identities differ, as ``name is a there and b here``; None when they are equal."""
+    """The first setting in which two identities differ, as ``name is a there and b here``; None if they are equal.
+
+    Args:
+        found, wanted: the identities.
+        ignore: settings that are not compared.
+        prefix: is put before the names.
+
+    >>> difference({"seed": 0}, {"seed": 1})
+    'seed is 0 there and 1 here'
+    """
     for name in sorted({*found, *wanted} - {*ignore}):
         there, here = found.get(name), wanted.get(name)
-        if name == CLASS_NAMES and there is None:  # a run of before
+        if name == CLASS_NAMES and there is None:  # an older run
             continue
         if isinstance(there, dict) and isinstance(here, dict):
             inner = difference(there, here, prefix=f"{prefix}{name}.")
@@ -79,18 +95,30 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
 
 
 def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:
-    """The summary of the run in `folder`; None while it is not finished."""
+    """The summary of the run in `folder`; None if it is not finished.
+
+    Args:
+        folder: the run's folder.
+        scores: the key that the last evaluation of a finished run adds.
+
+    >>> finished(Path("missing")) is None
+    True
+    """
     path = folder / SUMMARY_FILE
     summary = read_json(path) if path.exists() else {}
     return summary if summary.get("status") == "finished" and summary.get(scores) else None
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of each epoch of the run in `folder`."""
+    """The metrics of each epoch of the run in `folder`.
+
+    >>> history(Path("missing"))
+    []
+    """
     path = folder / METRICS_FILE
     epochs = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):  # the half line of a killed process
+        with contextlib.suppress(ValueError):  # a killed process may leave half a line
             epochs.append(parse_json(line))
     return epochs
 
@@ -99,7 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that leanconv wrote.
 
     Raises:
-        FileError: the file is no JSON object.
+        FileError: the file cannot be read, or is not a JSON object.
     """
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
@@ -111,14 +139,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def failure(error: BaseException) -> str:
-    """Why a run failed, in one line."""
+    """Why a run failed, in one line.
+
+    >>> failure(ValueError("no images"))
+    'ValueError: no images'
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, LeanconvError) else f"{type(error).__name__}: {text}"[:300]
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the folder, waiting while another process works in it."""
+    """Lock the folder for this process; wait while another process works in it."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)

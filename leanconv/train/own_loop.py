@@ -1,4 +1,4 @@
-"""A lean network in a LightningModule of one's own: its penalty, its check and its file, as one callback."""
+"""Train a lean network in your own LightningModule: one callback adds its penalty, checks it and saves it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SPLITTING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 class LeanCallback(pl.Callback):
     """Trains a lean network within a LightningModule of your own: ``Trainer(callbacks=[LeanCallback("out")])``.
 
-    - When `fit` starts, `leanconv.check` looks whether every shared weight still is one tensor.
-    - Before each optimiser step, the gradient of `leanconv.penalty` is added to that of your loss, which gives the gradient of
-      loss + penalty. This is right with accumulated gradients, several processes, mixed precision and manual optimisation.
-      It comes before Lightning clips. The value is logged as "penalty".
+    - When `fit` starts, `leanconv.check` checks that every shared weight is still one tensor.
+    - Before each optimiser step, the gradient of `leanconv.penalty` is added to the gradient of your loss, which gives the
+      gradient of loss + penalty. This is right with accumulated gradients, several processes, mixed precision and manual
+      optimisation. It happens before Lightning clips gradients. The value is logged as "penalty".
     - When `fit` ends, `leanconv.save` writes the network, with averaged weights if `WeightAveraging` has averaged them.
 
     Args:
-        folder: where the network is saved; None saves nothing.
+        folder: the folder for the saved network; None saves nothing.
         network: the name of the network within the module, such as "net" for ``self.net``, or "" for the module itself. It may
-            be left out where one attribute of the module is a lean network, and nothing else in there has parameters.
+            be left out if one attribute of the module is a lean network, and nothing else in the module has parameters.
 
     Raises:
-        SettingError: when `fit` starts: no network or several, or a strategy that splits the weights that layers share.
-        TieError: a weight that the plan shares is not shared any more.
+        SettingError: when `fit` starts: there is no network or there are several, or the strategy splits shared weights.
+        TieError: a weight that the plan shares is no longer shared.
 
     >>> import leanconv as lc
     >>> import lightning.pytorch as pl
@@ -55,12 +55,16 @@ class LeanCallback(pl.Callback):
         self.folder, self.network = folder, network
 
     def network_of(self, module: nn.Module) -> nn.Module:
-        """The lean network in `module`."""
+        """The lean network in `module`.
+
+        Raises:
+            SettingError: there is no network, or there are several.
+        """
         if self.network is not None:
             try:
                 return unwrapped(module.get_submodule(self.network))
             except AttributeError:
-                raise SettingError(f"network={self.network!r} is no part of {type(module).__name__}") from None
+                raise SettingError(f"network={self.network!r} is not a part of {type(module).__name__}") from None
         lean = {name: part for name, part in module.named_children() if plan_of(part) is not None}
         inside = {parameter for part in lean.values() for parameter in part.parameters()}
         outside = next((name for name, parameter in module.named_parameters() if parameter not in inside), None)
@@ -89,7 +93,15 @@ class LeanCallback(pl.Callback):
 
 
 def add_penalty_gradient(network: nn.Module, weights: list[nn.Parameter]) -> Tensor:
-    """Add d penalty(network) / d weight to the gradient of each of `weights`; the penalty's value."""
+    """Add d penalty(network) / d weight to the gradient of each of `weights`; returns the value of the penalty.
+
+    Args:
+        network: the lean network.
+        weights: the parameters whose gradients are changed.
+
+    >>> add_penalty_gradient(nn.Linear(2, 2), []).item()
+    0.0
+    """
     with torch.enable_grad():
         value = penalty(network)
         if value.requires_grad:

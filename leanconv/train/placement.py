@@ -1,4 +1,4 @@
-"""Where a run's processes are, for Lightning: as the launcher started them, never as Lightning guesses."""
+"""The processes of a run, for Lightning: as the launcher started them, not as Lightning guesses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from leanconv.core.processes import Processes, devices_of, started
 
 
 class Srun(SLURMEnvironment):
-    """The tasks that srun started. Lightning's own reads the job's numbers, which a single process in a job sees too."""
+    """The tasks that srun started. Lightning's class reads the job's numbers, which a single process in a job sees too.
+
+    Args:
+        found: the processes of the run.
+    """
 
     def __init__(self, found: Processes) -> None:
-        # in place of its own, which refuses --ntasks without --ntasks-per-node
+        # The parent's __init__ is not called, because it refuses --ntasks without --ntasks-per-node
         self.found = found
         self.auto_requeue, self.requeue_signal = False, signal.SIGUSR1
 
@@ -32,7 +36,10 @@ class Srun(SLURMEnvironment):
 
 
 def placement(devices: int | str | None) -> tuple[dict[str, Any], ClusterEnvironment]:
-    """Lightning's settings of how many processes there are, and what tells them apart.
+    """Lightning's settings for the number of processes, and the environment that tells the processes apart.
+
+    Args:
+        devices: as `fit` takes them.
 
     Raises:
         SettingError: as `leanconv.core.processes.devices_of`.

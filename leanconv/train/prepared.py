@@ -1,4 +1,4 @@
-"""Data sets as a network's `Task` asks for their images."""
+"""Prepare the images of a data set as a network's `Task` states."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from leanconv.train.scoring import Scores
 
 
 def task_on(model: nn.Module, data: ImageData) -> Task:
-    """What is noted on `model`; else, for networks saved before tasks were, what training on `data` prepared.
+    """The task of `model`; for networks saved without a task, the preparation of training on `data`.
 
-    Images that a data set of the user's prepares stay as they are.
+    Images that a user's own data set prepares are not changed.
+
+    Args:
+        model: the network.
+        data: the data set.
     """
     noted = get_task(model)
     if data.image_size is not None and (noted is None or data.prepared):
@@ -29,7 +33,13 @@ def task_on(model: nn.Module, data: ImageData) -> Task:
 
 
 def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
-    """Raise SettingError unless `model` takes images of `data` and gives one number a class, by the classes' names."""
+    """Raise SettingError unless `model` takes images of `data` and has an output for each class, by the classes' names.
+
+    Args:
+        model: the network.
+        data: the data set.
+        size: (height, width) of the images.
+    """
     task = get_task(model)
     wanted, _ = outputs_for(() if task is None else task.classes, data.test)
     out, images = dry_run(model, (data.channels, *size), lambda twin, images: (twin(images), len(images)))
@@ -43,13 +53,17 @@ def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None
 def scores_of(
     model: nn.Module, data: ImageData, task: Task, part: LabelledImages | None = None, **settings: Any
 ) -> Scores:
-    """How good `model`, whose outputs are the classes of `task`, is on a part of `data`, by default the test part.
+    """The scores of `model`, whose outputs are the classes of `task`, on a part of `data`, by default the test part.
 
-    The images are prepared as in the network's training, whatever data set they are from: normalised with the mean and
-    standard deviation of `task`, not their own.
+    The images are prepared as in the network's training, for any data set: normalised with the mean and standard deviation
+    of `task`, not with those of `data`.
 
     Args:
-        settings: of `evaluate`.
+        model: the network.
+        data: the data set.
+        task: the image size, mean, std and classes of the network.
+        part: the images; None for the test part.
+        settings: settings of `evaluate`.
     """
     return evaluate(
         model, data.test if part is None else part, mean=task.mean, std=task.std, image_size=side_of(data, task),
@@ -60,7 +74,16 @@ def scores_of(
 def some_batches(
     part: LabelledImages, data: ImageData, task: Task, count: int, *, seed: int = 0, batch_size: int | None = None
 ) -> Iterator[Tensor]:
-    """`count` images of a part of `data`, drawn without repetition, as the network takes them; None puts all in one batch."""
+    """`count` images of a part of `data`, drawn without repetition, in the network's input format.
+
+    Args:
+        part: the images to draw from.
+        data: the data set.
+        task: the image size, mean and std of the network.
+        count: the number of images.
+        seed: of the draw.
+        batch_size: images in a batch; None puts all in one batch.
+    """
     rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:count]
     loader = make_loader(
         part.subset(rows), mean=task.mean, std=task.std, batch_size=batch_size or len(rows), image_size=side_of(data, task),
@@ -70,5 +93,5 @@ def some_batches(
 
 
 def side_of(data: ImageData, task: Task) -> int | None:
-    """What `make_loader` brings images to; None where they have the network's size already."""
+    """The image size for `make_loader`; None if the images already have the network's size."""
     return None if data.image_size == task.image_size else min(task.image_size)

@@ -1,4 +1,4 @@
-"""How a run is going, on standard error."""
+"""Show the progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from leanconv.train.callbacks import LOOK_EVERY
 
 
 class RunProgress(ProgressBar):
-    """One bar for the whole run on a terminal, one line an epoch elsewhere.
+    """One bar for the whole run on a terminal; elsewhere one line for each epoch.
 
-    Lightning's own bars show an epoch at a time, write no lines to a log file, and do not say how long the run still takes.
-    A `ProgressBar` among a user's callbacks takes the place of this one.
+    Lightning's own bars show one epoch at a time, write no lines to a log file, and do not show the remaining time of the run.
+    A `ProgressBar` among a user's callbacks replaces this bar.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class RunProgress(ProgressBar):
         self.bar: Progress | None = None
 
     def disable(self) -> None:
-        self.shown = False  # in all processes but the first
+        self.shown = False  # in all processes except the first
 
     def enable(self) -> None:
         self.shown = True

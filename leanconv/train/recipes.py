@@ -1,4 +1,4 @@
-"""Settings that are known to work, and those of the papers."""
+"""Recipes: settings that are known to work, and the settings of the papers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from leanconv.train.config import TrainConfig
 
 
 def quick_digits() -> TrainConfig:
-    """The embedded digits in seconds.
+    """The embedded digits, in seconds.
 
     Hardware: any CPU, about 6 s for ResNet-20 on one core. Expected: 98.3 to 99.2 % on the test part (four runs).
     """
@@ -16,10 +16,10 @@ def quick_digits() -> TrainConfig:
 
 
 def cifar_fast() -> TrainConfig:
-    """CIFAR in 30 epochs of one cycle.
+    """CIFAR in 30 epochs with one cycle.
 
-    lr is the better one of 0.1 and 0.3 on a validation part of CIFAR-10, in the mean over ResNet-20 dense and under four
-    methods after 5 epochs (results/training-resnet20-cifar10-lr-2026-11-21.json).
+    lr=0.3 was better than 0.1 on a validation part of CIFAR-10, in the mean over ResNet-20 dense and under four methods after 5
+    epochs (results/training-resnet20-cifar10-lr-2026-11-21.json).
     Hardware: a CPU with bfloat16 instructions trains ResNet-20 on about 1,500 images a second with two cores.
     """
     return TrainConfig(epochs=30, lr=0.3, schedule="onecycle", weight_decay=2e-4, precision="bf16")
@@ -29,7 +29,7 @@ def cifar_paper_resnet() -> TrainConfig:
     """The CIFAR networks of the residual-network paper.
 
     Paper: He et al. 2016, section 4.2: 64,000 steps of 128 images (164 epochs of all 50,000), lr 0.1, a tenth after
-    32,000 and 48,000 steps, weight decay 1e-4; for 110 layers a warm-up precedes.
+    32,000 and 48,000 steps, weight decay 1e-4; a network of 110 layers has a warm-up first.
     Hardware: two GPUs. Expected: ResNet-20 91.25, ResNet-32 92.49, ResNet-56 93.03 %.
     """
     return TrainConfig(
@@ -53,8 +53,8 @@ def cifar_filter_bases() -> TrainConfig:
 def cifar_shardnet() -> TrainConfig:
     """CIFAR networks with one filter set through the depth.
 
-    Paper: ShardNet: 200 epochs, lr 0.05 halved on a plateau, weight decay 5e-4, flips and pad-4 crops. It says neither
-    what is watched nor for how long: here the loss of a tenth held out of the train part, for 10 epochs.
+    Paper: ShardNet: 200 epochs, lr 0.05 halved on a plateau, weight decay 5e-4, flips and pad-4 crops. The paper states
+    neither what is monitored nor the patience: here the loss on a tenth of the train part, for 10 epochs.
     Hardware: not given.
     """
     return TrainConfig(
@@ -65,8 +65,8 @@ def cifar_shardnet() -> TrainConfig:
 def cifar_spconv_vgg() -> TrainConfig:
     """CIFAR VGG-16 with split convolutions.
 
-    Paper: SPConv, section 4.1: batch 128, lr 0.1, a tenth every 50 epochs, weight decay 5e-4. It does not give the
-    length: here 200 epochs.
+    Paper: SPConv, section 4.1: batch 128, lr 0.1, a tenth every 50 epochs, weight decay 5e-4. The paper does not give the
+    number of epochs: here 200.
     Hardware: not given.
     """
     return TrainConfig(
@@ -78,7 +78,7 @@ def imagenet_tbc() -> TrainConfig:
     """ImageNet networks with tied blocks.
 
     Paper: Tied Block Convolution, ImageNet classification: batch 256, lr 0.1, a tenth every 30 of 100 epochs, crops of
-    224 pixels and flips. The weight decay is the residual-network paper's; this one gives none.
+    224 pixels and flips. The weight decay is that of the residual-network paper; this paper gives none.
     Hardware: 8 GPUs.
     """
     return _imagenet(epochs=100)
@@ -116,7 +116,7 @@ def tiny_shardnet_vgg() -> TrainConfig:
     """Tiny ImageNet VGG networks with one filter set through the depth.
 
     Paper: ShardNet, appendix A.4: 100 epochs, lr 0.01 divided by 10 on a plateau, weight decay 5e-4, random-resized crops
-    of 56 pixels, ten crops at test. The batch size, what is watched and for how long are not given.
+    of 56 pixels, ten crops at test. The paper gives neither the batch size, nor what is monitored, nor the patience.
     Hardware: not given.
     """
     return cifar_shardnet().replace(

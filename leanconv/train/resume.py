@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one of the run at hand: every entry is checked against what it is for, before any is used."""
+"""Check that a checkpoint belongs to the current run: every entry is checked before any entry is used."""
 
 from __future__ import annotations
 
@@ -15,35 +15,51 @@ from leanconv.train.base import RunModule
 from leanconv.train.checkpoint import BATCHES
 from leanconv.train.config import RunConfig
 
-EXECUTION = ("lr", "foreach", "fused", "capturable")  # of a parameter group: set anew each step, or how it is computed
-FILLED_IN = ("nesterov", "maximize", "foreach", "differentiable", "fused")  # what torch's SGD adds where it is missing
+EXECUTION = (
+    "lr",
+    "foreach",
+    "fused",
+    "capturable",
+)  # of a parameter group: set in each step, or only how it is computed
+FILLED_IN = ("nesterov", "maximize", "foreach", "differentiable", "fused")  # torch's SGD adds these if they are missing
 AVERAGED = ("current_model_state", "averaging_state")
 
 
 class Unfit(Exception):
-    """An entry of a checkpoint is not what the run needs there."""
+    """An entry of a checkpoint is not what the run needs."""
 
 
 def check_network(model: nn.Module, checkpoint: Mapping[str, Any], config: RunConfig, path: Path) -> None:
-    """What a finished run needs: the weights of `model`, and the records of its epochs.
+    """Check what a finished run needs: the weights of `model`, and the records of its epochs.
+
+    Args:
+        model: the network.
+        checkpoint: the content of last.ckpt.
+        config: the settings of the run.
+        path: the file, for the error.
 
     Raises:
-        FileError: another network, or an entry that is not what the run writes.
+        FileError: the weights belong to another network, or an entry is not what the run writes.
     """
     try:
         _weights(model, checkpoint.get("state_dict"), "state_dict")
         _history(checkpoint["progress"].get("history"), config)
-        ended = checkpoint["progress"].get("ended", False)  # missing where an earlier version wrote it
+        ended = checkpoint["progress"].get("ended", False)  # missing in files of earlier versions
         _need(isinstance(ended, bool), f"progress.ended is {ended!r} and no truth value")
     except Unfit as error:
         raise _refusal(path, error) from None
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Whether `weights` are those of `model`: names, shapes, dtypes, and finite.
+    """Check that `weights` fit `model`: names, shapes, dtypes and finite values.
+
+    Args:
+        model: the network.
+        weights: tensors by name.
+        path: the file, for the error.
 
     Raises:
-        FileError: they are not.
+        FileError: the weights do not fit.
     """
     own = {name for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     try:
@@ -53,10 +69,16 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
 
 
 def check_resumable(module: RunModule, checkpoint: Mapping[str, Any], config: RunConfig, path: Path) -> None:
-    """What the remaining steps need: optimiser, averaged weights, counts of steps and epochs, and sums as well.
+    """Check what the remaining steps need: optimiser, averaged weights, counts of steps and epochs, and sums.
+
+    Args:
+        module: the network with its steps.
+        checkpoint: the content of last.ckpt.
+        config: the settings of the run.
+        path: the file, for the error.
 
     Raises:
-        FileError: an entry that is not what the run writes.
+        FileError: an entry is not what the run writes.
     """
     try:
         _counts(checkpoint)
@@ -97,8 +119,8 @@ def _weights(model: nn.Module, found: Any, entry: str, only: Container[str] | No
     for name in {**own, **found}:
         short, mine, there = name.removeprefix("model."), own.get(name), found.get(name)
         fits = _same_kind(there, mine) if isinstance(mine, Tensor) else name in own and name in found
-        _need(fits, f"made with another network ({short} is {_kind(there)} in it and {_kind(mine)} here)")
-        if isinstance(mine, Tensor):  # a buffer may hold an infinity from the start, a mask say
+        _need(fits, f"written with another network ({short} is {_kind(there)} in it and {_kind(mine)} here)")
+        if isinstance(mine, Tensor):  # a buffer, such as a mask, may hold an infinity from the start
             _need(_finite(there) or not _finite(mine), f"{short} of its {entry} is not finite")
 
 
@@ -124,7 +146,7 @@ def _is_count(value: Any, least: int, most: int) -> TypeGuard[int]:
 
 
 def _counts(checkpoint: Mapping[str, Any]) -> None:
-    """Lightning counts the same steps and epochs in many places; all of them follow from the step and the history."""
+    """Check the counts: Lightning counts steps and epochs in many places, and all counts follow from the step and the history."""
     step, epochs = checkpoint.get("global_step"), len(checkpoint["progress"]["history"])
     _need(_is_count(step, 1, 2**53), f"global_step is {step!r} and no count of steps")
     assert isinstance(step, int)
@@ -138,7 +160,7 @@ def _counts(checkpoint: Mapping[str, Any]) -> None:
         _goes_with(step - taken, epochs - 1, taken, taken)
         if ended
         else _goes_with(step - taken, epochs, taken + 1, step),
-        f"{batches}.current.ready is {taken}, which does not go with {step} steps and {epochs} epochs",
+        f"{batches}.current.ready is {taken}, which does not fit {step} steps and {epochs} epochs",
     )
     begun = epochs if ended else epochs + 1
     optimizer = "loops.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer"
@@ -153,10 +175,10 @@ def _counts(checkpoint: Mapping[str, Any]) -> None:
         ("loops.fit_loop.epoch_progress", begun, begun, ("ready", "started", "completed")),
     ):
         for name in counters:
-            late = name == "completed"  # Lightning notes it after the hooks that write checkpoints
+            late = name == "completed"  # Lightning sets it after the hooks that write checkpoints
             rules[f"{part}.total.{name}"] = (total - late, total)
             rules[f"{part}.current.{name}"] = (current - late, current)
-    rules[f"{optimizer}.step.total.completed"] = (step, step)  # is the step that a run goes on from
+    rules[f"{optimizer}.step.total.completed"] = (step, step)  # is the step from which a run continues
     rules |= {f"loops.fit_loop.epoch_progress.{kind}.processed": (epochs, epochs) for kind in ("total", "current")}
     for name in {**rules, **found}:
         least, most = rules.get(name, (0, 2**53))
@@ -218,7 +240,7 @@ def _names(module: nn.Module) -> dict[int, str]:
 
 
 def _buffers(state: Any, own: torch.optim.Optimizer, momentum: bool, names: Mapping[int, str]) -> None:
-    """SGD keeps one buffer a parameter; a parameter that no step gave a gradient has none."""
+    """Check SGD's buffers: it keeps one for each parameter, except for a parameter that never got a gradient."""
     parameters = [parameter for group in own.param_groups for parameter in group["params"]]
     _need(isinstance(state, dict), "the optimizer has no state")
     _need(bool(state) or not momentum or not parameters, "the optimizer's state is empty")
@@ -246,7 +268,7 @@ def _averages(model: nn.Module, checkpoint: Mapping[str, Any], averaged: bool) -
     state = checkpoint.get("averaging_state")
     count = state.get("n_averaged") if isinstance(state, dict) and set(state) == {"n_averaged"} else None
     step = checkpoint["global_step"]
-    assert isinstance(step, int)  # as _counts has found
+    assert isinstance(step, int)  # checked by _counts
     fits = isinstance(count, Tensor) and (count.shape, count.dtype) == ((), torch.int64) and 1 <= int(count) <= step
     _need(fits, f"averaging_state.n_averaged is {_kind(count)} and no count of at most {step} steps")
     latest = callbacks.get("WeightAveraging")

@@ -1,4 +1,4 @@
-"""Train a network, from the first step or from where a run was stopped."""
+"""Train a network, from the first step or from the step where a run was stopped."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run went.
+    """The result of a run.
 
     Args:
-        epochs: how many it trained.
+        epochs: the number of trained epochs.
         train_seconds: wall time of all epochs with their validation.
-        images_per_s: images trained on per second, validation left out; the median over the epochs.
-        val_top1_pct: of the weights that were kept; None without a validation part.
-        best_epoch: the (first) one with the highest validation accuracy; None without a validation part.
-        history: one record an epoch, as in metrics.jsonl.
+        images_per_s: training images in a second, without validation; the median over the epochs.
+        val_top1_pct: validation accuracy of the kept weights, in percent; None without a validation part.
+        best_epoch: the (first) epoch with the highest validation accuracy; None without a validation part.
+        history: one record for each epoch, as in metrics.jsonl.
     """
 
     epochs: int
@@ -52,6 +52,7 @@ class FitResult:
 
     @classmethod
     def of(cls, history: list[dict[str, Any]], select: str) -> FitResult:
+        """The result of a run with this history, whose weights are those of the "last" or the "best" epoch."""
         seconds = sum(record["seconds"] for record in history)
         speeds = sorted(record["images_per_s"] for record in history)
         best = max(history, key=lambda record: record["val_top1_pct"]) if "val_top1_pct" in history[-1] else None
@@ -83,36 +84,39 @@ def fit(
 ) -> FitResult:
     """Train `model` in place on the train part of `data`; the test part is never read.
 
-    Afterwards `model` holds the weights of the last epoch, or of the best one for select="best", averaged if `ema` is
-    set; random states and torch's switches are as before. The same seed gives the same weights on the same machine; on a
+    Afterwards `model` holds the weights of the last epoch, or of the best epoch for select="best"; they are averaged if `ema`
+    is set. Random states and torch's switches are restored. The same seed gives the same weights on the same machine; on a
     GPU up to the order of its sums.
 
     Args:
-        out: the run's folder: config.yaml, env.json, metrics.jsonl (one record an epoch), last.ckpt, summary.json.
-        resume: continue the run in `out` exactly as it would have gone on; start one if there is none.
-        progress: say how it goes, on standard error.
-        accelerator, devices: as Lightning takes them. Where torchrun or srun started several processes, these train together,
-            and another number is refused; else one process trains unless `devices` says more.
-        callbacks: Lightning callbacks of your own. In each hook they run first, in their order, then the run's own; only
-            EarlyStopping and ModelCheckpoint come after the epoch's record, and all come before last.ckpt is written, which
-            holds their states for a resume. They may monitor every number of metrics.jsonl but the times. One that ends
-            the run (EarlyStopping, Timer) is heard at the end of the epoch, and the run is then finished.
+        model: the network; it is changed.
+        data: the data set.
+        config: the settings of the run.
+        out: the run's folder: config.yaml, env.json, metrics.jsonl (one record for each epoch), last.ckpt, summary.json.
+        resume: continue the run in `out` exactly as if it had not stopped; start a run if there is none.
+        progress: show the progress on standard error.
+        accelerator, devices: as Lightning takes them. If torchrun or srun started several processes, these train together, and
+            another number is refused; otherwise one process trains unless `devices` is larger.
+        callbacks: your own Lightning callbacks. In each hook they run first, in their order, then the run's own callbacks.
+            Only EarlyStopping and ModelCheckpoint run after the epoch's record. All run before last.ckpt is written, which
+            holds their states for a resume. They may monitor every number of metrics.jsonl except the times. If a callback
+            (EarlyStopping, Timer) ends the run, the run stops at the end of the epoch and is then finished.
         logger: "tensorboard", "csv", "wandb", a Lightning Logger, or several. They get each record of metrics.jsonl, and
             `train_loss_step` and `lr_step` every 20 steps, over the number of the step; see `open_loggers`.
-        strategy: a name or an object of Lightning's in which each process has all weights: "ddp",
+        strategy: a name or an object of Lightning in which each process has all weights: "ddp",
             "ddp_find_unused_parameters_true" for a network with parts that get no gradient, DDPStrategy(...).
-        request: noted in config.yaml; see `RunFolder.open`.
+        request: further entries of config.yaml; see `RunFolder.open`.
 
     Raises:
-        SettingError: `out` holds a run and `resume` is not set, or the run there has other settings or classes; `devices`
-            contradicts the launcher; a callback, logger or strategy that a run cannot have; `model` knows its classes, and
-            they are others than those of `data` (in another order they are brought into its own).
+        SettingError: `out` holds a run and `resume` is not set, or this run has other settings or classes; `devices`
+            contradicts the launcher; a run cannot have a callback, logger or strategy; or `model` and `data` have classes
+            of different names (classes in another order are accepted).
         FileError: the checkpoint cannot be read or belongs to another network.
-        RunError: the loss or a weight is not finite any more, a file cannot be written, a process that decodes images was
-            killed, or memory ran out; last.ckpt then is the last one that was whole.
-        KeyboardInterrupt: after Ctrl-C; last.ckpt then continues where it stopped.
+        RunError: the loss or a weight is no longer finite, a file cannot be written, a process that decodes images was
+            killed, or memory ran out; last.ckpt is then the last complete checkpoint.
+        KeyboardInterrupt: after Ctrl-C; `resume` then continues from the step where the run stopped.
     """
-    devices = check_execution(config, accelerator, devices)  # before the folder is there
+    devices = check_execution(config, accelerator, devices)  # before the folder is created
     engine = checked_engine(callbacks, logger, strategy)
     task = get_task(model)
     if task is not None:
@@ -134,10 +138,14 @@ def fit(
 
 
 def check_execution(config: RunConfig, accelerator: str, devices: int | str | None) -> int | str:
-    """How many processes train on this machine, before anything is written.
+    """The number of processes that train on this machine; checked before anything is written.
+
+    Args:
+        config: the settings of the run.
+        accelerator, devices: as `fit` takes them.
 
     Raises:
-        SettingError: another number than the launcher started, or norms of several processes on CPUs.
+        SettingError: the launcher started another number of processes, or `sync_norms` is set for processes on CPUs.
     """
     found, count = started(), devices_of(devices)
     several = found is not None or count not in (1, "1", "auto", -1, "-1")
@@ -149,10 +157,13 @@ def check_execution(config: RunConfig, accelerator: str, devices: int | str | No
 
 
 def checked_engine(callbacks: Sequence[Any], logger: Any, strategy: Any) -> dict[str, Any]:
-    """What `train_loop` takes of them; Lightning is imported only where one is given.
+    """The checked callbacks, loggers and strategy for `train_loop`; Lightning is imported only if one of them is given.
 
     Raises:
-        SettingError: one that a run cannot have.
+        SettingError: a run cannot have one of them.
+
+    >>> checked_engine((), None, None)
+    {'loggers': ()}
     """
     engine: dict[str, Any] = {"loggers": check_loggers(logger)}
     if callbacks or strategy is not None:
@@ -165,7 +176,15 @@ def checked_engine(callbacks: Sequence[Any], logger: Any, strategy: Any) -> dict
 def concluded(
     folder: RunFolder, checkpoint: dict[str, Any] | None, history: list[dict[str, Any]], select: str, **more: Any
 ) -> FitResult:
-    """How the run in `folder` went, written there with `more`, unless whoever tests a finished run has added to it."""
+    """The result of the run in `folder`; it is written to summary.json with `more`, unless a finished run has this file.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: the checkpoint from which the run continued, or None.
+        history: one record for each epoch.
+        select: whether the kept weights are those of the "last" or the "best" epoch.
+        more: further entries of summary.json.
+    """
     result = FitResult.of(history, select)
     if leads() and (checkpoint is None or not folder.summary.exists()):
         said = {name: value for name, value in asdict(result).items() if name != "history"}
@@ -182,7 +201,7 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
 
-    ema: Any = get_ema_multi_avg_fn  # Lightning's EMAWeightAveraging takes the parameters one at a time
+    ema: Any = get_ema_multi_avg_fn  # Lightning's EMAWeightAveraging updates the parameters one by one
     averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=ema(config.ema)),)
     module = TrainModule(model, config, len(data.classes))
     return Work(module, Feed(data, config), averages)

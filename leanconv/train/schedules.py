@@ -1,6 +1,6 @@
-"""The learning rate as a function of how far a run is.
+"""The learning rate as a function of the step.
 
-Functions rather than scheduler objects: there is no state to store, so a resumed run follows the same curve.
+A function has no state that must be stored, so a resumed run follows the same curve. A scheduler object has one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int, val_losses
 
     - "constant": lr.
     - "cosine": from lr to 0 on half a cosine, after the warm-up.
-    - "onecycle": up from lr / div_factor and down to that / final_div_factor, on two half cosines (torch's OneCycleLR).
-    - "step": times gamma at each milestone.
-    - "plateau": times gamma where the validation loss has not fallen for more than `patience` epochs (torch's
+    - "onecycle": up from lr / div_factor to lr, then down to lr / div_factor / final_div_factor, on two half cosines (torch's
+      OneCycleLR).
+    - "step": multiplied by gamma at each milestone.
+    - "plateau": multiplied by gamma if the validation loss has not fallen for more than `patience` epochs (torch's
       ReduceLROnPlateau).
 
-    The warm-up rises linearly: (step + 1) / its number of steps.
+    In the warm-up of n steps, the learning rate is lr (step + 1) / n.
 
     Args:
-        val_losses: validation loss of each epoch so far; read by "plateau" only.
+        config: the settings of the run.
+        step: the optimiser step, from 0.
+        steps_per_epoch: optimiser steps in an epoch.
+        val_losses: validation loss of each epoch so far; only "plateau" reads it.
+
+    >>> config = RunConfig(epochs=4, lr=0.1, schedule="step", milestones=(2,))
+    >>> [round(learning_rate(config, step, steps_per_epoch=1), 3) for step in range(4)]
+    [0.1, 0.1, 0.01, 0.01]
     """
     total = config.epochs * steps_per_epoch
     warm = round(config.warmup_epochs * steps_per_epoch)
@@ -43,7 +51,7 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int, val_losses
 
 
 def _half_cosine(part: float) -> float:
-    """From 1 at 0 to 0 at 1."""
+    """Half a cosine: 1 at part = 0, 0 at part = 1."""
     return (1 + math.cos(math.pi * part)) / 2
 
 
@@ -62,6 +70,6 @@ def _plateau(config: RunConfig, val_losses: Sequence[float]) -> float:
 
     optimizer = torch.optim.SGD([torch.zeros(())], lr=config.lr)
     scheduler = ReduceLROnPlateau(optimizer, factor=config.gamma, patience=config.patience)
-    for loss in val_losses:  # replayed, so that nothing but the history needs to be kept
+    for loss in val_losses:  # replayed, so that only the history must be kept
         scheduler.step(loss)
     return float(optimizer.param_groups[0]["lr"])

@@ -1,4 +1,4 @@
-"""What training and evaluation count in the same way."""
+"""The scores that training and evaluation compute in the same way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from leanconv.core.errors import SettingError
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies in percent, mean cross-entropy (nats, no label smoothing) and the number of images they are over."""
+    """Accuracies in percent, mean cross-entropy (nats, no label smoothing) and the number of images.
+
+    Args:
+        top1_pct, top5_pct: accuracy in percent.
+        loss: mean cross-entropy.
+        n: the number of images.
+
+    >>> Scores.of(torch.tensor([2.0, 3.0, 4.0, 4.0]))
+    Scores(top1_pct=75.0, top5_pct=100.0, loss=0.5, n=4)
+    """
 
     top1_pct: float
     top5_pct: float
@@ -22,12 +31,20 @@ class Scores:
 
     @classmethod
     def of(cls, tally: Tensor) -> Scores:
+        """The scores of the sums that `tally` gives."""
         loss, top1, top5, n = tally.tolist()
         return cls(100 * top1 / n, 100 * top5 / n, loss / n, int(n))
 
 
 def tally(logits: Tensor, labels: Tensor) -> Tensor:
-    """(summed cross-entropy, hits among the first, hits among the first five, images), as one float tensor."""
+    """(summed cross-entropy, top-1 hits, top-5 hits, number of images), as one float tensor.
+
+    Shape:
+        logits: (N, classes); labels: (N,) -> (4,).
+
+    >>> tally(torch.eye(3), torch.tensor([0, 1, 0]))[1:].tolist()
+    [2.0, 3.0, 3.0]
+    """
     logits = logits.float()
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -35,9 +52,13 @@ def tally(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """Log-probabilities, up to a constant, of each image: (N, C, H, W), or (N, crops, C, H, W) averaged over its crops.
+    """Log-probabilities, up to a constant, of each image; several crops are averaged as probabilities.
 
-    Several crops are averaged as probabilities.
+    Shape:
+        images: (N, C, H, W), or (N, crops, C, H, W) -> (N, classes).
+
+    >>> log_probabilities(nn.Flatten(), torch.zeros(2, 3, 1, 1)).shape
+    torch.Size([2, 3])
     """
     if images.ndim == 4:
         return logits_of(model(images))
@@ -48,10 +69,17 @@ def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def logits_of(output: object, classes: int | None = None) -> Tensor:
-    """The network's output, if it is what a classifier gives.
+    """The network's output, if a classifier may give it.
+
+    Args:
+        output: any output of a network.
+        classes: the number of columns; None accepts any number.
 
     Raises:
-        SettingError: it is no (N, classes) tensor.
+        SettingError: the output is not a tensor (N, classes), or has another number of columns.
+
+    >>> logits_of(torch.zeros(2, 3), classes=3).shape
+    torch.Size([2, 3])
     """
     if not isinstance(output, Tensor) or output.ndim != 2:
         kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
@@ -63,5 +91,10 @@ def logits_of(output: object, classes: int | None = None) -> Tensor:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 where it is safe, or nothing at all."""
+    """torch.autocast to bfloat16 for precision "bf16", which does nothing for "fp32".
+
+    Args:
+        device: the network's device.
+        precision: "fp32" or "bf16".
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -56,7 +56,7 @@ def test_against_another_network(call: Callable) -> None:
         (["resnet8", "--precision", "fp8"], "precision='fp8' must be 'fp32', 'bf16' or 'fp16'"),
         (["resnet8", "--runtimes", "tensorrt"], "runtime='tensorrt' must be one of eager, compile"),
         (["resnet8", "resnet8"], "resnet8 is given twice"),
-        (["resnet8", "timm/resnet18"], "say which with --input-size"),
+        (["resnet8", "timm/resnet18"], "choose one with --input-size"),
         (["basis_resnet32", "--methods", "split"], "basis_resnet32 is lean already"),
     ],
 )

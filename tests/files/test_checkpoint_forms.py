@@ -130,7 +130,7 @@ TWO = {
 @pytest.mark.parametrize("where", TWO)
 def test_of_two_networks_one_is_asked_for(where: str, tmp_path: Path):
     found, names = TWO[where]
-    with pytest.raises(FileError, match=f"several networks that fit: {names}; say which: state="):
+    with pytest.raises(FileError, match=f"several networks that fit: {names}; choose one with state="):
         loaded(found, tmp_path / "net.pth")
     assert equal(loaded(found, tmp_path / "net.pth", state="teacher"), OTHER)
     assert equal(loaded(found, tmp_path / "net.pth", state="student"), PLAIN)

@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_said_and_nothing_changes(tmp_path: Path, monkeypat
     refused(cut, "'layer1.2.shared_basis.weight' not shared as in this network")
     refused(ready(basis_network(4, 1, 2)).state_dict(), "not shared as in this network")
     other = {name: tensor + 1 for name, tensor in good.items()}
-    refused({"a": good, "b": other}, "holds several networks that fit: 'a', 'b'; say which: state='a'")
+    refused({"a": good, "b": other}, "holds several networks that fit: 'a', 'b'; choose one with state='a'")
     refused({"net": Hostile()}, "holds getattr and cannot be read without running its code")
     assert not Path("hostile").exists()
     Path("net.safetensors").write_bytes(b"no")
@@ -159,7 +159,7 @@ def test_what_a_checkpoint_does_not_tell_is_asked_for_on_the_command_line(
         return end.value.code
 
     assert run("resnet32") == 2
-    assert "say shortcut_padding='both' or 'end'" in capsys.readouterr().err
+    assert "give shortcut_padding='both' or 'end'" in capsys.readouterr().err
     x = torch.randn(2, 3, 32, 32)
     for target, more, wanted in (
         ("resnet32", ["--shortcut-padding", "both"], plain),

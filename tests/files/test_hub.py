@@ -75,7 +75,7 @@ def test_a_network_of_ones_own(tmp_path: Path):
 def test_what_is_not_there_is_said_in_one_line(tmp_path: Path):
     with pytest.raises(FileError, match=r"no model\.safetensors in"):
         lc.from_pretrained(tmp_path)
-    with pytest.raises(FileError, match="user/none could not be had"):
+    with pytest.raises(FileError, match="user/none could not be loaded"):
         lc.from_pretrained("user/none", local_files_only=True, cache_dir=tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_a_padding_that_nothing_tells_is_asked_for(tmp_path: Path):
     network = ready(released.ThreeStages(5, "both", "fc"))
     torch.save(stripped(network), tmp_path / "net.pth")
     with pytest.raises(
-        FileError, match=r"does not tell how its option-A shortcuts pad .* say shortcut_padding='both' or 'end'"
+        FileError, match=r"does not tell how its option-A shortcuts pad .* give shortcut_padding='both' or 'end'"
     ):
         lc.load_checkpoint(lc.create_model("resnet32"), tmp_path / "net.pth")
     x = torch.randn(2, 3, 32, 32)
@@ -145,7 +145,7 @@ def test_a_padding_that_was_asked_for_and_is_told_otherwise_is_refused(tmp_path:
     network = ready(released.ThreeStages(5, "both", "fc", 4))
     torch.save(stripped(network), tmp_path / "net.pth")
     lean = lc.create_model("basis_resnet32", shared=4, shortcut_padding="end")
-    with pytest.raises(FileError, match="pad at 'both', as its names tell, and this network was built with"):
+    with pytest.raises(FileError, match="pad at 'both', as its names show, and this network was built with"):
         lc.load_checkpoint(lean, tmp_path / "net.pth")
     assert {shortcut.padding for _, shortcut in pad_shortcuts(lean)} == {"end"}
 

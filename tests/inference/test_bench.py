@@ -64,7 +64,7 @@ def test_modules_without_names_are_named_by_what_they_are() -> None:
         ({"batch": 0}, "batch=0 must be a whole number"),
         ({"precision": "fp8"}, "precision='fp8' must be"),
         ({"runtimes": ("tpu",)}, "runtime='tpu' must be one of"),
-        ({"input_size": None}, "say which with --input-size"),
+        ({"input_size": None}, "choose one with --input-size"),
     ],
 )
 def test_mistakes_say_the_way_out(settings: dict[str, object], says: str) -> None:

@@ -138,7 +138,7 @@ def test_a_wrong_graph_is_put_back_as_it_was(monkeypatch):
 
     monkeypatch.setattr(rewrite, "_norms", lambda module, names: [])
     model, x = settled("resnet8"), torch.randn(1, 3, 32, 32)
-    with pytest.warns(LeanconvWarning, match="rewritten it gives something else") as said:
+    with pytest.warns(LeanconvWarning, match="it gives other outputs after rewriting") as said:
         fast = quick(model, x)
     torch.testing.assert_close(fast(x), model(x))
     assert len(said) > 1 and not_rewritten(fast)[0].name == ""
@@ -191,9 +191,9 @@ def test_save_refuses_it(tmp_path):
 
 
 def test_errors_name_the_way_out():
-    with pytest.raises(SettingError, match="example is tuple and not a tensor; optimize takes networks of one input"):
+    with pytest.raises(SettingError, match="example is tuple, not a tensor; optimize takes networks of one input"):
         quick(settled("resnet8"), (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)))
-    with pytest.raises(SettingError, match=r"does not take an example of \(1, 4, 8, 8\)"):
+    with pytest.raises(SettingError, match=r"does not run on an example of \(1, 4, 8, 8\)"):
         quick(settled("resnet8"), torch.randn(1, 4, 8, 8))
     with pytest.raises(SettingError, match="did not come from optimize"):
         forms_chosen(settled("resnet8"))

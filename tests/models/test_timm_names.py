@@ -55,3 +55,11 @@ def test_timm_is_imported_only_when_asked_for():
         "assert timm.is_model('resnet20') and timm.__spec__.loader is not None; timm.create_model('resnet20')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_who_asks_whether_timm_is_there_changes_nothing():
+    code = (
+        "import importlib.util, sys, leanconv.models; assert importlib.util.find_spec('timm'); import timm;"
+        "assert timm.is_model('resnet20') and timm.__spec__.loader is not None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

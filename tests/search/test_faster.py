@@ -54,7 +54,7 @@ def test_times_of_another_plan_are_refused():
 
 def test_a_plan_without_sizes_is_refused():
     model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3))
-    with pytest.raises(SettingError, match="does not know the size of 0's map"):
+    with pytest.raises(SettingError, match="does not hold the size of 0's map"):
         layer_times(lc.plan(model, lc.TiedBlock()), cache=None)
 
 

@@ -41,5 +41,5 @@ def test_counts_only_need_no_input_size():
 def test_bad_use_is_one_clear_error():
     with pytest.raises(SettingError, match="at least one model"):
         lc.summary()
-    with pytest.raises(SettingError, match="does not say its own"):
+    with pytest.raises(SettingError, match="does not note its own"):
         lc.summary(nn.Conv2d(3, 4, 1))

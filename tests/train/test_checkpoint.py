@@ -166,15 +166,15 @@ WRONG: dict[str, tuple[Change, str]] = {
     "step text": (lambda c: c.update(global_step="6"), "global_step is '6'"),
     "epoch": (lambda c: c.update(epoch=3), "epoch is 3 and not 1"),
     "loops gone": (lambda c: c.pop("loops"), "is_last_batch is None"),
-    "step before the epoch": (lambda c: c.update(global_step=3), "is 2, which does not go with 3 steps and 1 epochs"),
+    "step before the epoch": (lambda c: c.update(global_step=3), "is 2, which does not fit 3 steps and 1 epochs"),
     "loop step": (lambda c: loops(c, STEP, 3), "step.total.completed is 3 and not 6"),
     "loop batch": (lambda c: loops(c, f"{PROGRESS}/current/processed", 4), "current.processed is 4 and not 2"),
-    "loop end": (lambda c: loops(c, f"{PROGRESS}/is_last_batch", True), "does not go with"),
+    "loop end": (lambda c: loops(c, f"{PROGRESS}/is_last_batch", True), "does not fit"),
     "loop epoch": (lambda c: loops(c, "epoch_progress/current/processed", 2), "epoch_progress.current.processed is 2 and not 1"),
     "loop tensor": (lambda c: loops(c, "epoch_progress/total/ready", torch.ones(())), "epoch_progress.total.ready is tensor(1.)"),
-    "no progress": (lambda c: c.pop("progress"), "not a checkpoint of leanconv's"),
+    "no progress": (lambda c: c.pop("progress"), "not a checkpoint of leanconv"),
     "history none": (lambda c: c["progress"].update(history=None), "progress.history is no list"),
-    "history short": (lambda c: c["progress"].update(history=[]), "does not go with 6 steps and 0 epochs"),
+    "history short": (lambda c: c["progress"].update(history=[]), "does not fit 6 steps and 0 epochs"),
     "history long": (lambda c: c["progress"].update(history=c["progress"]["history"] * 4), "it has 4 epochs, and the run has 3"),
     "history order": (lambda c: c["progress"]["history"][0].update(epoch=2), "progress.history, epoch 1: no such record"),
     "history not finite": (lambda c: c["progress"]["history"][0].update(val_loss=float("nan")), "val_loss is nan and no finite"),
@@ -229,7 +229,7 @@ def test_a_run_without_averages_refuses_those_of_another(earlier: Path, data: Im
 def test_other_images_are_seen_by_the_number_of_steps(step: int, data: ImageData, tmp_path: Path) -> None:
     stopped(data, tmp_path, step=step)
     fewer = ImageData(data.name, data.classes, stripes(120), data.test, data.mean, data.std)
-    with pytest.raises(FileError, match=r"last.ckpt: made with other images \(4 steps an epoch in it, and 3 here\)"):
+    with pytest.raises(FileError, match=r"last.ckpt: written with other images \(4 steps an epoch in it, and 3 here\)"):
         fit(Net(torch.nn.Identity()), fewer, AVERAGED, tmp_path, resume=True, progress=False)
 
 

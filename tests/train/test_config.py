@@ -30,7 +30,7 @@ from leanconv.train.schedules import learning_rate
         ({"zzz": 3}, "zzz=3: no such setting; valid are epochs, batch_size"),
         ({"momentum": 0}, "nesterov=True needs a momentum above 0; set nesterov=False"),
         ({"epochs": 2, "schedule": "cosine", "warmup_epochs": 2}, "warmup_epochs=2.0 must be below epochs=2"),
-        ({"warmup_epochs": 1}, "warmup_epochs=1.0 does not go with schedule='onecycle'; set 0"),
+        ({"warmup_epochs": 1}, "warmup_epochs=1.0 cannot be combined with schedule='onecycle'; set 0"),
         ({"schedule": "step", "milestones": (0.75, 0.5)}, "milestones=(0.75, 0.5) must rise"),
         ({"schedule": "plateau", "validation": 0}, "schedule='plateau' follows the validation loss; set validation"),
         ({"select": "best", "validation": 0}, "select='best' needs a validation part; set validation above 0"),

@@ -71,7 +71,7 @@ def test_a_callback_goes_on_from_its_state(step: int, data: ImageData, tmp_path:
 def test_a_state_that_nobody_takes_up_is_said(data: ImageData, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(Net(CtrlC(2)), data, SMALL, tmp_path, progress=False, callbacks=[Counter()])
-    with pytest.warns(LeanconvWarning, match="the state of Counter, which no callback of this run takes up"):
+    with pytest.warns(LeanconvWarning, match="the state of Counter, but this run has no such callback"):
         fit(Net(nn.Identity()), data, SMALL, tmp_path, resume=True, progress=False)
 
 
@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no callback": ({"callbacks": [print]}, "must be a lightning.pytorch.Callback"),
     "averages": ({"callbacks": [lightning_callbacks.EMAWeightAveraging()]}, "set ema in the config"),
     "accumulates": ({"callbacks": [lightning_callbacks.GradientAccumulationScheduler({0: 2})]}, "set batch_size in the config"),
-    "two states": ({"callbacks": [Counter(), Counter()]}, "two states are called 'Counter'"),
+    "two states": ({"callbacks": [Counter(), Counter()]}, "two states have the name 'Counter'"),
     "an array": ({"callbacks": [Opaque(np.zeros(2))]}, "Opaque holds a value of type numpy.ndarray, and last.ckpt holds"),
     "a number of numpy's": ({"callbacks": [Opaque(np.float64(1))]}, "of type numpy.float64"),
     "a path": ({"callbacks": [Opaque({"a": Path("b")})]}, "of type pathlib"),

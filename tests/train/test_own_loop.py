@@ -177,7 +177,7 @@ def test_which_network_is_meant() -> None:
         LeanCallback().network_of(module)
     with pytest.raises(SettingError, match="holds no lean network"):
         LeanCallback().network_of(Mine(small()))
-    with pytest.raises(SettingError, match="network='nets' is no part of Mine"):
+    with pytest.raises(SettingError, match="network='nets' is not a part of Mine"):
         LeanCallback(network="nets").network_of(module)
 
 

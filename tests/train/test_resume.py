@@ -120,7 +120,7 @@ def test_what_cannot_be_resumed(data: ImageData, tmp_path: Path) -> None:
     assert "holds a run already; add --resume" in attempt(resume=False)
     wider = Net()
     wider[0] = nn.Conv2d(1, 9, 3)
-    assert "made with another network (0.weight is (8, 1, 3, 3) in it and (9, 1, 3, 3) here)" in attempt(model=wider)
+    assert "written with another network (0.weight is (8, 1, 3, 3) in it and (9, 1, 3, 3) here)" in attempt(model=wider)
     assert fit(Net(), data, SMALL.replace(threads=2), tmp_path, resume=True, progress=False).epochs == 3
 
     checkpoint = tmp_path / "last.ckpt"
@@ -129,7 +129,7 @@ def test_what_cannot_be_resumed(data: ImageData, tmp_path: Path) -> None:
         checkpoint.write_bytes(broken)
         assert "last.ckpt: not a readable checkpoint; delete it to start again" in attempt()
     torch.save({"weights": torch.zeros(1)}, checkpoint)
-    assert "last.ckpt: not a checkpoint of leanconv's" in attempt()
+    assert "last.ckpt: not a checkpoint of leanconv" in attempt()
     checkpoint.write_bytes(content)
     (tmp_path / "config.yaml").write_text("{")
     assert "config.yaml: cannot be read" in attempt()
