@@ -1,4 +1,4 @@
-"""Where a network came from and what it takes: the two facts that files and plans need about any model."""
+"""How a network was built, and its input size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _is_wrapper(model: nn.Module) -> bool:
-    """Whether the network is the ``module`` of `model`: of torch's wrappers, and of packages that need not be imported."""
+    """Whether `model` is a wrapper with the network in its ``module``; wrappers of other packages are known by name."""
     if isinstance(model, AveragedModel | nn.parallel.DistributedDataParallel | nn.DataParallel):
         return True
     kinds = {(kind.__module__, kind.__name__) for kind in type(model).__mro__}
@@ -49,9 +49,10 @@ def _is_wrapper(model: nn.Module) -> bool:
 
 
 def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
-    """Note on `model` that ``create_model(name, **kwargs)`` builds one like it.
+    """Record on `model` that ``create_model(name, **kwargs)`` builds such a network.
 
-    Keywords that JSON cannot hold (a class, a function) leave the note empty: such a model is reloaded by handing it in.
+    Nothing is recorded if a keyword is no JSON value, such as a class or a function. To load such a network, the user
+    passes the model.
     """
     try:
         base = {"name": name, "kwargs": json.loads(json.dumps(dict(kwargs), allow_nan=False))}
@@ -61,15 +62,19 @@ def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def get_base(model: nn.Module) -> Mapping[str, Any] | None:
-    """``{"name", "kwargs"}`` of a model that `create_model` built; None for any other."""
+    """``{"name", "kwargs"}`` of a model that `create_model` built; None for other models."""
     return get_record(unwrapped(model)).base
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
-    """(channels, height, width) that `model` was trained for, else made for; None when it does not say.
+    """(channels, height, width) for which `model` was trained or designed; None when the model does not state it.
 
-    Read from the task that is noted on it (`leanconv.set_task`, as training does), then leanconv's ``default_input_size``, then
-    timm's ``pretrained_cfg``, then torchvision's 224 pixels.
+    The first of these that is known: the task on the model (`leanconv.set_task`; training sets it), leanconv's
+    ``default_input_size``, timm's ``pretrained_cfg``, torchvision's 224 pixels.
+
+    >>> from leanconv.models import create_model
+    >>> input_size_of(create_model("resnet20"))
+    (3, 32, 32)
     """
     model = unwrapped(model)
     task = get_record(model).task
@@ -82,7 +87,7 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int] | None:
     config = getattr(model, "pretrained_cfg", None)
     if config is not None and config.get("input_size"):
         channels, height, width = image_size(config["input_size"])
-        # timm keeps the size of the published weights there, whatever in_chans the model was built with
+        # timm gives the size of the published weights, even if the model was built with other in_chans
         return base["kwargs"].get("in_chans", channels), height, width
     if base["name"].startswith("torchvision/"):
         side = getattr(model, "image_size", 224)
@@ -94,7 +99,10 @@ def image_size(size: Any) -> tuple[int, int, int]:
     """`size` as (channels, height, width).
 
     Raises:
-        SettingError: it is not three whole numbers of at least 1.
+        SettingError: `size` is not three whole numbers of at least 1.
+
+    >>> image_size([3, 32, 32])
+    (3, 32, 32)
     """
     try:
         channels, height, width = (operator.index(value) for value in size)

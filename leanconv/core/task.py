@@ -1,4 +1,4 @@
-"""What a classifier was trained for: how an image becomes its input, and what its outputs are called."""
+"""The task of a classifier: how an image becomes its input, and the names of its outputs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Task:
-    """Args:
-        mean, std: for each channel, of pixels in [0, 1].
-        image_size: (height, width) of the network's input.
-        classes: names of the outputs in their order; () where they are not known.
+    """The normalisation, the image size and the class names of a classifier.
+
+    Args:
+        mean, std: one value for each channel, for pixels in [0, 1].
+        image_size: (height, width) of the network's input in pixels.
+        classes: the names of the outputs, in their order; () when unknown.
 
     Raises:
-        SettingError: a value of another kind, a mean and std that differ in length, or a name that is empty or used twice.
+        SettingError: a value has a wrong type, `mean` and `std` differ in length, or a name is empty or used twice.
+
+    >>> Task(mean=(0.5,), std=(0.25,), image_size=(28, 28), classes=("cat", "dog")).channels
+    1
     """
 
     mean: tuple[float, ...]
@@ -51,19 +56,19 @@ class Task:
 
     @property
     def channels(self) -> int:
-        """Of the image: 1 is grey, 3 is RGB."""
+        """The number of channels of the image: 1 for grey, 3 for RGB."""
         return len(self.mean)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The task as plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any) -> Task:
-        """What `to_json` gave.
+        """The task that `to_json` returned as plain values.
 
         Raises:
-            SettingError: something else.
+            SettingError: `value` is not such a dict.
         """
         if not isinstance(value, dict) or set(value) != {"mean", "std", "image_size", "classes"}:
             raise SettingError(f"the task {value!r} must hold mean, std, image_size and classes")
@@ -71,31 +76,31 @@ class Task:
 
 
 def set_task(model: nn.Module, task: Task | None) -> None:
-    """Note on `model` what it is for; `leanconv.save` keeps it."""
+    """Record the task on `model`; `leanconv.save` stores the task in the file."""
     model = unwrapped(model)
     set_record(model, replace(get_record(model), task=task))
 
 
 def get_task(model: nn.Module) -> Task | None:
-    """What `set_task` noted; None where nothing is."""
+    """The task that `set_task` recorded; None without a recorded task."""
     return get_record(unwrapped(model)).task
 
 
 def task_of(model: nn.Module, input_size: InputSize | None = None) -> Task:
-    """What is noted on `model`, else timm's ``pretrained_cfg``, else ImageNet's statistics at the size it was made for.
+    """The task of `model`: the recorded task, otherwise timm's ``pretrained_cfg``, otherwise ImageNet's mean and std.
 
     Args:
-        input_size: (channels, height, width), in place of that size.
+        input_size: (channels, height, width), in place of the input size of the model.
 
     Raises:
-        SettingError: the network does not say its input size.
+        SettingError: the input size of the model is unknown.
     """
     noted = get_task(model)
     if noted is not None and (input_size is None or input_size[0] == noted.channels):
         return noted if input_size is None else replace(noted, image_size=input_size[1:])
     size = input_size or input_size_of(model)
     if size is None:
-        raise SettingError("this network does not say its input size; note it with lc.set_task(model, lc.Task(...))")
+        raise SettingError("the input size of this network is unknown; set it with lc.set_task(model, lc.Task(...))")
     config = getattr(unwrapped(model), "pretrained_cfg", None) or {}
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     if len(mean) != size[0]:
