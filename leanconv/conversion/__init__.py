@@ -1,1 +1,1 @@
-"""Plan a conversion, carry it out, check it, and take it back."""
+"""Conversion of networks: plan, convert, check, and convert back to dense layers."""

@@ -1,4 +1,4 @@
-"""Carry out a plan on a copy of a model."""
+"""Conversion of a copy of a model by a plan."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Init = Literal["fresh", "fit"]
 
 
 def members_of(model: nn.Module) -> dict[str, Member]:
-    """The layers that `convert` made, by name, each with its place in its plan."""
+    """The converted layers of `model` by name, each with its place in its plan."""
     ours = ((name, module) for name, module in model.named_modules() if isinstance(module, ConvOp | LeanLinear))
     found = {name: get_record(module).member for name, module in ours}
     return {name: member for name, member in found.items() if member is not None}
 
 
 def plan_of(model: nn.Module) -> Plan | None:
-    """The plan that a converted model carries, wrapped or not; None for any other model.
+    """The plan of a converted model; None for other models. A wrapped model gives the plan of the network inside.
 
-    A network that holds converted ones, a part of one and a copy that lost the note get the plan that their layers
-    remember, under the names they have now. Groups of which a part is missing are left out; `leanconv.check` refuses them.
+    If `model` contains a converted network, or is a part or a copy without the plan on its root, the plan is built from the
+    records of the converted layers, under their present names. Incomplete groups are left out; `leanconv.check` refuses them.
     """
     model = unwrapped(model)
     noted = get_record(model).plan
@@ -61,7 +61,7 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 
 def set_plan(model: nn.Module, plan: Plan | None) -> None:
-    """Note on `model` the plan that it was converted by."""
+    """Record on `model` the plan by which `model` was converted."""
     set_record(model, replace(get_record(model), plan=plan))
 
 
@@ -74,25 +74,31 @@ def convert(
     exclude: Where = (),
     **settings: Any,
 ) -> nn.Module:
-    """A converted copy of `model` that carries `plan`; `model` itself is not changed.
+    """A converted copy of `model` with its plan; `model` itself is not changed.
 
-    Each new module takes over device, dtype, memory format, training flag and ``requires_grad`` of the layer it replaces (a
-    shared weight is trained when one of its users is); a layer that stands under several names stays one module under all
-    of them. Everything else is copied. A wrapper (`DataParallel`, an averaged or compiled model) is taken off: the copy is
-    of the network inside.
+    Each new module takes over device, dtype, memory format, training flag and ``requires_grad`` of the layer that it
+    replaces. (A shared weight is trained if the weight of one of the layers was trained.) A layer with several names stays
+    one module with all names. Everything else is copied. For a wrapper (`DataParallel`, an averaged or compiled model), the
+    result is a copy of the network inside.
 
     Args:
-        plan: what `leanconv.plan` decided, or its second argument, a method or rules, to be planned here.
-        init: ``"fresh"`` initialises the new weights, for training from scratch; ``"fit"`` sets those nearest to the
-            dense weights. That is a start: until it is trained, such a network is far from the dense one's accuracy.
-        where, exclude, settings: of `leanconv.plan`, where `plan` is a method or rules.
+        plan: the result of `leanconv.plan`, or a method or rules, from which this function makes the plan.
+        init: ``"fresh"`` initialises the new weights, for training from scratch. ``"fit"`` sets the nearest weights to the
+            dense weights, as a start for training: before training, the accuracy is far below the accuracy of the dense
+            network.
+        where, exclude, settings: arguments of `leanconv.plan`, if `plan` is a method or rules.
 
     Raises:
-        SettingError: the plan was made for another model, a layer has changed so that it cannot be replaced, the model
-            cannot be copied, or it is lean already.
+        SettingError: the plan was made for another model, a layer has changed and cannot be replaced, the model cannot be
+            copied, or the model is already lean.
 
     Warns:
         LeanconvWarning: the plan converts nothing.
+
+    >>> import leanconv as lc
+    >>> lean = convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4))
+    >>> lean.weight.shape
+    torch.Size([8, 4, 3, 3])
     """
     if init not in ("fresh", "fit"):
         raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
@@ -115,7 +121,7 @@ def convert(
         raise SettingError(
             "init='fit' needs the dense weights, and some are on the meta device; load them, or init='fresh'"
         )
-    for group in plan.groups:  # of the original: a copy has lost the gradient hooks
+    for group in plan.groups:  # on the original, because a copy has no gradient hooks
         for site in group.sites:
             conv = _layer_at(model, site)
             reason = fault(conv)
@@ -138,7 +144,14 @@ def convert(
 
 
 def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
-    """The modules of one group, each like the layer it replaces in device, dtype and flags."""
+    """The modules of one group, with the device, dtype and flags of the layers that they replace.
+
+    Args:
+        convs: the dense layers of the group, in the order of its sites.
+
+    Raises:
+        SettingError: a dense weight is not finite, with ``init="fit"``.
+    """
     device, dtype = convs[0].weight.device, convs[0].weight.dtype
     make = group.method.build if group.kind == "conv" else group.method.build_linear
     with torch.device(device):
@@ -156,7 +169,7 @@ def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
             to_channels_last(module)
         for part in (module, *borrowed(module)):
             for name, parameter in part.named_parameters():
-                is_bias = name.rpartition(".")[2] == "bias"  # its owner registers a shared one as bank.bias
+                is_bias = name.rpartition(".")[2] == "bias"  # a shared bias is registered as bank.bias
                 source = conv.bias if is_bias and conv.bias is not None else conv.weight
                 trainable[parameter] = trainable.get(parameter, False) or source.requires_grad
     for parameter, flag in trainable.items():
@@ -169,9 +182,9 @@ def _is_channels_last(weight: Tensor) -> bool:
 
 
 def swap(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
-    """`model` with every module whose id is a key of `new` replaced, wherever it stands; the root included.
+    """`model` with every module whose id is a key of `new` replaced, the root included.
 
-    A model may hold a layer twice: registered, and in a plain attribute, list, tuple or dict that its forward uses.
+    A model may refer to a layer twice: as a registered module, and in a plain attribute, list, tuple or dict.
     """
     if id(model) in new:
         return new[id(model)]
@@ -182,7 +195,7 @@ def swap(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
 
 
 def _replaced(value: Any, new: dict[int, nn.Module]) -> Any:
-    """`value` with the modules in `new` replaced, in place where it can be changed."""
+    """`value` with the modules in `new` replaced; lists and dicts are changed in place."""
     if isinstance(value, nn.Module):
         return new.get(id(value), value)
     if type(value) is list:

@@ -1,4 +1,4 @@
-"""Give the norms inside fitted operators the statistics of real activations."""
+"""Calibration: the norms inside fitted operators get the statistics of real activations."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from leanconv.core.operator import ConvOp
 
 @torch.no_grad()
 def calibrate_(lean: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Set the statistics of every BatchNorm2d inside leanconv's operators to those of `batches`, in place.
+    """Set the statistics of every BatchNorm2d inside leanconv's operators to the statistics of `batches`, in place.
 
-    What the norms compute in eval mode is not changed: with the measured mean m and variance v of its input, a norm
-    y = a x + b gets running_mean m, running_var v, weight a sqrt(v + eps) and bias b + a m. So a network converted
-    with ``init="fit"`` computes the same in eval mode, and starts training from there rather than from a jump.
+    The norms compute the same in eval mode as before: with mean m and variance v of its input, a norm y = a x + b gets
+    running_mean m, running_var v, weight a sqrt(v + eps) and bias b + a m. So a network that was converted with
+    ``init="fit"`` computes the same in eval mode, and its output does not jump when training starts.
 
     Args:
         batches: inputs of the model, (N, C, H, W) each; a few hundred images are enough.
+
+    Returns:
+        `lean` itself.
     """
     norms = [
         part

@@ -1,4 +1,4 @@
-"""Is everything that should be shared still shared?"""
+"""A check that a lean network still shares all weights of its plan."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from leanconv.core.wrappers import unwrapped
 
 
 def check(lean: nn.Module) -> None:
-    """Raise unless every layer of the plan is in place and every shared weight still is one tensor.
+    """Raise an error unless all layers of the plan are in place and all shared weights are still shared.
 
-    Four things are compared: each planned layer is the operator of its plan; each converted layer is part of a plan; the
-    owner of each borrowed weight is part of the model; and each group holds exactly the parameters that its method's
-    formula gives (a tie that was cut holds more).
+    There are four checks. Each planned layer is the operator of its plan. Each converted layer belongs to a plan. The owner of
+    each borrowed weight is part of the model. Each group has exactly the number of parameters of its method's formula (a
+    group that lost a tie has more).
 
     Raises:
-        TieError: a tie was lost, an owner is out of reach, or a planned layer is gone.
+        TieError: layers no longer share a weight, the model does not hold the owner of a weight, or a planned layer is missing.
+
+    >>> import leanconv as lc
+    >>> check(lc.convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4)))
     """
     lean = unwrapped(lean)
     users = [(name, module) for name, module in lean.named_modules() if isinstance(module, ConvOp)]
@@ -32,7 +35,7 @@ def check(lean: nn.Module) -> None:
         name, member = lost[0]
         raise TieError(
             f"{name!r} is one of the {len(member.group.sites)} layers that {member.group.method.label()} made together, and "
-            "others of them are not in this model; keep the whole network together, or convert again"
+            "others of these layers are not in this model; keep the whole network together, or convert again"
         )
     for group in plan.groups if plan else ():
         modules: list[nn.Module] = []

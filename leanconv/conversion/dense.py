@@ -1,4 +1,4 @@
-"""Back to plain convolutions and linear layers, where an operator equals one."""
+"""Conversion back to plain convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ from leanconv.core.wrappers import unwrapped
 
 @torch.no_grad()
 def to_dense(lean: nn.Module) -> nn.Module:
-    """A copy of `lean` with every linear operator replaced by the ``nn.Conv2d`` or ``nn.Linear`` it equals in eval mode.
+    """A copy of `lean` in which each operator is replaced by the ``nn.Conv2d`` or ``nn.Linear`` that equals it in eval mode.
 
-    Operators that equal no dense layer (a gate, an activation inside) stay, and the copy's plan then still names them.
-    A norm inside an operator is folded with its running statistics, so training from the copy is another training.
+    Operators that equal no dense layer, because they have a gate or an activation inside, stay, and the plan of the copy
+    still names them. A norm inside an operator is folded with its running statistics, so training of the copy differs from
+    training of the lean network.
+
+    Raises:
+        SettingError: a dense weight holds NaN or infinity, or the model cannot be copied.
+
+    >>> import leanconv as lc
+    >>> to_dense(lc.convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4)))
+    Conv2d(16, 32, kernel_size=(3, 3), stride=(1, 1))
     """
     lean = unwrapped(lean)
     training = {name: module.training for name, module in lean.named_modules()}
@@ -38,7 +46,7 @@ def to_dense(lean: nn.Module) -> nn.Module:
     dense = swap(dense, new)
     for name, module in dense.named_modules():
         module.training = training.get(name, lean.training)
-    for module in dense.modules():  # a lean network inside another has a note of its own
+    for module in dense.modules():  # a lean network inside another network has its own plan
         if get_record(module).plan is not None:
             set_plan(module, None)
     plan = plan_of(lean)

@@ -1,4 +1,4 @@
-"""Why one layer cannot be replaced by another module, whatever the method: what would be lost without a word."""
+"""Reasons why no method can replace a layer: properties of the layer that would be lost silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.spec import ConvSpec
 
 Layer = nn.Conv2d | nn.Linear
-# What every convolution or linear layer has; more is its owner's
+# Attributes of every convolution and linear layer; others belong to the network's author
 PLAIN = frozenset({*nn.Conv2d(1, 1, 1, device="meta").__dict__, *nn.Linear(1, 1, device="meta").__dict__})
 HOOKS = {
     "forward hooks": ("_forward_hooks", "_forward_pre_hooks"),
@@ -28,7 +28,7 @@ TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def spec_of(layer: Layer) -> ConvSpec | str:
-    """The spec of `layer`, or how its attributes disagree with each other or with its weight."""
+    """The spec of `layer`, or a text that states how its attributes contradict each other or its weight."""
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if not isinstance(weight, Tensor):
         return f"its weight is {weight!r} and no tensor"
@@ -45,12 +45,14 @@ def spec_of(layer: Layer) -> ConvSpec | str:
         return f"its bias has shape {tuple(bias.shape)} and {out} is {spec.out_channels}"
     changed = isinstance(layer, nn.Conv2d) and list(spec.pads) != list(layer._reversed_padding_repeated_twice)
     if changed and spec.padding_mode != "zeros":
-        return f"its padding was set to {layer.padding} afterwards, and with {spec.padding_mode!r} it computes with the old one"
+        return (
+            f"its padding was set to {layer.padding} afterwards, and with {spec.padding_mode!r} it uses the old padding"
+        )
     return spec
 
 
 def fault(conv: Layer) -> str | None:
-    """Why a new module would not do what `conv` does; None when it would."""
+    """The reason why a new module could not replace `conv`; None if it could."""
     if parametrize.is_parametrized(conv):
         return "it is parametrised; remove the parametrisations first (torch.nn.utils.parametrize)"
     weight, bias = conv._parameters.get("weight"), conv._parameters.get("bias")
@@ -63,7 +65,7 @@ def fault(conv: Layer) -> str | None:
             return f"it has {what}, which a new module would lose; remove them first"
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and any(getattr(parameter, hooks, None) for hooks in TENSOR_HOOKS):
-            return f"its {name} has gradient hooks, which a new one would lose; remove them first"
+            return f"its {name} has gradient hooks, which a new tensor would lose; remove them first"
     if "forward" in conv.__dict__:
         return "its forward was replaced on the object; convert first, and replace it afterwards"
     more = [*(set(conv._parameters) - {"weight", "bias"}), *conv._buffers, *conv._modules]
@@ -87,14 +89,14 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def carry(conv: Layer, module: nn.Module) -> None:
-    """Give `module` the attributes that the network's author has put on `conv`."""
+    """Copy to `module` the attributes that the network's author has set on `conv`."""
     for key, value in conv.__dict__.items():
         if key not in PLAIN and not hasattr(module, key):
             module.__dict__[key] = value
 
 
 def mixed(convs: list[tuple[str, Layer]]) -> str | None:
-    """How layers that should share a weight differ in its dtype or device; None when they do not."""
+    """How the weights of layers that should share a weight differ in dtype or device; None if they do not differ."""
     kinds: dict[Any, str] = {}
     for name, conv in convs:
         kinds.setdefault((conv.weight.dtype, conv.weight.device), name)

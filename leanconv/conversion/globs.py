@@ -1,4 +1,4 @@
-"""Globs over the names of layers: one that matches nothing is a slip of the pen, and is refused."""
+"""Globs over the names of layers; a glob that matches nothing is an error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from leanconv.core.errors import SettingError
 
 
 class Names:
-    """The modules of a model under all of their names; a layer that stands under several is matched by any.
+    """The modules of a model with all of their names; a glob may match any name of a layer.
 
     Args:
-        model: whose modules.
+        model: the model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -26,26 +26,26 @@ class Names:
             self._all.setdefault(self._first[id(module)], []).append(name)
 
     def matches(self, name: str, glob: str) -> bool:
-        """Whether `glob` matches the layer called `name`, by any of its names."""
+        """Whether `glob` matches any name of the layer `name`."""
         return any(fnmatch.fnmatchcase(one, glob) for one in self._all.get(name, (name,)))
 
     def named(self, name: str, globs: Sequence[str]) -> bool:
-        """Whether one of `globs` is a name of the layer called `name`, written out."""
+        """Whether one of `globs` equals a full name of the layer `name`."""
         return any(one in globs for one in self._all.get(name, (name,)))
 
     def require(
         self, what: str, glob: str, layers: Sequence[str], *, others: bool = False, kinds: str = "convolutions"
     ) -> None:
-        """Raise unless `glob` matches one of `layers`.
+        """Raise an error unless `glob` matches one of `layers`.
 
         Args:
-            what: the argument, for the message.
-            layers: the first names of those that may be meant.
-            others: whether it may name other modules in their place, such as a norm; not one that holds layers.
-            kinds: what the message calls `layers`.
+            what: the name of the argument, for the message.
+            layers: the first name of each layer that `glob` may match.
+            others: whether `glob` may match other modules instead, such as a norm, if they contain none of `layers`.
+            kinds: the word for `layers` in the message.
 
         Raises:
-            SettingError: it does not; the message names the nearest.
+            SettingError: `glob` matches none of `layers`; the message lists similar names.
         """
         if any(self.matches(name, glob) for name in layers):
             return

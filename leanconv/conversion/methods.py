@@ -1,4 +1,4 @@
-"""Methods as text: ``tied_block(blocks=4)``, read as syntax and never evaluated."""
+"""Methods as text, such as ``tied_block(blocks=4)``: parsed, never evaluated."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ EXAMPLE = "tied_block(blocks=2)"
 
 
 def parse_methods(text: str) -> dict[str, Method | None]:
-    """Methods separated by commas, by their canonical text; ``dense`` is None.
+    """The methods in `text`, separated by commas, by their labels; ``dense`` is None.
 
     Raises:
-        SettingError: not such a list, an unknown method or setting, a value that a method refuses, one method twice.
+        SettingError: `text` is not such a list, a method or setting is unknown, a method refuses a value, or a method occurs
+            twice.
+
+    >>> parse_methods("dense, tied_block(blocks=4)")
+    {'dense': None, 'tied_block(blocks=4)': TiedBlock(blocks=4)}
     """
     example = f"{EXAMPLE} or, for several, dense,{EXAMPLE},split(ratio=0.5)"
     methods: dict[str, Method | None] = {}
@@ -32,7 +36,14 @@ def parse_methods(text: str) -> dict[str, Method | None]:
 
 
 def parse_method(text: str) -> Method | None:
-    """One method; None for ``dense``."""
+    """The single method in `text`; None for ``dense``.
+
+    Raises:
+        SettingError: `text` is not a method, or there are several methods.
+
+    >>> parse_method("tied_block")
+    TiedBlock(blocks=2)
+    """
     methods = parse_methods(text)
     if len(methods) > 1:
         raise SettingError(
@@ -42,7 +53,7 @@ def parse_method(text: str) -> Method | None:
 
 
 def label_of(method: Method | None) -> str:
-    """The canonical text of a method: its label in every table."""
+    """The label of a method in tables: its canonical text; "dense" for None."""
     return DENSE if method is None else method.label()
 
 

@@ -1,4 +1,4 @@
-"""What converts, together with what, and why the rest stays dense: pure data, decided before any weight is touched."""
+"""Plans: the groups of layers to convert, and the layers that stay dense with a reason; a plan changes no weight."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leanconv.core.registry import method_in_file, source_of
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.wrappers import unwrapped
 
-LARGEST, DEEPEST = 1_000_000, 32  # of the numbers in a plan's file, and levels of it
+LARGEST, DEEPEST = 1_000_000, 32  # the largest number and the most levels in the file of a plan
 Where = str | Sequence[str] | Callable[[Site], bool]
 Rule = tuple[Where, Method | None]
 Include = Literal["linear"]
@@ -34,7 +34,12 @@ CLASSIFIER = "it is the classifier; give its full name in where to convert it to
 class Plan:
     """Groups of layers with their resolved methods, and the layers that stay dense, each with a reason.
 
-    The layers are the convolutions, and where they were included the linear layers.
+    The layers are the convolutions, and the linear layers if they were included.
+
+    Args:
+        groups: the groups of layers that are converted.
+        kept: the layers that stay dense.
+        input_size: (channels, height, width) of the forward pass that found the sizes; None without a forward pass.
     """
 
     groups: tuple[Group, ...]
@@ -42,20 +47,20 @@ class Plan:
     input_size: InputSize | None = None
 
     def params(self) -> int:
-        """Parameters of all planned layers after conversion, kept ones included, by the methods' formulas."""
+        """Parameters of all layers after the conversion, by the methods' formulas; layers that stay dense are included."""
         return sum(group.params() for group in self.groups) + sum(kept.site.params() for kept in self.kept)
 
     def params_dense(self) -> int:
-        """Parameters of the same layers before."""
+        """Parameters of the same layers before the conversion."""
         return sum(site.params() for site in self.sites())
 
     def sites(self) -> list[Site | OtherLayer]:
-        """Every layer of the plan: those that convert, then those kept."""
+        """All layers of the plan: first the layers that are converted, then the layers that stay dense."""
         converted: list[Site | OtherLayer] = [site for group in self.groups for site in group.sites]
         return converted + [kept.site for kept in self.kept]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as values that JSON knows; `from_json` reads them back to an equal plan."""
+        """The plan as JSON values; `from_json` returns an equal plan."""
         return {
             "input_size": None if self.input_size is None else list(self.input_size),
             "groups": [
@@ -75,7 +80,7 @@ class Plan:
         """The plan that `to_json` wrote.
 
         Raises:
-            FileError: a part is missing, unknown or of the wrong kind, or a method is of a package that is not imported.
+            FileError: a part is missing, unknown or of a wrong type, or the package of a method is not imported.
         """
         try:
             _bounded(value)
@@ -99,7 +104,7 @@ class Plan:
             raise FileError(
                 one_line(f"not a plan: {error} is missing or unknown; write plans with Plan.to_json")
             ) from error
-        except Exception as error:  # of whatever the values are
+        except Exception as error:  # the values are untrusted and may raise anything
             raise FileError(one_line(f"not a plan: {error}; write plans with Plan.to_json")) from error
 
     def __str__(self) -> str:
@@ -111,14 +116,14 @@ class Plan:
 
 
 def _called(sites: Sequence[Site | OtherLayer]) -> str:
-    """What a message calls these: convolutions, or layers where linear ones are among them."""
+    """The word for `sites` in a message: "layers" if there is a linear layer, otherwise "convolutions"."""
     return "layers" if any(site.kind == "linear" for site in sites) else "convolutions"
 
 
 def _bounded(value: Any) -> None:
-    """Raise ValueError where a plan holds a number that no convolution and no setting has, or nests too deeply.
+    """Raise ValueError if a plan has a number that is too large for a convolution or a setting, or nests too deeply.
 
-    Numbers like that keep the formulas busy for ever, and methods build what settings ask for.
+    With such numbers, the formulas run forever, and methods build modules that are too large.
     """
     for level in levels(value, DEEPEST):
         for node in level:
@@ -142,7 +147,7 @@ def _site_from_json(value: Any) -> Site:
     stage = value["stage"]
     if stage is not None and type(stage) is not int:
         raise TypeError(f"stage={stage!r} is no whole number")
-    kind = value.get("kind", "conv")  # files without linear layers do not say it
+    kind = value.get("kind", "conv")  # files without linear layers do not have this key
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r} is no kind of layer")
     return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes), kind)
@@ -165,30 +170,30 @@ def plan(
     subclasses: Sequence[type[nn.Conv2d | nn.Linear]] = (),
     include: Include | Sequence[Include] = (),
 ) -> Plan:
-    """Decide which layers of `model` become lean. The model is not touched, and may be on the meta device.
+    """The plan of a conversion: which layers of `model` become lean. The model is unchanged, and may be on the meta device.
 
-    The layers are its 2-d convolutions, and with ``include="linear"`` its linear layers too, each as the 1x1 convolution
-    that it is. The classifier (the linear layer that is the last to be called) then stays dense, unless a rule gives its
-    full name, as ``where="head.fc"`` does. Convolutions and linear layers never share a weight.
+    The layers are the 2-d convolutions, and with ``include="linear"`` also the linear layers, each as the 1x1 convolution that
+    equals it at each position. The classifier is the linear layer that is called last. It stays dense, unless a rule has its
+    full name, such as ``where="head.fc"``. Convolutions and linear layers never share a weight.
 
-    Of a wrapper (`DataParallel`, an averaged or compiled model) the network inside is planned, by its own names.
+    For a wrapper (`DataParallel`, an averaged or compiled model), the plan is for the network inside, with its own names.
 
     Args:
-        method: one method, or rules ``[(where, method | None), ...]``: the first rule that matches a layer
-            decides, even if its method then rejects it; None keeps it dense.
-        where: which layers (for a single method): an fnmatch glob over the dotted name (``*`` crosses dots,
-            the root is ``""``), several globs, or a function of a `Site`, whose ``kind`` is ``"conv"`` or
-            ``"linear"``. A layer that stands under several names is matched by any of them.
-        exclude: layers that stay dense whatever the rules say.
-        input_size: (channels, height, width); default: the one the model was made for, where it says so.
-        stages: ``{glob: number}`` in place of the stages found by a forward pass.
-        subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too; others stay, since they may
-            compute something else.
-        include: ``"linear"`` plans the linear layers beside the convolutions; the default leaves them out.
+        method: one method, or rules ``[(where, method | None), ...]``. The first rule that matches a layer decides, even if
+            its method rejects the layer. None keeps a layer dense.
+        where: the layers to convert, for a single method: an fnmatch glob over the dotted name (``*`` matches dots too, and
+            the root is ``""``), several globs, or a function of a `Site`, whose ``kind`` is ``"conv"`` or ``"linear"``. A
+            glob may match any name of a layer.
+        exclude: layers that stay dense in any case.
+        input_size: (channels, height, width); default: the input size of the model, if the model states it.
+        stages: ``{glob: number}`` in place of the stages that a forward pass finds.
+        subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too. Other subclasses stay dense,
+            because they may compute something else.
+        include: ``"linear"`` includes the linear layers; by default, only convolutions are planned.
 
     Raises:
-        SettingError: a rule or a glob matches nothing, there is nothing to convert, the model does not run on
-            `input_size`, or a method needs stages and no input size is known.
+        SettingError: a rule or a glob matches nothing, there is no layer to convert, the model does not run on `input_size`,
+            or a method needs stages and the input size is unknown.
 
     >>> import leanconv as lc
     >>> mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
@@ -242,13 +247,13 @@ def _chosen(
     excluded: Callable[[Site], bool],
     names: Names,
 ) -> tuple[list[list[Site]], list[Skipped]]:
-    """The sites that each rule converts, and those that no rule does."""
+    """The sites that each rule converts, and the sites that no rule converts."""
     chosen: list[list[Site]] = [[] for _ in rules]
     kept: list[Skipped] = []
     for site in found.sites:
         rule = next((index for index, matches in enumerate(matchers) if matches(site)), None)
         unnamed = False
-        if site.name == found.classifier:  # only a rule that names it
+        if site.name == found.classifier:  # only a rule with its full name converts it
             named = [names.named(site.name, _globs(where)) for where, _ in rules]
             rule, unnamed = (named.index(True), False) if any(named) else (rule, True)
         if excluded(site):
@@ -265,7 +270,10 @@ def _chosen(
 
 
 def _grouped(rules: Sequence[Rule], chosen: Sequence[Sequence[Site]]) -> tuple[list[Group], list[Skipped]]:
-    """The groups that each rule's method makes of its sites, each kind of layer by itself, and the sites it refuses."""
+    """The groups that each rule's method makes of the rule's sites, and the sites that the method refuses.
+
+    Convolutions and linear layers are grouped separately.
+    """
     groups: list[Group] = []
     kept: list[Skipped] = []
     for (_, method), sites in zip(rules, chosen, strict=True):
@@ -301,7 +309,7 @@ def _kinds(include: Include | Sequence[Include]) -> tuple[Kind, ...]:
 
 
 def _globs(where: Where, what: str = "where") -> Sequence[str]:
-    """The globs of `where`; none of a function."""
+    """The globs of `where`; an empty sequence for a function."""
     if callable(where):
         return ()
     globs = (where,) if isinstance(where, str) else where

@@ -1,4 +1,4 @@
-"""Who else reads the weight of a convolution: a module that computes with it would go on with the old one."""
+"""Modules that use the weight of another layer: after a conversion, such a module would still use the old weight."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-DEPTH = 8  # of containers, closures and objects inside an attribute
-MOST = 100_000  # of them; a logger or a data set may hang on a hook
+DEPTH = 8  # nested containers, closures and objects in an attribute
+MOST = 100_000  # objects in an attribute; a hook may refer to a logger or a data set
 SKIPPED = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
-# Tensors that such objects refer to are not computed with
+# The network does not compute with tensors of these objects
 SILENT = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.ModuleType, type)
-# What may be asked of a weight without tying the network to it. Not its shape: an operator has one of its own.
+# Attributes of a weight that do not depend on its values. The shape is not here, because an operator's weight has another one.
 QUESTIONS = {
     "dtype", "device", "layout", "requires_grad", "is_leaf", "grad_fn", "grad", "itemsize", "element_size",
     "get_device", "data_ptr", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
@@ -31,12 +31,12 @@ QUESTIONS = {
 
 
 def holders(model: nn.Module) -> dict[int, dict[str, str]]:
-    """For the id of each module, who else holds a tensor of its own: the names of modules or attributes.
+    """For the id of each module, the names of the other modules and attributes that refer to one of its tensors.
 
-    Two tensors are the same where they overlap in memory. Looked at are the registered tensors of all modules, and
-    whatever their attributes refer to: containers, closures of functions, objects, modules that are not registered. A
-    function that captured a convolution, or a module around it, holds its weight too: no copy of the network reaches
-    into a function.
+    Two tensors are the same if they overlap in memory. This function visits the registered tensors of all modules, and the
+    objects in their attributes: containers, closures of functions, other objects, and modules that are not registered. A
+    function that captured a convolution or a module around it refers to the weight too, because a copy of the network does
+    not copy functions.
     """
     found: dict[Any, list[tuple[int, int, int, str]]] = {}
     registered = {id(module) for module in model.modules()}
@@ -66,7 +66,7 @@ def holders(model: nn.Module) -> dict[int, dict[str, str]]:
                 if owner != other:
                     shared.setdefault(owner, {})[there] = there
                     shared.setdefault(other, {})[where] = where
-                elif where != there:  # of one module: a second reference in a plain attribute
+                elif where != there:  # a second reference in a plain attribute of the same module
                     shared.setdefault(owner, {})[max(where, there, key=len)] = there
     return shared
 
@@ -75,7 +75,7 @@ def _note(found: dict[Any, list[tuple[int, int, int, str]]], tensor: Tensor, own
     storage: Any
     try:
         storage, start = str(tensor.device), tensor.data_ptr()
-        if not start:  # without memory, as on the meta device
+        if not start:  # no memory, as on the meta device
             storage = tensor.untyped_storage()._cdata
             start = int(tensor.storage_offset()) * tensor.element_size()
         steps = zip(tensor.shape, tensor.stride(), strict=True)
@@ -87,11 +87,11 @@ def _note(found: dict[Any, list[tuple[int, int, int, str]]], tensor: Tensor, own
 
 
 class _Walk:
-    """From the value of an attribute to every tensor that it leads to.
+    """A search for all tensors that the value of an attribute refers to.
 
     Args:
         registered: ids of the modules of the network.
-        hook: whether the attribute holds hooks: they often know the network they watch, and seldom compute with it.
+        hook: whether the attribute holds hooks, which often refer to the network and seldom compute with its weights.
     """
 
     def __init__(self, registered: set[int], hook: bool) -> None:
@@ -100,8 +100,11 @@ class _Walk:
         self.seen: set[int] = set()
 
     def tensors(self, value: Any, depth: int = DEPTH, through: str = "") -> Iterator[Tensor]:
-        """Args:
-        through: what lies between the attribute and `value`: nothing but containers, an object, or a function.
+        """The tensors that `value` refers to.
+
+        Args:
+            depth: the number of levels that may still follow.
+            through: what is between the attribute and `value`: "" for containers only, "object" or "function".
         """
         if isinstance(value, weakref.ReferenceType):
             value = value()
@@ -114,7 +117,7 @@ class _Walk:
             return
         if depth == 0 or id(value) in self.seen or len(self.seen) > MOST or isinstance(value, SILENT):
             return
-        if id(value) in self.registered:  # a conversion replaces it in containers, and nowhere else
+        if id(value) in self.registered:  # a conversion replaces modules only in containers
             if through:
                 yield from value.parameters(recurse=through == "function" and not self.hook)
             return
@@ -156,11 +159,11 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 class Reads(TorchFunctionMode):
-    """While it is active, notes which convolutions' weights are used by something else than the convolution's own call.
+    """A mode that finds the layers whose weights are used outside of the layer's own call.
 
     Args:
-        convs: by name, of the network that runs.
-        originals: those that they are copies of, which a function may have got hold of.
+        convs: the layers of the network that runs, by name.
+        originals: the original layers, of which `convs` are copies; a function may refer to the originals.
     """
 
     def __init__(self, convs: Mapping[str, nn.Module], originals: Mapping[str, nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""The layers of a model: which may be replaced, and where each stands."""
+"""The layers of a model: which layers may be replaced, and their output sizes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from leanconv.core.method import Kind, OtherLayer, Site, Skipped
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import Pair
 
-# What reads the weights of linear layers that it holds, in place of calling them: class -> their names in it
+# Classes that read the weights of their linear layers and do not call the layers: class -> attribute names of the layers
 READERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MultiheadAttention: ("out_proj",),
-    nn.TransformerEncoderLayer: ("linear1", "linear2"),  # on its fast path, which a plan does not see
+    nn.TransformerEncoderLayer: ("linear1", "linear2"),  # on the fast path, which a plan does not run
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one forward pass shows.
+    """The result of one forward pass.
 
     Args:
-        sizes: the output's (height, width) of each layer, once for each call, in the order of the first calls.
-        read: the layers whose weight the network also uses outside of them.
-        last: the last module with parameters of its own that was called.
+        sizes: (height, width) of each layer's output, once for each call; the layers are in the order of their first calls.
+        read: the layers whose weight the network also uses outside of the layer.
+        last: the name of the last called module that has parameters itself.
     """
 
     sizes: dict[str, list[Pair]]
@@ -46,9 +46,9 @@ class Found:
     """The layers of a model.
 
     Args:
-        sites: those that may be replaced, in the order a forward pass first calls them.
-        kept: those that may not, with the reasons.
-        classifier: the name of the linear layer that gives the network's output, where there is one.
+        sites: the layers that may be replaced, in the order of their first calls.
+        kept: the layers that may not be replaced, with the reasons.
+        classifier: the name of the linear layer that computes the network's output; None without such a layer.
     """
 
     sites: list[Site]
@@ -65,19 +65,21 @@ def find_sites(
     subclasses: tuple[type, ...],
     kinds: Collection[Kind],
 ) -> Found:
-    """The layers of `model` that may be replaced, and those that may not.
+    """The layers of `model` that may be replaced, and the layers that may not be replaced.
 
-    Parts of leanconv's own operators are neither.
+    Parts of leanconv's own operators are left out.
 
     Args:
-        asked: whether the caller named `input_size`; where it only is the model's default, a model that does not run
-            on it is planned without sizes.
-        stages: ``{glob: number}`` in place of the stages found.
+        names: the names of the modules of `model`.
+        input_size: (channels, height, width); None for no forward pass.
+        asked: whether the caller gave `input_size`. If it is only the model's default and the model does not run on it, the
+            sites have no sizes.
+        stages: ``{glob: number}`` in place of the stages that a forward pass finds.
         subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too.
-        kinds: convolutions, linear layers or both.
+        kinds: the kinds of layers: convolutions, linear layers or both.
 
     Raises:
-        SettingError: the model has no such layer, a layer is lazy, or it does not run on `input_size`.
+        SettingError: the model has no such layer, a layer is lazy, or the model does not run on `input_size`.
     """
     refuse_lazy(model)
     layers, kept = _layers(model, kinds)
@@ -110,7 +112,7 @@ def find_sites(
 
 
 def _layers(model: nn.Module, kinds: Collection[Kind]) -> tuple[dict[str, Layer], list[Skipped]]:
-    """The convolutions and linear layers of these kinds by name, and what looks like one and is of another class."""
+    """The layers of these kinds by name, and similar layers of other classes, which cannot be replaced."""
     ours = parts_of_operators(model)
     layers: dict[str, Layer] = {}
     kept: list[Skipped] = []
@@ -129,12 +131,12 @@ def _layers(model: nn.Module, kinds: Collection[Kind]) -> tuple[dict[str, Layer]
         if kind is not None and leaf:
             only = "only nn.Conv2d converts" if kind == "conv" else "only nn.Linear converts"
             kept.append(Skipped(_other(name, module), only))
-            ours.update(id(part) for part in module.modules())  # a quantised one keeps its weight in a part
+            ours.update(id(part) for part in module.modules())  # a quantised layer keeps its weight in a submodule
     return layers, kept
 
 
 def _other(name: str, module: nn.Module) -> OtherLayer:
-    """A layer without a spec."""
+    """The layer `module` as a layer without a spec."""
     return OtherLayer(name, kind_of(module), sum(parameter.numel() for parameter in module.parameters(recurse=False)))
 
 
@@ -143,7 +145,7 @@ def _kind(layer: nn.Module) -> Kind:
 
 
 def _areas(layers: Mapping[str, Layer], run: Run | None) -> dict[Kind, list[int]]:
-    """The output sizes of each kind of layer, largest first: a stage is a place in this list."""
+    """The output sizes of each kind of layer, the largest first; a stage is an index in this list."""
     found: dict[Kind, set[int]] = {"conv": set(), "linear": set()}
     for name, calls in (run.sizes if run else {}).items():
         found[_kind(layers[name])].update(h * w for h, w in calls)
@@ -151,10 +153,10 @@ def _areas(layers: Mapping[str, Layer], run: Run | None) -> dict[Kind, list[int]
 
 
 class _Reasons:
-    """Why a layer has to stay as it is, whatever the method.
+    """The reasons why a layer must stay dense with any method.
 
     Args:
-        run: None where no forward pass was made.
+        run: the result of a forward pass; None without a forward pass.
     """
 
     def __init__(self, model: nn.Module, run: Run | None, subclasses: tuple[type, ...]) -> None:
@@ -165,7 +167,7 @@ class _Reasons:
         self.readers = dict(_read_directly(model))
 
     def of(self, name: str, layer: Layer) -> str | None:
-        """The reason for this layer; None when it may be replaced."""
+        """The reason why this layer must stay dense; None if it may be replaced."""
         if id(layer) in self.readers:
             return f"nn.{self.readers[id(layer)]} computes with its weight in place of calling it"
         reason = fault(layer)
@@ -178,16 +180,16 @@ class _Reasons:
             return "it runs inside torch.compile; convert first, and compile afterwards"
         others = sorted(self.shared.get(id(layer), ()))
         if others:
-            return f"it shares a parameter with {others[0]!r}; converting it would undo that"
+            return f"it shares a parameter with {others[0]!r}; a conversion would end the sharing"
         if self.run and name in self.run.read:
-            return "the network also computes with its weight or bias outside of it; converting it would undo that"
+            return "the network also computes with its weight or bias outside of the layer; a conversion would not reach that use"
         if self.run and name not in self.run.sizes:
             return "a forward pass in eval mode never calls it"
         return None
 
 
 def _read_directly(model: nn.Module) -> Iterator[tuple[int, str]]:
-    """The ids of the layers that `READERS` read, each with the class that does."""
+    """The ids of the layers whose weights a class of `READERS` reads, each with the name of the class."""
     for module in model.modules():
         for kind, names in READERS.items():
             if isinstance(module, kind):
@@ -195,18 +197,18 @@ def _read_directly(model: nn.Module) -> Iterator[tuple[int, str]]:
 
 
 def parts_of_operators(model: nn.Module) -> set[int]:
-    """The ids of leanconv's own operators and of what they are made of."""
+    """The ids of leanconv's own operators and of their submodules."""
     ours = (module for module in model.modules() if isinstance(module, ConvOp | LeanLinear))
     return {id(part) for module in ours for part in module.modules()}
 
 
 def kind_of(module: nn.Module) -> str:
-    """The class of a layer; of a scripted one, that of the layer it was scripted from."""
+    """The class name of a layer; for a scripted layer, the class name of the original layer."""
     return str(getattr(module, "original_name", "")) or type(module).__name__
 
 
 def _nothing(model: nn.Module, others: list[Skipped]) -> str:
-    """Why a model without a layer that may convert cannot be planned."""
+    """The error text for a model without a layer that can be converted."""
     said = f"{kind_of(model)} has no nn.Conv2d to convert"
     if any(isinstance(module, ConvOp | LeanLinear) for module in model.modules()):
         return f"{said} beside leanconv's own operators; it is lean already"
@@ -221,7 +223,7 @@ def _nothing(model: nn.Module, others: list[Skipped]) -> str:
 
 
 def _last(model: nn.Module) -> str | None:
-    """The last registered module with parameters of its own."""
+    """The name of the last registered module that has parameters itself."""
     return next((name for name, module in reversed([*model.named_modules()]) if _has_parameters(module)), None)
 
 
@@ -230,7 +232,7 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _try_run(model: nn.Module, names: list[str], input_size: InputSize | None, asked: bool) -> Run | None:
-    """A forward pass on one image; None where no size is known, or where the model does not run on its default one."""
+    """The result of a forward pass; None if the size is unknown, or if the model does not run on its default size."""
     if input_size is None:
         return None
     try:
@@ -242,7 +244,7 @@ def _try_run(model: nn.Module, names: list[str], input_size: InputSize | None, a
 
 
 def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
-    """What a forward pass on one image shows of the named layers."""
+    """The result of a forward pass on one image, for the layers `names`."""
 
     def run(twin: nn.Module, images: Tensor) -> Run:
         sizes: dict[str, list[Pair]] = {}
@@ -266,7 +268,7 @@ def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
 
 
 def _size(layer: nn.Module, output: Tensor, images: int) -> Pair:
-    """The output's (height, width); of a linear layer (1, positions) for one image."""
+    """(height, width) of the output; for a linear layer (1, positions) of one image."""
     if isinstance(layer, nn.Linear):
         return 1, max(1, output.numel() // (layer.out_features * images))
     return output.shape[-2], output.shape[-1]

@@ -1,4 +1,4 @@
-"""Plans for those who must convert something, and the convolution that they leave dense by habit."""
+"""Plans that must convert at least one layer, and the name of the first convolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leanconv.core.method import Method
 
 
 def stem(model: nn.Module) -> str:
-    """The name of the first convolution; "" where there is none.
+    """The name of the first convolution; "" without a convolution.
 
     >>> stem(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 3)))
     '1'
@@ -29,10 +29,10 @@ def useful_plan(
     input_size: InputSize | None = None,
     include: Include | Sequence[Include] = (),
 ) -> Plan:
-    """As `leanconv.plan`, of one method.
+    """The plan of `leanconv.plan` for one method, after a check that it converts at least one layer.
 
     Raises:
-        SettingError: as there, or nothing converts.
+        SettingError: `leanconv.plan` raises an error, or the plan converts nothing.
     """
     made = plan(model, method, where, exclude=exclude, input_size=input_size, include=include)
     if not made.groups:

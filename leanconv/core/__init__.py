@@ -1,1 +1,1 @@
-"""The words everything else uses."""
+"""Types and functions that all other packages use: specs, methods, operators, counts, records and errors."""

@@ -1,4 +1,4 @@
-"""A norm in eval, and how it disappears into the convolution before it."""
+"""A batch norm in eval mode, and how it is folded into the convolution before it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from leanconv.core.spec import ConvSpec
 
 @dataclass(frozen=True)
 class Affine:
-    """y = scale * x + shift for each channel: what a batch norm is in eval. Both are (C)."""
+    """y = scale * x + shift for each channel, as a batch norm computes in eval mode; `scale` and `shift` are (C)."""
 
     scale: Tensor
     shift: Tensor
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> Affine:
-        """The norm with its running statistics."""
+        """The affine map that `norm` computes with its running statistics."""
         assert norm.running_mean is not None and norm.running_var is not None
         scale = torch.rsqrt(norm.running_var + norm.eps)
         if norm.weight is not None:
@@ -30,34 +30,35 @@ class Affine:
 
     @classmethod
     def chain(cls, norms: Iterable[nn.BatchNorm2d]) -> Affine | None:
-        """Several norms, one after the other; None for none."""
+        """The affine map of several norms, one after the other; None when there is no norm."""
         found: Affine | None = None
         for norm in norms:
             found = cls.of(norm) if found is None else found.then(cls.of(norm))
         return found
 
     def then(self, other: Affine) -> Affine:
-        """This one, followed by `other`."""
+        """This affine map, followed by `other`."""
         return Affine(self.scale * other.scale, self.shift * other.scale + other.shift)
 
     def weight(self, weight: Tensor) -> Tensor:
-        """The filters (O, ...) of a convolution that has this behind it."""
+        """The filters (O, ...) of a convolution with this affine map folded in."""
         return weight * self.scale.view(-1, *[1] * (weight.dim() - 1))
 
     def bias(self, bias: Tensor | None) -> Tensor:
-        """The bias of a convolution that has this behind it."""
+        """The bias (O) of a convolution with this affine map folded in."""
         return self.shift if bias is None else bias * self.scale + self.shift
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether more runs than the module's forward when it is called."""
+    """Whether a call of `module` runs forward hooks besides its forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def foldable(norm: nn.Module | None) -> bool:
-    """Whether `norm` is one that `Affine.of` describes: an ``nn.BatchNorm2d`` in eval with running statistics, and no more.
+    """Whether `Affine.of` describes `norm`: an ``nn.BatchNorm2d`` in eval mode with running statistics and without hooks.
 
-    One without running statistics, in training or of another kind (instance, group) computes with its input's.
+    A norm without running statistics, a norm in training mode, and an instance or group norm use the statistics of their
+    input.
     """
     if not isinstance(norm, nn.BatchNorm2d) or type(norm) is not nn.BatchNorm2d or norm.training:
         return False
@@ -67,12 +68,17 @@ def foldable(norm: nn.Module | None) -> bool:
 
 
 def folded(weight: Tensor, bias: Tensor | None, affine: Affine | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with `affine` behind it."""
+    """Weight and bias of a convolution with `affine` folded in; unchanged when `affine` is None."""
     return (weight, bias) if affine is None else (affine.weight(weight), affine.bias(bias))
 
 
 def conv_of(spec: ConvSpec, weight: Tensor, bias: Tensor | None, groups: int | None = None) -> nn.Conv2d:
-    """A plain convolution with these weights, in `groups` (default: those of `spec`), for inference."""
+    """A plain convolution with these weights for inference.
+
+    Args:
+        weight: (O, I / groups, kh, kw).
+        groups: default: the groups of `spec`.
+    """
     settings = spec.kwargs() | {"groups": groups or spec.groups, "bias": bias is not None}
     settings |= {"out_channels": weight.shape[0], "in_channels": weight.shape[1] * (groups or spec.groups)}
     conv = nn.Conv2d(**settings, device="meta", dtype=weight.dtype)
@@ -83,7 +89,7 @@ def conv_of(spec: ConvSpec, weight: Tensor, bias: Tensor | None, groups: int | N
 
 
 class ChannelAffine(nn.Module):
-    """y = scale * x + shift, where no convolution could take it in.
+    """y = scale * x + shift, for a norm that could not be folded into a convolution.
 
     Shape:
         x: (N, C, H, W) -> the same.
@@ -99,5 +105,5 @@ class ChannelAffine(nn.Module):
 
 
 def with_affine(module: nn.Module, affine: Affine | None) -> nn.Module:
-    """`module`, and `affine` behind it where there is one."""
+    """`module` followed by `affine`; `module` itself when `affine` is None."""
     return module if affine is None else nn.Sequential(module, ChannelAffine(affine))

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens in between."""
+"""Atomic writes: a reader finds either the old file or the new file, even after a crash."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from leanconv.core.errors import SettingError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed over `path`, on an error it is removed.
+    """Yield a temporary path beside `path`; the file is renamed to `path` on success, and removed on an error.
 
     Raises:
-        SettingError: a file stands where the folder should, or a folder where the file should.
+        SettingError: the folder of `path` is a file, or `path` is a folder.
     """
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise SettingError(f"{target.parent} cannot be a folder: a file stands there; choose another place") from error
+        raise SettingError(f"{target.parent} cannot be a folder: a file has this name; choose another place") from error
     if target.is_dir():
         raise SettingError(f"{target} is a folder; choose another place for the file")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Remove the temporary files of `names` in `folder` that killed processes left; one that is being written stays."""
+    """Remove the temporary files of `names` in `folder` that killed processes left; a file being written is kept."""
     for name in names:
         for path in Path(folder).glob(f".{glob.escape(name)}.????????"):
             with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -52,7 +52,7 @@ def remove_leftovers(folder: str | os.PathLike[str], names: Iterable[str]) -> No
 
 
 def _lock(handle: int) -> bool:
-    """Whether this process alone holds an open file now; the system lets it go when the process ends, however it does."""
+    """Lock an open file, and return whether it worked; the system unlocks the file when the process ends."""
     try:
         import fcntl  # not on Windows, where leftovers stay
 
@@ -63,7 +63,7 @@ def _lock(handle: int) -> bool:
 
 
 def make_ordinary(path: str | os.PathLike[str]) -> None:
-    """Give a file the permissions that the umask asks for; mkstemp and safetensors make private ones."""
+    """Give a file the permissions that the umask asks for; mkstemp and safetensors make private files."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)

@@ -1,4 +1,4 @@
-"""Block-diagonal weights: as many groups as there are blocks, or fewer and wider ones that hold zeros."""
+"""Block-diagonal weights: one group for each block, or fewer and wider groups that hold zeros."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from leanconv.core.spec import ConvSpec, divisors
 
 
 def block_diagonal(spec: ConvSpec, ways: int, dense: Tensor, bias: Tensor | None, affine: Affine | None) -> Forms:
-    """Forms of a convolution whose weight has `ways` blocks on the diagonal of each host group.
+    """Inference forms of a convolution whose weight has `ways` blocks on the diagonal of each host group.
 
-    Vectors and matrix units want wide groups: below 16 channels a merged group takes no longer than its parts.
+    Processors compute wide groups faster: below 16 channels, a merged group takes no longer than its parts.
 
     Args:
         dense: the weight with its zeros, (O, I / G, kh, kw).
+        bias: (O), or None.
+        affine: the norm after the convolution, which each form takes in; None without a norm.
     """
     weight, shift = folded(dense, bias, affine)
     found: Forms = {}
@@ -28,7 +30,14 @@ def block_diagonal(spec: ConvSpec, ways: int, dense: Tensor, bias: Tensor | None
 
 
 def diagonal(dense: Tensor, host_groups: int, groups: int) -> Tensor:
-    """The part of a dense weight (O, I / G, kh, kw) that `groups` groups hold: (O, I / groups, kh, kw)."""
+    """The blocks on the diagonal of a dense weight (O, I / G, kh, kw), as the weight (O, I / groups, kh, kw).
+
+    >>> diagonal(torch.eye(4)[:, :, None, None], 1, 2).flatten(1)
+    tensor([[1., 0.],
+            [0., 1.],
+            [1., 0.],
+            [0., 1.]])
+    """
     parts = groups // host_groups
     width = dense.shape[1] // parts
     rows = dense.chunk(groups)

@@ -1,4 +1,4 @@
-"""Names with settings as text, ``tied_block(blocks=4)``: read as Python's syntax, and never evaluated."""
+"""Names with settings as text, such as ``tied_block(blocks=4)``: parsed with Python's syntax, never evaluated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ParsedCall:
 
 
 def parse_call(text: str, what: str, example: str, known: Settings | None = None) -> ParsedCall:
-    """The one call in `text`; arguments and errors are those of `parse_calls`.
+    """The single call in `text`; see `parse_calls` for the arguments and the errors.
 
     >>> parse_call("timm/resnet50(width=32, act='relu')", "network", "resnet20")
     ParsedCall(name='timm/resnet50', settings={'width': 32, 'act': 'relu'})
@@ -44,12 +44,12 @@ def parse_calls(text: str, what: str, example: str, known: Settings | None = Non
     [ParsedCall(name='dense', settings={}), ParsedCall(name='split', settings={'ratio': 0.5})]
 
     Args:
-        what: the word for what is named, for errors.
-        example: how to write one, for errors.
-        known: gives the settings of a name, with their defaults, and raises for an unknown name; None checks no names.
+        what: the kind of thing that is named, such as "method", for errors.
+        example: a valid text, for errors.
+        known: returns the settings of a name with their defaults, and raises for an unknown name. None checks no names.
 
     Raises:
-        SettingError: the text is no such list, a value is no literal, or a setting is unknown, unnamed or given twice.
+        SettingError: `text` is not such a list, a value is not a literal, or a setting is unknown, unnamed or given twice.
     """
     return [_call(piece, text, what, example, known) for piece in _pieces(text)]
 
@@ -61,7 +61,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     ('score_thresh', 0.1)
 
     Raises:
-        SettingError: the text is no name with a literal.
+        SettingError: `text` is not a name, an equals sign and a literal.
     """
     name, _, value = text.partition("=")
     try:
@@ -73,7 +73,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def close_to(name: str, known: Sequence[str]) -> str:
-    """A hint at the one of `known` that `name` may be a slip of; empty where there is none.
+    """A hint at the name in `known` that is close to `name`; empty when no name is close.
 
     >>> close_to("tied_blok", ["dense", "tied_block"])
     " (did you mean 'tied_block'?)"
@@ -83,7 +83,7 @@ def close_to(name: str, known: Sequence[str]) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """`text` cut at its commas outside brackets and quotes; a comma at the end may stand alone."""
+    """`text` split at its commas outside brackets and quotes; a comma at the end is allowed."""
     depth = start = 0
     for token in TOKEN.finditer(text):
         if token[0] == "," and depth == 0:

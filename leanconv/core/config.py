@@ -1,7 +1,7 @@
 """Settings that are declared once: a name, a type, a default, a rule and a sentence of help.
 
-The command line makes its flags from this declaration and a configuration file is checked by it. It imports nothing that is slow
-to load, because ``--help`` reads it too.
+The flags of the command line and the check of a configuration file come from this declaration. This module imports
+nothing that is slow to load, because ``--help`` imports it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METADATA = "leanconv"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: what it is called, what it may be and what it does.
+    """One setting: its name, its rule, its default and its help.
 
     Args:
         kind: bool, int, float, str, tuple or a Literal.
@@ -44,7 +44,11 @@ class Setting:
 
     @property
     def rule(self) -> str:
-        """What a value must be, in words."""
+        """The rule for a value, in words.
+
+        >>> Setting("epochs", int, least=1).rule
+        'a whole number of at least 1'
+        """
         text = self._kind_rule() if self.kind is not tuple else f"a list, each entry {self._number_rule(self.item)}"
         return f"{text}, or None" if self.optional else text
 
@@ -60,10 +64,10 @@ class Setting:
         return f"{'a whole number' if kind is int else 'a number'} {said}".rstrip()
 
     def checked(self, value: Any) -> Any:
-        """`value` as this setting holds it: a whole number for a float becomes a float, a list a tuple.
+        """`value` in the type of this setting: for a float an int becomes a float, for a tuple a list becomes a tuple.
 
         Raises:
-            SettingError: it breaks the rule.
+            SettingError: `value` breaks the rule.
         """
         if value is None and self.optional:
             return None
@@ -84,7 +88,7 @@ class Setting:
         return value
 
     def _number(self, kind: Any, value: Any) -> Any:
-        """A number within the bounds. A text is read too: ``5e-4`` without a point is text in YAML."""
+        """`value` as a number within the bounds. A text is parsed too, because ``5e-4`` without a point is a text in YAML."""
         if isinstance(value, bool):
             raise TypeError
         number = float(value)
@@ -106,9 +110,9 @@ def setting(
     most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """The default of a field of a `Config`, with what is declared about it; see `Setting`.
+    """A field of a `Config` with its default, its help and its bounds; see `Setting`.
 
-    The default is a keyword because type checkers look for it there.
+    The default is a keyword because type checkers expect this.
     """
     declared = Setting(default=default, help=help, least=least, above=above, most=most, below=below)
     return field(default=default, metadata={METADATA: declared})
@@ -116,9 +120,9 @@ def setting(
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
 class Config:
-    """Base of frozen, checked settings. Each subclass is a dataclass of fields made by `setting`.
+    """Base class of frozen, checked settings. Each subclass is a dataclass whose fields `setting` declares.
 
-    A subclass may give a field of its base another default (``lr: float = 0.02``); its rule and help stay.
+    A subclass may give a field of its base another default (``lr: float = 0.02``); the field keeps its rule and help.
 
     >>> from leanconv.train import TrainConfig
     >>> TrainConfig(epochs=3).replace(lr=0.2).epochs
@@ -144,20 +148,20 @@ class Config:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Raise SettingError for settings that do not go together."""
+        """Raise SettingError for settings that contradict each other."""
 
     @classmethod
     def settings(cls) -> dict[str, Setting]:
-        """What is declared about each setting, by name."""
-        kind: Any = cls  # mypy takes the class's __hash__ for that of its instances
+        """The declaration of each setting, by name."""
+        kind: Any = cls  # mypy confuses the __hash__ of the class with the __hash__ of its instances
         return _settings(kind)
 
     def replace(self, **settings: Any) -> Self:
-        """A copy with some settings changed, checked again."""
+        """A copy with some settings changed; the copy is checked again."""
         return type(self)(**{**vars(self), **settings})
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as values that JSON and YAML know."""
+        """The settings as values of JSON and YAML."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
@@ -177,7 +181,7 @@ def _settings(cls: type[Config]) -> dict[str, Setting]:
 
 
 def _complete(cls: type[Config], own: Field[Any], kind: Any) -> Setting:
-    """What is declared of one field, in `cls` or in the nearest base that declares more than a default."""
+    """The declaration of one field, in `cls` or in the nearest base that declares more than a default."""
     found = own.metadata.get(METADATA)
     for base in cls.__mro__[1:] if found is None else ():
         inherited = getattr(base, "__dataclass_fields__", {}).get(own.name)

@@ -1,4 +1,4 @@
-"""Copies of a network: what deepcopy leaves out is kept, and what it cannot copy is named."""
+"""Copies of a network: gradient hooks are copied too, and an error names the attribute that cannot be copied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 class _CopyingTensors(TorchFunctionMode):
-    """While it is active, deepcopy copies every tensor that is no parameter by `how`, wherever it lies."""
+    """A mode in which deepcopy calls `how` to copy every tensor that is not a parameter."""
 
     def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -32,8 +32,11 @@ class _CopyingTensors(TorchFunctionMode):
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy of a plain tensor; deepcopy refuses one that was computed from a parameter, as weight_norm, pruning and a
-    stored feature map leave it."""
+    """A copy of a tensor that is not a parameter.
+
+    deepcopy refuses a tensor that was computed from a parameter. weight_norm, pruning and stored feature maps leave such
+    tensors on a module.
+    """
     return tensor.detach().clone() if tensor.grad_fn is not None else copy.deepcopy(tensor)
 
 
@@ -43,10 +46,10 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
     A tensor that was computed from a parameter is copied by its value; the forward pass computes it anew.
 
     Args:
-        how: makes the copies of all tensors, in place of plain copies; the gradient hooks are left out then.
+        how: copies each tensor; None makes plain copies. With `how`, gradient hooks are left out.
 
     Raises:
-        SettingError: the model holds something that cannot be copied.
+        SettingError: an attribute of the model cannot be copied.
     """
     memo: dict[int, Any] = {}
     if how is not None:
@@ -71,7 +74,7 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
 
 
 def _keep_gradient_hooks(model: nn.Module, twin: nn.Module) -> None:
-    """Register the hooks of each parameter, which deepcopy leaves out, with its copy."""
+    """Register the gradient hooks of each parameter on its copy; deepcopy leaves them out."""
     copies = dict(twin.named_parameters())
     for name, parameter in model.named_parameters():
         if name not in copies or copies[name] is parameter:
@@ -83,7 +86,7 @@ def _keep_gradient_hooks(model: nn.Module, twin: nn.Module) -> None:
 
 
 def _culprit(model: nn.Module) -> str:
-    """Which attribute deepcopy stumbles over."""
+    """The attribute that deepcopy cannot copy, in words."""
     whole: dict[int, Any] = {id(part): part for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for name, module in model.named_modules():
         for key, value in module.__dict__.items():
@@ -98,10 +101,10 @@ def _culprit(model: nn.Module) -> str:
 
 
 def refuse_lazy(model: nn.Module) -> None:
-    """Raise where a parameter or buffer has no shape yet.
+    """Raise an error if a parameter or buffer of `model` has no shape yet.
 
     Raises:
-        SettingError: a layer is lazy and was not run yet.
+        SettingError: a layer is lazy and has not run yet.
     """
     for name, module in model.named_modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):

@@ -1,4 +1,4 @@
-"""One honest count: parameters, multiply-adds and bytes of any network."""
+"""Counts of any network: parameters, multiply-adds and bytes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from leanconv.core.notes import image_size, input_size_of
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a network holds and does.
+    """The size and the work of a network.
 
     Args:
-        params: parameters, each tensor once.
-        stored: parameters under every name of the state dict; more than `params` where one tensor has two names.
+        params: parameters; each tensor counts once.
+        stored: parameters under all names of the state dict; more than `params` if one tensor has two names.
         macs: multiply-adds of convolutions and matrix products for one image (1 MAC = one multiply-add); norms,
             activations, pooling and interpolation add none. None when no input size is known.
-        bytes: weights and buffers, each tensor once, in their present dtype.
-        uncounted: operations of the network that may multiply and whose multiply-adds are not known, so that `macs`
-            leaves them out: names such as ``aten::_fft_r2c``.
+        bytes: weights and buffers in their present dtype; each tensor counts once.
+        uncounted: operations whose multiply-adds are not known, such as ``aten::_fft_r2c``; `macs` leaves them out.
     """
 
     params: int
@@ -38,18 +37,18 @@ class Count:
     uncounted: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """params, macs and weight_bytes, as tables and results files have them, and what the MACs leave out, if anything."""
+        """The values in the form of tables and results files: params, macs, weight_bytes, and uncounted unless it is empty."""
         found = {"params": self.params, "macs": self.macs, "weight_bytes": self.bytes}
         return found | ({"uncounted": list(self.uncounted)} if self.uncounted else {})
 
 
 def unique(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """`tensors` without repetitions of one object."""
+    """`tensors` with each object once."""
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the multiply-adds of every operation, and names those it knows nothing of."""
+    """Adds up the multiply-adds of all operations, and lists the operations without a known formula."""
 
     supports_higher_order_operators = True
 
@@ -79,16 +78,22 @@ class _Counter(TorchDispatchMode):
 
 
 def count_macs(model: nn.Module, input_size: InputSize) -> int:
-    """Multiply-adds for one image, without those of the operations that `Count.uncounted` names.
+    """Multiply-adds of `model` for one image, without the operations in `Count.uncounted`.
+
+    Args:
+        input_size: (channels, height, width).
 
     Raises:
         SettingError: the model does not run on such an input.
+
+    >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), (3, 32, 32))
+    221184
     """
     return _counted(model, input_size)[0]
 
 
 def _counted(model: nn.Module, input_size: InputSize) -> tuple[int, tuple[str, ...]]:
-    """Multiply-adds for one image, and the operations that they leave out.
+    """Multiply-adds for one image, and the names of the operations that are not counted.
 
     Raises:
         SettingError: the model does not run on such an input.
@@ -106,10 +111,13 @@ def count(model: nn.Module, input_size: InputSize | None = None) -> Count:
     """Parameters (unique and stored), MACs for one image and bytes of `model`.
 
     Args:
-        input_size: (channels, height, width); default: the one the model was made for, where it says so.
+        input_size: (channels, height, width); default: the input size of the model, if the model states it.
 
     Raises:
         SettingError: the model does not run on such an input, or a layer is lazy.
+
+    >>> count(nn.Conv2d(3, 8, 3, padding=1), (3, 32, 32))
+    Count(params=224, stored=224, macs=221184, bytes=896, uncounted=())
     """
     known = input_size_of(model)
     refuse_lazy(model)

@@ -1,4 +1,4 @@
-"""Which operations add multiply-adds: what torch's registry of formulas does not know."""
+"""Multiply-adds of the operations that torch's registry of formulas does not have."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _tbc(args: Any, out: Tensor) -> int:
 
 
 def _matrix(index: int) -> Formula:
-    """Every element of one argument is used once: a matrix times a vector, two vectors."""
+    """The formula of an operation that uses every element of one argument once: matrix times vector, vector times vector."""
     return lambda args, out: args[index].numel()
 
 
 def _summed(inner: int) -> Formula:
-    """Every element of the output is a sum over the last dimension of one argument."""
+    """The formula of an operation whose output elements are sums over the last dimension of one argument."""
     return lambda args, out: out.numel() * args[inner].shape[-1]
 
 
@@ -62,8 +62,9 @@ MACS: dict[str, Formula] = {
     "aten::mkldnn_rnn_layer": _rnn_layer,
 }
 
-# Of aten, beside what torch tags as element-wise, reduction or view: data that is made, moved, compared, padded, sorted,
-# normalised, pooled or interpolated. Whatever stands neither here nor in a registry is named as uncounted.
+# Operations of aten without multiply-adds, besides those that torch tags as element-wise, reduction or view: data is made,
+# moved, compared, padded, sorted, normalised, pooled or interpolated. An operation that is neither here nor in a registry
+# is listed as uncounted.
 _NONE = re.compile(
     r"""_?(
     # made
@@ -107,12 +108,12 @@ _cache: dict[Any, bool] = {}
 
 
 def macs_of(func: Any) -> Formula | None:
-    """The formula of an operation that torch's registry does not hold."""
+    """The formula of an operation that torch's registry does not have; None when there is no formula here either."""
     return MACS.get(_name(func))
 
 
 def adds_none(func: Any) -> bool:
-    """Whether an operation multiplies nothing that a count of multiply-adds holds."""
+    """Whether an operation adds no multiply-adds to the count."""
     if func not in _cache:
         _cache[func] = _adds_none(func)
     return _cache[func]

@@ -1,12 +1,15 @@
-"""Errors a user can mend: one line that names the value, the rule and the way out."""
+"""Errors that a user can fix: each is one line with the value, the rule and the way out."""
 
 from __future__ import annotations
 
 
 class LeanconvError(Exception):
-    """Base of every error that bad input causes; the command line prints it as one line and exits with 2.
+    r"""Base class of all errors that bad input causes; the command line prints the error on one line and exits with 2.
 
-    A message is one line whatever it quotes: line breaks in a value or in another library's text become spaces.
+    A message is always one line: line breaks in a value or in another library's text become spaces.
+
+    >>> str(LeanconvError("two\nlines"))
+    'two lines'
     """
 
     exit_code = 2
@@ -17,7 +20,7 @@ class LeanconvError(Exception):
 
 
 class LeanconvWarning(UserWarning):
-    """Something that works and is probably not what was meant; the command line prints it as one line."""
+    """An input that works and is probably a mistake; the command line prints the warning on one line."""
 
 
 class SettingError(LeanconvError, ValueError):
@@ -29,25 +32,29 @@ class DataError(LeanconvError):
 
 
 class FileError(LeanconvError):
-    """A model file that is missing, broken or foreign."""
+    """A model file that is missing, damaged or of another program."""
 
 
 class TieError(LeanconvError, RuntimeError):
-    """A weight that layers should share is no longer shared, or its owner is out of reach."""
+    """Layers no longer share a weight that they should share, or the model does not hold the weight's owner."""
 
 
 class RunError(LeanconvError, RuntimeError):
-    """A run that started well and failed."""
+    """A run that started correctly and failed later."""
 
     exit_code = 1
 
 
 class CheckError(LeanconvError):
-    """A check or a budget that was not met."""
+    """A check that failed, or a budget that was not met."""
 
     exit_code = 3
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says first; its kind where it says nothing."""
+    r"""The first line of another library's error; the name of its class when the error has no text.
+
+    >>> first_line(ValueError("bad shape\nsee the manual"))
+    'bad shape'
+    """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

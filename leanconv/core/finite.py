@@ -1,4 +1,4 @@
-"""Weights that are numbers: one NaN in a dense layer would be in every weight that is fitted to it."""
+"""A check that weights are finite: one NaN in a dense layer would make all weights that are fitted to the layer NaN."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from leanconv.core.errors import SettingError
 
 
 def check_finite(convs: Sequence[nn.Module], names: Sequence[str]) -> None:
-    """Raise where a weight or a bias that others are to be fitted to holds NaN or infinity.
+    """Raise an error if a weight or a bias of `convs` holds NaN or infinity, because nothing can be fitted to it.
+
+    Args:
+        names: the name of each layer in the network, for the error.
 
     Raises:
-        SettingError: it names the layer.
+        SettingError: a weight or a bias is not finite; the error names the layer.
     """
     for conv, name in zip(convs, names, strict=True):
         for kind, tensor in conv.named_parameters(recurse=False):

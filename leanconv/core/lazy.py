@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that reading one of its small modules loads no other."""
+"""Names of a package that are imported at their first use, so that importing one module does not import the others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose names live in its modules.
+    """``__getattr__`` and ``__dir__`` of a package whose names are defined in its modules.
 
     Args:
-        homes: name -> module below `package`. A name must not be a module's of the package: importing that would hide it.
+        homes: name -> module in `package`. A name must differ from the names of the modules: importing a module would hide it.
     """
 
     def get(name: str) -> Any:

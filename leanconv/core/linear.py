@@ -1,4 +1,4 @@
-"""Modules that stand in for one linear layer."""
+"""Modules that replace one linear layer."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from leanconv.core.spec import ConvSpec
 
 
 class LeanLinear(nn.Module):
-    """A module that stands in for one ``nn.Linear`` and shows its attributes.
+    """A module that replaces one ``nn.Linear`` and has its attributes.
 
-    Subclasses take ``nn.Linear``'s signature first, or a convolution operator that they wrap. As with `ConvOp`, ``weight`` and
-    ``bias`` may have shapes of their own; what always is the dense weight is `weight_dense`.
+    Subclasses take ``nn.Linear``'s signature first, or a convolution operator that they wrap. As in `ConvOp`, ``weight`` and
+    ``bias`` may have other shapes than in ``nn.Linear``; `weight_dense` always is the dense weight.
 
     Shape:
         x: (*, I) -> (*, O), any leading dimensions.
 
     Raises:
-        RunError: an input with other features.
+        RunError: the last dimension of the input is not `in_features`.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
@@ -33,7 +33,7 @@ class LeanLinear(nn.Module):
         self.out_features = out_features
 
     def check_input(self, x: Tensor) -> None:
-        """Raise RunError where `x` has other features; what FX traces with is no tensor, and passes."""
+        """Raise RunError if the last dimension of `x` is not `in_features`; the proxies of FX pass."""
         features = self.in_features
         # under torch.jit.trace sizes are tensors
         if isinstance(x, Tensor) and not (x.dim() and (_is_tracing() or x.shape[-1] == features)):
@@ -44,34 +44,34 @@ class LeanLinear(nn.Module):
 
     @property
     def equals_dense(self) -> bool:
-        """Whether it equals one ``nn.Linear``; a gate or an activation inside says no."""
+        """Whether the module equals one ``nn.Linear``; False when it has a gate or an activation inside."""
         return True
 
     @abstractmethod
     def weight_dense(self) -> Tensor:
-        """The weight of the ``nn.Linear`` this equals: (O, I).
+        """The weight (O, I) of the ``nn.Linear`` that this module equals.
 
         Raises:
-            RunError: it equals none, at all or in training mode.
+            RunError: the module equals no ``nn.Linear``, or not in training mode.
         """
 
     @abstractmethod
     def bias_dense(self) -> Tensor | None:
-        """Its bias, (O), or None where there is none."""
+        """The bias (O) of the ``nn.Linear`` that this module equals; None without a bias."""
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """The plain linear layer this equals.
+        """The plain linear layer that this module equals.
 
         Raises:
-            SettingError: its weight holds NaN or infinity.
-            RunError: it equals none.
+            SettingError: the dense weight holds NaN or infinity.
+            RunError: the module equals no ``nn.Linear``.
         """
         weight, bias = self.weight_dense(), self.bias_dense()
         if not weight.is_meta and not all(bool(part.isfinite().all()) for part in (weight, bias) if part is not None):
             raise SettingError(
-                f"{type(self).__name__}({self.extra_repr()}) stands for a weight with NaN or infinity: one of its parameters "
-                "holds it, or its norm has a negative running variance; load weights that are whole"
+                f"{type(self).__name__}({self.extra_repr()}) equals a layer whose weight holds NaN or infinity: a parameter "
+                "holds it, or a norm has a negative running variance; load finite weights"
             )
         out_features, in_features = weight.shape
         linear = nn.Linear(in_features, out_features, bias is not None, device=weight.device, dtype=weight.dtype)
@@ -86,7 +86,11 @@ class LeanLinear(nn.Module):
 
 
 def pointwise(linear: nn.Linear) -> nn.Conv2d:
-    """The 1x1 convolution that `linear` is at each position, with the same weights, not copied."""
+    """The 1x1 convolution that equals `linear` at each position; the weights are shared, not copied.
+
+    >>> pointwise(nn.Linear(8, 16))
+    Conv2d(8, 16, kernel_size=(1, 1), stride=(1, 1))
+    """
     conv = nn.Conv2d(**ConvSpec.of_linear(linear).kwargs(), device="meta")
     conv.weight = nn.Parameter(linear.weight.detach()[:, :, None, None], requires_grad=False)
     conv.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)

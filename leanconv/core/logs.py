@@ -1,4 +1,4 @@
-"""Other libraries' loggers, turned down for a while."""
+"""Other libraries' loggers, limited to errors for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def only_errors(*names: str) -> Iterator[None]:
-    """These loggers say errors alone within a block, and what they said before after it."""
+    """Within the block, the loggers `names` log only errors; after the block they have their old levels."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

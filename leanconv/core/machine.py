@@ -1,4 +1,4 @@
-"""What a measurement was made on and with: hardware, versions, commit. No host name, user name or path."""
+"""A description of the machine and the software of a measurement, without host name, user name or path."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """The machine and the software as plain JSON values; what cannot be found out is None.
+    """The machine and the software as plain JSON values; a value that cannot be determined is None.
 
-    `cpu_flags` holds only the flags that decide which kernels run; `git` is the commit of leanconv's own checkout, `dirty` when
-    its package differs from that commit, and None for an installed copy.
+    `cpu_flags` lists only the flags that decide which kernels run. `git` is the commit of leanconv's own checkout, with
+    `dirty` true if the package differs from this commit. `git` is None for an installed copy.
     """
     info = _cpuinfo()
     return {
@@ -43,7 +43,11 @@ def describe_machine() -> dict[str, Any]:
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """When, on what and with what something was measured: the head of every file in ``results/``."""
+    """The date, machine, versions and command of a measurement: the beginning of each file in ``results/``.
+
+    Args:
+        command: the command line of the measurement.
+    """
     machine = describe_machine()
     git = machine.pop("git") or {"commit": None, "dirty": None}
     return {
@@ -58,12 +62,16 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def device_of(asked: str) -> str:
-    """The device that "auto", "cpu" or "cuda" means on this machine."""
+    """The device that "auto", "cpu" or "cuda" means on this machine: "cuda" or "cpu".
+
+    >>> device_of("cpu")
+    'cpu'
+    """
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Model, number of physical cores and flags of interest, read from Linux; the portable rest elsewhere."""
+    """The CPU's model, number of physical cores and flags: from /proc/cpuinfo on Linux, otherwise from Python."""
     text = path.read_text() if path.exists() else ""
     entries = [
         {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
@@ -82,13 +90,13 @@ def _cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 
 def _system() -> str:
-    """ "Linux 6.12": a build's own suffix is left out, for it may name a site."""
+    """The system and its release, such as "Linux 6.12", without the suffix of a build, which may name a site."""
     release = re.match(r"\d+(\.\d+)?", platform.release())
     return f"{platform.system()} {release.group()}" if release else platform.system()
 
 
 def _usable_cpus() -> int | None:
-    """CPUs this process may run on: fewer than the machine's in many containers."""
+    """The number of CPUs on which this process may run; in many containers, the machine has more CPUs."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -121,7 +129,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    # An installed copy may lie inside somebody else's repository: only a tracked package is a checkout
+    # An installed copy may be inside another repository: only a tracked package is a checkout
     if _output("git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
@@ -130,7 +138,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 
 def _output(*command: str) -> str | None:
-    """What `command` prints; None when it is missing or fails."""
+    """The output of `command`; None if the command does not exist or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""A network run once for its shapes: without weights where it can, and on a copy of them where it cannot."""
+"""A dry run of a network for its shapes: on the meta device if possible, otherwise on a copy with weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from leanconv.core.wrappers import unwrapped
 
 InputSize = tuple[int, int, int]
 T = TypeVar("T")
-# Elements of a tensor that a builder may compute with: widths and depths of stages, positions of a window
+# Most elements of a tensor with real values while a network is built: widths and depths of stages, positions of a window
 SMALL = 2**14
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of `model` in eval mode whose tensors are on the meta device; nothing is moved or cloned.
+    """A copy of `model` in eval mode with all tensors on the meta device; no values are moved or cloned.
 
-    Sharing is kept: a tensor that stands under two names is one tensor in the copy.
+    Sharing is kept: a tensor with two names is one tensor in the copy.
 
     Raises:
-        SettingError: a module holds something that cannot be copied, or is lazy.
+        SettingError: a module is lazy, or has an attribute that cannot be copied.
+
+    >>> on_meta(nn.Conv2d(3, 8, 3)).weight.device
+    device(type='meta')
     """
     return _twin(model, _to_meta)
 
@@ -38,7 +41,7 @@ def on_meta(model: nn.Module) -> nn.Module:
 def _twin(model: nn.Module, how: Callable[[Tensor], Tensor]) -> nn.Module:
     refuse_lazy(model)
     twin = copied(model, how)
-    for module in twin.modules():  # a hook of the user's may count its calls, or want real values
+    for module in twin.modules():  # a user's hook may count its calls, or need real values
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
             hooks.clear()
     return twin.eval()
@@ -49,7 +52,7 @@ def _to_meta(tensor: Tensor) -> Tensor:
 
 
 def _on(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """How to copy a tensor to `device`; one without values becomes zeros there."""
+    """A function that copies a tensor to `device`; a tensor on the meta device becomes zeros."""
 
     def how(tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
@@ -59,22 +62,29 @@ def _on(device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def example_input(model: nn.Module, input_size: InputSize, batch: int = 1, device: str = "meta") -> Tensor:
-    """Empty images for `model`, in the dtype of its first parameter."""
+    """Images of zeros for `model`: (batch, *input_size), in the dtype of its first parameter."""
     parameter = next(model.parameters(), None)
     dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
     return torch.zeros((batch, *input_size), device=device, dtype=dtype)
 
 
 def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, Tensor], T]) -> T:
-    """What ``run(twin, images)`` gives, for a copy of `model` in eval mode and one empty image.
+    """Return ``run(twin, images)``, where `twin` is a copy of `model` in eval mode and `images` is one image of zeros.
 
-    First on the meta device, where nothing is computed or allocated. A network that does not run there (it makes tensors
-    on the CPU, or looks at values) is copied with its weights for the time of the run: to the CPU, then to its own
-    device. A network that takes no single image gets two, so `run` divides by ``len(images)`` where that matters. The
-    model, its flags and the state of every random number generator stay as they are.
+    The first attempt is on the meta device, where nothing is computed or allocated. A network that creates tensors on the
+    CPU or reads values does not run there. Such a network is copied with its weights to the CPU, then to its own device,
+    and the copy is deleted after the run. A network that refuses a single image gets two images, so `run` divides by
+    ``len(images)`` if it counts. The model, its flags and all random number generators are unchanged afterwards.
+
+    Args:
+        input_size: (channels, height, width).
+        run: called with the copy and the images, (1, C, H, W) or (2, C, H, W).
 
     Raises:
-        SettingError: it does not run on such an input, cannot be copied, or is lazy.
+        SettingError: the model does not run on such an input, cannot be copied, or is lazy.
+
+    >>> dry_run(nn.Conv2d(3, 8, 3), (3, 32, 32), lambda twin, images: tuple(twin(images).shape))
+    (1, 8, 30, 30)
     """
     model = unwrapped(model)
     parameter = next(model.parameters(), None)
@@ -90,7 +100,7 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
             except LeanconvError:
                 raise
             except Exception as error:
-                failures[device, batch] = error.with_traceback(None)  # it would hold the copy
+                failures[device, batch] = error.with_traceback(None)  # the traceback would keep the copy alive
     failure = failures[own, 1]
     raise SettingError(
         f"{type(model).__name__} does not run on an input of {tuple(input_size)} ({first_line(failure)}); "
@@ -106,14 +116,14 @@ def _way_out(error: Exception) -> str:
 
 @contextmanager
 def _as_it_was(device: torch.device) -> Iterator[None]:
-    """No gradients, no compiling, no kernel that hides what it computes; afterwards all generators as before."""
+    """A block without gradients, compiling and fused attention kernels; afterwards all generators are restored."""
     python, numpy = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
-        if "torch._dynamo" in sys.modules:  # nothing is compiled without it, and importing it takes seconds
+        if "torch._dynamo" in sys.modules:  # nothing is compiled unless it is imported, and the import takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             torch.backends.mha.set_fastpath_enabled(False)
@@ -125,7 +135,7 @@ def _as_it_was(device: torch.device) -> Iterator[None]:
 
 
 class _LargeOnMeta(TorchFunctionMode):
-    """New tensors are on the meta device, but for small ones, which a builder may compute with."""
+    """A mode in which new tensors are on the meta device, except small tensors, with which a builder may compute."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -137,16 +147,20 @@ class _LargeOnMeta(TorchFunctionMode):
 
 
 def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` makes, on the meta device; a builder that computes with real numbers gets small tensors, and no large ones.
+    """The network that `build` makes, on the meta device.
+
+    If `build` fails there because it computes with values, it is called again with real small tensors.
 
     Raises:
-        Exception: whatever `build` raises both ways.
+        Exception: the error of `build`, if both attempts fail.
     """
     try:
         with torch.device("meta"):
             return build()
     except Exception as error:
-        if isinstance(error, LeanconvError) and error.__cause__ is None:  # ours: no device will make it valid
+        if (
+            isinstance(error, LeanconvError) and error.__cause__ is None
+        ):  # an error of leanconv does not depend on the device
             raise
     with _as_it_was(torch.device("cpu")), torch.enable_grad(), _LargeOnMeta():
         model = build()

@@ -1,4 +1,4 @@
-"""A method maps a group of convolutions to a group of modules."""
+"""Methods and their sites: a method replaces a group of convolutions by a group of lean modules."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ registered: dict[str, type[Method]] = {}  # by name; `leanconv.core.registry` fi
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One convolution or linear layer of a model and where it stands.
+    """One convolution or linear layer of a model, with its name and its output sizes.
 
     Args:
-        name: its dotted name; ``""`` when the model is the layer itself.
-        spec: of a linear layer, that of the 1x1 convolution that it is at each position.
-        stage: the ordinal of its output size among those of its kind in the model, largest first; None when unknown.
-        sizes: its output's (height, width), once for each time a forward pass calls it; of a linear layer (1, positions),
-            the product of its leading dimensions for one image. Empty when unknown.
+        name: the dotted name of the layer; ``""`` when the model is the layer itself.
+        spec: the spec of the layer; for a linear layer, the spec of the 1x1 convolution that equals it at each position.
+        stage: the ordinal of the layer's output size among the output sizes of all layers of its kind in the model. The
+            largest size comes first. None when unknown.
+        sizes: (height, width) of the output, once for each call in a forward pass. For a linear layer (1, positions), where
+            positions is the product of the leading dimensions for one image. Empty when unknown.
         kind: ``"conv"`` or ``"linear"``.
+
+    >>> site = Site("conv1", ConvSpec(16, 32, 3, padding=1), sizes=((8, 8),))
+    >>> site.layer, site.params(), site.macs()
+    ('3x3 16->32', 4640, 294912)
     """
 
     name: str
@@ -40,25 +45,29 @@ class Site:
 
     @property
     def layer(self) -> str:
-        """What it is, in a word or two: "3x3 16->32, stride 2" or "linear 192->768"."""
+        """A short description of the layer: "3x3 16->32, stride 2" or "linear 192->768"."""
         return str(self.spec) if self.kind == "conv" else f"linear {self.spec.in_channels}->{self.spec.out_channels}"
 
     def params(self) -> int:
+        """Parameters of the dense layer, bias included."""
         return self.spec.params()
 
     def macs(self) -> int:
+        """Multiply-adds of the dense layer for one image, over all its calls; 0 when its sizes are unknown."""
         return sum(self.spec.macs(size) for size in self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
 class OtherLayer:
-    """A layer that convolves and has no `ConvSpec`: a Conv1d, a scripted one, one that contradicts itself. It stays dense.
+    """A layer that stays dense because it has no `ConvSpec`.
 
-    Where linear layers are planned too, also one of those: a quantised Linear, the projections of an attention.
+    Examples are a Conv1d, a scripted convolution, and a convolution whose attributes contradict its weight. If linear layers
+    are planned too, a quantised Linear and the projections of an attention are also such layers.
 
     Args:
-        spec: what it is; the name of its class.
-        weights: its parameters.
+        name: the dotted name of the layer.
+        spec: the name of the layer's class.
+        weights: the number of the layer's parameters.
     """
 
     name: str
@@ -70,19 +79,21 @@ class OtherLayer:
 
     @property
     def layer(self) -> str:
+        """A short description of the layer: the name of its class."""
         return self.spec
 
     def params(self) -> int:
+        """Parameters of the layer."""
         return self.weights
 
     def macs(self) -> int:
-        """Unknown, and counted as 0 here; `leanconv.count` counts the network."""
+        """Always 0, because the multiply-adds are unknown here; `leanconv.count` counts the whole network."""
         return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A layer that stays dense, and why."""
+    """A layer that stays dense, with the reason."""
 
     site: Site | OtherLayer
     reason: str
@@ -90,7 +101,11 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Layers of one kind that convert together, and the method resolved for them."""
+    """Layers of one kind that are converted together, and their method with all settings resolved.
+
+    Raises:
+        SettingError: `sites` is empty, or holds both kinds of layers.
+    """
 
     method: Method
     sites: tuple[Site, ...]
@@ -105,28 +120,31 @@ class Group:
 
     @property
     def kind(self) -> Kind:
+        """The kind of all sites: ``"conv"`` or ``"linear"``."""
         return self.sites[0].kind
 
     @property
     def specs(self) -> list[ConvSpec]:
+        """The specs of the sites, in their order."""
         return [site.spec for site in self.sites]
 
     def params(self) -> int:
+        """Parameters of the lean modules, by the method's formula."""
         return self.method.params(self.specs)
 
     def macs(self) -> list[int]:
-        """Multiply-adds for one image, one figure a site, by the method's formula."""
+        """Multiply-adds of the lean modules for one image, one number for each site, by the method's formula."""
         specs = self.specs
         return [sum(self.method.macs(specs, i, size) for size in site.sizes) for i, site in enumerate(self.sites)]
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """Hyper-parameters of one way to make convolutions lean; hashable, printable, serialisable.
+    """The settings of one way to make convolutions lean; hashable, printable and serialisable.
 
     A subclass is a frozen dataclass of settings with defaults. Its name in files and on the command line is the snake case
-    of the class, or the ``name`` in its body; by that name `leanconv.find_method` finds it from then on. An abstract
-    subclass has none.
+    of the class name, or the ``name`` in the class body. `leanconv.find_method` finds the class by this name. An abstract
+    subclass has no name.
     """
 
     name: ClassVar[str]
@@ -139,7 +157,7 @@ class Method(ABC):
             register(cls)
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by name, as values that JSON knows."""
+        """All settings by name, as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -148,7 +166,7 @@ class Method(ABC):
         """The method with these settings.
 
         Raises:
-            SettingError: a setting the method does not have, or a value it refuses.
+            SettingError: the method does not have a setting, or refuses a value.
         """
         known = [field.name for field in fields(cls)]
         for name in settings:
@@ -157,7 +175,7 @@ class Method(ABC):
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
     def label(self) -> str:
-        """The canonical text: the first setting, and each other one that differs from its default."""
+        """The method as text: its name, its first setting, and all other settings that differ from their defaults."""
         shown = []
         for index, field in enumerate(fields(self)):
             value = getattr(self, field.name)
@@ -167,25 +185,25 @@ class Method(ABC):
 
     @abstractmethod
     def reject(self, spec: ConvSpec) -> str | None:
-        """Why this method cannot stand in for such a convolution; None when it can."""
+        """The reason why this method cannot replace a convolution with this spec; None if it can."""
 
     def reject_linear(self, spec: ConvSpec) -> str | None:
-        """Why this method cannot stand in for an ``nn.Linear``; None when it can.
+        """The reason why this method cannot replace an ``nn.Linear``; None if it can.
 
-        The default treats it as the 1x1 convolution `spec`.
+        The default treats the linear layer as the 1x1 convolution `spec`.
         """
         return self.reject(spec)
 
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
-        """Which sites convert together, with the method resolved for each group, and which stay dense.
+        """The groups of sites that are converted together, each with its resolved method, and the sites that stay dense.
 
-        The default makes every accepted site a group of one. All sites of one call are of one kind.
+        The default makes each accepted site a group of its own. All sites of one call have the same kind.
         """
         accepted, kept = self.accept(sites)
         return [Group(self, (site,)) for site in accepted], kept
 
     def accept(self, sites: Sequence[Site]) -> tuple[list[Site], list[Skipped]]:
-        """The sites that `reject` lets through, and the others with its reason."""
+        """The sites that `reject` (or `reject_linear`) accepts, and the other sites with the reason."""
         accepted: list[Site] = []
         kept: list[Skipped] = []
         for site in sites:
@@ -198,37 +216,40 @@ class Method(ABC):
 
     @abstractmethod
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
-        """New modules for one group of convolutions, in their order."""
+        """New modules for one group of convolutions, in the order of `specs`."""
 
     def build_linear(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
-        """New modules for one group of linear layers, in their order; a `ConvOp` among them is wrapped (`PointwiseLinear`).
+        """New modules for one group of linear layers, in the order of `specs`.
 
-        The default builds the operators of the 1x1 convolutions `specs`.
+        The default builds the operators of the 1x1 convolutions `specs`. leanconv wraps each `ConvOp` in a `PointwiseLinear`.
         """
         return self.build(specs)
 
     @abstractmethod
     def params(self, specs: Sequence[ConvSpec]) -> int:
-        """Parameters of the modules that `build(specs)` makes, each shared one once."""
+        """Parameters of the modules that `build(specs)` makes; a shared parameter counts once."""
 
     @abstractmethod
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
-        """Multiply-adds of one call of module `index` of the group, for one image with an output of `out_hw`."""
+        """Multiply-adds of one call of module `index` of the group, for one image whose output is `out_hw` large."""
 
     @abstractmethod
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Set the lean weights nearest to the dense ones, in place; linear layers come as the 1x1 convolutions that they are."""
+        """Set the weights of `modules` in place to the nearest ones to the dense weights of `convs`.
+
+        A linear layer is passed as the 1x1 convolution that equals it at each position.
+        """
 
     def not_nearest(self) -> str | None:
-        """Why the fit is not the nearest lean network to the dense one; None when it is.
+        """The reason why `fit_` does not set the nearest weights; None if it does.
 
-        "Nearest" means the least sum of squared differences between `LinearOp.weight_dense` and the dense weights, biases
-        too. The contract (`leanconv.testing`) holds every linear operator to it whose method gives no reason here.
+        The nearest weights have the least sum of squared differences between `LinearOp.weight_dense` and the dense weights,
+        biases included. The contract (`leanconv.testing`) checks this for all linear operators whose method returns None.
         """
         return None
 
     def degenerate(self, spec: ConvSpec) -> Method | None:
-        """The settings at which nothing is saved, so that the fit of one such convolution equals it; None for none."""
+        """This method with the settings at which the fitted operator equals the convolution; None without such settings."""
         return None
 
 
@@ -266,7 +287,11 @@ def class_path(kind: type[Method]) -> str:
 
 
 def by_stage(method: Method, sites: Sequence[Site]) -> None:
-    """Raise where `method` shares within stages and a site's stage is unknown."""
+    """Raise an error if the stage of a site is unknown; `method` shares weights within stages.
+
+    Raises:
+        SettingError: the stage of a site is unknown.
+    """
     for site in sites:
         if site.stage is None:
             raise SettingError(

@@ -10,12 +10,22 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in eval mode, and afterwards each of its modules as it was."""
+    """Within the block, `model` is in eval mode; after the block, each of its modules has its old mode again.
+
+    >>> model = nn.Dropout()
+    >>> with evaluating(model):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(before[0][1])  # some do more than to note it, such as torchvision's feature extractors
+        model.train(
+            before[0][1]
+        )  # some networks do more here than set a flag, such as torchvision's feature extractors
         for module, training in before:
             module.training = training

@@ -23,9 +23,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
-    """Note on `model` that ``create_model(name, **kwargs)`` builds one like it.
+    """Record on `model` that ``create_model(name, **kwargs)`` builds such a network.
 
-    Keywords that JSON cannot hold (a class, a function) leave the note empty: such a model is reloaded by handing it in.
+    Nothing is recorded if a keyword is no JSON value, such as a class or a function. To load such a network, the user
+    passes the model.
     """
     try:
         base = {"name": name, "kwargs": json.loads(json.dumps(dict(kwargs), allow_nan=False))}
@@ -35,7 +36,7 @@ def set_base(model: nn.Module, name: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def get_base(model: nn.Module) -> Mapping[str, Any] | None:
-    """``{"name", "kwargs"}`` of a model that `create_model` built; None for any other."""
+    """``{"name", "kwargs"}`` of a model that `create_model` built; None for other models."""
     return get_record(unwrapped(model)).base
 
 
@@ -53,8 +54,12 @@ def get_task(model: nn.Module) -> Task | None:
 def input_size_of(model: nn.Module) -> InputSize | None:
     """(channels, height, width) that `model` was trained for, else made for; None when it does not say.
 
-    Read from the task that is noted on it (`leanconv.set_task`, as training does), then leanconv's ``default_input_size``, then
-    timm's ``pretrained_cfg``, then torchvision's 224 pixels.
+    The first of these that is known: the task on the model (`leanconv.set_task`; training sets it), leanconv's
+    ``default_input_size``, timm's ``pretrained_cfg``, torchvision's 224 pixels.
+
+    >>> from leanconv.models import create_model
+    >>> input_size_of(create_model("resnet20"))
+    (3, 32, 32)
     """
     model = unwrapped(model)
     task = get_record(model).task
@@ -67,7 +72,7 @@ def input_size_of(model: nn.Module) -> InputSize | None:
     config = getattr(model, "pretrained_cfg", None)
     if config is not None and config.get("input_size"):
         channels, height, width = image_size(config["input_size"])
-        # timm keeps the size of the published weights there, whatever in_chans the model was built with
+        # timm gives the size of the published weights, even if the model was built with other in_chans
         return base["kwargs"].get("in_chans", channels), height, width
     if base["name"].startswith("torchvision/"):
         side = getattr(model, "image_size", 224)
@@ -79,7 +84,10 @@ def image_size(size: Any) -> InputSize:
     """`size` as (channels, height, width).
 
     Raises:
-        SettingError: it is not three whole numbers of at least 1.
+        SettingError: `size` is not three whole numbers of at least 1.
+
+    >>> image_size([3, 32, 32])
+    (3, 32, 32)
     """
     try:
         channels, height, width = (operator.index(value) for value in size)

@@ -1,4 +1,4 @@
-"""Modules that stand in for one convolution."""
+"""Modules that replace one convolution."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from leanconv.core.traits import SharedComponents
 if TYPE_CHECKING:
     from leanconv.core.affine import Affine
 
-Forms = dict[str, Callable[[], nn.Module]]  # name -> what builds a module for inference
+Forms = dict[str, Callable[[], nn.Module]]  # name -> a function that builds a module for inference
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What an operator computes with, its values apart: two operators with the same one take the same time.
+    """Everything that decides an operator's speed, without the values: operators with equal signatures are equally fast.
 
     Args:
-        kind: its class.
-        settings: its own, beside the convolution's; neither its name nor who owns what it shares.
+        kind: the operator's class.
+        spec: the spec of the convolution that the operator replaces.
+        settings: the operator's own settings. The name of the layer and the owner of shared weights do not belong to them.
     """
 
     kind: type[nn.Module]
@@ -42,28 +43,28 @@ class Signature:
 
 
 class ConvOp(nn.Module):
-    """A module that stands in for one ``nn.Conv2d`` and shows its attributes.
+    """A module that replaces one ``nn.Conv2d`` and has its attributes.
 
-    Subclasses take ``nn.Conv2d``'s signature first and their own settings as keywords, and give `convolve`.
+    Subclasses take ``nn.Conv2d``'s signature first and their own settings as keywords, and define `convolve`.
 
-    What else an operator knows about itself it answers where it is asked: `inference_forms`, `compact_`,
-    `shared_components`, `sums_left_out`, and, with a method of that name, `leanconv.core.release.Released.release_places`.
-    Each has a default, so that no other package has to know an operator by name.
+    An operator may override `inference_forms`, `compact_`, `shared_components` and `sums_left_out`, and may define
+    `leanconv.core.release.Released.release_places`. Each has a default, so that no other package refers to an operator by
+    name.
 
-    They hold their weights in whatever shape they like. ``op.weight`` is a parameter of that name where the operator has one,
-    in the operator's own shape, and otherwise a `WeightView`: the dense weight for code that reads it. ``op.bias`` is a tensor or
-    None. What always is the dense weight is `LinearOp.weight_dense`.
+    Operators store their weights in any shape. If the operator has a parameter ``weight``, ``op.weight`` is this parameter,
+    in the operator's own shape. Otherwise ``op.weight`` is a `WeightView`, the dense weight for code that reads it.
+    ``op.bias`` is a tensor or None. `LinearOp.weight_dense` always is the dense weight.
 
     Shape:
-        x: (N, I, H, W) -> (N, O, H', W'), or (I, H, W) -> (O, H', W'), H' and W' as in nn.Conv2d.
+        x: (N, I, H, W) -> (N, O, H', W'), or (I, H, W) -> (O, H', W'). H' and W' are as in nn.Conv2d.
 
     Raises:
-        RunError: an input of another rank or with other channels.
+        RunError: the input has another number of dimensions or channels.
     """
 
     transposed = False
     output_padding = (0, 0)
-    straight_through: tuple[str, ...] = ()  # parameters that gradients pass straight to, past a choice or a rounding
+    straight_through: tuple[str, ...] = ()  # parameters whose gradient bypasses a choice or a rounding
 
     def __init__(
         self,
@@ -100,15 +101,15 @@ class ConvOp(nn.Module):
 
     @property
     def _reversed_padding_repeated_twice(self) -> tuple[int, int, int, int]:
-        """As in nn.Conv2d: code that pads by hand reads it."""
+        """The padding as in nn.Conv2d, for code that pads the input itself."""
         return self.spec.pads
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As in nn.Conv2d: code that changes the weight on its way calls it with a dense one."""
+        """The convolution as in nn.Conv2d, for code that passes a changed dense weight."""
         return self.conv2d(input, weight, bias, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, Tensor):  # what FX traces with is none, and has no rank: it traces batches
+        if isinstance(x, Tensor):  # a proxy of FX is no tensor and has no rank: FX traces batches
             if x.dim() == 3:
                 return self.forward(x.unsqueeze(0)).squeeze(0)
             # under torch.jit.trace sizes are tensors
@@ -125,7 +126,7 @@ class ConvOp(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has neither convolve nor a forward of its own")
 
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
-        """``F.conv2d`` with the stride, padding, padding mode and dilation of the convolution this stands for."""
+        """``F.conv2d`` with the stride, padding, padding mode and dilation of the convolution that this operator replaces."""
         padding: Pair | str = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self.spec.pads, mode=self.padding_mode)
@@ -133,7 +134,7 @@ class ConvOp(nn.Module):
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
     def _replicate_for_data_parallel(self) -> nn.Module:
-        """What ``nn.DataParallel`` calls for its copies, which would all borrow from the first device.
+        """A copy for ``nn.DataParallel``, whose copies would all borrow weights from the first device.
 
         Raises:
             TieError: this operator borrows weights.
@@ -143,34 +144,37 @@ class ConvOp(nn.Module):
         return super()._replicate_for_data_parallel()
 
     def settings(self) -> dict[str, Any]:
-        """Everything but the spec that decides what it computes and in which shapes: numbers, flags, words and tuples of them."""
+        """The operator's own settings that decide its shapes and its speed: numbers, flags, words, and tuples of these."""
         return {"shown": self.settings_repr()}
 
     def inference_forms(self, affine: Affine | None) -> Forms:
-        """Exactly equal ways to compute in eval mode what this operator computes: a name, and what builds the module.
+        """Modules that compute exactly the same in eval mode: for each form a name and a function that builds the module.
 
-        `leanconv.optimize` measures them and takes the quickest; the first is taken where nothing is measured. It adds the
-        dense convolution of a `LinearOp` and the operator itself, so that none is needed here. A subclass that changes
-        `convolve` or `weight_dense` has the forms of its parent no more.
+        `leanconv.optimize` measures the forms and takes the fastest form; without measurements it takes the first form.
+        It adds the dense convolution of a `LinearOp` and the operator itself, so they are not needed here. A subclass that
+        changes `convolve` or `weight_dense` does not inherit the forms of its parent.
 
         Args:
-            affine: the norm behind the operator, which every form takes in; None where there is none.
+            affine: the norm after the operator, which each form takes in; None without a norm.
         """
         return {}
 
     def compact_(self) -> None:
-        """Compute from now on without expanding or stacking weights, so that an exported file holds each of them once."""
+        """Compute from now on without expanding or stacking weights, so that an exported file holds each weight once."""
 
     def shared_components(self) -> SharedComponents | None:
-        """The filters that this layer shares with others and what it makes of them, for analyses; None where it has none."""
+        """The filters that this layer shares with others and its coefficients, for analyses; None without shared filters."""
         return None
 
     def sums_left_out(self, out: Tensor) -> int:
-        """What the paper's way of computing `out` adds up in average pools and this one does not; a paper's count has it."""
+        """The additions of average pools that the paper's computation of `out` has and this module leaves out.
+
+        The counts of papers include these additions.
+        """
         return 0
 
     def signature(self) -> Signature:
-        """What tells it from other operators, its values apart."""
+        """The class, the spec and the settings of this operator, without its values."""
         return Signature(type(self), self.spec, tuple(self.settings().items()))
 
     def settings_repr(self) -> str:
@@ -183,32 +187,32 @@ class ConvOp(nn.Module):
 
 
 class LinearOp(ConvOp):
-    """An operator that equals one dense convolution and can show it."""
+    """An operator that equals one dense convolution and returns the dense weights."""
 
     @abstractmethod
     def weight_dense(self) -> Tensor:
-        """The dense weight this operator stands for, in the convolution's own shape (out, in / groups, kh, kw).
+        """The weight of the dense convolution that this operator equals: (O, I / groups, kh, kw).
 
         Raises:
-            RunError: in training mode, where a norm between the factors uses the statistics of its batch.
+            RunError: in training mode, if a norm between the factors uses the statistics of the batch.
         """
 
     @abstractmethod
     def bias_dense(self) -> Tensor | None:
-        """The dense bias, or None where there is none."""
+        """The bias (O) of the dense convolution that this operator equals; None without a bias."""
 
     @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:
-        """The plain convolution this operator equals.
+        """The plain convolution that this operator equals.
 
         Raises:
-            SettingError: its weight holds NaN or infinity, as that of a norm with a negative variance does.
+            SettingError: the dense weight holds NaN or infinity, for example after a norm with a negative running variance.
         """
         weight, bias = self.weight_dense(), self.bias_dense()
         if not weight.is_meta and not all(bool(part.isfinite().all()) for part in (weight, bias) if part is not None):
             raise SettingError(
-                f"{type(self).__name__}({self.extra_repr()}) stands for a weight with NaN or infinity: one of its parameters "
-                "holds it, or its norm has a negative running variance; load weights that are whole"
+                f"{type(self).__name__}({self.extra_repr()}) equals a convolution whose weight holds NaN or infinity: "
+                "a parameter holds it, or a norm has a negative running variance; load finite weights"
             )
         settings = {**self.spec.kwargs(), "bias": bias is not None}
         conv = nn.Conv2d(**settings, device=weight.device, dtype=weight.dtype)

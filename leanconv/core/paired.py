@@ -1,4 +1,4 @@
-"""Whether two measured things differ: confidence intervals from pairs, for few values and without a package for statistics."""
+"""Confidence intervals of paired measurements, for few values and without a package for statistics."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ CONFIDENCE = 0.95
 
 
 def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """Confidence interval of the mean of paired differences, such as one method's accuracy less another's, seed by seed.
+    """Confidence interval of the mean of paired differences, such as the accuracies of two methods with the same seeds.
 
         mean -+ t(1 - (1 - confidence) / 2; n - 1) * s / sqrt(n)
 
-    The pairs' differences are taken as normal; their spread is estimated from them, so that few pairs give a wide interval:
-    12.7 s / sqrt(2) on each side for two of them. Two things differ where the interval leaves out 0.
+    The differences are assumed to be normal. Their standard deviation s is estimated from the differences themselves, so few
+    pairs give a wide interval: 12.7 s / sqrt(2) on each side for two pairs. The two quantities differ if the interval does
+    not contain 0.
 
     Args:
-        differences: one a pair, in any unit; the interval has that unit.
+        differences: one number for each pair, in any unit; the interval has the same unit.
         confidence: between 0 and 1.
 
     Returns:
-        (low, high); None for fewer than two pairs, or where one is not finite: nothing can be said then. Equal differences
-        give an interval without width.
+        (low, high); None for fewer than two pairs, or if a difference is not finite. Equal differences give an interval of
+        width 0.
 
     Raises:
-        SettingError: a confidence that is not between 0 and 1.
+        SettingError: `confidence` is not between 0 and 1.
 
     Source: Student 1908, "The probable error of a mean".
+
+    >>> low, high = paired_interval([0.3, 0.5, 0.4, 0.6])
+    >>> round(low, 2), round(high, 2)
+    (0.24, 0.66)
     """
     _check(confidence)
     n = len(differences)
@@ -42,23 +47,27 @@ def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """Confidence interval of the median, whatever the distribution: the k-th least value and the k-th greatest.
+    """Confidence interval of the median of any distribution: the k-th smallest value and the k-th largest value.
 
         P(fewer than k of n values lie below the median) = sum_(i < k) C(n, i) / 2**n <= (1 - confidence) / 2
 
-    For ratios of latencies measured side by side, a round each: they are skewed, and one disturbed round says little.
+    k is the largest number for which this holds. The interval suits ratios of latencies from interleaved rounds: their
+    distribution is skewed, and a single disturbed round must not change the result.
 
     Args:
-        values: independent ones; NaN is not allowed, infinities are.
-        confidence: between 0 and 1; the interval holds the median at least as often.
+        values: independent values; infinities are allowed, NaN is not.
+        confidence: between 0 and 1; the interval contains the median with at least this probability.
 
     Returns:
-        (low, high); None where there are too few values: fewer than 6 for 95 %.
+        (low, high); None for too few values: fewer than 6 for 95 %.
 
     Raises:
-        SettingError: a confidence that is not between 0 and 1, or a NaN.
+        SettingError: `confidence` is not between 0 and 1, or a value is NaN.
 
     Source: Thompson 1936, "On confidence ranges for the median".
+
+    >>> median_interval([1.2, 1.3, 1.1, 1.25, 9.0, 1.15])
+    (1.1, 9.0)
     """
     _check(confidence)
     if any(map(math.isnan, values)):
@@ -74,10 +83,17 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 
 def student_t(confidence: float, degrees: int) -> float:
-    """The t that a Student variable of so many degrees of freedom stays within, on both sides, with this probability.
+    """The two-sided quantile t of Student's distribution: P(abs(T) < t) = confidence.
+
+    Args:
+        confidence: between 0 and 1.
+        degrees: the degrees of freedom, at least 1.
 
     Raises:
-        SettingError: a confidence that is not between 0 and 1, or fewer than one degree.
+        SettingError: `confidence` is not between 0 and 1, or `degrees` is less than 1.
+
+    >>> round(student_t(0.95, 4), 3)
+    2.776
     """
     _check(confidence)
     if degrees < 1:

@@ -1,4 +1,4 @@
-"""The regularisers that methods bring along."""
+"""The regularisation losses of methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 
 class PenaltyTerm(NamedTuple):
-    """One owner's part in a mean over all owners of the same kind."""
+    """The part of one module in the mean over all modules of the same kind; see `penalty`.
+
+    Args:
+        kind: the name of the kind.
+        weight: the weight of the mean in the loss.
+        total: the sum of this module's entries, a scalar.
+        entries: the number of this module's entries.
+    """
 
     kind: str
     weight: float
@@ -18,25 +25,40 @@ class PenaltyTerm(NamedTuple):
 
 
 def gram_error(rows: Tensor) -> Tensor:
-    """||R R^T - I||_F^2 of the rows of a matrix: 0 when they are orthonormal, never below rows - rank."""
-    with torch.autocast(rows.device.type, enabled=False):  # a Gram matrix in bf16 is off by more than its error
+    """||R R^T - I||_F^2 of a matrix R (rows, F): 0 when the rows are orthonormal, and at least rows - rank.
+
+    >>> gram_error(torch.eye(3))
+    tensor(0.)
+    """
+    with torch.autocast(rows.device.type, enabled=False):  # in bf16, rounding is larger than the error itself
         rows = rows if rows.dtype == torch.float64 else rows.float()
         gram = rows @ rows.T
         return (gram - torch.eye(len(rows), dtype=gram.dtype, device=gram.device)).square().sum()
 
 
 def orthonormal(like: Tensor) -> Tensor:
-    """A random tensor of this shape whose rows (first dimension) are orthonormal, as far as they fit."""
+    """A random tensor in the shape of `like` whose rows (first dimension) are orthonormal.
+
+    If there are more rows than columns, the columns are orthonormal instead.
+    """
     return nn.init.orthogonal_(torch.empty(like.shape, device=like.device, dtype=torch.float32))
 
 
 def penalty(model: nn.Module) -> Tensor:
     """The regularisation loss of the modules that have a ``penalty_terms() -> list[PenaltyTerm]`` method.
 
-    It is the sum over kinds of weight * (sum of totals / sum of entries); zero where there are none.
+        loss = sum over kinds of weight * (sum of totals / sum of entries)
 
-    A kind is one mean over the entries of **all** its owners, as the filter bases release computes it (the paper's
-    eq. 8 prints the plain sum, which is orders of magnitude stronger). Owners with another weight are another kind.
+    The loss is 0 for a model without such modules. A kind is one mean over the entries of **all** its modules, as in the
+    release of the filter bases. (Eq. 8 of the paper prints the plain sum, which is orders of magnitude larger.) Modules with
+    another weight are another kind.
+
+    Returns:
+        a scalar tensor with gradients.
+
+    >>> import leanconv as lc
+    >>> penalty(lc.create_model("resnet20"))
+    tensor(0.)
     """
     kinds: dict[tuple[str, float], tuple[Tensor, int]] = {}
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Several processes that share a run."""
+"""The processes that share a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from leanconv.core.errors import SettingError
 
 @dataclass(frozen=True)
 class Processes:
-    """What started the processes of a run, and which of them this one is.
+    """The launcher of a run, the number of its processes, and the rank of this process.
 
     Args:
-        launcher: "torchrun" or "srun"; what else sets RANK and WORLD_SIZE goes by the first name.
-        world_size: how many there are on all machines together.
-        local_size: how many there are on this machine.
-        rank: which one this is, of all.
+        launcher: "torchrun" or "srun"; any other launcher that sets RANK and WORLD_SIZE counts as "torchrun".
+        world_size: the number of processes on all machines.
+        local_size: the number of processes on this machine.
+        rank: the rank of this process among all processes.
     """
 
     launcher: str
@@ -26,17 +26,18 @@ class Processes:
 
     @property
     def machines(self) -> int:
+        """The number of machines."""
         return self.world_size // self.local_size
 
 
 def started() -> Processes | None:
-    """The processes that a launcher started, read from the environment; None where it started none, or one alone.
+    """The processes that a launcher started, from the environment; None without a launcher, or for a single process.
 
-    torchrun sets RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. Slurm's srun sets SLURM_STEP_NUM_TASKS and SLURM_PROCID; in a batch
-    script that runs a single process the numbers of the job stand in SLURM_NTASKS all the same, and are not read.
+    torchrun sets RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. Slurm's srun sets SLURM_STEP_NUM_TASKS and SLURM_PROCID. SLURM_NTASKS
+    is ignored, because a batch script has it even if the script runs a single process.
 
     Raises:
-        SettingError: numbers that contradict each other.
+        SettingError: the numbers in the environment contradict each other.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         rank, world = _number("RANK"), _number("WORLD_SIZE", 1)
@@ -48,7 +49,9 @@ def started() -> Processes | None:
         machines = _number("SLURM_STEP_NUM_NODES", 1) if "SLURM_STEP_NUM_NODES" in os.environ else 1
         names = "SLURM_PROCID, SLURM_STEP_NUM_TASKS and SLURM_STEP_NUM_NODES"
         if world % machines:
-            raise SettingError(f"{world} tasks on {machines} machines: give each as many, with --ntasks-per-node")
+            raise SettingError(
+                f"{world} tasks on {machines} machines: give each machine equally many, with --ntasks-per-node"
+            )
         found = Processes("srun", world, world // machines, rank)
     else:
         return None
@@ -59,10 +62,10 @@ def started() -> Processes | None:
 
 
 def devices_of(asked: int | str | None) -> int | str:
-    """How many processes train on this machine: what the launcher started, else what was asked for, else one.
+    """The number of processes on this machine: the launcher's number, otherwise `asked`, otherwise 1.
 
     Raises:
-        SettingError: another number than the launcher started.
+        SettingError: `asked` differs from the launcher's number.
     """
     found = started()
     if found is None:
@@ -76,14 +79,14 @@ def devices_of(asked: int | str | None) -> int | str:
 
 
 def rank() -> int:
-    """Which of the processes that share a run this one is; 0 for the only one."""
+    """The rank of this process among the processes that share a run; 0 for a single process."""
     found = started()
-    # LOCAL_RANK alone: a process that Lightning started beside the first
+    # Only LOCAL_RANK is set in a process that Lightning started besides the first one
     return found.rank if found else _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else 0
 
 
 def leads() -> bool:
-    """Whether this is the first of the processes that share a run, or the only one: it alone checks, locks, writes and prints."""
+    """Whether this process has rank 0; only this process checks, locks, writes and prints."""
     return rank() == 0
 
 

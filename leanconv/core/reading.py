@@ -1,4 +1,4 @@
-"""One boundary for files that others wrote: whatever their contents raise becomes one error, in one line."""
+"""Reading of untrusted files: every error that their contents cause becomes one error, on one line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from leanconv.core.errors import FileError, LeanconvError, first_line
 
-LONGEST = 600  # characters of an error; a hostile value may be a megabyte long
-LARGEST = 4096  # bits of a whole number; Python writes and reads some three times as many
-DEEPEST = 64  # levels of lists and objects inside each other
+LONGEST = 600  # characters of an error; a hostile value may have a megabyte
+LARGEST = 4096  # bits of a whole number; the limit of Python is about three times higher
+DEEPEST = 64  # nested levels of lists and objects
 
 
 @contextmanager
@@ -23,13 +23,18 @@ def reading(
     way_out: str = "save or copy it again",
     error: type[LeanconvError] = FileError,
 ) -> Iterator[None]:
-    """Turn what the contents of `path` raise inside the block into one `error` that names the file and the way out.
+    """Turn any exception in the block into one `error` that names the file and the way out.
 
-    Of leanconv's own errors those of this kind pass, and the others become it. The cause is chained, so that a fault of
-    leanconv's is not hidden from whoever looks.
+    An exception that already is an `error` passes. The cause is chained, so that the traceback still shows a fault in
+    leanconv.
+
+    Args:
+        path: the file that the block reads.
+        way_out: the end of the message.
+        error: the class of the error.
 
     Raises:
-        error: anything but an interruption was raised.
+        error: the block raised an exception.
     """
     name = Path(path).name or str(path)
     try:
@@ -45,23 +50,26 @@ def reading(
         raise error(f"{name} nests too deeply; {way_out}") from cause
     except MemoryError as cause:
         raise error(f"{name} asks for more memory than there is; {way_out}") from cause
-    except Exception as cause:  # what parsers and builders raise is unbounded
+    except Exception as cause:  # parsers and builders raise exceptions of any class
         raise error(
             one_line(f"{name} cannot be read ({type(cause).__name__}: {first_line(cause)}); {way_out}")
         ) from cause
 
 
 def one_line(text: str) -> str:
-    """`text` in one line of bounded length, its end kept: the way out stands there."""
+    """`text` on one line of at most about `LONGEST` characters; the end is kept, because it names the way out."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} ... {text[-190:]}"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON as the standard has it: no NaN, no infinity, no number beyond a float, nothing nested over `DEEPEST` levels.
+    """The value of a JSON text. NaN, infinity, numbers beyond a float and more than `DEEPEST` levels are refused.
 
     Raises:
-        ValueError: anything else.
+        ValueError: `text` is not such a JSON text.
+
+    >>> parse_json('{"epochs": 3}')
+    {'epochs': 3}
     """
     try:
         found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
@@ -71,10 +79,15 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML of plain values, without aliases, which may stand for exponentially many, and not nested over `DEEPEST` levels.
+    """The value of a YAML text of plain values with at most `DEEPEST` levels.
+
+    Aliases are refused, because a short text with aliases can expand to exponentially many values.
 
     Raises:
-        ValueError: anything else.
+        ValueError: `text` is not such a YAML text.
+
+    >>> parse_yaml("epochs: 3")
+    {'epochs': 3}
     """
     import yaml
 
@@ -88,19 +101,19 @@ def parse_yaml(text: str) -> Any:
 
 
 def _depths(events: Iterator[Any]) -> Iterator[int]:
-    """How deep each of the parser's events stands."""
+    """The nesting depth of each event of the parser."""
     import yaml
 
     depth = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has an alias, which leanconv's own files have not")
+            raise ValueError("it has an alias, which leanconv does not read")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         yield depth
 
 
 def _shallow(found: Any) -> Any:
-    """`found` itself, where it nests no deeper than `DEEPEST` levels and Python writes all its numbers."""
+    """`found` itself, after a check that it has at most `DEEPEST` levels and no number over `LARGEST` bits."""
     for level in levels(found):
         if any(isinstance(node, int) and node.bit_length() > LARGEST for node in level):
             raise ValueError(f"it has a whole number of over {LARGEST} bits")
@@ -108,10 +121,13 @@ def _shallow(found: Any) -> Any:
 
 
 def levels(value: Any, deepest: int = DEEPEST) -> Iterator[list[Any]]:
-    """`value`, then the values and keys inside its lists, tuples and dicts, then those inside these, and so on.
+    """The values of each nesting level: `value` itself, then the keys and items of its lists, tuples and dicts, and so on.
 
     Raises:
-        ValueError: there are more than `deepest` levels.
+        ValueError: `value` has more than `deepest` levels.
+
+    >>> list(levels([1, [2]]))
+    [[[1, [2]]], [1, [2]], [2]]
     """
     level = [value]
     for _ in range(deepest):

@@ -1,8 +1,8 @@
-"""What leanconv notes on a module: one typed record, which goes wherever the module goes.
+"""The record of a module: one typed object with everything that leanconv stores on a module.
 
-The record lies in the module's ``__dict__`` and is never changed, only replaced. So every way to copy a module (copy,
-deepcopy, pickle, ``torch.save``, an averaged model) copies the record too, and a change on the copy leaves the original
-as it was. A new FX trace is another network and starts without a record.
+The record is in the module's ``__dict__`` and is never changed, only replaced. All ways to copy a module (copy, deepcopy,
+pickle, ``torch.save``, an averaged model) copy the record too, and a change on the copy does not change the original.
+A new FX trace is another network and starts without a record.
 """
 
 from __future__ import annotations
@@ -21,24 +21,30 @@ ATTRIBUTE = "leanconv_record"
 
 
 class PlanData(Protocol):
-    """What a record needs of a `leanconv.Plan`, which a later package defines."""
+    """The part of `leanconv.Plan` that a record needs; a later package defines `leanconv.Plan`."""
 
     @property
-    def groups(self) -> tuple[Group, ...]: ...
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of layers that are converted."""
+        ...
 
     @property
-    def kept(self) -> tuple[Skipped, ...]: ...
+    def kept(self) -> tuple[Skipped, ...]:
+        """The layers that stay dense."""
+        ...
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The place of a converted layer in its plan, so that a copy or a part of the network still knows it.
+    """The place of a converted layer in its plan, which copies and parts of the network keep.
 
     Args:
-        group: one object for all layers of a group; a copy of the network has one of its own.
-        index: which of the group's sites the layer replaced.
+        group: the group of the layer. All layers of a group refer to one object; a copy of the network has its own object.
+        index: the position of the layer's site in the group.
     """
 
     group: Group
@@ -47,10 +53,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Choice:
-    """The form that `leanconv.optimize` took for one layer.
+    """The form that `leanconv.optimize` chose for one layer.
 
     Args:
-        times_ms: milliseconds a call of every form that was measured; empty where the rule decided.
+        layer: the name of the layer.
+        form: the name of the form.
+        times_ms: milliseconds per call for each measured form; empty if nothing was measured.
     """
 
     layer: str
@@ -60,11 +68,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class NotRewritten:
-    """A module that `leanconv.optimize` left as it is.
+    """A module that `leanconv.optimize` did not rewrite.
 
     Args:
-        name: in the network; "" for the network itself.
-        reason: why it was not rewritten as a whole; modules in it may have been.
+        name: the name of the module in the network; "" for the network itself.
+        reason: why the module was not rewritten as a whole; modules inside may have been rewritten.
     """
 
     name: str
@@ -73,7 +81,7 @@ class NotRewritten:
 
 @dataclass(frozen=True)
 class Optimized:
-    """What `leanconv.optimize` did to a network."""
+    """The choices of `leanconv.optimize` for a network, and the modules that were not rewritten."""
 
     choices: tuple[Choice, ...]
     not_rewritten: tuple[NotRewritten, ...]
@@ -81,16 +89,16 @@ class Optimized:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that leanconv notes on one module.
+    """Everything that leanconv stores on one module.
 
     Args:
-        base: ``{"name", "kwargs"}`` with which `create_model` builds such a network; None where that is unknown.
-        task: what the network was trained for, as `leanconv.set_task` noted it.
-        plan: of a converted network, on its root.
-        member: of a converted layer, its place in the plan.
-        sparse: state dict entries that are saved without their zeros.
-        optimized: of a network that `leanconv.optimize` returned.
-        detector: how `leanconv.detect.create_detector` made the detector, without its backbone's network.
+        base: ``{"name", "kwargs"}`` with which `create_model` builds such a network; None when unknown.
+        task: the task of the network, set by `leanconv.set_task`.
+        plan: the plan of a converted network, on its root module.
+        member: the place of a converted layer in its plan.
+        sparse: names of the state dict entries that are saved without their zeros.
+        optimized: the choices of `leanconv.optimize`, on the network that it returned.
+        detector: the arguments of `leanconv.detect.create_detector`, without the network of the backbone.
     """
 
     base: Mapping[str, Any] | None = None
@@ -106,7 +114,7 @@ EMPTY = Record()
 
 
 def get_record(module: nn.Module) -> Record:
-    """What is noted on `module` itself; an empty record where nothing is.
+    """The record of `module` itself; an empty record when nothing is stored.
 
     >>> get_record(nn.Conv2d(3, 8, 3)).plan is None
     True
@@ -118,7 +126,7 @@ def get_record(module: nn.Module) -> Record:
 
 
 def set_record(module: nn.Module, record: Record) -> None:
-    """Note `record` on `module` in place of what was noted; write ``replace(get_record(module), task=task)`` to add."""
+    """Replace the record of `module`; to change one entry, pass ``replace(get_record(module), task=task)``."""
     module.__dict__[ATTRIBUTE] = record
-    if isinstance(module, GraphModule):  # copies of a graph keep its meta alone, and its pickles all but that
+    if isinstance(module, GraphModule):  # copies of a GraphModule keep only its meta, and pickles keep everything else
         module.meta = {**getattr(module, "meta", {}), ATTRIBUTE: record}

@@ -5,7 +5,7 @@ A package announces a method by an entry point of the group ``leanconv.methods``
     [project.entry-points."leanconv.methods"]
     block_circulant = "my_package.circulant:BlockCirculant"
 
-Such a package is imported when a name is asked for that is not known yet, or all names are.
+leanconv imports such a package when an unknown name is looked up, or when all methods are listed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _loaded: list[str] = []  # the announced names, once their packages were importe
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method by its name in files and on the command line.
+    """The class of the method with this name in files and on the command line.
 
+    >>> import leanconv.ops  # registers leanconv's methods
     >>> find_method("tied_block")
     <class 'leanconv.ops.tied_block.TiedBlock'>
 
     Raises:
-        SettingError: no method has this name, in leanconv, in a package that was imported or in one that announces it.
+        SettingError: no method of leanconv, of an imported package or of a package that announces methods has this name.
     """
     if name not in registered:
         _load_announced()
@@ -46,7 +47,12 @@ def find_method(name: str) -> type[Method]:
 
 
 def list_methods() -> list[str]:
-    """The names of all methods: leanconv's own, then those of other packages, each in alphabetical order."""
+    """The names of all methods: first leanconv's methods, then the methods of other packages, each in alphabetical order.
+
+    >>> import leanconv.ops  # registers leanconv's methods
+    >>> list_methods()[:3]
+    ['depth_shared', 'filter_summary', 'ghost']
+    """
     return [kind.name for kind in all_methods()]
 
 
@@ -57,7 +63,7 @@ def all_methods() -> tuple[type[Method], ...]:
 
 
 def _load_announced() -> None:
-    """Import what installed packages announce, once; a package that cannot be imported is a warning."""
+    """Import the announced methods of installed packages, once; warn if a package cannot be imported."""
     if _loaded:
         return
     points = metadata.entry_points(group=GROUP)
@@ -66,7 +72,7 @@ def _load_announced() -> None:
         package = f"the package {point.dist.name}" if point.dist else "a package"
         try:
             point.load()
-        except Exception as error:  # whatever the package raises when it is imported
+        except Exception as error:  # an import may raise any exception
             warnings.warn(
                 f"{package} announces the method {point.name!r}, and {point.value} cannot be imported "
                 f"({type(error).__name__}: {first_line(error)}); update that package or uninstall it",
@@ -84,7 +90,7 @@ def _load_announced() -> None:
 
 
 def source_of(kind: type[Method]) -> dict[str, Any]:
-    """The module of a method's class, and name and version of its package where that is not leanconv, for a file."""
+    """The module of a method's class, for a file; for other packages than leanconv also their name and version."""
     package = _package(_top(kind.__module__))
     return {"module": kind.__module__, **({} if package is None else {"package": dict(package)})}
 
@@ -95,7 +101,7 @@ def _top(module: str) -> str:
 
 @cache
 def _package(top: str) -> tuple[tuple[str, str], ...] | None:
-    """Name and version of the installed package that holds this top-level module; None where none does."""
+    """Name and version of the installed package with this top-level module; None without such a package."""
     if top in (OURS, "__main__"):
         return None
     announced = [p.dist for p in metadata.entry_points(group=GROUP) if _top(p.module) == top and p.dist]
@@ -108,10 +114,11 @@ def _package(top: str) -> tuple[tuple[str, str], ...] | None:
 def method_in_file(value: Mapping[str, Any]) -> type[Method]:
     """The class of the method that a file names by ``method``, ``module`` and ``package``.
 
-    Nothing is imported because a file names it: the class must be registered, or announced by an installed package.
+    leanconv never imports a module because a file names it. The class must be registered, or an installed package must
+    announce it.
 
     Raises:
-        FileError: it is neither; the error says what to import or to install.
+        FileError: the class is not known; the error says what to import or to install.
     """
     name, module = str(value["method"]), str(value.get("module", OURS))  # older files have leanconv's own alone
     if name not in registered:
@@ -142,10 +149,10 @@ def _way_out(module: str, package: Any) -> str:
 
 
 def check_loadable(kind: type[Method]) -> None:
-    """Raise where a file with this method could not be loaded again; warn where only this process can load it.
+    """Raise an error if a file with this method could not be loaded again; warn if only this program could load it.
 
     Raises:
-        SettingError: its name is another class's.
+        SettingError: another class has the name of the method.
     """
     known = registered.get(kind.name)
     if known is None or class_path(known) != class_path(kind):

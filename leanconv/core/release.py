@@ -1,4 +1,4 @@
-"""Where a layer's tensors stand in the release of its paper, as the layer itself says it."""
+"""The names and the layout of a layer's tensors in its paper's release; the layer itself provides them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Place:
-    """Where one of a network's tensors stands in a checkpoint.
+    """The place of one tensor of a network in a checkpoint.
 
     Args:
-        ours: its name in the network.
-        theirs: the names it may have in the checkpoint, likeliest first.
-        rows: (first, all) where the checkpoint holds a part of it, for one of the layers that share it.
-        everywhere: the checkpoint may hold it under several of the names.
-        unless: why it cannot be taken under another name than ours.
+        ours: the name of the tensor in the network.
+        theirs: possible names of the tensor in the checkpoint, the most likely name first.
+        rows: (first, all) if the checkpoint holds only some rows of the tensor, for one of the layers that share it.
+        everywhere: whether the checkpoint may hold the tensor under several of the names.
+        unless: the reason why the tensor can only be loaded under the name `ours`; None without such a reason.
     """
 
     ours: str
@@ -31,14 +31,14 @@ class Place:
 
 @dataclass(frozen=True)
 class NamedLayer:
-    """A layer and the names around it in its network.
+    """A layer with its names in the network.
 
     Args:
-        name: its dotted name.
-        block: the dotted name of what it stands in.
-        keys: the full names of its tensors in the state dict.
+        name: the dotted name of the layer.
+        block: the dotted name of the module that contains the layer.
+        keys: the full names of the layer's tensors in the state dict.
         owners: the name of each module of the network, by ``id``.
-        seen: how many layers of a block were numbered before.
+        seen: the number of layers that already have a number, for each block.
     """
 
     name: str
@@ -48,12 +48,12 @@ class NamedLayer:
     seen: Counter[str] = field(default_factory=Counter)
 
     def number(self) -> int:
-        """One more than the layers of this block that were numbered before; call it once for a layer."""
+        """The number of this layer in its block, counted from 1; call this method once for each layer."""
         self.seen[self.block] += 1
         return self.seen[self.block]
 
     def relative(self, key: str) -> str:
-        """A full name, below the layer's own."""
+        """The full name `key` without the layer's own name."""
         return key[len(self.name) + 1 :] if self.name else key
 
     def named(self, module: nn.Module) -> str:
@@ -61,14 +61,17 @@ class NamedLayer:
         return self.owners[id(module)]
 
     def plain(self, keys: Iterable[str]) -> list[Place]:
-        """Places of tensors that have the same name there."""
+        """Places of tensors that have the same name in the checkpoint."""
         return [Place(key, (key,)) for key in keys]
 
     def renamed(self, parts: Mapping[str, tuple[str, ...]], unless: str | None = None) -> list[Place]:
-        """A place for every tensor, by ``{beginning of our name: the release's beginnings}`` below the layer's name.
+        """The places of all tensors of the layer, from ``{prefix of our name: prefixes in the release}``.
+
+        The prefixes are relative to the layer's name.
 
         Args:
-            unless: why tensors with the release's names cannot be taken.
+            parts: the prefixes.
+            unless: the reason why tensors with the release's names cannot be loaded.
         """
         found = []
         for key in self.keys:
@@ -81,7 +84,7 @@ class NamedLayer:
 
 @runtime_checkable
 class Released(Protocol):
-    """A layer whose tensors have other names, or another layout, in its paper's release."""
+    """A layer whose tensors have other names or another layout in its paper's release."""
 
     def release_places(self, layer: NamedLayer) -> list[Place]:
-        """A place for every tensor of the layer, and for those that it borrows."""
+        """The places of all tensors that the layer owns or borrows."""

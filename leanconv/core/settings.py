@@ -1,4 +1,4 @@
-"""Rules that settings of every method share; each raises one line that names the value and the rule."""
+"""Checks of settings; each raises a SettingError of one line that names the value and the rule."""
 
 from __future__ import annotations
 
@@ -11,33 +11,45 @@ from leanconv.core.errors import LeanconvError, SettingError
 
 
 def check_int(name: str, value: Any, least: int = 1) -> None:
-    """`value` must be a whole number of at least `least`."""
+    """Raise SettingError unless `value` is a whole number of at least `least`.
+
+    >>> check_int("blocks", 0)
+    Traceback (most recent call last):
+    leanconv.core.errors.SettingError: blocks=0 must be a whole number of at least 1
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SettingError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def check_bool(name: str, value: Any) -> None:
-    """`value` must be true or false."""
+    """Raise SettingError unless `value` is true or false."""
     if not isinstance(value, bool):
         raise SettingError(f"{name}={value!r} must be true or false")
 
 
 def check_choice(name: str, value: Any, options: tuple[str, ...]) -> None:
-    """`value` must be one of `options`."""
+    """Raise SettingError unless `value` is one of `options`."""
     if value not in options:
         raise SettingError(f"{name}={value!r} must be {', '.join(map(repr, options[:-1]))} or {options[-1]!r}")
 
 
 def check_weight(name: str, value: Any) -> None:
-    """`value` must be a finite number of at least 0."""
+    """Raise SettingError unless `value` is a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise SettingError(f"{name}={value!r} must be a number of at least 0")
 
 
 def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError) -> tuple[str, ...]:
-    """`value` as a tuple; it must be a sequence of different, non-empty strings.
+    """`value` as a tuple, after a check that it is a sequence of different, non-empty strings.
 
     A single string is refused, because its letters would count as names.
+
+    Args:
+        name: the name of the setting, for the error.
+        error: the class of the error.
+
+    Raises:
+        error: `value` is no such sequence.
 
     >>> check_names("classes", ["cat", "dog"])
     ('cat', 'dog')
@@ -47,8 +59,8 @@ def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError
         shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
         raise error(f"{name}={shown} must be a sequence of names, such as ('cat', 'dog')")
     if not all(item.strip() for item in value):
-        raise error(f"{name} holds an empty name; give each a name")
+        raise error(f"{name} holds an empty name; name every item")
     twice = next((item for item, count in Counter(value).items() if count > 1), None)
     if twice is not None:
-        raise error(f"{name} holds {twice[:80]!r} twice; give each its own name")
+        raise error(f"{name} holds {twice[:80]!r} twice; use different names")
     return tuple(value)

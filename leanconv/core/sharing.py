@@ -1,9 +1,9 @@
-"""One weight, many layers: who owns it, who borrows it, and whether it is still so.
+"""Shared weights: one layer owns a weight, and other layers borrow it.
 
-The first user of a shared tensor registers the module that holds it (its *bank*); every later user keeps an
-unregistered reference to that module. So the state dict holds each tensor once, and copying, pickling, moving,
-`assign=True`, averaging, compiling and exporting keep the sharing. Registering one parameter under several names
-does not survive all of these.
+A *bank* is a module that holds shared tensors. The first layer that uses the bank registers it, and the other layers keep an
+unregistered reference to it. So the state dict holds each tensor once, and copying, pickling, moving, `assign=True`,
+averaging, compiling and exporting keep the sharing. A parameter that is registered under several names loses its sharing
+in some of these operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from leanconv.core.errors import TieError
 
 
 def lend(bank: nn.Module, users: Sequence[nn.Module], name: str = "bank") -> None:
-    """Make `bank` the attribute `name` of every user: registered in the first, referenced by the others."""
+    """Set `bank` as the attribute `name` of all users: registered in the first user, referenced in the others."""
     for user in users:
         user.__dict__[name] = bank
     del users[0].__dict__[name]
@@ -24,14 +24,14 @@ def lend(bank: nn.Module, users: Sequence[nn.Module], name: str = "bank") -> Non
 
 
 def borrowed(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that `module` uses and does not register."""
+    """The modules that `module` uses without registering them."""
     for value in module.__dict__.values():
         if isinstance(value, nn.Module):
             yield value
 
 
 def parameters_in_use(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """The distinct parameters that `modules` compute with, borrowed ones included."""
+    """The parameters that `modules` use, without repetition, borrowed parameters included."""
     found: dict[int, nn.Parameter] = {}
     for module in modules:
         for user in module.modules():
@@ -41,10 +41,14 @@ def parameters_in_use(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
 
 
 def check_owners(model: nn.Module, users: Sequence[tuple[str, nn.Module]]) -> None:
-    """Raise unless every borrowed module of `users` is registered in `model`.
+    """Raise an error unless all borrowed modules of `users` are registered in `model`.
+
+    Args:
+        users: (name, module) of each layer to check.
 
     Raises:
-        TieError: an owner is out of reach: its layer was replaced, or only a part of the network was copied.
+        TieError: the model does not hold the owner of a weight: the owner's layer was replaced, or only a part of the
+            network was copied.
     """
     registered = {id(module) for module in model.modules()}
     for name, user in users:

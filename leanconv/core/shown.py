@@ -1,4 +1,4 @@
-"""Names and messages from outside, as they may be shown: in a terminal, in Markdown and in figures."""
+"""Untrusted names and messages in a form that is safe to show in a terminal, in Markdown and in figures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HIDDEN = ("Cc", "Cs", "Co", "Zl", "Zp")  # control characters, halves of a pair, private ones, line separators
-# what turns the direction of a text round, or takes no width (Unicode TR 36, "Visual security issues")
+HIDDEN = ("Cc", "Cs", "Co", "Zl", "Zp")  # control characters, surrogates, private characters, line separators
+# characters that change the direction of a text or have no width (Unicode TR 36, "Visual security issues")
 INVISIBLE = re.compile("[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 MARKS = re.compile(r"[\\`*|~$\[\]<&]|^[>#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def plain(text: str) -> str:
-    """`text` on one line; characters that hide, move the cursor or turn the direction of writing are written as escapes."""
+    r"""`text` on one line; invisible and control characters, and characters that change the direction, become escapes.
+
+    >>> plain("a\tb\x1b[2J")
+    'a b\\x1b[2J'
+    """
     line = " ".join(text.split())
     return "".join(_escape(c) if INVISIBLE.match(c) or unicodedata.category(c) in HIDDEN else c for c in line)
 
@@ -30,13 +34,17 @@ def _escape(character: str) -> str:
 
 
 def short(text: str, most: int = 60) -> str:
-    """`plain`, and of a long text its beginning and its end."""
+    """`plain`, shortened to at most `most` characters: the beginning and the end of the text.
+
+    >>> short("a" * 10 + "z" * 10, 9)
+    'aaaaa…zzz'
+    """
     line = plain(text)
     return line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}"
 
 
 def first_names(names: Sequence[str], most: int = 3) -> str:
-    """The first names, quoted, and how many more there are.
+    """The first `most` names, quoted, and the number of further names.
 
     >>> first_names(["a", "b", "c", "d", "e"])
     "'a', 'b', 'c' and 2 more"
@@ -46,13 +54,21 @@ def first_names(names: Sequence[str], most: int = 3) -> str:
 
 
 def markdown(text: str) -> str:
-    """`plain`, with nothing in it that Markdown or HTML would read."""
+    r"""`plain`, with all special characters of Markdown and HTML escaped.
+
+    >>> markdown("a*b")
+    'a\\*b'
+    """
     entities = {"<": "&lt;", "&": "&amp;"}
     return MARKS.sub(lambda found: entities.get(found[0], f"\\{found[0]}"), plain(text))
 
 
 def code(text: str) -> str:
-    """`plain`, as code in Markdown, with more backticks around than it holds."""
+    """`plain` as code in Markdown, in a longer fence of backticks than any in the text.
+
+    >>> code("a`b")
+    '``a`b``'
+    """
     line = plain(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     edge = " " if line.startswith("`") or line.endswith("`") else ""
@@ -61,9 +77,9 @@ def code(text: str) -> str:
 
 @contextlib.contextmanager
 def literal(figure: Figure) -> Iterator[None]:
-    """Within the block a figure is drawn with its texts as they are: no formulas between $, no warning of a missing glyph.
+    """Within the block, the texts of `figure` are drawn literally: no formulas between $, no warning of a missing glyph.
 
-    The ticks' own texts stay: matplotlib makes powers of ten from formulas.
+    The labels of ticks are unchanged, because matplotlib draws powers of ten as formulas.
     """
     from matplotlib.text import Text
 

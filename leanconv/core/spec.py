@@ -1,4 +1,4 @@
-"""What a convolution computes with: its shapes and settings, none of its weights."""
+"""The spec of a convolution: its shapes and settings, without its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def pair(value: int | tuple[int, ...] | list[int], name: str) -> Pair:
-    """`value` as (height, width); one number counts for both."""
+    """`value` as (height, width); a single number is used for both.
+
+    Raises:
+        SettingError: `value` is neither a whole number nor two whole numbers.
+
+    >>> pair(3, "kernel_size")
+    (3, 3)
+    """
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         raise SettingError(f"{name}={value!r} must be one whole number or two (height, width)")
@@ -23,12 +30,20 @@ def pair(value: int | tuple[int, ...] | list[int], name: str) -> Pair:
 
 
 def divisors(*numbers: int) -> list[int]:
-    """The whole numbers that divide each of `numbers`, rising."""
+    """The whole numbers that divide each of `numbers`, in ascending order.
+
+    >>> divisors(8, 12)
+    [1, 2, 4]
+    """
     return [d for d in range(1, min(numbers) + 1) if all(n % d == 0 for n in numbers)]
 
 
 def alternatives(values: list[int]) -> str:
-    """ "1", "1 or 2", "1, 2 or 4": for the way out at the end of an error; a long list is cut to its ends."""
+    """The values as text for the way out of an error; a list of more than 8 values is shortened.
+
+    >>> alternatives([1, 2, 4])
+    '1, 2 or 4'
+    """
     words = [str(v) for v in values]
     if len(words) > 8:
         words = [*words[:4], "...", *words[-3:]]
@@ -59,10 +74,20 @@ def blocks_error(
 
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
-    """Everything one 2-d convolution computes with, none of its weights.
+    """The shapes and settings of one 2-d convolution, without its weights. The arguments are those of ``nn.Conv2d``.
 
     Args:
-        padding: (height, width), or ``"same"`` (stride 1 only); ``"valid"`` is read as (0, 0).
+        kernel_size, stride, dilation: (height, width), or one number for both.
+        padding: (height, width), or one number for both, or ``"same"`` (stride 1 only); ``"valid"`` becomes (0, 0).
+
+    Raises:
+        SettingError: a value breaks a rule of ``nn.Conv2d``.
+
+    >>> spec = ConvSpec(16, 32, 3, stride=2, padding=1)
+    >>> print(spec)
+    3x3 16->32, stride 2
+    >>> spec.params(), spec.macs((8, 8))
+    (4640, 294912)
     """
 
     in_channels: int
@@ -101,7 +126,7 @@ class ConvSpec:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvSpec:
-        """The spec of `conv`; the only place that reads an ``nn.Conv2d``."""
+        """The spec of `conv`; no other code reads the settings of an ``nn.Conv2d``."""
         return cls(
             conv.in_channels,
             conv.out_channels,
@@ -116,31 +141,33 @@ class ConvSpec:
 
     @classmethod
     def of_linear(cls, linear: nn.Linear) -> ConvSpec:
-        """The spec of the 1x1 convolution that `linear` is at each position; the only place that reads an ``nn.Linear``."""
+        """The spec of the 1x1 convolution that equals `linear` at each position."""
         return cls(linear.in_features, linear.out_features, (1, 1), bias=linear.bias is not None)
 
     def kwargs(self) -> dict[str, Any]:
-        """The spec as keyword arguments of ``nn.Conv2d`` and of every operator here."""
+        """The spec as keyword arguments of ``nn.Conv2d`` and of all operators."""
         return asdict(self)
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the dense weight: (O, I / groups, kh, kw)."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     @property
     def fan_in(self) -> int:
-        """Weights that make one output element."""
+        """The number of weights of one filter: I / groups * kh * kw."""
         _, i, kh, kw = self.weight_shape
         return i * kh * kw
 
     @property
     def pointwise(self) -> bool:
+        """Whether the kernel is 1x1."""
         return self.kernel_size == (1, 1)
 
     @property
     def pads(self) -> tuple[int, int, int, int]:
         """Rows and columns added to the input: (left, right, top, bottom), the order of ``F.pad``."""
-        if self.padding == "same":  # torch puts the odd one to the right and below
+        if self.padding == "same":  # torch adds an odd row or column at the bottom or at the right
             (th, tw) = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
             return (tw // 2, tw - tw // 2, th // 2, th - th // 2)
         (ph, pw) = self.padding
@@ -148,7 +175,7 @@ class ConvSpec:
 
     @property
     def keeps_size(self) -> bool:
-        """Whether the output is the input's size divided by the stride, rounded up."""
+        """Whether the output size is the input size divided by the stride, rounded up."""
         left, right, top, bottom = self.pads
         (dh, dw), (kh, kw) = self.dilation, self.kernel_size
         return top + bottom == dh * (kh - 1) and left + right == dw * (kw - 1)

@@ -1,4 +1,4 @@
-"""State dicts that have been through a file."""
+"""State dicts that were loaded from a file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 
 def versioned(model: nn.Module, tensors: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """`tensors` with the versions of the layers of `model`, which files of tensors leave out and some networks ask for.
+    """`tensors` as a state dict with the layer versions of `model`.
 
-    torchvision's MNASNet refuses a state dict without them.
+    Files of tensors do not hold these versions, and some networks need them: torchvision's MNASNet refuses a state dict
+    without versions.
     """
     state = OrderedDict(tensors)
     state._metadata = getattr(model.state_dict(), "_metadata", None)  # type: ignore[attr-defined]

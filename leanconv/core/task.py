@@ -1,4 +1,4 @@
-"""What a classifier was trained for: how an image becomes its input, and what its outputs are called."""
+"""The task of a classifier: how an image becomes its input, and the names of its outputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from leanconv.core.errors import SettingError
 
 @dataclass(frozen=True)
 class Task:
-    """Args:
-        mean, std: for each channel, of pixels in [0, 1].
-        image_size: (height, width) of the network's input.
-        classes: names of the outputs in their order; () where they are not known.
+    """The normalisation, the image size and the class names of a classifier.
+
+    Args:
+        mean, std: one value for each channel, for pixels in [0, 1].
+        image_size: (height, width) of the network's input in pixels.
+        classes: the names of the outputs, in their order; () when unknown.
 
     Raises:
-        SettingError: a value of another kind, a mean and std that differ in length, or a name that is empty or used twice.
+        SettingError: a value has a wrong type, `mean` and `std` differ in length, or a name is empty or used twice.
+
+    >>> Task(mean=(0.5,), std=(0.25,), image_size=(28, 28), classes=("cat", "dog")).channels
+    1
     """
 
     mean: tuple[float, ...]
@@ -44,19 +49,19 @@ class Task:
 
     @property
     def channels(self) -> int:
-        """Of the image: 1 is grey, 3 is RGB."""
+        """The number of channels of the image: 1 for grey, 3 for RGB."""
         return len(self.mean)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The task as plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any) -> Task:
-        """What `to_json` gave.
+        """The task that `to_json` returned as plain values.
 
         Raises:
-            SettingError: something else.
+            SettingError: `value` is not such a dict.
         """
         if not isinstance(value, dict) or set(value) != {"mean", "std", "image_size", "classes"}:
             raise SettingError(f"the task {value!r} must hold mean, std, image_size and classes")

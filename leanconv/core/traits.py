@@ -1,4 +1,4 @@
-"""What a layer may tell analyses about itself."""
+"""Interfaces through which a layer gives analyses its filters."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 
 class Blending(ABC):
-    """What has blending layers: 1x1 convolutions of its own between uses of a shared weight."""
+    """A module with blending layers: its own 1x1 convolutions between uses of a shared weight."""
 
     @abstractmethod
     def blending_weights(self) -> list[nn.Parameter]:
-        """Their weights, each (O, I, 1, 1)."""
+        """The weights of the blending layers, each (O, I, 1, 1)."""
 
 
 @dataclass(frozen=True)
 class SharedComponents:
-    """The filters that layers have in common, and what one of them makes of these.
+    """The filters that several layers share, with the own filters and the coefficients of one layer.
 
     Args:
-        owner: the module that holds the shared filters, the same one for all layers that use it.
-        shared: all of them, (shared, I, kh, kw).
-        unique: this layer's own filters, (unique, I, kh, kw); None where it has none.
-        coefficients: of its outputs, (O, components, ...).
+        owner: the module that holds the shared filters; the same object for all layers that use it.
+        shared: all shared filters, (shared, I, kh, kw).
+        unique: this layer's own filters, (unique, I, kh, kw); None without such filters.
+        coefficients: the coefficients of this layer's outputs, (O, components, ...).
     """
 
     owner: nn.Module

@@ -1,4 +1,4 @@
-"""What `conv.weight` answers where an operator has no tensor of that name."""
+"""`WeightView`: the attribute ``weight`` of an operator that has no tensor of this name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leanconv.core.errors import RunError
 if TYPE_CHECKING:
     from leanconv.core.operator import ConvOp
 
-# What a tensor answers about itself, and what it makes without its values
+# Attributes and methods of a tensor that do not need its values
 _KIND = {
     "device", "dtype", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_quantized", "is_sparse", "layout",
     "element_size", "get_device", "is_complex", "is_floating_point", "new_empty", "new_full", "new_ones", "new_tensor",
@@ -23,17 +23,18 @@ _WRITES = {"data", "grad", "grad_fn", "is_leaf", "backward", "register_hook", "r
 
 
 class WeightView:
-    """The dense weight that an operator stands for, as code around a convolution reads it.
+    """The dense weight of an operator, for code that reads ``conv.weight``.
 
-    Dtype, device, shape and the like cost nothing. In a computation it is `LinearOp.weight_dense()`, made anew each time, with
-    gradients to the operator's parameters.
+    Dtype, device, shape and similar attributes cost nothing. In a computation, the view is `LinearOp.weight_dense()`,
+    computed again each time, with gradients to the operator's parameters.
 
     Args:
         op: the operator.
-        like: one of its parameters, for dtype and device.
+        like: a parameter of the operator, for dtype and device.
 
     Raises:
-        RunError: when it is computed with and the operator equals no dense convolution (in this mode), or written to.
+        RunError: code computes with the view of an operator that equals no dense convolution (in this mode), or code
+            changes the view.
     """
 
     def __init__(self, op: ConvOp, like: Tensor) -> None:
@@ -42,23 +43,29 @@ class WeightView:
 
     @property
     def shape(self) -> torch.Size:
+        """The shape of the dense weight."""
         return torch.Size(self._op.spec.weight_shape)
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return 4
 
     @property
     def requires_grad(self) -> bool:
+        """Whether the operator's parameters are trained."""
         return self._like.requires_grad
 
     def dim(self) -> int:
+        """The number of dimensions."""
         return 4
 
     def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dimension."""
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
+        """The number of elements of the dense weight."""
         return self.shape.numel()
 
     def __len__(self) -> int:
@@ -68,7 +75,11 @@ class WeightView:
         return f"WeightView(shape={tuple(self.shape)}, dtype={self._like.dtype}, device={self._like.device})"
 
     def dense(self) -> Tensor:
-        """The weight itself."""
+        """The dense weight as a tensor.
+
+        Raises:
+            RunError: the operator equals no dense convolution.
+        """
         weight_dense: Callable[[], Tensor] | None = getattr(self._op, "weight_dense", None)
         if weight_dense is None:
             raise RunError(
@@ -88,7 +99,7 @@ class WeightView:
             raise AttributeError(name)
         if name in _KIND:
             return getattr(self._like, name)
-        if name in _WRITES or name.endswith("_"):  # torch names what changes a tensor so
+        if name in _WRITES or name.endswith("_"):  # in torch, the name of a method that changes a tensor ends in _
             self._refuse(name)
         return getattr(self.dense(), name)
 

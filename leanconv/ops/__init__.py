@@ -1,7 +1,7 @@
-"""The operators: one file each, with its module, its method, its count formula, its fit and what else it knows of itself.
+"""The operators: one file for each, with its module, its method, its count formulas and its fit.
 
-Every file of this folder is imported here. So its methods are registered, and the names in its ``__all__`` are names of
-`leanconv`: a further operator is a further file, and nothing else.
+This module imports all files of this folder. So their methods are registered, and the names in their ``__all__`` are names
+of `leanconv`. A new operator is a new file; no other file is edited.
 """
 
 from __future__ import annotations
@@ -26,6 +26,6 @@ for _file in iter_modules(__path__):
 
 
 def __getattr__(name: str) -> Any:
-    if name == "METHODS":  # what is registered by now, in leanconv and outside
+    if name == "METHODS":  # all methods that are registered now, in leanconv and in other packages
         return all_methods()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

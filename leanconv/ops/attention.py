@@ -13,10 +13,13 @@ __all__ = ["TiedGlobalContext", "TiedSE"]
 
 
 def reduced(channels: int, reduction: int) -> int:
-    """The width of an attention block's bottleneck.
+    """The width of an attention block's bottleneck: channels / reduction.
 
     Raises:
-        SettingError: reduction does not divide channels.
+        SettingError: `reduction` does not divide `channels`.
+
+    >>> reduced(64, 16)
+    4
     """
     if reduction < 1 or channels % reduction:
         raise SettingError(f"reduction={reduction} must divide channels={channels}")
@@ -28,20 +31,26 @@ class TiedSE(nn.Module):
 
         y = x * sigmoid(expand(relu(squeeze(mean over H, W of x))))
 
-    Parameters 2 C**2 / (reduction B**2) + (C / reduction + C) / B of bias. With B = 1 it is the ordinary SE block.
+    Parameters 2 C**2 / (reduction B**2), and (C / reduction + C) / B for the biases. With B = 1 the block is the ordinary SE
+    block.
 
     Args:
+        channels: C.
         reduction: the hidden width is channels / reduction.
         blocks: B; divides channels and the hidden width.
 
     Shape:
-        x: (N, C, H, W) -> the same.
+        x: (N, C, H, W) -> (N, C, H, W).
 
     Raises:
-        SettingError: blocks or reduction does not divide a width. (The release floors the hidden width at 2, which breaks
-            the B**2 law without a word.)
+        SettingError: `blocks` or `reduction` does not divide a width. (The release rounds a smaller hidden width up to 2,
+            which silently breaks the factor B**2.)
 
     Source: Wang & Yu 2021, Fig. 5a.
+
+    >>> import torch
+    >>> TiedSE(64, reduction=8)(torch.zeros(2, 64, 7, 7)).shape
+    torch.Size([2, 64, 7, 7])
     """
 
     def __init__(self, channels: int, reduction: int = 16, *, blocks: int = 2) -> None:
@@ -64,20 +73,26 @@ class TiedGlobalContext(nn.Module):
 
         context = sum over positions of x * softmax(mask(x));   y = x + expand(relu(norm(squeeze(context))))
 
-    The mask convolution (C -> 1) stays untied; norm is a LayerNorm over the hidden channels. Parameters
-    2 C**2 / (reduction B**2) + (C / reduction + C) / B of bias + C + 1 of the mask + 2 C / reduction of the norm.
+    The mask convolution (C -> 1) is not tied; norm is a LayerNorm over the hidden channels. Parameters
+    2 C**2 / (reduction B**2) for the weights, (C / reduction + C) / B for the biases, C + 1 for the mask, and
+    2 C / reduction for the norm.
 
     Args:
+        channels: C.
         reduction: the hidden width is channels / reduction.
         blocks: B; divides channels and the hidden width.
 
     Shape:
-        x: (N, C, H, W) -> the same.
+        x: (N, C, H, W) -> (N, C, H, W).
 
     Raises:
-        SettingError: blocks or reduction does not divide a width.
+        SettingError: `blocks` or `reduction` does not divide a width.
 
-    Source: Wang & Yu 2021, Fig. 5b; the block is GCNet's (Cao et al. 2019) with reduction 4.
+    Source: Wang & Yu 2021, Fig. 5b; the block is the block of GCNet (Cao et al. 2019) with reduction 4.
+
+    >>> import torch
+    >>> TiedGlobalContext(64)(torch.zeros(2, 64, 7, 7)).shape
+    torch.Size([2, 64, 7, 7])
     """
 
     def __init__(self, channels: int, reduction: int = 4, *, blocks: int = 2) -> None:
@@ -91,7 +106,7 @@ class TiedGlobalContext(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The last layer starts at zero, so that the block starts as the identity (GCNet)."""
+        """Set the last layer to zero, so that the block starts as the identity (GCNet)."""
         nn.init.kaiming_normal_(self.mask.weight)
         nn.init.zeros_(self.expand.weight)
 

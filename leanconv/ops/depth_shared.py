@@ -1,4 +1,4 @@
-"""ShardNet: one filter set used again and again through the depth of a network."""
+"""ShardNet: layers at different depths of a network share one set of filters."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ __all__ = ["DepthShared", "DepthSharedConv2d"]
 
 
 class ConvBank(nn.Module):
-    """The weight (and bias) that several convolutions share.
+    """The weight and the bias that several convolutions share.
 
     Args:
         weight_shape: (out, in / groups, kh, kw).
+        bias: whether the convolutions have a bias.
         penalty_weight: weight of the orthogonality penalty on the rows of the weight; 0 for none.
     """
 
@@ -39,7 +40,7 @@ class ConvBank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal over the fan out; orthogonal rows where a penalty will keep them so. The bias starts at 0."""
+        """Initialise the weight: Kaiming normal over the fan out, or orthogonal rows if there is a penalty. The bias is 0."""
         if self.penalty_weight:
             with torch.no_grad():
                 self.weight.copy_(orthonormal(self.weight))
@@ -49,7 +50,7 @@ class ConvBank(nn.Module):
             nn.init.zeros_(self.bias)
 
     def penalty_terms(self) -> list[PenaltyTerm]:
-        """A mean of its own for each kind of convolution: its kernel, and whether it widens, narrows or keeps."""
+        """The orthogonality penalty; the kernel and the change of width decide to which mean the term belongs."""
         if not self.penalty_weight:
             return []
         rows, width, kh, kw = self.weight.shape
@@ -61,21 +62,21 @@ class ConvBank(nn.Module):
 
 
 def shared_names(layer: NamedLayer) -> tuple[str, ...]:
-    """What the filter bases' release calls the shared weight of a layer: by its number among those of the block."""
+    """Possible names of a layer's shared weight in the release of the filter bases; they hold the number of the layer."""
     inside, number = f"{layer.block}." if layer.block else "", layer.number()
     return tuple(f"{inside}shared_basis{suffix}.weight" for suffix in (f"_{number}", str(number), ""))
 
 
 class DepthSharedConv2d(LinearOp, Blending):
-    """A convolution whose weight lives in a bank that other layers use too.
+    """A convolution whose weight is in a bank that other layers use too.
 
         y = blend(conv(x, bank.weight) + bank.bias)
 
-    Stride, padding and dilation are this use's own; blend is this layer's own 1x1 convolution, absent by default.
+    Each layer has its own stride, padding and dilation. blend is this layer's own 1x1 convolution; by default there is none.
 
     Args:
-        bank: the shared weight; None makes one, which this layer then owns.
-        blend: whether a bias-free 1x1 convolution, initialised to the identity, follows.
+        bank: the shared weight; None makes a new bank, which this layer owns.
+        blend: whether a 1x1 convolution without bias follows; it starts as the identity.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
@@ -84,7 +85,12 @@ class DepthSharedConv2d(LinearOp, Blending):
         SettingError: the bank has another shape than this convolution.
 
     Source: "ShardNet", sections 3.1 and 3.2 (shared and blending layers); "Deeply shared filter bases", section 4.2 (whole
-    convolutions shared by their position in the bottleneck).
+    convolutions that are shared by their position in the bottleneck).
+
+    >>> first = DepthSharedConv2d(16, 16, 3, padding=1)
+    >>> second = DepthSharedConv2d(16, 16, 3, padding=1, bank=first.bank)
+    >>> second.weight is first.weight
+    True
     """
 
     def __init__(
@@ -116,7 +122,7 @@ class DepthSharedConv2d(LinearOp, Blending):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The blend starts as the identity; the bank looks after itself."""
+        """Set the blend to the identity; the bank initialises itself."""
         if self.blend is not None:
             nn.init.dirac_(self.blend)
 
@@ -128,7 +134,7 @@ class DepthSharedConv2d(LinearOp, Blending):
 
     @property
     def weight(self) -> Tensor | WeightView:
-        """The shared weight; with a blend the dense weight of both, for code that reads it."""
+        """The shared weight; with a blend, the dense weight of convolution and blend, for code that reads it."""
         return self.bank.weight if self.blend is None else WeightView(self, self.blend)
 
     @property
@@ -163,22 +169,22 @@ class DepthSharedConv2d(LinearOp, Blending):
 
 
 class PaddedDepthSharedConv2d(LinearOp):
-    """The first use of a shared convolution: an image of few channels, padded with empty ones to the bank's many.
+    """The first layer of a shared convolution, whose input is an image padded with empty channels.
 
         y = conv(pad(x), bank.weight) + bank.bias = conv(x, bank.weight[:, :in_channels]) + bank.bias
 
-    Empty channels add nothing, so neither they nor their weights are touched.
+    Empty channels add nothing, so this layer computes only with the first `in_channels` channels of the weight.
 
     Args:
-        bank: the shared weight; this layer owns it.
+        bank: the shared weight; this layer owns the bank.
 
     Shape:
         x: (N, in_channels, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
 
     Raises:
-        SettingError: the bank takes fewer channels than the image has.
+        SettingError: the bank has fewer input channels than the image.
 
-    Source: "ShardNet", section 3 ("we pad the input image with empty channels"), which multiplies by them.
+    Source: "ShardNet", section 3 ("we pad the input image with empty channels"). The paper multiplies by the empty channels.
     """
 
     def __init__(self, in_channels: int, bank: ConvBank, stride: int | Pair = 1, padding: int | Pair | str = 0) -> None:
@@ -217,17 +223,17 @@ class PaddedDepthSharedConv2d(LinearOp):
 
 @dataclass(frozen=True)
 class DepthShared(Method):
-    """One weight for all convolutions of one shape, through the whole network or through a stage (ShardNet).
+    """One weight for all convolutions of one shape in the whole network or in a stage (ShardNet).
 
-    Parameters of one convolution for a whole group, plus O**2 for each blend; MACs as before, plus O**2 for each
-    output position of a blend. Norms stay each layer's own. A convolution with nothing to share with stays dense.
+    A group has the parameters of one convolution, plus O**2 for each blend. MACs are those of the dense layers, plus O**2 for
+    each output position of a blend. Norms are not shared. A convolution stays dense if no other convolution has its shape.
 
     Args:
-        scope: "network" or "stage": how far a weight is shared.
-        blend: give the last use in each stage a 1x1 convolution of its own, initialised to the identity. In a plan it
-            is written out as the positions in the group that have one. (The paper's own networks put it behind the
-            norm and the activation, before a pooling, and none after the last stage.)
-        penalty_weight: weight of the orthogonality penalty on the shared weights (0 for none).
+        scope: "network" or "stage": where a weight is shared.
+        blend: whether the last layer of each stage gets its own 1x1 convolution, which starts as the identity. In a plan, a
+            tuple lists the positions in the group that have a blend. (The networks of the paper place the blend after the
+            norm and the activation, before a pooling, and have no blend after the last stage.)
+        penalty_weight: weight of the orthogonality penalty on the shared weights; 0 for none.
 
     Source: "ShardNet"; with a penalty and a `where` by bottleneck position, "Deeply shared filter bases", section 4.2.
     """
@@ -298,10 +304,10 @@ class DepthShared(Method):
         return "blends start as the identity, so that training starts from the mean" if self.blend else None
 
     def degenerate(self, spec: ConvSpec) -> Method | None:
-        return DepthShared()  # of a layer alone
+        return DepthShared()  # for a single layer
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """The mean of the dense weights, nearest to all of them in the Frobenius norm; blends become the identity."""
+        """Set the shared weight to the mean of the dense weights, the nearest in the Frobenius norm; blends to the identity."""
         first = modules[0]
         assert isinstance(first, DepthSharedConv2d)
         first.bank.weight.copy_(torch.stack([conv.weight for conv in convs]).mean(0))
@@ -313,5 +319,5 @@ class DepthShared(Method):
 
 
 def _positions(value: object) -> bool:
-    """Whether `value` is a tuple of whole numbers from 0 on."""
+    """Whether `value` is a tuple of whole numbers of at least 0."""
     return isinstance(value, tuple) and all(type(index) is int and index >= 0 for index in value)

@@ -24,7 +24,11 @@ def _check_ratio(ratio: float) -> None:
 
 
 def window_stride(ratio: float, spec: ConvSpec) -> int:
-    """Steps from one filter's window to the next: the whole number with which O windows of F come nearest to ratio O F."""
+    """The step s from one filter's window to the next: the whole number for which O windows of F span about ratio O F.
+
+    >>> window_stride(0.25, ConvSpec(16, 32, 3))
+    33
+    """
     filters, length = spec.out_channels, spec.fan_in
     if filters == 1:
         return 1
@@ -32,26 +36,31 @@ def window_stride(ratio: float, spec: ConvSpec) -> int:
 
 
 class FilterSummaryConv2d(LinearOp):
-    """A convolution whose filters overlap as windows of one vector.
+    """A convolution whose filters are overlapping windows of one vector.
 
         W[f] = summary[f s : f s + F] as (I / G, kh, kw),   F = kh kw I / G,   len(summary) = F + (O - 1) s
 
-    so that the last window ends where the summary does. It is run as an ordinary convolution: MACs are those of the dense
-    layer.
+    so that the last window ends at the end of the summary. The layer runs as an ordinary convolution, with the MACs of the
+    dense layer.
 
     Args:
-        ratio: length of the summary, as a part of the O F weights; the nearest that a whole s >= 1 allows.
+        ratio: length of the summary divided by the O F weights; rounded, because s is a whole number of at least 1.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
         summary: (F + (O - 1) s); bias: (O).
 
     Raises:
-        SettingError: ratio is not above 0 and at most 1.
+        SettingError: `ratio` is not above 0 and at most 1.
 
-    Source: Yang et al. 2019, "FSNet: Compression of Deep Convolutional Neural Networks by Filter Summary". Unverified: built from
-    its abstract ("the convolutional filters are located in FS as overlapping 1D segments"), without the paper's formulas
-    and without code to compare with; the order of the weights within a window, the whole stride and the start are ours.
+    Source: Yang et al. 2019, "FSNet: Compression of Deep Convolutional Neural Networks by Filter Summary". Unverified: this
+    module was built from the abstract ("the convolutional filters are located in FS as overlapping 1D segments"), without
+    the paper's formulas and without code for a comparison. The order of the weights in a window, the whole step s and the
+    initialisation are our choices.
+
+    >>> layer = FilterSummaryConv2d(16, 32, 3, bias=False)
+    >>> layer.summary.numel(), layer.weight.numel()
+    (1167, 4608)
     """
 
     def __init__(
@@ -76,7 +85,7 @@ class FilterSummaryConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal, so that the filters have the variance of Kaiming's over the fan out; the bias starts at 0."""
+        """Initialise the summary: normal, with the variance of Kaiming normal over the fan out. The bias is 0."""
         out, _, kh, kw = self.spec.weight_shape
         nn.init.normal_(self.summary, std=(2 * self.groups / (out * kh * kw)) ** 0.5)
         if self.bias is not None:
@@ -98,7 +107,7 @@ class FilterSummaryConv2d(LinearOp):
 
     def weight_dense(self) -> Tensor:
         windows = self.summary.unfold(0, self.spec.fan_in, self.window_stride)
-        # written out: the windows lie over each other in memory, which a convolution may not expect
+        # copied: the windows overlap in memory, which a convolution may not support
         return windows.contiguous().view(self.spec.weight_shape)
 
     def bias_dense(self) -> Tensor | None:
@@ -109,11 +118,11 @@ class FilterSummaryConv2d(LinearOp):
 class FilterSummary(Method):
     """Filters as overlapping windows of one vector (FSNet, unverified: see `FilterSummaryConv2d`).
 
-    With F = kh kw I / G weights in a filter and windows s apart: parameters F + (O - 1) s, about ratio O F, + O of bias;
-    MACs as before.
+    A filter has F = kh kw I / G weights, and s is the step from one window to the next. Parameters F + (O - 1) s, about
+    ratio O F, and O for the bias. MACs are those of the dense layer.
 
     Args:
-        ratio: length of the vector, as a part of the layer's weights.
+        ratio: length of the vector divided by the number of the layer's weights; above 0 and at most 1.
 
     Source: Yang et al. 2019.
     """
@@ -141,7 +150,7 @@ class FilterSummary(Method):
         return FilterSummary(ratio=1.0)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Each element is the mean of the dense weights that it stands for: nearest in the Frobenius norm."""
+        """Set each element to the mean of the dense weights at its places: the nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, FilterSummaryConv2d)
             rows = conv.weight.flatten(1)

@@ -1,4 +1,4 @@
-"""The parameter-free fusion of two branches, with a backward pass as cheap as its forward."""
+"""The fusion of two branches by a gate without parameters, with a backward pass as cheap as the forward pass."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 
 class _GatedSum(torch.autograd.Function):
-    """`gated_sum` for training, on maps (N, C, H, W), or on rows (N, R, k C): k pixels of a channels_last map side by side.
+    """`gated_sum` for training, on maps (N, C, H, W), or on rows (N, R, k C) of k pixels of a channels_last map.
 
-    Autograd's own backward of the mean adds a gradient that is broadcast over the map to a whole one, which on CPU in
-    channels_last took a third of a training step. Here, with s = sum over H, W of dy * (a - b):
+    Autograd's own backward pass of the mean adds a broadcast gradient to a full gradient. On CPU in channels_last, this
+    addition took a third of a training step. This backward pass is, with s = sum over H, W of dy * (a - b):
 
         da = gate * dy + gate * (1 - gate) * s / (H W);   db = dy - da
 
-    The difference and the gate are outputs too, as torch asks of what a backward pass keeps: so it can be differentiated
-    again. Their gradients are None but in second derivatives.
+    The difference and the gate are outputs too, because torch requires this for second derivatives. Their gradients are None
+    except in second derivatives.
 
     Args:
         channels: C of rows; 0 for maps.
@@ -66,9 +66,9 @@ class _GatedSum(torch.autograd.Function):
 
 
 def _means(x: Tensor, channels: int) -> Tensor:
-    """The means over the map: (N, C, 1, 1) of maps, (N, C) of rows.
+    """The means over the map: (N, C, 1, 1) for maps, (N, C) for rows.
 
-    Of rows it is a product with ones, since torch's own mean casts bfloat16 maps to float32.
+    For rows, the mean is a product with ones, because torch's own mean casts bfloat16 maps to float32.
     """
     if not channels:
         return x.mean((-2, -1), keepdim=True)
@@ -80,8 +80,8 @@ def _means(x: Tensor, channels: int) -> Tensor:
 def _scaled_sum(x: Tensor, factor: Tensor, plus: Tensor, channels: int) -> Tensor:
     """factor * x + plus, with one factor for each channel.
 
-    On rows, addcmul runs over whole vectors (bfloat16, 128 maps of 16x32x32 on two AVX-512 cores: 0.2 ms in place of 2.0).
-    On maps it is a product and a sum, for addcmul and lerp take bfloat16 element by element there.
+    On rows, addcmul runs over whole vectors (bfloat16, 128 maps of 16x32x32 on two AVX-512 cores: 0.2 ms, not 2.0 ms). On
+    maps, this function computes a product and a sum, because addcmul and lerp process bfloat16 maps element by element.
     """
     if channels:
         return torch.addcmul(plus, x, _repeated(factor, x))
@@ -89,10 +89,10 @@ def _scaled_sum(x: Tensor, factor: Tensor, plus: Tensor, channels: int) -> Tenso
 
 
 def _spread(values: Tensor, x: Tensor, channels: int) -> Tensor:
-    """One number for each channel, as `_scaled_sum` adds it to `x` at speed."""
+    """One number for each channel, in the shape that `_scaled_sum` adds to `x` fastest."""
     if channels:
         return _repeated(values, x)
-    # written out on CPU: a sum with a broadcast is slow in bfloat16
+    # expanded on CPU: a sum with a broadcast is slow in bfloat16
     return values.expand_as(x).contiguous() if x.device.type == "cpu" else values
 
 
@@ -102,7 +102,7 @@ def _repeated(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def _pixels_a_row(channels: int, pixels: int) -> int:
-    """The largest power of two that divides the map and keeps a row within 512 numbers."""
+    """The number of pixels in a row: the largest power of two that divides the map, with at most 512 numbers in a row."""
     k = 1
     while 2 * k * channels <= 512 and pixels % (2 * k) == 0:
         k *= 2
@@ -116,7 +116,7 @@ def _as_rows(x: Tensor) -> Tensor:
 
 
 def _channels_last(x: Tensor) -> bool:
-    """By its strides, which a tensor inside `torch.func.vmap` has too."""
+    """Whether `x` is channels_last by its strides; a tensor inside `torch.func.vmap` has strides too."""
     if x.ndim != 4 or x.device.type != "cpu":
         return False
     n, c, h, w = x.shape
@@ -127,11 +127,14 @@ def gated_sum(a: Tensor, b: Tensor) -> Tensor:
     """gate * a + (1 - gate) * b, gate = softmax over the two of their means = sigmoid(mean(a) - mean(b)).
 
     Shape:
-        a, b: (N, C, H, W) or (C, H, W) -> the same; the means are over H and W.
+        a, b: (N, C, H, W) or (C, H, W) -> the same shape; the means are over H and W.
 
     Source: "Split to Be Slim", section 3.4, eqs. 4-6.
+
+    >>> gated_sum(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).flatten()
+    tensor([1., 1., 1., 1.])
     """
-    plain = torch.compiler.is_compiling() or is_tracing()  # they differentiate what they see by themselves
+    plain = torch.compiler.is_compiling() or is_tracing()  # a compiler or a trace derives its own backward pass
     if plain or not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
         y: Tensor = _GatedSum.forward(a, b, 0)[0]
     elif _channels_last(a) and _channels_last(b):

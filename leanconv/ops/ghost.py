@@ -1,4 +1,4 @@
-"""Ghost modules: a few filters, and cheap depthwise ones that make the other maps out of theirs."""
+"""Ghost modules: a few full filters, and cheap depthwise filters that compute the other feature maps from the first maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Ghost", "GhostConv2d"]
 
 
 def ghost_error(spec: ConvSpec) -> str | None:
-    """Why a ghost module cannot stand in for `spec`; None when it can."""
+    """The reason why a ghost module cannot replace a convolution with this spec; None if it can."""
     if spec.groups != 1:
         return (
             f"this convolution has groups={spec.groups}; the primary filters of a ghost module see all input channels"
@@ -31,31 +31,34 @@ def ghost_error(spec: ConvSpec) -> str | None:
 
 
 class GhostConv2d(ConvOp):
-    """A convolution of which only O / s maps are computed in full; a depthwise one makes the others of them.
+    """A convolution that computes only O / s maps in full; a depthwise convolution computes the other maps from these.
 
         p = relu(norm(primary(x)))                   the first m = ceil(O / s) maps
-        c = relu(norm(cheap(p)))                     s - 1 more out of each, by d x d filters
+        c = relu(norm(cheap(p)))                     s - 1 further maps from each, by d x d filters
         y = concat(p, c)[:, :O]
 
-    Map m + i (s - 1) + r comes from map i. The primary convolution has the host's stride, padding, padding mode and
-    dilation; the cheap one pads with zeros to keep the size. With norms the host's bias is their shift; without, both
-    convolutions have one.
+    Map m + i (s - 1) + r is computed from map i. The primary convolution has the stride, padding, padding mode and dilation
+    of the dense convolution. The cheap convolution pads with zeros and keeps the size. With norms, the bias is the shift of
+    the norms. Without norms, both convolutions have a bias.
 
     Args:
-        expansion: s, the maps made out of each primary one, itself included; 1 leaves the primary convolution alone.
+        expansion: s, the number of maps for each primary map, itself included; with 1 there is only the primary convolution.
         cheap_kernel_size: d, odd.
-        norm: a BatchNorm2d behind each of the two convolutions.
-        activation: a ReLU behind each (behind its norm, where there is one).
+        norm: whether a BatchNorm2d follows each of the two convolutions.
+        activation: whether a ReLU follows each convolution, after its norm.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
 
     Raises:
-        SettingError: grouped convolutions, or an even cheap_kernel_size.
+        SettingError: `groups` is not 1, or `cheap_kernel_size` is even.
 
-    Source: Han et al. 2020, "GhostNet: More Features from Cheap Operations", section 3.1. Norms and ReLUs are those
-    of the release; equal to no dense convolution where a ReLU stands inside. Where s does not divide O, some cheap filters
-    are computed and cut off, as there.
+    Source: Han et al. 2020, "GhostNet: More Features from Cheap Operations", section 3.1. Norms and ReLUs are as in the
+    release. With ReLUs, the module equals no dense convolution. If s does not divide O, some cheap maps are computed and
+    dropped, as in the release.
+
+    >>> GhostConv2d(16, 32, 3, padding=1)(torch.zeros(1, 16, 8, 8)).shape
+    torch.Size([1, 32, 8, 8])
     """
 
     def __init__(
@@ -103,11 +106,11 @@ class GhostConv2d(ConvOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal over the fan out of one input channel, as ResNet does; biases start at 0."""
+        """Initialise the weights: Kaiming normal over the fan out of one input channel, as in ResNet. Biases are 0."""
         for branch in (self.primary, self.cheap):
             for part in branch or ():
                 if isinstance(part, nn.Conv2d):
-                    # torch takes all filters for the fan out; an input channel reaches those of its own group
+                    # torch's fan out counts all filters, but an input channel reaches only the filters of its own group
                     nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
                     with torch.no_grad():
                         part.weight.mul_(part.groups**0.5)
@@ -136,7 +139,7 @@ class GhostConv2d(ConvOp):
 
     @property
     def bias(self) -> None:
-        """Those of the branches come before their ReLUs."""
+        """None: the branches have biases of their own before their ReLUs."""
         return None
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -157,7 +160,7 @@ def _branch(conv: nn.Conv2d, norm: bool, activation: bool) -> nn.Sequential:
 
 
 def _widths(out_channels: int, expansion: int) -> tuple[int, int]:
-    """Filters of the primary and of the cheap convolution."""
+    """The numbers of filters of the primary and of the cheap convolution."""
     primary = -(-out_channels // expansion)
     return primary, primary * (expansion - 1)
 
@@ -166,18 +169,18 @@ def _widths(out_channels: int, expansion: int) -> tuple[int, int]:
 class Ghost(Method):
     """Ghost module.
 
-    With k = kh kw, m = ceil(O / s) primary maps and c = m (s - 1) cheap ones: parameters k I m + d**2 c + 2 (m + c) of the
-    norms, or m + c of bias where there are none; MACs k I m + d**2 c for each output position.
+    With k = kh kw, m = ceil(O / s) primary maps and c = m (s - 1) cheap maps: parameters k I m + d**2 c, and 2 (m + c) for the
+    norms, or m + c for the biases without norms. MACs k I m + d**2 c for each output position.
 
     Args:
-        expansion: s, the maps made out of each primary one, itself included.
-        kernel_size: d, of the cheap filters; odd.
-        norm: a BatchNorm2d behind each of the two convolutions. The host's own norm stays behind the module: a count with
-            one norm for each convolution of the host (SPConv's Table 1) has none in here.
-        activation: a ReLU behind each of the two convolutions.
+        expansion: s, the number of maps for each primary map, itself included.
+        kernel_size: d of the cheap filters; odd.
+        norm: whether a BatchNorm2d follows each of the two convolutions. The norm after the dense convolution stays in the
+            network. A count with one norm for each dense convolution (Table 1 of SPConv) needs norm=False.
+        activation: whether a ReLU follows each of the two convolutions.
 
-    Source: Han et al. 2020. Counted: Ghost-VGG-16 has 7,652,074 parameters with the host's norms alone
-    (norm=False) and 7,660,394 with both; Ghost-ResNet-50 14,006,504 with both and 13,953,512 with the host's alone.
+    Source: Han et al. 2020. Counted: Ghost-VGG-16 has 7,652,074 parameters with norm=False and 7,660,394 with norm=True;
+    Ghost-ResNet-50 has 13,953,512 with norm=False and 14,006,504 with norm=True.
     """
 
     expansion: int = 2
@@ -235,9 +238,9 @@ class Ghost(Method):
         return Ghost(expansion=1, norm=False, activation=False)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """The primary filters are the first dense ones; the cheap ones come nearest to the others by least squares.
+        """Copy the first dense filters to the primary convolution, and fit the cheap filters to the others by least squares.
 
-        Norms do nothing in eval; the ReLUs and the borders of the map are left out of account.
+        The norms become the identity in eval mode. The fit ignores the ReLUs and the borders of the map.
         """
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, GhostConv2d)
@@ -250,7 +253,7 @@ def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
     _set(module.primary, weight[:primary], bias[:primary])
     if module.cheap is None:
         return
-    unused = primary + cheap - module.out_channels  # outputs that are cut off; they may be anything
+    unused = primary + cheap - module.out_channels  # outputs that are dropped; their values do not matter
     each = module.expansion - 1
     rest = F.pad(weight[primary:], (0, 0, 0, 0, 0, 0, 0, unused)).unflatten(0, (primary, each))
     taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap_kernel_size)
@@ -260,7 +263,7 @@ def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
 
 
 def _set(branch: Any, weight: Tensor, bias: Tensor) -> None:
-    """Make a branch compute conv(x, weight) + bias in eval, but for its ReLU."""
+    """Make a branch compute conv(x, weight) + bias in eval mode, followed by its ReLU if it has one."""
     branch.conv.weight.copy_(weight)
     if branch.conv.bias is not None:
         branch.conv.bias.copy_(bias)
@@ -272,9 +275,10 @@ def _set(branch: Any, weight: Tensor, bias: Tensor) -> None:
 
 
 def _nearest_taps(sources: Tensor, targets: Tensor, spec: ConvSpec, size: int) -> Tensor:
-    """The size x size filters over a source's map that come nearest to the targets' maps: (m, s - 1, size, size).
+    """The cheap filters whose maps are nearest to the targets' maps: (m, s - 1, size, size).
 
-    A tap moves the source filter by the stride over the input; least squares over the moved filters.
+    One tap of a cheap filter shifts the source filter by the stride on the input. The result is the least-squares solution
+    over the shifted filters.
 
     Args:
         sources: (m, I, kh, kw); targets: (m, s - 1, I, kh, kw).
@@ -283,7 +287,7 @@ def _nearest_taps(sources: Tensor, targets: Tensor, spec: ConvSpec, size: int) -
     height, width = dh * (kh - 1) + 1 + 2 * half * sh, dw * (kw - 1) + 1 + 2 * half * sw
 
     def placed(filters: Tensor, row: int, column: int) -> Tensor:
-        """Filters on a canvas of input pixels, their first tap at (row, column): (..., I height width)."""
+        """The filters on a canvas of input pixels, with their first tap at (row, column): (..., I height width)."""
         canvas = filters.new_zeros(*filters.shape[:-2], height, width)
         canvas[..., row : row + dh * (kh - 1) + 1 : dh, column : column + dw * (kw - 1) + 1 : dw] = filters
         return canvas.flatten(-3)

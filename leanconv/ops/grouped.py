@@ -1,4 +1,4 @@
-"""Plain grouped convolution: what tied blocks are measured against."""
+"""Plain grouped convolution, with which tied block convolution is compared."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ __all__ = ["Grouped", "GroupedConv2d"]
 
 
 class GroupedConv2d(LinearOp):
-    """A convolution in more groups than the one it stands for.
+    """A convolution with more groups than the dense convolution that it replaces.
 
         y[:, g*O/G:(g+1)*O/G] = conv(x[:, g*I/G:(g+1)*I/G], weight[g*O/G:(g+1)*O/G])   for g in range(G)
 
-    Parameters and MACs fall by G.
+    Parameters and MACs fall by the factor G.
 
     Args:
-        own_groups: G; the groups of the convolution it stands for are divided further.
+        own_groups: G; each group of the dense convolution is divided into G groups.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
         weight: (O, I / G, kh, kw).
 
     Raises:
-        SettingError: own_groups does not divide a channel count.
+        SettingError: `own_groups` does not divide a number of channels.
 
-    Source: Krizhevsky et al. 2012; the comparator of Wang & Yu 2021, eq. 2.
+    Source: Krizhevsky et al. 2012; Wang & Yu 2021, eq. 2, compare with this convolution.
+
+    >>> GroupedConv2d(16, 32, 3, own_groups=4).weight.shape
+    torch.Size([32, 4, 3, 3])
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class GroupedConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal over the fan out of a group; the bias starts at 0."""
+        """Initialise the weight: Kaiming normal over the fan out of a group. The bias is 0."""
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -88,7 +91,7 @@ class GroupedConv2d(LinearOp):
         return self.bias
 
     def inference_forms(self, affine: Affine | None) -> Forms:
-        """The grouped convolution, and the same with neighbouring groups merged."""
+        """The grouped convolution, and grouped convolutions with merged neighbouring groups."""
         return block_diagonal(self.spec, self.own_groups, self.weight_dense(), self.bias_dense(), affine)
 
 
@@ -96,10 +99,11 @@ class GroupedConv2d(LinearOp):
 class Grouped(Method):
     """Plain grouped convolution.
 
-    Parameters kh kw I O / G + O of bias, MACs kh kw I O / G for each output position; G times the groups it has already.
+    Parameters kh kw I O / G, and O for the bias. MACs kh kw I O / G for each output position. A convolution that already has
+    groups gets G times as many.
 
     Args:
-        groups: G, groups in place of one.
+        groups: G, the number of groups that replace one group.
 
     Source: Krizhevsky et al. 2012.
     """
@@ -125,7 +129,7 @@ class Grouped(Method):
         return Grouped(groups=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """The diagonal blocks of the dense weight: nearest in the Frobenius norm."""
+        """Copy the diagonal blocks of the dense weight: the nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, GroupedConv2d)
             blocks = conv.weight.unflatten(1, (module.own_groups, -1)).unflatten(

@@ -20,39 +20,44 @@ __all__ = ["Het", "HetConv2d"]
 
 
 def het_error(part: int, spec: ConvSpec) -> str | None:
-    """Why filters of `spec` cannot be k x k on one channel of `part`; None when they can."""
+    """The reason why the filters of `spec` cannot be k x k on one channel of `part`; None if they can."""
     if spec.pointwise:
         return "a 1x1 convolution has no other taps to leave out"
     return blocks_error(part, spec.in_channels, spec.out_channels, spec.groups, setting="part")
 
 
 def _weights(part: int, spec: ConvSpec) -> tuple[int, int]:
-    """Weights of the k x k and of the 1x1 kernels: O I / G (k / P) and O I / G (1 - 1 / P)."""
+    """The numbers of weights of the k x k and of the 1x1 kernels: O I / G (k / P) and O I / G (1 - 1 / P), k = kh kw."""
     channels = spec.in_channels // spec.groups
     return spec.out_channels * spec.fan_in // part, spec.out_channels * (channels - channels // part)
 
 
 class HetConv2d(LinearOp):
-    """A convolution whose filters are k x k on one channel of P and 1x1 on the others, shifted from filter to filter.
+    """A convolution whose filters are k x k on every P-th channel and 1x1 on the others, shifted from filter to filter.
 
         y[:, f] = sum over c of conv(x[:, c], W[f, c]),   W[f, c] is k x k where (c - f) mod P == 0 and 1x1 elsewhere
 
-    A 1x1 kernel stands where the k x k one has its middle tap. Channels of one remainder are a class: the k x k kernels
-    are a grouped convolution over classes, the 1x1s another one in which each class sees all others.
+    A 1x1 kernel is at the middle tap of the k x k kernels. The channels with one remainder modulo P are a class. The k x k
+    kernels are a grouped convolution over the classes. The 1x1 kernels are a grouped convolution in which each class sees
+    all other classes.
 
     Args:
         part: P; divides in_channels / groups and out_channels / groups. c and f count within a group.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
-        weight: (O, I / (P G), kh, kw); point: (O, I / G (1 - 1 / P), 1, 1), None for P = 1; both with the filters of a
-        group in the order of their class. bias: (O).
+        weight: (O, I / (P G), kh, kw); point: (O, I / G (1 - 1 / P), 1, 1), None for P = 1; in both, the filters of a group
+        are in the order of their class. bias: (O).
 
     Raises:
-        SettingError: part does not divide a channel count, or a 1x1 convolution.
+        SettingError: `part` does not divide a number of channels, or the kernel is 1x1.
 
     Source: Singh et al. 2019, "HetConv: Heterogeneous Kernel-Based Convolutions for Deep CNNs", section 3. The reordering of
-    the channels costs time that its MACs do not show.
+    the channels costs time that the MACs do not show.
+
+    >>> layer = HetConv2d(16, 32, 3, padding=1, part=4)
+    >>> layer.weight.shape, layer.point.shape
+    (torch.Size([32, 4, 3, 3]), torch.Size([32, 12, 1, 1]))
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class HetConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal, with 2 / (the weights that one input channel meets) for a variance, as ResNet does; the bias starts at 0."""
+        """Initialise the weights: normal, with variance 2 / (weights per input channel), as in ResNet. The bias is 0."""
         deviation = (2 * self.in_channels / sum(_weights(self.part, self.spec))) ** 0.5
         nn.init.normal_(self.weight, std=deviation)
         if self.point is not None:
@@ -104,14 +109,16 @@ class HetConv2d(LinearOp):
         y = self.conv2d(self._by_class(x).flatten(1, 3), self.weight, bias, classes)
         if self.point is not None:
             y = y + F.conv2d(self._others(self._at_middle_tap(x)), self.point, None, self.stride, groups=classes)
-        return y.unflatten(1, (self.groups, self.part, -1)).transpose(2, 3).flatten(1, 3)  # filters in their own order
+        return (
+            y.unflatten(1, (self.groups, self.part, -1)).transpose(2, 3).flatten(1, 3)
+        )  # in the order of the channels
 
     def _by_class(self, x: Tensor) -> Tensor:
-        """The channels of each group by their remainder: (N, G, P, I / (P G), H, W)."""
+        """The channels of each group, sorted by class: (N, G, P, I / (P G), H, W)."""
         return x.unflatten(1, (self.groups, -1, self.part)).transpose(2, 3)
 
     def _others(self, x: Tensor) -> Tensor:
-        """For each class of each group the channels of all other classes, the next one first: (N, I (P - 1), H, W)."""
+        """For each class of each group, the channels of all other classes, the next class first: (N, I (P - 1), H, W)."""
         x = self._by_class(x)
         parts = []
         for p in range(self.part):
@@ -122,11 +129,11 @@ class HetConv2d(LinearOp):
         return torch.cat(parts, 2).flatten(1, 3)
 
     def _middle(self) -> Pair:
-        """The tap that the 1x1 kernels stand on."""
+        """The (row, column) of the middle tap, where the 1x1 kernels are."""
         return (self.kernel_size[0] - 1) // 2, (self.kernel_size[1] - 1) // 2
 
     def _at_middle_tap(self, x: Tensor) -> Tensor:
-        """The pixels that the middle tap passes over: x itself where the padding is half the kernel."""
+        """The pixels under the middle tap; `x` itself if the padding is half of the kernel."""
         (left, right, top, bottom), (dh, dw), (kh, kw) = self.spec.pads, self.dilation, self.kernel_size
         row, column = self._middle()
         before = (dw * column, dw * (kw - 1 - column), dh * row, dh * (kh - 1 - row))
@@ -159,11 +166,11 @@ class HetConv2d(LinearOp):
 class Het(Method):
     """Heterogeneous kernels (HetConv).
 
-    Parameters (k / P + 1 - 1 / P) I O / G + O of bias with k = kh kw, MACs (k / P + 1 - 1 / P) I O / G for each output
-    position.
+    With k = kh kw: parameters (k / P + 1 - 1 / P) I O / G, and O for the bias. MACs (k / P + 1 - 1 / P) I O / G for each
+    output position.
 
     Args:
-        part: P; one k x k kernel for so many channels of a filter, 1x1 kernels on the others.
+        part: P; each filter has a k x k kernel on every P-th channel, and 1x1 kernels on the others.
 
     Source: Singh et al. 2019.
     """
@@ -189,7 +196,7 @@ class Het(Method):
         return Het(part=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """The dense weight at the taps that there are: nearest in the Frobenius norm."""
+        """Copy the dense weight at the taps that the filters have: the nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, HetConv2d)
             g, p = module.groups, module.part

@@ -1,4 +1,4 @@
-"""LegoNet: filters put together from a small set of pieces, each over a part of the channels."""
+"""LegoNet: filters that are combined from a small set of lego filters, each over a part of the channels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Lego", "LegoConv2d"]
 
 
 def lego_error(splits: int, spec: ConvSpec) -> str | None:
-    """Why the input channels of `spec` do not fall into `splits` parts; None when they do."""
+    """The reason why the input channels of `spec` cannot be divided into `splits` parts; None if they can."""
     if spec.groups != 1:
-        return f"this convolution has groups={spec.groups}; lego filters are put together over all input channels"
+        return f"this convolution has groups={spec.groups}; lego filters are combined over all input channels"
     if spec.in_channels % splits:
         options = alternatives(divisors(spec.in_channels))
         return f"splits={splits} must divide in_channels={spec.in_channels}; {options} would"
@@ -30,35 +30,44 @@ def lego_error(splits: int, spec: ConvSpec) -> str | None:
 
 
 def legos(ratio: float, out_channels: int) -> int:
-    """m * O lego filters, rounded, at least one."""
+    """The number of lego filters: m * O, rounded, at least 1.
+
+    >>> legos(0.5, 64)
+    32
+    """
     return max(round(ratio * out_channels), 1)
 
 
 class LegoConv2d(LinearOp):
-    """A convolution whose filters are combinations of few lego filters, one for each part of the input channels.
+    """A convolution whose filters are combinations of a few lego filters, one for each part of the input channels.
 
         y[:, t] = sum over parts i of coefficients[t, i] * conv(x_i, weight[j]),   j = argmax of selector[t, i]
 
-    x_i is the i-th of o equal parts of the channels. Each lego filter meets each part once; the outputs gather what they
-    selected. In training the choice is a one-hot product through which gradients pass straight to the selector, as if it had
-    not been rounded; so a lego that is not selected can become so.
+    x_i is the i-th of o equal parts of the channels. Each lego filter is applied once to each part, and each output adds up
+    the maps that it selected. In training, the selection is a one-hot product. Its gradient passes to the selector as if the
+    selector had not been rounded, so training can change the selection.
 
-    What is trained: `weight`, `coefficients` and `selector`, with o O (m O) elements. What has to ship: `weight`,
-    `coefficients` and the index of each choice (`chosen`); the paper's tables count `weight` alone.
+    `weight`, `coefficients` and `selector` are trained; the selector has o O (m O) elements. Inference needs `weight`,
+    `coefficients` and the indices of the selection (`chosen`). The tables of the paper count only `weight`.
 
     Args:
         splits: o; divides in_channels.
-        ratio: m, lego filters for each output channel.
+        ratio: m, the number of lego filters for each output channel; above 0 and at most 1.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
         weight: (m O, I / o, kh, kw); selector: (O, o, m O); coefficients: (O, o); bias: (O).
 
     Raises:
-        SettingError: splits does not divide in_channels, or grouped convolutions.
+        SettingError: `splits` does not divide `in_channels`, or `groups` is not 1.
 
-    Source: Yang et al. 2019, "LegoNet: Efficient Convolutional Neural Networks with Lego Filters", section 3. The release keeps a
-    coefficient for every lego, chosen or not, has no stride, and adds a loss that balances the choices; this has none.
+    Source: Yang et al. 2019, "LegoNet: Efficient Convolutional Neural Networks with Lego Filters", section 3. The release has a
+    coefficient for every lego filter, also if it is not selected. The release has no stride, and adds a loss that balances
+    the selection; this module has no such loss.
+
+    >>> layer = LegoConv2d(16, 32, 3, splits=2, ratio=0.5)
+    >>> layer.weight.shape, layer.chosen().shape
+    (torch.Size([16, 8, 3, 3]), torch.Size([32, 2]))
     """
 
     straight_through = ("selector",)
@@ -91,7 +100,10 @@ class LegoConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Filters with the variance of Kaiming's over the fan out, coefficients 1, a random choice; the bias starts at 0."""
+        """Initialise the filters with the variance of Kaiming normal over the fan out, and the selection at random.
+
+        The coefficients are 1, and the bias is 0.
+        """
         kh, kw = self.kernel_size
         nn.init.normal_(self.weight, std=(2 / (self.out_channels * kh * kw)) ** 0.5)
         nn.init.ones_(self.coefficients)
@@ -106,7 +118,7 @@ class LegoConv2d(LinearOp):
         return f"splits={self.splits}, legos={self.legos}"
 
     def chosen(self) -> Tensor:
-        """The lego filter of each output channel and part: (O, o), whole numbers."""
+        """The index of the selected lego filter for each output channel and part: (O, o), whole numbers."""
         return self.selector.argmax(2)
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -119,13 +131,13 @@ class LegoConv2d(LinearOp):
         return F.conv2d(selected, weight, self.bias, groups=self.out_channels)
 
     def _maps(self, x: Tensor) -> Tensor:
-        """Every lego filter over every part, the parts as further images of the batch: (N, o m O, H', W')."""
+        """The maps of all lego filters on all parts: (N, o m O, H', W'); the parts are computed as images of a batch."""
         n, _, h, w = x.shape
         y = self.conv2d(x.reshape(n * self.splits, self.in_channels // self.splits, h, w), self.weight, None)
         return y.reshape(n, self.splits * self.legos, y.shape[2], y.shape[3])
 
     def _choice(self) -> Tensor:
-        """The coefficients at their chosen places, zero elsewhere: (O, o, m O). The gradient passes to the selector."""
+        """The coefficients at the selected positions, zero elsewhere: (O, o, m O). The gradient passes to the selector."""
         hard = F.one_hot(self.chosen(), self.legos).to(self.selector.dtype)
         return self.coefficients[:, :, None] * (hard + (self.selector - self.selector.detach()))
 
@@ -138,16 +150,17 @@ class LegoConv2d(LinearOp):
 
 @dataclass(frozen=True)
 class Lego(Method):
-    """LegoNet's filters.
+    """Filters that are combined from lego filters (LegoNet).
 
-    With k = kh kw and L = m O legos: parameters k L I / o of the legos + o O L of the selector + o O of coefficients + O of
-    bias; MACs in eval k L I + o O for each output position (in training the selection is a product: k L I + o O L).
+    With k = kh kw and L = m O lego filters: parameters k L I / o for the lego filters, o O L for the selector, o O for the
+    coefficients, and O for the bias. MACs in eval mode k L I + o O for each output position. (In training the selection is a
+    product, with k L I + o O L MACs.)
 
     Args:
-        splits: o, parts of the input channels.
-        ratio: m, lego filters for each output channel.
+        splits: o, the number of parts of the input channels.
+        ratio: m, the number of lego filters for each output channel; above 0 and at most 1.
 
-    Source: Yang et al. 2019, whose tables count the k L I / o of the legos.
+    Source: Yang et al. 2019. The tables of the paper count only the k L I / o parameters of the lego filters.
     """
 
     splits: int = 2
@@ -177,19 +190,19 @@ class Lego(Method):
         return each * out_hw[0] * out_hw[1]
 
     def not_nearest(self) -> str | None:
-        return "which line each part lies nearest to is a clustering, which has no closed form"
+        return "the assignment of each part to its nearest line is a clustering, which has no closed form"
 
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return Lego(splits=1, ratio=1.0)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Lines through the origin near the dense filters' parts: see `nearest_lines`."""
+        """Set the lego filters to lines through the origin near the parts of the dense filters: see `nearest_lines`."""
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, LegoConv2d)
             rows = conv.weight.unflatten(1, (module.splits, -1)).flatten(0, 1).flatten(1).double()
             lines, chosen = nearest_lines(rows, module.legos)
             along = (rows * lines[chosen]).sum(1)
-            # Legos as large as the parts they stand for, coefficients about 1
+            # Lego filters as large as the parts that select them, and coefficients of about 1
             squares = torch.zeros(len(lines), dtype=rows.dtype, device=rows.device).index_add_(
                 0, chosen, along.square()
             )
@@ -203,23 +216,30 @@ class Lego(Method):
 
 
 def nearest_lines(rows: Tensor, count: int, sweeps: int = 20, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """`count` unit vectors with a small sum of squared distances from each row to the nearest of their lines.
+    """`count` unit vectors with a small sum of squared distances from each row to the nearest line through a unit vector.
 
-    Greedy first: the row that is farthest from all lines so far gives the next one, so that rows which already lie on so
-    few lines are met exactly. Then lines follow their rows and rows choose anew, in turn; the error never rises.
+    The start is greedy: the row that is farthest from all lines gives the next line. So rows that lie on `count` lines are
+    met exactly. Then two steps alternate: each line moves towards its rows, and each row chooses its nearest line. The error
+    never rises.
 
     Args:
         rows: (rows, F).
+        sweeps: the largest number of alternations.
+        tolerance: stop when the error falls by less than this part of the sum of squares of `rows`.
 
     Returns:
-        lines (count, F) and the line that each row chose.
+        the lines (count, F), and the index of the line for each row (rows).
+
+    >>> lines, chosen = nearest_lines(torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), 2)
+    >>> chosen
+    tensor([0, 1, 0])
     """
     lines = torch.zeros(count, rows.shape[1], dtype=rows.dtype, device=rows.device)
     squares = rows.square().sum(1)
     left = squares
     for index in range(count):
         farthest = left.argmax()
-        if left[farthest] <= 1e-14 * squares.max():  # all rows are met: what is left over may point anywhere
+        if left[farthest] <= 1e-14 * squares.max():  # all rows are met: the other lines may have any direction
             generator = torch.Generator().manual_seed(0)
             spare = torch.randn(count - index, rows.shape[1], generator=generator, dtype=rows.dtype)
             lines[index:] = F.normalize(spare, dim=1).to(rows.device)
@@ -229,7 +249,7 @@ def nearest_lines(rows: Tensor, count: int, sweeps: int = 20, tolerance: float =
     met, chosen = (rows @ lines.T).square().max(1)
     for _ in range(sweeps):
         along = (rows * lines[chosen]).sum(1)
-        # One power step towards the direction that a line's rows have in common
+        # One step of the power method towards the main direction of a line's rows
         moved = torch.zeros_like(lines).index_add_(0, chosen, rows * along[:, None])
         lines = torch.where(moved.any(1, keepdim=True), F.normalize(moved, dim=1), lines)
         before = met.sum()

@@ -1,4 +1,4 @@
-"""Low-rank fits of the filters of several layers: components that all share, and some of each layer's own."""
+"""Low-rank fits of the filters of several layers: shared components, and unique components of each layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from torch import Tensor
 
 
 def top_rows(matrix: Tensor, rank: int, beside: Tensor | None = None) -> Tensor:
-    """The `rank` leading right singular vectors as rows.
+    """The first `rank` right singular vectors of `matrix`, as rows: (rank, F).
 
-    Where the matrix has fewer rows than that, random directions orthogonal to them and to the rows of `beside` fill up, so
-    that training can use them: a zero filter with zero coefficients would never get a gradient.
+    If the matrix has fewer rows than `rank`, random rows are added that are orthogonal to the singular vectors and to
+    `beside`. Training can use these rows; a zero filter with zero coefficients would never get a gradient.
+
+    Args:
+        matrix: (rows, F).
+        beside: orthonormal rows (n, F); None for no rows.
+
+    >>> top_rows(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), 1).abs()
+    tensor([[1., 0.]])
     """
     _, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     rows = vh[:rank]
@@ -21,7 +28,7 @@ def top_rows(matrix: Tensor, rank: int, beside: Tensor | None = None) -> Tensor:
     taken = rows if beside is None else torch.cat([rows, beside])
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(rank - len(rows), matrix.shape[1], generator=generator, dtype=matrix.dtype).to(matrix.device)
-    for _ in range(2):  # once more, for what rounding left
+    for _ in range(2):  # twice, because of rounding
         random = random - random @ taken.T @ taken
     return torch.cat([rows, torch.linalg.qr(random.T).Q.T])
 
@@ -29,19 +36,26 @@ def top_rows(matrix: Tensor, rank: int, beside: Tensor | None = None) -> Tensor:
 def fit_bases(
     dense: Sequence[Tensor], shared: int, unique: int, sweeps: int = 10, tolerance: float = 1e-7
 ) -> tuple[Tensor, list[Tensor]]:
-    """Orthonormal components with a small sum over layers of ||A_i - A_i P_i||_F^2, P_i onto [unique_i, shared].
+    """Orthonormal components with a small sum over layers of ||A_i - A_i P_i||_F^2, P_i the projection to [unique_i, shared].
 
-    With only shared or only unique components this is a truncated SVD, and optimal (Eckart-Young). With both there is
-    no closed form: two steps alternate, each optimal in what it sets, so that the error never rises: the shared
-    components for what the unique ones leave, then each layer's unique ones. The better of two starts counts: the
-    greedy one (shared components first), and the directions that most layers' own best subspaces have in common,
-    which finds the components of a network that is lean already.
+    With only shared or only unique components, the result is a truncated SVD, which is optimal (Eckart-Young). With both
+    there is no closed form, and two steps alternate. The first step fits the shared components to the remainder of the unique
+    components. The second step fits the unique components of each layer. Each step is optimal, so the error never rises.
+    There are two starts, and the better result is returned. One start fits the shared components first. The other start takes
+    the main directions of the best subspaces of all layers, which finds the components of a network that is already lean.
 
     Args:
-        dense: A_i, one (out, in * kh * kw) matrix a layer.
+        dense: A_i, one (out, in * kh * kw) matrix for each layer.
+        shared, unique: the numbers of components.
+        sweeps: the largest number of alternations.
+        tolerance: stop when the error falls by less than this part of the sum of squares of `dense`.
 
     Returns:
-        shared components (shared, F), and unique ones (unique, F) for each layer, orthogonal to the shared.
+        shared components (shared, F), and for each layer unique components (unique, F) orthogonal to the shared ones.
+
+    >>> basis, uniques = fit_bases([torch.eye(4), torch.eye(4)], shared=1, unique=2)
+    >>> basis.shape, uniques[0].shape
+    (torch.Size([1, 4]), torch.Size([2, 4]))
     """
     f = dense[0].shape[1]
     if not shared:
@@ -58,7 +72,7 @@ def fit_bases(
 def _alternate(
     dense: Sequence[Tensor], basis: Tensor, unique: int, sweeps: int, tolerance: float
 ) -> tuple[float, Tensor, list[Tensor]]:
-    """(error, shared, unique components) after alternating from a start for the shared ones."""
+    """(error, shared components, unique components) after alternating from the start `basis` of the shared components."""
 
     def off(rows: Tensor, components: Tensor) -> Tensor:
         return rows - rows @ components.T @ components

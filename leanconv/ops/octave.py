@@ -1,4 +1,4 @@
-"""Octave convolution: maps come in pairs, some of the channels at half the size."""
+"""Octave convolution: feature maps are pairs, with some of the channels at half the height and width."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ Pair = tuple[Tensor, Tensor | None]
 
 
 def low_channels(channels: int, alpha: float, name: str = "alpha") -> int:
-    """How many of `channels` are low: alpha * channels, rounded.
+    """The number of low channels: alpha * channels, rounded.
 
     Raises:
-        SettingError: alpha is no number from 0 on and below 1, or leaves no high channel.
+        SettingError: `alpha` is not a number of at least 0 and below 1, or leaves no high channel.
+
+    >>> low_channels(64, 0.25)
+    16
     """
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1:
         raise SettingError(f"{name}={alpha!r} must be a number of at least 0 and below 1")
@@ -30,29 +33,36 @@ def low_channels(channels: int, alpha: float, name: str = "alpha") -> int:
 
 
 class OctaveConv2d(nn.Module):
-    """A convolution on pairs of maps, of which the second, low one has half the height and width.
+    """A convolution on pairs of maps (high, low), where the low map has half the height and width.
 
         high' = conv(high, W_hh) + up(conv(low, W_lh))
         low'  = conv(pool(high), W_hl) + conv(low, W_ll)
 
-    pool is the average over 2x2 pixels (at an odd border over what is left), up repeats each pixel 2x2 times and cuts off
-    what is too much. All four paths have the stride. Weights and biases are as many as in the dense convolution; MACs fall
-    to 1 - 0.75 a (2 - a) of its for alpha_in = alpha_out = a. With both 0 it is ``nn.Conv2d``.
+    pool is the average over 2x2 pixels; at an odd border, the average over the remaining pixels. up repeats each pixel 2x2
+    times and crops the result. All four paths have the stride. There are as many weights and biases as in the dense
+    convolution. For alpha_in = alpha_out = a, the MACs are 1 - 0.75 a (2 - a) times the MACs of the dense convolution. With
+    both alphas 0, the module equals ``nn.Conv2d``.
 
     Args:
-        alpha_in, alpha_out: the part of the channels that is low, from 0 on and below 1.
-        padding: half of the kernel, so that both maps keep their ratio; free where both alphas are 0.
+        alpha_in, alpha_out: the part of the channels that is low; at least 0 and below 1.
+        padding: half of the kernel, so that both maps keep their ratio; any padding if both alphas are 0.
 
     Shape:
-        x: (high, low): (N, I - l, H, W) and (N, l, H / 2, W / 2) rounded up, or None where l = alpha_in * I is 0
-        -> (high, low): the same of O, alpha_out, and H and W divided by the stride and rounded up. Or one image, without N.
+        x: (high, low): (N, I - l, H, W) and (N, l, H / 2, W / 2), rounded up; low is None if l = alpha_in * I is 0.
+        Returns (high, low) in the same way, with O and alpha_out, and with H and W divided by the stride and rounded up.
+        Single images without N are accepted too.
 
     Raises:
-        SettingError: an alpha out of range, groups, or a padding that changes the size by more than the stride.
+        SettingError: an alpha is out of range, `groups` is not 1, or the padding changes the size by more than the stride.
 
-    Source: Chen et al. 2019, "Drop an Octave", section 3.2. Strided layers are strided convolutions here, so that
-    alpha 0 is the ordinary network; at stride 2 the release averages 2x2 pixels and convolves with stride 1, which is
-    another function. A bias belongs to the paths from the high map.
+    Source: Chen et al. 2019, "Drop an Octave", section 3.2. Strided layers are strided convolutions here, so that alpha 0 is
+    the ordinary network. At stride 2, the release averages 2x2 pixels and convolves with stride 1, which is another function.
+    The bias belongs to the paths from the high map.
+
+    >>> layer = OctaveConv2d(16, 32, 3, padding=1)
+    >>> high, low = layer((torch.zeros(1, 8, 8, 8), torch.zeros(1, 8, 4, 4)))
+    >>> high.shape, low.shape
+    (torch.Size([1, 16, 8, 8]), torch.Size([1, 16, 4, 4]))
     """
 
     def __init__(
@@ -90,7 +100,7 @@ class OctaveConv2d(nn.Module):
         if paired and not self.spec.keeps_size:
             raise SettingError(
                 f"padding={self.spec.padding} with kernel_size={self.spec.kernel_size} and dilation={self.spec.dilation} "
-                "changes the size by more than the stride, so that the two maps would not fit; padding of "
+                "changes the size by more than the stride, so that the sizes of the two maps do not match; padding of "
                 "dilation * (kernel_size - 1) / 2 would"
             )
         high_in, high_out = in_channels - self.low_in, out_channels - self.low_out
@@ -106,7 +116,7 @@ class OctaveConv2d(nn.Module):
         return nn.Conv2d(**settings)
 
     def reset_parameters(self) -> None:
-        """Normal over the fan out of the dense convolution, as ResNet does; biases start at 0."""
+        """Initialise the weights: normal over the fan out of the dense convolution, as in ResNet. Biases are 0."""
         kh, kw = self.spec.kernel_size
         deviation = (2 * self.spec.groups / (self.spec.out_channels * kh * kw)) ** 0.5
         for path in (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low):
@@ -117,7 +127,7 @@ class OctaveConv2d(nn.Module):
 
     def forward(self, x: Pair) -> Pair:
         high, low = x
-        if isinstance(high, Tensor) and high.dim() == 3:  # one image; what FX traces with has no rank
+        if isinstance(high, Tensor) and high.dim() == 3:  # a single image; a proxy of FX has no rank
             pair = self.forward((high.unsqueeze(0), None if low is None else low.unsqueeze(0)))
             return pair[0].squeeze(0), None if pair[1] is None else pair[1].squeeze(0)
         new_high = self.high_to_high(high)
@@ -135,7 +145,7 @@ class OctaveConv2d(nn.Module):
 
 
 def _doubled(x: Tensor, height: int, width: int) -> Tensor:
-    """Each pixel 2x2 times, cut to a size that is even or one less."""
+    """Each pixel repeated 2x2 times, cropped to (height, width), which may be odd."""
     if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
         # Cutting would make torch.export ask whether the size is odd. Pixel i comes from floor(i * small / large) = i // 2
         return F.interpolate(x, size=(height, width), mode="nearest")

@@ -1,4 +1,4 @@
-"""Averages that leave no pixel out, on maps of any size."""
+"""Average pooling that uses all pixels of a map of any size."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from torch import Tensor, nn
 
 
 class EdgeAvgPool2d(nn.AvgPool2d):
-    """The average over each window of stride 1 or 2 in each direction; a window at an odd border over what is left.
+    """The average over windows of 1 or 2 pixels in each direction; at an odd border, over the remaining pixels.
 
-    It is ``nn.AvgPool2d(size, ceil_mode=True, count_include_pad=False)``. Where torch.export leaves a size open, that
-    asks whether the size is odd, and so fixes it. There zeros are appended instead, and the averages are divided by those
-    of a map of ones with the same zeros: 1, or 1/2 and 1/4 at an odd border, so that no rounding differs. (Repeating the
-    last pixels needs no division; runtimes gather them one by one: that took 6 % of SPConv-ResNet50's time in OpenVINO.)
+    The module equals ``nn.AvgPool2d(size, ceil_mode=True, count_include_pad=False)``. But this would fix a size that
+    torch.export leaves open, because it depends on whether the size is odd. For an open size, zeros are appended instead. The
+    averages are divided by the averages of a map of ones with the same zeros: 1, or 1/2 and 1/4 at an odd border, so that
+    rounding is equal. (Repeating the last pixels needs no division, but runtimes gather these pixels one by one: this took 6 %
+    of SPConv-ResNet50's time in OpenVINO.)
 
     Args:
-        kernel_size: (height, width), each 1 or 2; the stride too.
+        kernel_size: (height, width), each 1 or 2; also the stride.
+
+    Shape:
+        x: (N, C, H, W) -> (N, C, H / kernel height, W / kernel width), rounded up.
+
+    >>> EdgeAvgPool2d((2, 2))(torch.zeros(1, 8, 7, 7)).shape
+    torch.Size([1, 8, 4, 4])
     """
 
     def __init__(self, kernel_size: tuple[int, int]) -> None:

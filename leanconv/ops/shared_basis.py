@@ -1,4 +1,4 @@
-"""Filter bases: layers of a stage build their filters from shared components and a few of their own."""
+"""Filter bases: the layers of a stage combine their filters from shared components and a few unique components."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ from leanconv.ops.low_rank import fit_bases
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
 
-# In the release a convolution's parts stand in its block beside those of the others
+# In the release, the tensors of all convolutions of a block are attributes of the block
 RELEASED = {"unique": "basis_conv{n}.weight", "norm.": "basis_bn{n}.", "coefficients": "coeff_conv{n}.weight"}
 
 
 class FilterBasis(nn.Module):
-    """The shared components of one group of layers: one basis, or several that its layers use in turn.
+    """The shared components of one group of layers: one basis, or several bases that the layers use in turn.
 
     Args:
-        bases: how many bases; all of them are kept orthogonal to each other too.
-        shared: components in each.
+        bases: the number of bases; the penalty keeps the components of all bases orthogonal to each other.
+        shared: the number of components of each basis.
         filter_shape: (in, kh, kw).
+        penalty_weight: weight of the orthogonality penalty; 0 for none.
     """
 
     def __init__(self, bases: int, shared: int, filter_shape: tuple[int, int, int], penalty_weight: float) -> None:
@@ -50,7 +51,7 @@ class FilterBasis(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Orthonormal components."""
+        """Initialise the components: orthonormal."""
         with torch.no_grad():
             self.weight.copy_(orthonormal(self.weight))
 
@@ -59,7 +60,7 @@ class FilterBasis(nn.Module):
         return self.weight[index * self.shared : (index + 1) * self.shared]
 
     def penalty_terms(self) -> list[PenaltyTerm]:
-        """||B B^T - I||_F^2 of all components stacked, as one part of the mean over the whole network."""
+        """||B B^T - I||_F^2 of all components B, as one term of the mean over the whole network."""
         if not self.penalty_weight:
             return []
         rows = self.weight.flatten(1)
@@ -67,30 +68,35 @@ class FilterBasis(nn.Module):
 
 
 class SharedBasisConv2d(LinearOp):
-    """A convolution whose filters are combinations of basis filters, most of them shared with other layers.
+    """A convolution whose filters are combinations of basis filters; other layers share most of the basis filters.
 
         y = coefficients * norm(conv(x, [unique, basis.weight[index]])) + bias
 
-    where * is a 1x1 convolution and [ , ] stacks filters. Stride, padding and dilation are those of the first
-    convolution. There is no activation between the two.
+    where * is a 1x1 convolution and [ , ] stacks filters. The first convolution has the stride, padding and dilation. There is
+    no activation between the two convolutions.
 
     Args:
-        shared: components taken from the basis; 0 for none.
-        unique: components of this layer's own; 0 for none.
-        norm: a BatchNorm2d between components and coefficients.
-        basis: the shared components; None makes them (when shared > 0), and this layer then owns them.
-        index: which of the basis's bases this layer uses.
+        shared: the number of shared components; 0 for none.
+        unique: the number of this layer's own components; 0 for none.
+        norm: whether a BatchNorm2d is between components and coefficients.
+        basis: the shared components; None makes new components (if shared > 0), which this layer owns.
+        index: the index of the basis in `basis` that this layer uses.
+        penalty_weight: weight of the orthogonality penalty of a new basis; 0 for none.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
         unique: (unique, I, kh, kw); coefficients: (O, unique + shared, 1, 1); bias: (O).
 
     Raises:
-        SettingError: no component at all, grouped convolutions, or a basis of another shape.
+        SettingError: there is no component, `groups` is not 1, or the basis has another shape.
 
-    Source: "Learning deeply shared filter bases", eqs. 1-3 and section 3.3. Order and norm are those of the release,
-    which runs shared and unique components as two convolutions and a concatenation; this runs one (``form``
-    "stacked"; "apart" is the release's, for files that are to hold the shared ones once).
+    Source: "Learning deeply shared filter bases", eqs. 1-3 and section 3.3. The order and the norm are as in the release. The
+    release runs shared and unique components as two convolutions and a concatenation, which is ``form`` "apart" here. The
+    default ``form`` "stacked" runs one convolution. "apart" is for files that hold the shared components only once.
+
+    >>> layer = SharedBasisConv2d(16, 32, 3, padding=1, shared=8, unique=2)
+    >>> layer.coefficients.shape, layer.components().shape
+    (torch.Size([32, 10, 1, 1]), torch.Size([10, 16, 3, 3]))
     """
 
     def __init__(
@@ -122,7 +128,9 @@ class SharedBasisConv2d(LinearOp):
         elif basis is not None:
             found = (basis.shared, *basis.weight.shape[1:])
             if found != (shared, *filter_shape):
-                raise SettingError(f"a basis of shape {found} has not the {(shared, *filter_shape)} of this layer")
+                raise SettingError(
+                    f"a basis of shape {found} does not have the shape {(shared, *filter_shape)} of this layer"
+                )
             self.__dict__["basis"] = basis  # a reference: the owner registers it
         self.shared, self.index = shared, index
         self.form: Literal["stacked", "apart"] = "stacked"
@@ -134,7 +142,7 @@ class SharedBasisConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Orthonormal components of its own, Kaiming normal coefficients; the basis looks after itself."""
+        """Initialise the unique components (orthonormal) and the coefficients (Kaiming normal); the basis does so itself."""
         if self.unique is not None:
             with torch.no_grad():
                 self.unique.copy_(orthonormal(self.unique))
@@ -157,7 +165,7 @@ class SharedBasisConv2d(LinearOp):
         return f"shared={self.shared}{held}, unique={0 if self.unique is None else len(self.unique)}"
 
     def components(self) -> Tensor:
-        """Its basis filters, own ones first: (rank, I, kh, kw)."""
+        """The basis filters of this layer, the unique components first: (rank, I, kh, kw)."""
         if not self.shared:
             assert self.unique is not None
             return self.unique
@@ -185,7 +193,7 @@ class SharedBasisConv2d(LinearOp):
         if norm is None:
             return None
         if self.training:
-            raise RunError("a norm stands between basis and coefficients: call eval() before weight_dense()")
+            raise RunError("a norm is between basis and coefficients: call eval() before weight_dense()")
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         return scale, norm.bias - norm.running_mean * scale
@@ -208,7 +216,7 @@ class SharedBasisConv2d(LinearOp):
         return forms(self, affine)
 
     def compact_(self) -> None:
-        """Shared and unique components are two convolutions: stacked, each layer would hold a copy of the shared ones."""
+        """Compute shared and unique components in two convolutions, so that a file holds the shared components once."""
         self.form = "apart"
 
     def shared_components(self) -> SharedComponents | None:
@@ -232,23 +240,24 @@ class SharedBasisConv2d(LinearOp):
 
 @dataclass(frozen=True)
 class SharedBasis(Method):
-    """Filter bases, shared by the convolutions of one shape in one stage.
+    """Filter bases that the convolutions of one shape in one stage share.
 
-    With F = I kh kw inputs to a filter, R = shared + unique and N layers in a group: parameters
-    bases * shared * F + N * (unique * F + R O + 2 R of the norm) + biases; MACs R (F + O) for each output position,
-    so a rank of F O / (F + O) breaks even (0.9 O for a 3x3 with I = O).
+    With F = I kh kw inputs of a filter, R = shared + unique and N layers in a group: parameters bases * shared * F +
+    N * (unique * F + R O), N * 2 R for the norms, and N * O for the biases. MACs R (F + O) for each output position. So at
+    rank F O / (F + O) the MACs equal the MACs of the dense layer (0.9 O for a 3x3 convolution with I = O).
 
     Args:
-        shared: components that all layers of a group share; 0 for none.
-        unique: components that each layer has for itself; 0 for none.
-        bases: how many shared bases a group has; its layers use them in turn. 2 is the paper's "double" basis, one for
-            the first convolutions of the blocks and one for the second, where whole blocks convert.
-        growth: both counts are multiplied by this for each stage after the first one that converts, as the widths are.
-        norm: a BatchNorm2d between components and coefficients.
+        shared: the number of components that all layers of a group share; 0 for none.
+        unique: the number of each layer's own components; 0 for none.
+        bases: the number of shared bases of a group; the layers use them in turn. 2 is the paper's "double" basis: if whole
+            blocks are converted, one basis is for the first and one for the second convolutions of the blocks.
+        growth: `shared` and `unique` are multiplied by this factor for each stage after the first converted stage, as the
+            widths of the network grow.
+        norm: whether a BatchNorm2d is between components and coefficients.
         penalty_weight: weight of the orthogonality penalty on the shared components; 0 for none.
 
-    Source: "Learning deeply shared filter bases for efficient ConvNets", sections 3.1-3.3; its networks
-    ResNetL-SsUu keep the first block of every stage dense: say so with `where` or `exclude`.
+    Source: "Learning deeply shared filter bases for efficient ConvNets", sections 3.1-3.3. The paper's networks ResNetL-SsUu
+    keep the first block of every stage dense: use `where` or `exclude`.
     """
 
     shared: int = 8
@@ -274,7 +283,7 @@ class SharedBasis(Method):
         return None
 
     def reject_linear(self, spec: ConvSpec) -> str | None:
-        """None: a basis of rows, and with ``shared=0`` a product of two thin layers, serves every linear layer."""
+        """Always None: filter bases can replace every linear layer; with ``shared=0`` by a product of two thin layers."""
         return None
 
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
@@ -336,7 +345,7 @@ class SharedBasis(Method):
         return SharedBasis(shared=0, unique=min(spec.fan_in, spec.out_channels), norm=False)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Least squares over the dense weights: each basis and its layers by `fit_bases`; the norm does nothing in eval."""
+        """Fit each basis and its layers to the dense weights with `fit_bases`; the norms become the identity in eval mode."""
         layers = [module for module in modules if isinstance(module, SharedBasisConv2d)]
         for bank in range(self.bases):
             members = range(bank, len(layers), self.bases)
@@ -352,7 +361,7 @@ class SharedBasis(Method):
                 components = torch.cat([own, basis])
                 layer.coefficients.copy_((rows @ components.T)[:, :, None, None])
                 if layer.norm is not None:
-                    layer.norm.reset_parameters()  # mean 0, variance 1: in eval it then only divides by sqrt(1 + eps)
+                    layer.norm.reset_parameters()  # mean 0, variance 1: in eval mode the norm only divides by sqrt(1 + eps)
                     layer.norm.weight.fill_((1 + layer.norm.eps) ** 0.5)
                 conv_bias = convs[i].bias
                 if layer.bias is not None and conv_bias is not None:
@@ -365,7 +374,7 @@ def _stage(site: Site) -> int:
 
 
 def _warn_above_break_even(groups: Sequence[Group]) -> None:
-    """Say where a rank is so high that the layers cost more MACs than before."""
+    """Warn if a rank is so high that the lean layers have more MACs than the dense layers."""
     costly = []
     for group in groups:
         method, spec = group.method, group.sites[0].spec

@@ -1,4 +1,4 @@
-"""Soft parameter sharing: layers mix their weights from the templates of one bank."""
+"""Soft parameter sharing: the weights of several layers are combinations of the templates of one bank."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["SoftShared", "SoftSharedConv2d"]
 
 
 class TemplateBank(nn.Module):
-    """The templates that several convolutions of one weight shape mix their weights from.
+    """The templates whose combinations are the weights of several convolutions of one shape.
 
     Args:
-        templates: k, how many.
-        weight_shape: (out, in / groups, kh, kw) of each.
+        templates: k, the number of templates.
+        weight_shape: (out, in / groups, kh, kw), the shape of each template.
     """
 
     def __init__(self, templates: int, weight_shape: tuple[int, int, int, int]) -> None:
@@ -38,13 +38,13 @@ class TemplateBank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal over the fan out of each template."""
+        """Initialise the templates: Kaiming normal over the fan out of one template."""
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         with torch.no_grad():
-            self.weight.mul_(self.templates**0.5)  # torch takes the filters of all templates for the fan out
+            self.weight.mul_(self.templates**0.5)  # torch's fan out counts the filters of all templates
 
     def mixed(self, coefficients: Tensor) -> Tensor:
-        """sum over j of coefficients[j] * template j: (out, in / groups, kh, kw)."""
+        """The combination sum over j of coefficients[j] * template j: (out, in / groups, kh, kw)."""
         templates = self.weight.unflatten(0, (self.templates, -1))
         return (coefficients[:, None, None, None, None] * templates).sum(0)
 
@@ -54,12 +54,12 @@ class SoftSharedConv2d(LinearOp):
 
         y = conv(x, W) + bias,   W = sum over j of coefficients[j] * bank.template[j]
 
-    Stride, padding, dilation, coefficients and bias are this layer's own. Mixing costs k multiplications for each weight
-    once a call, whatever the size of the map; it is no part of the MACs.
+    Each layer has its own stride, padding, dilation, coefficients and bias. Each call computes W with k multiplications for
+    each weight, for maps of any size; the MACs do not include these multiplications.
 
     Args:
-        templates: k, in the bank.
-        bank: the shared templates; None makes them, and this layer then owns them.
+        templates: k, the number of templates in the bank.
+        bank: the shared templates; None makes new templates, which this layer owns.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
@@ -69,6 +69,11 @@ class SoftSharedConv2d(LinearOp):
         SettingError: the bank has another number of templates, or another shape than this convolution.
 
     Source: Savarese & Maire 2019, "Learning Implicitly Recurrent CNNs Through Parameter Sharing".
+
+    >>> first = SoftSharedConv2d(16, 16, 3, templates=2)
+    >>> second = SoftSharedConv2d(16, 16, 3, templates=2, bank=first.bank)
+    >>> second.coefficients.shape, second.bank is first.bank
+    (torch.Size([2]), True)
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class SoftSharedConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Coefficients of length 1, so that weights start as large as one template; the bank looks after itself."""
+        """Initialise the coefficients with norm 1, so that the weight is as large as one template; the bank does so itself."""
         with torch.no_grad():
             self.coefficients.copy_(nn.functional.normalize(torch.randn_like(self.coefficients), dim=0))
         if self.bias is not None:
@@ -138,13 +143,14 @@ class SoftSharedConv2d(LinearOp):
 
 @dataclass(frozen=True)
 class SoftShared(Method):
-    """Templates for all convolutions of one shape in one stage, mixed anew by each (soft sharing, SWRN).
+    """Templates for all convolutions of one shape in one stage; each layer has its own combination (soft sharing, SWRN).
 
-    With N layers in a group: parameters k kh kw I O / G of the templates + N (k + O of bias); MACs as before. With as many
-    templates as layers nothing is saved and nothing lost. A convolution with nothing to share with stays dense.
+    With N layers in a group: parameters k kh kw I O / G for the templates, N k for the coefficients, and N O for the biases.
+    MACs are those of the dense layers. With as many templates as layers, nothing is saved and nothing is lost. A convolution
+    stays dense if no other convolution in its stage has its shape.
 
     Args:
-        templates: k, in each bank.
+        templates: k, the number of templates in each bank.
 
     Source: Savarese & Maire 2019.
     """
@@ -174,7 +180,7 @@ class SoftShared(Method):
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         bank = TemplateBank(self.templates, specs[0].weight_shape)
         modules = [SoftSharedConv2d(**spec.kwargs(), templates=self.templates, bank=bank) for spec in specs]
-        # Layers start as different as they can, as in the release: orthogonal coefficients
+        # Orthogonal coefficients, so that the layers start as different as possible, as in the release
         start = nn.init.orthogonal_(torch.empty(len(specs), self.templates, device=bank.weight.device))
         with torch.no_grad():
             for module, row in zip(modules, nn.functional.normalize(start, dim=1), strict=True):
@@ -191,15 +197,18 @@ class SoftShared(Method):
         return specs[index].macs(out_hw)
 
     def degenerate(self, spec: ConvSpec) -> Method | None:
-        return SoftShared(templates=1)  # of a layer alone; of several, as many as there are
+        return SoftShared(templates=1)  # for a single layer; for several layers, as many templates as layers
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Truncated SVD of the stacked weights, one row a layer: nearest in the Frobenius norm (Eckart-Young)."""
+        """Fit templates and coefficients by a truncated SVD of the stacked weights: the nearest in the Frobenius norm.
+
+        Each row of the stacked weights is the weight of one layer. Source: Eckart & Young 1936.
+        """
         layers = [module for module in modules if isinstance(module, SoftSharedConv2d)]
         stacked = torch.stack([conv.weight.flatten() for conv in convs]).double()
         templates = top_rows(stacked, self.templates)
         coefficients = stacked @ templates.T
-        # Templates as large as the layers' weights, coefficients about 1; a template without a part in any stays usable
+        # Templates as large as the layers' weights, coefficients of about 1; a template that no layer uses stays trainable
         size = coefficients.square().mean(0).sqrt()
         size = torch.where(size > 1e-6 * size.max(), size, size.max().clamp(min=1e-12))
         bank = layers[0].bank

@@ -1,4 +1,4 @@
-"""SPConv: a costly convolution on the representative channels, a cheap one on the others, and a gate between them."""
+"""SPConv: a k x k convolution on the representative channels, a 1x1 convolution on the others, and a gate."""
 
 from __future__ import annotations
 
@@ -25,22 +25,28 @@ from leanconv.ops.pooling import EdgeAvgPool2d
 
 __all__ = ["Split", "SplitConv2d"]
 
-fx.wrap("gated_sum")  # FX keeps the call whole: its choice between two backward passes cannot be traced
+fx.wrap("gated_sum")  # FX does not trace into the call, because it chooses between two backward passes
 Representative = Literal["sum", "chain", "full"]
-# Up to this many input channels one k x k convolution trains quicker than the grouped one and the 1x1 beside it, though
-# it multiplies by zeros (forward and backward in bfloat16 channels_last on an AVX-512 core, a 3x3 that keeps its width:
-# 16 channels 5.3 against 11.1 ms, 32: 3.5 against 4.9, 64: 3.2 against 3.4).
+# Up to this many input channels, one merged k x k convolution trains faster than the grouped and the 1x1 convolution,
+# although it multiplies by zeros. Forward and backward in bfloat16 channels_last on an AVX-512 core, 3x3 with I = O, merged
+# and apart: 16 channels 5.3 and 11.1 ms, 32 channels 3.5 and 4.9 ms, 64 channels 3.2 and 3.4 ms.
 MERGE_UP_TO = 64
 
 
 def representative_channels(in_channels: int, ratio: float, groups: int) -> int:
-    """ratio * in_channels to the nearest multiple of `groups` (halves go up), at least one channel a group."""
+    """The number of representative channels: the multiple of `groups` nearest to ratio * in_channels; halves are rounded up.
+
+    There is at least one channel for each group.
+
+    >>> representative_channels(64, 0.5, 2)
+    32
+    """
     nearest = math.floor(ratio * in_channels / groups + 0.5) * groups
     return min(max(nearest, groups), in_channels // groups * groups)
 
 
 def split_error(spec: ConvSpec, groups: int) -> str | None:
-    """Why a split convolution with `groups` cannot stand in for `spec`; None when it can."""
+    """The reason why a split convolution with `groups` cannot replace a convolution with this spec; None if it can."""
     if spec.groups != 1:
         return f"this convolution has groups={spec.groups}; a split needs all input channels in one"
     if spec.pointwise:
@@ -50,7 +56,7 @@ def split_error(spec: ConvSpec, groups: int) -> str | None:
     if not spec.keeps_size:
         return (
             f"padding={spec.padding} with kernel_size={spec.kernel_size} and dilation={spec.dilation} changes the size by "
-            "more than the stride, so that the branches would not meet; padding of dilation * (kernel_size - 1) / 2 would"
+            "more than the stride, so that the branches differ in size; padding of dilation * (kernel_size - 1) / 2 would"
         )
     if spec.out_channels % groups or spec.in_channels < groups:
         options = [d for d in divisors(spec.out_channels) if d <= spec.in_channels]
@@ -69,26 +75,30 @@ class SplitConv2d(ConvOp):
         gate = softmax over the two branches of their global averages = sigmoid(mean(u3) - mean(u1))
         y = gate * u3 + (1 - gate) * u1
 
-    with R = ratio * I to the nearest multiple of groups. pool is the average over each stride's pixels, present where
-    the stride is 2; on odd maps its last window holds what is left. With no redundant channels (ratio 1, or
-    ``redundant=False``) there is one branch and no gate. The convolution's own bias is the norms' shift.
+    with R = ratio * I, rounded to the nearest multiple of own_groups. At stride 2, pool is the average over the pixels of
+    each stride; on odd maps, the last window averages the remaining pixels. At stride 1 there is no pool. Without redundant
+    channels (ratio 1, or ``redundant=False``) there is one branch and no gate. The bias is the shift of the norms.
 
     Args:
         ratio: alpha, the representative part of the input channels, in (0, 1].
-        groups: of the k x k convolution on the representative channels (the paper's g, not the host's groups).
-        fusion: the gate; False adds the branches.
-        representative: "sum" is grouped + point side by side; "chain" the grouped convolution followed by a 1x1
-            O -> O; "full" one k x k convolution without groups and without a 1x1.
-        redundant: whether the other channels are used at all.
+        own_groups: the groups of the k x k convolution on the representative channels (g in the paper). `groups` must be 1.
+        fusion: whether a gate fuses the branches; False adds the branches.
+        representative: "sum" adds the grouped convolution and the 1x1 convolution; "chain" is the grouped convolution
+            followed by a 1x1 convolution O -> O; "full" is one k x k convolution without groups and without a 1x1.
+        redundant: whether the other channels are used.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
 
     Raises:
-        SettingError: a stride over 2, host groups, a padding that changes the size, or groups that do not divide O.
+        SettingError: the stride is over 2, `groups` is not 1, the padding changes the size by more than the stride, or
+            `own_groups` does not divide O.
 
-    Source: "Split to Be Slim", sections 3.2-3.4, eqs. 2-7; the variants are the rows of its Table 4. The release fails on
-    odd maps at stride 2, at ratio 1 and with dilation, and pools twice.
+    Source: "Split to Be Slim", sections 3.2-3.4, eqs. 2-7; the variants are the rows of Table 4. The release fails for odd
+    maps at stride 2, for ratio 1 and with dilation, and pools twice.
+
+    >>> SplitConv2d(16, 32, 3, padding=1)(torch.zeros(1, 16, 8, 8)).shape
+    torch.Size([1, 32, 8, 8])
     """
 
     def __init__(
@@ -146,7 +156,7 @@ class SplitConv2d(ConvOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal over the fan out, as ResNet does."""
+        """Initialise the weights: Kaiming normal over the fan out, as in ResNet. Biases are 0."""
         for conv in (self.grouped, self.point, self.redundant):
             if conv is not None:
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -176,14 +186,14 @@ class SplitConv2d(ConvOp):
 
     @property
     def bias(self) -> None:
-        """A bias of the convolution is the norms' shift."""
+        """None: the shift of the norms replaces the bias."""
         return None
 
     def convolve(self, x: Tensor) -> Tensor:
         # split, not slices: the backward pass of a slice drops channels_last, which costs a third of a training step
         used, rest = x.split((self.used, self.in_channels - self.used), 1)
         if self.training and self.merges:
-            used, rest = used.clone(), rest.clone()  # dense once, not in each convolution and each of its gradients
+            used, rest = used.clone(), rest.clone()  # contiguous once, not again in each convolution and each gradient
             u3 = self.conv2d(used, self.merged_weight(), None)
         else:
             u3 = self.grouped(used)
@@ -198,25 +208,25 @@ class SplitConv2d(ConvOp):
         return gated_sum(u3, u1) if self.fusion else u3 + u1
 
     def _centre(self) -> Pair | None:
-        """The tap of the k x k kernel that falls on the output's own pixel; None where there is none."""
+        """The (row, column) of the k x k tap at the output's own pixel; None without such a tap."""
         left, _, top, _ = self.spec.pads
         (dh, dw) = self.dilation
         return None if top % dh or left % dw else (top // dh, left // dw)
 
     def merged_weight(self) -> Tensor:
-        """The grouped convolution and the 1x1 beside it as one k x k weight: (O, R, kh, kw); for where `mergeable` is set."""
+        """The grouped convolution and the 1x1 convolution as one k x k weight (O, R, kh, kw), if `mergeable` is true."""
         centre, point, (kh, kw) = self._centre(), self.point, self.kernel_size
         assert centre is not None and point is not None
         (row, column), groups = centre, self.grouped.groups
         width, rows = self.used // groups, self.out_channels // groups
-        blocks = [  # slices, since FX cannot go through the parts that chunk gives
+        blocks = [  # slices, because FX cannot iterate over the result of chunk
             F.pad(self.grouped.weight[g * rows : (g + 1) * rows], (0, 0, 0, 0, width * g, width * (groups - g - 1)))
             for g in range(groups)
         ]
         return torch.cat(blocks) + F.pad(point.weight, (column, kw - column - 1, row, kh - row - 1))
 
     def _pooled(self, pool: nn.Module, x: Tensor, used: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """Both parts at the size of the output, for the 1x1 convolutions that there are: one pooling where both need it."""
+        """The inputs of the 1x1 convolutions at the size of the output; a single pooling if there are two of them."""
         beside = self.point is not None and not self.chained
         if beside and self.redundant is not None:
             used, rest = pool(x).split((self.used, self.in_channels - self.used), 1)
@@ -234,7 +244,7 @@ class SplitConv2d(ConvOp):
         return layer.renamed(convs | {"norm3.": ("bn1.",), "norm1.": ("bn2.",)})
 
     def sums_left_out(self, out: Tensor) -> int:
-        """The paper averages both branches for the gate, this their difference, which is equal."""
+        """The additions of a second average: the paper averages both branches, and this module averages their difference."""
         return out.numel() + out.shape[0] * out.shape[1] if self.fusion and self.redundant is not None else 0
 
 
@@ -242,17 +252,18 @@ class SplitConv2d(ConvOp):
 class Split(Method):
     """Split convolution (SPConv).
 
-    With R representative channels of I, g groups and k = kh kw: parameters k R O / g + R O of the 1x1 beside it +
-    (I - R) O + O of bias + 4 O of the two norms; MACs (k R / g + I) O for each output position.
+    With R representative channels of I, g groups and k = kh kw: parameters k R O / g for the grouped convolution, R O for the
+    1x1 convolution on the same channels, (I - R) O + O for the redundant channels, and 4 O for the two norms. MACs
+    (k R / g + I) O for each output position.
 
     Args:
         ratio: alpha, the representative part of the input channels, in (0, 1].
-        groups: of the convolution on the representative channels.
-        fusion: the gate between the branches; False adds them.
-        representative: "sum" (the paper's), "chain" or "full": see `SplitConv2d`.
-        redundant: whether the other channels are used at all.
+        groups: the groups of the k x k convolution on the representative channels.
+        fusion: whether a gate fuses the branches; False adds the branches.
+        representative: "sum" (as in the paper), "chain" or "full": see `SplitConv2d`.
+        redundant: whether the other channels are used.
 
-    Source: "Split to Be Slim: An Overlooked Redundancy in Vanilla Convolution", eq. 9 (which leaves bias and norms out).
+    Source: "Split to Be Slim: An Overlooked Redundancy in Vanilla Convolution", eq. 9 (without bias and norms).
     """
 
     ratio: float = 0.5
@@ -286,7 +297,7 @@ class Split(Method):
         ]
 
     def _weights(self, spec: ConvSpec) -> tuple[int, int]:
-        """Weights of the convolutions, and redundant channels."""
+        """The number of weights of the convolutions, and the number of redundant channels."""
         used = representative_channels(spec.in_channels, self.ratio, self.groups)
         rest = spec.in_channels - used if self.redundant else 0
         o, taps = spec.out_channels, spec.kernel_size[0] * spec.kernel_size[1]
@@ -308,7 +319,7 @@ class Split(Method):
         return Split(ratio=1.0, groups=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Least squares over the dense weight with the gate at 1/2 and norms that do nothing in eval."""
+        """Fit the weights by least squares, for a gate of 1/2 and norms that are the identity in eval mode."""
         for module, conv in zip(modules, convs, strict=True):
             assert isinstance(module, SplitConv2d)
             _fit(module, conv)
@@ -323,7 +334,7 @@ def _fit(module: SplitConv2d, conv: nn.Conv2d) -> None:
         nn.init.dirac_(module.point.weight)
     elif module.point is not None:
         cheap = _pooled_tap(weight[:, :used], spec)
-        for g in range(groups):  # what the grouped convolution already holds is not the 1x1's to hold
+        for g in range(groups):  # the 1x1 is zero at the weights of the grouped convolution
             rows, columns = cheap.shape[0] // groups, cheap.shape[1] // groups
             cheap[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = 0
         module.point.weight.copy_(cheap[:, :, None, None])
@@ -334,22 +345,22 @@ def _fit(module: SplitConv2d, conv: nn.Conv2d) -> None:
     norms = [norm for norm in (module.norm3, module.norm1) if norm is not None]
     for norm in norms:
         norm.reset_parameters()
-        norm.weight.fill_((1 + norm.eps) ** 0.5)  # in eval x / sqrt(1 + eps) * this = x
+        norm.weight.fill_((1 + norm.eps) ** 0.5)  # in eval mode x / sqrt(1 + eps) * weight = x
         if conv.bias is not None:
             norm.bias.copy_(conv.bias if gated or len(norms) == 1 else conv.bias / 2)
 
 
 def _diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
-    """The part of a dense weight that a grouped convolution can hold."""
+    """The diagonal blocks of a dense weight, which are the weight of a grouped convolution."""
     blocks = weight.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))  # (g, o, g, i, kh, kw)
     return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0).flatten(0, 1)
 
 
 def _pooled_tap(weight: Tensor, spec: ConvSpec) -> Tensor:
-    """The 1x1 weight that, on the average over each stride's pixels, comes nearest to a k x k convolution.
+    """The 1x1 weight on the average over each stride's pixels that is nearest to a k x k convolution.
 
-    The average has weight 1 / (sh sw) on the pixels (0..sh-1, 0..sw-1); least squares over taps gives the sum of the
-    kernel's taps that fall on those pixels.
+    The average has weight 1 / (sh sw) on the pixels (0..sh-1, 0..sw-1). The least-squares solution is the sum of the kernel's
+    taps at these pixels.
     """
     left, _, top, _ = spec.pads
     (kh, kw), (dh, dw), (sh, sw) = spec.kernel_size, spec.dilation, spec.stride

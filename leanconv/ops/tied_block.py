@@ -1,4 +1,4 @@
-"""Tied block convolution: one thin filter bank, applied to every block of channels."""
+"""Tied block convolution: one thin filter bank is applied to all blocks of channels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["TiedBlock", "TiedBlockConv2d"]
 
 
 class TiedBlockConv2d(LinearOp):
-    """One thin filter bank, applied to every block of input channels.
+    """A convolution that applies one thin filter bank to all blocks of input channels.
 
         y[:, b*O/B:(b+1)*O/B] = conv(x[:, b*I/B:(b+1)*I/B], weight)   for b in range(B)
 
-    Equal to a convolution with ``groups=blocks`` whose groups hold the same weights: parameters fall by B**2 (the bias
-    by B), MACs by B. Blocks do not mix: put a 1x1 convolution around it. With ``groups`` G it is the paper's TGC: each
-    group has a bank of its own, and channels are ordered by group, then by block.
+    The module equals a convolution with ``groups=blocks`` whose groups have the same weights. Parameters fall by the factor
+    B**2 (the bias by B), and MACs by B. Blocks do not mix, so the network needs a 1x1 convolution before or after. With
+    ``groups`` G the module is the paper's TGC: each group has its own bank, and channels are ordered by group, then by block.
 
     Args:
         blocks: B; divides in_channels / groups and out_channels / groups.
@@ -39,10 +39,14 @@ class TiedBlockConv2d(LinearOp):
         weight: (O / B, I / (B G), kh, kw); bias: (O / B).
 
     Raises:
-        SettingError: blocks does not divide a channel count.
+        SettingError: `blocks` does not divide a number of channels.
 
-    Source: Wang & Yu 2021, "TBC Formulation", eqs. 3 and 4. The release copies its input, drops channels_last, and
-    orders channels by block first when it is given groups; this follows the paper.
+    Source: Wang & Yu 2021, "TBC Formulation", eqs. 3 and 4. The release copies the input and drops channels_last. With groups,
+    the release orders channels by block first; this module follows the paper.
+
+    >>> layer = TiedBlockConv2d(16, 32, 3, padding=1, blocks=4)
+    >>> layer.weight.shape, layer(torch.zeros(1, 16, 8, 8)).shape
+    (torch.Size([8, 4, 3, 3]), torch.Size([1, 32, 8, 8]))
     """
 
     def __init__(
@@ -65,8 +69,8 @@ class TiedBlockConv2d(LinearOp):
         if error:
             raise SettingError(error)
         self.blocks = blocks
-        # "fold" is for devices without quick grouped convolutions; on AVX-512 cores in channels_last, forward and backward,
-        # "grouped" won at every width (512 channels at 7x7, B = 2: 52 against 56 ms; 128 at 28x28: 58 against 84).
+        # "fold" is for devices with slow grouped convolutions. On AVX-512 cores in channels_last, forward and backward,
+        # "grouped" was faster at all widths (B = 2, 512 channels at 7x7: 52 and 56 ms; 128 channels at 28x28: 58 and 84 ms).
         self.form: Literal["grouped", "fold"] = "grouped"
         self.weight = nn.Parameter(
             torch.empty(out_channels // blocks, in_channels // (blocks * groups), *self.kernel_size)
@@ -75,7 +79,7 @@ class TiedBlockConv2d(LinearOp):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal over the fan out of one block, as ResNet does; the bias starts at 0."""
+        """Initialise the weight: Kaiming normal over the fan out of one block, as in ResNet. The bias is 0."""
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -93,14 +97,14 @@ class TiedBlockConv2d(LinearOp):
         return self.conv2d(x, self._over_blocks(self.weight), bias, self.groups * self.blocks)
 
     def _over_blocks(self, bank: Tensor) -> Tensor:
-        """The bank of each group repeated for every block: rows in the order group, block, filter."""
+        """The bank of each group, repeated for each block; the rows are ordered by group, block and filter."""
         if self.groups == 1:
             return torch.cat([bank] * self.blocks)
         rows = bank.unflatten(0, (self.groups, -1))
         return torch.stack([rows] * self.blocks, 1).flatten(0, 2)
 
     def _fold(self, x: Tensor) -> Tensor:
-        """Blocks as further images of the batch: no expanded weight, one copy of the input when it is channels_last."""
+        """The convolution with the blocks as images of the batch; it copies a channels_last input, but not the weight."""
         n, _, h, w = x.shape
         g, b = self.groups, self.blocks
         i, o = self.in_channels // b, self.out_channels // b
@@ -126,7 +130,7 @@ class TiedBlockConv2d(LinearOp):
         return forms(self, affine)
 
     def compact_(self) -> None:
-        """The blocks fold into the batch: repeated in as many groups, a bank would stand B times in a file."""
+        """Compute with the blocks folded into the batch, so that a file holds the bank once, not B times."""
         self.form = "fold"
 
     def release_places(self, layer: NamedLayer) -> list[Place]:
@@ -141,9 +145,9 @@ class TiedBlockConv2d(LinearOp):
 
 @dataclass(frozen=True)
 class TiedBlock(Method):
-    """Tied block convolution (TBC; with host groups TGC; on linear layers TFC, see `TiedBlockLinear`).
+    """Tied block convolution (TBC; with groups TGC; for linear layers TFC, see `TiedBlockLinear`).
 
-    Parameters kh kw I O / (B**2 G) + O / B of bias, MACs kh kw I O / (B G) for each output position.
+    Parameters kh kw I O / (B**2 G), and O / B for the bias. MACs kh kw I O / (B G) for each output position.
 
     Args:
         blocks: B, the number of channel blocks that share one bank.
@@ -179,7 +183,7 @@ class TiedBlock(Method):
         return TiedBlock(blocks=1)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """The mean over blocks of the dense weight's diagonal blocks: nearest in the Frobenius norm."""
+        """Set the bank to the mean of the dense weight's diagonal blocks: the nearest in the Frobenius norm."""
         for module, conv in zip(modules, convs, strict=True):
             weight, bias, g, b = module.weight, module.bias, conv.groups, self.blocks
             assert isinstance(weight, Tensor)

@@ -17,11 +17,12 @@ __all__ = ["TiedBlockLinear"]
 
 
 class TiedBlockLinear(LeanLinear):
-    """One small fully connected layer, applied to every block of features.
+    """A layer that applies one small fully connected layer to all blocks of features.
 
         y[..., b*O/B:(b+1)*O/B] = x[..., b*I/B:(b+1)*I/B] @ weight.T + bias   for b in range(B)
 
-    Parameters I O / B**2 + O / B of bias, multiply-adds I O / B for each row.
+    Parameters I O / B**2, and O / B for the bias. Multiply-adds I O / B for each row. `TiedBlock` replaces an ``nn.Linear`` by
+    this module.
 
     Args:
         blocks: B; divides in_features and out_features.
@@ -31,12 +32,14 @@ class TiedBlockLinear(LeanLinear):
         weight: (O / B, I / B); bias: (O / B).
 
     Raises:
-        SettingError: blocks does not divide a feature count.
+        SettingError: `blocks` does not divide a number of features.
 
-    It is what `TiedBlock` makes of an ``nn.Linear``.
-
-    Source: Wang & Yu 2021, "Tied Block Fully Connected Layer". The release takes 2-d input only and does not check
+    Source: Wang & Yu 2021, "Tied Block Fully Connected Layer". The release accepts only 2-d input and does not check
     out_features.
+
+    >>> layer = TiedBlockLinear(16, 32, blocks=4)
+    >>> layer.weight.shape, layer(torch.zeros(2, 16)).shape
+    (torch.Size([8, 4]), torch.Size([2, 32]))
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, blocks: int = 2) -> None:
@@ -51,7 +54,7 @@ class TiedBlockLinear(LeanLinear):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As nn.Linear does."""
+        """Initialise weight and bias as nn.Linear does."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight.shape[1])
@@ -63,11 +66,11 @@ class TiedBlockLinear(LeanLinear):
         return nn.functional.linear(blocks, self.weight, self.bias).flatten(-2)
 
     def weight_dense(self) -> Tensor:
-        """The weight of the ``nn.Linear`` this equals: (O, I), zeros outside the blocks."""
+        """The weight (O, I) of the ``nn.Linear`` that this layer equals; zero outside the blocks."""
         return torch.block_diag(*[self.weight] * self.blocks)
 
     def bias_dense(self) -> Tensor | None:
-        """Its bias: (O)."""
+        """The bias (O) of the ``nn.Linear`` that this layer equals; None without a bias."""
         return None if self.bias is None else self.bias.repeat(self.blocks)
 
     @torch.no_grad()

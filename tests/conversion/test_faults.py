@@ -50,7 +50,7 @@ CONTRADICTIONS = {
     "bias": (lambda conv: setattr(conv, "bias", nn.Parameter(torch.ones(1))), "its bias has shape (1,)"),
     "bias dtype": (lambda conv: setattr(conv, "bias", _double(4)), "bias float64"),
     "complex": (lambda conv: setattr(conv, "weight", nn.Parameter(conv.weight.data + 0j)), "complex64"),
-    "padding": (lambda conv: _pad_later(conv), "computes with the old one"),
+    "padding": (lambda conv: _pad_later(conv), "uses the old padding"),
 }
 
 

@@ -141,7 +141,7 @@ def test_each_linear_layer_that_stays_says_why():
         "parametrised": "it is parametrised",
         "subclass": "Own is a subclass of Linear; opt in with subclasses=",
         "uncalled": "a forward pass in eval mode never calls it",
-        "read": "the network also computes with its weight or bias outside of it",
+        "read": "the network also computes with its weight or bias outside of the layer",
         "tied": "it shares a parameter with 'embedding'",
         "attention": "its projections are parameters and no nn.Linear layers",
         "attention.out_proj": "nn.MultiheadAttention computes with its weight in place of calling it",

@@ -137,7 +137,7 @@ def test_convolutions_that_share_a_parameter_stay():
     model[1].weight = model[0].weight
     plan = lc.plan(model, lc.TiedBlock())
     assert names(plan) == ["2"]
-    assert reasons(plan)["0"] == "it shares a parameter with '1'; converting it would undo that"
+    assert reasons(plan)["0"] == "it shares a parameter with '1'; a conversion would end the sharing"
 
 
 def test_a_network_that_looks_at_values_is_run_with_its_weights():

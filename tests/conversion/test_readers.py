@@ -72,7 +72,7 @@ HOLDERS = {
 
 @pytest.mark.parametrize(("change", "holder"), HOLDERS.values(), ids=HOLDERS)
 def test_a_weight_that_something_else_holds_stays(change, holder):
-    assert kept(Net(change))["one"] == f"it shares a parameter with {holder!r}; converting it would undo that"
+    assert kept(Net(change))["one"] == f"it shares a parameter with {holder!r}; a conversion would end the sharing"
 
 
 def test_an_optimizer_a_flat_buffer_a_hook_and_a_list_of_layers_read_nothing():
@@ -113,7 +113,7 @@ def test_a_class_attribute_and_a_global_that_a_forward_uses_are_readers():
 
     model = Shared()
     Shared.held = [model.one.weight]
-    assert kept(model)["one"] == "it shares a parameter with 'Shared.held'; converting it would undo that"
+    assert kept(model)["one"] == "it shares a parameter with 'Shared.held'; a conversion would end the sharing"
 
     class Outside(Net):
         def forward(self, x):
@@ -121,7 +121,7 @@ def test_a_class_attribute_and_a_global_that_a_forward_uses_are_readers():
 
     model = Outside()
     outside = model.one.weight
-    assert "outside of it" in kept(model, input_size=(4, 6, 6))["one"]
+    assert "outside of the layer" in kept(model, input_size=(4, 6, 6))["one"]
 
 
 class Stored(Sums):
@@ -133,7 +133,7 @@ class Stored(Sums):
 def test_a_weight_that_the_networks_forward_reads_stays(kind):
     found = kept(kind(), input_size=(4, 6, 6))
     assert found == {
-        "one": "the network also computes with its weight or bias outside of it; converting it would undo that"
+        "one": "the network also computes with its weight or bias outside of the layer; a conversion would not reach that use"
     }
 
 

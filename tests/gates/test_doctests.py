@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import leanconv.ops  # noqa: F401  methods register once, before a fixture stores the registry of each test
 from tests.gates import tree
 
 WITH_EXAMPLES = [path for path in tree.sources() if ">>> " in path.read_text(encoding="utf-8")]

@@ -116,7 +116,7 @@ def test_fit_improves_on_the_greedy_choice_and_legos_are_as_large_as_what_they_s
 def test_refusals_say_why():
     with pytest.raises(SettingError, match="splits=4 must divide in_channels=6; 1, 2, 3 or 6 would"):
         lc.LegoConv2d(6, 8, 3, splits=4)
-    with pytest.raises(SettingError, match="groups=2; lego filters are put together over all input channels"):
+    with pytest.raises(SettingError, match="groups=2; lego filters are combined over all input channels"):
         lc.LegoConv2d(8, 8, 3, groups=2)
     with pytest.raises(SettingError, match="ratio=0 must be a number above 0 and at most 1"):
         lc.Lego(ratio=0)

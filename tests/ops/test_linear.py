@@ -322,9 +322,9 @@ def test_weight_and_bias_read_as_those_of_a_linear():
 
 
 def test_only_a_1x1_operator_is_a_linear_layer():
-    with pytest.raises(SettingError, match="is no 1x1 convolution"):
+    with pytest.raises(SettingError, match="must be a 1x1 convolution"):
         lc.PointwiseLinear(lc.TiedBlockConv2d(8, 8, 3))
-    with pytest.raises(SettingError, match="is no 1x1 convolution"):
+    with pytest.raises(SettingError, match="must be a 1x1 convolution"):
         lc.PointwiseLinear(lc.TiedBlockConv2d(8, 8, 1, stride=2))
 
 

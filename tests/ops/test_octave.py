@@ -106,7 +106,7 @@ def test_refusals_say_why():
         lc.OctaveConv2d(2, 8, 3, padding=1, alpha_in=0.9)
     with pytest.raises(SettingError, match="groups=2 must be 1: every output channel sees both maps"):
         lc.OctaveConv2d(8, 8, 3, padding=1, groups=2)
-    with pytest.raises(SettingError, match="the two maps would not fit; padding of"):
+    with pytest.raises(SettingError, match="the sizes of the two maps do not match; padding of"):
         lc.OctaveConv2d(8, 8, 3)
 
 

@@ -151,7 +151,7 @@ def test_refusals_say_why():
         lc.SplitConv2d(8, 8, 3, padding=1, own_groups=0)
     with pytest.raises(SettingError, match=r"stride=\(3, 3\) must be 1 or 2"):
         lc.SplitConv2d(8, 8, 3, 3, 1)
-    with pytest.raises(SettingError, match="the branches would not meet"):
+    with pytest.raises(SettingError, match="the branches differ in size"):
         lc.SplitConv2d(8, 8, 3)
     with pytest.raises(
         SettingError, match=r"groups=2 must divide out_channels=9 and not exceed in_channels=8; 1 or 3 would"

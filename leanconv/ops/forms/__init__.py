@@ -1,1 +1,1 @@
-"""Inference forms of the operators whose own file has no room for them. `ConvOp.inference_forms` says what a form is."""
+"""Inference forms of the larger operators. `ConvOp.inference_forms` explains what a form is."""

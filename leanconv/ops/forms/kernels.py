@@ -1,4 +1,4 @@
-"""Forms that are one Triton kernel; where none can run (another device, float64) they compute the same with torch."""
+"""Forms that are one Triton kernel; if the kernel cannot run (another device, float64), they compute the same with torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from leanconv.core.spec import ConvSpec
 from leanconv.ops.forms.protocols import Factors, TiedBlocks
 from leanconv.ops.kernels import available
 
-MOST_COMPONENTS = 128  # of a pixel in registers
+MOST_COMPONENTS = 128  # components of a pixel that fit in registers
 
 
 def takes(spec: ConvSpec, tensor: Tensor) -> bool:
-    """Whether the kernels know this convolution: zeros around the image, as many on both sides."""
+    """Whether the kernels support this convolution: one group, and zero padding that is equal on both sides."""
     left, right, top, bottom = spec.pads
     return available(tensor) and spec.groups == 1 and spec.padding_mode == "zeros" and left == right and top == bottom
 
 
 def usable(x: Tensor) -> bool:
-    """Whether a kernel can be given this input."""
+    """Whether a kernel supports the dtype and the device of `x`."""
     return x.dtype in (torch.float32, torch.float16, torch.bfloat16) and available(x)
 
 
@@ -56,7 +56,7 @@ class TiedKernel(nn.Module):
 
 
 class BasisKernel(nn.Module):
-    """Components and coefficients in one pass; the components' maps are never written to memory."""
+    """Components and coefficients in one kernel, which never writes the maps of the components to memory."""
 
     def __init__(self, op: Factors, affine: Affine | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Filter bases: components and coefficients as two convolutions, or multiplied out into a dense one."""
+"""Inference forms of filter bases: components and coefficients as two convolutions, or as one kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LANES = 16  # float32 elements in the widest vector
 def forms(op: Factors, affine: Affine | None) -> Forms:
     """Two convolutions; the same with empty components up to whole vectors; on GPUs one kernel. `forms_of` adds the dense one.
 
-    The dense one wins where the rank is above about 0.85 of the output's channels.
+    `forms_of` adds the dense convolution, which is fastest if the rank is above about 0.85 times the output channels.
     """
     if op.norm is not None and not foldable(op.norm):
         return {}

@@ -1,4 +1,4 @@
-"""Split convolution: norms folded, the gate from one difference, the branches merged in several ways."""
+"""Inference forms of split convolution: folded norms, a gate from one difference, and merged branches."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def forms(op: Branches, affine: Affine | None) -> Forms:
 
 
 class FoldedSplit(nn.Module):
-    """A split convolution with its norms (and the one behind it) in the weights of its convolutions.
+    """A split convolution with its norms, and the norm after it, folded into the weights of its convolutions.
 
         a = grouped(x1) + point(x1);   b = redundant(x2);   g = sigmoid(mean(a - b))
         y = scale * (b + g * (a - b)) + shift
 
-    The gate sees the branches without the scale of the norm behind it, which a trained network may hold as 0 or as near to 0
-    as its dtype goes: that scale is multiplied in afterwards, and nothing is divided by it. Without a gate it is in the weights.
-    With a gate, `grouped` and `point` hold -a, so that b - a is a sum: runtimes add into a convolution's output, and do not
-    subtract there.
+    scale and shift are of the norm after the operator. With a gate, the scale is multiplied afterwards, because the gate needs
+    the branches without the scale, and a trained scale may be 0 or almost 0, so nothing may be divided by it. Without a gate,
+    the scale is in the weights. With a gate, `grouped` and `point` compute -a, so that b - a is a sum: runtimes can add to a
+    convolution's output, but cannot subtract from it.
 
     Args:
-        merged: one k x k convolution in place of the grouped one and the 1x1.
-        kernel: the difference, gate and sum as one Triton kernel.
+        affine: the norm after the operator; None without a norm.
+        merged: whether one k x k convolution replaces the grouped and the 1x1 convolution.
+        kernel: whether one Triton kernel computes difference, gate and sum.
     """
 
     def __init__(self, op: Branches, affine: Affine | None, *, merged: bool, kernel: bool = False) -> None:
@@ -60,7 +61,7 @@ class FoldedSplit(nn.Module):
         self.redundant: nn.Conv2d | None = None
         if op.redundant is not None and op.norm1 is not None:
             second = Affine.of(op.norm1)
-            if not gated and affine is not None:  # the sum of both branches has the shift once
+            if not gated and affine is not None:  # the shift is added only once, in the first branch
                 second = second.then(Affine(affine.scale, torch.zeros_like(affine.shift)))
             self.redundant = _pointwise(op.redundant, second)
         self.behind = ChannelAffine(affine) if gated and affine is not None else None

@@ -1,4 +1,4 @@
-"""Tied blocks: expanded into groups, folded into the batch, or as matrix products where the kernel is 1x1."""
+"""Inference forms of tied blocks: expanded into groups, folded into the batch, or matrix products for 1x1 kernels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def forms(op: TiedBlocks, affine: Affine | None) -> Forms:
 
 
 class BlocksInBatch(nn.Module):
-    """The blocks as further images of the batch: the weight stays thin, a map that is channels_last is copied."""
+    """The blocks as images of the batch: the weight is not repeated, but a channels_last map is copied."""
 
     def __init__(self, op: TiedBlocks) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class BlocksInBatch(nn.Module):
 
 
 class BlockRows(nn.Module):
-    """A tied 1x1 as one product over the pixels' blocks, which a channels_last map holds as rows: no copy there."""
+    """A tied 1x1 convolution as one product over the blocks of all pixels; a channels_last map is not copied."""
 
     def __init__(self, op: TiedBlocks, affine: Affine | None) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class BlockRows(nn.Module):
 
 
 class BlockProduct(nn.Module):
-    """A tied 1x1 as a batch of products, a block each, on a map that is not channels_last: no copy there."""
+    """A tied 1x1 convolution as a batch of products, one for each block; a contiguous map is not copied."""
 
     def __init__(self, op: TiedBlocks, affine: Affine | None) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Triton kernels for what several torch calls would read and write more than once; forms among others, taken where they win.
+"""Triton kernels that read and write memory less often than several torch calls; `leanconv.optimize` uses the fast ones.
 
-Triton comes with torch's CUDA builds and is not needed without one. Its interpreter (``TRITON_INTERPRET=1``) runs them on a
-CPU, which is how they are tested.
+CUDA builds of torch include Triton; other builds do not need it. The tests run the kernels on a CPU with Triton's interpreter
+(``TRITON_INTERPRET=1``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ from torch import Tensor
 
 
 def available(tensor: Tensor) -> bool:
-    """Whether kernels can run where `tensor` lies."""
+    """Whether kernels can run on the device of `tensor`."""
     there = tensor.is_cuda or (tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
     return there and importlib.util.find_spec("triton") is not None

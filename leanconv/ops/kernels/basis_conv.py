@@ -1,4 +1,4 @@
-"""Filter bases: the components' maps stay in registers until the coefficients have mixed them."""
+"""The kernel of filter bases: the maps of the components stay in registers until the coefficients are applied."""
 
 from __future__ import annotations
 

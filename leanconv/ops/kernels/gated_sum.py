@@ -1,4 +1,4 @@
-"""Split convolution's gate and sum: both branches are read twice, and nothing is written in between."""
+"""The kernel of split convolution's gate and sum: it reads both branches twice, and writes nothing in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernels share: how a map lies in memory, and which positions a program reads."""
+"""Functions that all kernels share: the layout of a map in memory, and the positions that a program reads."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LEAST = 16  # tl.dot takes no side shorter than this
+LEAST = 16  # the smallest side that tl.dot accepts
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether `x` is to be read as channels_last; a map that is neither that nor contiguous is copied to contiguous."""
+    """Whether `x` is channels_last; the kernels copy a map that is neither channels_last nor contiguous to contiguous."""
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def laid_out(x: Tensor, last: bool) -> Tensor:
-    """`x` in that layout: itself where it is already."""
+    """`x` in channels_last if `last` is true, otherwise contiguous; `x` itself if it already has this layout."""
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def empty(x: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
-    """A new map of the dtype and device of `x`."""
+    """A new map of this shape with the dtype and device of `x`, in channels_last if `last` is true."""
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def strides(shape: tuple[int, ...], last: bool) -> tuple[int, int, int]:
-    """Elements from one image, pixel and channel to the next."""
+    """The numbers of elements from one image, one pixel and one channel to the next."""
     _, c, h, w = shape
     return (c * h * w, c, 1) if last else (c * h * w, 1, h * w)
 
@@ -37,7 +37,7 @@ def strides(shape: tuple[int, ...], last: bool) -> tuple[int, int, int]:
 def output_sides(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, int]:
-    """Height and width of a convolution's output; padding is (top, left), the same at the other side."""
+    """Height and width of a convolution's output; padding is (top, left), and equal on the other sides."""
     h, w = (
         (side + 2 * padding[at] - dilation[at] * (kernel[at] - 1) - 1) // stride[at] + 1
         for at, side in enumerate(x.shape[2:])
@@ -51,7 +51,7 @@ def block(size: int, most: int) -> int:
 
 
 def precision(x: Tensor) -> str:
-    """How tl.dot multiplies float32: in tf32 only where torch's own convolutions do."""
+    """The precision of tl.dot for float32: tf32 only if torch's own convolutions use tf32."""
     return "tf32" if x.is_cuda and torch.backends.cudnn.allow_tf32 else "ieee"
 
 

@@ -1,4 +1,4 @@
-"""Tied block convolution as one implicit product: the thin bank is read from memory as it is, never repeated."""
+"""The kernel of tied block convolution: one implicit product that reads the thin bank and never repeats it."""
 
 from __future__ import annotations
 
