@@ -9,7 +9,7 @@ import pytest
 from tests.gates import prose, tree
 
 # Packages and folders whose prose is checked; add a package when its prose is plain.
-PACKAGES = ("models", "data", "report", "detect", "papers", "testing", "search", "analyse", "experiment")
+PACKAGES = ("models", "data", "report", "detect", "papers", "testing", "search", "analyse", "experiment", "cli")
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md", "docs/*.md", "docs/papers/*.md")
 SOURCES = [path for package in PACKAGES for path in tree.sources() if path.is_relative_to(tree.PACKAGE / package)]
 SOURCES += [path for path in tree.files("*.py") if path.is_relative_to(tree.ROOT / "benchmarks")]
