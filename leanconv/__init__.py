@@ -54,9 +54,8 @@ if TYPE_CHECKING:
     from leanconv.timing.summary import summary
     from leanconv.train.config import TrainConfig
 
-# Where each public name lives, but for those of operators, which `leanconv.ops` collects from their files. They are imported
-# on first use, so that a command line that only wants to print its help does not load torch; the imports above tell type
-# checkers the same.
+# The module of each public name. `leanconv.ops` collects the names of the operators from their files. A name is imported on
+# first use, so that `leanconv --help` does not load torch. The imports above tell type checkers the same.
 _HOME = {
     "ConvOp": "core.operator",
     "ConvSpec": "core.spec",

@@ -1,4 +1,4 @@
-"""What a network does, as arrays and figures: filters, bases, gradients, blending layers, maps, spectra."""
+"""Analyses of a network as arrays and figures: filters, bases, gradients, blending layers, feature maps, spectra."""
 
 from __future__ import annotations
 

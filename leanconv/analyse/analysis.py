@@ -1,4 +1,4 @@
-"""What an analysis found."""
+"""The result of an analysis."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Analysis(Result):
-    """What came out: arrays as plain values, a figure, and a table.
+    """The result of an analysis: arrays as plain values, a figure, and a table.
 
     Args:
         found: the values, by network.
-        figure: for `save`, or to show in a notebook.
-        heads, cells: of the table, whose first two columns are text.
-        what: the analysis; names: of what was looked at; settings, command: for the page.
+        figure: the figure, which `save` writes and a notebook shows.
+        heads, cells: the headings and cells of the table; the first two columns are text.
+        what: the name of the analysis.
+        names: the names of the networks or folders.
+        settings, command: the settings and the command line that the page shows.
     """
 
     found: Mapping[str, Any]
@@ -51,7 +53,7 @@ class Analysis(Result):
         return TextTable(self.heads, self.cells, 2)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the figure as its suffix says (.svg, .png, .pdf); returns the path."""
+        """Write the figure in the format of the suffix (.svg, .png or .pdf), and return the path."""
         return save_figure(self.figure, path)
 
     def page(self) -> Page:

@@ -1,4 +1,4 @@
-"""Shared bases: how alike their components are, and the coefficients that layers make of them."""
+"""Shared bases: how similar their components are, and how similar the coefficients of the layers are."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BasisSimilarity:
-    """One group of layers with its shared components.
+    """The similarities in one group of layers that share components.
 
     Args:
-        layers: their names, in the order of the network.
-        shared: how many of the components are shared; they come first, the unique ones of each layer after them.
+        layers: the names of the layers, in the order of the network.
+        shared: the number of shared components. They come first; the unique components of each layer follow.
         components: (components, components), absolute cosines.
-        coefficients: (filters, filters) of all layers one after the other, absolute cosines of their coefficients.
+        coefficients: (filters, filters), absolute cosines of the coefficients; the filters of all layers, in their order.
     """
 
     layers: tuple[str, ...]
@@ -36,7 +36,7 @@ class BasisSimilarity:
     coefficients: np.ndarray
 
     def mean(self, what: str) -> float:
-        """Of all pairs of two: "shared" components, all "components", or "coefficients"."""
+        """The mean over all pairs of "shared" components, of all "components", or of "coefficients"."""
         matrix = {
             "shared": self.components[: self.shared, : self.shared],
             "components": self.components,
@@ -46,7 +46,7 @@ class BasisSimilarity:
         return float(values.mean()) if len(values) else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The layers and the means."""
+        """The layers and the means, as plain values."""
         means = {f"mean_{what}": self.mean(what) for what in ("shared", "components", "coefficients")}
         return {"layers": list(self.layers), "shared": self.shared, "components": len(self.components), **means}
 
@@ -65,7 +65,9 @@ def basis_similarity(model: nn.Module) -> list[BasisSimilarity]:
         if parts is not None:
             groups.setdefault(id(parts.owner), []).append((name, parts))
     if not groups:
-        raise SettingError(f"{type(model).__name__} has no shared basis; take a network of shared_basis(...)")
+        raise SettingError(
+            f"{type(model).__name__} has no shared basis; take a network converted with shared_basis(...)"
+        )
     found = []
     for users in groups.values():
         shared = users[0][1].shared
@@ -83,7 +85,7 @@ def _cosines(rows: Tensor) -> np.ndarray:
 
 
 def plot_bases(networks: Mapping[str, Sequence[BasisSimilarity]]) -> Figure:
-    """For each network, side by side: the components of each group above, the coefficients below."""
+    """A column for each group of each network: the components above, the coefficients below."""
     columns = [(label, index, group) for label, found in networks.items() for index, group in enumerate(found)]
     figure, grid = panels(2, len(columns), 2.5, 2.6)
     for (label, index, group), (above, below) in zip(columns, grid.T, strict=True):

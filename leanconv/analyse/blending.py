@@ -1,4 +1,4 @@
-"""The blending layers of ShardNet: which weights matter, and what is left without the smallest."""
+"""The blending layers of ShardNet: their largest and smallest weights, and the accuracy without the smallest ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FRACTIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 def blending_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of blending layers by name, each (O, I, 1, 1).
+    """The weights of the blending layers by name, each (O, I, 1, 1).
 
     Raises:
-        SettingError: the network has none.
+        SettingError: the network has no blending layer.
     """
     blends = {id(w) for module in model.modules() if isinstance(module, Blending) for w in module.blending_weights()}
     found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in blends}
@@ -41,12 +41,12 @@ def blending_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass(frozen=True)
 class BlendingExtremes:
-    """The least and the greatest weights of each output channel of one blending layer, by absolute value.
+    """The smallest and the largest weights of each output channel of one blending layer, by absolute value.
 
     Args:
         layer: the name of its weight.
         weights: (O, I), absolute values.
-        lowest, highest: (O, k) input channels.
+        lowest, highest: (O, k), the input channels of the k smallest and the k largest weights.
     """
 
     layer: str
@@ -55,19 +55,19 @@ class BlendingExtremes:
     highest: np.ndarray
 
     def unused(self) -> np.ndarray:
-        """For each input channel the share of output channels that hold it among their lowest: 1 where nobody listens."""
+        """For each input channel, the share of output channels that have it among their lowest; 1 means an unused input."""
         counts = np.bincount(self.lowest.flatten(), minlength=self.weights.shape[1])
         return counts / len(self.weights)
 
     def to_json(self) -> dict[str, Any]:
-        """The shares of `unused`, and the channels."""
+        """The shares of `unused`, and the channels, as plain values."""
         return {
             "layer": self.layer, "unused": np.round(self.unused(), 4).tolist(), "lowest": self.lowest.tolist(),
             "highest": self.highest.tolist(),
         }  # fmt: skip
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Input channels along x, output channels along y: the lowest in blue, the highest in red."""
+        """Draw input channels along x and output channels along y: the lowest weights blue, the highest red."""
         axes = axes or panel(3.2, 3.4)
         picture = np.ones((*self.weights.shape, 3))
         rows = np.arange(len(self.weights))[:, None]
@@ -80,12 +80,13 @@ class BlendingExtremes:
 
 
 def blending_extremes(model: nn.Module, count: int = 32) -> list[BlendingExtremes]:
-    """For every blending layer the `count` lowest and highest weights of each output channel, by absolute value.
+    """For every blending layer, the `count` lowest and highest weights of each output channel, by absolute value.
 
-    Narrow layers show an eighth of their input channels each, as 32 of 256 are: with more of them all would be marked.
+    In a narrow layer, at most an eighth of the input channels is taken, as 32 is an eighth of 256. With more, all inputs
+    would be marked.
 
     Raises:
-        SettingError: there is no blending layer.
+        SettingError: the network has no blending layer.
 
     Source: ShardNet, section 5.1, Figs. 4, 7 and 8.
     """
@@ -99,7 +100,7 @@ def blending_extremes(model: nn.Module, count: int = 32) -> list[BlendingExtreme
 
 
 def plot_extremes(found: Sequence[BlendingExtremes]) -> Figure:
-    """All blending layers in the order of the network."""
+    """Draw all blending layers, in the order of the network."""
     figure, grid = panels(1, len(found), 2.6, 2.8)
     for extremes, axes in zip(found, grid[0], strict=True):
         extremes.plot(axes)
@@ -109,12 +110,12 @@ def plot_extremes(found: Sequence[BlendingExtremes]) -> Figure:
 
 
 def prune_blending(model: nn.Module, fraction: float) -> nn.Module:
-    """A copy whose smallest blending weights, this fraction of all of them together, are zero; nothing is retrained.
+    """A copy of `model` with the smallest blending weights set to zero: `fraction` of those of all layers together.
 
-    `leanconv.save` stores them without the zeros.
+    The copy is not retrained. `leanconv.save` stores its blending weights without the zeros.
 
     Raises:
-        SettingError: a fraction outside [0, 1], or no blending layer.
+        SettingError: the fraction is outside [0, 1], or the network has no blending layer.
 
     Source: ShardNet, section 5.2, after Han et al. 2015.
     """
@@ -139,11 +140,13 @@ def prune_blending(model: nn.Module, fraction: float) -> nn.Module:
 
 @dataclass(frozen=True)
 class PruningPoint:
-    """One fraction.
+    """The accuracy of a pruned network at one fraction.
 
     Args:
-        blending, params: weights that are left in blending layers, and parameters in all.
-        factor: how many times fewer parameters than before.
+        fraction: the pruned share of the blending weights.
+        blending: the number of remaining blending weights.
+        params: the number of all remaining parameters.
+        factor: parameters before, divided by the remaining parameters.
         top1_pct: accuracy, in percent.
     """
 
@@ -156,7 +159,7 @@ class PruningPoint:
 
 @dataclass(frozen=True)
 class PruningCurve:
-    """Accuracy against the fraction of blending weights that is zero."""
+    """Accuracy against the pruned fraction of the blending weights."""
 
     points: tuple[PruningPoint, ...]
 
@@ -170,11 +173,11 @@ class PruningCurve:
         return last
 
     def to_json(self) -> dict[str, Any]:
-        """The points."""
+        """The points and the prunable fraction, as plain values."""
         return {"points": [asdict(point) for point in self.points], "prunable": self.prunable()}
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Accuracy, with the compression factor at each point."""
+        """Draw the accuracy, with the compression factor at some points."""
         axes = axes or panel(4.2, 2.8)
         fractions = [point.fraction for point in self.points]
         axes.plot(fractions, [point.top1_pct for point in self.points], marker="o", markersize=3)
@@ -193,14 +196,14 @@ class PruningCurve:
 def pruning_curve(
     model: nn.Module, score: Callable[[nn.Module], float], fractions: Sequence[float] = FRACTIONS
 ) -> PruningCurve:
-    """Accuracy with more and more blending weights at zero.
+    """The accuracy of `model` with growing fractions of its blending weights set to zero.
 
     Args:
-        score: a network -> its accuracy in percent, on validation images where a fraction is to be chosen from it.
-        fractions: rising, the first 0.
+        score: a function that returns the accuracy of a network in percent. Use validation images to choose a fraction.
+        fractions: rising values from 0 to 1; the first is 0.
 
     Raises:
-        SettingError: fractions out of order, or no blending layer.
+        SettingError: the fractions do not rise from 0, or the network has no blending layer.
 
     Source: ShardNet, section 5.2, Fig. 5.
     """

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image a class was seen."""
+"""Grad-CAM: the regions of an image that raise the score of a class."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradCam:
-    """Args:
-    layer: whose maps were weighed.
-    classes: for each image the class that was asked for.
-    maps: (N, h, w), as large as the layer's maps, at least 0; the scale is that of the scores.
-    heat: (N, H, W), brought to the size of the image, each from 0 to 1.
+    """Grad-CAM maps of some images.
+
+    Args:
+        layer: the layer whose feature maps were weighted.
+        classes: for each image, the class whose score was explained.
+        maps: (N, h, w), at the size of the feature maps, non-negative, in units of the score.
+        heat: (N, H, W), at the size of the image, each scaled to 0 to 1.
     """
 
     layer: str
@@ -35,16 +37,16 @@ class GradCam:
     heat: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
-        """The maps as lists."""
+        """The layer, the classes and the maps, as plain values."""
         return {"layer": self.layer, "classes": list(self.classes), "maps": np.round(self.maps, 6).tolist()}
 
     def plot(self, images: np.ndarray) -> Figure:
-        """The images, (N, H, W, 3) in [0, 1], and below them the heat over each."""
+        """Draw the images, (N, H, W, 3) in [0, 1], and below each image its heat map."""
         return plot_cams(images, {self.layer: self})
 
 
 def last_layer(model: nn.Module) -> str:
-    """The last convolution with a kernel over 1x1, whose maps Grad-CAM is usually taken from; else the last one."""
+    """The name of the last convolution with a kernel larger than 1x1, as is usual for Grad-CAM; else the last convolution."""
     layers = conv_layers(model)
     wide = [name for name, module in layers.items() if tuple(getattr(module, "kernel_size", (1, 1))) != (1, 1)]
     return (wide or list(layers))[-1]
@@ -57,23 +59,23 @@ def grad_cam(
 
         heat = relu(sum over channels of a_c A_c),   a_c = mean over positions of d score / d A_c
 
-    with A the layer's maps and score the output of the class before the softmax.
+    A are the feature maps of the layer, and score is the output of the class before the softmax.
 
     Args:
         images: (N, C, H, W), as the network takes them.
-        layer: any layer that gives maps; None takes `last_layer`.
-        classes: which class of each image; None takes the likeliest.
-        use: which use, where a layer runs several times. leanconv's shared convolutions are a layer of their own at each
-            use, so that their name says it.
+        layer: any layer that returns feature maps (N, C, h, w); None takes `last_layer`.
+        classes: the class for each image; None takes the likeliest.
+        use: the number of the call, for a layer that runs several times; -1 is the last. A shared convolution of leanconv
+            is a separate layer at each use, so its name is enough.
 
     Raises:
-        SettingError: no such layer, use or class.
+        SettingError: there is no such layer, use or class.
 
     Source: Selvaraju et al. 2017, eqs. 1 and 2; Wang & Yu 2021, Fig. 8.
     """
     layer = layer or last_layer(model)
     with evaluating(model), torch.enable_grad(), outputs_of(model, layer) as seen:
-        # a gradient at the image, so that maps have one even where no parameter asks for it
+        # the image requires a gradient, so that the maps have one even if no parameter requires a gradient
         scores = model(images.detach().clone().requires_grad_())
         maps = use_of(seen, layer, use)
         asked = scores.argmax(1) if classes is None else torch.tensor(list(classes))
@@ -93,11 +95,11 @@ def grad_cam(
 def plot_cams(
     images: np.ndarray, networks: Mapping[str, GradCam], titles: Mapping[str, Sequence[str]] | None = None
 ) -> Figure:
-    """The images in the first row, and a row of heat for each network.
+    """Draw the images in the first row, and a row of heat maps for each network.
 
     Args:
         images: (N, H, W, 3) or (N, H, W), in [0, 1].
-        titles: for each network a line over each image, such as the class it saw.
+        titles: for each network, a title for each image, such as the predicted class.
     """
     figure, grid = panels(1 + len(networks), len(images), 1.6, 1.75)
     for image, axes in zip(images, grid[0], strict=True):

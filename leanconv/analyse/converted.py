@@ -1,4 +1,4 @@
-"""What a method would do to a network, layer by layer, before anything is trained or downloaded."""
+"""Show layer by layer what a method would change in a network, before anything is trained or downloaded."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ TIMES = ("ms", "after")
 
 @dataclass(frozen=True)
 class Layers(Result):
-    """The convolutions of a network: what each becomes or why it stays dense, with counts and, if measured, times.
+    """The layers of a network: the operator that replaces each one, or the reason why it stays dense, with counts.
 
     Args:
-        found: all figures, as `to_json` gives them.
-        plan: what converts; None for a dense network without a method.
-        ratios: how redundant the maps are that each convolution reads; () where no images were given.
+        found: all values, as `to_json` returns them; with times if they were measured.
+        plan: the plan of the conversion; None for a dense network without a method.
+        ratios: the redundancy of the input maps of each convolution; () if no images were given.
+        command: the command line that the page shows.
     """
 
     found: dict[str, Any]
@@ -53,7 +54,7 @@ class Layers(Result):
         return self.found
 
     def table(self) -> TextTable:
-        """A row for each convolution, and one for the whole network; layers that get slower are red."""
+        """A row for each convolution, and a row for the whole network. Layers that get slower are red."""
         size, before, after = self.found["input_size"], self.found["before"] or {}, self.found["after"]
         image = " of " + "x".join(map(str, size)) if size else ""
         note = (
@@ -66,13 +67,13 @@ class Layers(Result):
         return TextTable(self._heads(), cells, 3, note, styles=styles)
 
     def tables(self) -> Sequence[TextTable]:
-        """The layers, and the ratio that the maps of each suggest."""
-        note = "Maps count as near-duplicates from an absolute correlation of 0.9 on, over 32 images."
+        """The table of the layers, and a table of the ratios that their input maps suggest for `Split`."""
+        note = "Two maps count as near-duplicates if their absolute correlation over 32 images is at least 0.9."
         more = [TextTable(MAPS, [maps_row(one) for one in self.ratios], 1, note)] if self.ratios else []
         return (self.table(), *more)
 
     def sentences(self) -> Sequence[str]:
-        """What the conversion saves, and what it does to the network's time."""
+        """Sentences: what the conversion saves, and how the latency of the network changes."""
         return [_summary(self.found), *_prediction(self.found)]
 
     def page(self) -> Page:
@@ -114,10 +115,10 @@ def inspect(
     progress: Progress | None = None,
     command: str = "",
 ) -> Layers:
-    """What `method` would do to `model`: which convolutions convert, which stay dense and why, and what that saves.
+    """Show what `method` would change in `model`: which layers convert, which stay dense and why, and what is saved.
 
-    The model is not touched, and may be on the meta device unless `latency` or `images` is given. A lean network is shown as
-    it was converted.
+    The model is not changed. It may be on the meta device unless `latency` or `images` is given. For a lean network without a
+    method, the result shows the conversion that produced it.
 
     >>> import leanconv as lc
     >>> found = inspect(lc.create_model("resnet20"), lc.Split(), exclude="conv1")
@@ -125,18 +126,21 @@ def inspect(
     (272474, 105082)
 
     Args:
+        model: a dense or a lean network.
+        method: the method; None shows the network unchanged.
         where, exclude, include: see `leanconv.plan`.
-        input_size: (channels, height, width); default: what the network was made for.
-        latency: measure each layer here, dense and lean, and the networks; predict one from the other.
-        faster_only: keep groups dense that would take longer lean.
-        batch, threads, runtime: to measure with; see `leanconv.search.layer_times`.
-        images: (N, C, H, W) as the network takes them, for the ratio that the maps of each layer suggest to `Split`.
-        name: what the result calls the network; default: its class.
-        progress: called with (done, all) before each layer is measured, and at the end.
+        input_size: (channels, height, width) of one image; by default the size that the network declares.
+        latency: measure each layer dense and lean on this device, and both networks, and compare with the prediction.
+        faster_only: keep groups dense that are slower lean.
+        batch, threads, runtime: settings of the measurement; see `leanconv.search.layer_times`.
+        images: (N, C, H, W) as the network takes them, to suggest a ratio of `Split` for each layer.
+        name: the name of the network in the result; by default its class.
+        progress: a function that is called with (done, total) before each layer is measured, and at the end.
+        command: the command line that the page shows.
 
     Raises:
-        SettingError: the network is lean already and a method is given, it does not say its input size, or nothing is to
-            be measured.
+        SettingError: a method is given for a network that is lean already, the input size is unknown, or a measurement is
+            requested without a method.
     """
     name, shape = name or type(model).__name__, _shape(model, input_size)
     dense, lean, made = _converted(model, method, shape, name, where=where, exclude=exclude, include=include)
@@ -144,7 +148,7 @@ def inspect(
     if latency or faster_only:
         if method is None or made is None:
             raise SettingError(
-                "--latency and --faster-only (latency, faster_only) measure what a method would do; give a dense network "
+                "--latency and --faster-only (latency, faster_only) measure the effect of a method; give a dense network "
                 "and a method"
             )
         times = faster.layer_times(made, batch=batch, threads=threads, runtime=runtime, progress=progress)
@@ -189,16 +193,16 @@ def _converted(
 
 
 def _shape(model: nn.Module, given: InputSize | None) -> InputSize | None:
-    """The given size; else what the network was trained on, planned for, or made for."""
+    """The given input size; else the size of the training, of the plan, or of the network's declaration."""
     made = plan_of(model)
     trained = input_size_of(model) if get_task(model) is not None else None
     return given or trained or (made and made.input_size) or input_size_of(model)
 
 
 def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape: InputSize | None) -> dict[str, Any]:
-    """The figures of a conversion: in total, and for each convolution of the plan in the network's order.
+    """The counts of a conversion: in total, and for each convolution of the plan, in the order of the network.
 
-    `uncounted` names what the network does that the MACs leave out.
+    `uncounted` names the operations whose multiply-adds are not in the MACs.
     """
     after = count(lean, shape)
     return {
@@ -210,7 +214,7 @@ def describe(dense: nn.Module | None, lean: nn.Module, plan: Plan | None, shape:
 
 
 def _note_times(layers: Sequence[dict[str, Any]], times: Sequence[LayerTime]) -> None:
-    """Add each layer's times to its entry; None where it was not measured."""
+    """Add the times of each layer to its entry; None for a layer that was not measured."""
     measured = {time.name: time for time in times}
     for layer in layers:
         time = measured.get(layer["name"])

@@ -1,4 +1,4 @@
-"""How an analysis says that it exists. Importing this, and all of `leanconv.analyse.kinds`, loads no torch."""
+"""The registry of the analyses. Importing this module, or `leanconv.analyse.kinds`, does not load torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ KINDS: dict[str, Kind] = {}
 
 @dataclass(frozen=True)
 class Kind:
-    """An analysis.
+    """A registered analysis.
 
     Args:
-        says: what it shows, for a list of all.
-        of: what it looks at. Networks come as a mapping of names to modules, folders as one of names to paths.
-        function: takes them, and of `images`, `data`, `layers`, `classes` and `seed` those that it has parameters for.
+        name: the value of `--what`.
+        says: a short description, for the list of all analyses.
+        of: the kind of its subjects. Networks are passed as a mapping of names to modules, folders as names to paths.
+        function: takes the subjects, and those of `images`, `data`, `layers`, `classes` and `seed` that are its parameters.
     """
 
     name: str
@@ -32,12 +33,12 @@ class Kind:
 
     @property
     def takes(self) -> frozenset[str]:
-        """The parameters of its function."""
+        """The names of the parameters of `function`."""
         return frozenset(inspect.signature(self.function).parameters)
 
 
 def analysis(says: str, of: Subject = "networks") -> Callable[[Looks], Looks]:
-    """Declare the decorated function as the analysis of its name."""
+    """A decorator that registers a function as an analysis, under the name of the function."""
 
     def declared(function: Looks) -> Looks:
         KINDS[function.__name__] = Kind(function.__name__, says, of, function)

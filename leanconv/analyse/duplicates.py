@@ -1,4 +1,4 @@
-"""How many of the maps that a layer reads say the same."""
+"""Near-duplicates among the feature maps that a layer reads."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ THRESHOLD = 0.9  # correlation from which two maps are near-duplicates
 
 @dataclass(frozen=True)
 class Redundancy:
-    """The maps that one layer reads.
+    """The near-duplicates among the input maps of one layer.
 
     Args:
-        layer: its name.
+        layer: the name of the layer.
         correlation: (C, C), absolute values, over all positions of all images; 0 for a constant map.
-        representatives: the maps that stand for the others, the one that stands for most first.
-        of: for each map its representative.
-        threshold: what counts as a near-duplicate.
-        maps: (C, H, W) on the first image.
+        representatives: the maps that represent their near-duplicates; the map with the most near-duplicates first.
+        of: for each map, its representative; -1 for a constant map.
+        threshold: the absolute correlation from which two maps count as near-duplicates.
+        maps: (C, H, W), the maps of the first image.
     """
 
     layer: str
@@ -42,23 +42,23 @@ class Redundancy:
 
     @property
     def share(self) -> float:
-        """The part of the maps that are near-duplicates of a representative, or constant."""
+        """The share of the maps that are near-duplicates of a representative, or constant."""
         return 1 - len(self.representatives) / len(self.of)
 
     @property
     def ratio(self) -> float:
-        """What `leanconv.Split` would want here: the part of the maps that is not redundant, rounded up to eighths."""
+        """A ratio for `leanconv.Split` in this layer: the share of maps that are not redundant, rounded up to eighths."""
         return min(max(np.ceil(8 * (1 - self.share)) / 8, 1 / 8), 1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, shares and the representatives."""
+        """Counts, shares and the representatives, as plain values."""
         return {
             "layer": self.layer, "channels": len(self.of), "redundant": round(self.share, 4), "ratio": float(self.ratio),
             "threshold": self.threshold, "representatives": list(self.representatives), "of": list(self.of),
         }  # fmt: skip
 
     def plot(self, most: int = 64) -> Figure:
-        """The maps as a grid, each representative followed by its near-duplicates."""
+        """Draw the first `most` maps as a grid; near-duplicates follow their representative."""
         order = [index for head in (*self.representatives, -1) for index in _members(self, head)][:most]
         columns = min(8, len(order))
         figure, grid = panels(-(-len(order) // columns), columns, 1.0, 1.1)
@@ -82,19 +82,21 @@ def _members(found: Redundancy, head: int) -> list[int]:
 def redundancy(
     model: nn.Module, images: Tensor, layer: str, *, threshold: float = THRESHOLD, use: int = -1
 ) -> Redundancy:
-    """Which of the maps that a layer reads are near-duplicates of another one.
+    """Find the near-duplicates among the feature maps that a layer reads.
 
-    Maps are compared by their absolute correlation over all positions of all images. Representatives are chosen
-    greedily: the map with most near-duplicates first, which are then taken care of.
+    Maps are compared by their absolute correlation over all positions of all images. Representatives are chosen greedily:
+    first the map with the most near-duplicates. These near-duplicates are then removed, and the choice is repeated.
 
     Args:
         images: (N, C, H, W), as the network takes them.
-        threshold: from 0 to 1.
+        layer: the name of the layer.
+        threshold: the absolute correlation of near-duplicates, above 0 and at most 1.
+        use: the number of the call, for a layer that runs several times; -1 is the last.
 
     Raises:
-        SettingError: no such layer or use, or a threshold out of range.
+        SettingError: there is no such layer or use, or the threshold is out of range.
 
-    Source: "Split to Be Slim", Fig. 1 and section 1, which shows such maps and gives no measure; this one is ours.
+    Source: "Split to Be Slim", Fig. 1 and section 1, which shows such maps without a measure; this measure is ours.
     """
     if not 0 < threshold <= 1:
         raise SettingError(f"threshold={threshold} must be above 0 and at most 1")
@@ -128,10 +130,14 @@ def _greedy(correlation: np.ndarray, alive: np.ndarray, threshold: float) -> tup
 
 
 def redundancies(model: nn.Module, images: Tensor, *, threshold: float = THRESHOLD) -> list[Redundancy]:
-    """`redundancy` for every convolution that has a kernel to save: those over 1x1, behind the first one."""
+    """The `redundancy` of every convolution with a kernel larger than 1x1, except the first.
+
+    Raises:
+        SettingError: there is no such convolution.
+    """
     wide = [name for name, conv in conv_layers(model).items() if getattr(conv, "kernel_size", (1, 1)) != (1, 1)]
     if len(wide) < 2:
-        raise SettingError("no convolution over 1x1 stands behind the first one; name a layer")
+        raise SettingError("after the first convolution, no kernel is larger than 1x1; name a layer")
     return [redundancy(model, images, name, threshold=threshold) for name in wide[1:]]
 
 
@@ -139,6 +145,6 @@ MAPS = ("Layer", "Maps it reads", "Representatives", "Near-duplicates", "Suggest
 
 
 def maps_row(found: Redundancy) -> list[str]:
-    """A line of a table under `MAPS`."""
+    """The cells of a table row under the headings `MAPS`."""
     made = [str(len(found.of)), str(len(found.representatives)), f"{found.share:.0%}", f"split(ratio={found.ratio:g})"]
     return [found.layer, *made]

@@ -1,4 +1,4 @@
-"""Figures without a display and without a global state."""
+"""Matplotlib figures that need no display and no global state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, (rows, columns) of them, each so many inches."""
+    """A figure and its axes, an array (rows, columns); `width` and `height` of each axes are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
@@ -27,16 +27,18 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def panel(width: float, height: float) -> Axes:
-    """The axes of a figure of their own."""
+    """The axes of a new figure; `width` and `height` are in inches."""
     axes: Axes = panels(1, 1, width, height)[1][0][0]
     return axes
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as its suffix says (.svg, .png, .pdf), whole or not at all; SVG text stays text.
+    """Write a figure in the format of the suffix (.svg, .png or .pdf), and return the path.
+
+    The file is complete, or not written at all. Text in SVG files stays text.
 
     Raises:
-        SettingError: another suffix.
+        SettingError: the path has another suffix.
     """
     import matplotlib
 
@@ -52,10 +54,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> Path:
-    """`path`, if a figure can be written there.
+    """`path` as a Path, if its suffix is a format of figures.
 
     Raises:
-        SettingError: another suffix than .svg, .png or .pdf.
+        SettingError: the suffix is not .svg, .png or .pdf.
     """
     path = Path(path)
     if path.suffix not in (".svg", ".png", ".pdf"):
@@ -64,7 +66,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
 
 
 def svg_of(figure: Figure) -> str:
-    """A figure as one SVG element on white, for a page that may be dark."""
+    """A figure as one SVG element with a white background, because the page may be dark."""
     out = io.StringIO()
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""How strongly shared weights were pulled during training."""
+"""The gradients of shared weights during training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ FILE = "gradients.jsonl"
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """Args:
-    tensors: names of the shared weights, in the order of the network.
-    steps: (T).
-    largest, mean: (T, tensors), of the absolute gradient.
+    """The gradients of the shared weights of a run.
+
+    Args:
+        tensors: the names of the shared weights, in the order of the network.
+        steps: (T), the numbers of the recorded steps.
+        largest, mean: (T, tensors), the maximum and the mean of the absolute gradient.
     """
 
     tensors: tuple[str, ...]
@@ -34,7 +36,7 @@ class GradientFlow:
     mean: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
-        """Means over the steps for each tensor."""
+        """For each tensor, the means over the steps, as plain values."""
         return {
             "steps": len(self.steps),
             "tensors": [
@@ -45,16 +47,19 @@ class GradientFlow:
 
 
 def _finite(values: np.ndarray) -> float | None:
-    """Their mean; None where the run diverged."""
+    """The mean of `values`; None if it is not finite, because the run diverged."""
     mean = float(values.mean())
     return mean if np.isfinite(mean) else None
 
 
 def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
-    """What a run with ``record_gradients`` (``--record-gradients``) kept.
+    """Read the gradients that a run with ``record_gradients`` (``--record-gradients``) wrote.
+
+    Args:
+        folder: the folder of the run.
 
     Raises:
-        FileError: there is nothing, or not what such a run writes.
+        FileError: the folder has no such file, or the file is not valid.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -64,7 +69,7 @@ def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 record = parse_json(line)
-            except ValueError:  # the half line of a killed process
+            except ValueError:  # an incomplete line of a killed process
                 continue
             records[int(record["step"])] = record["gradients"]  # a resumed run may have written a step twice
         names = tuple(next(iter(records.values())))
@@ -74,12 +79,14 @@ def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
             for kind in ("max", "mean")
         )
     except (ValueError, KeyError, TypeError, StopIteration) as error:
-        raise FileError(f"{path} is not what a run writes ({error!r}); train again with --record-gradients") from error
+        raise FileError(
+            f"{path} is not a valid record of gradients ({error!r}); train again with --record-gradients"
+        ) from error
     return GradientFlow(names, steps, largest, mean)
 
 
 def plot_gradients(runs: Mapping[str, GradientFlow]) -> Figure:
-    """The largest absolute gradients above, the mean ones below; a column for each run, one scale for all."""
+    """Draw the largest absolute gradients above and the mean ones below; a column for each run, with one scale."""
     figure, grid = panels(2, len(runs), 2.9, 2.3)
     for (label, flow), column in zip(runs.items(), grid.T, strict=True):
         for axes, values in zip(column, (flow.largest, flow.mean), strict=True):

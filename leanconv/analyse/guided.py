@@ -1,4 +1,4 @@
-"""Guided back-propagation through any network: module or function, in place or not."""
+"""Guided back-propagation through any network; activations may be modules or functions, in place or not."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch.overrides import TorchFunctionMode
 
 from leanconv.core.errors import SettingError
 
-# Rectifiers and what stands for them: their gradient passes where it is positive
+# Rectifiers and similar activations: only their positive gradients pass
 RECTIFIED = {
     "relu", "relu_", "relu6", "hardtanh", "leaky_relu", "leaky_relu_", "elu", "elu_", "celu", "selu", "gelu", "silu", "mish",
     "hardswish", "prelu",
 }  # fmt: skip
-CLAMPS = {"clamp", "clamp_", "clamp_min", "clamp_min_"}  # at 0 they are rectifiers
-# For these the paper's rule has no meaning, and none is agreed on. Gates (sigmoid, softmax, tanh) keep their gradient.
+CLAMPS = {"clamp", "clamp_", "clamp_min", "clamp_min_"}  # with a minimum of 0 these are rectifiers
+# The paper's rule has no meaning for these activations. Gates (sigmoid, softmax, tanh) keep their gradient.
 REFUSED = {
     "rrelu", "glu", "softplus", "softshrink", "hardshrink", "tanhshrink", "threshold", "threshold_", "logsigmoid",
 }  # fmt: skip
 
 
 class Guided(TorchFunctionMode):
-    """While it is active, activations pass only positive gradients back.
+    """A context in which activations pass only positive gradients back.
 
-    With y = f(x): dx = f'(x) max(dy, 0), which for a ReLU is guided back-propagation as it was published; for smooth rectifiers
-    it is the same rule with their own derivative.
+    For y = f(x): dx = f'(x) max(dy, 0). For a ReLU this is the published guided back-propagation. Smooth rectifiers follow the
+    same rule with their own derivative.
 
     Raises:
-        SettingError: an activation that has no such rule, by its name.
+        SettingError: the network has an activation without a rule; the error names the activation.
 
     Source: Springenberg et al. 2014, "Striving for Simplicity", section 3.4.
     """
@@ -47,7 +47,7 @@ class Guided(TorchFunctionMode):
         if not (name in RECTIFIED or (name in CLAMPS and _at_zero(args, kwargs))) or not isinstance(output, Tensor):
             return output
         if output.requires_grad:
-            # a hook, and no node of its own, so that in-place activations are served alike
+            # a hook works for in-place activations too; an autograd function would not
             output.register_hook(lambda gradient: gradient.clamp(min=0))
         return output
 

@@ -1,4 +1,4 @@
-"""The images that networks are shown, as they take them and as a reader sees them."""
+"""The images of an analysis, as the input of networks and as pictures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from leanconv.train.prepared import some_batches, task_on
 
 @dataclass(frozen=True)
 class Images:
-    """Images (N, C, H, W) as the networks take them, and the task that they were prepared for."""
+    """Images (N, C, H, W) as the networks take them, and the task for which the images were prepared."""
 
     tensor: Tensor
     task: Task
 
     def pictures(self) -> np.ndarray:
-        """The same as a reader sees them: (N, H, W, 3) or (N, H, W) in [0, 1]."""
+        """The images as pictures: (N, H, W, 3), or (N, H, W) for one channel, in [0, 1]."""
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.task.mean, self.task.std))
         shown = (self.tensor * std + mean).clamp(0, 1)
         found: np.ndarray = (shown[:, 0] if shown.shape[1] == 1 else shown.permute(0, 2, 3, 1)).numpy()
@@ -36,12 +36,14 @@ def images_for(model: nn.Module, source: ImageData | Tensor | Path | str, count:
     """`count` images as `model` takes them.
 
     Args:
-        source: a data set, of whose test part they are drawn without repetition; a folder of photos, of which the first are
-            taken; or a tensor (N, C, H, W), taken as it is.
-        seed: of the draw.
+        model: a network that declares how its images are prepared.
+        source: a data set, from whose test part images are drawn without repetition; a folder of photos, of which the first
+            are taken; or a tensor (N, C, H, W), which is used unchanged.
+        count: the number of images.
+        seed: the seed of the draw.
 
     Raises:
-        SettingError: the network takes other channels than the data set has.
+        SettingError: the network and the data set differ in the number of channels.
     """
     if isinstance(source, Tensor):
         return Images(source, task_of(model))
@@ -54,7 +56,7 @@ def images_for(model: nn.Module, source: ImageData | Tensor | Path | str, count:
 
 
 def check_channels(model: nn.Module, data: ImageData) -> None:
-    """Raise SettingError where the network does not take images of `data`."""
+    """Raise SettingError if the network and the images of `data` differ in the number of channels."""
     found = task_of(model).channels
     if found != data.channels:
         raise SettingError(

@@ -1,4 +1,4 @@
-"""Layers by name, and what flows through them."""
+"""Layers by name, and their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from leanconv.core.operator import ConvOp
 
 
 def conv_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolutions of `model` by name, dense and lean; what a lean one is made of does not count.
+    """The dense and lean convolutions of `model` by name, without the convolutions inside a lean one.
 
     Raises:
-        SettingError: there is none.
+        SettingError: the network has no convolution.
+
+    >>> from leanconv import create_model
+    >>> list(conv_layers(create_model("resnet8")))[:3]
+    ['conv1', 'layer1.0.conv1', 'layer1.0.conv2']
     """
     inside = [f"{name}." for name, module in model.named_modules() if isinstance(module, ConvOp)]
     found: dict[str, nn.Module] = {
@@ -30,10 +34,10 @@ def conv_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def layer_of(model: nn.Module, name: str) -> nn.Module:
-    """The module called `name`.
+    """The module with the name `name`.
 
     Raises:
-        SettingError: there is none; the message lists the layers nearest to it, or all convolutions.
+        SettingError: there is no such module; the message lists similar names, or all convolutions.
     """
     modules = dict(model.named_modules())
     if name in modules:
@@ -43,7 +47,7 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
 
 
 def chosen(model: nn.Module, layers: Sequence[str], most: int) -> list[str]:
-    """The named layers, or some of the network's convolutions, evenly spread.
+    """The given layers; without any, at most `most` convolutions of the network, evenly spread.
 
     Raises:
         SettingError: there is no such layer, or no convolution.
@@ -60,12 +64,12 @@ def chosen(model: nn.Module, layers: Sequence[str], most: int) -> list[str]:
 
 @contextmanager
 def outputs_of(model: nn.Module, name: str, inputs: bool = False) -> Iterator[list[Tensor]]:
-    """Collects what the layer `name` gives, or reads, once for each time that it is used, while the block runs."""
+    """A list of the outputs of the layer `name`, or of its inputs: one for each call while the block runs."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         seen.append(args[0].clone() if inputs else output)
-        # the network goes on with a copy: an activation in place would change what was kept
+        # the network continues with a copy: an activation in place would change the kept tensor
         return output.clone() if not inputs and isinstance(output, Tensor) else None
 
     handle = layer_of(model, name).register_forward_hook(keep)
@@ -76,15 +80,15 @@ def outputs_of(model: nn.Module, name: str, inputs: bool = False) -> Iterator[li
 
 
 def use_of(seen: list[Tensor], name: str, use: int) -> Tensor:
-    """The output of one use of a layer.
+    """The tensor that `outputs_of` kept for one use of a layer.
 
     Raises:
-        SettingError: the layer is not used as often, or gives no map.
+        SettingError: the layer has no such use, or the tensor is no feature map (N, C, H, W).
     """
     if not -len(seen) <= use < len(seen):
-        many = f"is used {len(seen)} times, so that use= goes from 0 to {len(seen) - 1}" if seen else "is not used"
+        many = f"is used {len(seen)} times, so that use= must be from 0 to {len(seen) - 1}" if seen else "is not used"
         raise SettingError(f"use={use}: layer {name!r} {many}")
     output = seen[use]
     if not isinstance(output, Tensor) or output.ndim != 4:
-        raise SettingError(f"layer {name!r} gives no maps (N, C, H, W); take a convolution")
+        raise SettingError(f"layer {name!r} returns no feature maps (N, C, H, W); name a convolution")
     return output

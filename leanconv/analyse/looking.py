@@ -1,4 +1,4 @@
-"""One call for every analysis."""
+"""`look`: one function for every analysis."""
 
 from __future__ import annotations
 
@@ -31,24 +31,29 @@ def look(
     seed: int = 0,
     command: str = "",
 ) -> Analysis:
-    """Look into networks: a table, a figure, and arrays.
+    """Run an analysis of networks; the result has a table, a figure, and arrays.
 
         found = lc.analyse.look("filters", {"dense": dense, "tied": lean}, data)
-        found.figure                     # of matplotlib
+        found.figure                     # a figure of matplotlib
         found.to_json()                  # the arrays
 
     Args:
-        what: one of `leanconv.analyse.KINDS`, where each says what it shows.
-        models: a network, or several by name. The kinds "gradients" and "tradeoff" read folders instead.
-        images: a data set, whose test part is looked at; a folder of photos; or a tensor (N, C, H, W) as the networks take it.
-        layers: names; () lets the analysis choose some.
-        classes: for "cam": one for all images or one each; () takes the likeliest.
-        count: how many images.
-        seed: of what is drawn.
-        command: what the page says that it was made by.
+        what: a name in `leanconv.analyse.KINDS`, which describes each analysis.
+        models: a network, or several networks by name. The analyses "gradients" and "tradeoff" take folders.
+        images: a data set, of which the test part is used; a folder of photos; or a tensor (N, C, H, W) as the networks take it.
+        layers: the names of layers; () lets the analysis choose some.
+        classes: for "cam", one class for all images or one for each; () takes the likeliest.
+        count: the number of images.
+        seed: the seed of random choices.
+        command: the command line that the page shows.
 
     Raises:
-        SettingError: an unknown analysis, or one that needs images, one network or folders, and got something else.
+        SettingError: the analysis is unknown, or it needs images, one network or folders that were not given.
+
+    >>> import leanconv as lc
+    >>> found = look("spectrum", lc.create_model("resnet8"), layers=["layer1.0.conv1"])
+    >>> len(found.rows)
+    1
     """
     if what not in KINDS:
         raise SettingError(f"--what {what} (what) must be one of {', '.join(KINDS)}")
@@ -81,7 +86,7 @@ def _folders(folders: Subjects) -> Mapping[str, Path]:
     if isinstance(folders, Mapping):
         return {name: Path(folder) for name, folder in folders.items()}
     if isinstance(folders, nn.Module):
-        raise SettingError("this analysis reads what a run wrote; give its folder, and not a network")
+        raise SettingError("this analysis reads the files of a run; give the folder of the run, and not a network")
     several = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
     return dict(zip(labels_of([os.fspath(folder) for folder in several]), map(Path, several), strict=True))
 
@@ -100,10 +105,13 @@ def _images(
 
 
 def labels_of(targets: Sequence[str]) -> list[str]:
-    """What tells networks and folders apart: of folders, the parts of their paths that differ.
+    """Short distinct labels of networks and folders: for folders, the parts of their paths that differ.
 
     Raises:
-        SettingError: one is given twice.
+        SettingError: a network is given twice.
+
+    >>> labels_of(["resnet20", "resnet56"])
+    ['resnet20', 'resnet56']
     """
     if len(set(targets)) < len(targets):
         raise SettingError(f"a network is given twice among {', '.join(targets)}; leave one out")

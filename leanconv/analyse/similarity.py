@@ -1,4 +1,4 @@
-"""How alike the filters of a layer are: by what excites them, and by their weights."""
+"""The similarity of the filters of a layer: by the pixels that excite them, and by their weights."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class FilterSimilarity:
     """Cosine similarities between filters of one layer.
 
     Args:
-        layer: its name.
-        filters: which output channels, in the order of the matrix.
-        matrix: (k, k); NaN for a filter that nothing excites.
-        images: how many images it is a mean over; 0 for weights.
+        layer: the name of the layer.
+        filters: the output channels, in the order of the matrix.
+        matrix: (k, k), cosines; NaN for a dead filter, which no image excites.
+        images: the number of images in the mean; 0 for similarities of weights.
     """
 
     layer: str
@@ -42,17 +42,17 @@ class FilterSimilarity:
     images: int
 
     def pairs(self) -> np.ndarray:
-        """The similarity of every pair of two filters, once; those of dead filters left out."""
+        """The similarity of each pair of filters, once, without the pairs of dead filters."""
         values = self.matrix[np.triu_indices(len(self.matrix), 1)]
         return values[np.isfinite(values)]
 
     def histogram(self, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
-        """(edges, probability density) of the pairs over [-1, 1]."""
+        """The edges of the bins and the probability density of the pairs, over [-1, 1]."""
         density, edges = np.histogram(self.pairs(), bins, (-1.0, 1.0), density=True)
         return edges, density
 
     def to_json(self) -> dict[str, Any]:
-        """Mean and quartiles of the pairs, and the matrix; None for NaN."""
+        """The mean and quartiles of the pairs, and the matrix with None for NaN, as plain values."""
         pairs = self.pairs()
         q25, median, q75 = (float(v) for v in np.quantile(pairs, (0.25, 0.5, 0.75))) if len(pairs) else (None,) * 3
         matrix = [[None if np.isnan(v) else round(float(v), 5) for v in row] for row in self.matrix]
@@ -62,7 +62,7 @@ class FilterSimilarity:
         }  # fmt: skip
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The correlation matrix."""
+        """Draw the matrix of cosines."""
         axes = axes or panel(4.0, 3.6)
         drawn = axes.imshow(self.matrix, vmin=-1, vmax=1, cmap="RdYlBu_r", interpolation="nearest")
         axes.set_title(self.layer, fontsize=9)
@@ -77,16 +77,17 @@ def filter_similarity(
     """Cosine similarity between filters by their guided back-propagation patterns, a mean over images.
 
     The pattern of a filter on an image is the gradient of the sum of its map with respect to the pixels, by guided
-    back-propagation. Two filters are alike where the same pixels excite them.
+    back-propagation. Two filters are similar if the same pixels excite them.
 
     Args:
         images: (N, C, H, W), as the network takes them.
         layer: a name of `leanconv.analyse.conv_layers`.
-        filters: how many, drawn at random where the layer has more.
-        use: which use of a layer that runs several times; -1 is the last.
+        filters: the number of filters; if the layer has more, they are drawn at random.
+        seed: the seed of the draw.
+        use: the number of the call, for a layer that runs several times; -1 is the last.
 
     Raises:
-        SettingError: no such layer or use, or an activation that guided back-propagation has no rule for.
+        SettingError: there is no such layer or use, or an activation without a rule of guided back-propagation.
 
     Source: Wang & Yu 2021, Figs. 1 and 9.
     """
@@ -104,7 +105,7 @@ def filter_similarity(
 
 
 def _patterns(model: nn.Module, image: Tensor, layer: str, filters: Tensor, use: int) -> Tensor:
-    """(k, pixels): one copy of the image for each filter, so that one backward pass serves all."""
+    """The patterns of the filters, (k, pixels): with a copy of the image for each filter, one backward pass is enough."""
     copies = image.repeat(len(filters), 1, 1, 1).requires_grad_()
     with torch.enable_grad(), outputs_of(model, layer) as seen, Guided():
         model(copies)
@@ -120,10 +121,10 @@ def _cosines(rows: Tensor) -> Tensor:
 
 
 def dense_weight(model: nn.Module, layer: str) -> Tensor:
-    """The layer's weight as one convolution's: (O, I / groups, kh, kw).
+    """The weight of the equal dense convolution of a layer: (O, I / groups, kh, kw).
 
     Raises:
-        SettingError: it is no convolution, or not equal to a single one.
+        SettingError: the layer does not equal a single dense convolution.
     """
     module = layer_of(model, layer)
     if isinstance(module, LinearOp):
@@ -135,17 +136,21 @@ def dense_weight(model: nn.Module, layer: str) -> Tensor:
 
 
 def weight_similarity(model: nn.Module, layer: str) -> FilterSimilarity:
-    """Cosine similarity between the weights of a layer's filters: cheap, and blind to what the inputs are.
+    """Cosine similarity between the weights of a layer's filters. This is fast, and does not depend on images.
 
     Raises:
-        SettingError: no such layer, or one that equals no single convolution.
+        SettingError: there is no such layer, or it does not equal a single dense convolution.
+
+    >>> from leanconv import create_model
+    >>> weight_similarity(create_model("resnet8"), "conv1").matrix.shape
+    (16, 16)
     """
     rows = dense_weight(model, layer).flatten(1).double()
     return FilterSimilarity(layer, tuple(range(len(rows))), _cosines(rows).cpu().numpy(), 0)
 
 
 def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figure:
-    """A histogram of the pairs for each layer, several networks overlaid; layers are matched by their order."""
+    """Draw a histogram of the pairs for each layer, with the networks overlaid; layers are matched by their order."""
     columns = max(len(found) for found in networks.values())
     figure, grid = panels(1, columns, 3.0, 2.6)
     for (label, found), style in zip(networks.items(), _styles(), strict=False):
@@ -164,7 +169,7 @@ def _styles() -> list[str]:
 
 
 def analysis_of(found: Mapping[str, Sequence[FilterSimilarity]], figure: Figure) -> Analysis:
-    """The similarities of each network's layers as an analysis with this figure."""
+    """The result of an analysis: the similarities in the layers of each network, with this figure."""
     from leanconv.analyse.analysis import Analysis
 
     values = {label: [similarity.to_json() for similarity in layers] for label, layers in found.items()}

@@ -1,4 +1,4 @@
-"""How low the rank of a layer's filters, or of a group's together, could go."""
+"""Singular values: the rank of the filters of one layer, or of a group of layers together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of filters as rows.
+    """The singular values of the matrix whose rows are filters.
 
     Args:
-        label: the layer, or the layers of a group.
-        values: from the largest to the smallest.
-        shape: (filters, inputs to a filter) of the matrix.
+        label: the name of the layer, or of the group of layers.
+        values: the singular values, from the largest to the smallest.
+        shape: the shape of the matrix: (filters, inputs of a filter).
     """
 
     label: str
@@ -33,14 +33,14 @@ class Spectrum:
     shape: tuple[int, int]
 
     def rank(self, energy: float = 0.95) -> int:
-        """The least rank that keeps this share of the squared Frobenius norm."""
+        """The smallest rank that keeps the share `energy` of the squared Frobenius norm."""
         if not 0 < energy <= 1:
             raise SettingError(f"energy={energy} must be above 0 and at most 1")
         share = np.cumsum(self.values**2) / max(float((self.values**2).sum()), 1e-300)
         return min(int(np.searchsorted(share, energy - 1e-12)) + 1, len(self.values))
 
     def to_json(self) -> dict[str, Any]:
-        """Values, and the ranks that keep 90, 95 and 99 %."""
+        """The values, and the ranks that keep 90, 95 and 99 %, as plain values."""
         ranks = {f"rank_{round(100 * e)}": self.rank(e) for e in (0.9, 0.95, 0.99)}
         return {
             "label": self.label,
@@ -50,7 +50,7 @@ class Spectrum:
         }
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Values against their number, with the rank that keeps 95 %."""
+        """Draw the values against their number, with the rank that keeps 95 %."""
         axes = axes or panel(4.0, 2.8)
         axes.plot(np.arange(1, len(self.values) + 1), self.values / max(self.values[0], 1e-300))
         rank = self.rank(0.95)
@@ -61,12 +61,20 @@ class Spectrum:
 
 
 def spectrum(model: nn.Module, layers: str | Sequence[str]) -> Spectrum:
-    """Singular values of one layer's filters, or of several layers' stacked.
+    """The singular values of one layer's filters, or of the stacked filters of several layers.
 
-    Stacked filters of rank r are what `SharedBasis` with r shared components and none of their own can hold exactly.
+    `SharedBasis` with r shared and no unique components represents stacked filters of rank r exactly.
+
+    Args:
+        model: a dense or a lean network.
+        layers: the name of a layer, or the names of several.
 
     Raises:
-        SettingError: no such layer, no convolution's weight, or layers whose filters differ in shape.
+        SettingError: there is no such layer, a layer has no dense weight, or the filters of the layers differ in shape.
+
+    >>> from leanconv import create_model
+    >>> spectrum(create_model("resnet8"), "conv1").shape
+    (16, 27)
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     weights = [dense_weight(model, name).double() for name in names]

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs, from measured rows: compression curves and rank sweeps."""
+"""Accuracy against parameters and MACs, from measured rows: compression curves and rank sweeps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ COSTS = (("params", 1e6, "parameters, M"), ("macs", 1e6, "MACs, M"), ("factor", 
 
 @dataclass(frozen=True)
 class Point:
-    """One network.
+    """The measured values of one network.
 
     Args:
-        factor: how many times fewer parameters than the reference.
-        error_pct, error_pct_std: 100 less the test accuracy, and its spread over `n` seeds.
-        line: what the points joined with it have in common: the name without its first swept setting.
+        name: the name of the row.
+        params, macs: parameters, and MACs for one image.
+        factor: parameters of the reference, divided by the parameters of this network.
+        error_pct: 100 minus the test accuracy in percent; a mean over `n` seeds.
+        error_pct_std: the standard deviation over the seeds; None for one seed.
+        n: the number of seeds.
+        line: the name without its first swept setting; points with the same line are joined.
     """
 
     name: str
@@ -41,17 +45,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """Points in the order of the rows; the reference is what `factor` is to."""
+    """The points in the order of the rows, and the name of the reference network."""
 
     points: tuple[Point, ...]
     reference: str
 
     def to_json(self) -> dict[str, Any]:
-        """The points."""
+        """The reference and the points, as plain values."""
         return {"reference": self.reference, "points": [asdict(point) for point in self.points]}
 
     def plot(self) -> Figure:
-        """Error against parameters, MACs and the compression factor; points of a sweep are joined."""
+        """Draw the error against parameters, MACs and the compression factor; the points of a sweep are joined."""
         figure, grid = panels(1, 3, 3.6, 3.2)
         lines: dict[str, list[Point]] = {}
         for point in self.points:
@@ -76,13 +80,13 @@ class Tradeoff:
 
 
 def read_tradeoff(path: str | os.PathLike[str]) -> Tradeoff:
-    """The networks of what `leanconv compare` wrote: a summary.json, its folder, or a file of results/.
+    """Read the networks that `leanconv compare` measured: from summary.json, its folder, or a file of results/.
 
     Source: "Learning Deeply Shared Filter Bases", Fig. 4 (error against parameters and MACs over shared and unique
     components); ShardNet, Figs. 2 and 3 (accuracy against compression).
 
     Raises:
-        FileError: there is none, or no network in it was tested.
+        FileError: the file does not exist or is not valid, or it has no tested network.
     """
     path = Path(path)
     path = path / "summary.json" if path.is_dir() else path
@@ -100,14 +104,14 @@ def read_tradeoff(path: str | os.PathLike[str]) -> Tradeoff:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         raise FileError(
-            f"{path} is not what leanconv compare writes ({error}); give its folder or its summary.json"
+            f"{path} is not a result of leanconv compare ({error}); give its folder or its summary.json"
         ) from error
     if not points:
         raise FileError(f"{path} has no tested network; train some with leanconv compare")
     return Tradeoff(points, str(reference))
 
 
-SWEPT = r"(shared|blocks|ratio|width|rank)=([\d.]+)"  # what a sweep moves
+SWEPT = r"(shared|blocks|ratio|width|rank)=([\d.]+)"  # the settings that a sweep changes
 
 
 def _line(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line: one small file a verb."""
+"""The command line: one small file for each verb."""
 
 from __future__ import annotations
 

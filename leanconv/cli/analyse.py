@@ -1,4 +1,4 @@
-"""``leanconv analyse``: what a network does, as a table, a figure and arrays."""
+"""``leanconv analyse``: an analysis of networks, as a table, a figure and arrays."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def analyse(
         ),
     ] = "filters",
     layer: Annotated[
-        list[str] | None, typer.Option("--layer", metavar="NAME", help="Which layer; may be repeated. Default: some.")
+        list[str] | None,
+        typer.Option("--layer", metavar="NAME", help="A layer; may be repeated. Default: the analysis chooses."),
     ] = None,
     data: Annotated[
         str | None,
@@ -47,7 +48,7 @@ def analyse(
     photos: Annotated[
         Path | None, typer.Option("--photos", metavar="DIR", help="Images of your own in place of --data.")
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="How many images to look at.")] = 8,
+    images: Annotated[int, typer.Option("--images", min=1, help="The number of images.")] = 8,
     classes: Annotated[
         list[int] | None,
         typer.Option("--class", min=0, help="cam: the class, once or for each image; default: the likeliest."),
@@ -60,7 +61,7 @@ def analyse(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Look into TARGET: a table here, the figure with --out, the arrays with --json."""
+    """Analyse TARGET: print a table, write the figure with --out, print the arrays with --json."""
     from leanconv.analyse.figure import check_suffix
     from leanconv.analyse.looking import FOLDERS, look
     from leanconv.cli.images import open_images

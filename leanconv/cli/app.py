@@ -1,4 +1,4 @@
-"""The verbs together, and what happens when one of them fails."""
+"""All verbs, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "doctor": (doctor, "doctor"),
 }
 
-# Those that train: under torchrun or srun every process takes part. The first one alone does what the others are for.
+# Verbs that train: with torchrun or srun, every process takes part. The other verbs run in the first process only.
 TOGETHER = ("demo", "train", "compare", "reproduce", "detect")
 
 app = typer.Typer(
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """A warning of leanconv's as one line; `others` shows those of other libraries."""
+    """Print a warning of leanconv as one line; `others` shows the warnings of other libraries."""
     if issubclass(category, LeanconvWarning):
         _fail(f"warning: {message}")
     else:
@@ -126,7 +126,7 @@ def _fail(message: str) -> None:
 
 
 def _flushed(code: str | int | None) -> str | int | None:
-    """The exit code, after standard output was flushed: a reader that went away is one line, not a traceback."""
+    """Flush standard output and return the exit code. If standard output is closed, print one line, not a traceback."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

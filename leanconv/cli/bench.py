@@ -1,4 +1,4 @@
-"""``leanconv bench``: how fast networks are here, in which runtime."""
+"""``leanconv bench``: the latency of networks on this machine, in each runtime."""
 
 from __future__ import annotations
 
@@ -16,39 +16,41 @@ from leanconv.core.errors import SettingError
 def bench(
     targets: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TARGET...", help="One network or several; the first is what the others are held against."
-        ),
+        typer.Argument(metavar="TARGET...", help="One network or several; the others are compared with the first."),
     ],
     methods: Annotated[
-        str, typer.Option("--methods", help='Each TARGET under each of them: "dense,tied_block(blocks=2)".')
+        str, typer.Option("--methods", help='Time each TARGET with each method: "dense,tied_block(blocks=2)".')
     ] = "dense",
     against: Annotated[
-        str | None, typer.Option("--against", metavar="TARGET", help="A network or a folder to hold them all against.")
+        str | None,
+        typer.Option("--against", metavar="TARGET", help="A network or a folder to compare all others with."),
     ] = None,
-    batches: Annotated[str, typer.Option("--batch", metavar="N,N", help="Images a call, one table each.")] = "1",
+    batches: Annotated[
+        str, typer.Option("--batch", metavar="N,N", help="Images in each call; one table for each number.")
+    ] = "1",
     names: Annotated[
-        str, typer.Option("--runtimes", help="eager, compile, onnxruntime, openvino; or all that are installed.")
+        str, typer.Option("--runtimes", help="eager, compile, onnxruntime, openvino; or all, for the installed ones.")
     ] = "eager",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: torch's.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of measuring, a table.")] = 10.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Seconds of measurement for each table.")] = 10.0,
     where: Where = None,
     exclude: Exclude = None,
     size: Size = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the rows there, as JSON.")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the rows to this file, as JSON.")
     ] = None,
     report: Report = None,
     as_json: Json = False,
 ) -> None:
-    """Time networks as they are and optimized for this device, in each runtime, all interleaved.
+    """Time networks as they are and optimized for this device, in each runtime, with interleaved calls.
 
-    Ratios are to the fastest entry of the first network: its best against the best of the others. The first convolution
-    of a network stays dense. Weights are random: they do not matter here.
+    Ratios compare with the fastest entry of the first network. The first convolution of a network stays dense. Weights are
+    random, because they do not change the latency.
 
-    What fails is a row that says why, and the others are timed; the exit code is 1 where nothing could be timed.
+    If a network or a runtime fails, its row shows the reason, and the others are timed. The exit code is 1 if nothing could
+    be timed.
     """
     from leanconv.conversion.methods import parse_methods
     from leanconv.core.atomic import write_json

@@ -1,4 +1,4 @@
-"""``leanconv compare``: the main job."""
+"""``leanconv compare``: train and measure networks, and show one table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compare(
     targets: Targets,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help='Separated by commas: "dense,tied_block(blocks=2)". Several networks: dense.'),
+        typer.Option("--methods", help='With commas: "dense,tied_block(blocks=2)". For several networks: dense.'),
     ] = None,
     config: Config = None,
     data: Data = "digits",
@@ -61,18 +61,18 @@ def compare(
     as_json: Json = False,
     **settings: Any,
 ) -> None:
-    """Train each TARGET under each method from the same seeds, and show parameters, MACs, accuracy and latency side by side.
+    """Train each TARGET with each method and the same seeds, and compare parameters, MACs, accuracy and latency.
 
-    Several targets are rows of one table, each under every method; ratios are to the first. The first convolution of a
-    network stays dense. Accuracy is that of the test part, which each finished network sees once. An interrupted
-    comparison continues when the same command is given again, and finished runs are kept; two comparisons of different
-    methods may share one folder, and the later report has both.
+    Several targets are rows of one table, each with every method; ratios compare with the first. The first convolution of a
+    network stays dense. Accuracy is measured on the test part, once for each finished network. Run the same command again
+    to continue an interrupted comparison; finished runs are kept. Comparisons of different methods may share a folder; the
+    later report shows both.
     """
     from leanconv.cli.images import open_images
     from leanconv.experiment.compare import compare, default_folder
     from leanconv.experiment.grid import check_several
 
-    check_several(targets, methods)  # before the images are read
+    check_several(targets, methods)  # checked before the images are read
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split)
     folder = out or default_folder(targets, images)
     try:

@@ -1,4 +1,4 @@
-"""``--config FILE``: flags read from a file; those that are typed win."""
+"""``--config FILE``: flags from a file; flags on the command line replace the flags of the file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from leanconv.core.errors import SettingError
 
 
 def read(context: typer.Context, path: Path | None) -> Path | None:
-    """Take what a configuration file gives besides training settings as defaults of this command's flags.
+    """Use the flags in a configuration file as defaults of this command; training settings are read later.
 
     Raises:
         FileError: the file cannot be read.
-        SettingError: a key that is no flag, or a value that a flag refuses.
+        SettingError: a key is no flag, or a flag refuses its value.
     """
     if path is None:
         return None
@@ -31,7 +31,7 @@ def read(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _checked(path: Path, context: typer.Context, flag: Any, value: Any) -> Any:
-    """`value` where the flag takes it."""
+    """`value`, if the flag accepts it; otherwise raise SettingError."""
     several = getattr(flag, "multiple", False) or flag.nargs == -1
     try:
         if getattr(flag, "is_flag", False):
@@ -41,7 +41,7 @@ def _checked(path: Path, context: typer.Context, flag: Any, value: Any) -> Any:
         else:
             _need(not isinstance(value, bool | list | dict), "one value, a text or a number")
         flag.process_value(context, value)
-    except Exception as error:  # click's own kind, which newer typers bring along
+    except Exception as error:  # an error of click, which newer versions of typer include as their own module
         said = getattr(error, "message", None) or str(error)
         raise SettingError(f"{path}: {flag.name}={value!r} does not fit: {said.rstrip('.')}") from None
     return value
@@ -56,6 +56,6 @@ Config = Annotated[
     Path | None,
     typer.Option(
         "--config", metavar="FILE", is_eager=True, callback=read,
-        help="Flags from a YAML file, such as config.yaml of a run; those typed here win.",
+        help="Flags from a YAML file, such as config.yaml of a run; flags typed here have priority.",
     ),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""``leanconv convert``: a lean network as a file."""
+"""``leanconv convert``: convert a network and save it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def convert(
     weights: Annotated[
         Path | None,
         typer.Option(
-            "--weights", metavar="FILE", help="A checkpoint to load into TARGET first: .safetensors or of torch.save."
+            "--weights",
+            metavar="FILE",
+            help="A checkpoint to load into TARGET first: .safetensors, or a file of torch.save.",
         ),
     ] = None,
     state: State = None,
@@ -46,10 +48,10 @@ def convert(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Convert TARGET and save it: model.safetensors, which is enough to load it again, and plan.json to read.
+    """Convert TARGET and save it: model.safetensors, from which the network can be loaded, and a readable plan.json.
 
-    --init fit starts from TARGET's weights, so take a trained network: a folder, or a name with --pretrained or --weights.
-    That is a start and no result: until it is trained, a fitted network is far from the dense one's accuracy.
+    --init fit starts from the weights of TARGET, so give a trained network: a folder, or a name with --pretrained or --weights.
+    Train the fitted network: before training, its accuracy is far below that of the dense network.
     """
     import torch
 
@@ -83,4 +85,6 @@ def convert(
     else:
         show(f"{label_of(asked)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")
     if plan is not None and init == "fit":
-        say("fitted to the dense weights and not trained: far from the dense network's accuracy until you train it")
+        say(
+            "fitted to the dense weights and not trained: train it, because its accuracy is far below that of the dense network"
+        )

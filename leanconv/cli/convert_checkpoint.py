@@ -1,4 +1,4 @@
-"""``leanconv convert-checkpoint``: a checkpoint of a paper's own release as a network of leanconv's."""
+"""``leanconv convert-checkpoint``: load a checkpoint of a paper's release, and save it as a network of leanconv."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from leanconv.cli.output import show, show_json
 
 def convert_checkpoint(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The release's checkpoint: .safetensors, or of torch.save.")
+        Path,
+        typer.Argument(metavar="FILE", help="The checkpoint of the release: .safetensors, or a file of torch.save."),
     ],
     target: Target,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the network.")],
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", "-m", help="What TARGET's convolutions are in the checkpoint, if TARGET is a dense network."
+            "--method", "-m", help="If TARGET is a dense network: the method of its convolutions in the checkpoint."
         ),
     ] = None,
     where: Where = None,
@@ -31,19 +32,19 @@ def convert_checkpoint(
         typer.Option(
             "--shortcut-padding",
             metavar="end|both",
-            help="How option-A shortcuts pad new channels in the checkpoint, where its names do not tell.",
+            help="How option-A shortcuts pad new channels in the checkpoint, if its names do not show this.",
         ),
     ] = None,
     fresh_classifier: Annotated[
-        bool, typer.Option("--fresh-classifier", help="Leave TARGET's last layer as it starts, for other classes.")
+        bool, typer.Option("--fresh-classifier", help="Do not load the last layer of TARGET, for other classes.")
     ] = False,
     size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Load FILE into TARGET, a lean network or a dense one with --method, and save that; no code of FILE runs.
+    """Load FILE into TARGET, a lean network or a dense network with --method, and save the network. No code in FILE runs.
 
-    Known are the networks of the filter bases, SPConv and soft sharing and the layers of Tied Block Convolution, as their
-    authors released them, and Octave ResNet.
+    leanconv knows the released networks of the filter bases, SPConv, soft sharing and Octave ResNet, and the released
+    layers of Tied Block Convolution.
     """
     from leanconv.conversion import apply
     from leanconv.conversion.methods import parse_method
@@ -70,6 +71,4 @@ def convert_checkpoint(
     else:
         padded = {shortcut.padding for _, shortcut in pad_shortcuts(model)}
         shown = "".join(f", whose shortcuts pad at {padding!r}" for padding in padded)
-        show(
-            f"{checkpoint.name}: every tensor found its place in {target}{shown}; {params:,} parameters saved in {out}"
-        )
+        show(f"{checkpoint.name}: every tensor was loaded into {target}{shown}; {params:,} parameters saved in {out}")

@@ -1,4 +1,4 @@
-"""``leanconv demo``: the main job on small real images, with nothing to prepare."""
+"""``leanconv demo``: a comparison on small real images, without preparation."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def demo(
     from leanconv.cli.compare import compare
 
     say(f"leanconv compare {TARGET} --methods {METHODS!r} --data digits --seeds {seeds} --out {out}")
-    # One thread: these images are too small to divide, and threads that wait for each other stall on a busy machine
+    # One thread: the images are too small for several, and threads that wait for each other are slow on a busy machine
     compare([TARGET], METHODS, data="digits", seeds=seeds, out=out, epochs=epochs, threads=1, as_json=as_json)

@@ -1,4 +1,4 @@
-"""``leanconv doctor``: what is here, what is missing, and whether the core works on this machine."""
+"""``leanconv doctor``: what is installed, what is missing, and whether the core works on this machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from leanconv.cli.output import show, show_json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Show the machine, the versions and the extras, convert a small network with every method, and say what is wrong.
+    """Show the machine, the versions and the extras, convert a small network with every method, and list problems.
 
-    Exits with 3 when something is.
+    The exit code is 3 if there is a problem.
     """
     from leanconv.models.doctor import doctor as examine
 

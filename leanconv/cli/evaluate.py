@@ -1,4 +1,4 @@
-"""``leanconv eval``: how good a saved network is."""
+"""``leanconv eval``: the accuracy of a saved network."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ def evaluate(
     on_bad: OnBad = "refuse",
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
-    part: Annotated[Literal["test", "train"], typer.Option("--part", help="Which part of the data.")] = "test",
+    part: Annotated[Literal["test", "train"], typer.Option("--part", help="The part of the data.")] = "test",
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", min=1, help="Pixels a side to bring images to; default: as in training."),
+        typer.Option(
+            "--image-size", min=1, help="Resize images to this number of pixels a side. Default: as in training."
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.")] = 500,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in each step.")] = 500,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option("--precision", help="bf16 computes in bfloat16.")
     ] = "fp32",

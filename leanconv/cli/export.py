@@ -1,4 +1,4 @@
-"""``leanconv export``: files for other runtimes, checked, with their sizes."""
+"""``leanconv export``: checked files for other runtimes, with their sizes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def export(
     ] = "onnx",
     form: Annotated[
         Literal["compact", "fast"],
-        typer.Option("--form", help="compact: shared weights once; fast: expanded and folded for speed."),
+        typer.Option("--form", help="compact: each shared weight stored once; fast: expanded and folded for speed."),
     ] = "compact",
     size: Size = None,
     images: Annotated[
-        Path | None, typer.Option("--images", metavar="DIR", help="Compare on the images of this folder too.")
+        Path | None,
+        typer.Option("--images", metavar="DIR", help="Compare the outputs on the images of this folder too."),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Export TARGET; each file is run on random inputs, and on your images, and compared with PyTorch.
+    """Export TARGET. Each file is run on random inputs, and on your images, and its outputs are compared with PyTorch.
 
-    A file that computes something else is not written, and the exit code is 3.
+    A file with other outputs is not written, and the exit code is 3.
     """
     import torch
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""The images that a verb was asked to look at, and what is said about them."""
+"""Open the images of a verb, and list the images that were left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_images(
     data: str, root: Path | None, download: bool, on_bad: OnBad = "refuse", max_pixels: int | None = None,
     test_split: float | None = None, *, run: str | None = None,
 ) -> ImageData:  # fmt: skip
-    """`open_as_in_run`, saying once what was left out; `max_pixels` None takes the usual limit."""
+    """`open_as_in_run`, with a line for the images that were left out; `max_pixels=None` takes the default limit."""
     from leanconv.data.encoded import MAX_PIXELS
     from leanconv.data.from_run import open_as_in_run
 

@@ -1,4 +1,4 @@
-"""``leanconv inspect``: what a method would do to a network, before anything is trained or downloaded."""
+"""``leanconv inspect``: what a method would change in a network, before anything is trained or downloaded."""
 
 from __future__ import annotations
 
@@ -36,18 +36,23 @@ def inspect(
     include: Include = None,
     size: Size = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Measure each layer here, dense and lean, and predict the network's time.")
+        bool,
+        typer.Option(
+            "--latency", help="Measure each layer dense and lean on this machine, and predict the time of the network."
+        ),
     ] = False,
     faster_only: FasterOnly = False,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images a call when measuring.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in each measured call.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: torch's.")] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="What to measure with: eager, openvino, onnxruntime.")
+        str, typer.Option("--runtime", help="The runtime of the measurement: eager, openvino, onnxruntime.")
     ] = "eager",
     ratios: Annotated[
         str | None,
         typer.Option(
-            "--ratios", metavar="DATA", help="Suggest a ratio of split for each layer, from its maps on test images."
+            "--ratios",
+            metavar="DATA",
+            help="Suggest a ratio of split for each layer, from its feature maps on test images.",
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -55,10 +60,10 @@ def inspect(
     report: Report = None,
     as_json: Json = False,
 ) -> None:
-    """Show which convolutions of TARGET would convert, which stay dense and why, and what that saves.
+    """Show which convolutions of TARGET would convert, which stay dense and why, and how much is saved.
 
-    Needs no weights. Everything that --where matches converts unless --exclude names it, the first convolution too.
-    A folder with a lean network is shown as it was converted.
+    No weights are needed. All convolutions that --where matches convert, also the first one, except those that --exclude
+    names. For the folder of a lean network, the table shows its conversion.
     """
     from leanconv.analyse.converted import inspect as look_at
     from leanconv.conversion.methods import parse_method
@@ -67,7 +72,7 @@ def inspect(
     asked = parse_method(method)
     if ratios is not None and not is_saved(target) and not pretrained:
         raise SettingError(
-            f"--ratios looks at what a trained network sees: take a folder, or {target} with --pretrained"
+            f"--ratios needs the feature maps of a trained network: give a folder, or {target} with --pretrained"
         )
     real = latency or ratios is not None
     model = open_target(target, pretrained=pretrained and ratios is not None) if real else open_without_weights(target)

@@ -30,9 +30,9 @@ def models(
     if not rows:
         say(f"no network matches {pattern!r}; `leanconv models` lists leanconv's own, 'timm/*' all of timm's")
     elif pattern is not None and len(rows) > COUNTED:
-        say(f"{len(rows)} networks; those of others are counted when there are {COUNTED} or fewer: narrow the pattern")
+        say(f"{len(rows)} networks; with more than {COUNTED}, only leanconv's are counted: narrow the pattern")
     elif pattern is None:
-        say("timm/NAME and torchvision/NAME work everywhere too: leanconv models 'timm/resnet*'")
+        say("every command also takes timm/NAME and torchvision/NAME: leanconv models 'timm/resnet*'")
 
 
 def _table(rows: list[dict[str, Any]]) -> TextTable:

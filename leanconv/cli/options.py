@@ -34,25 +34,31 @@ Where = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Leave convolutions whose name matches dense; may be repeated."),
+    typer.Option("--exclude", metavar="GLOB", help="Keep convolutions whose name matches dense; may be repeated."),
 ]
 Include = Annotated[
     Literal["linear"] | None,
     typer.Option(
         "--include",
         metavar="linear",
-        help="Convert linear layers too; the classifier only where --where gives its full name.",
+        help="Convert linear layers too; the classifier only if --where gives its full name.",
     ),
 ]
 State = Annotated[
     str | None,
     typer.Option(
-        "--state", metavar="PART", help="Which part of a checkpoint, where several fit: its keys with dots, or 'ema'."
+        "--state",
+        metavar="PART",
+        help="The part of a checkpoint to load, if several fit: its keys with dots, or 'ema'.",
     ),
 ]
 Size = Annotated[
     str | None,
-    typer.Option("--input-size", metavar="C,H,W", help="The image: 3,224,224. Default: what the network was made for."),
+    typer.Option(
+        "--input-size",
+        metavar="C,H,W",
+        help="The size of one image: 3,224,224. Default: the size that the network declares.",
+    ),
 ]
 Init = Annotated[
     Literal["fresh", "fit"],
@@ -66,34 +72,36 @@ Data = Annotated[
     typer.Option("--data", metavar="DATA", help="digits, cifar10, cifar100, or a folder of images or parquet files."),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Where cifar10 and cifar100 lie. Default: data.")
+    Path | None, typer.Option("--data-root", metavar="DIR", help="The folder of cifar10 and cifar100. Default: data.")
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 when they are not there.")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Download cifar10 or cifar100 if the folder does not have them.")
+]
 OnBad = Annotated[
     Literal["skip", "refuse"],
     typer.Option(
-        "--on-bad", help="Images that cannot be read: leave them out and count them, or stop, naming them all."
+        "--on-bad", help="For images that cannot be read: leave them out and count them, or stop and name all of them."
     ),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Image files of more pixels are not decoded. Default: 178,956,970."),
+    typer.Option("--max-pixels", min=1, help="Do not decode image files with more pixels. Default: 178,956,970."),
 ]
 TestSplit = Annotated[
     float | None,
     typer.Option(
         "--test-split", metavar="FRACTION",
-        help="Of a folder without a test part, or of class folders alone: test on this fraction of each class.",
+        help="For a folder without a test part, or with class folders only: test on this fraction of each class.",
     ),
 ]  # fmt: skip
 FasterOnly = Annotated[
-    bool, typer.Option("--faster-only", help="Keep groups dense that would take longer lean on this machine.")
+    bool, typer.Option("--faster-only", help="Keep groups dense that are slower lean on this machine.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Report = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at and send on: page.html.")
+    Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page with the results: page.html.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Where randomness starts.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The seed of all random numbers.")]
 
 
 def input_size(text: str | None) -> InputSize | None:

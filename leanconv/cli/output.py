@@ -1,4 +1,4 @@
-"""Data to standard output, everything else to standard error."""
+"""Write data to standard output, and all other text to standard error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from leanconv.report.page import Page
     from leanconv.report.result import Result
 
-WIDTH = 200  # where there is no terminal to ask: a table in a file or a pipe is not folded
+WIDTH = 200  # without a terminal: a table in a file or a pipe is not folded
 
 
 def show(*parts: RenderableType) -> None:
@@ -39,13 +39,13 @@ def show_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A line about progress; of several processes, the first one says it."""
+    """Print a line about progress; of several processes, only the first prints it."""
     if leads():
         print(plain(message), file=sys.stderr, flush=True)
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write a page, whole or not at all, and say where."""
+    """Write a page, complete or not at all, and print its path."""
     from leanconv.core.atomic import write_text
 
     write_text(path, page.html())
@@ -53,7 +53,7 @@ def write_page(page: Page, path: Path) -> None:
 
 
 def present(result: Result, report: Path | None, as_json: bool) -> None:
-    """Print what a library call found, as a table or as JSON; write its page where one is asked for."""
+    """Print a result as tables or as JSON, and write its page if `report` is a path."""
     if report is not None:
         write_page(result.page(), report)
     if as_json:
@@ -63,16 +63,17 @@ def present(result: Result, report: Path | None, as_json: bool) -> None:
 
 
 def measuring(done: int, total: int) -> None:
-    """A line on a terminal that says how many layers are measured."""
+    """Show on a terminal how many layers are measured."""
     if sys.stderr.isatty():
         print(f"\rmeasuring layers: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def command_line(*, portable: bool = False) -> str:
-    """What was typed, to be typed again.
+    """The command line of this process, which can be typed again.
 
     Args:
-        portable: write absolute paths as seen from here. Results are shared, and say nothing about the machine's folders.
+        portable: write absolute paths relative to the working folder. Shared results then do not show the folders of
+            the machine.
     """
     typed = sys.argv[1:]
     if portable:

@@ -1,4 +1,4 @@
-"""``leanconv predict``: what a network sees in images."""
+"""``leanconv predict``: the likeliest classes of images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ def predict(
     target: Target,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     backend: Annotated[
-        Literal["pytorch", "onnxruntime", "openvino"], typer.Option("--backend", help="What runs the network.")
+        Literal["pytorch", "onnxruntime", "openvino"], typer.Option("--backend", help="The runtime of the network.")
     ] = "pytorch",
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to name.")] = 3,
+    top: Annotated[int, typer.Option("--top", min=1, help="The number of classes to name.")] = 3,
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", metavar="FILE", help="Class names, one a line; default: those it was trained on."),
+        typer.Option(
+            "--labels", metavar="FILE", help="Class names, one in each line. Default: the classes of the training."
+        ),
     ] = None,
     max_pixels: MaxPixels = None,
     as_json: Json = False,
 ) -> None:
     """Name the likeliest classes of each image, with their confidence (the softmax of the outputs).
 
-    A network that leanconv trained knows its classes and how its images are prepared. An image that cannot be read is
-    named, the others go on, and the exit code is 1.
+    A network that leanconv trained stores its classes and the preparation of its images. If an image cannot be read, the
+    command names it, continues with the others, and exits with 1.
     """
     from rich.table import Table
 

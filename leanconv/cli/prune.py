@@ -1,4 +1,4 @@
-"""``leanconv prune``: a network without its smallest blending weights."""
+"""``leanconv prune``: remove the smallest blending weights of a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leanconv.cli.output import show, show_json
 def prune(
     folder: Folder,
     fraction: Annotated[
-        float, typer.Option("--fraction", min=0.0, max=1.0, help="Part of the blending weights to set to zero.")
+        float, typer.Option("--fraction", min=0.0, max=1.0, help="Fraction of the blending weights to set to zero.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the pruned network.")],
     data: Data = "digits",
@@ -27,7 +27,8 @@ def prune(
 ) -> None:
     """Set the smallest blending weights of the network in DIR to zero, without retraining, and save it without the zeros.
 
-    Prints accuracy on the test part and bytes on disk before and after. Choose the fraction by `analyse --what pruning`.
+    The command prints the accuracy on the test part and the bytes on disk, before and after. Choose the fraction with
+    `analyse --what pruning`.
     """
     from leanconv.analyse.blending import blending_weights, prune_blending
     from leanconv.cli.images import open_images

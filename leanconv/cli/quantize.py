@@ -1,4 +1,4 @@
-"""``leanconv quantize``: int8 files, with what they gain and cost."""
+"""``leanconv quantize``: int8 files, with their accuracy, latency and size."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def quantize(
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
     calibrate: Annotated[
-        int, typer.Option("--calibrate", min=1, help="Training images to take the ranges of activations from.")
+        int, typer.Option("--calibrate", min=1, help="Number of training images that give the ranges of activations.")
     ] = 512,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images a call, for the latency.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in each timed call.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to measure.")] = 10.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Seconds of measurement.")] = 10.0,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Quantise the network in DIR to int8 for ONNX Runtime; compare accuracy, latency and size with the float32 file.
 
-    Ranges are taken from training images, accuracy from test images.
+    Training images give the ranges of activations, and test images the accuracy.
     """
     from leanconv.cli.images import open_images
     from leanconv.core.notes import set_task
@@ -44,7 +44,7 @@ def quantize(
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     task = task_on(model, images)
-    set_task(model, task)  # into the files' own metadata
+    set_task(model, task)  # which is written into the metadata of the files
     check_fits(model, images, task.image_size)
     say(f"quantising with {calibrate} training images of {images.name}")
     made = int8.quantize(model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed))

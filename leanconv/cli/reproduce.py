@@ -1,4 +1,4 @@
-"""``leanconv reproduce``: the papers' printed figures beside ours."""
+"""``leanconv reproduce``: the printed numbers of the papers beside ours."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def reproduce(
     table: Annotated[str | None, typer.Option("--table", help="One table of the paper: 1, 2, ...")] = None,
     train: Annotated[
         str | None,
-        typer.Option("--train", metavar="ROW", help="Train the networks whose row of a printed accuracy is called so."),
+        typer.Option(
+            "--train", metavar="ROW", help="Train the networks of the row with this name in a table of accuracies."
+        ),
     ] = None,
-    scale: Annotated[float, typer.Option("--scale", help="Part of the published epochs to train for.")] = 1.0,
+    scale: Annotated[float, typer.Option("--scale", help="Fraction of the published epochs to train for.")] = 1.0,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="DATA", help="The images. Default: the paper's, by name, where they can be had."
+            "--data", metavar="DATA", help="The images. Default: the data of the paper, if it is available by name."
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -35,13 +37,13 @@ def reproduce(
     backbone: Annotated[
         Path | None,
         typer.Option(
-            "--backbone", metavar="DIR", help="Trained backbone of a detector's row; from scratch by default."
+            "--backbone", metavar="DIR", help="Trained backbone for the row of a detector. Default: train from scratch."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each row, from --seed on.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each row; their seeds begin with --seed.")] = 1,
     seed: Seed = 0,
     precision: Annotated[
-        Literal["fp32", "bf16"] | None, typer.Option("--precision", help="Other than the recipe's.")
+        Literal["fp32", "bf16"] | None, typer.Option("--precision", help="Replaces the precision of the recipe.")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     device: Device = "auto",
@@ -51,10 +53,10 @@ def reproduce(
     report: Report = None,
     as_json: Json = False,
 ) -> None:
-    """Count every network of the papers and compare with print; with --train, train towards a printed accuracy.
+    """Count every network of the papers and compare with the printed numbers; with --train, train for a printed accuracy.
 
-    Our side is always counted on the network built here. A trained row follows the paper's recipe, its epochs shortened
-    by --scale, and is tested once, after the last epoch.
+    Our numbers are always counted on the network built here. A trained row follows the recipe of the paper, with the
+    epochs scaled by --scale, and is tested once, after the last epoch.
     """
     from leanconv.papers.reproduce import reproduce as compare
 
@@ -69,7 +71,7 @@ def reproduce(
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {out}")
         raise
-    if found is None:  # another process shows it
+    if found is None:  # another process shows the result
         return
     present(found, report, as_json)
     if any(row.get("failed") for row in found.rows):

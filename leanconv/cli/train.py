@@ -1,4 +1,4 @@
-"""``leanconv train``: one network, one run."""
+"""``leanconv train``: train one network."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def train(
     as_json: Json = False,
     **settings: Any,
 ) -> None:
-    """Train TARGET, converted by --method or as it is, and test it once at the end.
+    """Train TARGET, converted by --method or unconverted, and test it once at the end.
 
-    The folder holds the settings, the metrics of each epoch, a checkpoint, the network and the result. Its config.yaml
+    The folder contains the settings, the metrics of each epoch, a checkpoint, the network and the result. Its config.yaml
     repeats the run: leanconv train --config DIR/config.yaml --out OTHER.
     """
     from leanconv.cli.images import open_images

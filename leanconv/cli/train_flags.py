@@ -1,4 +1,4 @@
-"""One flag for each setting of a `Config`, for every verb that trains."""
+"""A flag for each setting of a `Config`, for every verb that trains."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ Recipe = Annotated[
     ),
 ]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train; auto takes a GPU if there is one.")
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="The device of the training; auto takes a GPU if there is one."),
 ]
 Devices = Annotated[
     int | None,
     typer.Option(
-        "--devices", min=1, help="How many GPUs, or CPU processes. Default: what torchrun or srun started, or 1."
+        "--devices",
+        min=1,
+        help="Number of GPUs or CPU processes. Default: the processes that torchrun or srun started, or 1.",
     ),
 ]
 Loggers = Annotated[
@@ -38,18 +41,18 @@ Loggers = Annotated[
     typer.Option(
         "--logger",
         metavar="NAME",
-        help="Where metrics go beside metrics.jsonl: tensorboard, csv or wandb. May be given several times.",
+        help="Write metrics also to tensorboard, csv or wandb, beside metrics.jsonl. May be repeated.",
     ),
 ]
 
 
 def flag(setting: Setting) -> str:
-    """How a setting is spelled on the command line."""
+    """The flag of a setting on the command line."""
     return f"--{setting.name.replace('_', '-')}"
 
 
 def option(setting: Setting) -> Any:
-    """The type of a parameter that stands for a setting; the default is only shown, since a recipe may have another."""
+    """The parameter type of a setting. The default is only shown in the help, because a recipe may have another value."""
     declared = flag(setting)
     if setting.kind is bool:
         declared += f"/--no-{declared[2:]}".replace("--no-no-", "--")
@@ -61,7 +64,7 @@ def option(setting: Setting) -> Any:
 
 
 def with_flags(config: type[Config], function: Function, *, leave_out: Collection[str] = ()) -> Function:
-    """Give `function`, which ends in ``**settings``, a flag for each setting; those not given arrive as None."""
+    """Add a flag for each setting to `function`, which ends in ``**settings``; a flag that is not given is None."""
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name != "settings"]
@@ -79,14 +82,14 @@ with_train_flags = partial(with_flags, TrainConfig)
 
 
 def settings_of(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The settings of --config, and those of the flags on top."""
+    """The settings of the --config file, replaced by those of the flags."""
     from leanconv.experiment.settings import read_config
 
     return ({} if file is None else read_config(file)[0]) | given_flags(TrainConfig, flags)
 
 
 def given_flags(config: type[Config], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given, lists as numbers."""
+    """The settings that were given; lists are converted to numbers."""
     declared = config.settings()
     given = {name: value for name, value in settings.items() if value is not None}
     lists = {name for name in given if declared[name].kind is tuple}
@@ -94,10 +97,13 @@ def given_flags(config: type[Config], settings: dict[str, Any]) -> dict[str, Any
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:
-    """``0.5,0.75`` as numbers, whole ones as such.
+    """``0.5,0.75`` as numbers; whole numbers become int.
 
     Raises:
-        SettingError: something else.
+        SettingError: the text is no list of numbers.
+
+    >>> numbers("--milestones", "0.5,30")
+    (0.5, 30)
     """
     try:
         values = [float(part) for part in text.split(",")]
@@ -107,7 +113,7 @@ def numbers(flag: str, text: str) -> tuple[float, ...]:
 
 
 def device_of(asked: str) -> str:
-    """What --device means on this machine."""
+    """The device that --device names on this machine."""
     from leanconv.core import machine
 
     return machine.device_of(asked)

@@ -1,4 +1,4 @@
-"""The main job: networks and methods trained alike, tested, measured together and shown side by side."""
+"""Compare networks and methods: train with the same settings, test, measure together, and show one table."""
 
 from __future__ import annotations
 
@@ -52,27 +52,31 @@ def compare(
     command: str = "leanconv.compare(...)",
     **settings: Any,
 ) -> Comparison:
-    """Train networks alike from the same seeds, test each once, measure their latency, and show all side by side.
+    """Train networks with the same settings and seeds, test each network once, measure latency, and show one table.
 
     Args:
-        models: one network or several: names, folders, a mapping of labels to networks, or functions that make one. Each run
-            trains a copy; a function is called for each run, after seeding, so that its weights differ from seed to seed.
-        data: as in `leanconv.fit`. A list of methods here stands for ``methods=``, on the digits.
-        config, settings: as in `leanconv.fit`; callbacks (copied for each run), logger and strategy are too.
-        out: folder of the results: a folder for each run, summary.json, report.md and report.html. Finished runs there are
-            kept and unfinished ones continued; another comparison of the same settings may share it. None keeps nothing.
+        models: one network or several: names, folders, networks, functions that return a network, or a mapping of labels to
+            these. Each run trains a copy. A function is called for each run, after seeding, so its weights differ by seed.
+        data: as in `leanconv.fit`. A list of methods in this place means ``methods=``, and the data is digits.
+        config, settings: as in `leanconv.fit`, with callbacks (copied for each run), logger and strategy.
+        out: folder of the results: a folder for each run, summary.json, report.md and report.html. Finished runs in
+            this folder are read, and unfinished runs continue. Comparisons with the same settings may share a folder. None
+            keeps no files.
         methods: how each network is converted: texts such as "tied_block(blocks=2)", `Method` objects, None or "dense" for the
-            network as it is; or a mapping of labels to them.
-        seeds: runs of each method, from config's seed on.
-        where, exclude, include, init: of `leanconv.plan` and `leanconv.convert`.
+            unconverted network; or a mapping of labels to methods.
+        seeds: the number of runs of each method; their seeds begin with the seed of the settings.
+        where, exclude, include, init: as in `leanconv.plan` and `leanconv.convert`.
+        pretrained: start from published weights, for networks by name.
+        test_split: as in `leanconv.fit`.
         keep_stem: the first convolution of a network stays dense.
-        latency, latency_batch: whether to measure, and with how many images a call.
+        latency, latency_batch: whether to measure the latency, and the number of images in each call.
         device: "auto", "cpu" or "cuda": where to train and to measure.
-        progress: True says how it goes on standard error; a function is called with each `leanconv.experiment.Event`.
-        command: how it was started, to be noted in the report.
+        progress: True shows the progress on standard error; a function is called with each `leanconv.experiment.Event`.
+        command: the command line that the report shows.
 
     Raises:
-        SettingError: nothing to compare, an unknown network, method or setting, or `out` holds runs with other settings.
+        SettingError: there is nothing to compare; a network, method or setting is unknown; or `out` contains runs with other
+            settings.
         DataError: the images cannot be used.
 
     >>> import leanconv as lc
@@ -102,7 +106,7 @@ def compare(
     }  # fmt: skip
     with _folder(out) as folder:
         trained = train_all(jobs, folder, progress=progress, accelerator=device, **options)
-        if not leads():  # which has trained with the first process, and measures and shows nothing
+        if not leads():  # this process has trained with the first process, which alone measures and shows
             return Comparison({"rows": []}, None, {}, {})
         found = compared(jobs, trained, measured if latency else None, command, teller(progress))
         if out is not None:
@@ -112,7 +116,7 @@ def compare(
 
 
 def default_folder(targets: Sequence[str], data: ImageData) -> Path:
-    """Where a comparison of networks by name is kept."""
+    """The default folder of a comparison of networks by name."""
     return Path("runs") / f"{'-'.join(map(slug, targets))}-{data.name}"
 
 

@@ -1,4 +1,4 @@
-"""What comes after training: the network is saved, tested once, and the result written."""
+"""After training: save the network, test it once, and write the result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from leanconv.train.run import FitResult
 
 
 def conclude(ready: Ready, folder: Path, fitted: FitResult) -> dict[str, Any]:
-    """Save the network, test it, and write the run's summary: only now is the test part looked at.
+    """Save the network, test it, and write the summary of the run. The test part is read only here.
+
+    Returns:
+        the summary.
 
     Raises:
-        RunError: one of these failed; the trained weights are kept.
+        RunError: one of these steps failed; the trained weights are kept.
     """
     try:
         summary = _tested(ready, folder, fitted)

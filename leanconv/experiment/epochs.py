@@ -1,4 +1,4 @@
-"""Each epoch of a run as an event."""
+"""A callback that reports each epoch of a run as an event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leanconv.train.base import RunModule
 
 
 class Epochs(pl.Callback):
-    """Tells `EpochEnded` for each record that an epoch left, wherever it stands among the callbacks."""
+    """Reports `EpochEnded` for each record of an epoch, at any place in the list of callbacks."""
 
     def __init__(self, label: str, seed: int, tell: Tell) -> None:
         self.label, self.seed, self.tell = label, seed, tell

@@ -1,4 +1,4 @@
-"""What happens in a run or a comparison, told as it happens."""
+"""The events of a run or a comparison, which are reported as they happen."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from leanconv.core.shown import plain
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened; ``str(event)`` is a line to show."""
+    """The base class of all events; ``str(event)`` is a line for a reader."""
 
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run begins, or is read back because it was finished before.
+    """A run begins, or a run that was finished before is read.
 
     Args:
-        number, total: which run of how many.
+        label, seed: the name and the seed of the run.
+        number, total: the number of this run, and the number of all runs.
+        finished_before: whether the run is read from its folder.
     """
 
     label: str
@@ -38,7 +40,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch of a run is over; `record` is its line of metrics.jsonl."""
+    """An epoch of a run ended; `record` is the line of the epoch in metrics.jsonl."""
 
     label: str
     seed: int
@@ -53,7 +55,7 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class RunFailed(Event):
-    """A run of a comparison failed; the others go on."""
+    """A run of a comparison failed; the other runs continue."""
 
     label: str
     seed: int
@@ -65,12 +67,12 @@ class RunFailed(Event):
 
 @dataclass(frozen=True)
 class Waiting(Event):
-    """Another process is at work on the run in this folder."""
+    """Another process works on the run in this folder, and this process waits."""
 
     folder: Path
 
     def __str__(self) -> str:
-        return f"{self.folder}: another process is at work on this run; waiting for it"
+        return f"{self.folder}: another process works on this run; waiting for that process"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Measuring(Event):
 
 @dataclass(frozen=True)
 class LeftOut(Event):
-    """Something of a network cannot be shown, and the rest goes on without it."""
+    """A part of the results of a network is left out, and the comparison continues."""
 
     label: str
     what: str
@@ -100,9 +102,9 @@ Progress = bool | Tell
 
 
 def teller(progress: Progress) -> Tell:
-    """What is called with each event: True prints a line on standard error, False does nothing.
+    """The function that is called with each event: True prints a line on standard error, False does nothing.
 
-    Of several processes that share a run, the first one tells.
+    If several processes share a run, only the first process reports events.
     """
     if progress is False or not leads():
         return lambda event: None

@@ -1,4 +1,4 @@
-"""One network trained, or only tested, by one call."""
+"""Train and test a network, or only test it, with one call."""
 
 from __future__ import annotations
 
@@ -56,29 +56,30 @@ def fit(
     """Train a network on the train part of `data`, and test it once, at the end, on the test part.
 
     Args:
-        model: a network, which is trained in place; or a name, a folder, or a function that makes one, called after seeding.
+        model: a network, which is trained in place; a name; a folder; or a function that returns a network, called after seeding.
         data: a name ("digits", "cifar10") or a folder as in `leanconv.data.open_data`; an `ImageData`; a pair (train, test),
-            each a torch Dataset of (image, label) or a pair of tensors (images, labels); or one pair of tensors, of which
-            `test_split` is held out.
+            each a torch Dataset of (image, label) or a pair of tensors (images, labels); or one pair of tensors with
+            `test_split`.
+        test_split: the fraction of the images that is held out as the test part, where the data has none.
         config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
         out: the run's folder: settings, metrics of each epoch, a checkpoint, the network and the result. A finished run of
-            the same network, images and settings there is read back. None keeps nothing.
-        method, where, exclude, include, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do; a
-            network that was handed in then stays as it is, and ``result.network`` is the converted one.
+            the same network, images and settings in this folder is read. None keeps no files.
+        method, where, exclude, include, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
+            given network is then not changed, and ``result.network`` is the converted network.
         pretrained: start from published weights, for networks by name.
         resume: continue the unfinished run in `out`.
-        progress: True says how it goes on standard error; a function is called with each `leanconv.experiment.Event`.
+        progress: True shows the progress on standard error; a function is called with each `leanconv.experiment.Event`.
         device, devices: where to train, and in how many processes, as Lightning takes them.
         callbacks, logger, strategy: Lightning's; see `leanconv.train.fit`.
-        settings: single settings of `TrainConfig` on top: ``epochs=3``.
+        settings: single settings of `TrainConfig`, which replace those of `config`: ``epochs=3``.
 
     Returns:
         scores, history, counts, folder and network; ``result.report("page.html")`` writes a page.
 
     Raises:
-        SettingError: an unknown setting or value, a network that does not fit the images, or a folder that holds another run.
+        SettingError: a setting or value is unknown, the network does not fit the images, or the folder contains another run.
         DataError: the images cannot be used.
-        RunError: training failed; with `out`, the last checkpoint is there.
+        RunError: training failed; with `out`, the folder contains the last checkpoint.
 
     >>> import leanconv as lc
     >>> result = lc.fit("resnet8", "digits", method="tied_block(blocks=2)", epochs=1, threads=1, progress=False)
@@ -95,7 +96,7 @@ def fit(
     own = {"callbacks": tuple(callbacks), "logger": logger, "strategy": strategy}
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}
     check_options(job, options)
-    if out is not None:  # what `prepare` refuses leaves no folder behind
+    if out is not None:  # an error in `prepare` must not leave a folder
         ready = None if finished(Path(out)) else prepare(job, options)
         return run(job, ready, Path(out), resume=resume, progress=progress, **options)
     with tempfile.TemporaryDirectory() as folder:
@@ -119,16 +120,19 @@ def evaluate(
     The images are prepared as in the network's training. Classes are compared by name where both sides have names.
 
     Args:
-        model: a network, or the folder it was saved in.
-        data: as in `fit`.
-        image_size: pixels a side to bring images to; by default as in training.
+        model: a network, or the folder of a saved network.
+        data, test_split: as in `fit`.
+        part: the part of the data.
+        image_size: resize images to this number of pixels a side; by default as in training.
+        batch_size: images in each step.
         ten_crop: average the probabilities over ten crops of each image.
         precision: "bf16" computes in bfloat16.
+        workers: processes that decode images.
 
     Raises:
         SettingError: the network does not fit the images or has other classes.
         DataError: the images cannot be used.
-        FileError: the folder holds no network.
+        FileError: the folder has no saved network.
 
     >>> import leanconv as lc
     >>> lc.evaluate(lc.create_model("resnet8", num_classes=10, in_chans=1), "digits").n
@@ -137,8 +141,8 @@ def evaluate(
     images = as_images(data, test_split=test_split)
     network = model if isinstance(model, nn.Module) else open_target(str(model))
     if image_size is None and images.image_size is None and get_task(network) is None:
-        raise SettingError(f"the images of {images.name} vary in size; give --image-size (image_size=), 224 say")
-    task = task_on(network, images)  # as it was trained, whatever these images' own statistics are
+        raise SettingError(f"the images of {images.name} vary in size; give --image-size (image_size=), such as 224")
+    task = task_on(network, images)  # images are prepared as in training, not with the statistics of these images
     if image_size is not None:
         task = replace(task, image_size=(image_size, image_size))
     check_fits(network, images, task.image_size)

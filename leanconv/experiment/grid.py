@@ -1,4 +1,4 @@
-"""Which runs a comparison has: each network under each method from each seed."""
+"""The runs of a comparison: each network with each method and each seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def jobs_of(models: Networks, methods: Mapping[str, Method | None], job: Job, se
 
 
 def check_several(models: Networks, methods: Methods | None) -> None:
-    """Raise SettingError where there is one network and no method to compare it with."""
+    """Raise SettingError if there is only one network and no method."""
     several = isinstance(models, list | tuple | Mapping) and len(models) > 1
     if methods is None and not several:
         named = next(iter(models)) if isinstance(models, list | tuple | Mapping) else models
@@ -39,7 +39,7 @@ def check_several(models: Networks, methods: Methods | None) -> None:
 
 
 def methods_of(methods: Methods | None) -> dict[str, Method | None]:
-    """Methods by their labels: the canonical texts, or those of a mapping; None is dense alone."""
+    """The methods by label: their canonical text, or the key of a mapping. None means dense only."""
     if methods is None or isinstance(methods, str):
         return parse_methods(methods or DENSE)
     if isinstance(methods, Mapping):
@@ -54,7 +54,7 @@ def methods_of(methods: Methods | None) -> dict[str, Method | None]:
 
 
 def _labelled(models: Networks, methods: Mapping[str, Method | None]) -> Iterator[tuple[str, Network, Method | None]]:
-    """What each run is called, its network and its method: the method for one network, the network (and method) for several."""
+    """The label, network and method of each run. With one network, the label is the method; else network and method."""
     named = dict(models) if isinstance(models, Mapping) else None
     if named is None and isinstance(models, list | tuple):
         if len(set(models)) < len(models):

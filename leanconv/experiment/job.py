@@ -1,4 +1,4 @@
-"""What a run is about: a network, a method, images and settings."""
+"""The definition of a run: a network, a method, images and settings."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
     from leanconv.conversion.plan import Include
 
-# a name or a folder, a network, or a function that makes one
+# a name or a folder, a network, or a function that returns a network
 Network = str | nn.Module | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides what a run gives.
+    """Everything that determines the result of a run.
 
     Args:
-        network: a target as on the command line, a network, or a function that makes one (called after seeding).
-        method: None trains the network as it is.
-        name: what the run is called in tables; by default the text of its method.
-        keep_stem: leave the first convolution dense whatever the globs say.
-        in_place: train a network that was handed in itself; else each run trains a copy.
+        network: a target as on the command line, a network, or a function that returns a network (called after seeding).
+        method: the method; None trains the network unconverted.
+        data, config: the images and the settings.
+        where, exclude, init, pretrained: as in `leanconv.fit`.
+        keep_stem: leave the first convolution dense, even if a glob matches it.
+        name: the name of the run in tables; by default the text of its method.
+        in_place: train the given network itself; otherwise each run trains a copy.
         include: "linear" converts linear layers too, as in `leanconv.plan`.
     """
 
@@ -65,7 +67,7 @@ class Job:
 
     @property
     def target(self) -> str:
-        """The network's name: the text, or its class."""
+        """The name of the network: the text, or the name of the class or function."""
         if isinstance(self.network, str):
             return self.network
         return getattr(self.network, "__name__", type(self.network).__name__)
@@ -75,7 +77,9 @@ class Job:
         asked = self.config.image_size
         size = (asked, asked) if isinstance(asked, int) else self.data.image_size
         if size is None:
-            raise SettingError(f"the images of {self.data.name} vary in size; give --image-size (image_size=), 224 say")
+            raise SettingError(
+                f"the images of {self.data.name} vary in size; give --image-size (image_size=), such as 224"
+            )
         return size
 
     @property
@@ -83,7 +87,7 @@ class Job:
         return (self.data.channels, *self.image_size)
 
     def identity(self) -> dict[str, Any]:
-        """The same as values that JSON knows: two runs with equal identities are the same run."""
+        """The job as JSON values: two runs with equal identities are the same run."""
         train = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
         seed = train.pop("seed")
         facts = describe(self.data)
@@ -103,18 +107,18 @@ class Job:
         } | self._included()
 
     def _included(self) -> dict[str, Any]:
-        """What is planned beside convolutions; runs without it have no such key."""
+        """The key "include" for runs that convert linear layers; other runs do not have this key."""
         return {"include": self.include} if self.include else {}
 
     def execution(self) -> dict[str, Any]:
-        """How the run is carried out, which does not decide what it gives."""
+        """The settings of the execution, which do not change the result."""
         return {name: getattr(self.config, name) for name in EXECUTION}
 
     def request(self, network: nn.Module, accelerator: str = "auto") -> dict[str, Any] | None:
-        """What `leanconv train` is given besides the settings to repeat this run; None where the command line cannot.
+        """The arguments besides the settings with which `leanconv train` repeats this run; None if it cannot.
 
         Args:
-            network: what `build` made.
+            network: the network that `build` returned.
         """
         if not isinstance(self.network, str) or self.data.origin is None:
             return None
@@ -133,7 +137,7 @@ class Job:
         }
 
     def build(self) -> nn.Module:
-        """The network to train, from this job's seed: what is not converted starts alike under every method."""
+        """The network to train, built from the seed: layers that are not converted start with equal weights in every method."""
         torch.manual_seed(self.config.seed)
         model = self.base()
         check_fits(model, self.in_order_of(model).data, self.image_size)
@@ -155,11 +159,11 @@ class Job:
         return self.network()
 
     def in_order_of(self, model: nn.Module) -> Job:
-        """The same on data whose classes have the order of a network that was trained before."""
+        """The job with the classes of its data in the order of `model`, if `model` was trained before."""
         task = get_task(model)
         return self if task is None else replace(self, data=self.data.for_classes(task.classes))
 
 
 def _digest(model: nn.Module) -> str:
-    """What a network is made of, in a few letters; addresses of objects, which differ each time, are left out."""
+    """A short hash of the structure of a network, without the addresses of objects, which differ in each process."""
     return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A job whose network is built: what is trained, on which images, and how."""
+"""A job with its built network: the network, the images and the settings of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from leanconv.train.run import check_execution, checked_engine
 
 @dataclass(frozen=True)
 class Ready:
-    """What a run needs; the network is built once, here.
+    """Everything that a run needs; the network is built only once.
 
     Args:
+        label: the name of the run.
+        network: the network to train.
         counts: params, macs and weight_bytes of the network.
-        data: with its classes in the order of a network that was trained before.
+        data: the images; the classes have the order of the network, if it was trained before.
+        config: the settings.
         image_size: (height, width) of the images as the network takes them.
-        request: what repeats the run on the command line; None where nothing does.
+        request: the arguments that repeat the run on the command line; None if there are none.
     """
 
     label: str
@@ -35,16 +38,16 @@ class Ready:
 
 
 def check_options(job: Job, options: dict[str, Any]) -> None:
-    """Raise SettingError for options of `leanconv.train.fit` that this machine or this job cannot have."""
+    """Raise SettingError for options of `leanconv.train.fit` that do not fit this machine or this job."""
     check_execution(job.config, options.get("accelerator", "auto"), options.get("devices"))
     checked_engine(options.get("callbacks", ()), options.get("logger"), options.get("strategy"))
 
 
 def prepare(job: Job, options: dict[str, Any]) -> Ready:
-    """Build and count the network of `job`; what cannot be counted should not cost a training.
+    """Build and count the network of `job`, so that an error in either is found before training.
 
     Raises:
-        SettingError: the network, the method and the images do not go together.
+        SettingError: the network, the method and the images do not fit each other.
     """
     network = job.build()
     counts = count(network, job.input_size).to_json()

@@ -18,7 +18,7 @@ HEADS = ("Measure", "Value")
 
 
 def lines(summary: Mapping[str, Any]) -> list[list[str]]:
-    """A run's summary under `HEADS`."""
+    """The summary of a run as table rows under `HEADS`."""
     counts, test, trained = summary["counts"], summary["test"], summary["train"]
     return [
         ["Test top-1", f"{test['top1_pct']:.2f} %"],
@@ -37,7 +37,7 @@ def lines(summary: Mapping[str, Any]) -> list[list[str]]:
 def run_page(
     job: Job, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]], network: nn.Module, command: str
 ) -> Page:
-    """A run as a page: what it gave, its curves, and everything to repeat it."""
+    """A run as a page: the result, the training curves, and the settings that repeat the run."""
     from leanconv.report import figures
 
     curves = figures.training_curves({summary["method"]: [history]})
@@ -54,6 +54,6 @@ def run_page(
 
 
 def layers(label: str, network: nn.Module) -> list[Details]:
-    """The convolutions of a lean network as a table of a page; none for a dense one."""
+    """The convolutions of a lean network as a table of a page; an empty list for a dense network."""
     found = layer_lines(network)
     return [(label, LAYER_HEADS, found)] if found else []

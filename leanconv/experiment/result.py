@@ -1,4 +1,4 @@
-"""What a comparison gave: its rows, networks and histories, as a table, a page and files."""
+"""The result of a comparison: rows, networks and histories, as a table, a page and files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Comparison(Result):
-    """Networks side by side; shown as a table in a notebook.
+    """The result of a comparison; a notebook shows it as a table.
 
     Args:
         summary: as in summary.json: settings, machine, versions, and one row a method.
-        folder: where the runs are; None where they were temporary.
-        networks: the trained network of each row, of its lowest seed.
-        histories: the metrics of each epoch, by row, one sequence a seed.
+        folder: the folder of the runs; None if they were temporary.
+        networks: the trained network of each row, by label; of several seeds, the network of the lowest.
+        histories: the metrics of each epoch by label, with one list for each seed.
         details: the layers of the lean networks, as tables of the page.
     """
 
@@ -54,7 +54,7 @@ class Comparison(Result):
         return f"{self.summary['settings']['target']} on {self.summary['settings']['data']['name']}"
 
     def sentences(self) -> list[str]:
-        """What got better and what did not."""
+        """Sentences: what became better and what became worse."""
         from leanconv.report import verdict
 
         return verdict.sentences(self.rows)
@@ -71,7 +71,7 @@ class Comparison(Result):
         return page.of_compare(self.summary, self.histories, self.details)
 
     def to_json(self) -> dict[str, Any]:
-        """As in summary.json."""
+        """The values of summary.json."""
         return self.summary
 
     def write(self, folder: Path) -> Path:
@@ -89,11 +89,11 @@ def compared(
     command: str,
     tell: Tell,
 ) -> Comparison:
-    """The trained networks measured together and put side by side.
+    """Measure the trained networks together, and return the comparison.
 
     Args:
-        latency: of `measure_latency`; None does not measure.
-        command: how it was started.
+        latency: the settings of `measure_latency`; None does not measure.
+        command: the command line that the report shows.
     """
     networks = _networks(trained, tell)
     measured = {} if latency is None else _measure(networks, jobs[0].input_size, latency, tell)
@@ -103,13 +103,13 @@ def compared(
 
 
 def _networks(trained: Mapping[str, MethodRuns], tell: Tell) -> dict[str, nn.Module]:
-    """The trained network of each method; one that cannot be read back is told of and left out."""
+    """The trained network of each method; a network that cannot be loaded is reported and left out."""
     found = {}
     for label, runs in trained.items():
         try:
             if runs.done:
                 found[label] = runs.network
-        except LeanconvError as error:  # its accuracy stands without
+        except LeanconvError as error:  # its accuracy is known without the network
             tell(LeftOut(label, "its latency is not measured and its layers are not shown", str(error)))
     return found
 

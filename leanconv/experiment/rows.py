@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class MethodRuns:
-    """The runs of one method: finished ones by seed, and why others failed.
+    """The runs of one method.
 
     Args:
+        label: the name of the method.
         counts: params, macs and weight_bytes of its network.
+        done: the finished runs, by seed.
+        failed: the reasons of the failed runs, by seed.
     """
 
     label: str
@@ -37,7 +40,7 @@ class MethodRuns:
 
 
 def make_rows(methods: Mapping[str, MethodRuns], latencies: Mapping[str, Latency]) -> list[Row]:
-    """One row a method; ratios are to dense, else to the first."""
+    """A row for each method; ratios compare with dense, or else with the first method."""
     base = methods.get(DENSE) or next(iter(methods.values()))
     return [_row(runs, base, latencies.get(label)) for label, runs in methods.items()]
 

@@ -1,4 +1,4 @@
-"""One training run from start to tested network, in a folder of its own, done once and continued where it stopped."""
+"""One training run in its own folder: train, test and save once; an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run(Result):
-    """What a run gave; shown as a table in a notebook.
+    """The result of a run; a notebook shows it as a table.
 
     Args:
-        summary: as in summary.json: counts, what training gave, and the test scores.
-        folder: where its files are; None where they were temporary.
-        history: one record an epoch, as in metrics.jsonl.
+        job: the definition of the run.
+        summary: the values of summary.json: counts, training results, and the test scores.
+        folder: the folder of the run; None if it was temporary.
+        history: one record for each epoch, as in metrics.jsonl.
+        trained: the trained network, if it is in memory.
     """
 
     job: Job
@@ -46,7 +48,7 @@ class Run(Result):
 
     @property
     def network(self) -> nn.Module:
-        """The trained network, on the CPU in eval mode; read from the folder where the run was finished before."""
+        """The trained network, on the CPU in eval mode. If the run was finished before, it is loaded from the folder."""
         if self.trained is None:
             assert self.folder is not None
             own = self.job.network
@@ -55,12 +57,12 @@ class Run(Result):
 
     @property
     def scores(self) -> Scores:
-        """Of the test part."""
+        """The scores on the test part."""
         return Scores(**self.summary["test"])
 
     @property
     def counts(self) -> dict[str, Any]:
-        """params, macs and weight_bytes, and what the MACs leave out, if anything."""
+        """params, macs and weight_bytes, and the operations that the MACs leave out, if there are any."""
         return dict(self.summary["counts"])
 
     @property
@@ -79,15 +81,15 @@ class Run(Result):
         )
 
     def page(self, command: str = "") -> Page:
-        """Everything of the run as a page.
+        """The run as an HTML page.
 
         Args:
-            command: how it was started, to be shown on the page.
+            command: the command line that the page shows.
         """
         return run_page(self.job, self.summary, self.history, self.network, command)
 
     def to_json(self) -> dict[str, Any]:
-        """As in summary.json."""
+        """The values of summary.json."""
         return self.summary
 
 
@@ -98,17 +100,21 @@ def _prefixed(scores: dict[str, Any]) -> dict[str, Any]:
 def run(
     job: Job, ready: Ready | None, folder: Path, *, resume: bool = True, progress: Progress = True, **options: Any
 ) -> Run:
-    """Train, test once and save; a finished run of the same identity is read back, an unfinished one continued.
+    """Train, test once and save. A finished run with the same identity is read, and an unfinished run continues.
 
     Args:
-        ready: what `prepare` made of this job; None where the folder holds the finished run.
-        options: of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
+        job: the definition of the run.
+        ready: the result of `prepare` for this job; None if the folder has the finished run.
+        folder: the folder of the run.
+        resume: whether an unfinished run may continue.
+        progress: as in `leanconv.fit`.
+        options: options of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
 
     Returns:
-        what the run gave; its summary is {} in all processes of a run but the first.
+        the result; in all processes except the first, its summary is {}.
 
     Raises:
-        SettingError: the folder holds another run, or an unfinished one and `resume` is not set.
+        SettingError: the folder contains another run, or an unfinished run and `resume` is not set.
         RunError: training failed.
     """
     tell = teller(progress)
@@ -116,7 +122,7 @@ def run(
 
     def work() -> dict[str, Any]:
         if ready is None:
-            raise RunError(f"the finished run in {folder} is gone; start it again")
+            raise RunError(f"the finished run in {folder} was removed; start the run again")
         fitted = fit(
             ready.network, ready.data, ready.config, folder,
             resume=True, request=ready.request, **_shown(ready, progress, options),
@@ -129,7 +135,7 @@ def run(
 
 
 def _shown(ready: Ready, progress: Progress, options: dict[str, Any]) -> dict[str, Any]:
-    """`options` with how the run shows its epochs: a bar, nothing, or events."""
+    """`options`, extended by the display of epochs: a progress bar, nothing, or events."""
     if not callable(progress):
         return options | {"progress": progress}
     from leanconv.experiment.epochs import Epochs

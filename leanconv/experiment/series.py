@@ -1,4 +1,4 @@
-"""Several runs in one folder of results: each done once, a failing one passed over."""
+"""Several runs in one folder: each run is done once, and a failed run does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from leanconv.experiment.run import Run, run
 from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")
-OWN = ("method", "seed")  # what may differ between the runs of one comparison
-OF_NETWORKS = (*OWN, "target", "network")  # where it compares several networks
+OWN = ("method", "seed")  # the keys that may differ between the runs of one comparison
+OF_NETWORKS = (*OWN, "target", "network")  # the keys that may differ if several networks are compared
 
 
 def folder_of(label: str, seed: int) -> Path:
-    """Where a run lives, below the folder of its comparison."""
+    """The folder of a run, relative to the folder of its comparison."""
     return Path(slug(label)) / f"seed{seed}"
 
 
@@ -32,19 +32,22 @@ def slug(label: str) -> str:
 
 
 def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **options: Any) -> dict[str, MethodRuns]:
-    """Train every job that is not finished yet; a failing one does not stop the others.
+    """Train every job that is not finished yet; a failed job does not stop the others.
 
-    Each network is built once. The first one of each method is built before the first hour of training, so that a mistake in any
-    method or glob shows now.
+    Each network is built once. The first network of each method is built before any training, so that a mistake in a method
+    or a glob is found at once.
 
     Args:
-        options: of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
+        jobs: the runs.
+        out: the folder of the comparison.
+        progress: as in `leanconv.fit`.
+        options: options of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
 
     Returns:
-        the methods of `jobs` in their order, then those that other comparisons finished in `out`.
+        the runs by method: the methods of `jobs` in their order, then the methods that other comparisons finished in `out`.
 
     Raises:
-        SettingError: `out` holds runs with other settings, or a method cannot convert the network.
+        SettingError: `out` contains runs with other settings, or a method cannot convert the network.
     """
     tell = teller(progress)
     several = len({job.target for job in jobs}) > 1
@@ -82,7 +85,7 @@ def _train(
     progress: Progress,
     **options: Any,
 ) -> None:
-    """One of the runs, noted in `runs` as done or failed."""
+    """Train one job, and add the result to `runs` as done or failed."""
     seed = job.config.seed
     folder = out / folder_of(job.label, seed)
     known = finished(folder) is not None
@@ -91,7 +94,7 @@ def _train(
         own = options | {"callbacks": copy.deepcopy(options.get("callbacks", ()))}
         ready = None if known else built or prepare(job, own)
         done = run(job, ready, folder, progress=progress, **own)
-    except OSError:  # of the folder: no run could be kept there
+    except OSError:  # an error of the folder: no run could be written
         raise
     except Exception as error:
         if isinstance(error, LeanconvError) and not isinstance(error, RunError):
@@ -100,12 +103,12 @@ def _train(
         tell(RunFailed(job.label, seed, runs.failed[seed]))
     else:
         if runs.done:
-            done.trained = None  # one network a method is shown and measured; the others need no memory
+            done.trained = None  # one network of each method is shown and measured; the others are released
         runs.done[seed] = done
 
 
 def refuse_others(out: Path, job: Job, may_differ: tuple[str, ...] = OWN) -> None:
-    """Raise SettingError when `out` holds a run that differs from `job` in more than `may_differ`."""
+    """Raise SettingError if `out` contains a run that differs from `job` in other keys than `may_differ`."""
     wanted = job.identity()
     for folder in _run_folders(out):
         differs = difference(read_json(folder / RUN_FILE), wanted, ignore=may_differ)
@@ -120,7 +123,7 @@ def _run_folders(out: Path) -> list[Path]:
 
 
 def _of_others(out: Path, own: Mapping[str, MethodRuns], job: Job) -> dict[str, MethodRuns]:
-    """Finished runs in `out` that this comparison did not ask for: other methods, and other seeds of its own."""
+    """Finished runs in `out` that are not part of this comparison: other methods, and other seeds of its methods."""
     others: dict[str, MethodRuns] = {}
     for folder in _run_folders(out):
         summary = finished(folder)

@@ -1,4 +1,4 @@
-"""Which settings a run has: a recipe, a file or a `TrainConfig`, and what was given on top."""
+"""The settings of a run: a recipe, a file or a `TrainConfig`, and single settings that replace some of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from leanconv.train.recipes import RECIPES
 
 
 def settings_for(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
-    """The settings of a run on `data`; nothing changes images that a data set of the user's prepares.
+    """The settings of a run on `data`. If a data set prepares its own images, the run does not change these images.
 
     Args:
-        config: settings, a recipe's name or a configuration file; None takes the recipe that suits the data.
-        given: single settings on top.
+        config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
+        data: the images.
+        given: single settings, which replace those of `config`.
 
     Raises:
-        SettingError: there is no such recipe or setting, or a value breaks its rule.
+        SettingError: the recipe or a setting does not exist, or a value breaks its rule.
         FileError: the file cannot be read.
     """
     chosen = _chosen(config, data.name, given)
@@ -43,12 +44,12 @@ def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapp
 
 
 def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A configuration file: settings of `TrainConfig`, and what else the command is given.
+    """Read a configuration file: the settings of `TrainConfig`, and the other flags of the command.
 
-    It is a YAML mapping of names as in `TrainConfig` and of flags with _ for -, or config.yaml of a run.
+    The file is a YAML mapping of the names of settings and flags (with _ for -) to values, or the config.yaml of a run.
 
     Raises:
-        FileError: it cannot be read, or is no mapping.
+        FileError: the file cannot be read, or is no mapping.
         SettingError: a setting breaks its rule.
     """
     path = Path(path)
@@ -61,13 +62,13 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise FileError(f"{path}: is no mapping of names to values; give lines such as `epochs: 20`")
     request = found.pop(REQUEST, None)
-    found.pop(CLASSES, None)  # what config.yaml of a run says of its images
+    found.pop(CLASSES, None)  # config.yaml of a run describes its images there
     if request is not None:
         if not isinstance(request, dict):
             raise FileError(
                 f"{path}: its {REQUEST} is no mapping; give `{REQUEST}:` with lines such as `target: resnet20`"
             )
-        found |= request  # which says how the images called `data` were opened
+        found |= request  # the request says how the images named `data` were opened
     declared = TrainConfig.settings()
     settings = {name: value for name, value in found.items() if name in declared}
     for name, value in settings.items():
@@ -79,5 +80,5 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_keys(path: str | Path, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise SettingError for a key that is neither a setting nor one of `known`."""
+    """Raise SettingError for a key that is neither a setting nor a key of `known`."""
     check_known(given, {**known, **TrainConfig.settings()}, f"{path}: ")

@@ -1,4 +1,4 @@
-"""Which layers to convert: by the time they take here."""
+"""Choose which layers to convert, by their measured time on this device."""
 
 from leanconv.search.faster import faster_only, layer_times, some_faster
 from leanconv.search.network import network_times

@@ -1,4 +1,4 @@
-"""Layer by layer, dense and lean on this device: before anything is trained."""
+"""Measure each layer dense and lean on this device, before any training, and keep the slower lean layers dense."""
 
 from __future__ import annotations
 
@@ -37,14 +37,20 @@ def layer_times(
     cache: Path | Literal["default"] | None = "default",
     progress: Progress | None = None,
 ) -> list[LayerTime]:
-    """Measure every layer that `plan` converts, dense and in each form of the lean layer; convolutions with a norm folded in.
+    """Measure every layer that `plan` converts: the dense layer, and the lean layer in each inference form.
+
+    Convolutions are measured with a folded normalisation layer.
 
     Args:
-        batch: images a call.
+        plan: a plan that knows the sizes of its feature maps.
+        batch: images in each call.
         device, dtype, threads, runtime, channels_last, cache, progress: see `leanconv.optimize`.
 
+    Returns:
+        the times of each layer, in milliseconds a call.
+
     Raises:
-        SettingError: a plan that does not know its maps' sizes.
+        SettingError: the plan does not know the sizes of its feature maps.
     """
 
     def ways(site: Site, module: LeanLayer) -> Builds:
@@ -64,19 +70,23 @@ def layer_times(
 
 
 def faster_only(plan: Plan, times: Sequence[LayerTime] | None = None, **settings: Any) -> Plan:
-    """`plan` without the groups that would take longer lean than dense on this device.
+    """`plan` without the groups that are slower lean than dense on this device.
+
+    A group is converted or left dense as a whole, because its layers share weights: the sum of its times decides.
 
     Args:
-        times: what `layer_times` measured; None measures now, with `settings`.
+        times: the result of `layer_times`; None measures now.
+        settings: arguments of `layer_times`.
 
-    Source: a group stays together, since its layers share weights: it goes when their sum is slower.
+    Raises:
+        SettingError: the times belong to another plan.
     """
     times = layer_times(plan, **settings) if times is None else times
     groups, kept = [], list(plan.kept)
     for number, group in enumerate(plan.groups):
         own = [time for time in times if time.group == number]
         if [time.name for time in own] != [site.name for site in group.sites]:
-            raise SettingError("these times were measured for another plan; leave them out to measure anew")
+            raise SettingError("times were measured for another plan; leave times out to measure again")
         dense, lean = sum(time.dense_ms for time in own), sum(time.lean_ms for time in own)
         if lean <= dense:
             groups.append(group)
@@ -87,10 +97,10 @@ def faster_only(plan: Plan, times: Sequence[LayerTime] | None = None, **settings
 
 
 def some_faster(plan: Plan, times: Sequence[LayerTime] | None = None, **settings: Any) -> Plan:
-    """As `faster_only`, for those who must convert something.
+    """`faster_only`, for callers that must convert at least one group.
 
     Raises:
-        SettingError: every group would be slower.
+        SettingError: every group would be slower lean.
     """
     left = faster_only(plan, times, **settings)
     if not left.groups:
@@ -101,7 +111,7 @@ def some_faster(plan: Plan, times: Sequence[LayerTime] | None = None, **settings
 
 
 class _AtPositions(nn.Module):
-    """A linear layer on the positions of a map, which is how layers are measured."""
+    """A linear layer applied at each position of a feature map (N, C, H, W), so that it is measured like a convolution."""
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the times of single layers make of a whole network, and whether it holds."""
+"""Predict the time of a whole network from the times of its layers, and compare with the measured time."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ def network_times(
 ) -> dict[str, Any]:
     """Milliseconds of the whole network: dense, lean as predicted from its layers, and lean as measured.
 
-    Predicted is the dense network's time, and for each converted layer its lean time less its dense one. Both networks are
-    optimized for this device.
+    The predicted time is the time of the dense network, plus, for each converted layer, its lean time minus its dense time.
+    Both networks are optimized for this device.
 
     Args:
-        times: of the layers that converted, from `leanconv.search.layer_times` with the same settings.
+        dense, lean: the networks.
+        times: the times of the converted layers, from `leanconv.search.layer_times` with the same settings.
+        input_size: (channels, height, width) of one image.
+        batch: images in each call.
+        threads, runtime: as in `leanconv.search.layer_times`.
 
     Returns:
-        dense_ms, lean_ms, ratio, predicted_ms and predicted_off_pct, how far the prediction is off; or failed, with the
-        reason, where one of the two could not be timed.
+        dense_ms, lean_ms, ratio, predicted_ms, and predicted_off_pct, the error of the prediction in percent of the measured
+        time; or failed, with the reason, if one of the networks could not be timed.
     """
     example = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
     networks = {"dense": dense, "lean": lean}

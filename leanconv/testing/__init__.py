@@ -1,4 +1,4 @@
-"""The contract that every method fulfils, for methods of this repository and of others.
+"""The contract that every method fulfils, in this repository and in other packages.
 
 >>> import leanconv as lc
 >>> from leanconv.testing import check_method

@@ -1,4 +1,4 @@
-"""An operator in the place of an nn.Conv2d: the inputs it takes and the attributes that code reads."""
+"""Rules for an operator that replaces an nn.Conv2d: which inputs the operator takes, and which attributes it has."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ATTRIBUTES = (
 def takes_one_image_without_a_batch(method: Method, spec: ConvSpec) -> None:
     """(I, H, W) -> (O, H', W'), as nn.Conv2d does."""
     lean, dense = lean_network(method, spec), network(spec)
-    x = image(spec, (6, spec.in_channels))  # as wide as it has channels: a wrong dimension would fit
+    x = image(spec, (6, spec.in_channels))  # as wide as it has channels: a mistaken dimension would fit
     for training in (False, True):
         still_norms(lean, training)
-        close(lean(x[0]), [y[0] for y in lean(x[:1])], "one image gives something else than a batch of one", 1e-7)
+        close(lean(x[0]), [y[0] for y in lean(x[:1])], "one image gives another output than a batch of one", 1e-7)
         require([y.shape for y in lean(x[0])] == [y.shape for y in dense(x[0])], "one image gives another shape")
 
 
 @rule(SOME)
 def takes_an_empty_batch(method: Method, spec: ConvSpec) -> None:
-    """Forward and backward, as nn.Conv2d does."""
+    """The forward and the backward pass accept an empty batch, as nn.Conv2d does."""
     lean, dense = lean_network(method, spec), network(spec)
     x = image(spec)[:0].requires_grad_()
     found = lean(x)
@@ -44,7 +44,7 @@ def takes_an_empty_batch(method: Method, spec: ConvSpec) -> None:
 
 @rule(EVERY)
 def refuses_other_channels_and_ranks_by_name(method: Method, spec: ConvSpec) -> None:
-    """An input that does not fit is an error of one line that names the shape wanted; give `convolve` and not `forward`."""
+    """An input of another shape raises a one-line error that names the expected shape; define `convolve`, and not `forward`."""
     lean, channels = lean_network(method, spec), spec.in_channels
     wrong = [(2, c, 8, 8) for c in (1, channels + 1, channels * 2, channels // 2)]
     for shape in (*wrong, (channels + 1, 8, 8), (channels, 8), (2, channels, 1, 8, 8)):
@@ -60,7 +60,7 @@ def refuses_other_channels_and_ranks_by_name(method: Method, spec: ConvSpec) -> 
 
 @rule(EVERY)
 def shows_the_attributes_of_conv2d(method: Method, spec: ConvSpec) -> None:
-    """What code around a convolution reads of it."""
+    """The operator has the attributes of nn.Conv2d that other code reads, with the same values."""
     lean, dense = lean_network(method, spec).float(), network(spec).float()
     x = image(spec, dtype=torch.float32)
     for ours, plain in zip(lean.convs, dense.convs, strict=True):
@@ -78,12 +78,12 @@ def shows_the_attributes_of_conv2d(method: Method, spec: ConvSpec) -> None:
         require(bias is None or bias.dtype == torch.float32, "bias has another dtype")
         other = torch.randn_like(plain.weight)
         same = torch.equal(ours._conv_forward(x, other, None), plain._conv_forward(x, other, None))
-        require(same, "_conv_forward computes something else than nn.Conv2d's")
+        require(same, "_conv_forward gives another output than that of nn.Conv2d")
     require(all(op.weight.dtype == torch.float16 for op in lean.half().convs), "after half() the weight is not float16")
 
 
 class Casts(nn.Module):
-    """What reads a weight without its values."""
+    """A network that reads the dtype and the device of its weights, but not their values."""
 
     def __init__(self, spec: ConvSpec) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Casts(nn.Module):
 
 @rule(ONCE)
 def serves_a_network_that_reads_dtype_and_device(method: Method, spec: ConvSpec) -> None:
-    """Eager, traced, compiled and exported."""
+    """The output is the same when such a network runs eagerly, traced, compiled and exported."""
     model = Casts(spec).double().eval()
     lean = convert(model, plan_for(model, method, spec))
     x = image(spec, dtype=torch.float32)
@@ -110,4 +110,4 @@ def serves_a_network_that_reads_dtype_and_device(method: Method, spec: ConvSpec)
     torch._dynamo.reset()
     compiled: Any = torch.compile(lean, backend="aot_eager", fullgraph=True)
     for run in (lean, fx.symbolic_trace(lean), compiled, torch.export.export(lean, (x,)).module()):
-        close(run(x), wanted, "a network that casts to the weight's dtype computes something else")
+        close(run(x), wanted, "a network that casts to the dtype of a weight gives another output")

@@ -1,4 +1,4 @@
-"""What an operator computes: shapes, counts, equality with the dense convolution, forms."""
+"""Rules for what an operator computes: shapes, counts, equality with the dense convolution, inference forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from leanconv.testing.specs import LAYERS, SIZES
 
 @rule(REJECTED)
 def rejects_with_a_reason_and_leaves_it_dense(method: Method, spec: ConvSpec) -> None:
-    """What cannot convert says why in one line, and computes as before."""
+    """A convolution that the method rejects has a one-line reason, and its output does not change."""
     reason = method.reject(spec)
     require(isinstance(reason, str) and "\n" not in reason, f"the reason {reason!r} must be one line of text")
     model = network(spec)
@@ -33,7 +33,7 @@ def rejects_with_a_reason_and_leaves_it_dense(method: Method, spec: ConvSpec) ->
     require(not made.groups, "a plan converts what reject() refuses; group() must ask accept()")
     require([kept.reason for kept in made.kept] == [reason] * LAYERS, "the plan gives another reason than reject()")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LeanconvWarning)  # it converts nothing
+        warnings.simplefilter("ignore", LeanconvWarning)  # the plan converts nothing
         lean = convert(model, made)
     x = image(spec)
     require(all(torch.equal(a, b) for a, b in zip(model(x), lean(x), strict=True)), "the dense network changed")
@@ -41,7 +41,7 @@ def rejects_with_a_reason_and_leaves_it_dense(method: Method, spec: ConvSpec) ->
 
 @rule(EVERY)
 def output_has_the_shape_of_conv2d(method: Method, spec: ConvSpec) -> None:
-    """On even, odd and tiny maps; what nn.Conv2d refuses, the operator refuses."""
+    """The shapes are equal on even, odd and tiny feature maps; a map that nn.Conv2d refuses, the operator refuses too."""
     dense, lean = network(spec), lean_network(method, spec)
     require(all(isinstance(module, ConvOp) for module in lean.convs), "build() must make a ConvOp for each convolution")
     for size in SIZES:
@@ -49,7 +49,7 @@ def output_has_the_shape_of_conv2d(method: Method, spec: ConvSpec) -> None:
         try:
             wanted = dense(x)
         except RuntimeError:  # nn.Conv2d refuses this map itself
-            require(_refuses(lean, x), f"it takes a map of {size}, which nn.Conv2d refuses")
+            require(_refuses(lean, x), f"the operator takes a map of {size}, which nn.Conv2d refuses")
             continue
         found = lean(x)
         shapes = [tuple(y.shape) for y in wanted]
@@ -67,17 +67,17 @@ def _refuses(model: nn.Module, x: torch.Tensor) -> bool:
 
 @rule(EVERY)
 def counts_agree(method: Method, spec: ConvSpec) -> None:
-    """Parameters and MACs by the formulas, by the modules and by torch's counter."""
+    """Parameters and MACs are equal by the formulas, by the modules, and by torch's counter."""
     model, lean = network(spec), lean_network(method, spec)
     size = (spec.in_channels, 9, 7)
     made = plan_for(model, method, spec, (9, 7))
     found = count(lean, size)
     require(
         found.params == made.params() == found.stored,
-        f"the modules have {found.params} parameters ({found.stored} stored), by params() they would have {made.params()}",
+        f"the modules have {found.params} parameters ({found.stored} stored), and params() gives {made.params()}",
     )
     by_formula, by_torch = sum(sum(group.macs()) for group in made.groups), count_macs(lean, size)
-    require(found.macs == by_formula == by_torch, f"torch counts {by_torch} MACs, macs() says {by_formula}")
+    require(found.macs == by_formula == by_torch, f"torch counts {by_torch} MACs, and macs() gives {by_formula}")
     require(made.params_dense() == count(model, size).params == LAYERS * spec.params(), "the dense count is wrong")
 
 
@@ -90,7 +90,7 @@ def equals_the_dense_convolution_it_names(method: Method, spec: ConvSpec) -> Non
     for module in lean.convs:
         shape = tuple(module.weight_dense().shape)
         require(shape == spec.weight_shape, f"weight_dense() has shape {shape} and not {spec.weight_shape}")
-        view = module.weight  # of code that reads conv.weight
+        view = module.weight  # what code reads as conv.weight
         if not isinstance(view, torch.Tensor):
             close(view + 0, module.weight_dense(), "op.weight is not weight_dense()")
     dense: Any = to_dense(lean)
@@ -102,7 +102,7 @@ def equals_the_dense_convolution_it_names(method: Method, spec: ConvSpec) -> Non
 
 @rule(EVERY)
 def forms_are_equal(method: Method, spec: ConvSpec) -> None:
-    """Each inference form computes what the operator does, with and without a norm behind it."""
+    """Each inference form gives the operator's output, with and without a following normalisation layer."""
     op, norm = (module.double().eval() for module in (method.build([spec])[0], nn.BatchNorm2d(spec.out_channels)))
     assert isinstance(op, ConvOp) and isinstance(norm, nn.BatchNorm2d)
     unsettle_(op)
@@ -112,11 +112,11 @@ def forms_are_equal(method: Method, spec: ConvSpec) -> None:
         plain = op(x)
         for affine, wanted in ((None, plain), (Affine.of(norm), norm(plain))):
             for name, build in forms_of(op, affine).items():
-                close(build()(x), wanted, f"the form {name!r} computes something else", 1e-7)
+                close(build()(x), wanted, f"the form {name!r} gives another output", 1e-7)
 
 
 @rule(EVERY)
 def compact_is_equal(method: Method, spec: ConvSpec) -> None:
-    """What is exported for size computes the same."""
+    """The compact form, which is exported for a small file, gives the same output."""
     lean, x = lean_network(method, spec), image(spec)
     close(compact(lean)(x), lean(x), "compact_() changes the output")

@@ -1,4 +1,4 @@
-"""One method against every rule."""
+"""Check one method by every rule of the contract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leanconv.testing import as_conv2d, computing, derivatives, fitting, keeping
 from leanconv.testing.rules import RULES, Rule
 from leanconv.testing.specs import SPECS
 
-_SAYS_TORCH = (  # of its own parts, about what the contract does on purpose
+_SAYS_TORCH = (  # warnings of torch about itself, which the contract causes deliberately
     r"`torch.jit.\w+` is deprecated",
     "Converting a tensor",
     "There is a performance drop because",
@@ -28,7 +28,9 @@ class ContractError(CheckError, AssertionError):
     """A method breaks the contract.
 
     Args:
-        failures: the checks that failed, by name, with what each found.
+        method: the method that was checked.
+        failures: the failed checks by name, each with its finding.
+        total: the number of checks.
     """
 
     def __init__(self, method: Method, failures: dict[str, str], total: int) -> None:
@@ -41,10 +43,12 @@ class ContractError(CheckError, AssertionError):
 
 @dataclass(frozen=True)
 class Check:
-    """One rule for one method on one convolution; call it, and it raises where the rule is broken.
+    """One rule for one method on one convolution. A call raises an error if the method breaks the rule.
 
     Args:
-        name: of the convolution in `SPECS`.
+        rule: the rule.
+        method: the method, with its settings.
+        name: the name of the convolution in `SPECS`.
     """
 
     rule: Rule
@@ -61,7 +65,7 @@ class Check:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The caller's random numbers stay as they are, and torch does not warn of itself."""
+    """Keep the caller's random state, and silence the warnings of torch about itself."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         for text in _SAYS_TORCH:
             warnings.filterwarnings("ignore", text)
@@ -72,8 +76,16 @@ def checks(method: Method, only: str = "*", *, thorough: bool = True) -> list[Ch
     """Every check of the contract for `method`: a list for ``pytest.mark.parametrize``.
 
     Args:
-        only: the rules whose names this glob matches.
-        thorough: False leaves out what takes long, for further settings of a method that was checked.
+        method: the method, with its settings.
+        only: a glob; the rules whose names match are checked.
+        thorough: False leaves out the slow checks, for further settings of a method that was checked before.
+
+    Raises:
+        SettingError: `only` matches no rule.
+
+    >>> from leanconv import TiedBlock
+    >>> print(checks(TiedBlock(blocks=2), only="counts_agree")[0])
+    tied_block(blocks=2)-counts_agree-3x3
     """
     accepted = [name for name, spec in SPECS.items() if method.reject(spec) is None]
     rejected = [name for name in SPECS if name not in accepted]
@@ -90,27 +102,29 @@ def checks(method: Method, only: str = "*", *, thorough: bool = True) -> list[Ch
 def check_method(
     method: Method, only: str = "*", *, accepts: Sequence[str] | None = None, thorough: bool = True
 ) -> None:
-    """Hold `method` to the contract, on each convolution of `SPECS` that it accepts: about a minute.
+    """Check that `method` fulfils the contract, on each convolution of `SPECS` that it accepts. This takes about a minute.
 
-    The shape of nn.Conv2d; parameters and MACs equal to the formulas and to torch's counter; equality with
-    `LinearOp.weight_dense` in float64; gradients of first and second order; a fit that is the nearest (unless
-    `Method.not_nearest` says why not) and repeats; copying, pickling, moving, saving; tracing, compiling and exporting, with
-    sizes left open; forms that are equal.
+    The rules concern the shapes of nn.Conv2d; parameters and MACs, by the formulas and by torch's counter; equality with
+    `LinearOp.weight_dense` in float64; first and second derivatives; the fit, which must be the nearest (unless
+    `Method.not_nearest` gives the reason why not) and must repeat; copying, pickling, moving and saving; tracing, compiling
+    and exporting, also with dynamic sizes; and the equality of the inference forms.
 
     Args:
-        method: with the settings to be checked.
-        only: the rules whose names this glob matches.
-        accepts: the names in `SPECS` of what it must accept; by default any half of them, so that nothing passes by rejecting.
+        method: the method, with its settings.
+        only: a glob; the rules whose names match are checked.
+        accepts: the names in `SPECS` that the method must accept. By default it must accept any half of them, so that no
+            method passes by rejecting all.
         thorough: as in `checks`.
 
     Raises:
-        ContractError: with a line for every check that failed; it is an AssertionError too.
+        ContractError: a check failed; the message has a line for each failed check. The error is an AssertionError too.
+        SettingError: `only` matches no rule.
     """
     refused = {name: reason for name, spec in SPECS.items() if (reason := method.reject(spec)) is not None}
     failures = {f"accepts {name!r}": f"it is rejected: {refused[name]}" for name in accepts or () if name in refused}
     if accepts is None and len(refused) > len(SPECS) / 2:
         failures["accepts"] = (
-            f"{len(refused)} of {len(SPECS)} convolutions are rejected; where that is right, name those that it accepts: "
+            f"{len(refused)} of {len(SPECS)} convolutions are rejected; if this is intended, name the accepted ones: "
             f"accepts={[name for name in SPECS if name not in refused]}"
         )
     every = checks(method, only, thorough=thorough)

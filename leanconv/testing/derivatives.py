@@ -1,6 +1,7 @@
-"""An operator under autograd and its transforms: it can be differentiated as nn.Conv2d can.
+"""Rules for derivatives: an operator can be differentiated like nn.Conv2d, by autograd and by torch.func.
 
-Norms use their running statistics where a batch is taken apart: torch cannot take a dense network's apart either.
+Where a rule splits a batch into single images, normalisation layers use their running statistics: torch cannot split the
+batch statistics of a dense network either.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ def loss_of(outputs: Any) -> Any:
 
 
 def stepped(lean: nn.Module) -> set[str]:
-    """The parameters through which gradients pass straight: a step along them changes nothing, or everything."""
+    """The parameters with straight-through gradients: the output is a step function of them."""
     ops = [(name, module) for name, module in lean.named_modules() if isinstance(module, ConvOp)]
     return {f"{name}.{parameter}".strip(".") for name, op in ops for parameter in op.straight_through}
 
 
 def _function(lean: nn.Module) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """`lean` as a function of its input and parameters, and these; those that steps say nothing about are constants."""
+    """`lean` as a function of its input and parameters, and the parameters; the `stepped` ones are constants."""
     names, constant = [name for name, _ in lean.named_parameters()], stepped(lean)
 
     def run(x: Tensor, *values: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def _function(lean: nn.Module) -> tuple[Callable[..., Tensor], list[Tensor]]:
 
 @rule(SOME)
 def gradients(method: Method, spec: ConvSpec) -> None:
-    """Those of finite differences, in eval and in training; none of the parameters is left without one."""
+    """First derivatives equal finite differences, in eval and in training mode, and every parameter gets a gradient."""
     lean = lean_network(method, spec)
     x = image(spec, (4, 5), n=2).requires_grad_()
     for training in (False, True):
@@ -58,7 +59,7 @@ def gradients(method: Method, spec: ConvSpec) -> None:
 
 @rule(FEWER)
 def second_derivatives(method: Method, spec: ConvSpec) -> None:
-    """Those of finite differences, in eval and in training."""
+    """Second derivatives equal finite differences, in eval and in training mode."""
     lean = lean_network(method, spec)
     x = image(spec, (4, 5)).requires_grad_()
     for training in (False, True):
@@ -68,7 +69,7 @@ def second_derivatives(method: Method, spec: ConvSpec) -> None:
 
 @rule(FEW)
 def a_gradient_penalty_has_the_gradient_of_finite_differences(method: Method, spec: ConvSpec) -> None:
-    """The mean of squared input gradients, as WGAN-GP and R1 take it; its slope along a random direction of the weights."""
+    """The penalty is the mean of squared input gradients, as in WGAN-GP and R1; its slope is along a random direction."""
     for training in (False, True):
         lean = still_norms(lean_network(method, spec), training)
         x, constant = image(spec, (4, 5)).requires_grad_(), stepped(lean)
@@ -93,7 +94,7 @@ def a_gradient_penalty_has_the_gradient_of_finite_differences(method: Method, sp
 
 @rule(FEW)
 def gradients_of_each_sample_at_once_are_those_of_a_loop(method: Method, spec: ConvSpec) -> None:
-    """Under torch.func.vmap; in training with norms in eval."""
+    """torch.func.vmap gives the gradients of a loop, in training mode too, with normalisation layers in eval mode."""
     for training in (False, True):
         lean = lean_network(method, spec).train(training)
         for module in lean.modules():
@@ -125,28 +126,28 @@ def forward_mode_and_hessian(method: Method, spec: ConvSpec) -> None:
     close(forward, (gradient * direction).sum().detach(), "forward mode gives another slope", 1e-7)
     (along,) = torch.autograd.grad((gradient * direction).sum(), leaf)
     of_each = hessian(loss)(x).flatten(4).flatten(0, 3)
-    close(of_each @ direction.flatten(), along.flatten(), "the Hessian is another", 1e-7)
+    close(of_each @ direction.flatten(), along.flatten(), "the Hessian differs from the reverse-mode one", 1e-7)
 
 
 @rule(FEWER)
 def traced_under_grad_it_has_eager_gradients(method: Method, spec: ConvSpec) -> None:
-    """torch.jit.trace, in eval and in training."""
+    """A network of torch.jit.trace has the eager gradients, in eval and in training mode."""
     for training in (False, True):
         lean, x = still_norms(lean_network(method, spec), training), image(spec, (5, 4))
         traced: Any = torch.jit.trace(lean, (x,))
         parameters = list(lean.parameters())
         found = torch.autograd.grad(loss_of(traced(x)), parameters, materialize_grads=True)
         wanted = torch.autograd.grad(loss_of(lean(x)), parameters, materialize_grads=True)
-        close(found, wanted, "traced, it has other gradients", 1e-7)
+        close(found, wanted, "the traced network has other gradients", 1e-7)
 
 
 @rule(FEWER)
 def checkpointed_it_has_the_same_gradients(method: Method, spec: ConvSpec) -> None:
-    """torch.utils.checkpoint, reentrant and not."""
+    """torch.utils.checkpoint gives the same gradients, reentrant and not."""
     for reentrant in (False, True):
         lean = still_norms(lean_network(method, spec), True)
         x, parameters = image(spec, (5, 4)).requires_grad_(), list(lean.parameters())
         loss_of(checkpoint(lean, x, use_reentrant=reentrant)).backward()
         found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
         wanted = torch.autograd.grad(loss_of(lean(x)), parameters, materialize_grads=True)
-        close(found, wanted, "checkpointed, it has other gradients", 1e-7)
+        close(found, wanted, "with checkpointing the gradients differ", 1e-7)

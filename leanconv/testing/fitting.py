@@ -1,4 +1,4 @@
-"""The fit from dense weights."""
+"""Rules for the fit from dense weights."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from leanconv.testing.rules import EVERY, rule
 
 @rule(EVERY)
 def fit_repeats(method: Method, spec: ConvSpec) -> None:
-    """The nearest lean network to a network that already is lean is that network."""
+    """A fit to the dense weights of a fitted network gives the same network again."""
     lean = lean_network(method, spec, "fit")
     if not is_linear(method, spec):
         again = lean_network(method, spec, "fit")
         pairs = zip(lean.parameters(), again.parameters(), strict=True)
         require(all(torch.equal(a, b) for a, b in pairs), "two fits to the same weights differ")
         return
-    dense = to_dense(lean)  # may have gained a bias: a norm's shift
+    dense = to_dense(lean)  # may have a new bias: the shift of a normalisation layer
     twice = convert(dense, plan_for(dense, method, spec), init="fit")
     x = image(spec)
-    close(lean(x), twice(x), "the fit to weights that already are lean is another network", 1e-6)
+    close(lean(x), twice(x), "the fit to the dense weights of a lean network is another network", 1e-6)
 
 
 @rule(EVERY)
 def fit_is_nearest(method: Method, spec: ConvSpec) -> None:
     """No other lean weights have a smaller sum of squared differences to the dense ones.
 
-    A descent from the fit finds none, nor does one from some way off, which would leave a saddle.
+    A descent from the fit does not find any, and neither does a descent from a disturbed fit, which would leave a saddle.
     """
     reason = method.not_nearest()
     require(reason is None or bool(reason.strip()), "not_nearest() must give a reason, or None")
@@ -55,7 +55,7 @@ def fit_is_nearest(method: Method, spec: ConvSpec) -> None:
         require(
             found >= best - 1e-6 * best - 1e-12 * whole,
             f"the fit is not the nearest: its squared distance is {best:.6g}, and a descent from {start} comes to {found:.6g}; "
-            "mend fit_, or let not_nearest() say why",
+            "fix fit_, or let not_nearest() give the reason",
         )
 
 
@@ -86,7 +86,7 @@ def _descended(pairs: Sequence[tuple[nn.Module, nn.Conv2d]], parameters: list[nn
 
 @rule(EVERY)
 def degenerate_limit_is_conv2d(method: Method, spec: ConvSpec) -> None:
-    """Where a method has nothing left to save, its fit is the dense convolution itself."""
+    """With settings that save nothing (`degenerate`), the fit is the dense convolution itself."""
     limit = method.degenerate(spec)
     if limit is None:
         return

@@ -16,7 +16,7 @@ from leanconv.testing.specs import LAYERS
 
 
 class Parallel(nn.Module):
-    """Convolutions of one spec side by side on one input: a group for the methods that share, alone for the others."""
+    """Parallel convolutions of one spec on one input; methods that share weights convert them as one group."""
 
     def __init__(self, spec: ConvSpec, layers: int = LAYERS) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ def network(spec: ConvSpec, dtype: torch.dtype = torch.float64) -> Any:
 
 
 def plan_for(model: nn.Module, method: Method, spec: ConvSpec, size: tuple[int, int] = (8, 8)) -> Plan:
-    """The plan of `method` for such a network, on a map of this size."""
+    """The plan of `method` for a network of `network`, on a map of `size` (height, width)."""
     return plan(model, method, input_size=(spec.in_channels, *size))
 
 
 def lean_network(
     method: Method, spec: ConvSpec, init: Literal["fit", "fresh"] = "fresh", dtype: torch.dtype = torch.float64
 ) -> Any:
-    """The converted network; fresh, its norms have statistics that are not the neutral ones."""
+    """The converted network of `network`. With fresh weights, its normalisation layers get statistics other than 0 and 1."""
     model = network(spec, dtype)
     lean = convert(model, plan_for(model, method, spec), init=init)
     if init == "fresh":
@@ -54,7 +54,7 @@ def is_linear(method: Method, spec: ConvSpec) -> bool:
 
 
 def unsettle_(model: nn.Module) -> None:
-    """Give every norm and bias values that a forgotten term would show up with."""
+    """Give every normalisation layer and bias values other than 0 and 1, so that a forgotten term changes the output."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -68,13 +68,13 @@ def unsettle_(model: nn.Module) -> None:
 
 
 def image(spec: ConvSpec, size: tuple[int, int] = (8, 8), n: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A batch for such a network: (n, in_channels, *size)."""
+    """A random batch for a network of `network`: (n, in_channels, *size), the same each time."""
     torch.manual_seed(2)
     return torch.randn(n, spec.in_channels, *size, dtype=dtype)
 
 
 def still_norms(lean: nn.Module, training: bool) -> nn.Module:
-    """`lean` as a function: its norms compute from their running statistics, or from the batch without noting it."""
+    """Set `lean` to training or eval mode; in training mode its normalisation layers do not update their statistics."""
     lean.train(training)
     for module in lean.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -89,7 +89,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def close(found: Any, wanted: Any, what: str, tolerance: float = 1e-9) -> None:
-    """Raise AssertionError unless two tensors, or two rows of them, are equal but for rounding."""
+    """Raise AssertionError unless two tensors, or two rows of them, are equal up to rounding."""
     pairs = [(found, wanted)] if isinstance(found, Tensor) else zip(found, wanted, strict=True)
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text: f"{what}: {text}")

@@ -14,12 +14,12 @@ Function = Callable[[Method, ConvSpec], None]
 
 @dataclass(frozen=True)
 class Level:
-    """On which specs a rule is checked: what takes a second each time, on fewer.
+    """The specs on which a rule is checked; a rule that takes a second each time is checked on fewer.
 
     Args:
-        thorough: of the first setting of a method.
-        variant: of further settings of it.
-        rejected: on the specs that the method rejects, in place of those that it accepts.
+        thorough: the specs for the first settings of a method.
+        variant: the specs for further settings of the same method.
+        rejected: check the specs that the method rejects, and not the specs that it accepts.
     """
 
     thorough: tuple[str, ...]
@@ -27,7 +27,7 @@ class Level:
     rejected: bool = False
 
     def of(self, accepted: list[str], thorough: bool) -> list[str]:
-        """The names among those accepted; where none is, the first ones."""
+        """The accepted names that belong to this level; if there are none, the first accepted names."""
         names = self.thorough if thorough else self.variant
         return [name for name in accepted if name in names] or accepted[: min(len(names), 2)]
 
@@ -44,10 +44,11 @@ ONCE = Level(("stride 2",), ())
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that the contract asks.
+    """One rule of the contract.
 
     Args:
-        function: raises where a method breaks it on a spec.
+        function: raises an error if a method breaks the rule on a spec.
+        level: the specs on which the rule is checked.
     """
 
     function: Function
@@ -59,7 +60,7 @@ class Rule:
 
     @property
     def file(self) -> str:
-        """The file of rules that it stands in."""
+        """The file that defines the rule."""
         return self.function.__module__.rpartition(".")[2]
 
 

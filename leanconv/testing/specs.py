@@ -1,4 +1,4 @@
-"""Awkward convolutions: each is something that breaks a careless operator, and every one is accepted by nn.Conv2d."""
+"""Awkward convolutions: nn.Conv2d accepts all of them, and each one reveals a mistake that operators may have."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ SPECS: dict[str, ConvSpec] = {
     "uneven": ConvSpec(6, 10, (5, 5), padding=(2, 2)),
 }
 SIZES = [(8, 8), (7, 9), (3, 3)]
-LAYERS = 3  # of one spec side by side: a group for the methods that share
+LAYERS = 3  # parallel layers of one spec: methods that share weights convert them as one group

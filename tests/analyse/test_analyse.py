@@ -284,7 +284,7 @@ def test_gradients_of_shared_weights_are_recorded(tmp_path: Path):
     figure = __import__("leanconv.analyse.gradients", fromlist=["x"]).plot_gradients({"run": flow})
     assert analyse.save_figure(figure, tmp_path / "flow.svg").read_text().startswith("<?xml")
     (tmp_path / "gradients.jsonl").write_text("{}\n")
-    with pytest.raises(lc.LeanconvError, match="is not what a run writes"):
+    with pytest.raises(lc.LeanconvError, match="is not a valid record of gradients"):
         analyse.read_gradients(tmp_path)
     with pytest.raises(lc.LeanconvError, match="with --record-gradients"):
         analyse.read_gradients(tmp_path / "none")

@@ -129,7 +129,7 @@ def test_tradeoff(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     lines = [point["line"] for point in found["points"]]
     assert lines[1] == lines[2] != lines[3], "points are joined that differ in what is swept"
     assert run("analyse", tmp_path / "t.svg", "--what", "tradeoff") == 2
-    assert "is not what leanconv compare writes" in capsys.readouterr().err
+    assert "is not a result of leanconv compare" in capsys.readouterr().err
 
 
 def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

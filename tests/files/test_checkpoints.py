@@ -137,7 +137,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     target = ["convert-checkpoint", str(tmp_path / "net.pth"), "resnet20(shortcut='A')"]
     with pytest.raises(SystemExit) as end:
         main([*target, *method, "-o", str(tmp_path / "lean")])
-    assert end.value.code == 0 and "every tensor found its place" in capsys.readouterr().out
+    assert end.value.code == 0 and "every tensor was loaded into" in capsys.readouterr().out
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(lc.load(tmp_path / "lean")(x), release(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(SystemExit) as end:

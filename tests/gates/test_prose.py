@@ -8,14 +8,12 @@ import pytest
 
 from tests.gates import prose, tree
 
-# Packages and folders whose prose is checked; add a package when its prose is plain.
-PACKAGES = (
-    "core", "ops", "conversion", "models", "files", "data", "train", "timing", "report", "inference", "deploy",
-    "detect", "papers",
-)  # fmt: skip
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md", "docs/*.md", "docs/papers/*.md")
-SOURCES = [path for package in PACKAGES for path in tree.sources() if path.is_relative_to(tree.PACKAGE / package)]
-SOURCES += [path for path in tree.files("*.py") if path.is_relative_to(tree.ROOT / "benchmarks")]
+SOURCES = [
+    path
+    for path in tree.files("*.py")
+    if path.is_relative_to(tree.PACKAGE) or path.is_relative_to(tree.ROOT / "benchmarks")
+]
 TEXTS = sorted({path for pattern in DOCUMENTS for path in tree.ROOT.glob(pattern)})
 
 

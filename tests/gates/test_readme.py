@@ -14,14 +14,27 @@ COMMANDS = re.findall(r"^\$ leanconv (.*?)(?:\s+#.*)?$", README, re.M)
 FLAGS = (ROOT / "tests/gates/cli_flags.txt").read_text(encoding="utf-8")
 
 
-def test_the_python_lines_run(tmp_path, monkeypatch, capsys):
-    code = re.search(r"```python\n(.*?)```", README, re.S)
-    assert code is not None
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def run(block: str) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_first_python_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(code[1], "README.md", "exec"), names)
+    run(PYTHON[0])
     assert "tied_block(blocks=4)" in capsys.readouterr().out
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 61_000_000
+
+
+def test_the_lines_for_a_notebook_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(PYTHON[1])
+    shown = capsys.readouterr().out
+    assert "tied_block(blocks=2)" in shown and "Test top-1 %" in shown
+    assert "tied_block(blocks=2)" in (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert len(PYTHON) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

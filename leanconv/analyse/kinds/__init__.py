@@ -1,6 +1,6 @@
-"""The analyses: one file each, which declares itself by `leanconv.analyse.declare.analysis`; a new file is a new analysis.
+"""The analyses. Each file declares one with `leanconv.analyse.declare.analysis`; add a file to add an analysis.
 
-Each file imports what it needs inside its function, so that a list of all of them costs nothing.
+Each file imports torch and matplotlib inside its function, so that listing the analyses is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How alike the components of shared bases are, and their coefficients."""
+"""The similarity of the components of shared bases, and of their coefficients."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from leanconv.analyse.analysis import Analysis
 
 
-@analysis("how alike shared bases' components and coefficients are")
+@analysis("the similarity of the components and coefficients of shared bases")
 def bases(models: Mapping[str, nn.Module]) -> Analysis:
-    """Matrices of absolute cosines, and their means."""
+    """Draw matrices of absolute cosines, and list their means."""
     from leanconv.analyse.analysis import Analysis
     from leanconv.analyse.bases import basis_similarity, plot_bases
 

@@ -1,4 +1,4 @@
-"""The blending layers with the most and the least used inputs."""
+"""The most and the least used inputs of the blending layers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from leanconv.analyse.analysis import Analysis
 
 
-@analysis("the extremes among blending layers", of="one network")
+@analysis("the lowest and highest weights of blending layers", of="one network")
 def blending(models: Mapping[str, nn.Module]) -> Analysis:
-    """Which inputs of a blending layer its outputs hardly use."""
+    """Show which inputs of a blending layer are hardly used by its outputs."""
     from leanconv.analyse.analysis import Analysis
     from leanconv.analyse.blending import blending_extremes, plot_extremes
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leanconv.analyse.images import Images
 
 
-@analysis("Grad-CAM, where a class is seen")
+@analysis("Grad-CAM, the regions that raise the score of a class")
 def cam(
     models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), classes: tuple[int, ...] = ()
 ) -> Analysis:

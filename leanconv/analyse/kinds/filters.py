@@ -1,4 +1,4 @@
-"""How alike what excites the filters of a layer is, as histograms."""
+"""The similarity of filters by the pixels that excite them, as histograms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leanconv.analyse.images import Images
 
 
-@analysis("how alike what excites the filters is")
+@analysis("the similarity of filters by the pixels that excite them, as histograms")
 def filters(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), seed: int = 0) -> Analysis:
     """Histograms of the cosines between the filters' guided gradients."""
     from leanconv.analyse.layers import chosen

@@ -1,4 +1,4 @@
-"""The sizes of shared weights' gradients in training."""
+"""The gradients of shared weights during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike what excites the filters of a layer is, pair by pair."""
+"""The similarity of filters by the pixels that excite them, for each pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leanconv.analyse.images import Images
 
 
-@analysis("the same of each pair of filters")
+@analysis("the similarity of filters by the pixels that excite them, for each pair")
 def matrices(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), seed: int = 0) -> Analysis:
     """A matrix of cosines for each layer."""
     from leanconv.analyse.figure import panels

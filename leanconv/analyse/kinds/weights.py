@@ -1,4 +1,4 @@
-"""How alike the weights of a layer's filters are, as histograms."""
+"""The similarity of the weights of a layer's filters, as histograms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from leanconv.analyse.analysis import Analysis
 
 
-@analysis("how alike the filters' weights are")
+@analysis("the similarity of the weights of filters")
 def weights(models: Mapping[str, nn.Module], layers: tuple[str, ...] = ()) -> Analysis:
     """Histograms of the cosines between the filters' weights."""
     from leanconv.analyse.layers import chosen

@@ -18,13 +18,19 @@ def evaluate(
     part: Part = "val",
     occlusion: Annotated[
         Literal["masks", "boxes", "none"] | None,
-        typer.Option("--occlusion", help="By what objects overlap. Default: masks, where the data has some that can."),
+        typer.Option(
+            "--occlusion", help="Measure overlap by masks or boxes. Default: masks, if the data has masks that overlap."
+        ),
     ] = None,
     edges: Annotated[
         str | None,
-        typer.Option("--edges", metavar="RATIOS", help="Where bins of the occlusion ratio begin. [0,0.1,...,0.8]"),
+        typer.Option(
+            "--edges", metavar="RATIOS", help="The lower edges of the bins of the occlusion ratio. [0,0.1,...,0.8]"
+        ),
     ] = None,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option("--precision", help="What it computes in.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option("--precision", help="The dtype of the computation.")
+    ] = "fp32",
     device: Device = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     on_bad: OnBad = "skip",
@@ -32,9 +38,9 @@ def evaluate(
     report: Report = None,
     as_json: Json = False,
 ) -> None:
-    """COCO's average precision and recall of detectors, on all photos and by how much the objects of a photo overlap.
+    """COCO's average precision and recall of detectors, on all photos and by the occlusion ratio of the photos.
 
-    Occlusion ratio of a photo: the share of its instances' area that another instance covers too.
+    Occlusion ratio of a photo: the share of the area of its instances that another instance covers too.
     """
     from leanconv.cli.detect.flags import open_photos
     from leanconv.detect import evaluate as score

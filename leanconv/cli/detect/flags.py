@@ -1,4 +1,4 @@
-"""Flags that the verbs of `leanconv detect` share, and one for each setting of `DetectConfig`."""
+"""The shared flags of the verbs of `leanconv detect`, and a flag for each setting of `DetectConfig`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leanconv.detect import DetectionData
     from leanconv.detect.data.records import Part as PartName
 
-# of `RunConfig`, and without a meaning here
+# settings of `RunConfig` that detectors do not use
 UNUSED = ("patience", "pct_start", "div_factor", "final_div_factor", "validation")
 
 with_detect_flags = partial(with_flags, DetectConfig, leave_out=UNUSED)
@@ -33,34 +33,36 @@ Photos = Annotated[
 ]
 OnBad = Annotated[
     Literal["skip", "refuse"],
-    typer.Option("--on-bad", help="What is wrong in the data: leave it out and count it, or stop, naming all of it."),
+    typer.Option(
+        "--on-bad", help="For errors in the data: leave them out and count them, or stop and name all of them."
+    ),
 ]
-Part = Annotated[Literal["train", "val"], typer.Option("--part", help="Which part of the data.")]
+Part = Annotated[Literal["train", "val"], typer.Option("--part", help="The part of the data.")]
 Runs = Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders that leanconv detect train saved.")]
 Backbone = Annotated[
     str,
-    typer.Option("--backbone", metavar="TARGET", help="A network by name, or a folder that leanconv saved one in."),
+    typer.Option("--backbone", metavar="TARGET", help="A network by name, or the folder of a saved network."),
 ]
 Layers = Annotated[
     str | None,
-    typer.Option("--layers", metavar="NAMES", help="Modules whose maps are taken, from stride 4 to 32: a,b,c,d."),
+    typer.Option("--layers", metavar="NAMES", help="Modules that give the feature maps, from stride 4 to 32: a,b,c,d."),
 ]
 Frozen = Annotated[
     list[str] | None,
-    typer.Option("--freeze", metavar="NAME", help="A module of the backbone that does not train; may be repeated."),
+    typer.Option("--freeze", metavar="NAME", help="A module of the backbone that is not trained; may be repeated."),
 ]
 FrozenNorms = Annotated[
-    bool, typer.Option("--frozen-norms", help="Batch norms of the backbone keep their statistics and weights.")
+    bool, typer.Option("--frozen-norms", help="Freeze the statistics and weights of the batch norms in the backbone.")
 ]
 PyramidChannels = Annotated[
     int, typer.Option("--pyramid-channels", min=1, help="Channels of the feature pyramid and of the heads on it.")
 ]
 AnchorSizes = Annotated[
     str | None,
-    typer.Option("--anchor-sizes", metavar="PIXELS", help="One for each of five levels. [32,64,128,256,512]"),
+    typer.Option("--anchor-sizes", metavar="PIXELS", help="One size for each of five levels. [32,64,128,256,512]"),
 ]
 NormHead = Annotated[
-    bool, typer.Option("--norm-head", help="Group norms in RetinaNet's head, to train it from scratch.")
+    bool, typer.Option("--norm-head", help="Add group norms to the head of RetinaNet, for training from scratch.")
 ]
 Assigned = Annotated[
     list[str] | None,
@@ -74,7 +76,7 @@ def open_photos(
     parts: Sequence[PartName] = ("train", "val"),
     max_pixels: int | None = None,
 ) -> DetectionData:
-    """`open_detection`, saying once what was left out."""
+    """`open_detection`, with a line for the data that was left out."""
     from leanconv.data.encoded import MAX_PIXELS
     from leanconv.detect import open_detection
 

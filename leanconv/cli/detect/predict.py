@@ -21,26 +21,28 @@ def predict(
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option("--compare", metavar="DIR", help="Another detector, drawn beside it; may be repeated."),
+        typer.Option("--compare", metavar="DIR", help="Another detector, drawn beside the first; may be repeated."),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="DIR", help="Labels of these images: the truth is drawn too, and what is false."
+            "--data",
+            metavar="DIR",
+            help="Labels of these images: also draw the ground truth, and mark false detections.",
         ),
     ] = None,
     score: Annotated[
-        float, typer.Option("--score", min=0.0, max=1.0, help="Detections below this score are left out.")
+        float, typer.Option("--score", min=0.0, max=1.0, help="Leave out detections below this score.")
     ] = 0.5,
     on_bad: OnBad = "skip",
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find objects in photos; with --compare side by side, with --data beside the truth, false positives marked.
+    """Find objects in photos. --compare adds other detectors; --data adds the ground truth and marks false positives.
 
-    A detection is false when no labelled object of its class overlaps its box by half. An image that cannot be read is
-    named, the others go on, and the exit code is 1.
+    A detection is false if no labelled object of its class overlaps its box by half. If an image cannot be read, the
+    command names it, continues with the others, and exits with 1.
     """
     from leanconv.cli.detect.flags import open_photos
     from leanconv.core.errors import SettingError

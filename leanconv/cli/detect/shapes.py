@@ -1,4 +1,4 @@
-"""``leanconv detect shapes``: photos to try detectors on, drawn here."""
+"""``leanconv detect shapes``: draw photos to try detectors with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shapes(
 ) -> None:
     """Draw small photos of discs, squares and triangles that hide each other, labelled in COCO's layout.
 
-    They let every verb be tried without a data set, and a detector learns them in minutes on a CPU.
+    With these photos you can try every verb without a data set. A detector learns them in minutes on a CPU.
     """
     from leanconv.detect import write_shapes
 

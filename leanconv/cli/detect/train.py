@@ -1,4 +1,4 @@
-"""``leanconv detect train``: one detector, one run."""
+"""``leanconv detect train``: train one detector."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def train(
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Settings that the flags change, such as tbc_coco_2x.")
+        str | None,
+        typer.Option("--recipe", help="A named set of settings, which the flags change, such as tbc_coco_2x."),
     ] = None,
     layers: Layers = None,
     frozen: Frozen = None,
@@ -60,8 +61,8 @@ def train(
 ) -> None:
     """Train a detector on the train part of --data, and evaluate it once, at the end, on the val part.
 
-    The folder holds the settings, the losses of each epoch, a checkpoint, the detector with its backbone's plan, and the
-    result. The backbone is converted by --method, or as it is.
+    The folder contains the settings, the losses of each epoch, a checkpoint, the detector with the plan of its backbone, and
+    the result. --method converts the backbone.
     """
     from leanconv.conversion.methods import parse_method
     from leanconv.detect import DetectConfig, fit
