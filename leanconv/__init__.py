@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from leanconv.timing.summary import summary
     from leanconv.train.config import TrainConfig
 
-# The module of each public name. `leanconv.ops` collects the names of the operators from their files. A name is imported on
-# first use, so that `leanconv --help` does not load torch. The imports above tell type checkers the same.
+# The module of each public name, except the operators, which `leanconv.ops` collects from their files. Names are imported on
+# first use, so that `leanconv --help` does not load torch. The imports above are for type checkers.
 _HOME = {
     "ConvOp": "core.operator",
     "ConvSpec": "core.spec",
@@ -103,7 +103,7 @@ _HOME = {
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("analyse", "detect", "experiment", "search")  # reached as lc.search.faster_only and the like
+_PACKAGES = ("analyse", "detect", "experiment", "search")  # used as lc.search.faster_only(...)
 
 
 def __getattr__(name: str) -> Any:
@@ -115,7 +115,7 @@ def __getattr__(name: str) -> Any:
         return value
     if name == "__all__":
         return sorted({*_HOME, *import_module("leanconv.ops").__all__})
-    if name[:1].isupper():  # an operator's class; and METHODS, which grows, so that it is not kept
+    if name[:1].isupper():  # the class of an operator; or METHODS, which is not stored here, because the list grows
         ops = import_module("leanconv.ops")
         if name in ops.__all__:
             return getattr(ops, name)

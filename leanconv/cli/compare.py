@@ -33,7 +33,7 @@ def compare(
     targets: Targets,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help='With commas: "dense,tied_block(blocks=2)". For several networks: dense.'),
+        typer.Option("--methods", help='Methods by comma: "dense,tied_block(blocks=2)". Several networks: dense.'),
     ] = None,
     config: Config = None,
     data: Data = "digits",
@@ -42,7 +42,7 @@ def compare(
     on_bad: OnBad = "refuse",
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method, from --seed on.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method, beginning with --seed.")] = 1,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Folder of the results. Default: runs/TARGET-DATA."),

@@ -186,7 +186,7 @@ def test_low_precision():
 
 
 def test_save_refuses_it(tmp_path):
-    with pytest.raises(SettingError, match="save the lean network it was made from"):
+    with pytest.raises(SettingError, match="save the lean network instead"):
         lc.save(quick(settled("resnet8"), torch.randn(1, 3, 32, 32)), tmp_path)
 
 
