@@ -25,5 +25,5 @@ def check_finite(convs: Sequence[nn.Module], names: Sequence[str]) -> None:
                 where = f"{name}.{kind}" if name else kind
                 raise SettingError(
                     f"{wrong} of the {tensor.numel()} values of {where!r} are NaN or infinite, and nothing can be fitted to "
-                    "them; load weights that are whole, or convert with init='fresh'"
+                    "them; load finite weights, or convert with init='fresh'"
                 )
