@@ -86,7 +86,7 @@ def use_of(seen: list[Tensor], name: str, use: int) -> Tensor:
         SettingError: the layer has no such use, or the tensor is no feature map (N, C, H, W).
     """
     if not -len(seen) <= use < len(seen):
-        many = f"is used {len(seen)} times, so that use= must be from 0 to {len(seen) - 1}" if seen else "is not used"
+        many = f"is used {len(seen)} times, so that use= goes from 0 to {len(seen) - 1}" if seen else "is not used"
         raise SettingError(f"use={use}: layer {name!r} {many}")
     output = seen[use]
     if not isinstance(output, Tensor) or output.ndim != 4:

@@ -72,7 +72,7 @@ def inspect(
     asked = parse_method(method)
     if ratios is not None and not is_saved(target) and not pretrained:
         raise SettingError(
-            f"--ratios needs the feature maps of a trained network: give a folder, or {target} with --pretrained"
+            f"--ratios needs the feature maps of a trained network: take a folder, or {target} with --pretrained"
         )
     real = latency or ratios is not None
     model = open_target(target, pretrained=pretrained and ratios is not None) if real else open_without_weights(target)
