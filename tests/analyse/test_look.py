@@ -39,7 +39,7 @@ def test_a_data_set_a_tensor_and_a_figure(model: torch.nn.Module, tmp_path: Path
         (("wavelets", {}), "must be one of bases"),
         (("filters", {}), "models must be"),
         (("pruning", {"images": torch.zeros(1, 1, 8, 8)}), "needs labelled images"),
-        (("gradients", {}), "give its folder"),
+        (("gradients", {}), "give the folder of the run"),
     ],
 )
 def test_mistakes(model: torch.nn.Module, arguments: tuple[str, dict[str, object]], says: str) -> None:
