@@ -36,7 +36,15 @@ class ContractError(CheckError, AssertionError):
         self.failures = failures
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *(f"  {name}: {text}" for name, text in self.failures.items())])
+        rules: dict[str, list[str]] = {}
+        for name in self.failures:
+            rules.setdefault(name.partition(" on ")[0], []).append(name)
+        lines = []
+        for first, *others in rules.values():
+            where = ", ".join(name.partition(" on ")[2] for name in others)
+            more = f" (and {len(others)} more: on {where})" if others else ""
+            lines.append(f"  {first}: {self.failures[first]}{more}")
+        return "\n".join([super().__str__(), *lines])
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ def check_method(
         thorough: as in `checks`.
 
     Raises:
-        ContractError: with a line for every check that failed; it is an AssertionError too.
+        ContractError: with a line for every rule that is broken: what it found on the first convolution, and the names of the
+            others; `failures` has every finding. It is an AssertionError too.
     """
     refused = {name: reason for name, spec in SPECS.items() if (reason := method.reject(spec)) is not None}
     failures = {f"accepts {name!r}": f"it is rejected: {refused[name]}" for name in accepts or () if name in refused}
