@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -155,13 +156,16 @@ def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
     device, dtype = convs[0].weight.device, convs[0].weight.dtype
     make = group.method.build if group.kind == "conv" else group.method.build_linear
     with torch.device(device):
-        modules = make(group.specs)
-    for module in modules:
-        module.to(dtype=dtype)
+        modules = _as_asked(make(group.specs), group, "build" if group.kind == "conv" else "build_linear")
     if init == "fit":
         check_finite(convs, [site.name for site in group.sites])
+        wide = torch.promote_types(dtype, torch.float32)  # torch.linalg takes no half precision
+        for module in modules:
+            module.to(dtype=wide)
         with torch.no_grad():
-            group.method.fit_(modules, [pointwise(c) if isinstance(c, nn.Linear) else c for c in convs])
+            group.method.fit_(modules, [_dense(conv, wide) for conv in convs])
+    for module in modules:
+        module.to(dtype=dtype)
     trainable: dict[nn.Parameter, bool] = {}
     for module, conv in zip(modules, convs, strict=True):
         module.train(conv.training)
@@ -175,6 +179,24 @@ def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
     for parameter, flag in trainable.items():
         parameter.requires_grad_(flag)
     return modules if group.kind == "conv" else [wrapped(module).train(module.training) for module in modules]
+
+
+def _as_asked(modules: Any, group: Group, made_by: str) -> list[nn.Module]:
+    """What a method built, where it is a module for each spec."""
+    several = isinstance(modules, list | tuple)
+    if several and len(modules) == len(group.sites) and all(isinstance(module, nn.Module) for module in modules):
+        return list(modules)
+    found = f"[{', '.join(type(module).__name__ for module in modules)}]" if several else type(modules).__name__
+    raise SettingError(
+        f"{made_by}() of {group.method.label()} returned {found} for {len(group.sites)} specs; it must return a list with one "
+        "module for each, in their order"
+    )
+
+
+def _dense(conv: Layer, dtype: torch.dtype) -> nn.Conv2d:
+    """The layer as a convolution to fit to, a copy where it is narrower than `dtype`."""
+    conv = pointwise(conv) if isinstance(conv, nn.Linear) else conv
+    return conv if conv.weight.dtype == dtype else copy.deepcopy(conv).to(dtype)
 
 
 def _is_channels_last(weight: Tensor) -> bool:

@@ -289,6 +289,11 @@ def _grouped(rules: Sequence[Rule], chosen: Sequence[Sequence[Site]]) -> tuple[l
 def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
     if isinstance(method, Method):
         return [(where, method)]
+    if isinstance(method, str):
+        raise SettingError(
+            f"method={method!r} must be a method such as TiedBlock(blocks=2) and no text, which the command line alone takes; "
+            'by its name it is leanconv.find_method("tied_block")(blocks=2)'
+        )
     try:
         rules = [(rule_where, rule_method) for rule_where, rule_method in method]
     except (TypeError, ValueError):

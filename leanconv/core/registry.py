@@ -73,20 +73,37 @@ def _load_announced() -> None:
         try:
             point.load()
         except Exception as error:  # an import may raise any exception
+            _forget(point.module)
             warnings.warn(
                 f"{package} announces the method {point.name!r}, and {point.value} cannot be imported "
-                f"({type(error).__name__}: {first_line(error)}); update that package or uninstall it",
+                f"({type(error).__name__}: {first_line(error)}); fix or update that package, or uninstall it",
                 LeanconvWarning,
                 stacklevel=3,
             )
         else:
             if point.name not in registered:
                 warnings.warn(
-                    f"{package} announces the method {point.name!r}, and {point.value} defines no method of that name; "
-                    "the entry point must have the name of the method, the snake case of its class",
+                    f"{package} announces the method {point.name!r}, and {point.value} {_why_not(point.load())}",
                     LeanconvWarning,
                     stacklevel=3,
                 )
+
+
+def _forget(module: str) -> None:
+    """Remove the methods of a module whose import failed: their classes may be incomplete."""
+    if module not in sys.modules:
+        for name in [name for name, kind in registered.items() if kind.__module__ == module]:
+            del registered[name]
+
+
+def _why_not(found: Any) -> str:
+    """Why the object of an entry point is not a method with the name of the entry point."""
+    lacks = sorted(getattr(found, "__abstractmethods__", ()))
+    if lacks:
+        return f"is no method as long as it lacks {', '.join(lacks)}; define {'it' if len(lacks) == 1 else 'them'} in the class"
+    return (
+        "defines no method of that name; the entry point must have the name of the method, the snake case of its class"
+    )
 
 
 def source_of(kind: type[Method]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +13,24 @@ from leanconv.conversion.apply import convert
 from leanconv.conversion.dense import to_dense
 from leanconv.core.affine import Affine
 from leanconv.core.count import count, count_macs
-from leanconv.core.errors import LeanconvWarning
+from leanconv.core.errors import LeanconvWarning, first_line
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
 from leanconv.deploy.compact import compact
 from leanconv.inference.forms import forms_of
-from leanconv.testing.networks import close, image, is_linear, lean_network, network, plan_for, require, unsettle_
-from leanconv.testing.rules import EVERY, REJECTED, rule
+from leanconv.testing.networks import (
+    Mixed,
+    close,
+    image,
+    is_linear,
+    lean_network,
+    network,
+    plan_for,
+    require,
+    unsettle_,
+)
+from leanconv.testing.rules import EVERY, ONCE, REJECTED, rule
 from leanconv.testing.specs import LAYERS, SIZES
 
 
@@ -79,6 +90,33 @@ def counts_agree(method: Method, spec: ConvSpec) -> None:
     by_formula, by_torch = sum(sum(group.macs()) for group in made.groups), count_macs(lean, size)
     require(found.macs == by_formula == by_torch, f"torch counts {by_torch} MACs, and macs() gives {by_formula}")
     require(made.params_dense() == count(model, size).params == LAYERS * spec.params(), "the dense count is wrong")
+
+
+@rule(ONCE)
+def shares_only_among_layers_that_can(method: Method, spec: ConvSpec) -> None:
+    """A network whose convolutions differ in channels, kernel, stride, dilation and bias converts, and counts as planned."""
+    changes: list[dict[str, Any]] = [
+        {}, {"bias": not spec.bias}, {"out_channels": 2 * spec.out_channels}, {"in_channels": 2 * spec.in_channels},
+        {"stride": (1, 1)}, {"padding": (2, 2), "dilation": (2, 2)}, {"padding": (2, 2), "kernel_size": (5, 5)},
+    ]  # fmt: skip
+    specs = [
+        other for other in dict.fromkeys(replace(spec, **change) for change in changes) if method.reject(other) is None
+    ]
+    torch.manual_seed(0)
+    model = Mixed(specs).double().eval()
+    x = image(replace(spec, in_channels=max(other.in_channels for other in specs)), (9, 7))
+    made = plan_for(model, method, replace(spec, in_channels=x.shape[1]), (9, 7))
+    try:
+        lean = convert(model, made, init="fit")
+        shapes = [y.shape for y in lean(x)]
+    except Exception as error:  # whatever the operator raises is the finding
+        said = "a network of different layers does not convert and run; does group() put layers together that cannot share?"
+        raise AssertionError(f"{said} {first_line(error)}") from error
+    require(shapes == [y.shape for y in model(x)], "a network of different layers gives other shapes; see group()")
+    found, planned = count(lean), made.params() + sum(kept.site.params() for kept in made.kept)
+    require(
+        found.params == planned, f"a network of different layers has {found.params} parameters, planned were {planned}"
+    )
 
 
 @rule(EVERY)

@@ -38,7 +38,15 @@ class ContractError(CheckError, AssertionError):
         self.failures = failures
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *(f"  {name}: {text}" for name, text in self.failures.items())])
+        rules: dict[str, list[str]] = {}
+        for name in self.failures:
+            rules.setdefault(name.partition(" on ")[0], []).append(name)
+        lines = []
+        for first, *others in rules.values():
+            where = ", ".join(name.partition(" on ")[2] for name in others)
+            more = f" (and {len(others)} more: on {where})" if others else ""
+            lines.append(f"  {first}: {self.failures[first]}{more}")
+        return "\n".join([super().__str__(), *lines])
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,8 @@ def check_method(
         thorough: as in `checks`.
 
     Raises:
-        ContractError: a check failed; the message has a line for each failed check. The error is an AssertionError too.
+        ContractError: a check failed; the message has a line for each broken rule: the finding on the first convolution, and the
+            names of the others. `failures` has every finding. The error is an AssertionError too.
         SettingError: `only` matches no rule.
     """
     refused = {name: reason for name, spec in SPECS.items() if (reason := method.reject(spec)) is not None}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
+import json
 import pickle
 import tempfile
 import warnings
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -21,7 +24,25 @@ from leanconv.core.spec import ConvSpec
 from leanconv.files.load import load
 from leanconv.files.save import save
 from leanconv.testing.networks import close, image, lean_network, network, require
-from leanconv.testing.rules import FEW, NAMED_SIZES, SOME, rule
+from leanconv.testing.rules import FEW, NAMED_SIZES, ONCE, SOME, rule
+
+
+@rule(ONCE)
+def its_settings_make_it_again(method: Method, spec: ConvSpec) -> None:
+    """A frozen dataclass, equal after its settings were text."""
+    kind = type(method)
+    names = [field.name for field in fields(kind)]
+    loose = [
+        name
+        for name, hint in inspect.get_annotations(kind).items()
+        if name not in names and "ClassVar" not in str(hint)
+    ]
+    require(not loose, f"{loose} are no settings: write @dataclass(frozen=True) above the class {kind.__name__}")
+    again = kind.from_settings(json.loads(json.dumps(method.settings())))
+    require(
+        again == method and hash(again) == hash(method),
+        f"{again.label()} is made from the settings of {method.label()}",
+    )
 
 
 @rule(SOME)
@@ -46,9 +67,11 @@ def copies_pickles_and_moves(method: Method, spec: ConvSpec) -> None:
     fresh.load_state_dict({key: torch.zeros_like(value) for key, value in state.items()})
     fresh.load_state_dict(state, strict=True)
     same(fresh, "a network that loads the state dict gives another output")
-    lost = [name for _, module in lean.named_modules() for name in module._non_persistent_buffers_set]
+    lost = sorted({name for module in lean.modules() for name in module._non_persistent_buffers_set})
     require(
-        not lost, f"the buffers {lost} are not in the state dict, so that to_empty() loses them: make them in forward"
+        not lost,
+        f"the buffers {lost} are not in the state dict, so that to_empty() loses them: register them with persistent=True, "
+        "or compute them in convolve",
     )
     empty = copy.deepcopy(lean).to("meta").to_empty(device="cpu")
     empty.load_state_dict(state, assign=True)

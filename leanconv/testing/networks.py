@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from leanconv.conversion.apply import convert
 from leanconv.conversion.plan import Plan, plan
+from leanconv.core.errors import first_line
 from leanconv.core.method import Method
 from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec
@@ -24,6 +27,17 @@ class Parallel(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(conv(x) for conv in self.convs)
+
+
+class Mixed(nn.Module):
+    """Convolutions of several specs, two of each, side by side on as many channels of one input as each takes."""
+
+    def __init__(self, specs: Sequence[ConvSpec]) -> None:
+        super().__init__()
+        self.convs: Any = nn.ModuleList(nn.Conv2d(**spec.kwargs()) for spec in specs for _ in range(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(conv(x[:, : conv.in_channels]) for conv in self.convs)
 
 
 def network(spec: ConvSpec, dtype: torch.dtype = torch.float64) -> Any:
@@ -92,4 +106,12 @@ def close(found: Any, wanted: Any, what: str, tolerance: float = 1e-9) -> None:
     """Raise AssertionError unless two tensors, or two rows of them, are equal up to rounding."""
     pairs = [(found, wanted)] if isinstance(found, Tensor) else zip(found, wanted, strict=True)
     for a, b in pairs:
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text: f"{what}: {text}")
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=partial(_differs, a, b, what, tolerance))
+
+
+def _differs(found: Tensor, wanted: Tensor, what: str, tolerance: float, text: str) -> str:
+    """By how much they differ, in one line; torch spreads it over several."""
+    if found.shape != wanted.shape or found.dtype != wanted.dtype or found.device != wanted.device:
+        return f"{what}: {first_line(AssertionError(text))}"
+    most, size = float((found - wanted).abs().max()), float(wanted.abs().max())
+    return f"{what}: they differ by up to {most:.2g}, at values of up to {size:.2g}; {tolerance:.0e} is allowed"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -258,3 +261,55 @@ def test_defaults_save_parameters_on_resnet20_and_macs_where_the_method_can(meth
     dense, found = lc.count(model), lc.count(lean)
     assert found.params < 0.6 * dense.params
     assert found.macs < dense.macs if not isinstance(method, lc.DepthShared) else found.macs == dense.macs
+
+
+def by_linalg() -> lc.Method:
+    @dataclass(frozen=True)
+    class LowRows(lc.TiedBlock):
+        """A fit by torch.linalg, which takes neither bfloat16 nor float16."""
+
+        def fit_(self, modules, convs):
+            for module, conv in zip(modules, convs, strict=True):
+                torch.linalg.svd(conv.weight.flatten(1))
+                assert next(module.parameters()).dtype == conv.weight.dtype == torch.float32
+            super().fit_(modules, convs)
+
+    return LowRows()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("include", [(), "linear"])
+def test_networks_in_half_precision_are_fitted_in_float32(dtype, include):
+    dense = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2)).to(dtype)
+    method = by_linalg()
+    before = [parameter.clone() for parameter in dense.parameters()]
+    lean = lc.convert(dense, method, "fit", include=include, input_size=(8, 3, 3))
+    assert {parameter.dtype for parameter in lean.parameters()} == {dtype}
+    assert all(torch.equal(a, b) for a, b in zip(before, dense.parameters(), strict=True))
+    wanted = lc.convert(copy.deepcopy(dense).float(), method, "fit", include=include, input_size=(8, 3, 3))
+    for a, b in zip(lean.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(a, b.to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("built", "said"),
+    [
+        (lambda modules: modules[0], "TiedBlockConv2d"),
+        (lambda modules: [], "[]"),
+        (lambda modules: modules * 2, "[TiedBlockConv2d, TiedBlockConv2d]"),
+        (lambda modules: [None], "[NoneType]"),
+    ],
+)
+def test_a_method_that_does_not_build_a_module_for_each_spec_is_told_so(built, said, monkeypatch):
+    made = lc.TiedBlock.build
+    monkeypatch.setattr(lc.TiedBlock, "build", lambda self, specs: built(made(self, specs)))
+    with pytest.raises(SettingError) as error:
+        lc.convert(nn.Sequential(nn.Conv2d(8, 8, 3)), lc.TiedBlock())
+    assert str(error.value).startswith(
+        f"build() of tied_block(blocks=2) returned {said} for 1 specs; it must return a list"
+    )
+
+
+def test_a_method_as_text_is_pointed_to_find_method():
+    with pytest.raises(SettingError, match=r"no text, which .* leanconv\.find_method"):
+        lc.plan(nn.Sequential(nn.Conv2d(8, 8, 3)), "tied_block(blocks=2)")  # type: ignore[arg-type]
