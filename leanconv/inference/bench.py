@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -75,7 +75,7 @@ def bench(
     *,
     where: Where = "*",
     exclude: Sequence[str] = (),
-    runtimes: Sequence[str] | Literal["all"] = ("eager",),
+    runtimes: str | Sequence[str] = ("eager",),
     batch: int | Sequence[int] = 1,
     input_size: InputSize | None = None,
     precision: str = "fp32",
@@ -98,7 +98,7 @@ def bench(
         models: networks by name, or the functions that build them; the others are compared with the first.
         methods: each network is timed under each method; None leaves it unchanged. The first convolution stays dense.
         where, exclude: which convolutions the methods convert, see `leanconv.plan`.
-        runtimes: some of eager, compile, onnxruntime and openvino; "all" takes all that are installed.
+        runtimes: one or several of eager, compile, onnxruntime and openvino; "all" takes all that are installed.
         batch: images in a call, or several such numbers.
         input_size: (channels, height, width); default: the networks' own input size.
         precision: fp32, bf16 or fp16.
@@ -118,7 +118,7 @@ def bench(
         check_int("batch", number)
     built, unbuilt = _built(_named(models), methods, where, tuple(exclude))
     size = input_size or _size_of(built)
-    names = [name for name in known.RUNTIMES if known.available(name)] if runtimes == "all" else runtimes
+    names = _runtimes(runtimes)
     dtype = PRECISIONS[precision]
     rows: list[Row] = []
     for number in batches:
@@ -166,6 +166,13 @@ class Optimized:
             return Made(made, forms)
         in_parts = any(isinstance(part, fx.GraphModule) for part in made.modules())
         return Made(made if in_parts else None, forms, IN_PARTS, whole)
+
+
+def _runtimes(asked: str | Sequence[str]) -> Sequence[str]:
+    """The names of runtimes; "all" means those that are installed."""
+    if asked == "all":
+        return [name for name in known.RUNTIMES if known.available(name)]
+    return (asked,) if isinstance(asked, str) else asked
 
 
 def _named(models: nn.Module | Sequence[nn.Module] | Mapping[str, Network]) -> Mapping[str, Network]:

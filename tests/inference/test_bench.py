@@ -58,12 +58,17 @@ def test_modules_without_names_are_named_by_what_they_are() -> None:
     assert names == {"Sequential #1", "Sequential #2"}
 
 
+def test_one_runtime_needs_no_tuple() -> None:
+    assert {row["runtime"] for row in lc.bench(own(), runtimes="eager", **FAST).rows} == {"eager"}
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"batch": 0}, "batch=0 must be a whole number"),
         ({"precision": "fp8"}, "precision='fp8' must be"),
         ({"runtimes": ("tpu",)}, "runtime='tpu' must be one of"),
+        ({"runtimes": "tpu"}, "runtime='tpu' must be one of"),
         ({"input_size": None}, "choose one with --input-size"),
     ],
 )
