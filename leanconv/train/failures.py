@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import torch
 
 from leanconv.core.errors import RunError, first_line
+
+SIGNAL_SECONDS = 0.2  # the signal of a process that ended arrives within this time
 
 
 @contextlib.contextmanager
@@ -28,6 +31,9 @@ def failures() -> Iterator[None]:
     ) as error:  # the last two if the process ended while it passed an image
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
+        if not isinstance(error, RuntimeError):  # torch raises once more when the signal of the ended process arrives
+            with contextlib.suppress(RuntimeError):
+                time.sleep(SIGNAL_SECONDS)
         error.with_traceback(None)  # the traceback would keep the other workers alive
         way_out = "if memory ran out, lower workers; --resume (resume=True) continues"
         raise RunError(f"a process that decodes images ended ({first_line(error)}); {way_out}") from error

@@ -122,7 +122,8 @@ def train_loop(
     torch.set_num_threads(config.threads or torch.get_num_threads())
     recorder = Recorder(folder)
     step = 0 if checkpoint is None else int(checkpoint["global_step"])
-    with _quiet(), open_loggers(loggers, folder.root, step) as opened:
+    # the signal of an ended process may raise an error while the loggers close, so `failures` is outside of them too
+    with failures(), _quiet(), open_loggers(loggers, folder.root, step) as opened:
         ordered = [*callbacks, *work.callbacks, *_own_callbacks(recorder, config, callbacks, progress)]
         trainer = _trainer(
             config, folder, accelerator=accelerator, strategy=strategy, **counts, callbacks=ordered, logger=opened,

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import RunError, SettingError
 from leanconv.data import ImageData, LabelledImages, TensorImages
-from leanconv.train import evaluate, fit
+from leanconv.train import evaluate, fit, loop
 from leanconv.train.checkpoint import read_checkpoint
+from leanconv.train.loggers import open_loggers
 from tests.train.conftest import SMALL, Net, assert_same, state, stripes
 
 
@@ -184,6 +185,27 @@ def test_a_worker_that_is_killed_while_it_sends(error: Exception, data: ImageDat
         raise error
 
     with pytest.raises(RunError, match=r"a process that decodes images ended \((.*reset by peer|EOFError)\)"):
+        fit(Net(AtStep(1, broken)), data, SMALL, tmp_path, progress=False)
+
+
+def test_the_signal_of_a_killed_worker_that_comes_late(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks first, and torch's handler raises for the signal while the loggers close."""
+
+    @contextlib.contextmanager
+    def closing(*arguments: Any) -> Iterator[Any]:
+        with open_loggers(*arguments) as opened:
+            try:
+                yield opened
+            finally:
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    def broken() -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(loop, "open_loggers", closing)
+    with pytest.raises(RunError, match="a process that decodes images ended"):
         fit(Net(AtStep(1, broken)), data, SMALL, tmp_path, progress=False)
 
 
