@@ -19,7 +19,7 @@ import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
-from leanconv.inference.bench import OPTIMIZED, Optimized
+from leanconv.inference.race import OPTIMIZED, Optimized
 from leanconv.timing import runtimes
 from leanconv.timing.race import AS_IS, as_it_is, race
 

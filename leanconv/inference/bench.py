@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.plan import Where
@@ -21,20 +20,16 @@ from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.core.notes import input_size_of
 from leanconv.core.settings import check_choice, check_int
-from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
+from leanconv.inference.race import race
 from leanconv.report import latency_tables
 from leanconv.report.page import Page, of_latency
 from leanconv.report.result import Result
 from leanconv.report.tables import Row
 from leanconv.report.text_table import TextTable
 from leanconv.timing import runtimes as known
-from leanconv.timing.race import AS_IS, Entry, Form, Made, as_it_is, race
+from leanconv.timing.race import Entry
 from leanconv.timing.summary import names_of
 
-OPTIMIZED, IN_PARTS = "optimized", "optimized in parts"
-CHOOSES = {
-    "openvino": "openvino"
-}  # the runtime that measures forms; otherwise eager, as compiling every form takes long
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Network = nn.Module | Callable[[], nn.Module]  # a network, or the function that builds it
 Say = Callable[[str], None]
@@ -124,8 +119,7 @@ def bench(
     for number in batches:
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(number, *size, generator=generator).to(device=device, dtype=dtype)
-        forms: dict[str, Form] = {AS_IS: as_it_is, OPTIMIZED: Optimized()}
-        timed = race(built, example, names=names, forms=forms, threads=threads, seconds=seconds, say=progress)
+        timed = race(built, example, names=names, threads=threads, seconds=seconds, say=progress)
         counts = {name: _counts(name, model, size, dtype, progress) for name, model in built.items()}
         rows += [{"batch": number, **counts[entry.network], **entry.to_json()} for entry in timed]
         missing = [Entry(name, "", "", {}, None, failed=reason) for name, reason in unbuilt.items()]
@@ -140,32 +134,6 @@ def bench(
     head["versions"] |= known.versions()
     rounds = max((row["rounds"] or 0 for row in rows), default=0)
     return BenchResult({**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
-
-
-class Optimized:
-    """Brings a network into the form that `leanconv.optimize` gives, for `leanconv.timing.race.race`.
-
-    If `optimize` cannot trace the whole network, the entry has the name "optimized in parts", and the entry "optimized"
-    gives the reason. Runtimes that choose forms in the same way share one optimized network.
-    """
-
-    def __init__(self) -> None:
-        self.network: nn.Module | None = None
-        self.ready: dict[str, nn.Module] = {}
-
-    def __call__(self, network: nn.Module, example: Tensor, runtime: str, threads: int) -> Made:
-        if network is not self.network:
-            self.network, self.ready = network, {}
-        chooser = CHOOSES.get(runtime, "eager")
-        if chooser not in self.ready:
-            self.ready[chooser] = optimize(network, example, runtime=chooser, threads=threads)
-        made = self.ready[chooser]
-        forms = dict(Counter(choice.form for choice in forms_chosen(made)))
-        whole = next((left.reason for left in not_rewritten(made) if not left.name), None)
-        if whole is None:
-            return Made(made, forms)
-        in_parts = any(isinstance(part, fx.GraphModule) for part in made.modules())
-        return Made(made if in_parts else None, forms, IN_PARTS, whole)
 
 
 def _runtimes(asked: str | Sequence[str]) -> Sequence[str]:

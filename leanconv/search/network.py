@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from leanconv.core.meta import InputSize
-from leanconv.inference.bench import OPTIMIZED, Optimized
+from leanconv.inference.race import OPTIMIZED, race
 from leanconv.timing.layers import LayerTime
-from leanconv.timing.race import race
 
 
 def network_times(
@@ -42,7 +41,7 @@ def network_times(
     """
     example = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
     networks = {"dense": dense, "lean": lean}
-    found = race(networks, example, names=(runtime,), forms={OPTIMIZED: Optimized()}, threads=threads)
+    found = race(networks, example, names=(runtime,), forms=(OPTIMIZED,), threads=threads)
     latency = {entry.network: entry.latency for entry in found}
     before, after = latency["dense"], latency["lean"]
     if before is None or after is None:

@@ -11,6 +11,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
+from leanconv.inference.race import race
 
 FAST = {"input_size": (3, 16, 16), "threads": 1, "seconds": 0.05}
 
@@ -75,3 +76,10 @@ def test_one_runtime_needs_no_tuple() -> None:
 def test_mistakes_say_the_way_out(settings: dict[str, object], says: str) -> None:
     with pytest.raises(SettingError, match=says):
         lc.bench(own(), **(FAST | settings))
+
+
+def test_the_forms_of_a_race_go_by_name() -> None:
+    x = torch.zeros(1, 3, 16, 16)
+    assert {entry.form for entry in race({"a": own()}, x, forms=("as it is",), seconds=0.05)} == {"as it is"}
+    with pytest.raises(SettingError, match="form='fast' must be 'as it is' or 'optimized'"):
+        race({"a": own()}, x, forms=("fast",))

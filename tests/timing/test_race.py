@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.inference.bench import IN_PARTS, OPTIMIZED, Optimized
+from leanconv.inference.race import IN_PARTS, OPTIMIZED, Optimized
 from leanconv.timing import runtimes
 from leanconv.timing.race import AS_IS, Entry, as_it_is, race
 from tests.inference.test_parts import Decides, Volume, block
