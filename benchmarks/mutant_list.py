@@ -297,7 +297,7 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "experiment", "experiment/series.py", "tests/experiment/test_compare.py -k once",
-        ("first = built.pop(job.label, None) if firsts.get(job.label) is job else None", "first = None"),
+        ("first = None if known else built.pop(job.label, None)", "first = None"),
     ),
     *area(
         "experiment", "experiment/job.py",

@@ -154,9 +154,8 @@ def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
         SettingError: a dense weight is not finite, with ``init="fit"``.
     """
     device, dtype = convs[0].weight.device, convs[0].weight.dtype
-    make = group.method.build if group.kind == "conv" else group.method.build_linear
     with torch.device(device):
-        modules = _as_asked(make(group.specs), group, "build" if group.kind == "conv" else "build_linear")
+        modules = _as_asked(group.build(), group)
     if init == "fit":
         check_finite(convs, [site.name for site in group.sites])
         wide = torch.promote_types(dtype, torch.float32)  # torch.linalg takes no half precision
@@ -181,12 +180,13 @@ def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
     return modules if group.kind == "conv" else [wrapped(module).train(module.training) for module in modules]
 
 
-def _as_asked(modules: Any, group: Group, made_by: str) -> list[nn.Module]:
+def _as_asked(modules: Any, group: Group) -> list[nn.Module]:
     """What a method built, where it is a module for each spec."""
     several = isinstance(modules, list | tuple)
     if several and len(modules) == len(group.sites) and all(isinstance(module, nn.Module) for module in modules):
         return list(modules)
     found = f"[{', '.join(type(module).__name__ for module in modules)}]" if several else type(modules).__name__
+    made_by = "build" if group.kind == "conv" else "build_linear"
     raise SettingError(
         f"{made_by}() of {group.method.label()} returned {found} for {len(group.sites)} specs; it must return a list with one "
         "module for each, in their order"

@@ -7,10 +7,9 @@ from typing import Any
 
 from leanconv.core.calls import ParsedCall, close_to, parse_calls
 from leanconv.core.errors import SettingError
-from leanconv.core.method import Method
+from leanconv.core.method import DENSE, Method
 from leanconv.ops import find_method, list_methods
 
-DENSE = "dense"
 EXAMPLE = "tied_block(blocks=2)"
 
 

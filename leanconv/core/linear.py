@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
-from leanconv.core.errors import RunError, SettingError
-from leanconv.core.sharing import parameters_in_use
+from leanconv.core.errors import RunError
+from leanconv.core.filled import filled
 from leanconv.core.spec import ConvSpec
 
 
@@ -68,18 +68,9 @@ class LeanLinear(nn.Module):
             RunError: the module equals no ``nn.Linear``.
         """
         weight, bias = self.weight_dense(), self.bias_dense()
-        if not weight.is_meta and not all(bool(part.isfinite().all()) for part in (weight, bias) if part is not None):
-            raise SettingError(
-                f"{type(self).__name__}({self.extra_repr()}) equals a layer whose weight holds NaN or infinity: a parameter "
-                "holds it, or a norm has a negative running variance; load finite weights"
-            )
         out_features, in_features = weight.shape
         linear = nn.Linear(in_features, out_features, bias is not None, device=weight.device, dtype=weight.dtype)
-        linear.weight.copy_(weight)
-        if bias is not None:
-            linear.bias.copy_(bias)
-        linear.requires_grad_(any(parameter.requires_grad for parameter in parameters_in_use([self])))
-        return linear.train(self.training)
+        return filled(linear, self, weight, bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -128,6 +128,11 @@ class Group:
         """The specs of the sites, in their order."""
         return [site.spec for site in self.sites]
 
+    def build(self) -> list[nn.Module]:
+        """New lean modules for the sites, in their order: operators of convolutions, or modules for linear layers."""
+        make = self.method.build if self.kind == "conv" else self.method.build_linear
+        return make(self.specs)
+
     def params(self) -> int:
         """Parameters of the lean modules, by the method's formula."""
         return self.method.params(self.specs)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
-from leanconv.core.errors import RunError, SettingError, TieError
-from leanconv.core.sharing import borrowed, parameters_in_use
+from leanconv.core.errors import RunError, TieError
+from leanconv.core.filled import filled
+from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 
@@ -209,16 +210,5 @@ class LinearOp(ConvOp):
             SettingError: the dense weight holds NaN or infinity, for example after a norm with a negative running variance.
         """
         weight, bias = self.weight_dense(), self.bias_dense()
-        if not weight.is_meta and not all(bool(part.isfinite().all()) for part in (weight, bias) if part is not None):
-            raise SettingError(
-                f"{type(self).__name__}({self.extra_repr()}) equals a convolution whose weight holds NaN or infinity: "
-                "a parameter holds it, or a norm has a negative running variance; load finite weights"
-            )
         settings = {**self.spec.kwargs(), "bias": bias is not None}
-        conv = nn.Conv2d(**settings, device=weight.device, dtype=weight.dtype)
-        conv.weight.copy_(weight)
-        if bias is not None:
-            assert conv.bias is not None
-            conv.bias.copy_(bias)
-        conv.requires_grad_(any(parameter.requires_grad for parameter in parameters_in_use([self])))
-        return conv.train(self.training)
+        return filled(nn.Conv2d(**settings, device=weight.device, dtype=weight.dtype), self, weight, bias)

@@ -10,7 +10,6 @@ leanconv imports such a package when an unknown name is looked up, or when all m
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from leanconv.core.calls import close_to
 from leanconv.core.errors import FileError, LeanconvWarning, SettingError, first_line
 from leanconv.core.method import Method, class_path, registered
 
@@ -40,9 +40,7 @@ def find_method(name: str) -> type[Method]:
         _load_announced()
     if name not in registered:
         names = list_methods()
-        close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise SettingError(f"unknown method {name!r}{hint}; there are {', '.join(names)}")
+        raise SettingError(f"unknown method {name!r}{close_to(name, names)}; there are {', '.join(names)}")
     return registered[name]
 
 

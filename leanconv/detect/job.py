@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,7 @@ from leanconv.detect.detector import create_detector
 from leanconv.detect.files import save_detector
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits, fit_detector
-from leanconv.files.target import open_target
+from leanconv.files.target import Network, network_digest, network_name, open_target
 from leanconv.train.config import EXECUTION
 from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
 from leanconv.train.run import check_execution
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
 
 SIZE = (3, 224, 224)  # for plans: which convolutions convert does not depend on the photos
-Backbone = str | nn.Module | Callable[[], nn.Module]  # by name or folder, a network, or what makes one
 Tell = Callable[[str], None]  # is called with lines about what is done now
 
 
@@ -46,7 +43,7 @@ def silent(line: str) -> None:
 
 def build(
     detector: str,
-    backbone: Backbone,
+    backbone: Network,
     *,
     classes: Sequence[str],
     method: Method | None = None,
@@ -92,7 +89,7 @@ class DetectJob:
     """
 
     detector: str
-    backbone: Backbone
+    backbone: Network
     method: Method | None
     data: DetectionData
     config: DetectConfig
@@ -110,9 +107,7 @@ class DetectJob:
     @property
     def target(self) -> str:
         """The backbone's name: the text, or its class."""
-        if isinstance(self.backbone, str):
-            return self.backbone
-        return getattr(self.backbone, "__name__", type(self.backbone).__name__)
+        return network_name(self.backbone)
 
     @property
     def label(self) -> str:
@@ -120,7 +115,7 @@ class DetectJob:
 
     def identity(self) -> dict[str, Any]:
         """The same as values that JSON knows."""
-        own = {"network": _digest(self.backbone)} if isinstance(self.backbone, nn.Module) else {}
+        own = {"network": network_digest(self.backbone)} if isinstance(self.backbone, nn.Module) else {}
         return {
             "detector": self.detector,
             "backbone": self.target,
@@ -146,11 +141,6 @@ class DetectJob:
             self.detector, self.backbone, classes=self.data.classes, method=self.method, where=self.where,
             exclude=self.exclude, init=self.init, pretrained=self.pretrained, seed=self.config.seed, **self.build,
         )  # fmt: skip
-
-
-def _digest(network: nn.Module) -> str:
-    """What a network is made of, in a few letters; addresses of objects, which differ each time, are left out."""
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(network)).encode()).hexdigest()[:16]
 
 
 def run(

@@ -17,11 +17,12 @@ from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, open_detection
 from leanconv.detect.data.records import Part
 from leanconv.detect.files import load_detector
-from leanconv.detect.job import Backbone, DetectJob, Tell, counts, run, silent
+from leanconv.detect.job import DetectJob, Tell, counts, run, silent
 from leanconv.detect.progress import counter
 from leanconv.detect.recipes import recipe_of
 from leanconv.detect.results import DetectRun, Precision
 from leanconv.detect.scoring import EDGES, check_request, evaluate_detector
+from leanconv.files.target import Network
 from leanconv.timing.latency import threads_set
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Detectors = Sequence[str] | Mapping[str, nn.Module]
 
 def fit(
     detector: str,
-    backbone: Backbone,
+    backbone: Network,
     data: Photos,
     out: str | os.PathLike[str],
     config: DetectConfig | str | None = None,

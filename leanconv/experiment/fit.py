@@ -16,11 +16,11 @@ from leanconv.core.method import Method
 from leanconv.core.notes import get_task
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress
-from leanconv.experiment.job import Job, Network
+from leanconv.experiment.job import Job
 from leanconv.experiment.ready import check_options, prepare
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.settings import settings_for
-from leanconv.files.target import open_target
+from leanconv.files.target import Network, open_target
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import finished
 from leanconv.train.prepared import check_fits, scores_of, task_on

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from leanconv.conversion.methods import DENSE, label_of, parse_methods
+from leanconv.conversion.methods import label_of, parse_methods
 from leanconv.core.errors import SettingError
-from leanconv.core.method import Method
-from leanconv.experiment.job import Job, Network
+from leanconv.core.method import DENSE, Method
+from leanconv.experiment.job import Job
+from leanconv.files.target import Network
 
 Methods = str | Sequence[str | Method | None] | Mapping[str, Method | None]
 Networks = Network | Sequence[str] | Mapping[str, Network]

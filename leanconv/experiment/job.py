@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +17,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
 from leanconv.data import ImageData, describe
-from leanconv.files.target import is_saved, open_target
+from leanconv.files.target import Network, is_saved, network_digest, network_name, open_target
 from leanconv.train.config import EXECUTION, TrainConfig
 from leanconv.train.once import CLASS_NAMES
 from leanconv.train.prepared import check_fits
@@ -28,9 +25,6 @@ from leanconv.train.prepared import check_fits
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
     from leanconv.conversion.plan import Include
-
-# a name or a folder, a network, or a function that returns a network
-Network = str | nn.Module | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -68,9 +62,7 @@ class Job:
     @property
     def target(self) -> str:
         """The name of the network: the text, or the name of the class or function."""
-        if isinstance(self.network, str):
-            return self.network
-        return getattr(self.network, "__name__", type(self.network).__name__)
+        return network_name(self.network)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -91,7 +83,7 @@ class Job:
         train = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
         seed = train.pop("seed")
         facts = describe(self.data)
-        own = {"network": _digest(self.network)} if isinstance(self.network, nn.Module) else {}
+        own = {"network": network_digest(self.network)} if isinstance(self.network, nn.Module) else {}
         return {
             "target": self.target,
             **own,
@@ -162,8 +154,3 @@ class Job:
         """The job with the classes of its data in the order of `model`, if `model` was trained before."""
         task = get_task(model)
         return self if task is None else replace(self, data=self.data.for_classes(task.classes))
-
-
-def _digest(model: nn.Module) -> str:
-    """A short hash of the structure of a network, without the addresses of objects, which differ in each process."""
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode()).hexdigest()[:16]

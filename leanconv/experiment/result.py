@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from leanconv.conversion.methods import DENSE
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import LeanconvError
 from leanconv.core.machine import provenance
+from leanconv.core.method import DENSE
 from leanconv.experiment.events import LeftOut, Measuring, Tell
 from leanconv.experiment.job import Job
 from leanconv.experiment.rows import MethodRuns, make_rows

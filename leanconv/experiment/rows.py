@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from leanconv.conversion.methods import DENSE
+from leanconv.core.method import DENSE
 from leanconv.experiment.run import Run
 from leanconv.report.tables import Row
 

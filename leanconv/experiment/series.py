@@ -53,25 +53,20 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **op
     several = len({job.target for job in jobs}) > 1
     for job in jobs:
         refuse_others(out, job, OF_NETWORKS if several else OWN)
-    for job in jobs[:1]:
-        check_options(job, options)
+    check_options(jobs[0], options)
     built: dict[str, Ready] = {}
     methods = {job.label: MethodRuns(job.label, {}) for job in jobs}
-    for job in jobs:
-        known = finished(out / folder_of(job.label, job.config.seed))
+    summaries = [finished(out / folder_of(job.label, job.config.seed)) for job in jobs]
+    for job, known in zip(jobs, summaries, strict=True):
         runs = methods[job.label]
         if known is None and job.label not in built:
             built[job.label] = prepare(job, options)
         runs.counts = runs.counts or (known["counts"] if known else built[job.label].counts)
-    firsts = {job.label: job for job in reversed(jobs) if _unfinished(out, job)}
-    for number, job in enumerate(jobs, 1):
-        first = built.pop(job.label, None) if firsts.get(job.label) is job else None
+    for number, (job, known) in enumerate(zip(jobs, summaries, strict=True), 1):
+        # the first unfinished job of a method is the job for which its network was built
+        first = None if known else built.pop(job.label, None)
         _train(job, out, methods[job.label], tell, (number, len(jobs)), first, progress=progress, **options)
     return methods | _of_others(out, methods, jobs[0])
-
-
-def _unfinished(out: Path, job: Job) -> bool:
-    return finished(out / folder_of(job.label, job.config.seed)) is None
 
 
 def _train(

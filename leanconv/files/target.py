@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,23 @@ from leanconv.core.errors import SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.files.load import load
 from leanconv.models import create_model
+
+# a name or a folder, a network, or a function that builds a network
+Network = str | nn.Module | Callable[[], nn.Module]
+
+
+def network_name(network: Network) -> str:
+    """The name of a network in tables: its text, or the name of its class or function.
+
+    >>> network_name("resnet20"), network_name(nn.ReLU())
+    ('resnet20', 'ReLU')
+    """
+    return network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
+
+
+def network_digest(network: nn.Module) -> str:
+    """A short hash of a network's layers, without the addresses of objects, which differ in each process."""
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(network)).encode()).hexdigest()[:16]
 
 
 def is_saved(target: str) -> bool:

@@ -82,9 +82,8 @@ def layer_times(
     found: list[LayerTime] = []
     with threads_set(threads):
         for number, group in enumerate(plan.groups):
-            make = group.method.build if group.kind == "conv" else group.method.build_linear
             with torch.device(device):
-                modules = make(group.specs)
+                modules = group.build()
             for site, module in zip(group.sites, modules, strict=True):
                 if progress is not None:
                     progress(len(found), total)
