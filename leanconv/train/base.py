@@ -66,6 +66,11 @@ class RunModule(pl.LightningModule):
         self.sums, self.first_bad = self.sums.to(self.device), self.first_bad.to(self.device)
 
     @property
+    def total_steps(self) -> int:
+        """The optimiser steps of the whole run."""
+        return self.config.epochs * int(self.trainer.num_training_batches)
+
+    @property
     def lr(self) -> float:
         """The learning rate of the current step."""
         losses = [record["val_loss"] for record in self.history] if self.config.schedule == "plateau" else []

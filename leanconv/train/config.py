@@ -19,7 +19,7 @@ class RunConfig(Config):
 
     Args:
         schedule: see `leanconv.train.schedules.learning_rate`.
-        pct_start, div_factor, final_div_factor: of "onecycle", as in torch's OneCycleLR; the momentum is constant.
+        pct_start, div_factor, final_div_factor: of "onecycle" and "triangle", as in torch's OneCycleLR; the momentum is constant.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
         no_decay_norm: no weight decay on biases and normalisation layers (every parameter with fewer than two dimensions).
         record_gradients: write the largest and the mean absolute gradient of each shared weight to gradients.jsonl, every
@@ -39,7 +39,7 @@ class RunConfig(Config):
     momentum: float = setting("Momentum of SGD.", default=0.9, least=0, below=1)
     nesterov: bool = setting("Nesterov momentum.", default=True)
     weight_decay: float = setting("Weight decay.", default=5e-4, least=0)
-    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = setting(
+    schedule: Literal["cosine", "onecycle", "triangle", "step", "plateau", "constant"] = setting(
         "How lr changes.", default="onecycle"
     )
     milestones: tuple[float, ...] = setting(
@@ -48,9 +48,9 @@ class RunConfig(Config):
     gamma: float = setting("Factor of step and plateau.", default=0.1, above=0, below=1)
     patience: int = setting("Epochs that plateau waits for a lower validation loss.", default=5, least=0)
     warmup_epochs: float = setting("Epochs of linear warm-up.", default=0.0, least=0)
-    pct_start: float = setting("Rising part of onecycle.", default=0.3, above=0, below=1)
-    div_factor: float = setting("onecycle starts at lr divided by this.", default=25.0, least=1)
-    final_div_factor: float = setting("onecycle ends at its start divided by this.", default=1e4, least=1)
+    pct_start: float = setting("Rising part of onecycle and triangle.", default=0.3, above=0, below=1)
+    div_factor: float = setting("onecycle and triangle start at lr divided by this.", default=25.0, least=1)
+    final_div_factor: float = setting("onecycle and triangle end at their start divided by this.", default=1e4, least=1)
     precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where autocast allows it.", default="fp32")
     channels_last: bool = setting("Memory layout of images and weights.", default=True)
     validation: float = setting(
@@ -101,7 +101,7 @@ class RunConfig(Config):
             raise SettingError("nesterov=True needs a momentum above 0; set nesterov=False")
         if self.warmup_epochs >= self.epochs:
             raise SettingError(f"warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}")
-        if self.warmup_epochs and self.schedule in ("onecycle", "plateau"):
+        if self.warmup_epochs and self.schedule in ("onecycle", "triangle", "plateau"):
             raise SettingError(
                 f"warmup_epochs={self.warmup_epochs} cannot be combined with schedule={self.schedule!r}; set 0"
             )
@@ -122,6 +122,7 @@ class TrainConfig(RunConfig):
         image_size: side in pixels of the square to which images are scaled; see `make_loader`.
         ten_crop: use ten crops in the evaluation after the run; validation uses one crop of each image.
         ema: decay per step of an averaged copy of the weights; this copy is then validated and kept.
+        lookahead: steps between two updates of the slow weights; see `leanconv.train.lookahead`.
         select: keep the weights of the last epoch, or of the epoch with the best validation accuracy.
 
     Raises:
@@ -135,12 +136,22 @@ class TrainConfig(RunConfig):
     augment: Literal["none", "crop", "crop_flip", "random_resized_crop"] = setting(
         "Augmentation of train images.", default="crop_flip"
     )
+    crop_pad: int | None = setting(
+        "Pixels of padding before a random crop; by default an eighth of the side.", default=None, least=0
+    )
+    crop_pad_mode: Literal["zeros", "reflect"] = setting("What the padding shows.", default="zeros")
+    flip: Literal["random", "alternating"] = setting(
+        "How images are mirrored; alternating mirrors each image in every second epoch.", default="random"
+    )
     image_size: int | None = setting(
         "Side in pixels to which images are scaled; by default they keep their size.", default=None, least=1
     )
     ten_crop: bool = setting("Test on ten crops of each image.", default=False)
     compile: bool = setting("Compile the network; needs a C++ compiler on a CPU.", default=False)
     ema: float | None = setting("Decay of averaged weights, which are then kept.", default=None, above=0, below=1)
+    lookahead: int | None = setting(
+        "Steps after which the weights return to their slow average.", default=None, least=1
+    )
     validation: float = 0.1
     select: Literal["last", "best"] = setting("Weights kept: last epoch, or best on validation.", default="last")
 
@@ -154,5 +165,7 @@ class TrainConfig(RunConfig):
 
     def _check_together(self) -> None:
         super()._check_together()
+        if self.lookahead is not None and self.ema is not None:
+            raise SettingError(f"lookahead={self.lookahead} and ema={self.ema} both average the weights; leave one out")
         if self.validation == 0 and self.select == "best":
             raise SettingError("select='best' needs a validation part; set validation above 0, for example 0.1")

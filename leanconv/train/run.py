@@ -198,10 +198,16 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
     from leanconv.train.feed import Feed
+    from leanconv.train.lookahead import Lookahead
     from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
 
     ema: Any = get_ema_multi_avg_fn  # Lightning's EMAWeightAveraging updates the parameters one by one
-    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=ema(config.ema)),)
-    module = TrainModule(model, config, len(data.classes))
-    return Work(module, Feed(data, config), averages)
+    averages: list[Callback] = [] if config.ema is None else [WeightAveraging(multi_avg_fn=ema(config.ema))]
+    if config.lookahead is not None:
+        averages.append(Lookahead(config.lookahead))
+    feed = Feed(data, config)
+    init = getattr(model, "init_from_images_", None)
+    if init is not None:
+        init(feed.first_images())
+    return Work(TrainModule(model, config, len(data.classes)), feed, tuple(averages))

@@ -25,7 +25,10 @@ from leanconv.train.schedules import learning_rate
         ({"milestones": 3}, "milestones=3 must be a list, each entry a number"),
         ({"epochs": 0}, "epochs=0 must be a whole number of at least 1"),
         ({"momentum": 1}, "momentum=1 must be a number of at least 0 and below 1"),
-        ({"schedule": "cos"}, "schedule='cos' must be 'cosine', 'onecycle', 'step', 'plateau' or 'constant'"),
+        (
+            {"schedule": "cos"},
+            "schedule='cos' must be 'cosine', 'onecycle', 'triangle', 'step', 'plateau' or 'constant'",
+        ),
         ({"epoch": 3}, "epoch=3: no such setting; did you mean epochs?"),
         ({"zzz": 3}, "zzz=3: no such setting; valid are epochs, batch_size"),
         ({"momentum": 0}, "nesterov=True needs a momentum above 0; set nesterov=False"),

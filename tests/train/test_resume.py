@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from leanconv.core.errors import FileError, SettingError
@@ -43,6 +44,7 @@ CONFIGS = {
     "plateau": SMALL.replace(schedule="plateau", patience=0, lr=1.0, epochs=2),
     "no validation": SMALL.replace(validation=0, precision="bf16", epochs=2, batch_size=40),
     "best": SMALL.replace(select="best", ema=0.5, epochs=2),
+    "lookahead": SMALL.replace(lookahead=3, schedule="triangle", augment="crop_flip", flip="alternating", epochs=2),
 }
 
 
@@ -106,6 +108,16 @@ def test_a_finished_run_gives_its_weights(settings: dict[str, Any], data: ImageD
     result = fit(first, data, config, tmp_path, progress=False)
     assert fit(again, data, config, tmp_path, resume=True, progress=False) == result
     assert_same(state(first), state(again))
+
+
+def test_a_run_from_before_a_setting_existed_continues(data: ImageData, tmp_path: Path) -> None:
+    fit(Net(), data, SMALL, tmp_path, progress=False)
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del settings["flip"], settings["lookahead"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert fit(Net(), data, SMALL, tmp_path, resume=True, progress=False).epochs == 3
+    with pytest.raises(SettingError, match="lookahead=2 differs from the run's lookahead=None"):
+        fit(Net(), data, SMALL.replace(lookahead=2), tmp_path, resume=True, progress=False)
 
 
 def test_what_cannot_be_resumed(data: ImageData, tmp_path: Path) -> None:
