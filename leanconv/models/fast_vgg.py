@@ -67,6 +67,7 @@ class FastVGG(ImageNetwork):
         self.whiten = nn.Conv2d(in_chans, stem, PATCH)
         self.whiten.weight.requires_grad_(False)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
+        self.whitened: Tensor
         self.register_buffer("whitened", torch.tensor(False))
         self.act = nn.GELU()
         inputs = stem
@@ -92,7 +93,7 @@ class FastVGG(ImageNetwork):
         values, vectors = torch.linalg.eigh(torch.cov(rows.double().T))
         filters = (vectors / (values + EIGENVALUE_FLOOR).sqrt()).T.flip(0).reshape(-1, images.shape[1], PATCH, PATCH)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
-        self.whitened.fill_(True)  # type: ignore[operator]
+        self.whitened.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.whiten(x))

@@ -20,7 +20,8 @@ class RunConfig(Config):
     Args:
         schedule: see `leanconv.train.schedules.learning_rate`.
         pct_start, div_factor, final_div_factor: of "onecycle" and "triangle", as in torch's OneCycleLR; the momentum is constant.
-        precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32.
+        precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32. "auto" is "bf16" on a GPU or
+            a CPU with such instructions, otherwise "fp32"; a run stores which of the two it is.
         no_decay_norm: no weight decay on biases and normalisation layers (every parameter with fewer than two dimensions).
         record_gradients: write the largest and the mean absolute gradient of each shared weight to gradients.jsonl, every
             ten steps.
@@ -51,7 +52,9 @@ class RunConfig(Config):
     pct_start: float = setting("Rising part of onecycle and triangle.", default=0.3, above=0, below=1)
     div_factor: float = setting("onecycle and triangle start at lr divided by this.", default=25.0, least=1)
     final_div_factor: float = setting("onecycle and triangle end at their start divided by this.", default=1e4, least=1)
-    precision: Literal["fp32", "bf16"] = setting("bf16 computes in bfloat16 where autocast allows it.", default="fp32")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "bf16 computes in bfloat16 where autocast allows it; auto does so where the machine is fast at it.", default="fp32"
+    )
     channels_last: bool = setting("Memory layout of images and weights.", default=True)
     validation: float = setting(
         "Part of train that is held out to choose settings; 0 trains on all images.", default=0.0, least=0, below=1

@@ -41,6 +41,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_channels_last
 from leanconv.core.logs import only_errors
+from leanconv.core.machine import precision_of
 from leanconv.core.processes import leads
 from leanconv.core.state import versioned
 from leanconv.train.base import Record, RunModule
@@ -164,12 +165,13 @@ def _read_back(model: nn.Module, checkpoint: dict[str, Any], folder: RunFolder) 
 
 
 def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Trainer:
+    precision = precision_of(config.precision, settings["accelerator"])
     try:
         return pl.Trainer(
             **settings,
             min_epochs=1,  # otherwise a callback that stops at once would leave a run without a record
             max_epochs=config.epochs,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
             default_root_dir=folder.root,
             log_every_n_steps=LOOK_EVERY,
             enable_model_summary=False,
