@@ -63,7 +63,7 @@ class DetectModule(RunModule):
         means = [value / n for value in sums]
         return {
             "epoch": self.trainer.current_epoch + 1,
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.step_lr,
             "train_loss": sum(means[:-1]),
             "penalty": means[-1],
             **dict(zip(self.names, means, strict=False)),

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from leanconv.data.seeds import mix
 from leanconv.train.checkpoint import steps_per_epoch
 from leanconv.train.config import RunConfig
+from leanconv.train.optimizers import make_optimizer, set_lr
 from leanconv.train.schedules import learning_rate
 
 Record = dict[str, Any]
 
 
 class RunModule(pl.LightningModule):
-    """A network under SGD: its learning rate, the seed of each step, and sums that are read once in an epoch.
+    """A network under its optimizer: the learning rate, the seed of each step, and sums that are read once in an epoch.
 
     Sums are tensors on the device and are read once in an epoch, because reading them in each step would make a GPU wait.
     A subclass adds `training_step`, which calls `count`, and `take_record`.
@@ -42,6 +43,7 @@ class RunModule(pl.LightningModule):
         self.history: list[Record] = []
         self.record: Record = {}  # of the current epoch, from its last step on
         self.ended = False  # a callback ended the run before the last epoch
+        self.step_lr = 0.0  # the schedule's learning rate in the last step; a group may have a multiple of it
         self.train_seconds = 0.0  # of the current epoch, without validation
         # Plain attributes, because averaging the weights also averages the buffers
         self.sums = torch.zeros(sums)
@@ -50,17 +52,7 @@ class RunModule(pl.LightningModule):
         self.finite = [name for name, value in model.state_dict().items() if _is_finite(value)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        config = self.config
-        weights = [p for p in self.model.parameters() if p.requires_grad]
-        free = [p for p in weights if config.no_decay_norm and p.ndim < 2]
-        exempt = {id(p) for p in free}
-        groups: list[dict[str, Any]] = [{"params": [p for p in weights if id(p) not in exempt]}]
-        if free:
-            groups.append({"params": free, "weight_decay": 0.0})
-        return torch.optim.SGD(
-            groups, config.lr, momentum=config.momentum, nesterov=config.nesterov,
-            weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"),
-        )  # fmt: skip
+        return make_optimizer(self.model, self.config, fused=self.device.type in ("cpu", "cuda"))
 
     def on_fit_start(self) -> None:
         self.sums, self.first_bad = self.sums.to(self.device), self.first_bad.to(self.device)
@@ -72,15 +64,13 @@ class RunModule(pl.LightningModule):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the current step."""
+        """The schedule's learning rate in the current step."""
         losses = [record["val_loss"] for record in self.history] if self.config.schedule == "plateau" else []
         return learning_rate(self.config, self.trainer.global_step, int(self.trainer.num_training_batches), losses)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        optimizer = self.trainer.optimizers[0]
-        lr = self.lr
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        self.step_lr = self.lr
+        set_lr(self.trainer.optimizers[0], self.step_lr)
         # Each step has its own random stream, so that a resumed run continues with the same dropout, on any device
         seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)
 

@@ -5,19 +5,34 @@ This module imports neither torch nor Lightning, because ``--help`` reads it.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import math
+from typing import Any, Literal, Self
 
 from leanconv.core.config import Config, setting
 from leanconv.core.errors import SettingError
 
 # These settings change how a run is executed, not what it computes: they may change on resuming
 EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
+# Runs of earlier versions do not have these settings; their runs had what the default says
+ADDED = (
+    "optimizer", "betas", "eps", "muon_lr", "muon_momentum", "muon_weight_decay", "muon_nesterov", "muon_adjust_lr", "muon_rest",
+    "muon_exclude", "lr_rules", "weight_decay_rules", "decoupled", "freeze", "crop_pad", "crop_pad_mode", "flip", "lookahead",
+)  # fmt: skip
 
 
 class RunConfig(Config):
-    """SGD with momentum and its schedule: the settings of every run.
+    """The optimizer and its schedule: the settings of every run.
 
     Args:
+        optimizer: see `leanconv.train.optimizers.make_optimizer`. "muon" trains the matrices of hidden layers by torch's Muon
+            with the settings that begin with `muon_`, and all other parameters by `muon_rest`.
+        momentum, nesterov: of SGD.
+        betas, eps: of AdamW.
+        muon_adjust_lr: how torch's Muon multiplies the learning rate of a matrix (A, B): "original" by sqrt(max(1, A / B)),
+            "match_rms_adamw" by 0.2 sqrt(max(A, B)), "spectral_unclamped" by sqrt(A / B).
+        muon_exclude: globs of matrices that `muon_rest` trains; by default those of the first and of the last layer.
+        lr_rules, weight_decay_rules, decoupled: see `leanconv.train.optimizers.parameter_groups`.
+        freeze: see `leanconv.train.freeze.frozen`.
         schedule: see `leanconv.train.schedules.learning_rate`.
         pct_start, div_factor, final_div_factor: of "onecycle" and "triangle", as in torch's OneCycleLR; the momentum is constant.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32. "auto" is "bf16" on a GPU or
@@ -37,9 +52,34 @@ class RunConfig(Config):
     epochs: int = setting("Passes over the train part.", default=30, least=1)
     batch_size: int = setting("Images in a step, over all processes together.", default=128, least=1)
     lr: float = setting("Highest learning rate.", default=0.1, above=0)
+    optimizer: Literal["sgd", "adamw", "muon"] = setting(
+        "torch's optimizer; muon trains the matrices of hidden layers by Muon, the rest by --muon-rest.", default="sgd"
+    )
     momentum: float = setting("Momentum of SGD.", default=0.9, least=0, below=1)
     nesterov: bool = setting("Nesterov momentum.", default=True)
     weight_decay: float = setting("Weight decay.", default=5e-4, least=0)
+    betas: tuple[float, ...] = setting("Betas of AdamW.", default=(0.9, 0.999), least=0, below=1)
+    eps: float = setting("Epsilon of AdamW.", default=1e-8, above=0)
+    muon_lr: float = setting("Highest learning rate of Muon.", default=0.02, above=0)
+    muon_momentum: float = setting("Momentum of Muon.", default=0.95, least=0, below=1)
+    muon_weight_decay: float = setting("Weight decay of Muon.", default=0.1, least=0)
+    muon_nesterov: bool = setting("Nesterov momentum of Muon.", default=True)
+    muon_adjust_lr: Literal["original", "match_rms_adamw", "spectral_unclamped"] = setting(
+        "How Muon adjusts the learning rate to the shape of a matrix.", default="original"
+    )
+    muon_rest: Literal["sgd", "adamw"] = setting("Optimizer of what Muon does not train.", default="sgd")
+    muon_exclude: tuple[str, ...] = setting(
+        "Matrices that Muon does not train (globs); by default those of the first and the last layer.", default=()
+    )
+    lr_rules: tuple[str, ...] = setting(
+        "Learning-rate factors of parameters: '*.bias=64,head.weight=0.5'; the first glob that matches decides.",
+        default=(),
+    )
+    weight_decay_rules: tuple[str, ...] = setting(
+        "Weight decay of parameters: '*.bias=0'; the first glob that matches decides.", default=()
+    )
+    decoupled: bool = setting("Divide weight decay by the learning-rate factor of the parameter.", default=False)
+    freeze: tuple[str, ...] = setting("Parameters that do not train (globs): 'conv1.*,layer1.*'.", default=())
     schedule: Literal["cosine", "onecycle", "triangle", "step", "plateau", "constant"] = setting(
         "How lr changes.", default="onecycle"
     )
@@ -85,6 +125,17 @@ class RunConfig(Config):
             patience=round(self.patience * part),
         )
 
+    def added(self) -> dict[str, Any]:
+        """The settings that runs of earlier versions do not have, with the values that say what those runs did."""
+        plain = type(self)().to_json()
+        return {name: plain[name] for name in ADDED if name in plain}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON values; the same for a run that an earlier version began."""
+        added = self.added()
+        decisive = {name: value for name, value in self.to_json().items() if name not in EXECUTION}
+        return {name: value for name, value in decisive.items() if name not in added or value != added[name]}
+
     @property
     def averages(self) -> bool:
         """Whether the run averages its weights."""
@@ -102,6 +153,11 @@ class RunConfig(Config):
     def _check_together(self) -> None:
         if self.nesterov and self.momentum == 0:
             raise SettingError("nesterov=True needs a momentum above 0; set nesterov=False")
+        if len(self.betas) != 2:
+            raise SettingError(f"betas={self.betas} must be two numbers, such as 0.9,0.999")
+        for what in ("lr_rules", "weight_decay_rules"):
+            for rule in getattr(self, what):
+                parse_rule(what, rule)
         if self.warmup_epochs >= self.epochs:
             raise SettingError(f"warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}")
         if self.warmup_epochs and self.schedule in ("onecycle", "triangle", "plateau"):
@@ -116,6 +172,30 @@ class RunConfig(Config):
             raise SettingError(
                 "schedule='plateau' follows the validation loss; set validation above 0, for example 0.1"
             )
+
+
+def parse_rule(what: str, text: str) -> tuple[str, float]:
+    """The glob and the number of a rule for parameters.
+
+    Args:
+        what: "lr_rules", whose numbers are above 0, or "weight_decay_rules", whose numbers are 0 or more.
+        text: the rule, ``glob=number``.
+
+    Raises:
+        SettingError: the text is no rule.
+
+    >>> parse_rule("lr_rules", "*.bias=64")
+    ('*.bias', 64.0)
+    """
+    glob, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not glob.strip() or not math.isfinite(value) or value < 0 or (value == 0 and what == "lr_rules"):
+        least, example = ("above 0", "*.bias=64") if what == "lr_rules" else ("of at least 0", "*.bias=0")
+        raise SettingError(f"{what}: {text!r} must be a glob, = and a number {least}, such as {example}")
+    return glob.strip(), value
 
 
 class TrainConfig(RunConfig):

@@ -48,7 +48,7 @@ class TrainModule(RunModule):
         loss, extra, hits, n = self.take_sums()
         return {
             "epoch": self.trainer.current_epoch + 1,
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.step_lr,
             "train_loss": loss / n,
             "penalty": extra / n,
             "train_top1_pct": 100 * hits / n,

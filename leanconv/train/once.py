@@ -11,14 +11,12 @@ from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
-from leanconv.train.config import TrainConfig
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
-SETTINGS = "train."  # the prefix of training settings in an identity
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 
 
@@ -87,8 +85,6 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
         there, here = found.get(name), wanted.get(name)
         if name == CLASS_NAMES and there is None:  # an older run
             continue
-        if there is None and prefix == SETTINGS and name in TrainConfig.settings():
-            there = TrainConfig.settings()[name].default  # the setting is newer than the run
         if isinstance(there, dict) and isinstance(here, dict):
             inner = difference(there, here, prefix=f"{prefix}{name}.")
             if inner:
