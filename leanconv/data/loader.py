@@ -137,6 +137,7 @@ def make_loader(
     std: Sequence[float],
     batch_size: int,
     augment: str = "none",
+    extra: Sequence[Transform] = (),
     image_size: int | tuple[int, int] | None = None,
     train: bool,
     seed: int = 0,
@@ -161,11 +162,13 @@ def make_loader(
         mean, std: one value per channel, in [0, 1]; the loader yields (image / 255 - mean) / std.
         batch_size: images in a batch.
         augment: one of `AUGMENTS`; it only acts if `train` is true.
+        extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
+            then prepared one by one, and `workers` makes this faster.
         image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
             already. None keeps their size; images of varying size need a value.
         train: shuffle and augment.
         seed: of the order and the augmentation.
-        workers: processes that decode and transform; unused if the images are in memory.
+        workers: processes that decode and transform; unused if whole batches in memory are transformed.
         channels_last: the memory format of the batches.
         drop_last: leave out a last batch that is not full.
         ten_crop: if `train` is false, yield (N, 10, C, H, W): the four corners and the centre, then the same mirrored.
@@ -187,13 +190,14 @@ def make_loader(
     size = _size(image_size, own)
     sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
     finish = partial(normalise, mean=tuple(mean), std=tuple(std), channels_last=channels_last)
-    if isinstance(images, TensorImages) and size == own and not (train and augment == "random_resized_crop"):
+    one_by_one = train and (augment == "random_resized_crop" or bool(extra))
+    if isinstance(images, TensorImages) and size == own and not one_by_one:
         if train and augment != "none":
             return MemoryLoader(images, sampling, finish, partial(random_crop_flip, flip=augment == "crop_flip"))
         view = eval_transform(size, resize=False, ten_crop=ten_crop)
         return MemoryLoader(images, sampling, finish, partial(_view, view=view))
     resize = size != own
-    transform = train_transform(augment, size, resize) if train else eval_transform(size, resize, ten_crop)
+    transform = train_transform(augment, size, resize, extra) if train else eval_transform(size, resize, ten_crop)
     return ItemLoader(images, sampling, finish, transform, workers)
 
 

@@ -28,7 +28,9 @@ def settings_for(config: TrainConfig | str | Path | None, data: ImageData, given
         FileError: the file cannot be read.
     """
     chosen = _chosen(config, data.name, given)
-    return chosen.replace(augment="none", image_size=None, ten_crop=False) if data.prepared else chosen
+    if data.prepared:
+        chosen = chosen.replace(augment="none", auto_augment="none", erase=0.0, image_size=None, ten_crop=False)
+    return chosen
 
 
 def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:
