@@ -161,6 +161,7 @@ def make_loader(
     batch_size: int,
     augment: str = "none",
     crop: Crop = PAPERS,
+    extra: Sequence[Transform] = (),
     image_size: int | tuple[int, int] | None = None,
     train: bool,
     seed: int = 0,
@@ -186,11 +187,13 @@ def make_loader(
         batch_size: images in a batch.
         augment: one of `AUGMENTS`; it only acts if `train` is true.
         crop: the padding of random crops and the kind of flip.
+        extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
+            then prepared one by one, and `workers` makes this faster.
         image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
             already. None keeps their size; images of varying size need a value.
         train: shuffle and augment.
         seed: of the order and the augmentation.
-        workers: processes that decode and transform; unused if the images are in memory.
+        workers: processes that decode and transform; unused if whole batches in memory are transformed.
         channels_last: the memory format of the batches.
         drop_last: leave out a last batch that is not full.
         ten_crop: if `train` is false, yield (N, 10, C, H, W): the four corners and the centre, then the same mirrored.
@@ -217,14 +220,15 @@ def make_loader(
         )
     mirrors = alternating(len(images), seed) if train and flips(augment) and crop.flip == "alternating" else None
     finish = partial(normalise, mean=tuple(mean), std=tuple(std), channels_last=channels_last)
-    if isinstance(images, TensorImages) and size == own and not (train and augment == "random_resized_crop"):
+    one_by_one = train and (augment == "random_resized_crop" or bool(extra))
+    if isinstance(images, TensorImages) and size == own and not one_by_one:
         if train and augment != "none":
             change = partial(random_crop_flip, flip=flips(augment), crop=crop)
             return MemoryLoader(images, sampling, finish, change, mirrors)
         view = eval_transform(size, resize=False, ten_crop=ten_crop)
         return MemoryLoader(images, sampling, finish, partial(_view, view=view))
     resize = size != own
-    transform = train_transform(augment, size, resize, crop) if train else eval_transform(size, resize, ten_crop)
+    transform = train_transform(augment, size, resize, crop, extra) if train else eval_transform(size, resize, ten_crop)
     return ItemLoader(images, sampling, finish, transform, workers, mirrors)
 
 

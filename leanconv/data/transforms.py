@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from leanconv.core.errors import SettingError
 from leanconv.data.seeds import generator
 
 AUGMENTS = ("none", "crop", "crop_flip", "random_resized_crop")
@@ -56,7 +57,9 @@ def flips(augment: str) -> bool:
     return augment in ("crop_flip", "random_resized_crop")
 
 
-def train_transform(augment: str, size: tuple[int, int], resize: bool, crop: Crop = PAPERS) -> Transform:
+def train_transform(
+    augment: str, size: tuple[int, int], resize: bool, crop: Crop = PAPERS, extra: Sequence[Transform] = ()
+) -> Transform:
     """The training transform of one image: uint8 (C, H, W) -> uint8 (C, *size). It uses torch's global generator.
 
     Args:
@@ -65,6 +68,7 @@ def train_transform(augment: str, size: tuple[int, int], resize: bool, crop: Cro
         size: (height, width) of the result.
         resize: images may have another size. Then `eval_transform` comes first, except for "random_resized_crop".
         crop: the padding; and the flip, which is left out here if it alternates, because it depends on the epoch.
+        extra: transforms that come last.
     """
     from torchvision.transforms import v2
 
@@ -76,8 +80,62 @@ def train_transform(augment: str, size: tuple[int, int], resize: bool, crop: Cro
         steps.append(v2.RandomCrop(size, padding=[wide, high], padding_mode=crop.torch_mode()))
     if flips(augment) and crop.flip == "random":
         steps.append(v2.RandomHorizontalFlip())
-    composed: Transform = v2.Compose(steps)
+    composed: Transform = v2.Compose([*steps, *extra])
     return composed
+
+
+def extra_transforms(
+    auto_augment: str, ops: int, magnitude: int, erase: float, mean: Sequence[float]
+) -> tuple[Transform, ...]:
+    """Further training transforms of one image, uint8 (C, H, W) -> same, with torch's global generator; () for none.
+
+    Args:
+        auto_augment: "none", "randaugment" or "trivialaugment" (TrivialAugmentWide), as in torchvision.
+        ops, magnitude: the number of RandAugment's operations, and their strength of 0 to 30.
+        erase: the probability that a rectangle becomes the mean colour; its size is as in torchvision's RandomErasing.
+        mean: the mean of each channel, in [0, 1].
+
+    Raises:
+        SettingError: `auto_augment` does not exist, or the images have neither one channel nor three.
+
+    >>> len(extra_transforms("trivialaugment", 2, 9, 0.5, mean=[0.5]))
+    2
+    """
+    from torchvision.transforms import v2
+
+    made: dict[str, Callable[[], Transform]] = {
+        "randaugment": lambda: v2.RandAugment(ops, magnitude),
+        "trivialaugment": v2.TrivialAugmentWide,
+    }
+    if auto_augment not in ("none", *made):
+        raise SettingError(f"auto_augment={auto_augment!r} must be one of none, {', '.join(made)}")
+    if auto_augment != "none" and len(mean) not in (1, 3):
+        raise SettingError(
+            f"auto_augment={auto_augment!r} takes images of 1 or 3 channels, not {len(mean)}; use 'none'"
+        )
+    steps = [made[auto_augment]()] if auto_augment in made else []
+    if erase:
+        steps.append(v2.RandomErasing(erase, value=[round(255 * level) for level in mean]))
+    return tuple(steps)
+
+
+def mixes_of(mixup: float, cutmix: float, classes: int) -> list[Callable[..., tuple[Tensor, Tensor]]]:
+    """torchvision's Mixup and CutMix of a batch, for each alpha above 0; they use torch's global generator.
+
+    Image i is mixed with image i - 1 by a share that is drawn once for the batch: Mixup takes a weighted mean, CutMix pastes a
+    rectangle. The labels become the shares of the classes.
+
+    Shape:
+        images: float (N, C, H, W) -> same; labels: int64 (N,) -> float (N, classes).
+
+    >>> images, labels = mixes_of(0.2, 0, classes=3)[0](torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]))
+    >>> labels.shape, round(labels.sum().item())
+    (torch.Size([4, 3]), 4)
+    """
+    from torchvision.transforms import v2
+
+    mixes = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+    return mixes + ([v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else [])
 
 
 def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) -> Transform:

@@ -33,7 +33,9 @@ def settings_for(
     """
     chosen = _chosen(config, data.name, given)
     chosen = chosen.replace(precision=precision_of(chosen.precision, device))
-    return chosen.replace(augment="none", image_size=None, ten_crop=False) if data.prepared else chosen
+    if data.prepared:
+        chosen = chosen.replace(augment="none", auto_augment="none", erase=0.0, image_size=None, ten_crop=False)
+    return chosen
 
 
 def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.penalty import penalty
 from leanconv.data.seeds import mix
 from leanconv.train.checkpoint import steps_per_epoch
 from leanconv.train.config import RunConfig
@@ -29,7 +30,7 @@ class RunModule(pl.LightningModule):
     """A network under its optimizer: the learning rate, the seed of each step, and sums that are read once in an epoch.
 
     Sums are tensors on the device and are read once in an epoch, because reading them in each step would make a GPU wait.
-    A subclass adds `training_step`, which calls `count`, and `take_record`.
+    A subclass adds `parts`, `measure` and `take_record`.
 
     Args:
         model: the network.
@@ -74,6 +75,53 @@ class RunModule(pl.LightningModule):
         # Each step has its own random stream, so that a resumed run continues with the same dropout, on any device
         seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)
 
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one step: the mean over the images of the batch, and the penalty.
+
+        With `accumulate`, the gradients of all parts but the last are computed here and added up in the weights; Lightning
+        computes the gradient of the last part. Lightning's own accumulation would count parts as steps, and could be stopped
+        between two parts, whose gradients no checkpoint holds. Several processes exchange gradients in the last part only.
+        """
+        parts = self.parts(batch)
+        sizes = [len(part[0]) for part in parts]
+        if self.config.accumulate > 1:
+            self.trainer.optimizers[0].zero_grad()
+        total = extra = penalty(self.model)
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True), 1):
+            loss, values = self.measure(part, extra.detach())
+            loss = loss * (size / sum(sizes))
+            self.sums += values * size
+            if number < len(parts):
+                with torch.autocast(self.device.type, enabled=False):
+                    loss.backward()  # type: ignore[no-untyped-call]
+                torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+                loss = loss.detach()
+            total = total + loss
+        self.watch(total.detach())
+        return total
+
+    def parts(self, batch: Any) -> list[Any]:
+        """The batch in `accumulate` parts, each a tuple of (images, labels)."""
+        raise NotImplementedError
+
+    def measure(self, part: Any, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss of a part, without the penalty, and the means that are added to the sums.
+
+        Args:
+            part: one of `parts`.
+            extra: the value of the penalty.
+        """
+        raise NotImplementedError
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        if self.config.accumulate == 1:  # otherwise the gradients are set to zero before the first part
+            optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip by hand: Lightning's gradient_clip_val refuses a fused SGD in bfloat16, though nothing is scaled there."""
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx + 1 == self.trainer.num_training_batches:
             self.record = {}
@@ -85,9 +133,8 @@ class RunModule(pl.LightningModule):
         monitored = {name: float(value) for name, value in values.items() if name not in ("epoch", "images")}
         self.log_dict(monitored, on_step=False, on_epoch=True, batch_size=1, logger=False)
 
-    def count(self, total: Tensor, values: Tensor) -> None:
-        """Add `values` to the sums, and note the first step whose loss `total` is not finite."""
-        self.sums += values
+    def watch(self, total: Tensor) -> None:
+        """Note the first step whose loss `total` is not finite."""
         step = torch.where(total.isfinite(), torch.inf, float(self.trainer.global_step))
         self.first_bad = torch.minimum(self.first_bad, step)
 

@@ -17,6 +17,7 @@ EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
 ADDED = (
     "optimizer", "betas", "eps", "muon_lr", "muon_momentum", "muon_weight_decay", "muon_nesterov", "muon_adjust_lr", "muon_rest",
     "muon_exclude", "lr_rules", "weight_decay_rules", "decoupled", "freeze", "crop_pad", "crop_pad_mode", "flip", "lookahead",
+    "accumulate", "clip", "deterministic", "auto_augment", "randaugment_ops", "randaugment_magnitude", "erase", "mixup", "cutmix",
 )  # fmt: skip
 
 
@@ -33,6 +34,11 @@ class RunConfig(Config):
         muon_exclude: globs of matrices that `muon_rest` trains; by default those of the first and of the last layer.
         lr_rules, weight_decay_rules, decoupled: see `leanconv.train.optimizers.parameter_groups`.
         freeze: see `leanconv.train.freeze.frozen`.
+        accumulate: compute each step in so many parts of the batch, one after the other, and add their gradients: the step
+            needs the memory of one part. The step is the same, except that a norm computes its statistics in each part.
+        clip: all gradients of a step are multiplied by min(1, clip / norm), with the norm over all of them together.
+        deterministic: torch uses deterministic algorithms only, and raises an error where there is none; on a GPU, the same
+            seed then gives the same weights.
         schedule: see `leanconv.train.schedules.learning_rate`.
         pct_start, div_factor, final_div_factor: of "onecycle" and "triangle", as in torch's OneCycleLR; the momentum is constant.
         precision: "bf16" computes in bfloat16 where autocast allows it; the weights stay float32. "auto" is "bf16" on a GPU or
@@ -51,6 +57,7 @@ class RunConfig(Config):
 
     epochs: int = setting("Passes over the train part.", default=30, least=1)
     batch_size: int = setting("Images in a step, over all processes together.", default=128, least=1)
+    accumulate: int = setting("Parts in which a step computes its images; less memory.", default=1, least=1)
     lr: float = setting("Highest learning rate.", default=0.1, above=0)
     optimizer: Literal["sgd", "adamw", "muon"] = setting(
         "torch's optimizer; muon trains the matrices of hidden layers by Muon, the rest by --muon-rest.", default="sgd"
@@ -79,6 +86,7 @@ class RunConfig(Config):
         "Weight decay of parameters: '*.bias=0'; the first glob that matches decides.", default=()
     )
     decoupled: bool = setting("Divide weight decay by the learning-rate factor of the parameter.", default=False)
+    clip: float | None = setting("Largest norm of the gradients.", default=None, above=0)
     freeze: tuple[str, ...] = setting("Parameters that do not train (globs): 'conv1.*,layer1.*'.", default=())
     schedule: Literal["cosine", "onecycle", "triangle", "step", "plateau", "constant"] = setting(
         "How lr changes.", default="onecycle"
@@ -93,13 +101,15 @@ class RunConfig(Config):
     div_factor: float = setting("onecycle and triangle start at lr divided by this.", default=25.0, least=1)
     final_div_factor: float = setting("onecycle and triangle end at their start divided by this.", default=1e4, least=1)
     precision: Literal["auto", "fp32", "bf16"] = setting(
-        "bf16 computes in bfloat16 where autocast allows it; auto does so where the machine is fast at it.", default="fp32"
+        "bf16 computes in bfloat16 where autocast allows it; auto does so where the machine is fast at it.",
+        default="fp32",
     )
     channels_last: bool = setting("Memory layout of images and weights.", default=True)
     validation: float = setting(
         "Part of train that is held out to choose settings; 0 trains on all images.", default=0.0, least=0, below=1
     )
     seed: int = setting("Seed of all random numbers.", default=0, least=0)
+    deterministic: bool = setting("Use only deterministic algorithms of torch.", default=False)
     workers: int = setting("Processes that decode images.", default=0, least=0)
     threads: int | None = setting("CPU threads.", default=None, least=1)
     no_decay_norm: bool = setting("No weight decay on biases and normalisation layers.", default=False)
@@ -153,6 +163,9 @@ class RunConfig(Config):
     def _check_together(self) -> None:
         if self.nesterov and self.momentum == 0:
             raise SettingError("nesterov=True needs a momentum above 0; set nesterov=False")
+        if self.batch_size % self.accumulate:
+            parts = ", ".join(str(n) for n in range(1, self.accumulate + 1) if self.batch_size % n == 0)
+            raise SettingError(f"accumulate={self.accumulate} must divide batch_size={self.batch_size}; {parts} would")
         if len(self.betas) != 2:
             raise SettingError(f"betas={self.betas} must be two numbers, such as 0.9,0.999")
         for what in ("lr_rules", "weight_decay_rules"):
@@ -202,6 +215,12 @@ class TrainConfig(RunConfig):
     """The settings of a classifier's run: `RunConfig`, and how images are fed and weights chosen.
 
     Args:
+        auto_augment: torchvision's RandAugment or TrivialAugmentWide, after `augment`. RandAugment applies `randaugment_ops`
+            operations of strength `randaugment_magnitude`; TrivialAugment draws one operation and its strength.
+        erase: the probability that a rectangle of an image becomes the mean colour (random erasing, torchvision's sizes).
+        mixup, cutmix: alpha of the Beta distribution from which a batch's share is drawn; 0 leaves it out. With both, each
+            batch takes one of them with probability 1/2. Images are mixed with those of the same batch and process. The
+            train accuracy then compares with the label that has the larger share.
         image_size: side in pixels of the square to which images are scaled; see `make_loader`.
         ten_crop: use ten crops in the evaluation after the run; validation uses one crop of each image.
         ema: decay per step of an averaged copy of the weights; this copy is then validated and kept.
@@ -226,6 +245,14 @@ class TrainConfig(RunConfig):
     flip: Literal["random", "alternating"] = setting(
         "How images are mirrored; alternating mirrors each image in every second epoch.", default="random"
     )
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = setting(
+        "Further augmentation of train images, one by one; workers make it faster.", default="none"
+    )
+    randaugment_ops: int = setting("Operations of RandAugment on an image.", default=2, least=1)
+    randaugment_magnitude: int = setting("Strength of RandAugment.", default=9, least=0, most=30)
+    erase: float = setting("How likely a rectangle of a train image is erased.", default=0.0, least=0, most=1)
+    mixup: float = setting("Alpha of Mixup: mix pairs of images; 0 does not.", default=0.0, least=0)
+    cutmix: float = setting("Alpha of CutMix: paste rectangles between images; 0 does not.", default=0.0, least=0)
     image_size: int | None = setting(
         "Side in pixels to which images are scaled; by default they keep their size.", default=None, least=1
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from leanconv.core.errors import SettingError
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.data.loader import Epochs
-from leanconv.data.transforms import Crop
+from leanconv.data.transforms import Crop, extra_transforms
 from leanconv.train.config import TrainConfig
 
 VALIDATION_BATCH = 500
@@ -77,9 +77,13 @@ class Feed(pl.LightningDataModule):
         trainer, batch_size = self._trainer(), self.config.batch_size
         # A small last batch would give noisy batch statistics, and a single image would give none
         drop_last = len(self.train) >= batch_size
+        config = self.config
+        extra = extra_transforms(
+            config.auto_augment, config.randaugment_ops, config.randaugment_magnitude, config.erase, self.mean
+        )
         loader = self._loader(
-            self.train, batch_size=per_process(batch_size, trainer.world_size), train=True, augment=self.config.augment,
-            crop=self._crop(), seed=self.config.seed, drop_last=drop_last,
+            self.train, batch_size=per_process(batch_size, trainer.world_size), train=True, augment=config.augment,
+            crop=self._crop(), extra=extra, seed=config.seed, drop_last=drop_last,
         )  # fmt: skip
         return Resumable(loader, trainer)
 

@@ -181,6 +181,7 @@ def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Traine
             limit_val_batches=None if config.validation else 0,
             use_distributed_sampler=False,
             sync_batchnorm=config.sync_norms,
+            deterministic=config.deterministic or None,
         )
     except (MisconfigurationException, ValueError) as error:  # for example more GPUs than exist
         asked = f"devices={settings['devices']}, strategy={settings['strategy']}"

@@ -98,7 +98,9 @@ def test_commit_of_a_checkout_only(tmp_path: Path) -> None:
     assert _git(package) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
 
 
-@pytest.mark.parametrize(("flags", "precision"), [(["avx2"], "fp32"), (["avx2", "avx512_bf16"], "bf16"), (["bf16"], "bf16")])
+@pytest.mark.parametrize(
+    ("flags", "precision"), [(["avx2"], "fp32"), (["avx2", "avx512_bf16"], "bf16"), (["bf16"], "bf16")]
+)
 def test_auto_is_bf16_where_the_cpu_has_instructions(
     flags: list[str], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

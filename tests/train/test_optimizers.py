@@ -21,7 +21,7 @@ from leanconv.train.checkpoint import CHECKSUMS
 from leanconv.train.config import ADDED
 from leanconv.train.optimizers import make_optimizer, matrices, parameter_groups, set_lr
 from tests.train.conftest import SMALL, Net, assert_same, state
-from tests.train.test_resume import CtrlC, untimed
+from tests.train.test_resume import CtrlC, check_continues
 
 MUON = TrainConfig(optimizer="muon", muon_momentum=0.6, muon_weight_decay=0.5, muon_lr=0.05, lr=0.1, momentum=0.8)
 
@@ -210,16 +210,7 @@ def test_stopped_within_an_epoch_and_continued(config: TrainConfig, data: ImageD
         torch.manual_seed(0)
         return Net(nn.Linear(3, 3), nn.Linear(3, 3), last)
 
-    whole = network(nn.Identity())
-    expected = fit(whole, data, config, tmp_path / "whole", progress=False)
-    assert expected.history[-1]["lr"] < config.lr
-    for step in (1, 5):
-        with pytest.raises(KeyboardInterrupt):
-            fit(network(CtrlC(step)), data, config, tmp_path / str(step), progress=False)
-        model = network(nn.Identity())
-        result = fit(model, data, config, tmp_path / str(step), resume=True, progress=False)
-        assert_same(state(model), state(whole))
-        assert untimed(result.history) == untimed(expected.history)
+    check_continues(network, data, config, tmp_path)
 
 
 def test_frozen_parameters_and_their_norms_stay(data: ImageData, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ class CtrlC(nn.Module):
 
 def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in TIMES} for record in history]
+
+
+def check_continues(
+    network: Callable[..., nn.Module], data: ImageData, config: TrainConfig, folder: Path, steps: Sequence[int] = (1, 5)
+) -> None:
+    """Stop a run of `network(last layer)` after each of `steps`; continued, it equals a run that was not stopped."""
+    whole = network(nn.Identity())
+    expected = fit(whole, data, config, folder / "whole", progress=False)
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(CtrlC(step)), data, config, folder / str(step), progress=False)
+        model = network(nn.Identity())
+        result = fit(model, data, config, folder / str(step), resume=True, progress=False)
+        assert_same(state(model), state(whole))
+        assert untimed(result.history) == untimed(expected.history)
 
 
 CONFIGS = {
