@@ -33,7 +33,10 @@ def compare(
     targets: Targets,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help='Methods by comma: "dense,tied_block(blocks=2)". Several networks: dense.'),
+        typer.Option(
+            "--methods",
+            help='Methods by comma: "dense,tied_block(blocks=2),narrower(macs=0.5)". Several networks: dense.',
+        ),
     ] = None,
     config: Config = None,
     data: Data = "digits",

@@ -38,7 +38,10 @@ class Kept:
         if cells:
             kept = [[i for i in self.index if cells[i] == cell] for cell in range(max(cells) + 1)]
             moved = any(cells[old] != cells[new] for old, new in zip(self.index, sorted(self.index), strict=True))
-            if moved or len({len(part) * size // whole for part, whole in zip(kept, self.set.cell_sizes(), strict=True)}) > 1:
+            if (
+                moved
+                or len({len(part) * size // whole for part, whole in zip(kept, self.set.cell_sizes(), strict=True)}) > 1
+            ):
                 raise SettingError(
                     f"{name!r} has {len(kept)} cells of channels that a grouped layer keeps apart; keep equally many of each, "
                     "each in its cell"
@@ -87,9 +90,7 @@ class ChannelPlan:
             kept = tuple(Kept(ChannelSet.from_json(item["set"]), unranged(item["index"])) for item in value["kept"])
             return cls(kept, tuple(str(name) for name in value["skipped"]))
         except Exception as error:  # the values are untrusted and may raise anything
-            raise FileError(
-                one_line(f"not a channel plan: {error}; write it with ChannelPlan.to_json")
-            ) from error
+            raise FileError(one_line(f"not a channel plan: {error}; write it with ChannelPlan.to_json")) from error
 
     def __str__(self) -> str:
         before, after = sum(item.set.size for item in self.kept), sum(len(item.index) for item in self.kept)
@@ -192,7 +193,9 @@ def _size_of(model: nn.Module, tensors: Mapping[str, Tensor], name: str, dim: in
         raise SettingError(f"the plan was made for another network: {name!r} is not in this one; plan this model")
     tensor = tensors[name]
     if dim >= tensor.dim():
-        raise SettingError(f"the plan was made for another network: {name!r} has {tensor.dim()} dimensions; plan this model")
+        raise SettingError(
+            f"the plan was made for another network: {name!r} has {tensor.dim()} dimensions; plan this model"
+        )
     return tensor.shape[dim] * (_groups(model, name) if dim == 1 else 1)
 
 

@@ -91,7 +91,12 @@ class ChannelSet:
         places = tuple(Place.from_json(place) for place in value["places"])
         found = cls(str(value["name"]), whole(value["size"]), places, tuple(whole(cell) for cell in value["cells"]))
         for place in found.places:
-            if found.size < 1 or not place.index or len(place.index) % found.size or len(set(place.index)) < len(place.index):
+            if (
+                found.size < 1
+                or not place.index
+                or len(place.index) % found.size
+                or len(set(place.index)) < len(place.index)
+            ):
                 raise ValueError(f"{place.tensor!r} holds {len(place.index)} positions of {found.size} channels")
             if max(place.index) >= place.size:
                 raise ValueError(f"{place.tensor!r} has {place.size} channels and no channel {max(place.index)}")
@@ -243,7 +248,8 @@ def _sets(
         for found in np.unique(member[numbers]).tolist():
             where[found].append(axis)
     written, cut = (
-        set(channel[np.concatenate([[0], *found]).astype(np.int64)].tolist()) for found in (following.written, following.cut)
+        set(channel[np.concatenate([[0], *found]).astype(np.int64)].tolist())
+        for found in (following.written, following.cut)
     )
     sets: list[ChannelSet] = []
     for found, places in where.items():

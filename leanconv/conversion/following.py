@@ -85,7 +85,9 @@ class Following(TorchDispatchMode):
         self.producers: set[tuple[str, int]] = set()
         self.consumers: set[tuple[str, int]] = set()
         self._entries: dict[int, tuple[Tensor, Entry]] = {}
-        self._owners = {id(m._parameters["weight"]): m for m in model.modules() if m._parameters.get("weight") is not None}
+        self._owners = {
+            id(m._parameters["weight"]): m for m in model.modules() if m._parameters.get("weight") is not None
+        }
         self._shapes: dict[str, tuple[int, ...]] = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._shapes[name] = tuple(tensor.shape)
@@ -114,7 +116,9 @@ class Following(TorchDispatchMode):
     def fix(self, entry: Entry | None, reason: str) -> None:
         """Fix all channels that `entry` holds."""
         if isinstance(entry, Source):
-            for dim, size in enumerate(self._shapes[entry.name]):  # a grouped weight has more input channels than its size
+            for dim, size in enumerate(
+                self._shapes[entry.name]
+            ):  # a grouped weight has more input channels than its size
                 first, known = self.axes.get((entry.name, dim)) or (int(self.labels(entry.name, dim, size)[0]), size)
                 self.fixed.append((np.arange(first, first + known), reason))
         elif entry is not None:
@@ -253,7 +257,9 @@ class Following(TorchDispatchMode):
         channels = max(_varying(act), key=lambda dim: len(_cut(act, {dim}).unique()))
         return [found for found in labels if channels in _varying(found)]
 
-    def _pointwise_sources(self, sources: Sequence[Source], constants: Sequence[Tensor], shape: torch.Size) -> Entry | None:
+    def _pointwise_sources(
+        self, sources: Sequence[Source], constants: Sequence[Tensor], shape: torch.Size
+    ) -> Entry | None:
         """The result of an elementwise operation on parameters alone: it lies where the first of them lies."""
         first = max(sources, key=lambda source: sum(bool(_varying(index)) for index in source.index))
         for source in sources:
@@ -263,7 +269,10 @@ class Following(TorchDispatchMode):
                     target = self._source_labels(first, other).expand(shape)
                     if _varying(labels) and _varying(labels) == _varying(target):
                         self.couple(labels, target)
-            if any(set(_long(c, len(shape))) & {d for i in source.index for d in _varying(i.expand(shape))} for c in constants):
+            if any(
+                set(_long(c, len(shape))) & {d for i in source.index for d in _varying(i.expand(shape))}
+                for c in constants
+            ):
                 self.fix(source, "it meets a constant that is no part of a layer")
         return Source(first.name, tuple(index.expand(shape) for index in first.index))
 
@@ -271,7 +280,12 @@ class Following(TorchDispatchMode):
         transposed, groups = settings[3], settings[5]
         source, entry = self._get(weight), self._get(x)
         made = self._end(source, 1 if transposed else 0)
-        if not isinstance(source, Source) or not isinstance(entry, Tensor) or made is None or (transposed and groups > 1):
+        if (
+            not isinstance(source, Source)
+            or not isinstance(entry, Tensor)
+            or made is None
+            or (transposed and groups > 1)
+        ):
             return self._unfollowed("its weight is computed", (x, weight, bias), out)
         if groups == x.shape[1] and groups > 1 and weight.shape[1] == 1:
             return self._depthwise(out, entry, source, made, bias)
@@ -416,7 +430,9 @@ class Following(TorchDispatchMode):
             dim = x.dim() - 1 - step
             if dim in varying and any(pad[2 * step : 2 * step + 2]):
                 self.cut.append(_core(labels).unique().numpy())
-                shapes = [[*labels.shape[:dim], max(0, n), *labels.shape[dim + 1 :]] for n in pad[2 * step : 2 * step + 2]]
+                shapes = [
+                    [*labels.shape[:dim], max(0, n), *labels.shape[dim + 1 :]] for n in pad[2 * step : 2 * step + 2]
+                ]
                 before, after = (torch.full(shape, SAME) for shape in shapes)
                 labels = torch.cat([before, labels, after], dim)
                 start = max(0, -pad[2 * step])

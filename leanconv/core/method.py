@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import nn
 
@@ -145,12 +145,10 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
-    """The settings of one way to make convolutions lean; hashable, printable and serialisable.
+class NamedSettings:
+    """Settings with a name, as text ``name(setting=value)``: the base of methods, and of controls in a comparison.
 
-    A subclass is a frozen dataclass of settings with defaults. Its name in files and on the command line is the snake case
-    of the class name, or the ``name`` in the class body. `leanconv.find_method` finds the class by this name. An abstract
-    subclass has no name.
+    A subclass is a frozen dataclass. Its name is the snake case of the class name, or the ``name`` in the class body.
     """
 
     name: ClassVar[str]
@@ -159,8 +157,6 @@ class Method(ABC):
         super().__init_subclass__(**kwargs)
         if "name" not in vars(cls):
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        if not inspect.isabstract(cls):
-            register(cls)
 
     def settings(self) -> dict[str, Any]:
         """All settings by name, as JSON values."""
@@ -168,11 +164,11 @@ class Method(ABC):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Method:
-        """The method with these settings.
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """The object with these settings.
 
         Raises:
-            SettingError: the method does not have a setting, or refuses a value.
+            SettingError: there is no such setting, or a value is refused.
         """
         known = [field.name for field in fields(cls)]
         for name in settings:
@@ -181,13 +177,28 @@ class Method(ABC):
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
     def label(self) -> str:
-        """The method as text: its name, its first setting, and all other settings that differ from their defaults."""
+        """The text: the name, the first setting, and all other settings that differ from their defaults."""
         shown = []
         for index, field in enumerate(fields(self)):
             value = getattr(self, field.name)
             if index == 0 or field.default is MISSING or value != field.default:
                 shown.append(f"{field.name}={value!r}")
         return f"{self.name}({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Method(NamedSettings, ABC):
+    """The settings of one way to make convolutions lean; hashable, printable and serialisable.
+
+    A subclass is a frozen dataclass of settings with defaults. Its name in files and on the command line is the snake case
+    of the class name, or the ``name`` in the class body. `leanconv.find_method` finds the class by this name. An abstract
+    subclass has no name.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not inspect.isabstract(cls):
+            register(cls)
 
     @abstractmethod
     def reject(self, spec: ConvSpec) -> str | None:

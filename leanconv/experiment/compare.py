@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import device_of
-from leanconv.core.method import Method
+from leanconv.core.method import NamedSettings
 from leanconv.core.processes import leads
 from leanconv.data import ImageData
 from leanconv.data.own import DataLike, as_images
@@ -63,7 +63,8 @@ def compare(
             this folder are read, and unfinished runs continue. Comparisons with the same settings may share a folder. None
             keeps no files.
         methods: how each network is converted: texts such as "tied_block(blocks=2)", `Method` objects, None or "dense" for the
-            unconverted network; or a mapping of labels to methods.
+            unconverted network; or a mapping of labels to methods. Controls take the place of a method: "narrower(macs=0.5)",
+            "shallower(macs=0.5)", "pruned(macs=0.5)"; see `leanconv.experiment.controls`.
         seeds: the number of runs of each method; their seeds begin with the seed of the settings.
         where, exclude, include, init: as in `leanconv.plan` and `leanconv.convert`.
         pretrained: start from published weights, for networks by name.
@@ -122,7 +123,7 @@ def default_folder(targets: Sequence[str], data: ImageData) -> Path:
 
 def _are_methods(value: Any) -> bool:
     entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return len(entries) > 0 and all(entry is None or isinstance(entry, str | Method) for entry in entries)
+    return len(entries) > 0 and all(entry is None or isinstance(entry, str | NamedSettings) for entry in entries)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
 from leanconv.data.own import DataLike, as_images
+from leanconv.experiment.controls import CONTROLS, Control
 from leanconv.experiment.events import Progress
 from leanconv.experiment.job import Job
 from leanconv.experiment.ready import check_options, prepare
@@ -37,7 +38,7 @@ def fit(
     config: TrainConfig | str | Path | None = None,
     out: str | Path | None = None,
     *,
-    method: str | Method | None = None,
+    method: str | Method | Control | None = None,
     where: Sequence[str] = (),
     exclude: Sequence[str] = (),
     include: Include | None = None,
@@ -88,7 +89,7 @@ def fit(
     """
     images = as_images(data, test_split=test_split)
     chosen = settings_for(config, images, settings, device)
-    asked = parse_method(method) if isinstance(method, str) else method
+    asked = parse_method(method, CONTROLS) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(
         model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include

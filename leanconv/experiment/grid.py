@@ -8,14 +8,15 @@ from dataclasses import replace
 from leanconv.conversion.methods import label_of, parse_methods
 from leanconv.core.errors import SettingError
 from leanconv.core.method import DENSE, Method
+from leanconv.experiment.controls import CONTROLS, Control
 from leanconv.experiment.job import Job
 from leanconv.files.target import Network
 
-Methods = str | Sequence[str | Method | None] | Mapping[str, Method | None]
+Methods = str | Sequence[str | Method | Control | None] | Mapping[str, Method | Control | None]
 Networks = Network | Sequence[str] | Mapping[str, Network]
 
 
-def jobs_of(models: Networks, methods: Mapping[str, Method | None], job: Job, seeds: int) -> list[Job]:
+def jobs_of(models: Networks, methods: Mapping[str, Method | Control | None], job: Job, seeds: int) -> list[Job]:
     """`job` for each network, method and seed; all networks come before the next seed.
 
     Raises:
@@ -39,22 +40,26 @@ def check_several(models: Networks, methods: Methods | None) -> None:
         )
 
 
-def methods_of(methods: Methods | None) -> dict[str, Method | None]:
+def methods_of(methods: Methods | None) -> dict[str, Method | Control | None]:
     """The methods by label: their canonical text, or the key of a mapping. None means dense only."""
     if methods is None or isinstance(methods, str):
-        return parse_methods(methods or DENSE)
+        return parse_methods(methods or DENSE, CONTROLS)
     if isinstance(methods, Mapping):
         return dict(methods)
-    found: dict[str, Method | None] = {}
+    found: dict[str, Method | Control | None] = {}
     for entry in methods:
-        for label, method in parse_methods(entry).items() if isinstance(entry, str) else [(label_of(entry), entry)]:
+        for label, method in (
+            parse_methods(entry, CONTROLS).items() if isinstance(entry, str) else [(label_of(entry), entry)]
+        ):
             if label in found:
                 raise SettingError(f"{label} is given twice; leave one out")
             found[label] = method
     return found
 
 
-def _labelled(models: Networks, methods: Mapping[str, Method | None]) -> Iterator[tuple[str, Network, Method | None]]:
+def _labelled(
+    models: Networks, methods: Mapping[str, Method | Control | None]
+) -> Iterator[tuple[str, Network, Method | Control | None]]:
     """The label, network and method of each run. With one network, the label is the method; else network and method."""
     named = dict(models) if isinstance(models, Mapping) else None
     if named is None and isinstance(models, list | tuple):

@@ -19,6 +19,7 @@ from leanconv.core.method import Method
 from leanconv.core.notes import get_task
 from leanconv.core.task import Task
 from leanconv.data import ImageData, describe
+from leanconv.experiment.controls import Control
 from leanconv.files.target import Network, is_saved, network_digest, network_name, open_target
 from leanconv.train.config import EXECUTION, TrainConfig
 from leanconv.train.once import CLASS_NAMES
@@ -37,7 +38,7 @@ class Job:
 
     Args:
         network: a target as on the command line, a network, or a function that returns a network (called after seeding).
-        method: the method; None trains the network unconverted.
+        method: the method, or a control; None trains the network unconverted.
         data, config: the images and the settings.
         where, exclude, init, pretrained: as in `leanconv.fit`.
         keep_stem: leave the first convolution dense, even if a glob matches it.
@@ -47,7 +48,7 @@ class Job:
     """
 
     network: Network
-    method: Method | None
+    method: Method | Control | None
     data: ImageData
     config: TrainConfig
     where: tuple[str, ...] = ()
@@ -147,6 +148,8 @@ class Job:
         check_fits(model, self.in_order_of(model).data, self.image_size)
         if self.method is None:
             return model
+        if isinstance(self.method, Control):
+            return self.method.apply(model, self.input_size)
         exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
         plan = useful_plan(model, self.method, self.where or "*", exclude, self.input_size, self.include or ())
         if self.init != "fit":

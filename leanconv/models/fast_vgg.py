@@ -92,12 +92,14 @@ class FastVGG(ImageNetwork):
         rows = patches.reshape(-1, images.shape[1] * PATCH**2)
         values, vectors = torch.linalg.eigh(torch.cov(rows.double().T))
         filters = (vectors / (values + EIGENVALUE_FLOOR).sqrt()).T.flip(0).reshape(-1, images.shape[1], PATCH, PATCH)
-        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+        half = self.whiten.out_channels // 2  # a network made narrower keeps the directions of largest variance
+        self.whiten.weight.copy_(torch.cat([filters[: self.whiten.out_channels - half], -filters[:half]]))
         self.whitened.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.whiten(x))
-        x = self.block3(self.block2(self.block1(x)))
+        for index in (1, 2, 3):
+            x = getattr(self, f"block{index}")(x)
         return self.fc(torch.flatten(self.pool(x), 1)) * LOGIT_SCALE
 
 

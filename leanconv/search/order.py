@@ -59,7 +59,9 @@ def permute_channels_(
     for name, order in orders.items():
         if sorted(order) != list(range(graph.of(name).size)):
             raise SettingError(f"orders[{name!r}] must hold each of 0..{graph.of(name).size - 1} once")
-    return apply_channels_(model, ChannelPlan(tuple(Kept(graph.of(name), tuple(order)) for name, order in orders.items())))
+    return apply_channels_(
+        model, ChannelPlan(tuple(Kept(graph.of(name), tuple(order)) for name, order in orders.items()))
+    )
 
 
 def choose_orders(
@@ -114,9 +116,7 @@ def choose_orders(
     return {name: order for name, order in best.items() if order != tuple(range(len(order)))}
 
 
-def order_loss(
-    model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments] | None = None
-) -> dict[str, float]:
+def order_loss(model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments] | None = None) -> dict[str, float]:
     """{layer: the share of its energy that its form does not hold}, in the present order; see `choose_orders`."""
     layers = _layers(unwrapped(model), plan, stats or {})
     every = {(layer.tensor, dim): np.arange(layer.weight.shape[dim]) for layer in layers for dim in (0, 1)}
@@ -218,7 +218,9 @@ def _layers(model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments]) ->
             if site.spec.groups != 1:
                 continue
             layer = model.get_submodule(site.name)
-            weight = layer.weight.detach().double().flatten(2) if layer.weight.dim() > 2 else layer.weight.detach().double()  # type: ignore[union-attr, operator]
+            weight = (
+                layer.weight.detach().double().flatten(2) if layer.weight.dim() > 2 else layer.weight.detach().double()
+            )  # type: ignore[union-attr, operator]
             dense = weight.reshape(*weight.shape[:2], -1).cpu().numpy()
             energy = np.ones(dense.shape[1:])
             if site.name in stats:

@@ -57,3 +57,12 @@ def test_the_first_filters_pass_their_channel_on() -> None:
     model = FastVGG()
     x = torch.randn(1, 64, 9, 9)
     torch.testing.assert_close(model.block1.conv2(x), x)
+
+
+def test_a_narrower_stem_keeps_the_directions_of_largest_variance() -> None:
+    full, thin, images = FastVGG(), FastVGG(), coloured()
+    thin.whiten = torch.nn.Conv2d(3, 17, 2)
+    for model in (full, thin):
+        model.init_from_images_(images)
+    assert torch.equal(thin.whiten.weight[:9], full.whiten.weight[:9])
+    assert torch.equal(thin.whiten.weight[9:], full.whiten.weight[12:20])
