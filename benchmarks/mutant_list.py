@@ -138,6 +138,17 @@ MUTANTS: list[Mutant] = [
         "fit", "train/base.py", STEPS,
         ("seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)", "pass"),
         ("self.sums = torch.zeros_like(self.sums)", "pass"),
+        ("total = extra = penalty(self.model)", "total = extra = penalty(self.model).detach()"),
+    ),
+    *area(
+        "fit", "train/base.py", "tests/train/test_steps.py",
+        ("loss = loss * (size / sum(sizes))", "loss = loss / len(sizes)"),
+        ("            self.trainer.optimizers[0].zero_grad()", "            pass"),
+        ("if self.config.clip is not None:", "if False:"),
+    ),
+    *area(
+        "fit", "train/module.py", "tests/train/test_steps.py",
+        ("labels.argmax(dim=1)\n", "labels.argmin(dim=1)\n"),
     ),
     *area(
         "fit", "train/optimizers.py", "tests/train/test_optimizers.py",
@@ -154,7 +165,6 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "fit", "train/module.py", "tests/train/test_fit.py",
-        ("total = loss + extra", "total = loss"),
         ("label_smoothing=self.config.label_smoothing)", "label_smoothing=0.0)"),
     ),
     *area(
