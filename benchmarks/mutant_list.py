@@ -138,6 +138,9 @@ MUTANTS: list[Mutant] = [
         "fit", "train/base.py", STEPS,
         ("seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)", "pass"),
         ("self.sums = torch.zeros_like(self.sums)", "pass"),
+    ),
+    *area(
+        "fit", "train/base.py", "tests/train/test_fit.py -k penalty",
         ("total = extra = penalty(self.model)", "total = extra = penalty(self.model).detach()"),
     ),
     *area(
