@@ -140,6 +140,20 @@ MUTANTS: list[Mutant] = [
         ("self.sums = torch.zeros_like(self.sums)", "pass"),
     ),
     *area(
+        "fit", "train/base.py", "tests/train/test_fit.py -k penalty",
+        ("total = extra = penalty(self.model)", "total = extra = penalty(self.model).detach()"),
+    ),
+    *area(
+        "fit", "train/base.py", "tests/train/test_steps.py",
+        ("loss = loss * (size / sum(sizes))", "loss = loss / len(sizes)"),
+        ("            self.trainer.optimizers[0].zero_grad()", "            pass"),
+        ("if self.config.clip is not None:", "if False:"),
+    ),
+    *area(
+        "fit", "train/module.py", "tests/train/test_steps.py",
+        ("labels.argmax(dim=1)\n", "labels.argmin(dim=1)\n"),
+    ),
+    *area(
         "fit", "train/optimizers.py", "tests/train/test_optimizers.py",
         ("if config.no_decay_norm and own.ndim < 2}", "if own.ndim < 2}"),
         ("values.setdefault(parameter, value)", "values[parameter] = value"),
@@ -154,7 +168,6 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "fit", "train/module.py", "tests/train/test_fit.py",
-        ("total = loss + extra", "total = loss"),
         ("label_smoothing=self.config.label_smoothing)", "label_smoothing=0.0)"),
     ),
     *area(

@@ -93,8 +93,8 @@ class RunModule(pl.LightningModule):
             self.sums += values * size
             if number < len(parts):
                 with torch.autocast(self.device.type, enabled=False):
-                    loss.backward()  # type: ignore[no-untyped-call]
-                torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+                    loss.backward()
+                torch.clear_autocast_cache()
                 loss = loss.detach()
             total = total + loss
         self.watch(total.detach())

@@ -34,8 +34,8 @@ class RunConfig(Config):
         muon_exclude: globs of matrices that `muon_rest` trains; by default those of the first and of the last layer.
         lr_rules, weight_decay_rules, decoupled: see `leanconv.train.optimizers.parameter_groups`.
         freeze: see `leanconv.train.freeze.frozen`.
-        accumulate: compute each step in so many parts of the batch, one after the other, and add their gradients: the step
-            needs the memory of one part. The step is the same, except that a norm computes its statistics in each part.
+        accumulate: the number of parts of the batch that a step computes one after the other; it adds their gradients. The
+            step needs the memory of one part. It is the same step, except that a norm computes its statistics in each part.
         clip: all gradients of a step are multiplied by min(1, clip / norm), with the norm over all of them together.
         deterministic: torch uses deterministic algorithms only, and raises an error where there is none; on a GPU, the same
             seed then gives the same weights.

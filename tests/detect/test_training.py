@@ -103,6 +103,22 @@ def test_it_learns_and_resumes_exactly(tmp_path: Path):
     assert same(states(again), states(whole))
 
 
+def test_parts_rules_and_frozen_parameters(tmp_path: Path):
+    """The settings of every run train detectors too: steps in parts, AdamW, rules and frozen parameters."""
+    data = open_detection(write_coco(tmp_path / "d"))
+    made = detector()
+    made.transform.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    seen: list[int] = []
+    before = states(made)
+    config = CONFIG.replace(
+        epochs=1, lr=0.001, accumulate=2, optimizer="adamw", lr_rules=["*.bias=2"], freeze=["backbone.body.*"]
+    )
+    history = fit_detector(made, data, config, tmp_path / "run", progress=False).history
+    assert set(seen) == {1} and len(seen) > 2 and history[0]["train_loss"] > 0
+    changed = {name for name, value in states(made).items() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith("backbone.body") for name in changed)
+
+
 def test_bf16_tells_pixels_of_a_large_photo_apart():
     """A box of three pixels far to the right: its loss is that of float32, and boxes come in float32."""
     made = detector().train()

@@ -53,7 +53,7 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
 @pytest.mark.parametrize("rest", ["sgd", "adamw"])
 def test_muon_is_torchs_on_the_flattened_weights(layout: Callable[[nn.Module], nn.Module], rest: str) -> None:
     """Bit for bit, against torch's optimizers on separate parameters; columns are in the order of memory."""
-    config = MUON.replace(muon_rest=rest, muon_adjust_lr="match_rms_adamw")
+    config = MUON.replace(muon_rest=rest, muon_adjust_lr="match_rms_adamw", precision="bf16")
     model = layout(hidden())
     twin = layout(hidden())
     optimizer = make_optimizer(model, config)
@@ -93,6 +93,29 @@ def test_an_orthogonalised_step() -> None:
     values = torch.linalg.svdvals(step)
     assert float(values.min()) > 0.6 and float(values.max()) < 1.3
     assert float((step * model[2].weight.grad.flatten(1)).sum()) > 0
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """Five iterations of Muon's polynomial, in float64."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+def test_in_float32_the_step_is_not_rounded() -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        model = hidden()
+        before = model[2].weight.detach().clone()
+        config = MUON.replace(muon_momentum=0, muon_nesterov=False, muon_weight_decay=0, precision=precision)
+        optimizer = make_optimizer(model, config)
+        loss_of(model, 0).backward()
+        optimizer.step()
+        step = (before - model[2].weight.detach()).flatten(1).double() / 0.05
+        found[precision] = float((step - newton_schulz(model[2].weight.grad.flatten(1))).abs().max())
+    assert found["fp32"] < 1e-5 < 1e-3 < found["bf16"]
 
 
 def test_a_shared_weight_is_one_matrix() -> None:
@@ -199,7 +222,9 @@ CONFIGS = {
     "rules": TWO.replace(**RULES),
     "adamw": TWO.replace(optimizer="adamw", lr=0.01, ema=0.5, betas=(0.8, 0.99), **RULES),
     "muon": TWO.replace(optimizer="muon", muon_exclude=["6.*"], **RULES),
-    "muon and adamw": TWO.replace(optimizer="muon", muon_rest="adamw", channels_last=False, schedule="cosine"),
+    "muon and adamw": TWO.replace(
+        optimizer="muon", muon_rest="adamw", precision="fp32", channels_last=False, schedule="cosine"
+    ),
     "frozen": TWO.replace(freeze=["1.*", "6.bias"], select="best"),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,35 @@ def test_deterministic_during_the_run_only(data: ImageData, tmp_path: Path) -> N
     ):
         fit(Net(Put()), data, TWO.replace(deterministic=True), tmp_path, progress=False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+PROGRAM = """
+import os, sys
+import torch
+from torch import nn
+from leanconv.data import ImageData
+from leanconv.train import TrainConfig, fit
+from tests.train.conftest import Unread, stripes
+
+data = ImageData("stripes", ("a", "b", "c"), stripes(160), Unread(torch.tensor([0, 1, 2])), (0.3,), (0.2,))
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+config = TrainConfig(epochs=1, batch_size=32, accumulate=int(sys.argv[2]), augment="none", validation=0, threads=1, clip=1.0)
+fit(model, data, config, sys.argv[3], progress=False, accelerator="cpu", devices=int(sys.argv[1]))
+if os.environ.get("LOCAL_RANK", "0") == "0":
+    torch.save(model.state_dict(), sys.argv[3] + "/weights.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_parts_in_two_processes_give_the_step_of_one(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    found = []
+    for processes, parts in ((1, 1), (2, 4)):
+        folder = tmp_path / f"{processes} {parts}"
+        command = [sys.executable, str(tmp_path / "program.py"), str(processes), str(parts), str(folder)]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert answer.returncode == 0, answer.stderr
+        found.append(torch.load(folder / "weights.pt"))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
