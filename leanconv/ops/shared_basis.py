@@ -24,7 +24,8 @@ from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
 from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.forms.shared_basis import forms
-from leanconv.ops.low_rank import fit_bases
+from leanconv.ops.least_squares import Stats, fill_bias, on_components
+from leanconv.ops.low_rank import fit_bases, fit_bases_to_outputs
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
 
@@ -212,6 +213,10 @@ class SharedBasisConv2d(LinearOp):
         shift = self.coefficients.flatten(1) @ norm[1]
         return shift if self.bias is None else shift + self.bias
 
+    def rescale_(self, scale: Tensor) -> bool:
+        self.coefficients.mul_(scale.view(-1, 1, 1, 1))
+        return True
+
     def inference_forms(self, affine: Affine | None) -> Forms:
         return forms(self, affine)
 
@@ -344,14 +349,18 @@ class SharedBasis(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return SharedBasis(shared=0, unique=min(spec.fan_in, spec.out_channels), norm=False)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Fit each basis and its layers to the dense weights with `fit_bases`; the norms become the identity in eval mode."""
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Fit with `fit_bases`, with `stats` with `fit_bases_to_outputs`; the norms become the identity in eval mode."""
         layers = [module for module in modules if isinstance(module, SharedBasisConv2d)]
         for bank in range(self.bases):
             members = range(bank, len(layers), self.bases)
             dense = [convs[i].weight.flatten(1).double() for i in members]
-            basis, uniques = fit_bases(dense, self.shared, self.unique)
-            for i, rows, own in zip(members, dense, uniques, strict=True):
+            metrics = [stats[i].metric(convs[i].bias is not None)[0] for i in members] if stats else None
+            if metrics is None:
+                basis, uniques = fit_bases(dense, self.shared, self.unique)
+            else:
+                basis, uniques = fit_bases_to_outputs(list(zip(dense, metrics, strict=True)), self.shared, self.unique)
+            for place, (i, rows, own) in enumerate(zip(members, dense, uniques, strict=True)):
                 layer = layers[i]
                 if layer.shared:
                     target = layer.basis.components(bank)
@@ -359,13 +368,12 @@ class SharedBasis(Method):
                 if layer.unique is not None:
                     layer.unique.copy_(own.view_as(layer.unique))
                 components = torch.cat([own, basis])
-                layer.coefficients.copy_((rows @ components.T)[:, :, None, None])
+                found = rows @ components.T if metrics is None else on_components(rows, metrics[place], components)
+                layer.coefficients.copy_(found[:, :, None, None])
                 if layer.norm is not None:
                     layer.norm.reset_parameters()  # mean 0, variance 1: in eval mode the norm only divides by sqrt(1 + eps)
                     layer.norm.weight.fill_((1 + layer.norm.eps) ** 0.5)
-                conv_bias = convs[i].bias
-                if layer.bias is not None and conv_bias is not None:
-                    layer.bias.copy_(conv_bias)
+                fill_bias(layer, convs[i], found @ components, None if stats is None else stats[i])
 
 
 def _stage(site: Site) -> int:
