@@ -24,7 +24,7 @@ from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
 from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.forms.shared_basis import forms
-from leanconv.ops.low_rank import fit_bases
+from leanconv.ops.components import fit_bases
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
 

@@ -16,7 +16,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp, Forms
 from leanconv.core.release import NamedLayer, Place
-from leanconv.core.settings import check_bool, check_choice, check_int
+from leanconv.core.settings import check_bool, check_choice, check_int, check_share
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.forms.split import forms
@@ -273,8 +273,7 @@ class Split(Method):
     redundant: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
-            raise SettingError(f"ratio={self.ratio!r} must be a number above 0 and at most 1")
+        check_share("ratio", self.ratio)
         check_int("groups", self.groups)
         check_bool("fusion", self.fusion)
         check_bool("redundant", self.redundant)
