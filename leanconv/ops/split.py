@@ -151,7 +151,7 @@ class SplitConv2d(ConvOp):
         self.pool: nn.Module | None = None
         if self.stride != (1, 1):
             self.pool = EdgeAvgPool2d(self.stride)
-        self.mergeable = representative == "sum" and self.pool is None and self._centre() is not None
+        self.mergeable = representative == "sum" and self.pool is None and self.spec.centre is not None
         self.merges = self.mergeable and in_channels <= MERGE_UP_TO  # in training; the result is the same
         self.reset_parameters()
 
@@ -207,15 +207,9 @@ class SplitConv2d(ConvOp):
         u1 = self.norm1(self.redundant(rest))
         return gated_sum(u3, u1) if self.fusion else u3 + u1
 
-    def _centre(self) -> Pair | None:
-        """The (row, column) of the k x k tap at the output's own pixel; None without such a tap."""
-        left, _, top, _ = self.spec.pads
-        (dh, dw) = self.dilation
-        return None if top % dh or left % dw else (top // dh, left // dw)
-
     def merged_weight(self) -> Tensor:
         """The grouped convolution and the 1x1 convolution as one k x k weight (O, R, kh, kw), if `mergeable` is true."""
-        centre, point, (kh, kw) = self._centre(), self.point, self.kernel_size
+        centre, point, (kh, kw) = self.spec.centre, self.point, self.kernel_size
         assert centre is not None and point is not None
         (row, column), groups = centre, self.grouped.groups
         width, rows = self.used // groups, self.out_channels // groups
