@@ -57,10 +57,11 @@ def links_of(factors: Factors, spec: ConvSpec, ranks: Pair) -> list[ConvSpec]:
     if factors == "tucker":
         first = ConvSpec(spec.in_channels, inner, (1, 1), groups=spec.groups, bias=False)
         return [first, replace(linear, in_channels=inner, out_channels=outer), last]
-    (kh, kw), (sh, sw), (dh, dw) = spec.kernel_size, spec.stride, spec.dilation
-    ph, pw = ("same", "same") if spec.padding == "same" else ((spec.padding[0], 0), (0, spec.padding[1]))
-    rows = replace(linear, out_channels=inner, kernel_size=(kh, 1), stride=(sh, 1), padding=ph, dilation=(dh, 1))
-    columns = replace(spec, in_channels=inner, kernel_size=(1, kw), stride=(1, sw), padding=pw, dilation=(1, dw))
+    (kh, kw), (dh, dw), along, across = spec.kernel_size, spec.dilation, spec, spec
+    if spec.padding != "same":
+        along, across = replace(spec, padding=(spec.padding[0], 0)), replace(spec, padding=(0, spec.padding[1]))
+    rows = replace(along, out_channels=inner, kernel_size=(kh, 1), dilation=(dh, 1), bias=False)
+    columns = replace(across, in_channels=inner, kernel_size=(1, kw), dilation=(1, dw))
     return [rows, columns]
 
 
@@ -148,8 +149,7 @@ class LowRankConv2d(LinearOp):
         return {"rank": self.rank, "factors": self.factors}
 
     def settings_repr(self) -> str:
-        inner, outer = self.rank
-        return f"rank={self.rank if self.factors == 'tucker' else outer}, factors={self.factors!r}"
+        return f"rank={self.rank if self.factors == 'tucker' else self.rank[0]}, factors={self.factors!r}"
 
     @property
     def weight(self) -> WeightView:
@@ -256,9 +256,13 @@ class LowRank(Method):
         ranks, dense = self.ranks(spec), spec.macs((1, 1))
         if min(ranks) == 0:
             part = self._weights(spec, (1, 1)) / dense
-            return f"rank 1 has {part:.2f} of the MACs of {spec}, above ratio={self.ratio}; a higher ratio would allow it"
+            return (
+                f"rank 1 has {part:.2f} of the MACs of {spec}, above ratio={self.ratio}; a higher ratio would allow it"
+            )
         if self._weights(spec, ranks) >= dense:
-            return f"rank={self.rank} has {self._weights(spec, ranks) / dense:.2f} of the MACs of {spec}; lower the rank"
+            return (
+                f"rank={self.rank} has {self._weights(spec, ranks) / dense:.2f} of the MACs of {spec}; lower the rank"
+            )
         return None
 
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:

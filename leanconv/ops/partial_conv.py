@@ -16,7 +16,6 @@ from leanconv.core.method import Method
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int, check_share
 from leanconv.core.spec import ConvSpec, Pair
-from leanconv.core.weight import WeightView
 from leanconv.ops.least_squares import InputMoments, by_group, coefficients, layer_metric, repaired_bias
 from leanconv.ops.split import representative_channels
 
@@ -105,8 +104,7 @@ class PartialConv2d(LinearOp):
     def convolve(self, x: Tensor) -> Tensor:
         if self.channels == self.in_channels:
             return self.conv2d(x, self.weight, self.bias)
-        # the parts of a channels_last map are channels_last, and so is what cat makes of them; the backward pass of split is
-        # one cat, and that of two slices fills two maps with zeros and adds them
+        # cat and the backward pass of split keep channels_last; the gradient of two slices loses it, and adds two maps
         used, rest = x.split((self.channels, self.in_channels - self.channels), 1)
         return torch.cat([self.conv2d(used, self.weight, self.bias), rest], 1)
 
@@ -133,11 +131,13 @@ class _FoldedPartial(nn.Module):
     def __init__(self, op: PartialConv2d, affine: Affine | None) -> None:
         super().__init__()
         c, n = op.channels, op.in_channels
-        first = None if affine is None else Affine(affine.scale[:c], affine.shift[:c])
         self.parts = (c, n - c)
+        self.rest: nn.Module = nn.Identity()
+        first = None
+        if affine is not None:
+            first = Affine(affine.scale[:c], affine.shift[:c])
+            self.rest = ChannelAffine(Affine(affine.scale[c:], affine.shift[c:]))
         self.conv = conv_of(op.spec, *folded(op.weight, op.bias, first))
-        passes = affine is None or c == n
-        self.rest = nn.Identity() if passes else ChannelAffine(Affine(affine.scale[c:], affine.shift[c:]))
 
     def forward(self, x: Tensor) -> Tensor:
         used, rest = x.split(self.parts, 1)

@@ -22,9 +22,9 @@ from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
+from leanconv.ops.components import fit_bases
 from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.forms.shared_basis import forms
-from leanconv.ops.components import fit_bases
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,27 +11,18 @@ from leanconv.core.affine import Affine, conv_of, folded
 from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec
 from leanconv.ops.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
+from leanconv.ops.forms.protocols import Chain
 from leanconv.ops.forms.shared_basis import LANES
 
 
-class Chain(Protocol):
-    """Of a `leanconv.LowRankConv2d`."""
-
-    spec: ConvSpec
-    factors: str
-
-    @property
-    def links(self) -> list[nn.Conv2d]: ...
-
-
-@dataclass
+@dataclass(frozen=True)
 class _TwoFactors:
     """A k x k and a 1x1 factor under the names that the kernel reads."""
 
     spec: ConvSpec
     first: Tensor
-    coefficients: nn.Parameter
-    bias: nn.Parameter | None
+    coefficients: Tensor
+    bias: Tensor | None
     norm: nn.BatchNorm2d | None = None
 
     @property
