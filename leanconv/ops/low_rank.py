@@ -190,8 +190,8 @@ class LowRank(Method):
     runs on the input map, and the first factor of spatial on a map as wide as the input.
 
     Args:
-        ratio: the largest part of the dense MACs that a layer may keep; the rank is the highest one with so many. By default
-            0.5, if no rank is given.
+        ratio: the largest part of the dense MACs that a layer may keep; the rank is the highest one within this limit. By
+            default 0.5, if no rank is given.
         rank: r for each group, in place of a ratio; for "tucker" also (s, r). A layer whose MACs would not fall stays dense.
         factors: "pointwise" (k x k, then 1x1), "spatial" (kh x 1, then 1 x kw) or "tucker" (1x1, k x k, 1x1).
         align: a rank from `ratio` is rounded down to a multiple of this number, for whole vectors; a rank below is not
