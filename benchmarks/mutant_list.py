@@ -74,7 +74,7 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "operators", "ops/depth_shared.py", "tests/ops/test_depth_shared.py",
-        ("torch.stack([conv.weight for conv in convs]).mean(0)", "convs[0].weight"),
+        ("bias = torch.stack(biases).mean(0) if biases else None", "bias = biases[0] if biases else None"),
         ("last_use = {site.stage: index for index, site in enumerate(sites)}", "last_use = {0: len(sites) - 1}"),
     ),
     *area(
@@ -82,7 +82,7 @@ MUTANTS: list[Mutant] = [
         ("coefficients = stacked @ templates.T", "coefficients = stacked @ templates.T * 0.5"),
         ("return self.templates * first.out_channels * first.fan_in + own", "return first.out_channels * first.fan_in + own"),
     ),
-    *area("operators", "ops/depth_shared.py", "tests/models/test_shard.py",
+    *area("operators", "ops/padded_depth_shared.py", "tests/models/test_shard.py",
         ("return self.bank.weight[:, : self.in_channels]", "return self.bank.weight[:, -self.in_channels :]")),
     *area("operators", "ops/ghost.py", "tests/ops/test_ghost.py",
         ("primary = -(-out_channels // expansion)", "primary = out_channels // expansion")),

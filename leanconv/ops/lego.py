@@ -14,7 +14,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import check_int
+from leanconv.core.settings import check_int, check_share
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
@@ -176,8 +176,7 @@ class Lego(Method):
 
     def __post_init__(self) -> None:
         check_int("splits", self.splits)
-        if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
-            raise SettingError(f"ratio={self.ratio!r} must be a number above 0 and at most 1")
+        check_share("ratio", self.ratio)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return lego_error(self.splits, spec)
