@@ -31,7 +31,9 @@ def can_normed_sum(a: Tensor, b: Tensor, norm_a: nn.Module, norm_b: nn.Module) -
     Other code must see the norms called: hooks, `torch.compile`, traces, `torch.func` and forward mode. It is asked before
     each call, and costs microseconds.
     """
-    plain = (
+    if torch.compiler.is_compiling() or is_tracing() or is_in_torch_dispatch_mode() or _functorch():
+        return False
+    return (
         type(a) is Tensor
         and type(b) is Tensor
         and a.device.type == "cpu"
@@ -41,9 +43,8 @@ def can_normed_sum(a: Tensor, b: Tensor, norm_a: nn.Module, norm_b: nn.Module) -
         and is_channels_last(b)
         and a.numel() > a.shape[1]  # a norm of one value is an error, which torch raises
         and all(_ordinary(norm) for norm in (norm_a, norm_b))
+        and compiled(SOURCE) is not None
     )
-    transformed = torch.compiler.is_compiling() or is_tracing() or is_in_torch_dispatch_mode()
-    return plain and not transformed and not _functorch() and compiled(SOURCE) is not None
 
 
 def _functorch() -> bool:
