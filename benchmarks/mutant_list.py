@@ -136,9 +136,21 @@ MUTANTS: list[Mutant] = [
     # training: steps, schedules, averages
     *area(
         "fit", "train/base.py", STEPS,
-        ("free = [p for p in weights if config.no_decay_norm and p.ndim < 2]", "free = [p for p in weights if p.ndim < 2]"),
         ("seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)", "pass"),
         ("self.sums = torch.zeros_like(self.sums)", "pass"),
+    ),
+    *area(
+        "fit", "train/optimizers.py", "tests/train/test_optimizers.py",
+        ("if config.no_decay_norm and own.ndim < 2}", "if own.ndim < 2}"),
+        ("values.setdefault(parameter, value)", "values[parameter] = value"),
+        ("key=weight.stride, reverse=True", "key=weight.stride"),
+        ("permuted.copy_(matrix.view(permuted.shape))", "pass"),
+        ("chain(*layers[:1], *layers[-1:])", "chain(*layers[:1])"),
+    ),
+    *area(
+        "fit", "train/freeze.py", "tests/train/test_optimizers.py -k froze",
+        ("            norm.training = False", "            pass"),
+        ("            parameter.requires_grad_(True)", "            pass"),
     ),
     *area(
         "fit", "train/module.py", "tests/train/test_fit.py",
@@ -177,8 +189,8 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "resume", "train/resume.py", "tests/train/test_checkpoint.py",
-        ("_need(bool(state) or not momentum or not parameters,", "_need(True,"),
-        ("_need(_same_kind(buffer, parameter.detach()),", "_need(True,"),
+        ("_need(bool(state) or not needed,", "_need(True,"),
+        ("_need(_same_kind(buffer, wanted),", "_need(True,"),
         ("return isinstance(found, Tensor) and (found.shape, found.dtype, found.layout) == (own.shape, own.dtype, own.layout)",
          "return isinstance(found, Tensor) and found.shape == own.shape"),
         ("_need(_finite(buffer),", "_need(True,"),

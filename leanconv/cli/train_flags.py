@@ -59,7 +59,7 @@ def option(setting: Setting) -> Any:
     kind = str if setting.kind is tuple else setting.kind
     default = setting.default
     text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    shown = {"None": "", "True": " [on]", "False": ""}.get(text, f" [{text}]")
+    shown = {"None": "", "": "", "True": " [on]", "False": ""}.get(text, f" [{text}]")
     return Annotated[kind | None, typer.Option(declared, help=setting.help + shown)]
 
 
@@ -89,11 +89,23 @@ def settings_of(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def given_flags(config: type[Config], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given; lists are converted to numbers."""
+    """The settings that were given; a list is split at its commas, and its numbers are converted."""
     declared = config.settings()
     given = {name: value for name, value in settings.items() if value is not None}
     lists = {name for name in given if declared[name].kind is tuple}
-    return given | {name: numbers(flag(declared[name]), given[name]) for name in lists}
+    return given | {
+        name: texts(given[name]) if declared[name].item is str else numbers(flag(declared[name]), given[name])
+        for name in lists
+    }
+
+
+def texts(text: str) -> tuple[str, ...]:
+    """``conv1.*,layer1.*`` as texts.
+
+    >>> texts("conv1.*, layer1.*")
+    ('conv1.*', 'layer1.*')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:

@@ -1,10 +1,10 @@
-"""Globs over the names of layers; a glob that matches nothing is an error."""
+"""Globs over the names of layers and of parameters; a glob that matches nothing is an error."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -63,6 +63,44 @@ class Names:
                 'include="linear" converts those too'
             )
         every = [one for name in layers for one in self._all.get(name, (name,))]
-        close = difflib.get_close_matches(glob.strip("*."), every, n=3, cutoff=0.4) or every[:3]
-        names = ", ".join(map(repr, close)) + (", ..." if len(every) > len(close) else "")
-        raise SettingError(f"{what}={glob!r} matches none of the {len(layers)} {kinds} ({names})")
+        raise SettingError(f"{what}={glob!r} matches none of the {len(layers)} {kinds} ({_close(glob, every)})")
+
+
+class ParameterNames:
+    """The parameters of a model with all of their names; a glob may match any name of a shared parameter.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._all: dict[nn.Parameter, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self._all.setdefault(parameter, []).append(name)
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        return iter(self._all)
+
+    def matching(self, what: str, glob: str) -> list[nn.Parameter]:
+        """The parameters of which `glob` matches a name.
+
+        Args:
+            what: the name of the argument, for the message.
+            glob: the glob.
+
+        Raises:
+            SettingError: there is none; the message lists similar names.
+        """
+        found = [own for own, names in self._all.items() if any(fnmatch.fnmatchcase(name, glob) for name in names)]
+        if found:
+            return found
+        every = [name for names in self._all.values() for name in names]
+        if glob and any(name.startswith(f"{glob}.") for name in every):
+            raise SettingError(f"{what}={glob!r} matches a module and no parameter; write {f'{glob}.*'!r}")
+        raise SettingError(f"{what}={glob!r} matches none of the {len(self._all)} parameters ({_close(glob, every)})")
+
+
+def _close(glob: str, names: Sequence[str]) -> str:
+    """The names nearest to `glob`, for a message."""
+    close = difflib.get_close_matches(glob.strip("*."), names, n=3, cutoff=0.4) or names[:3]
+    return ", ".join(map(repr, close)) + (", ..." if len(names) > len(close) else "")

@@ -49,14 +49,14 @@ class Setting:
         >>> Setting("epochs", int, least=1).rule
         'a whole number of at least 1'
         """
-        text = self._kind_rule() if self.kind is not tuple else f"a list, each entry {self._number_rule(self.item)}"
+        text = f"a list, each entry {self._kind_rule(self.item)}" if self.kind is tuple else self._kind_rule(self.kind)
         return f"{text}, or None" if self.optional else text
 
-    def _kind_rule(self) -> str:
-        if get_origin(self.kind) is Literal:
-            *first, last = map(repr, get_args(self.kind))
+    def _kind_rule(self, kind: Any) -> str:
+        if get_origin(kind) is Literal:
+            *first, last = map(repr, get_args(kind))
             return f"{', '.join(first)} or {last}" if first else last
-        return {bool: "true or false", str: "a text"}.get(self.kind) or self._number_rule(self.kind)
+        return {bool: "true or false", str: "a text"}.get(kind) or self._number_rule(kind)
 
     def _number_rule(self, kind: Any) -> str:
         bounds = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
@@ -72,18 +72,19 @@ class Setting:
         if value is None and self.optional:
             return None
         try:
-            return self._converted(value)
+            return self._several(value) if self.kind is tuple else self._one(self.kind, value)
         except (TypeError, ValueError, OverflowError):
             raise SettingError(f"{self.name}={value!r} must be {self.rule}") from None
 
-    def _converted(self, value: Any) -> Any:
-        if self.kind is tuple:
-            if isinstance(value, str | Mapping):
-                raise TypeError
-            return tuple(self._number(self.item, entry) for entry in value)
-        if self.kind in (int, float):
-            return self._number(self.kind, value)
-        if not (value in get_args(self.kind) if get_origin(self.kind) is Literal else isinstance(value, self.kind)):
+    def _several(self, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str | Mapping):
+            raise TypeError
+        return tuple(self._one(self.item, entry) for entry in value)
+
+    def _one(self, kind: Any, value: Any) -> Any:
+        if kind in (int, float):
+            return self._number(kind, value)
+        if not (value in get_args(kind) if get_origin(kind) is Literal else isinstance(value, kind)):
             raise TypeError
         return value
 

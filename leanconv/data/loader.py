@@ -15,7 +15,18 @@ from leanconv.core.errors import DataError, SettingError
 from leanconv.data.images import LabelledImages, TensorImages
 from leanconv.data.sampling import Sampling
 from leanconv.data.seeds import generator, mix
-from leanconv.data.transforms import AUGMENTS, Transform, eval_transform, normalise, random_crop_flip, train_transform
+from leanconv.data.transforms import (
+    AUGMENTS,
+    PAPERS,
+    Crop,
+    Transform,
+    alternating,
+    eval_transform,
+    flips,
+    normalise,
+    random_crop_flip,
+    train_transform,
+)
 
 Batch = tuple[Tensor, Tensor]
 
@@ -66,26 +77,34 @@ class MemoryLoader(Loader):
         images: TensorImages,
         sampling: Sampling,
         finish: Transform,
-        change: Callable[[Tensor, torch.Generator], Tensor],
+        change: Callable[..., Tensor],
+        mirrors: Tensor | None = None,
     ) -> None:
         super().__init__(images, sampling, finish)
-        self.change = change
+        self.change, self.mirrors = change, mirrors
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         draw = generator(self.sampling.seed, epoch, self.sampling.rank, 1)
         for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
-            yield self.finish(self.change(self.images.images[rows], draw)), self.images.labels[rows]
+            own = {} if self.mirrors is None else {"mirror": self.mirrors[rows] ^ bool(epoch % 2)}
+            yield self.finish(self.change(self.images.images[rows], draw, **own)), self.images.labels[rows]
 
 
 class ItemLoader(Loader):
     """Batches of images that are decoded and transformed one by one, in worker processes if `workers` is above 0."""
 
     def __init__(
-        self, images: LabelledImages, sampling: Sampling, finish: Transform, transform: Transform, workers: int
+        self,
+        images: LabelledImages,
+        sampling: Sampling,
+        finish: Transform,
+        transform: Transform,
+        workers: int,
+        mirrors: Tensor | None = None,
     ) -> None:
         super().__init__(images, sampling, finish)
-        self.transform, self.workers = transform, workers
+        self.transform, self.workers, self.mirrors = transform, workers, mirrors
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch.
@@ -93,8 +112,9 @@ class ItemLoader(Loader):
         Raises:
             DataError: an image cannot be decoded.
         """
+        mirrors = None if self.mirrors is None else self.mirrors ^ bool(epoch % 2)
         loader = DataLoader(
-            _Items(self.images, self.transform, (self.sampling.seed, epoch)),
+            _Items(self.images, self.transform, (self.sampling.seed, epoch), mirrors),
             self.sampling.batch_size,
             sampler=self.sampling.order(epoch).tolist(),
             num_workers=self.workers,
@@ -117,8 +137,10 @@ class ItemLoader(Loader):
 class _Items(Dataset[tuple[Tensor, int]]):
     """Transformed images. Each image has its own seed, so the result does not depend on the number of workers."""
 
-    def __init__(self, images: LabelledImages, transform: Transform, key: tuple[int, int]) -> None:
-        self.images, self.transform, self.key = images, transform, key
+    def __init__(
+        self, images: LabelledImages, transform: Transform, key: tuple[int, int], mirrors: Tensor | None = None
+    ) -> None:
+        self.images, self.transform, self.key, self.mirrors = images, transform, key, mirrors
 
     def __len__(self) -> int:
         return len(self.images)
@@ -127,7 +149,8 @@ class _Items(Dataset[tuple[Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix(*self.key, row))
             image, label = self.images[row]  # a data set of the user's may draw too
-            return self.transform(image).contiguous(), label
+            changed = self.transform(image)
+            return (changed.flip(-1) if self.mirrors is not None and self.mirrors[row] else changed.contiguous()), label
 
 
 def make_loader(
@@ -137,6 +160,8 @@ def make_loader(
     std: Sequence[float],
     batch_size: int,
     augment: str = "none",
+    crop: Crop = PAPERS,
+    extra: Sequence[Transform] = (),
     image_size: int | tuple[int, int] | None = None,
     train: bool,
     seed: int = 0,
@@ -161,11 +186,14 @@ def make_loader(
         mean, std: one value per channel, in [0, 1]; the loader yields (image / 255 - mean) / std.
         batch_size: images in a batch.
         augment: one of `AUGMENTS`; it only acts if `train` is true.
+        crop: the padding of random crops and the kind of flip.
+        extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
+            then prepared one by one, and `workers` makes this faster.
         image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
             already. None keeps their size; images of varying size need a value.
         train: shuffle and augment.
         seed: of the order and the augmentation.
-        workers: processes that decode and transform; unused if the images are in memory.
+        workers: processes that decode and transform; unused if whole batches in memory are transformed.
         channels_last: the memory format of the batches.
         drop_last: leave out a last batch that is not full.
         ten_crop: if `train` is false, yield (N, 10, C, H, W): the four corners and the centre, then the same mirrored.
@@ -186,15 +214,22 @@ def make_loader(
     own = images.image_size
     size = _size(image_size, own)
     sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
+    if augment in ("crop", "crop_flip") and crop.pad_mode == "reflect" and max(crop.padding(size)) >= min(size):
+        raise SettingError(
+            f"crop_pad={max(crop.padding(size))} must be below the image's side {min(size)} to reflect it"
+        )
+    mirrors = alternating(len(images), seed) if train and flips(augment) and crop.flip == "alternating" else None
     finish = partial(normalise, mean=tuple(mean), std=tuple(std), channels_last=channels_last)
-    if isinstance(images, TensorImages) and size == own and not (train and augment == "random_resized_crop"):
+    one_by_one = train and (augment == "random_resized_crop" or bool(extra))
+    if isinstance(images, TensorImages) and size == own and not one_by_one:
         if train and augment != "none":
-            return MemoryLoader(images, sampling, finish, partial(random_crop_flip, flip=augment == "crop_flip"))
+            change = partial(random_crop_flip, flip=flips(augment), crop=crop)
+            return MemoryLoader(images, sampling, finish, change, mirrors)
         view = eval_transform(size, resize=False, ten_crop=ten_crop)
         return MemoryLoader(images, sampling, finish, partial(_view, view=view))
     resize = size != own
-    transform = train_transform(augment, size, resize) if train else eval_transform(size, resize, ten_crop)
-    return ItemLoader(images, sampling, finish, transform, workers)
+    transform = train_transform(augment, size, resize, crop, extra) if train else eval_transform(size, resize, ten_crop)
+    return ItemLoader(images, sampling, finish, transform, workers, mirrors)
 
 
 def _view(images: Tensor, _: torch.Generator, view: Transform) -> Tensor:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
+
+from leanconv.core.errors import SettingError
+from leanconv.data.seeds import generator
 
 AUGMENTS = ("none", "crop", "crop_flip", "random_resized_crop")
 Transform = Callable[[Tensor], Tensor]
@@ -21,7 +25,41 @@ def crop_padding(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] / 8)), max(1, round(size[1] / 8))
 
 
-def train_transform(augment: str, size: tuple[int, int], resize: bool) -> Transform:
+@dataclass(frozen=True)
+class Crop:
+    """How images are cropped and mirrored in training.
+
+    Args:
+        pad: pixels of padding on each side before a random crop; None takes an eighth of the side.
+        pad_mode: "zeros", or "reflect" for the mirrored border.
+        flip: "random" mirrors each image with probability 1/2 in each epoch; "alternating" draws once for each image, and
+            mirrors it in every second epoch, so that each image is seen in both directions equally often (Jordan 2024).
+    """
+
+    pad: int | None = None
+    pad_mode: str = "zeros"
+    flip: str = "random"
+
+    def padding(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Pixels of padding (above and below, left and right) for images of (height, width)."""
+        return crop_padding(size) if self.pad is None else (self.pad, self.pad)
+
+    def torch_mode(self) -> str:
+        """The padding mode in the words of torch and torchvision."""
+        return "constant" if self.pad_mode == "zeros" else self.pad_mode
+
+
+PAPERS = Crop()  # the crop and flip of the CIFAR papers
+
+
+def flips(augment: str) -> bool:
+    """Whether an augmentation mirrors images."""
+    return augment in ("crop_flip", "random_resized_crop")
+
+
+def train_transform(
+    augment: str, size: tuple[int, int], resize: bool, crop: Crop = PAPERS, extra: Sequence[Transform] = ()
+) -> Transform:
     """The training transform of one image: uint8 (C, H, W) -> uint8 (C, *size). It uses torch's global generator.
 
     Args:
@@ -29,20 +67,75 @@ def train_transform(augment: str, size: tuple[int, int], resize: bool) -> Transf
             papers; "random_resized_crop": the crop of ImageNet training, with a horizontal flip.
         size: (height, width) of the result.
         resize: images may have another size. Then `eval_transform` comes first, except for "random_resized_crop".
+        crop: the padding; and the flip, which is left out here if it alternates, because it depends on the epoch.
+        extra: transforms that come last.
     """
     from torchvision.transforms import v2
 
-    flip = v2.RandomHorizontalFlip()
-    steps: list[Transform] = [v2.RandomResizedCrop(size), flip]
+    steps: list[Transform] = [v2.RandomResizedCrop(size)]
     if augment != "random_resized_crop":
         steps = [eval_transform(size, resize)]
     if augment in ("crop", "crop_flip"):
-        high, wide = crop_padding(size)
-        steps.append(v2.RandomCrop(size, padding=[wide, high]))
-    if augment == "crop_flip":
-        steps.append(flip)
-    composed: Transform = v2.Compose(steps)
+        high, wide = crop.padding(size)
+        steps.append(v2.RandomCrop(size, padding=[wide, high], padding_mode=crop.torch_mode()))
+    if flips(augment) and crop.flip == "random":
+        steps.append(v2.RandomHorizontalFlip())
+    composed: Transform = v2.Compose([*steps, *extra])
     return composed
+
+
+def extra_transforms(
+    auto_augment: str, ops: int, magnitude: int, erase: float, mean: Sequence[float]
+) -> tuple[Transform, ...]:
+    """Further training transforms of one image, uint8 (C, H, W) -> same, with torch's global generator; () for none.
+
+    Args:
+        auto_augment: "none", "randaugment" or "trivialaugment" (TrivialAugmentWide), as in torchvision.
+        ops, magnitude: the number of RandAugment's operations, and their strength of 0 to 30.
+        erase: the probability that a rectangle becomes the mean colour; its size is as in torchvision's RandomErasing.
+        mean: the mean of each channel, in [0, 1].
+
+    Raises:
+        SettingError: `auto_augment` does not exist, or the images have neither one channel nor three.
+
+    >>> len(extra_transforms("trivialaugment", 2, 9, 0.5, mean=[0.5]))
+    2
+    """
+    from torchvision.transforms import v2
+
+    made: dict[str, Callable[[], Transform]] = {
+        "randaugment": lambda: v2.RandAugment(ops, magnitude),
+        "trivialaugment": v2.TrivialAugmentWide,
+    }
+    if auto_augment not in ("none", *made):
+        raise SettingError(f"auto_augment={auto_augment!r} must be one of none, {', '.join(made)}")
+    if auto_augment != "none" and len(mean) not in (1, 3):
+        raise SettingError(
+            f"auto_augment={auto_augment!r} takes images of 1 or 3 channels, not {len(mean)}; use 'none'"
+        )
+    steps = [made[auto_augment]()] if auto_augment in made else []
+    if erase:
+        steps.append(v2.RandomErasing(erase, value=[round(255 * level) for level in mean]))
+    return tuple(steps)
+
+
+def mixes_of(mixup: float, cutmix: float, classes: int) -> list[Callable[..., tuple[Tensor, Tensor]]]:
+    """torchvision's Mixup and CutMix of a batch, for each alpha above 0; they use torch's global generator.
+
+    Image i is mixed with image i - 1 by a share that is drawn once for the batch: Mixup takes a weighted mean, CutMix pastes a
+    rectangle. The labels become the shares of the classes.
+
+    Shape:
+        images: float (N, C, H, W) -> same; labels: int64 (N,) -> float (N, classes).
+
+    >>> images, labels = mixes_of(0.2, 0, classes=3)[0](torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]))
+    >>> labels.shape, round(labels.sum().item())
+    (torch.Size([4, 3]), 4)
+    """
+    from torchvision.transforms import v2
+
+    mixes = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+    return mixes + ([v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else [])
 
 
 def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) -> Transform:
@@ -69,17 +162,29 @@ def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) 
     return v2.Compose(steps) if steps else _unchanged
 
 
-def random_crop_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """A random crop after zero padding for each image of a batch, and a random flip if `flip`: uint8 (N, C, H, W) -> same."""
+def random_crop_flip(
+    images: Tensor, draw: torch.Generator, flip: bool, crop: Crop = PAPERS, mirror: Tensor | None = None
+) -> Tensor:
+    """A random crop after padding for each image of a batch, and a flip if `flip`: uint8 (N, C, H, W) -> same.
+
+    Args:
+        draw: the source of random numbers.
+        flip: mirror images.
+        crop: the padding.
+        mirror: which images to mirror, bool (N,); None draws them with probability 1/2.
+    """
     count, _, height, width = images.shape
-    high, wide = crop_padding((height, width))
-    top = torch.randint(2 * high + 1, (count,), generator=generator)
-    left = torch.randint(2 * wide + 1, (count,), generator=generator)
-    mirror = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count, dtype=torch.bool)
-    return crop_flip(images, top, left, mirror)
+    high, wide = crop.padding((height, width))
+    top = torch.randint(2 * high + 1, (count,), generator=draw)
+    left = torch.randint(2 * wide + 1, (count,), generator=draw)
+    if not flip:
+        mirror = torch.zeros(count, dtype=torch.bool)
+    elif mirror is None:
+        mirror = torch.rand(count, generator=draw) < 0.5
+    return crop_flip(images, top, left, mirror, crop)
 
 
-def crop_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
+def crop_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor, crop: Crop = PAPERS) -> Tensor:
     """Pad each image i, crop it to its old size at (top[i], left[i]), and mirror it if mirror[i] is true.
 
     This works on whole batches, because torchvision v2's RandomCrop and flip on single images are too slow to feed a GPU from
@@ -89,11 +194,20 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tens
     Shape:
         images: uint8 (N, C, H, W) -> (N, C, H, W); top, left: integers (N,); mirror: bool (N,).
     """
-    high, wide = crop_padding((images.shape[2], images.shape[3]))
-    padded = torch.nn.functional.pad(images, (wide, wide, high, high))
+    high, wide = crop.padding((images.shape[2], images.shape[3]))
+    padded = torch.nn.functional.pad(images, (wide, wide, high, high), mode=crop.torch_mode())
     windows = padded.unfold(2, images.shape[2], 1).unfold(3, images.shape[3], 1)
     cut = windows[torch.arange(len(images)), :, top, left]
     return torch.where(mirror[:, None, None, None], cut.flip(3), cut)
+
+
+def alternating(count: int, seed: int) -> Tensor:
+    """The images that an alternating flip mirrors in the first epoch: bool (count,). In the second epoch it mirrors the others.
+
+    >>> alternating(4, seed=0)
+    tensor([ True, False, False, False])
+    """
+    return torch.randint(2, (count,), generator=generator(seed, 2)).bool()
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], channels_last: bool) -> Tensor:

@@ -25,7 +25,6 @@ class DetectConfig(RunConfig):
         max_size: the largest longer side of a resized photo, in pixels.
         flip: the probability that a photo is mirrored in training.
         keep_empty: also train on photos without an object.
-        clip: the largest norm of all gradients together; None does not clip.
 
     Raises:
         SettingError: a setting is unknown, or a value is out of its range.
@@ -48,7 +47,6 @@ class DetectConfig(RunConfig):
     max_size: int = setting("Pixels of its longer side, at most.", default=1333, least=1)
     flip: float = setting("How likely a photo is mirrored.", default=0.5, least=0, most=1)
     keep_empty: bool = setting("Train on photos without an object too.", default=False)
-    clip: float | None = setting("Largest norm of the gradients.", default=None, above=0)
 
     def _check_together(self) -> None:
         super()._check_together()

@@ -26,8 +26,8 @@ from leanconv.detect.files import save_detector
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits, fit_detector
 from leanconv.files.target import Network, network_digest, network_name, open_target
-from leanconv.train.config import EXECUTION
 from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
+from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class DetectJob:
             "init": self.init,
             "pretrained": self.pretrained,
             "build": {key: list(v) if isinstance(v, tuple) else v for key, v in self.build.items()},
-            "train": {name: value for name, value in self.config.to_json().items() if name not in EXECUTION},
+            "train": self.config.identity(),
         }
 
     def create(self) -> nn.Module:
@@ -158,6 +158,7 @@ def run(
     """
     device["devices"] = check_execution(job.config, device.get("accelerator", "auto"), device.get("devices"))
     detector = job.create()  # before the folder is there: a mistake leaves nothing behind
+    check_parameters(detector, job.config)
     check_fits(detector, job.data)
     job.data.part("train")
     check_request(job.data.part(job.part))

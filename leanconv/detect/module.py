@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 
-from leanconv.core.penalty import penalty
 from leanconv.detect.cascade import CascadeRoIHeads
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.feed import Batch
@@ -31,21 +30,19 @@ class DetectModule(RunModule):
         super().__init__(detector, config, sums=len(self.names) + 2)
         self.unread = unread
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def parts(self, batch: Batch) -> list[Batch]:
+        """The batch in `accumulate` parts."""
         images, targets = batch
-        losses = self.model(images, targets)
-        extra = penalty(self.model)
-        total: Tensor = sum(losses.values()) + extra
-        with torch.no_grad():
-            values = [*(losses[name].detach().float() for name in self.names), extra.detach().float()]
-            self.count(total, torch.stack([*values, torch.ones_like(values[0])]) * len(images))
-        return total
+        size = -(-len(images) // self.config.accumulate)
+        return [(images[start : start + size], targets[start : start + size]) for start in range(0, len(images), size)]
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip by hand: Lightning's gradient_clip_val refuses a fused SGD in bfloat16, though nothing is scaled there."""
-        if self.config.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+    def measure(self, part: Batch, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the detector's losses, and its losses one by one."""
+        losses = self.model(*part)
+        total: Tensor = sum(losses.values())
+        with torch.no_grad():
+            values = [*(losses[name].detach().float() for name in self.names), extra.float()]
+            return total, torch.stack([*values, torch.ones_like(values[0])])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the list of unread photos in the checkpoint."""
@@ -63,7 +60,7 @@ class DetectModule(RunModule):
         means = [value / n for value in sums]
         return {
             "epoch": self.trainer.current_epoch + 1,
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.step_lr,
             "train_loss": sum(means[:-1]),
             "penalty": means[-1],
             **dict(zip(self.names, means, strict=False)),

@@ -19,6 +19,7 @@ from leanconv.detect.detector import describe_detector, set_settings
 from leanconv.detect.scoring import has_masks
 from leanconv.train.caller import undisturbed
 from leanconv.train.folder import RunFolder
+from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import FitResult, check_execution, concluded
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def fit_detector(
         FileError, RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
     devices = check_execution(config, accelerator, devices)
+    check_parameters(detector, config)
     check_fits(detector, data)
     data = for_detector(detector, data, whole=True)
     with undisturbed(accelerator, alone=devices == 1 and started() is None):

@@ -95,7 +95,7 @@ def compare(
         raise SettingError(
             "a Logger object would mix the runs of a comparison; give its name: tensorboard, csv or wandb"
         )
-    chosen = settings_for(config, images, settings)
+    chosen = settings_for(config, images, settings, device)
     shared: dict[str, Any] = {
         "where": tuple(where), "exclude": tuple(exclude), "include": include, "init": init, "pretrained": pretrained,
     }  # fmt: skip

@@ -87,7 +87,7 @@ def fit(
     (355, 1)
     """
     images = as_images(data, test_split=test_split)
-    chosen = settings_for(config, images, settings)
+    chosen = settings_for(config, images, settings, device)
     asked = parse_method(method) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(

@@ -80,7 +80,7 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """The job as JSON values: two runs with equal identities are the same run."""
-        train = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
+        train = self.config.identity()
         seed = train.pop("seed")
         facts = describe(self.data)
         own = {"network": network_digest(self.network)} if isinstance(self.network, nn.Module) else {}

@@ -11,6 +11,7 @@ from leanconv.core.count import count
 from leanconv.data import ImageData
 from leanconv.experiment.job import Job
 from leanconv.train.config import TrainConfig
+from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution, checked_engine
 
 
@@ -47,9 +48,10 @@ def prepare(job: Job, options: dict[str, Any]) -> Ready:
     """Build and count the network of `job`, so that an error in either is found before training.
 
     Raises:
-        SettingError: the network, the method and the images do not fit each other.
+        SettingError: the network, the method, the images and the settings do not fit each other.
     """
     network = job.build()
+    check_parameters(network, job.config)
     counts = count(network, job.input_size).to_json()
     request = job.request(network, options.get("accelerator", "auto"))
     data = job.in_order_of(network).data

@@ -8,6 +8,7 @@ from typing import Any
 
 from leanconv.core.config import check_known
 from leanconv.core.errors import FileError, SettingError
+from leanconv.core.machine import precision_of
 from leanconv.core.reading import one_line, parse_yaml
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
@@ -15,20 +16,26 @@ from leanconv.train.folder import CLASSES, REQUEST
 from leanconv.train.recipes import RECIPES
 
 
-def settings_for(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
+def settings_for(
+    config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any], device: str = "auto"
+) -> TrainConfig:
     """The settings of a run on `data`. If a data set prepares its own images, the run does not change these images.
 
     Args:
         config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
         data: the images.
         given: single settings, which replace those of `config`.
+        device: where the run trains; it decides what ``precision="auto"`` means.
 
     Raises:
         SettingError: the recipe or a setting does not exist, or a value breaks its rule.
         FileError: the file cannot be read.
     """
     chosen = _chosen(config, data.name, given)
-    return chosen.replace(augment="none", image_size=None, ten_crop=False) if data.prepared else chosen
+    chosen = chosen.replace(precision=precision_of(chosen.precision, device))
+    if data.prepared:
+        chosen = chosen.replace(augment="none", auto_augment="none", erase=0.0, image_size=None, ten_crop=False)
+    return chosen
 
 
 def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:

@@ -13,7 +13,7 @@ from torch import nn
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.core.notes import get_base, set_base
-from leanconv.models import bases, peers, shard_resnet, shard_vgg, spconv, tied
+from leanconv.models import bases, fast_vgg, peers, shard_resnet, shard_vgg, spconv, tied
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
 from leanconv.models.resnet import resnet
@@ -38,6 +38,7 @@ MODELS: tuple[ModelEntry, ...] = (
     _resnet("resnet18_cifar", (2, 2, 2, 2), BASES, width=64, shortcut="B"),
     _resnet("resnet34_cifar", (3, 4, 6, 3), BASES, width=64, shortcut="B"),
     ModelEntry("vgg16", VGG16, {"head": "512bn"}, "Simonyan & Zisserman 2015; heads of SPConv and ShardNet"),
+    *fast_vgg.ENTRIES,
     *tied.ENTRIES,
     *bases.ENTRIES,
     *shard_vgg.ENTRIES,

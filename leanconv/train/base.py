@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.penalty import penalty
 from leanconv.data.seeds import mix
 from leanconv.train.checkpoint import steps_per_epoch
 from leanconv.train.config import RunConfig
+from leanconv.train.optimizers import make_optimizer, set_lr
 from leanconv.train.schedules import learning_rate
 
 Record = dict[str, Any]
 
 
 class RunModule(pl.LightningModule):
-    """A network under SGD: its learning rate, the seed of each step, and sums that are read once in an epoch.
+    """A network under its optimizer: the learning rate, the seed of each step, and sums that are read once in an epoch.
 
     Sums are tensors on the device and are read once in an epoch, because reading them in each step would make a GPU wait.
-    A subclass adds `training_step`, which calls `count`, and `take_record`.
+    A subclass adds `parts`, `measure` and `take_record`.
 
     Args:
         model: the network.
@@ -42,6 +44,7 @@ class RunModule(pl.LightningModule):
         self.history: list[Record] = []
         self.record: Record = {}  # of the current epoch, from its last step on
         self.ended = False  # a callback ended the run before the last epoch
+        self.step_lr = 0.0  # the schedule's learning rate in the last step; a group may have a multiple of it
         self.train_seconds = 0.0  # of the current epoch, without validation
         # Plain attributes, because averaging the weights also averages the buffers
         self.sums = torch.zeros(sums)
@@ -50,34 +53,74 @@ class RunModule(pl.LightningModule):
         self.finite = [name for name, value in model.state_dict().items() if _is_finite(value)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        config = self.config
-        weights = [p for p in self.model.parameters() if p.requires_grad]
-        free = [p for p in weights if config.no_decay_norm and p.ndim < 2]
-        exempt = {id(p) for p in free}
-        groups: list[dict[str, Any]] = [{"params": [p for p in weights if id(p) not in exempt]}]
-        if free:
-            groups.append({"params": free, "weight_decay": 0.0})
-        return torch.optim.SGD(
-            groups, config.lr, momentum=config.momentum, nesterov=config.nesterov,
-            weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda"),
-        )  # fmt: skip
+        return make_optimizer(self.model, self.config, fused=self.device.type in ("cpu", "cuda"))
 
     def on_fit_start(self) -> None:
         self.sums, self.first_bad = self.sums.to(self.device), self.first_bad.to(self.device)
 
     @property
+    def total_steps(self) -> int:
+        """The optimiser steps of the whole run."""
+        return self.config.epochs * int(self.trainer.num_training_batches)
+
+    @property
     def lr(self) -> float:
-        """The learning rate of the current step."""
+        """The schedule's learning rate in the current step."""
         losses = [record["val_loss"] for record in self.history] if self.config.schedule == "plateau" else []
         return learning_rate(self.config, self.trainer.global_step, int(self.trainer.num_training_batches), losses)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        optimizer = self.trainer.optimizers[0]
-        lr = self.lr
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        self.step_lr = self.lr
+        set_lr(self.trainer.optimizers[0], self.step_lr)
         # Each step has its own random stream, so that a resumed run continues with the same dropout, on any device
         seed_all(mix(self.config.seed, self.trainer.global_step, self.trainer.global_rank), self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one step: the mean over the images of the batch, and the penalty.
+
+        With `accumulate`, the gradients of all parts but the last are computed here and added up in the weights; Lightning
+        computes the gradient of the last part. Lightning's own accumulation would count parts as steps, and could be stopped
+        between two parts, whose gradients no checkpoint holds. Several processes exchange gradients in the last part only.
+        """
+        parts = self.parts(batch)
+        sizes = [len(part[0]) for part in parts]
+        if self.config.accumulate > 1:
+            self.trainer.optimizers[0].zero_grad()
+        total = extra = penalty(self.model)
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True), 1):
+            loss, values = self.measure(part, extra.detach())
+            loss = loss * (size / sum(sizes))
+            self.sums += values * size
+            if number < len(parts):
+                with torch.autocast(self.device.type, enabled=False):
+                    loss.backward()  # type: ignore[no-untyped-call]
+                torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+                loss = loss.detach()
+            total = total + loss
+        self.watch(total.detach())
+        return total
+
+    def parts(self, batch: Any) -> list[Any]:
+        """The batch in `accumulate` parts, each a tuple of (images, labels)."""
+        raise NotImplementedError
+
+    def measure(self, part: Any, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss of a part, without the penalty, and the means that are added to the sums.
+
+        Args:
+            part: one of `parts`.
+            extra: the value of the penalty.
+        """
+        raise NotImplementedError
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        if self.config.accumulate == 1:  # otherwise the gradients are set to zero before the first part
+            optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip by hand: Lightning's gradient_clip_val refuses a fused SGD in bfloat16, though nothing is scaled there."""
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx + 1 == self.trainer.num_training_batches:
@@ -90,9 +133,8 @@ class RunModule(pl.LightningModule):
         monitored = {name: float(value) for name, value in values.items() if name not in ("epoch", "images")}
         self.log_dict(monitored, on_step=False, on_epoch=True, batch_size=1, logger=False)
 
-    def count(self, total: Tensor, values: Tensor) -> None:
-        """Add `values` to the sums, and note the first step whose loss `total` is not finite."""
-        self.sums += values
+    def watch(self, total: Tensor) -> None:
+        """Note the first step whose loss `total` is not finite."""
         step = torch.where(total.isfinite(), torch.inf, float(self.trainer.global_step))
         self.first_bad = torch.minimum(self.first_bad, step)
 

@@ -68,10 +68,9 @@ class Recorder(pl.Callback):
             return
         bad = module.first_bad_step()
         if bad is not None:
-            self._diverged(trainer, "the loss is", bad)
+            self._diverged(trainer, module, "the loss is", bad)
         if trainer.loggers:
-            lr = trainer.optimizers[0].param_groups[0]["lr"]
-            _log(trainer, {"train_loss_step": float(outputs["loss"]), "lr_step": lr})
+            _log(trainer, {"train_loss_step": float(outputs["loss"]), "lr_step": module.step_lr})
         if last or self.stop:
             module.train_seconds += self._lap()
         if self.stop and not last:  # after the last step, on_train_epoch_end checks the weights
@@ -84,7 +83,7 @@ class Recorder(pl.Callback):
         record["images_per_s"] = record.pop("images") / module.train_seconds
         for name, value in record.items():
             if not math.isfinite(value):  # JSON has no NaN and no infinity, and the next epoch would not be better
-                self._diverged(trainer, f"{name} is")
+                self._diverged(trainer, module, f"{name} is")
         module.history.append(record)
         module.train_seconds = 0.0
         self._check_weights(trainer, module)
@@ -98,11 +97,11 @@ class Recorder(pl.Callback):
         """A checkpoint with weights that are not finite must not be written."""
         spoilt = module.not_finite()
         if not trainer.strategy.reduce_boolean_decision(spoilt is None):
-            self._diverged(trainer, f"{spoilt or 'a weight'} is")
+            self._diverged(trainer, module, f"{spoilt or 'a weight'} is")
 
-    def _diverged(self, trainer: pl.Trainer, what: str, step: int | None = None) -> NoReturn:
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
-        place = f"epoch {trainer.current_epoch + 1}, step {(trainer.global_step - 1 if step is None else step) + 1}, lr={lr:.4g}"
+    def _diverged(self, trainer: pl.Trainer, module: RunModule, what: str, step: int | None = None) -> NoReturn:
+        number = (trainer.global_step - 1 if step is None else step) + 1
+        place = f"epoch {trainer.current_epoch + 1}, step {number}, lr={module.step_lr:.4g}"
         raise RunError(f"{what} not finite at {place}; lower lr, or add warmup_epochs")
 
     def _lap(self) -> float:

@@ -23,7 +23,7 @@ from leanconv.train.checkpoint import object_in
 SETTING_OF: dict[type[Callback], str] = {
     WeightAveraging: "ema",
     StochasticWeightAveraging: "ema",
-    GradientAccumulationScheduler: "batch_size",
+    GradientAccumulationScheduler: "accumulate",
     BatchSizeFinder: "batch_size",
     LearningRateFinder: "lr",
 }

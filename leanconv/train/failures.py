@@ -10,6 +10,7 @@ import torch
 
 from leanconv.core.errors import RunError, first_line
 
+NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's words
 SIGNAL_SECONDS = 0.2  # the signal of a process that ended arrives within this time
 
 
@@ -18,7 +19,8 @@ def failures() -> Iterator[None]:
     """Turn failures inside the block, where images are decoded and a network runs, into errors of one line.
 
     Raises:
-        RunError: memory ran out, or a process that decodes images was killed, mostly because memory ran out.
+        RunError: memory ran out, or a process that decodes images was killed, mostly because memory ran out; or the run is
+            `deterministic`, and torch has no deterministic algorithm for a layer.
     """
     try:
         yield
@@ -29,6 +31,11 @@ def failures() -> Iterator[None]:
         ConnectionError,
         EOFError,
     ) as error:  # the last two if the process ended while it passed an image
+        if isinstance(error, RuntimeError) and NOT_DETERMINISTIC in str(error):
+            layer = first_line(error).split(NOT_DETERMINISTIC)[0]
+            raise RunError(
+                f"deterministic=True: torch has no deterministic algorithm for {layer}; leave it out"
+            ) from error
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         if not isinstance(error, RuntimeError):  # torch raises once more when the signal of the ended process arrives

@@ -7,10 +7,13 @@ from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
 
 from leanconv.core.errors import SettingError
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.data.loader import Epochs
+from leanconv.data.transforms import Crop, extra_transforms
 from leanconv.train.config import TrainConfig
 
 VALIDATION_BATCH = 500
@@ -74,9 +77,13 @@ class Feed(pl.LightningDataModule):
         trainer, batch_size = self._trainer(), self.config.batch_size
         # A small last batch would give noisy batch statistics, and a single image would give none
         drop_last = len(self.train) >= batch_size
+        config = self.config
+        extra = extra_transforms(
+            config.auto_augment, config.randaugment_ops, config.randaugment_magnitude, config.erase, self.mean
+        )
         loader = self._loader(
-            self.train, batch_size=per_process(batch_size, trainer.world_size), train=True, augment=self.config.augment,
-            seed=self.config.seed, drop_last=drop_last,
+            self.train, batch_size=per_process(batch_size, trainer.world_size), train=True, augment=config.augment,
+            crop=self._crop(), extra=extra, seed=config.seed, drop_last=drop_last,
         )  # fmt: skip
         return Resumable(loader, trainer)
 
@@ -84,6 +91,18 @@ class Feed(pl.LightningDataModule):
         if self.validation is None:
             return []
         return self._loader(self.validation, batch_size=VALIDATION_BATCH, train=False)
+
+    def first_images(self, count: int = 5000) -> Tensor:
+        """The first `count` train images as the network gets them, not augmented: float32 (N, C, H, W)."""
+        rows = torch.arange(min(count, len(self.train)))
+        loader = make_loader(
+            self.train.subset(rows), mean=self.mean, std=self.std, image_size=self.config.image_size, batch_size=len(rows),
+            train=False, workers=self.config.workers,
+        )  # fmt: skip
+        return next(iter(loader))[0]
+
+    def _crop(self) -> Crop:
+        return Crop(self.config.crop_pad, self.config.crop_pad_mode, self.config.flip)
 
     def _loader(self, images: LabelledImages, **options: Any) -> Loader:
         config, trainer = self.config, self._trainer()

@@ -70,7 +70,7 @@ class RunFolder:
             if not resume:
                 way_out = "add --resume (resume=True) to continue it, or choose another folder"
                 raise SettingError(f"{self.root}: holds a run already; {way_out}")
-            self._check_same(settings)
+            self._check_same(settings, config)
             return read_checkpoint(self.checkpoint)
         if not leads():
             return None
@@ -94,12 +94,13 @@ class RunFolder:
         with written(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
-    def _check_same(self, settings: dict[str, Any]) -> None:
+    def _check_same(self, settings: dict[str, Any], config: RunConfig) -> None:
         try:
             before = parse_yaml(self.config.read_text(encoding="utf-8"))
             assert isinstance(before, dict)
         except (OSError, ValueError, AssertionError) as error:
             raise FileError(f"{self.config}: cannot be read; start a new run in another folder") from error
+        before = config.added() | before
         for name in {**before, **settings}:
             if name == CLASSES and name not in before:  # an older run, which did not store the classes
                 continue

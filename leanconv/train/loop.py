@@ -41,6 +41,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_channels_last
 from leanconv.core.logs import only_errors
+from leanconv.core.machine import precision_of
 from leanconv.core.processes import leads
 from leanconv.core.state import versioned
 from leanconv.train.base import Record, RunModule
@@ -51,6 +52,7 @@ from leanconv.train.config import RunConfig
 from leanconv.train.engine import check_same_callbacks
 from leanconv.train.failures import failures
 from leanconv.train.folder import RunFolder
+from leanconv.train.freeze import frozen
 from leanconv.train.gradients import GradientRecorder
 from leanconv.train.loggers import open_loggers
 from leanconv.train.placement import placement
@@ -115,28 +117,29 @@ def train_loop(
         if len(_history(checkpoint)) == config.epochs or checkpoint["progress"].get("ended"):
             return _read_back(model, checkpoint, folder)
     counts, environment = placement(devices)
-    work = make()
-    if checkpoint is not None:
-        check_resumable(work.module, checkpoint, config, folder.checkpoint)
-        check_same_callbacks(checkpoint.get("callbacks", {}), (*callbacks, *work.callbacks))
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    recorder = Recorder(folder)
-    step = 0 if checkpoint is None else int(checkpoint["global_step"])
-    # the signal of an ended process may raise an error while the loggers close, so `failures` is outside of them too
-    with failures(), _quiet(), open_loggers(loggers, folder.root, step) as opened:
-        ordered = [*callbacks, *work.callbacks, *_own_callbacks(recorder, config, callbacks, progress)]
-        trainer = _trainer(
-            config, folder, accelerator=accelerator, strategy=strategy, **counts, callbacks=ordered, logger=opened,
-            plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in ordered),
-        )  # fmt: skip
-        model.train()
-        if config.channels_last:
-            to_channels_last(model)
-        with _interruptible(recorder, trainer.world_size), failures():
-            resumed = folder.checkpoint if checkpoint is not None else None
-            trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
-    return work.module.history
+    model.train()
+    with frozen(model, config.freeze):
+        work = make()
+        if checkpoint is not None:
+            check_resumable(work.module, checkpoint, config, folder.checkpoint)
+            check_same_callbacks(checkpoint.get("callbacks", {}), (*callbacks, *work.callbacks))
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        recorder = Recorder(folder)
+        step = 0 if checkpoint is None else int(checkpoint["global_step"])
+        # the signal of an ended process may raise an error while the loggers close, so `failures` is outside of them too
+        with failures(), _quiet(), open_loggers(loggers, folder.root, step) as opened:
+            ordered = [*callbacks, *work.callbacks, *_own_callbacks(recorder, config, callbacks, progress)]
+            trainer = _trainer(
+                config, folder, accelerator=accelerator, strategy=strategy, **counts, callbacks=ordered, logger=opened,
+                plugins=[AtomicCheckpoints(folder, config.keeps_best), environment],
+                enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in ordered),
+            )  # fmt: skip
+            if config.channels_last:
+                to_channels_last(model)
+            with _interruptible(recorder, trainer.world_size), failures():
+                resumed = folder.checkpoint if checkpoint is not None else None
+                trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
+        return work.module.history
 
 
 def _own_callbacks(
@@ -164,12 +167,13 @@ def _read_back(model: nn.Module, checkpoint: dict[str, Any], folder: RunFolder) 
 
 
 def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Trainer:
+    precision = precision_of(config.precision, settings["accelerator"])
     try:
         return pl.Trainer(
             **settings,
             min_epochs=1,  # otherwise a callback that stops at once would leave a run without a record
             max_epochs=config.epochs,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
             default_root_dir=folder.root,
             log_every_n_steps=LOOK_EVERY,
             enable_model_summary=False,
@@ -177,6 +181,7 @@ def _trainer(config: RunConfig, folder: RunFolder, **settings: Any) -> pl.Traine
             limit_val_batches=None if config.validation else 0,
             use_distributed_sampler=False,
             sync_batchnorm=config.sync_norms,
+            deterministic=config.deterministic or None,
         )
     except (MisconfigurationException, ValueError) as error:  # for example more GPUs than exist
         asked = f"devices={settings['devices']}, strategy={settings['strategy']}"

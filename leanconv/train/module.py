@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanconv.core.penalty import penalty
+from leanconv.data.transforms import mixes_of
 from leanconv.train.base import Record, RunModule
 from leanconv.train.config import TrainConfig
 from leanconv.train.scoring import Scores, logits_of, tally
@@ -31,24 +31,32 @@ class TrainModule(RunModule):
         # A compiled function, not a compiled module, leaves the caller's model and its state dict unchanged
         self.call = torch.compile(_call) if config.compile else _call
         self.validation_sums = torch.zeros(4)
+        self.mixes = mixes_of(config.mixup, config.cutmix, classes)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
+    def parts(self, batch: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The batch, mixed by Mixup or CutMix if they are set, in `accumulate` parts."""
+        if self.mixes:
+            # The step's own random stream draws, so that a resumed run mixes the same images
+            chosen = int(torch.randint(len(self.mixes), ())) if len(self.mixes) > 1 else 0
+            batch = self.mixes[chosen](*batch)
+        images, labels = (value.tensor_split(self.config.accumulate) for value in batch)
+        return [part for part in zip(images, labels, strict=True) if len(part[1])]
+
+    def measure(self, part: tuple[Tensor, Tensor], extra: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = part
         logits = logits_of(self.call(self.model, images), self.classes).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        extra = penalty(self.model)
-        total = loss + extra
         with torch.no_grad():
-            hits = (logits.argmax(dim=1) == labels).float().mean()
-            self.count(total, torch.stack([loss, extra, hits, torch.ones_like(loss)]) * len(labels))
-        return total
+            largest = labels if labels.ndim == 1 else labels.argmax(dim=1)
+            hits = (logits.argmax(dim=1) == largest).float().mean()
+            return loss, torch.stack([loss, extra, hits, torch.ones_like(loss)])
 
     def take_record(self) -> Record:
         """The record of this epoch, over all processes; the sums are then reset to zero."""
         loss, extra, hits, n = self.take_sums()
         return {
             "epoch": self.trainer.current_epoch + 1,
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.step_lr,
             "train_loss": loss / n,
             "penalty": extra / n,
             "train_top1_pct": 100 * hits / n,

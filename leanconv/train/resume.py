@@ -14,6 +14,7 @@ from leanconv.core.errors import FileError
 from leanconv.train.base import RunModule
 from leanconv.train.checkpoint import BATCHES
 from leanconv.train.config import RunConfig
+from leanconv.train.optimizers import LR_FACTOR, state_of
 
 EXECUTION = (
     "lr",
@@ -223,7 +224,7 @@ def _optimizer(module: RunModule, checkpoint: Mapping[str, Any]) -> None:
     for number, (group, mine) in enumerate(zip(groups, wanted, strict=True)):
         for name, value in mine.items():
             here = f"{name} of the optimizer's group {number}"
-            if name not in group and name in FILLED_IN:
+            if name not in group and (name in FILLED_IN or (name == LR_FACTOR and value == 1)):
                 continue
             there = group.get(name)
             if name == "lr":
@@ -232,28 +233,38 @@ def _optimizer(module: RunModule, checkpoint: Mapping[str, Any]) -> None:
                 _need(there is None or isinstance(there, bool), f"{here} is {there!r} and no truth value")
             else:
                 _need(type(there) is type(value) and there == value, f"{here} is {there!r} in it and {value!r} here")
-    _buffers(state, own, momentum=wanted[0]["momentum"] != 0, names=_names(module))
+    _buffers(state, own, checkpoint["global_step"], _names(module))
 
 
 def _names(module: nn.Module) -> dict[int, str]:
     return {id(value): name.removeprefix("model.") for name, value in module.named_parameters()}
 
 
-def _buffers(state: Any, own: torch.optim.Optimizer, momentum: bool, names: Mapping[int, str]) -> None:
-    """Check SGD's buffers: it keeps one for each parameter, except for a parameter that never got a gradient."""
-    parameters = [parameter for group in own.param_groups for parameter in group["params"]]
+def _buffers(state: Any, own: torch.optim.Optimizer, steps: int, names: Mapping[int, str]) -> None:
+    """Check what the optimizer keeps for each parameter; it keeps nothing for a parameter that never got a gradient."""
+    parameters = [(parameter, group) for group in own.param_groups for parameter in group["params"]]
     _need(isinstance(state, dict), "the optimizer has no state")
-    _need(bool(state) or not momentum or not parameters, "the optimizer's state is empty")
+    needed = any(group.get("momentum") != 0 for _, group in parameters)
+    _need(bool(state) or not needed, "the optimizer's state is empty")
     for index, entry in state.items():
         _need(_is_count(index, 0, len(parameters) - 1), f"the optimizer's state {index!r} belongs to no parameter")
-        parameter = parameters[index]
-        place = f"the optimizer's momentum_buffer of {names.get(id(parameter), index)}"
-        _need(isinstance(entry, dict) and set(entry) <= {"momentum_buffer"}, f"{place} is not all of its state")
-        buffer = entry.get("momentum_buffer")
-        if buffer is None and not momentum:
-            continue
-        _need(_same_kind(buffer, parameter.detach()), f"{place} is {_kind(buffer)} and not {_kind(parameter.detach())}")
-        _need(_finite(buffer), f"{place} is not finite")
+        parameter, group = parameters[index]
+        name, kept = names.get(id(parameter), index), state_of(group)
+        counted = {"step"} if "betas" in group else set()
+        whole = f"the optimizer's {' and '.join(kept)} of {name}"
+        _need(isinstance(entry, dict) and set(entry) <= {*kept, *counted}, f"{whole} is not all of its state")
+        for kind in kept:
+            place, buffer = f"the optimizer's {kind} of {name}", entry.get(kind)
+            if buffer is None and group.get("momentum") == 0:
+                continue
+            wanted = parameter.detach()
+            _need(_same_kind(buffer, wanted), f"{place} is {_kind(buffer)} and not {_kind(wanted)}")
+            _need(_finite(buffer), f"{place} is not finite")
+            _need(kind != "exp_avg_sq" or bool((buffer >= 0).all()), f"{place} has negative values")
+        for kind in counted:
+            found = entry.get(kind)
+            fits = _same_kind(found, torch.zeros(())) and 1 <= found <= steps and float(found).is_integer()
+            _need(fits, f"the optimizer's {kind} of {name} is {found!r} and no count of at most {steps} steps")
 
 
 def _averages(model: nn.Module, checkpoint: Mapping[str, Any], averaged: bool) -> None:

@@ -21,6 +21,7 @@ from leanconv.train.checkpoint import written
 from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import RunFolder
 from leanconv.train.loggers import check_loggers
+from leanconv.train.optimizers import check_parameters
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -109,8 +110,8 @@ def fit(
 
     Raises:
         SettingError: `out` holds a run and `resume` is not set, or this run has other settings or classes; `devices`
-            contradicts the launcher; a run cannot have a callback, logger or strategy; or `model` and `data` have classes
-            of different names (classes in another order are accepted).
+            contradicts the launcher; a setting names a parameter that does not exist; a run cannot have a callback, logger
+            or strategy; or `model` and `data` have classes of different names (classes in another order are accepted).
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss or a weight is no longer finite, a file cannot be written, a process that decodes images was
             killed, or memory ran out; last.ckpt is then the last complete checkpoint.
@@ -118,6 +119,7 @@ def fit(
     """
     devices = check_execution(config, accelerator, devices)  # before the folder is created
     engine = checked_engine(callbacks, logger, strategy)
+    check_parameters(model, config)
     task = get_task(model)
     if task is not None:
         data = data.for_classes(task.classes)
@@ -198,10 +200,16 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
     from leanconv.train.feed import Feed
+    from leanconv.train.lookahead import Lookahead
     from leanconv.train.loop import Work
     from leanconv.train.module import TrainModule
 
     ema: Any = get_ema_multi_avg_fn  # Lightning's EMAWeightAveraging updates the parameters one by one
-    averages = () if config.ema is None else (WeightAveraging(multi_avg_fn=ema(config.ema)),)
-    module = TrainModule(model, config, len(data.classes))
-    return Work(module, Feed(data, config), averages)
+    averages: list[Callback] = [] if config.ema is None else [WeightAveraging(multi_avg_fn=ema(config.ema))]
+    if config.lookahead is not None:
+        averages.append(Lookahead(config.lookahead))
+    feed = Feed(data, config)
+    init = getattr(model, "init_from_images_", None)
+    if init is not None:
+        init(feed.first_images())
+    return Work(TrainModule(model, config, len(data.classes)), feed, tuple(averages))

@@ -6,7 +6,7 @@ A function has no state that must be stored, so a resumed run follows the same c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from leanconv.train.config import RunConfig
 
@@ -18,6 +18,7 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int, val_losses
     - "cosine": from lr to 0 on half a cosine, after the warm-up.
     - "onecycle": up from lr / div_factor to lr, then down to lr / div_factor / final_div_factor, on two half cosines (torch's
       OneCycleLR).
+    - "triangle": the same on two straight lines (OneCycleLR with anneal_strategy="linear").
     - "step": multiplied by gamma at each milestone.
     - "plateau": multiplied by gamma if the validation loss has not fallen for more than `patience` epochs (torch's
       ReduceLROnPlateau).
@@ -41,7 +42,9 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int, val_losses
     if config.schedule == "cosine":
         return config.lr * _half_cosine((step - warm) / (total - warm))
     if config.schedule == "onecycle":
-        return _one_cycle(config, step, total)
+        return _one_cycle(config, step, total, _half_cosine)
+    if config.schedule == "triangle":
+        return _one_cycle(config, step, total, _line)
     if config.schedule == "step":
         passed = sum(step >= epoch * steps_per_epoch for epoch in config.milestone_epochs())
         return config.lr * config.gamma**passed
@@ -55,13 +58,18 @@ def _half_cosine(part: float) -> float:
     return (1 + math.cos(math.pi * part)) / 2
 
 
-def _one_cycle(config: RunConfig, step: int, total: int) -> float:
+def _line(part: float) -> float:
+    """A straight line: 1 at part = 0, 0 at part = 1."""
+    return 1 - part
+
+
+def _one_cycle(config: RunConfig, step: int, total: int, anneal: Callable[[float], float]) -> float:
     first = config.lr / config.div_factor
     last = first / config.final_div_factor
     peak = config.pct_start * total - 1  # torch counts the steps from 0 to total - 1
     if step < peak:
-        return config.lr + (first - config.lr) * _half_cosine(step / peak)
-    return last + (config.lr - last) * _half_cosine((step - peak) / max(total - 1 - peak, 1))
+        return config.lr + (first - config.lr) * anneal(step / peak)
+    return last + (config.lr - last) * anneal((step - peak) / max(total - 1 - peak, 1))
 
 
 def _plateau(config: RunConfig, val_losses: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanconv.core.errors import SettingError
+from leanconv.core.machine import precision_of
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ def logits_of(output: object, classes: int | None = None) -> Tensor:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """torch.autocast to bfloat16 for precision "bf16", which does nothing for "fp32".
+    """torch.autocast to bfloat16 for precision "bf16", which does nothing for "fp32"; see `precision_of` for "auto".
 
     Args:
         device: the network's device.
-        precision: "fp32" or "bf16".
+        precision: "auto", "fp32" or "bf16".
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(precision, device.type) == "bf16")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from leanconv.core.machine import _cpuinfo, _git, _system, describe_machine
+from leanconv.core import machine
+from leanconv.core.machine import _cpuinfo, _git, _system, describe_machine, precision_of
 
 CPUINFO = """processor\t: {cpu}
 model name\t: Example 9000 @ 2.0GHz
@@ -95,3 +96,21 @@ def test_commit_of_a_checkout_only(tmp_path: Path) -> None:
     assert _git(package) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (package / "new.py").write_text("")
     assert _git(package) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"), [(["avx2"], "fp32"), (["avx2", "avx512_bf16"], "bf16"), (["bf16"], "bf16")]
+)
+def test_auto_is_bf16_where_the_cpu_has_instructions(
+    flags: list[str], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: {"flags": flags})
+    assert precision_of("auto", "cpu") == precision
+    assert precision_of("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_gpu_can(supported: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert precision_of("auto") == precision

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data import AUGMENTS, FileImages, Loader, TensorImages, make_loader, open_data
 from leanconv.data.seeds import generator
-from leanconv.data.transforms import crop_flip, crop_padding, random_crop_flip
+from leanconv.data.transforms import Crop, crop_flip, crop_padding, random_crop_flip
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -113,6 +113,40 @@ def test_draws_cover_every_offset_evenly() -> None:
             share = torch.bincount(values, minlength=16) / 20000
             wanted = torch.bincount(torch.tensor(list(expected)), minlength=16) / len(list(expected))
             torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_padding_of_two_pixels_is_torchvisions(mode: str) -> None:
+    images, crop = sample(30).images, Crop(pad=2, pad_mode=mode)
+    top, left = torch.arange(30) % 5, torch.arange(30) % 4
+    result = crop_flip(images, top, left, torch.zeros(30, dtype=torch.bool), crop)
+    for i in range(30):
+        padded = F.pad(images[i], [2, 2], padding_mode=crop.torch_mode())
+        assert torch.equal(result[i], F.crop(padded, int(top[i]), int(left[i]), 32, 32))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_alternating_flip_mirrors_each_image_in_every_second_epoch(in_memory: bool) -> None:
+    images = sample(40, (8, 8))
+    settings = {"crop": Crop(pad=0, flip="alternating"), "augment": "crop_flip"}
+    if not in_memory:
+        settings["image_size"] = 16
+    batches = loader(images, **settings)
+    shown = []
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        pixels, rows = run(batches)
+        shown.append(pixels[rows.argsort()])
+    assert torch.equal(shown[0], shown[2]) and torch.equal(shown[1], shown[3])
+    assert torch.equal(shown[0], shown[1].flip(3))
+    plain = run(loader(images, **{**settings, "augment": "none"}, train=False))[0]
+    share = (shown[0] == plain).flatten(1).all(dim=1).float().mean()
+    assert 0.25 < share < 0.75
+
+
+def test_a_border_that_cannot_be_reflected_is_one_line() -> None:
+    with pytest.raises(SettingError, match="crop_pad=8 must be below the image's side 8"):
+        loader(sample(8, (8, 8)), augment="crop", crop=Crop(pad=8, pad_mode="reflect"))
 
 
 @pytest.mark.parametrize(("size", "padding"), [(32, 4), (64, 8), (8, 1), (28, 4), (4, 1)])

@@ -16,7 +16,13 @@ from leanconv.experiment.settings import read_config
 from leanconv.train import TrainConfig
 
 OLD = Path(__file__).parent / "old_run"
-SAME: dict[str, Any] = {"method": "tied_block(blocks=2)", "epochs": 2, "threads": 1, "progress": False}
+SAME: dict[str, Any] = {
+    "method": "tied_block(blocks=2)",
+    "epochs": 2,
+    "threads": 1,
+    "precision": "bf16",
+    "progress": False,
+}
 
 
 @pytest.fixture

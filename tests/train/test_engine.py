@@ -155,7 +155,7 @@ class Opaque(pl.Callback):
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no callback": ({"callbacks": [print]}, "must be a lightning.pytorch.Callback"),
     "averages": ({"callbacks": [lightning_callbacks.EMAWeightAveraging()]}, "set ema in the config"),
-    "accumulates": ({"callbacks": [lightning_callbacks.GradientAccumulationScheduler({0: 2})]}, "set batch_size in the config"),
+    "accumulates": ({"callbacks": [lightning_callbacks.GradientAccumulationScheduler({0: 2})]}, "set accumulate in the config"),
     "two states": ({"callbacks": [Counter(), Counter()]}, "two states have the name 'Counter'"),
     "an array": ({"callbacks": [Opaque(np.zeros(2))]}, "Opaque holds a value of type numpy.ndarray, and last.ckpt holds"),
     "a number of numpy's": ({"callbacks": [Opaque(np.float64(1))]}, "of type numpy.float64"),

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanconv.core.errors import RunError, SettingError
 from leanconv.core.penalty import PenaltyTerm
 from leanconv.data import ImageData, TensorImages, make_loader
+from leanconv.data.transforms import normalise
 from leanconv.train import TrainConfig, evaluate, fit
 from leanconv.train.feed import Feed
 from tests.train.conftest import SMALL, Net, assert_same, state
@@ -342,3 +344,38 @@ def test_progress_bar_on_a_terminal(
     err = capfd.readouterr().err
     for part in ("epoch 1/3", "images/s", "left"):
         assert part in err
+
+
+def test_lookahead_returns_to_the_slow_average(data: ImageData, tmp_path: Path) -> None:
+    """slow = d slow + (1 - d) weights with d = 0.95 (step / steps)^3 at each step; the last weights are the slow ones."""
+    config = SMALL.replace(lookahead=1, epochs=1, precision="fp32", schedule="constant", momentum=0.0, nesterov=False)
+    seen: list[list[torch.Tensor]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            seen.append([parameter.detach().clone() for parameter in module.model.parameters()])
+
+    model = Net()
+    slow = [parameter.detach().clone() for parameter in model.parameters()]
+    fit(model, data, config, tmp_path, progress=False, callbacks=[Watch()])  # users' callbacks come first
+    for step, fast in enumerate(seen, 1):
+        decay = 1.0 if step == len(seen) else 0.95 * (step / len(seen)) ** 3
+        slow = [torch.lerp(a, b, 1 - decay) for a, b in zip(slow, fast, strict=True)]
+    assert len(seen) > 2
+    for own, expected in zip(model.parameters(), slow, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def test_a_network_that_starts_from_images_gets_train_images(data: ImageData, tmp_path: Path) -> None:
+    class Counted(Net):
+        given: torch.Tensor | None = None
+
+        def init_from_images_(self, images: torch.Tensor) -> None:
+            self.given = images
+
+    model = Counted()
+    fit(model, data, SMALL.replace(epochs=1, validation=0.5), tmp_path, progress=False)
+    assert model.given is not None
+    first = data.split(0.5, SMALL.seed)[0].subset(torch.arange(3)).images
+    expected = normalise(first, data.mean, data.std, channels_last=False)
+    torch.testing.assert_close(model.given[:3], expected)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from leanconv.core.errors import FileError, SettingError
@@ -38,11 +40,27 @@ def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in TIMES} for record in history]
 
 
+def check_continues(
+    network: Callable[..., nn.Module], data: ImageData, config: TrainConfig, folder: Path, steps: Sequence[int] = (1, 5)
+) -> None:
+    """Stop a run of `network(last layer)` after each of `steps`; continued, it equals a run that was not stopped."""
+    whole = network(nn.Identity())
+    expected = fit(whole, data, config, folder / "whole", progress=False)
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(CtrlC(step)), data, config, folder / str(step), progress=False)
+        model = network(nn.Identity())
+        result = fit(model, data, config, folder / str(step), resume=True, progress=False)
+        assert_same(state(model), state(whole))
+        assert untimed(result.history) == untimed(expected.history)
+
+
 CONFIGS = {
     "averaged": SMALL.replace(ema=0.8, epochs=2),
     "plateau": SMALL.replace(schedule="plateau", patience=0, lr=1.0, epochs=2),
     "no validation": SMALL.replace(validation=0, precision="bf16", epochs=2, batch_size=40),
     "best": SMALL.replace(select="best", ema=0.5, epochs=2),
+    "lookahead": SMALL.replace(lookahead=3, schedule="triangle", augment="crop_flip", flip="alternating", epochs=2),
 }
 
 
@@ -106,6 +124,16 @@ def test_a_finished_run_gives_its_weights(settings: dict[str, Any], data: ImageD
     result = fit(first, data, config, tmp_path, progress=False)
     assert fit(again, data, config, tmp_path, resume=True, progress=False) == result
     assert_same(state(first), state(again))
+
+
+def test_a_run_from_before_a_setting_existed_continues(data: ImageData, tmp_path: Path) -> None:
+    fit(Net(), data, SMALL, tmp_path, progress=False)
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del settings["flip"], settings["lookahead"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert fit(Net(), data, SMALL, tmp_path, resume=True, progress=False).epochs == 3
+    with pytest.raises(SettingError, match="lookahead=2 differs from the run's lookahead=None"):
+        fit(Net(), data, SMALL.replace(lookahead=2), tmp_path, resume=True, progress=False)
 
 
 def test_what_cannot_be_resumed(data: ImageData, tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ def test_cosine() -> None:
     assert curve(TrainConfig(epochs=10, schedule="cosine", lr=0.4)) == pytest.approx(expected)
 
 
-def test_one_cycle_is_torchs() -> None:
-    config = TrainConfig(epochs=10, schedule="onecycle", lr=0.4, pct_start=0.25, div_factor=10, final_div_factor=100)
+@pytest.mark.parametrize(("schedule", "strategy"), [("onecycle", "cos"), ("triangle", "linear")])
+def test_one_cycle_and_triangle_are_torchs(schedule: str, strategy: str) -> None:
+    config = TrainConfig(epochs=10, schedule=schedule, lr=0.4, pct_start=0.25, div_factor=10, final_div_factor=100)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = OneCycleLR(
-        optimizer, 0.4, total_steps=70, pct_start=0.25, div_factor=10, final_div_factor=100, cycle_momentum=False
-    )
+        optimizer, 0.4, total_steps=70, pct_start=0.25, div_factor=10, final_div_factor=100, cycle_momentum=False,
+        anneal_strategy=strategy,
+    )  # fmt: skip
     expected = []
     for _ in range(70):
         expected.append(scheduler.get_last_lr()[0])
