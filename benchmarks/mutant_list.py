@@ -283,6 +283,22 @@ MUTANTS: list[Mutant] = [
         ("gate * (1 - gate) * mean", "gate * (1 + gate) * mean"),
         ("gate * (1 - gate) * _means", "gate * (1 + gate) * _means"),
     ),
+    *area(
+        "operators", "ops/normed_sum.py", "tests/ops/test_normed_sum.py",
+        ("through = ga * gb * slope / pixels", "through = ga * gb * slope"),
+        ("(norm.means - norm.mean)).sum(0)", "norm.means).sum(0)"),
+        ("(var * (count / (count - 1)))", "(var)"),
+        ("and not (norm._forward_hooks or", "and not ("),
+    ),
+    *area(
+        "operators", "ops/het.py", "tests/ops/test_het.py",
+        ("own = point.new_zeros(", "own = point.new_ones("),
+        ("return self._reordered(y, (self.groups, self.part, -1)) + cheap", "return y + cheap"),
+    ),
+    *area(
+        "operators", "ops/lego.py", "tests/ops/test_lego.py",
+        ("torch.cat([self.weight] * self.splits)", "torch.cat([self.weight.flip(0)] * self.splits)"),
+    ),
     # use of trained networks
     *area(
         "data", "data/classes.py", "tests/data/test_data_classes.py tests/train/test_evaluation.py",

@@ -22,6 +22,7 @@ from leanconv.core.weight import WeightView
 from leanconv.ops.forms.split import forms
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.least_squares import Stats, each
+from leanconv.ops.normed_sum import can_normed_sum, normed_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
 from leanconv.ops.split_fit import fit_branches_
 
@@ -203,10 +204,12 @@ class SplitConv2d(ConvOp):
                 used, rest = self._pooled(self.pool, x, used, rest)
             if self.point is not None:
                 u3 = self.point(u3) if self.chained else u3 + self.point(used)
-        u3 = self.norm3(u3)
         if self.redundant is None or self.norm1 is None:
-            return u3
-        u1 = self.norm1(self.redundant(rest))
+            return self.norm3(u3)
+        u1 = self.redundant(rest)
+        if self.training and can_normed_sum(u3, u1, self.norm3, self.norm1):
+            return normed_sum(u3, u1, self.norm3, self.norm1, self.fusion)
+        u3, u1 = self.norm3(u3), self.norm1(u1)
         return gated_sum(u3, u1) if self.fusion else u3 + u1
 
     def merged_weight(self) -> Tensor:
