@@ -74,7 +74,7 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "operators", "ops/depth_shared.py", "tests/ops/test_depth_shared.py",
-        ("torch.stack([conv.weight for conv in convs]).mean(0)", "convs[0].weight"),
+        ("bias = torch.stack(biases).mean(0) if biases else None", "bias = biases[0] if biases else None"),
         ("last_use = {site.stage: index for index, site in enumerate(sites)}", "last_use = {0: len(sites) - 1}"),
     ),
     *area(
@@ -82,7 +82,7 @@ MUTANTS: list[Mutant] = [
         ("coefficients = stacked @ templates.T", "coefficients = stacked @ templates.T * 0.5"),
         ("return self.templates * first.out_channels * first.fan_in + own", "return first.out_channels * first.fan_in + own"),
     ),
-    *area("operators", "ops/depth_shared.py", "tests/models/test_shard.py",
+    *area("operators", "ops/padded_depth_shared.py", "tests/models/test_shard.py",
         ("return self.bank.weight[:, : self.in_channels]", "return self.bank.weight[:, -self.in_channels :]")),
     *area("operators", "ops/ghost.py", "tests/ops/test_ghost.py",
         ("primary = -(-out_channels // expansion)", "primary = out_channels // expansion")),
@@ -295,6 +295,22 @@ MUTANTS: list[Mutant] = [
         "operators", "ops/gated_sum.py", "tests/ops/test_contract_autograd.py -k split",
         ("gate * (1 - gate) * mean", "gate * (1 + gate) * mean"),
         ("gate * (1 - gate) * _means", "gate * (1 + gate) * _means"),
+    ),
+    *area(
+        "operators", "ops/normed_sum.py", "tests/ops/test_normed_sum.py",
+        ("through = ga * gb * slope / pixels", "through = ga * gb * slope"),
+        ("(norm.means - norm.mean)).sum(0)", "norm.means).sum(0)"),
+        ("(var * (count / (count - 1)))", "(var)"),
+        ("and not (norm._forward_hooks or", "and not ("),
+    ),
+    *area(
+        "operators", "ops/het.py", "tests/ops/test_het.py",
+        ("own = point.new_zeros(", "own = point.new_ones("),
+        ("return self._reordered(y, (self.groups, self.part, -1)) + cheap", "return y + cheap"),
+    ),
+    *area(
+        "operators", "ops/lego.py", "tests/ops/test_lego.py",
+        ("torch.cat([self.weight] * self.splits)", "torch.cat([self.weight.flip(0)] * self.splits)"),
     ),
     # use of trained networks
     *area(

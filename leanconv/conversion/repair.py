@@ -54,26 +54,10 @@ def _repair_(op: ConvOp, name: str, lean: nn.Module, wanted: tuple[Tensor, Tenso
     mean, var = _statistics(lean, [name], batches)[name]
     scale = torch.where(var > 0, (wanted[1] / var.clamp(min=1e-30)).sqrt(), 1.0)
     weight = next(op.parameters(), mean)
-    bias = op._parameters.get("bias")  # not the bias that several layers share
-    before = torch.zeros_like(mean) if bias is None else _expanded(bias.double(), op)
     scaled = op.rescale_(scale.to(weight))
-    if bias is not None:
-        if scaled:
-            mean, _ = _statistics(lean, [name], batches)[
-                name
-            ]  # where filters are shared, the scale is not exactly `scale`
-        bias.copy_(_shared(before + wanted[0] - mean, len(bias), op))
-    return scaled or bias is not None
-
-
-def _expanded(bias: Tensor, op: ConvOp) -> Tensor:
-    """A bias for each output; blocks of a group may share theirs."""
-    times = op.out_channels // len(bias)
-    return bias.unflatten(0, (op.groups, 1, -1)).expand(-1, times, -1).flatten()
-
-
-def _shared(bias: Tensor, size: int, op: ConvOp) -> Tensor:
-    return bias.unflatten(0, (op.groups, op.out_channels // size, -1)).mean(1).flatten()
+    if scaled:  # where filters are shared, the scale is not exactly `scale`
+        mean, _ = _statistics(lean, [name], batches)[name]
+    return op.shift_((wanted[0] - mean).to(weight)) or scaled
 
 
 def _statistics(network: nn.Module, names: Sequence[str], batches: Iterable[Any]) -> dict[str, tuple[Tensor, Tensor]]:

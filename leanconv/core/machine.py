@@ -62,6 +62,12 @@ def provenance(command: str) -> dict[str, Any]:
     }
 
 
+def describe_cpu() -> str:
+    """The CPU's model and the flags that decide which kernels run, in one line."""
+    info = _cpuinfo()
+    return " ".join([info["model"], *info["flags"]])
+
+
 def device_of(asked: str) -> str:
     """The device that "auto", "cpu" or "cuda" means on this machine: "cuda" or "cpu".
 

@@ -177,11 +177,15 @@ class NamedSettings:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
     def label(self) -> str:
-        """The text: the name, the first setting, and all other settings that differ from their defaults."""
-        shown = []
-        for index, field in enumerate(fields(self)):
+        """The text: the name, the first setting, and all other settings that differ from their defaults.
+
+        A setting that is None by default and was not set does not count as the first.
+        """
+        shown: list[str] = []
+        for field in fields(self):
             value = getattr(self, field.name)
-            if index == 0 or field.default is MISSING or value != field.default:
+            default = field.default is not MISSING and value == field.default
+            if not default or (not shown and value is not None):
                 shown.append(f"{field.name}={value!r}")
         return f"{self.name}({', '.join(shown)})"
 

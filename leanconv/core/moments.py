@@ -111,12 +111,13 @@ def with_bias(conv: nn.Conv2d) -> Tensor:
 
 
 def solved(right: Tensor, metric: Tensor) -> Tensor:
-    """X with X metric = right; `metric` is symmetric and positive definite, up to rounding.
+    """X with X metric = right; `metric` is symmetric and positive semidefinite. The smallest X if there are several.
 
     >>> solved(torch.tensor([[2.0, 8.0]]), torch.diag(torch.tensor([2.0, 4.0])))
     tensor([[1., 2.]])
     """
     factor, wrong = torch.linalg.cholesky_ex(metric)
-    if not wrong.any():
-        return torch.cholesky_solve(right.mT, factor).mT
-    return (torch.linalg.pinv(metric, hermitian=True) @ right.mT).mT
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    if wrong.any() or (pivots.amin(-1) <= pivots.amax(-1) * metric.shape[-1] * torch.finfo(metric.dtype).eps).any():
+        return right @ torch.linalg.pinv(metric, hermitian=True)
+    return torch.cholesky_solve(right.mT, factor).mT

@@ -170,6 +170,17 @@ class ConvOp(nn.Module):
         """
         return False
 
+    def shift_(self, shift: Tensor) -> bool:
+        """Add `shift` (O) to the outputs, in the bias and in place; False if this operator has no bias of its own.
+
+        Where outputs share a bias, the bias takes the mean of their shifts. Outputs without a bias stay as they are.
+        """
+        bias = self._parameters.get("bias")  # not the bias that several layers share
+        if bias is None:
+            return False
+        bias.add_(shift.unflatten(0, (self.groups, -1, len(bias) // self.groups)).mean(1).flatten())
+        return True
+
     def shared_components(self) -> SharedComponents | None:
         """The filters that this layer shares with others and its coefficients, for analyses; None without shared filters."""
         return None

@@ -39,6 +39,12 @@ def check_weight(name: str, value: Any) -> None:
         raise SettingError(f"{name}={value!r} must be a number of at least 0")
 
 
+def check_share(name: str, value: Any) -> None:
+    """Raise SettingError unless `value` is a number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise SettingError(f"{name}={value!r} must be a number above 0 and at most 1")
+
+
 def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError) -> tuple[str, ...]:
     """`value` as a tuple, after a check that it is a sequence of different, non-empty strings.
 

@@ -174,6 +174,14 @@ class ConvSpec:
         return (pw, pw, ph, ph)
 
     @property
+    def centre(self) -> Pair | None:
+        """The (row, column) of the tap that reads the output's own pixel at stride 1; None without such a tap."""
+        left, _, top, _ = self.pads
+        (dh, dw), (kh, kw) = self.dilation, self.kernel_size
+        row, column = top // dh, left // dw
+        return (row, column) if (row * dh, column * dw) == (top, left) and row < kh and column < kw else None
+
+    @property
     def keeps_size(self) -> bool:
         """Whether the output size is the input size divided by the stride, rounded up."""
         left, right, top, bottom = self.pads

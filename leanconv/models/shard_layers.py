@@ -7,7 +7,8 @@ from torch import nn
 from leanconv.core.sharing import lend
 from leanconv.core.traits import Blending
 from leanconv.models.layers import ImageNetwork
-from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d, PaddedDepthSharedConv2d
+from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d
+from leanconv.ops.padded_depth_shared import PaddedDepthSharedConv2d
 
 
 class FilterSet:

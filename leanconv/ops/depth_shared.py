@@ -9,18 +9,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
-from leanconv.core.moments import solved, with_bias
-from leanconv.core.operator import LinearOp
+from leanconv.core.moments import by_group, with_bias
+from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.release import NamedLayer, Place
-from leanconv.core.settings import check_choice, check_weight
+from leanconv.core.settings import check_choice, check_int, check_weight
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import Blending
 from leanconv.core.weight import WeightView
-from leanconv.ops.least_squares import Stats
+from leanconv.ops.adapters import fit_adapters, fit_adapters_to_outputs
+from leanconv.ops.forms.depth_shared import forms
+from leanconv.ops.least_squares import Stats, balanced
 
 __all__ = ["DepthShared", "DepthSharedConv2d"]
 
@@ -72,22 +75,27 @@ def shared_names(layer: NamedLayer) -> tuple[str, ...]:
 class DepthSharedConv2d(LinearOp, Blending):
     """A convolution whose weight is in a bank that other layers use too.
 
-        y = blend(conv(x, bank.weight) + bank.bias)
+        y = blend(conv(x, bank.weight + outer @ inner) + bank.bias)
 
-    Each layer has its own stride, padding and dilation. blend is this layer's own 1x1 convolution; by default there is none.
+    Each layer has its own stride, padding and dilation. outer @ inner is this layer's own correction of the weight, of low
+    rank, and blend is this layer's own 1x1 convolution; by default there is neither. The correction is added to the weight
+    in each call, so that there is one convolution.
 
     Args:
         bank: the shared weight; None makes a new bank, which this layer owns.
         blend: whether a 1x1 convolution without bias follows; it starts as the identity.
+        adapter_rank: the rank of the correction for each group of the convolution; 0 for none. It starts as zero.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+        With G groups, inner: (G adapter_rank, I / G, kh, kw); outer: (O, adapter_rank, 1, 1).
 
     Raises:
         SettingError: the bank has another shape than this convolution.
 
     Source: "ShardNet", sections 3.1 and 3.2 (shared and blending layers); "Deeply shared filter bases", section 4.2 (whole
-    convolutions that are shared by their position in the bottleneck).
+    convolutions that are shared by their position in the bottleneck); Bae et al. 2025, "Relaxed Recursive Transformers",
+    section 2.3 (corrections of low rank, there of linear layers).
 
     >>> first = DepthSharedConv2d(16, 16, 3, padding=1)
     >>> second = DepthSharedConv2d(16, 16, 3, padding=1, bank=first.bank)
@@ -109,6 +117,7 @@ class DepthSharedConv2d(LinearOp, Blending):
         *,
         bank: ConvBank | None = None,
         blend: bool = False,
+        adapter_rank: int = 0,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         if bank is None:
@@ -121,37 +130,70 @@ class DepthSharedConv2d(LinearOp, Blending):
         else:
             self.__dict__["bank"] = bank  # a reference: the owner registers it
         self.blend = nn.Parameter(torch.empty(out_channels, out_channels, 1, 1)) if blend else None
+        check_int("adapter_rank", adapter_rank, 0)
+        self.adapter_rank = adapter_rank
+        self.inner: nn.Parameter | None = None
+        self.outer: nn.Parameter | None = None
+        if adapter_rank:
+            self.inner = nn.Parameter(torch.empty(adapter_rank * groups, *self.spec.weight_shape[1:]))
+            self.outer = nn.Parameter(torch.empty(out_channels, adapter_rank, 1, 1))
+        self.form: Literal["merged", "apart"] = "merged"
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the blend to the identity; the bank initialises itself."""
+        """Set the blend to the identity and the correction to zero; the bank initialises itself."""
         if self.blend is not None:
             nn.init.dirac_(self.blend)
+        if self.inner is not None and self.outer is not None:
+            nn.init.kaiming_normal_(self.inner, nonlinearity="linear")
+            nn.init.zeros_(self.outer)
 
     def settings(self) -> dict[str, Any]:
-        return {"blend": self.blend is not None}
+        return {"blend": self.blend is not None, "adapter_rank": self.adapter_rank, "form": self.form}
 
     def settings_repr(self) -> str:
-        return "owner" if "bank" in self._modules else "borrowed"
+        held = "owner" if "bank" in self._modules else "borrowed"
+        return f"{held}, adapter_rank={self.adapter_rank}" if self.adapter_rank else held
+
+    def merged_weight(self) -> Tensor:
+        """The shared weight with this layer's correction, before the blend: (O, I / groups, kh, kw)."""
+        weight = self.bank.weight
+        if self.inner is None or self.outer is None:
+            return weight
+        inner, outer = (t.flatten(1).unflatten(0, (self.groups, -1)) for t in (self.inner, self.outer))
+        return weight + (outer @ inner).reshape(self.spec.weight_shape)
 
     @property
     def weight(self) -> Tensor | WeightView:
-        """The shared weight; with a blend, the dense weight of convolution and blend, for code that reads it."""
-        return self.bank.weight if self.blend is None else WeightView(self, self.blend)
+        """The shared weight; with a correction or a blend, the dense weight, for code that reads it."""
+        own = self.outer if self.blend is None else self.blend
+        return self.bank.weight if own is None else WeightView(self, own)
 
     @property
     def bias(self) -> Tensor | None:
         return self.bias_dense()
 
     def convolve(self, x: Tensor) -> Tensor:
-        y = self.conv2d(x, self.bank.weight, self.bank.bias, self.groups)
+        if self.form == "apart" and self.inner is not None and self.outer is not None:
+            y = self.conv2d(x, self.bank.weight, self.bank.bias, self.groups)
+            y = y + nn.functional.conv2d(self.conv2d(x, self.inner, None, self.groups), self.outer, groups=self.groups)
+        else:
+            y = self.conv2d(x, self.merged_weight(), self.bank.bias, self.groups)
         return y if self.blend is None else nn.functional.conv2d(y, self.blend)
+
+    def compact_(self) -> None:
+        """Compute the correction in convolutions of its own, so that a file holds the shared weight once."""
+        self.form = "apart"
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        """The shared weight and the correction side by side; `forms_of` adds the dense convolution of both."""
+        return forms(self, affine)
 
     def blending_weights(self) -> list[nn.Parameter]:
         return [] if self.blend is None else [self.blend]
 
     def weight_dense(self) -> Tensor:
-        weight = self.bank.weight
+        weight = self.merged_weight()
         if self.blend is None:
             return weight
         if self.groups > 1:
@@ -176,65 +218,14 @@ class DepthSharedConv2d(LinearOp, Blending):
         return [Place(bank, (bank, *shared_names(layer)), (0, len(self.bank.weight))), *layer.plain(kept)]
 
 
-class PaddedDepthSharedConv2d(LinearOp):
-    """The first layer of a shared convolution, whose input is an image padded with empty channels.
-
-        y = conv(pad(x), bank.weight) + bank.bias = conv(x, bank.weight[:, :in_channels]) + bank.bias
-
-    Empty channels add nothing, so this layer computes only with the first `in_channels` channels of the weight.
-
-    Args:
-        bank: the shared weight; this layer owns the bank.
-
-    Shape:
-        x: (N, in_channels, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
-
-    Raises:
-        SettingError: the bank has fewer input channels than the image.
-
-    Source: "ShardNet", section 3 ("we pad the input image with empty channels"). The paper multiplies by the empty channels.
-    """
-
-    def __init__(self, in_channels: int, bank: ConvBank, stride: int | Pair = 1, padding: int | Pair | str = 0) -> None:
-        out_channels, width, *kernel_size = bank.weight.shape
-        if in_channels > width:
-            raise SettingError(
-                f"in_channels={in_channels} must not exceed the {width} channels of the shared weight; take a wider one"
-            )
-        size: Pair = (kernel_size[0], kernel_size[1])
-        super().__init__(in_channels, out_channels, size, stride, padding, 1, 1, bank.bias is not None, "zeros")
-        self.bank = bank
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def settings_repr(self) -> str:
-        return "owner, padded image"
-
-    @property
-    def weight(self) -> Tensor:
-        return self.weight_dense()
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.bank.bias
-
-    def convolve(self, x: Tensor) -> Tensor:
-        return self.conv2d(x, self.weight_dense(), self.bank.bias)
-
-    def weight_dense(self) -> Tensor:
-        return self.bank.weight[:, : self.in_channels]
-
-    def bias_dense(self) -> Tensor | None:
-        return self.bank.bias
-
-
 @dataclass(frozen=True)
 class DepthShared(Method):
     """One weight for all convolutions of one shape in the whole network or in a stage (ShardNet).
 
-    A group has the parameters of one convolution, plus O**2 for each blend. MACs are those of the dense layers, plus O**2 for
-    each output position of a blend. Norms are not shared. A convolution stays dense if no other convolution has its shape.
+    A group has the parameters of one convolution, plus O**2 for each blend, and r (G F + O) for the correction of each layer. F
+    is the number of inputs of one filter, and G the number of groups. MACs are those of the dense layers, plus O**2 for each
+    output position of a blend, and r F O once for each call of a layer with a correction: it is added to the weight. Norms are
+    not shared. A convolution stays dense if no other convolution has its shape.
 
     Args:
         scope: "network" or "stage": where a weight is shared.
@@ -242,24 +233,39 @@ class DepthShared(Method):
             tuple lists the positions in the group that have a blend. (The networks of the paper place the blend after the
             norm and the activation, before a pooling, and have no blend after the last stage.)
         penalty_weight: weight of the orthogonality penalty on the shared weights; 0 for none.
+        adapter_rank: r, the rank of each layer's own correction of the shared weight; 0 for none. A layer stays dense if its
+            correction would have as many weights as the layer itself.
 
-    Source: "ShardNet"; with a penalty and a `where` by bottleneck position, "Deeply shared filter bases", section 4.2.
+    Source: "ShardNet"; with a penalty and a `where` by bottleneck position, "Deeply shared filter bases", section 4.2; with
+    corrections, Bae et al. 2025, "Relaxed Recursive Transformers".
     """
 
     scope: Literal["network", "stage"] = "network"
     blend: bool | tuple[int, ...] = False
     penalty_weight: float = 0.0
+    adapter_rank: int = 0
 
     def __post_init__(self) -> None:
         check_choice("scope", self.scope, ("network", "stage"))
         if not isinstance(self.blend, bool) and not _positions(self.blend):
             raise SettingError(f"blend={self.blend!r} must be true, false or positions in the group")
         check_weight("penalty_weight", self.penalty_weight)
+        check_int("adapter_rank", self.adapter_rank, 0)
 
     def reject(self, spec: ConvSpec) -> str | None:
         if self.blend and spec.groups > 1:
             return f"a blend would mix the {spec.groups} groups of this convolution; use blend=False"
+        own = self._adapter(spec)
+        if own and own >= spec.out_channels * spec.fan_in:
+            return (
+                f"a correction with adapter_rank={self.adapter_rank} has {own} weights, and {spec} itself has "
+                f"{spec.out_channels * spec.fan_in}; lower the rank"
+            )
         return None
+
+    def _adapter(self, spec: ConvSpec) -> int:
+        """The number of weights of the correction of one layer."""
+        return self.adapter_rank * (spec.groups * spec.fan_in + spec.out_channels)
 
     def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
         accepted, kept = self.accept(sites)
@@ -295,21 +301,25 @@ class DepthShared(Method):
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
         bank = ConvBank(specs[0].weight_shape, specs[0].bias, self.penalty_weight)
         modules: list[nn.Module] = [
-            DepthSharedConv2d(**spec.kwargs(), bank=bank, blend=blend)
+            DepthSharedConv2d(**spec.kwargs(), bank=bank, blend=blend, adapter_rank=self.adapter_rank)
             for spec, blend in zip(specs, self._blended(specs), strict=True)
         ]
         lend(bank, modules)
         return modules
 
     def params(self, specs: Sequence[ConvSpec]) -> int:
-        return specs[0].params() + sum(self._blended(specs)) * specs[0].out_channels ** 2
+        blends = sum(self._blended(specs)) * specs[0].out_channels ** 2
+        return specs[0].params() + blends + len(specs) * self._adapter(specs[0])
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         spec = specs[index]
-        return spec.macs(out_hw) + self._blended(specs)[index] * spec.out_channels**2 * out_hw[0] * out_hw[1]
+        blend = self._blended(specs)[index] * spec.out_channels**2 * out_hw[0] * out_hw[1]
+        return spec.macs(out_hw) + blend + self.adapter_rank * spec.fan_in * spec.out_channels
 
     def not_nearest(self) -> str | None:
-        return "blends start as the identity, so that training starts from the mean" if self.blend else None
+        if self.blend:
+            return "blends start as the identity, so that training starts from the mean"
+        return "the shared weight and the corrections are fitted in turn" if self.adapter_rank else None
 
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return DepthShared()  # for a single layer
@@ -317,26 +327,28 @@ class DepthShared(Method):
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
         """Set the shared weight to the mean of the dense weights, the nearest in the Frobenius norm; blends to the identity.
 
-        With `stats`, the shared weight is (sum over layers of W_i S_i) (sum over layers of S_i)⁻¹. A shared bias is the
-        weight of an input that is always 1.
+        With corrections, shared weight and corrections are fitted in turn (`fit_adapters`). With `stats`, the shared weight is
+        (sum over layers of W_i S_i) (sum over layers of S_i)⁻¹, and a shared bias is the weight of an input that is always 1
+        (`fit_adapters_to_outputs`).
         """
-        first = modules[0]
-        assert isinstance(first, DepthSharedConv2d)
-        bank = first.bank
+        layers = [module for module in modules if isinstance(module, DepthSharedConv2d)]
+        bank = layers[0].bank
         if stats is None:
-            bank.weight.copy_(torch.stack([conv.weight for conv in convs]).mean(0))
-            if bank.bias is not None:
-                bank.bias.copy_(torch.stack([conv.bias for conv in convs if conv.bias is not None]).mean(0))
+            weight, adapters = fit_adapters([by_group(conv.weight, conv.groups) for conv in convs], self.adapter_rank)
+            bias = torch.stack([with_bias(conv)[..., -1] for conv in convs]).mean(0)
         else:
-            metrics = [moments.augmented(bank.bias is not None) for moments in stats]
-            right = sum(with_bias(conv) @ metric for conv, metric in zip(convs, metrics, strict=True))
-            assert isinstance(right, Tensor)
-            rows = solved(right, torch.stack(metrics).sum(0)).flatten(0, 1)
-            bank.weight.copy_(rows[:, : bank.weight[0].numel()].reshape_as(bank.weight))
-            if bank.bias is not None:
-                bank.bias.copy_(rows[:, -1])
-        for module in modules:
-            module.reset_parameters()  # type: ignore[operator]
+            whole, adapters = fit_adapters_to_outputs(convs, stats, self.adapter_rank)
+            weight, bias = whole[..., : bank.weight[0].numel()], whole[..., -1]
+        bank.weight.copy_(weight.reshape(bank.weight.shape))
+        if bank.bias is not None:
+            bank.bias.copy_(bias.flatten())
+        for layer in layers:
+            layer.reset_parameters()
+        for layer, factors in zip(layers, adapters, strict=False):  # none without corrections
+            assert layer.inner is not None and layer.outer is not None
+            inner, outer = balanced(*factors)
+            layer.inner.copy_(inner.reshape(layer.inner.shape))
+            layer.outer.copy_(outer.reshape(layer.outer.shape))
 
 
 def _positions(value: object) -> bool:

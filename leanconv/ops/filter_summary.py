@@ -9,20 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
+from leanconv.core.settings import check_share
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
 from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
 __all__ = ["FilterSummary", "FilterSummaryConv2d"]
-
-
-def _check_ratio(ratio: float) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise SettingError(f"ratio={ratio!r} must be a number above 0 and at most 1")
 
 
 def window_stride(ratio: float, spec: ConvSpec) -> int:
@@ -80,7 +75,7 @@ class FilterSummaryConv2d(LinearOp):
         ratio: float = 0.25,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        _check_ratio(ratio)
+        check_share("ratio", ratio)
         self.window_stride = window_stride(ratio, self.spec)
         self.summary = nn.Parameter(torch.empty(self.spec.fan_in + (out_channels - 1) * self.window_stride))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
@@ -132,7 +127,7 @@ class FilterSummary(Method):
     ratio: float = 0.25
 
     def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
+        check_share("ratio", self.ratio)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return None

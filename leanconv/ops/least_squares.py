@@ -1,4 +1,9 @@
-"""Least squares in the metric of a layer's inputs: the steps that the fits of several operators share."""
+"""Least squares in the metric of a layer's inputs: the steps that the fits of several operators share.
+
+A weight W is (o, F) with a metric M (F, F), or (groups, o, F) with (groups, F, F). The error of a weight V is
+tr((W - V) M (W - V)ᵀ), summed over the groups: with M = E[u uᵀ], the mean squared difference of the outputs (see
+`leanconv.core.moments`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,11 @@ Stats = Sequence[Moments] | None
 def each(stats: Stats, convs: Sequence[nn.Conv2d]) -> Sequence[Moments | None]:
     """The moments for each convolution; None for each if there are none."""
     return [None] * len(convs) if stats is None else stats
+
+
+def metric_of(conv: nn.Conv2d, moments: Moments) -> tuple[Tensor, Tensor]:
+    """(W, M) of a layer without groups of its own, with or without a bias for each output: (groups, o, F), (groups, F, F)."""
+    return by_group(conv.weight, conv.groups), moments.metric(conv.bias is not None)
 
 
 def on_taps(weight: Tensor, metric: Tensor, taps: Tensor) -> Tensor:
@@ -35,9 +45,12 @@ def on_components(weight: Tensor, metric: Tensor, components: Tensor) -> Tensor:
     """The coefficients C (o, rank) with the least tr((W - C K) M (W - C K)ᵀ): C = W M Kᵀ (K M Kᵀ)⁻¹.
 
     Args:
-        weight: W, (o, F).
-        metric: M, (F, F).
-        components: K, (rank, F).
+        weight: W, (o, F) or (groups, o, F).
+        metric: M, (F, F) or (groups, F, F).
+        components: K, (rank, F) or (groups, rank, F).
+
+    >>> on_components(torch.tensor([[2.0, 5.0]]), torch.eye(2), torch.tensor([[1.0, 0.0]]))
+    tensor([[2.]])
     """
     seen = components @ metric
     return solved(weight @ seen.mT, seen @ components.mT)
@@ -52,13 +65,41 @@ def tap_indices(channels: Tensor, taps: Tensor, kernel: int) -> Tensor:
     return (channels[:, None] * kernel + taps).flatten()
 
 
-def principal(weight: Tensor, metric: Tensor, rank: int) -> Tensor:
-    """The main directions of the outputs, orthonormal: the first `rank` eigenvectors of W M Wᵀ as columns (o, rank).
+def leading(gram: Tensor, rank: int) -> Tensor:
+    """The eigenvectors of the `rank` largest eigenvalues of symmetric matrices, largest first: (..., o, o) -> (..., o, rank).
+
+    >>> leading(torch.diag(torch.tensor([1.0, 3.0])), 1).abs()
+    tensor([[0.],
+            [1.]])
+    """
+    return torch.linalg.eigh(gram).eigenvectors[..., -rank:].flip(-1)
+
+
+def principal(weight: Tensor, metric: Tensor | None, rank: int) -> Tensor:
+    """The main directions of the outputs, orthonormal: the first eigenvectors of W M Wᵀ as columns (o, rank).
 
     U Uᵀ W with these columns U is the weight of this rank with the least tr((W - Ŵ) M (W - Ŵ)ᵀ) (Eckart & Young 1936).
+
+    Args:
+        weight: W, (o, F) or (groups, o, F).
+        metric: M, (F, F) or (groups, F, F); None for the identity, the nearest weight in the Frobenius norm.
     """
-    _, vectors = torch.linalg.eigh(weight @ metric @ weight.mT)
-    return vectors[:, -rank:].flip(1)
+    return leading((weight if metric is None else weight @ metric) @ weight.mT, rank)
+
+
+def balanced(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """(first, last) with the same product `last @ first`, where row j of `first` is as long as column j of `last`.
+
+    A component whose row or column is zero is not changed.
+
+    Args:
+        first: (groups, rank, F).
+        last: (groups, o, rank).
+    """
+    rows, columns = first.norm(dim=2), last.norm(dim=1)
+    scale = (columns / rows).sqrt()
+    scale = torch.where((rows > 0) & (columns > 0), scale, torch.ones_like(scale))
+    return first * scale[:, :, None], last / scale[:, None]
 
 
 def descended(
@@ -102,13 +143,11 @@ def squared(difference: Tensor, metric: Tensor) -> float:
 
 
 def fill_bias(module: nn.Module, conv: nn.Conv2d, fitted: Tensor, moments: Moments | None) -> None:
-    """Set the bias of `module`, one for each output, to the dense bias; with moments, to the mean of the dense output."""
+    """Set the bias of `module` to the dense bias; with moments, to the mean of the dense output.
+
+    A module with fewer biases than outputs has them on the first outputs.
+    """
     bias = module.bias
     found = conv.bias if moments is None else moments.repaired(conv, fitted)
     if isinstance(bias, Tensor) and found is not None:
-        bias.copy_(found)
-
-
-def metric_of(conv: nn.Conv2d, moments: Moments) -> tuple[Tensor, Tensor]:
-    """(W, M) of a layer without groups of its own, with or without a bias for each output: (groups, o, F), (groups, F, F)."""
-    return by_group(conv.weight, conv.groups), moments.metric(conv.bias is not None)
+        bias.copy_(found[: len(bias)])

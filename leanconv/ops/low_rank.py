@@ -1,188 +1,363 @@
-"""Low-rank fits of the filters of several layers: shared components, and unique components of each layer."""
+"""Low-rank convolution: two or three thin convolutions in the place of one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from leanconv.ops.least_squares import descended, on_components, principal, squared
+from leanconv.core.affine import Affine
+from leanconv.core.errors import SettingError
+from leanconv.core.method import Group, Method, Site, Skipped
+from leanconv.core.moments import by_group
+from leanconv.core.operator import Forms, LinearOp
+from leanconv.core.settings import check_choice, check_int, check_share
+from leanconv.core.spec import ConvSpec, Pair, pair
+from leanconv.core.weight import WeightView
+from leanconv.ops.forms.low_rank import forms
+from leanconv.ops.least_squares import Stats, balanced, each, fill_bias, metric_of, on_components, principal
 
-Problem = tuple[Tensor, Tensor]  # the weight W (out, F) of a layer, and the metric M (F, F) of its inputs
+__all__ = ["LowRank", "LowRankConv2d"]
+
+Factors = Literal["pointwise", "spatial", "tucker"]
+FACTORS = ("pointwise", "spatial", "tucker")
+SWEEPS = 20  # the most alternations of a Tucker fit
+ENOUGH = 1e-7  # a sweep that gains less than this part of the weight ends the fit
 
 
-def top_rows(matrix: Tensor, rank: int, beside: Tensor | None = None) -> Tensor:
-    """The first `rank` right singular vectors of `matrix`, as rows: (rank, F).
+def full_rank(factors: Factors, spec: ConvSpec) -> Pair:
+    """The (inner, outer) ranks at which the factors can be any convolution of this spec; equal if there is a single rank."""
+    out, width, kh, kw = spec.weight_shape
+    out //= spec.groups
+    if factors == "tucker":
+        return width, out
+    least = min(spec.fan_in, out) if factors == "pointwise" else min(width * kh, out * kw)
+    return least, least
 
-    If the matrix has fewer rows than `rank`, random rows are added that are orthogonal to the singular vectors and to
-    `beside`. Training can use these rows; a zero filter with zero coefficients would never get a gradient.
+
+def links_of(factors: Factors, spec: ConvSpec, ranks: Pair) -> list[ConvSpec]:
+    """The convolutions whose chain is the low-rank convolution, the first one first; all have the groups of `spec`."""
+    inner, outer = (rank * spec.groups for rank in ranks)
+    linear = replace(spec, bias=False)
+    last = ConvSpec(outer, spec.out_channels, (1, 1), groups=spec.groups, bias=spec.bias)
+    if factors == "pointwise":
+        return [replace(linear, out_channels=outer), last]
+    if factors == "tucker":
+        first = ConvSpec(spec.in_channels, inner, (1, 1), groups=spec.groups, bias=False)
+        return [first, replace(linear, in_channels=inner, out_channels=outer), last]
+    (kh, kw), (dh, dw), along, across = spec.kernel_size, spec.dilation, spec, spec
+    if spec.padding != "same":
+        along, across = replace(spec, padding=(spec.padding[0], 0)), replace(spec, padding=(0, spec.padding[1]))
+    rows = replace(along, out_channels=inner, kernel_size=(kh, 1), dilation=(dh, 1), bias=False)
+    columns = replace(across, in_channels=inner, kernel_size=(1, kw), dilation=(1, dw))
+    return [rows, columns]
+
+
+def factors_error(factors: Factors, spec: ConvSpec) -> str | None:
+    """The reason why `factors` cannot replace a convolution with this spec; None if they can."""
+    if factors == "pointwise":
+        return None
+    if factors == "spatial" and min(spec.kernel_size) == 1:
+        return f"kernel_size={spec.kernel_size} is a single row or column already; factors='pointwise' would do"
+    if spec.pointwise:
+        return "a 1x1 convolution has no core between two 1x1 convolutions; factors='pointwise' would do"
+    if spec.stride != (1, 1):
+        return f"stride={spec.stride} would leave the first factor on the larger map; factors='pointwise' would do"
+    return None
+
+
+class LowRankConv2d(LinearOp):
+    """A convolution of low rank, as a chain of thin convolutions without activations between them.
+
+        pointwise:  y = last * conv(x, first) + bias            first: k x k, I -> r;  last: 1x1, r -> O
+        spatial:    y = conv(conv(x, rows), columns) + bias     rows: kh x 1, I -> r;  columns: 1 x kw, r -> O
+        tucker:     y = last * conv(first * x, core) + bias     first: 1x1, I -> s;  core: k x k, s -> r;  last: 1x1, r -> O
+
+    where * is a 1x1 convolution. The bias is in the last factor. A convolution with groups has these factors in each group.
 
     Args:
-        matrix: (rows, F).
-        beside: orthonormal rows (n, F); None for no rows.
+        rank: r for each group; for "tucker" (s, r), or one number for both.
+        factors: "pointwise", "spatial" or "tucker". The last two need stride 1 and a kernel that they can take apart.
 
-    >>> top_rows(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), 1).abs()
-    tensor([[1., 0.]])
+    Shape:
+        x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
+
+    Raises:
+        SettingError: the rank exceeds the full rank, or `factors` cannot take this convolution apart.
+
+    Source: pointwise: Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks for Classification and Detection",
+    section 3.1; spatial: Jaderberg et al. 2014, "Speeding up Convolutional Neural Networks with Low Rank Expansions", scheme
+    2; tucker: Kim et al. 2016, "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile Applications".
+
+    >>> layer = LowRankConv2d(16, 32, 3, padding=1, rank=4)
+    >>> [tuple(link.weight.shape) for link in layer.links]
+    [(4, 16, 3, 3), (32, 4, 1, 1)]
     """
-    _, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    rows = vh[:rank]
-    if len(rows) == rank:
-        return rows
-    taken = rows if beside is None else torch.cat([rows, beside])
-    generator = torch.Generator().manual_seed(0)
-    random = torch.randn(rank - len(rows), matrix.shape[1], generator=generator, dtype=matrix.dtype).to(matrix.device)
-    for _ in range(2):  # twice, because of rounding
-        random = random - random @ taken.T @ taken
-    return torch.cat([rows, torch.linalg.qr(random.T).Q.T])
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rank: int | Pair = 4,
+        factors: Factors = "pointwise",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        method = LowRank(rank=rank, factors=factors)  # checks its settings
+        error = factors_error(factors, self.spec) or method.above_full_rank(self.spec)
+        if error:
+            raise SettingError(error)
+        self.factors, self.rank = factors, method.ranks(self.spec)
+        specs = links_of(factors, self.spec, self.rank)
+        self.chain = nn.Sequential(*(nn.Conv2d(**spec.kwargs()) for spec in specs))
+        self.reset_parameters()
+
+    @property
+    def links(self) -> list[nn.Conv2d]:
+        """The thin convolutions, the first one first."""
+        return list(self.chain)  # type: ignore[arg-type]
+
+    def reset_parameters(self) -> None:
+        """Initialise the weights: each factor keeps the variance, and the last is Kaiming normal for a ReLU. The bias is 0."""
+        *linear, last = self.links
+        for link in linear:
+            nn.init.kaiming_normal_(link.weight, nonlinearity="linear")
+        nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+
+    def settings(self) -> dict[str, Any]:
+        return {"rank": self.rank, "factors": self.factors}
+
+    def settings_repr(self) -> str:
+        return f"rank={self.rank if self.factors == 'tucker' else self.rank[0]}, factors={self.factors!r}"
+
+    @property
+    def weight(self) -> WeightView:
+        """The dense weight, for code that reads it."""
+        return WeightView(self, self.links[0].weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.links[-1].bias
+
+    def convolve(self, x: Tensor) -> Tensor:
+        y: Tensor = self.chain(x)
+        return y
+
+    def weight_dense(self) -> Tensor:
+        first, *core, last = [link.weight.unflatten(0, (self.groups, -1)) for link in self.links]
+        if self.factors == "spatial":
+            dense = torch.einsum("gorb,gria->goiab", last.squeeze(3), first.squeeze(4))
+        elif core:
+            dense = torch.einsum("gor,grsab,gsi->goiab", last.flatten(2), core[0], first.flatten(2))
+        else:
+            dense = torch.einsum("gor,griab->goiab", last.flatten(2), first)
+        return dense.flatten(0, 1)
+
+    def bias_dense(self) -> Tensor | None:
+        return self.bias
+
+    def rescale_(self, scale: Tensor) -> bool:
+        self.links[-1].weight.mul_(scale.view(-1, 1, 1, 1))
+        return True
+
+    def shift_(self, shift: Tensor) -> bool:
+        if self.bias is None:
+            return False
+        self.bias.add_(shift)
+        return True
+
+    def inference_forms(self, affine: Affine | None) -> Forms:
+        return forms(self, affine)
 
 
-def fit_bases(
-    dense: Sequence[Tensor], shared: int, unique: int, sweeps: int = 10, tolerance: float = 1e-7
-) -> tuple[Tensor, list[Tensor]]:
-    """Orthonormal components with a small sum over layers of ||A_i - A_i P_i||_F^2, P_i the projection to [unique_i, shared].
+@dataclass(frozen=True)
+class LowRank(Method):
+    """Low-rank convolutions: a k x k convolution to few channels and a 1x1 convolution back, or other factors.
 
-    With only shared or only unique components, the result is a truncated SVD, which is optimal (Eckart-Young). With both
-    there is no closed form, and two steps alternate. The first step fits the shared components to the remainder of the unique
-    components. The second step fits the unique components of each layer. Each step is optimal, so the error never rises.
-    There are two starts, and the better result is returned. One start fits the shared components first. The other start takes
-    the main directions of the best subspaces of all layers, which finds the components of a network that is already lean.
+    With I / G inputs, O / G outputs, F = I kh kw / G and rank r in each of G groups, weights and MACs for each output position:
+    pointwise G r F + r O; spatial r (I kh + O kw); tucker with ranks (s, r) s I + G s r kh kw + r O. The first 1x1 of tucker
+    runs on the input map, and the first factor of spatial on a map as wide as the input.
 
     Args:
-        dense: A_i, one (out, in * kh * kw) matrix for each layer.
-        shared, unique: the numbers of components.
-        sweeps: the largest number of alternations.
-        tolerance: stop when the error falls by less than this part of the sum of squares of `dense`.
+        ratio: the largest part of the dense MACs that a layer may keep; the rank is the highest one within this limit. By
+            default 0.5, if no rank is given.
+        rank: r for each group, in place of a ratio; for "tucker" also (s, r). A layer whose MACs would not fall stays dense.
+        factors: "pointwise" (k x k, then 1x1), "spatial" (kh x 1, then 1 x kw) or "tucker" (1x1, k x k, 1x1).
+        align: a rank from `ratio` is rounded down to a multiple of this number, for whole vectors; a rank below is not
+            rounded.
 
-    Returns:
-        shared components (shared, F), and for each layer unique components (unique, F) orthogonal to the shared ones.
-
-    >>> basis, uniques = fit_bases([torch.eye(4), torch.eye(4)], shared=1, unique=2)
-    >>> basis.shape, uniques[0].shape
-    (torch.Size([1, 4]), torch.Size([2, 4]))
+    Source: see `LowRankConv2d`. The fit without moments: Eckart & Young 1936; with moments, the principal components of the
+    outputs, as in Zhang et al. 2016, eq. 6.
     """
-    f = dense[0].shape[1]
-    if not shared:
-        return dense[0].new_zeros(0, f), [top_rows(a, unique) for a in dense]
-    greedy = top_rows(torch.cat(list(dense)), shared)
-    if not unique:
-        return greedy, [a.new_zeros(0, f) for a in dense]
-    common = top_rows(torch.cat([top_rows(a, shared + unique) for a in dense]), shared)
-    fits = [_alternate(dense, start, unique, sweeps, tolerance) for start in (greedy, common)]
-    _, basis, uniques = min(fits, key=lambda fit: fit[0])
-    return basis, uniques
+
+    ratio: float | None = None
+    rank: int | Pair | None = None
+    factors: Factors = "pointwise"
+    align: int = 8
+
+    def __post_init__(self) -> None:
+        check_choice("factors", self.factors, FACTORS)
+        check_int("align", self.align)
+        if self.rank is None:
+            object.__setattr__(self, "ratio", 0.5 if self.ratio is None else self.ratio)
+            check_share("ratio", self.ratio)
+            return
+        if self.ratio is not None:
+            raise SettingError(f"ratio={self.ratio} and rank={self.rank} both set the rank; give one of them")
+        if isinstance(self.rank, tuple) and self.factors != "tucker":
+            raise SettingError(f"rank={self.rank} must be one number; only factors='tucker' has two ranks")
+        for rank in pair(self.rank, "rank"):
+            check_int("rank", rank)
+
+    def ranks(self, spec: ConvSpec) -> Pair:
+        """The (inner, outer) ranks for one convolution; 0 where even rank 1 has more MACs than `ratio` allows."""
+        if self.rank is not None:
+            return pair(self.rank, "rank")
+        assert self.ratio is not None
+        most = full_rank(self.factors, spec)
+        allowed = self.ratio * spec.macs((1, 1))
+        if self.factors != "tucker":
+            rank = min(int(allowed // self._weights(spec, (1, 1))), most[0])
+            return (self._aligned(rank),) * 2
+        # the same part t of all channels on both sides: a t + b t**2 = allowed
+        a, b = sum(links_of("tucker", spec, most)[i].macs((1, 1)) for i in (0, 2)), spec.macs((1, 1))
+        part = min((math.sqrt(a * a + 4 * b * allowed) - a) / (2 * b), 1.0)
+        return self._aligned(int(part * most[0])), self._aligned(int(part * most[1]))
+
+    def _aligned(self, rank: int) -> int:
+        return rank if rank < self.align else rank // self.align * self.align
+
+    def _weights(self, spec: ConvSpec, ranks: Pair) -> int:
+        return sum(link.macs((1, 1)) for link in links_of(self.factors, spec, ranks))
+
+    def above_full_rank(self, spec: ConvSpec) -> str | None:
+        """The reason if the rank exceeds the full rank of this convolution; None otherwise."""
+        most = full_rank(self.factors, spec)
+        if any(rank > limit for rank, limit in zip(self.ranks(spec), most, strict=True)):
+            limit = most if self.factors == "tucker" else most[0]
+            return f"rank={self.rank} must not exceed the full rank {limit} of {spec}; lower the rank"
+        return None
+
+    def reject(self, spec: ConvSpec) -> str | None:
+        error = factors_error(self.factors, spec) or self.above_full_rank(spec)
+        if error:
+            return error
+        ranks, dense = self.ranks(spec), spec.macs((1, 1))
+        if min(ranks) == 0:
+            part = self._weights(spec, (1, 1)) / dense
+            return (
+                f"rank 1 has {part:.2f} of the MACs of {spec}, above ratio={self.ratio}; a higher ratio would allow it"
+            )
+        if self._weights(spec, ranks) >= dense:
+            return (
+                f"rank={self.rank} has {self._weights(spec, ranks) / dense:.2f} of the MACs of {spec}; lower the rank"
+            )
+        return None
+
+    def group(self, sites: Sequence[Site]) -> tuple[list[Group], list[Skipped]]:
+        accepted, kept = self.accept(sites)
+        return [Group(LowRank(rank=self._rank(s.spec), factors=self.factors), (s,)) for s in accepted], kept
+
+    def _rank(self, spec: ConvSpec) -> int | Pair:
+        """The setting `rank` for one convolution."""
+        ranks = self.ranks(spec)
+        return ranks if self.factors == "tucker" else ranks[0]
+
+    def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
+        return [LowRankConv2d(**spec.kwargs(), rank=self._rank(spec), factors=self.factors) for spec in specs]
+
+    def params(self, specs: Sequence[ConvSpec]) -> int:
+        return sum(link.params() for spec in specs for link in links_of(self.factors, spec, self.ranks(spec)))
+
+    def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
+        spec = specs[index]
+        links = links_of(self.factors, spec, self.ranks(spec))
+        total = 0
+        for link in reversed(links):
+            total += link.macs(out_hw)
+            if self.factors != "pointwise":  # stride 1, so that the size of the output gives the size of the input
+                left, right, top, bottom = link.pads
+                (kh, kw), (dh, dw) = link.kernel_size, link.dilation
+                out_hw = (out_hw[0] + dh * (kh - 1) - top - bottom, out_hw[1] + dw * (kw - 1) - left - right)
+        return total
+
+    def not_nearest(self) -> str | None:
+        return "the factors of a Tucker decomposition are fitted in turn" if self.factors == "tucker" else None
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Set the factors to the nearest weights, or with `stats` to the nearest outputs.
+
+        Without `stats`: a truncated SVD of the weight as an (O, F) matrix (pointwise) or an (O kw, I kh) matrix (spatial); for
+        tucker, alternating SVDs of both sides from the SVD of each (higher-order orthogonal iteration).
+        With `stats`: pointwise U U^T W, where U are the leading eigenvectors of W S W^T. The first factor of spatial and of
+        tucker is the one without moments, and the other factors are the best ones behind it.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
+            assert isinstance(module, LowRankConv2d)
+            fit = {"pointwise": _fit_pointwise, "spatial": _fit_spatial, "tucker": _fit_tucker}[module.factors]
+            weight, metric = (by_group(conv.weight, conv.groups), None) if moments is None else metric_of(conv, moments)
+            for link, factor in zip(module.links, fit(module, weight, metric), strict=True):
+                link.weight.copy_(factor.reshape(link.weight.shape))
+            fill_bias(module, conv, module.weight_dense(), moments)
 
 
-def _alternate(
-    dense: Sequence[Tensor], basis: Tensor, unique: int, sweeps: int, tolerance: float
-) -> tuple[float, Tensor, list[Tensor]]:
-    """(error, shared components, unique components) after alternating from the start `basis` of the shared components."""
+def _fit_pointwise(module: LowRankConv2d, weight: Tensor, metric: Tensor | None) -> tuple[Tensor, ...]:
+    u = principal(weight, metric, module.rank[1])
+    return balanced(u.mT @ weight, u)
 
-    def off(rows: Tensor, components: Tensor) -> Tensor:
-        return rows - rows @ components.T @ components
 
-    uniques = [top_rows(off(a, basis), unique, basis) for a in dense]
-    error = _error(dense, basis, uniques)
-    enough = tolerance * sum(float(a.square().sum()) for a in dense)
-    for _ in range(sweeps):
-        new_basis = top_rows(torch.cat([off(a, u) for a, u in zip(dense, uniques, strict=True)]), len(basis))
-        new_uniques = [top_rows(off(a, new_basis), unique, new_basis) for a in dense]
-        new_error = _error(dense, new_basis, new_uniques)
-        gain = error - new_error
-        if gain > 0:
-            error, basis, uniques = new_error, new_basis, new_uniques
-        if gain <= enough:
+def _fit_spatial(module: LowRankConv2d, weight: Tensor, metric: Tensor | None) -> tuple[Tensor, ...]:
+    _, width, kh, kw = module.spec.weight_shape
+    rank, blocks = module.rank[1], weight.unflatten(2, (width, kh, kw))  # (g, O, I, kh, kw)
+    matrix = blocks.permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)  # (g, O kw, I kh)
+    u = principal(matrix, None, rank)
+    rows, columns = balanced(u.mT @ matrix, u)
+    columns = columns.unflatten(1, (-1, kw)).transpose(2, 3)  # (g, O, r, kw)
+    if metric is not None:
+        taps = torch.eye(kw, dtype=weight.dtype, device=weight.device)
+        placed = torch.einsum("gria,bc->grbiac", rows.unflatten(2, (width, kh)), taps)  # each column of the kernel
+        columns = on_components(weight, metric, placed.flatten(3).flatten(1, 2)).unflatten(2, (rank, kw))
+    return rows, columns
+
+
+def _fit_tucker(module: LowRankConv2d, weight: Tensor, metric: Tensor | None) -> tuple[Tensor, ...]:
+    (inner, outer), (_, width, kh, kw) = module.rank, module.spec.weight_shape
+    k = kh * kw
+
+    def by_input(matrix: Tensor) -> Tensor:
+        """(g, rows, I k) as (g, I, rows k)."""
+        return matrix.unflatten(2, (width, k)).transpose(1, 2).flatten(2)
+
+    def narrow(matrix: Tensor, a: Tensor) -> Tensor:
+        """The weight behind a 1x1 convolution `a`: (g, rows, I k) -> (g, rows, inner k)."""
+        return torch.einsum("gsi,goik->gosk", a, matrix.unflatten(2, (width, k))).flatten(2)
+
+    a = principal(by_input(weight), None, inner).mT
+    kept = -math.inf
+    for _ in range(SWEEPS):
+        u = principal(narrow(weight, a), None, outer)
+        projected = by_input(u.mT @ weight)
+        a = principal(projected, None, inner).mT
+        before, kept = kept, float((a @ projected).square().sum())
+        if kept - before <= ENOUGH * float(weight.square().sum()):
             break
-    return error, basis, uniques
-
-
-def _error(dense: Sequence[Tensor], basis: Tensor, uniques: Sequence[Tensor]) -> float:
-    total = 0.0
-    for a, own in zip(dense, uniques, strict=True):
-        components = torch.cat([own, basis])
-        total += float((a - a @ components.T @ components).square().sum())
-    return total
-
-
-def fit_bases_to_outputs(
-    problems: Sequence[Problem], shared: int, unique: int, sweeps: int = 5, tolerance: float = 1e-4
-) -> tuple[Tensor, list[Tensor]]:
-    """Orthonormal components with a small sum over layers of tr((W_i - Ŵ_i) M_i (W_i - Ŵ_i)ᵀ), as `fit_bases` returns them.
-
-    With only unique components, the result is optimal: Ŵ = U Uᵀ W with the first eigenvectors U of W M Wᵀ. Shared components
-    start twice: from `fit_bases`, and from the main directions of the stacked weights in the mean metric of the layers (a
-    whitened SVD). Then two steps alternate: the unique components of each layer, exactly, and the shared components, by
-    conjugate gradients. The better result is returned. No step increases the error, so the result is never worse than
-    `fit_bases` with the best coefficients.
-
-    Args:
-        problems: (W_i, M_i) for each layer.
-        shared, unique: the numbers of components.
-        sweeps: the largest number of alternations.
-        tolerance: stop when the error falls by less than this part of itself.
-
-    >>> metric = torch.diag(torch.tensor([1.0, 9.0]))  # the second input varies most
-    >>> _, own = fit_bases_to_outputs([(torch.diag(torch.tensor([2.0, 1.0])), metric)], shared=0, unique=1)
-    >>> own[0].abs()
-    tensor([[0., 1.]])
-    """
-    width = problems[0][0].shape[1]
-    if not shared:
-        none = problems[0][0].new_zeros(0, width)
-        return none, [_own_components(problem, none, unique) for problem in problems]
-    stack, mean = torch.cat([weight for weight, _ in problems]), torch.stack([m for _, m in problems]).mean(0)
-    whitened = principal(stack, mean, shared).mT @ stack
-    starts = (fit_bases([weight for weight, _ in problems], shared, unique)[0], top_rows(whitened, shared))
-    fits = [_alternate_for_outputs(problems, start, unique, sweeps, tolerance) for start in starts]
-    _, basis, uniques = min(fits, key=lambda fit: fit[0])
-    return basis, uniques
-
-
-def _own_components(problem: Problem, basis: Tensor, unique: int) -> Tensor:
-    """The best unique components of a layer beside the shared ones, orthonormal and orthogonal to these: (unique, F)."""
-    weight, metric = problem
-    if not unique:
-        return basis[:0]
-    left = weight - on_components(weight, metric, basis) @ basis if len(basis) else weight
-    rows = principal(left, metric, unique).mT @ left
-    return top_rows(rows - rows @ basis.mT @ basis, unique, basis)
-
-
-def _alternate_for_outputs(
-    problems: Sequence[Problem], basis: Tensor, unique: int, sweeps: int, tolerance: float
-) -> tuple[float, Tensor, list[Tensor]]:
-    """(error, shared components, unique components) after alternating from the start `basis` of the shared components."""
-
-    def solution(basis: Tensor) -> tuple[float, list[Tensor], list[Tensor]]:
-        """(error, unique components, coefficients of unique and shared components) with these shared components."""
-        owns = [_own_components(problem, basis, unique) for problem in problems]
-        both = [torch.cat([own, basis]) for own in owns]
-        coefficients = [on_components(*problem, components) for problem, components in zip(problems, both, strict=True)]
-        error = sum(
-            squared(weight - own @ components, metric)
-            for (weight, metric), own, components in zip(problems, coefficients, both, strict=True)
-        )
-        return error, owns, coefficients
-
-    error, owns, coefficients = solution(basis)
-    for _ in range(sweeps):
-        shares = [found[:, unique:] for found in coefficients]
-
-        def normal(basis: Tensor, shares: list[Tensor] = shares) -> Tensor:
-            return sum_of([c.mT @ (c @ basis) @ m for c, (_, m) in zip(shares, problems, strict=True)])
-
-        left = [w - c[:, :unique] @ own for (w, _), c, own in zip(problems, coefficients, owns, strict=True)]
-        right = sum_of([c.mT @ rows @ m for c, rows, (_, m) in zip(shares, left, problems, strict=True)])
-        moved = top_rows(descended(basis, normal, right, steps=20), len(basis))
-        new_error, new_owns, new_coefficients = solution(moved)
-        gain = error - new_error
-        if gain > 0:
-            error, basis, owns, coefficients = new_error, moved, new_owns, new_coefficients
-        if gain <= tolerance * error:
-            break
-    return error, basis, owns
-
-
-def sum_of(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors of one shape."""
-    return torch.stack(list(tensors)).sum(0)
+    narrowed, behind = narrow(weight, a), None
+    if metric is not None:
+        taps = torch.eye(k, dtype=weight.dtype, device=weight.device)
+        rows = torch.einsum("gsi,kc->gskic", a, taps).flatten(3).flatten(1, 2)
+        narrowed, behind = on_components(weight, metric, rows), rows @ metric @ rows.mT
+    u = principal(narrowed, behind, outer)
+    return a, u.mT @ narrowed, u

@@ -22,10 +22,10 @@ from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
+from leanconv.ops.components import fit_bases, fit_bases_to_outputs
 from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.forms.shared_basis import forms
 from leanconv.ops.least_squares import Stats, fill_bias, on_components
-from leanconv.ops.low_rank import fit_bases, fit_bases_to_outputs
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
 

@@ -18,8 +18,8 @@ from leanconv.core.settings import check_int
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
+from leanconv.ops.components import top_rows
 from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
-from leanconv.ops.low_rank import top_rows
 
 __all__ = ["SoftShared", "SoftSharedConv2d"]
 

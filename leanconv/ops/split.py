@@ -16,12 +16,13 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp, Forms
 from leanconv.core.release import NamedLayer, Place
-from leanconv.core.settings import check_bool, check_choice, check_int
+from leanconv.core.settings import check_bool, check_choice, check_int, check_share
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.forms.split import forms
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.least_squares import Stats, each
+from leanconv.ops.normed_sum import can_normed_sum, normed_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
 from leanconv.ops.split_fit import fit_branches_
 
@@ -153,7 +154,7 @@ class SplitConv2d(ConvOp):
         self.pool: nn.Module | None = None
         if self.stride != (1, 1):
             self.pool = EdgeAvgPool2d(self.stride)
-        self.mergeable = representative == "sum" and self.pool is None and self._centre() is not None
+        self.mergeable = representative == "sum" and self.pool is None and self.spec.centre is not None
         self.merges = self.mergeable and in_channels <= MERGE_UP_TO  # in training; the result is the same
         self.reset_parameters()
 
@@ -203,21 +204,17 @@ class SplitConv2d(ConvOp):
                 used, rest = self._pooled(self.pool, x, used, rest)
             if self.point is not None:
                 u3 = self.point(u3) if self.chained else u3 + self.point(used)
-        u3 = self.norm3(u3)
         if self.redundant is None or self.norm1 is None:
-            return u3
-        u1 = self.norm1(self.redundant(rest))
+            return self.norm3(u3)
+        u1 = self.redundant(rest)
+        if self.training and can_normed_sum(u3, u1, self.norm3, self.norm1):
+            return normed_sum(u3, u1, self.norm3, self.norm1, self.fusion)
+        u3, u1 = self.norm3(u3), self.norm1(u1)
         return gated_sum(u3, u1) if self.fusion else u3 + u1
-
-    def _centre(self) -> Pair | None:
-        """The (row, column) of the k x k tap at the output's own pixel; None without such a tap."""
-        left, _, top, _ = self.spec.pads
-        (dh, dw) = self.dilation
-        return None if top % dh or left % dw else (top // dh, left // dw)
 
     def merged_weight(self) -> Tensor:
         """The grouped convolution and the 1x1 convolution as one k x k weight (O, R, kh, kw), if `mergeable` is true."""
-        centre, point, (kh, kw) = self._centre(), self.point, self.kernel_size
+        centre, point, (kh, kw) = self.spec.centre, self.point, self.kernel_size
         assert centre is not None and point is not None
         (row, column), groups = centre, self.grouped.groups
         width, rows = self.used // groups, self.out_channels // groups
@@ -275,8 +272,7 @@ class Split(Method):
     redundant: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
-            raise SettingError(f"ratio={self.ratio!r} must be a number above 0 and at most 1")
+        check_share("ratio", self.ratio)
         check_int("groups", self.groups)
         check_bool("fusion", self.fusion)
         check_bool("redundant", self.redundant)

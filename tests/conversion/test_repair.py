@@ -29,6 +29,7 @@ EXACT = [
     lc.Het(2),
     lc.Lego(splits=2),
     lc.SharedBasis(shared=0, unique=2, growth=1, norm=False),
+    lc.LowRank(rank=2),
 ]
 
 
@@ -59,6 +60,16 @@ def test_blocks_share_their_correction():
 
     assert apart(ours, "mean") < 1e-5 < apart(before, "mean")
     assert apart(ours, "std") < apart(before, "std")
+
+
+def test_only_the_channels_that_a_partial_convolution_convolves_get_the_mean():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()).eval()
+    lean = lc.convert(model, lc.PartialConv(0.75), "fit", input_size=(4, 12, 12))
+    assert lc.repair_outputs_(lean, model, images()) == ["0"]
+    ours, dense = outputs(lean, 0).mean(1), outputs(model, 0).mean(1)
+    torch.testing.assert_close(ours[:3], dense[:3], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outputs(lean, 0)[3], images()[:, 3].flatten())
 
 
 @pytest.mark.parametrize("bias", [True, False])

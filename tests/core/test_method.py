@@ -8,7 +8,7 @@ from leanconv.core.errors import SettingError
 
 def test_names_are_the_snake_case_of_the_class():
     assert [method.name for method in lc.METHODS if method.__module__.startswith("leanconv.")] == [
-        *("depth_shared", "filter_summary", "ghost", "grouped", "het", "lego"),
+        *("depth_shared", "filter_summary", "ghost", "grouped", "het", "lego", "low_rank", "partial_conv"),
         *("shared_basis", "soft_shared", "split", "tied_block"),
     ]
 

@@ -22,6 +22,7 @@ METHODS = {
     "split": lc.Split(),
     "shared_basis": lc.SharedBasis(4),
     "depth_shared": lc.DepthShared(),
+    "adapters": lc.DepthShared(adapter_rank=1),
 }
 PEERS = {method().name: method() for method in lc.METHODS if method().name not in METHODS}
 HERE = [
@@ -34,6 +35,9 @@ def lean(method: str, width: int = 8) -> nn.Module:
     dense = lc.create_model("resnet8", width=width)
     model = lc.convert(dense, lc.plan(dense, (METHODS | PEERS)[method], exclude=["conv1", "*shortcut*"])).eval()
     unsettle_(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("outer"):  # of a correction, which starts as zero
+            nn.init.normal_(parameter, std=0.1)
     return model
 
 

@@ -42,6 +42,10 @@ def test_which_forms_there_are():
     assert "batch" not in names(lc.TiedBlockConv2d(8, 8, 3, groups=2, blocks=2))
     assert names(lc.SharedBasisConv2d(8, 8, 3, shared=3)) == ["factors", "factors, padded", "dense", "module"]
     assert names(lc.SharedBasisConv2d(8, 8, 3, shared=15))[:2] == ["factors", "dense"]
+    assert names(lc.LowRankConv2d(8, 8, 3, rank=3)) == ["factors", "factors, padded", "dense", "module"]
+    assert names(lc.LowRankConv2d(32, 32, 3, rank=16, factors="spatial")) == ["factors", "dense", "module"]
+    assert names(lc.DepthSharedConv2d(8, 8, 3, adapter_rank=1)) == ["dense", "shared and adapter", "module"]
+    assert names(lc.PartialConv2d(8, 8, 3, padding=1)) == ["partial", "dense", "module"]
     assert names(lc.SplitConv2d(8, 8, 3, padding=1)) == ["branches", "merged", "module"]
     assert names(lc.SplitConv2d(8, 8, 3, 2, 1)) == ["branches", "module"]
     assert names(lc.LegoConv2d(8, 8, 3)) == ["dense", "module"]
@@ -118,6 +122,12 @@ def test_layers_that_compute_the_same_have_one_signature_and_others_another():
         lc.SharedBasisConv2d(*shape, unique=2),
         lc.DepthSharedConv2d(*shape),
         lc.DepthSharedConv2d(*shape, blend=True),
+        lc.DepthSharedConv2d(*shape, adapter_rank=1),
+        lc.DepthSharedConv2d(*shape, adapter_rank=2),
+        *(lc.LowRankConv2d(*shape, rank=r, factors=f) for r in (2, 3) for f in ("pointwise", "spatial", "tucker")),
+        lc.LowRankConv2d(*shape, rank=(3, 2), factors="tucker"),
+        lc.PartialConv2d(*shape),
+        lc.PartialConv2d(*shape, channels=2),
         *(lc.SplitConv2d(*shape, **s) for s in ({}, {"fusion": False}, {"own_groups": 1}, {"redundant": False})),
         *(lc.SplitConv2d(*shape, representative=r) for r in ("chain", "full")),
         *(lc.GhostConv2d(*shape, **s) for s in ({}, {"norm": False}, {"activation": False}, {"cheap_kernel_size": 5})),

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.core.sharing import borrowed
-from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d, PaddedDepthSharedConv2d
+from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d
+from leanconv.ops.padded_depth_shared import PaddedDepthSharedConv2d
 from leanconv.papers.conventions import Counted, conv_params
 from leanconv.papers.tally import Tally
 

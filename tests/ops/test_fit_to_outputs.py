@@ -7,24 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import leanconv as lc
-from leanconv.conversion.moments import collect
 from leanconv.core import moments as core_moments
 from leanconv.core.moments import Moments
+from leanconv.ops.components import fit_bases_to_outputs
 from leanconv.ops.least_squares import descended, on_components, on_taps, principal
-from leanconv.ops.low_rank import fit_bases_to_outputs
+from tests.ops.moments import images, moments_of
 
-
-@pytest.fixture(autouse=True)
-def almost_no_ridge(monkeypatch):
-    monkeypatch.setattr(core_moments, "RIDGE", 1e-11)
-
-
-def images(channels: int, size: int = 7, n: int = 6) -> Tensor:
-    """Images whose channels and pixels are alike and have means, as behind a ReLU."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, channels, size + 2, size + 2, generator=generator, dtype=torch.float64)
-    x = nn.functional.avg_pool2d(x, 3, 1)
-    return (x + x.mean(1, keepdim=True) + 0.2).relu()
+pytestmark = pytest.mark.usefixtures("almost_no_ridge")
 
 
 def layers(count: int, *args: object, **kwargs: object) -> list[nn.Conv2d]:
@@ -34,7 +23,7 @@ def layers(count: int, *args: object, **kwargs: object) -> list[nn.Conv2d]:
 
 def fitted(method: lc.Method, convs: list[nn.Conv2d], inputs: list[Tensor]) -> list[nn.Module]:
     """The modules of `method` after a fit to the outputs of `convs`, each on its own inputs."""
-    stats = [collect(conv, [""], [x], positions=None)[""] for conv, x in zip(convs, inputs, strict=True)]
+    stats = [moments_of(conv, x) for conv, x in zip(convs, inputs, strict=True)]
     modules = [module.double().eval() for module in method.build([lc.ConvSpec.of(conv) for conv in convs])]
     with torch.no_grad():
         method.fit_(modules, convs, stats)
@@ -120,7 +109,7 @@ def test_the_cheap_filters_of_a_ghost_module_have_the_least_difference(bias):
 def test_a_low_rank_fit_is_the_truncated_svd_of_the_whitened_weight():
     (conv,), x = layers(1, 4, 6, 3, bias=False), images(4)
     (module,) = fitted(lc.SharedBasis(shared=0, unique=2, norm=False), [conv], [x])
-    second = collect(conv, [""], [x], positions=None)[""].second[0]
+    second = moments_of(conv, x).second[0]
     values, vectors = torch.linalg.eigh(second)
     root = vectors * values.clamp(min=0).sqrt()
     left_out = torch.linalg.svdvals(conv.weight.detach().flatten(1) @ root)[2:].square().sum()
@@ -225,7 +214,7 @@ def test_a_channel_that_is_always_zero_keeps_its_nearest_weights(monkeypatch):
 
 def test_moments_give_the_mean_squared_output():
     (conv,), x = layers(1, 4, 6, 3, groups=2), images(4)
-    seen = collect(conv, [""], [x], positions=None)[""]
+    seen = moments_of(conv, x)
     with torch.no_grad():
         y = conv(x)
         torch.testing.assert_close(seen.error(conv.weight, conv.bias), y.square().sum(1).mean())

@@ -8,6 +8,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
+from leanconv.ops import het
 
 
 def dense(op: lc.HetConv2d) -> nn.Conv2d:
@@ -32,19 +33,35 @@ def dense(op: lc.HetConv2d) -> nn.Conv2d:
     return conv
 
 
+HOSTS = [
+    dict(kernel_size=3, padding=1),
+    dict(kernel_size=3, stride=2, padding=1, groups=2),
+    dict(kernel_size=3, padding=0),
+    dict(kernel_size=3, padding=0, padding_mode="reflect"),
+    dict(kernel_size=3, padding=3, dilation=2, padding_mode="circular"),
+    dict(kernel_size=(5, 2), stride=(1, 3), padding=(0, 2)),
+]
+
+
 @pytest.mark.parametrize("part", [2, 4])
-@pytest.mark.parametrize(
-    "host",
-    [
-        dict(kernel_size=3, padding=1),
-        dict(kernel_size=3, stride=2, padding=1, groups=2),
-        dict(kernel_size=3, padding=0),
-        dict(kernel_size=3, padding=0, padding_mode="reflect"),
-        dict(kernel_size=3, padding=3, dilation=2, padding_mode="circular"),
-        dict(kernel_size=(5, 2), stride=(1, 3), padding=(0, 2)),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("host", HOSTS, ids=str)
+@pytest.mark.parametrize("merge_up_to", [0, het.MERGE_UP_TO])
+def test_training_computes_and_differentiates_what_eval_does(host, part, merge_up_to, monkeypatch):
+    monkeypatch.setattr(het, "MERGE_UP_TO", merge_up_to)
+    op = lc.HetConv2d(8, 16, **host, part=part).double()
+    dense = torch.randn(2, 8, 9, 8, dtype=torch.float64)
+    for x in (dense, dense.contiguous(memory_format=torch.channels_last)):
+        results = []
+        for training in (False, True):
+            y = op.train(training)(x.requires_grad_())
+            results.append((y, *torch.autograd.grad(y.sin().sum(), [x, *op.parameters()])))
+        torch.testing.assert_close(*results)
+    if op.padding_mode == "zeros":  # torch's other paddings drop the layout
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("part", [2, 4])
+@pytest.mark.parametrize("host", HOSTS, ids=str)
 def test_filters_are_k_x_k_on_one_channel_of_p_shifted_from_filter_to_filter(host, part):
     op = lc.HetConv2d(8, 16, **host, part=part).double()
     nn.init.normal_(op.bias)

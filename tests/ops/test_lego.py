@@ -8,6 +8,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
+from leanconv.ops import lego as module
 from leanconv.ops.lego import nearest_lines
 
 
@@ -33,6 +34,20 @@ def test_each_output_adds_one_lego_of_each_part(splits, ratio, count, training):
             wanted = wanted + op.coefficients[t, i] * map_
             assert op.chosen()[t, i] == chosen
         torch.testing.assert_close(y[:, t], wanted)
+
+
+@pytest.mark.parametrize("compose_above", [0.0, 9.0])
+@pytest.mark.parametrize(("splits", "ratio"), [(2, 0.5), (4, 0.25), (1, 1.0)])
+def test_training_has_the_gradients_of_the_equation(splits, ratio, compose_above, monkeypatch):
+    monkeypatch.setattr(module, "COMPOSE_ABOVE", compose_above)
+    op = lego(splits=splits, ratio=ratio).train()
+    x = torch.randn(2, 8, 7, 6, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    leaves = [x, op.weight, op.coefficients, op.bias]
+    y, wanted = op(x), nn.functional.conv2d(x, op.weight_dense(), op.bias, 2, 1)
+    torch.testing.assert_close(y, wanted)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    found = torch.autograd.grad(y.sin().sum(), leaves)
+    torch.testing.assert_close(found, torch.autograd.grad(wanted.sin().sum(), leaves))
 
 
 def test_the_selector_gets_the_gradient_of_the_one_hot_choice():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.ops.low_rank import _alternate, _error, fit_bases, top_rows
+from leanconv.ops.components import _alternate, _error, fit_bases, top_rows
 
 FIRST_BLOCKS = ["conv1", "layer?.0.*"]  # the stem and the first block of every stage stay dense
 

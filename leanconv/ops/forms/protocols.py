@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -27,13 +27,22 @@ class TiedBlocks(Protocol):
 
 
 class Factors(Protocol):
-    """Of a `leanconv.SharedBasisConv2d`."""
+    """Of a `leanconv.SharedBasisConv2d`, or of a `leanconv.LowRankConv2d` with a k x k and a 1x1 factor."""
 
-    spec: ConvSpec
-    out_channels: int
-    norm: nn.BatchNorm2d | None
-    coefficients: nn.Parameter
-    bias: nn.Parameter | None
+    @property
+    def spec(self) -> ConvSpec: ...
+
+    @property
+    def out_channels(self) -> int: ...
+
+    @property
+    def norm(self) -> nn.BatchNorm2d | None: ...
+
+    @property
+    def coefficients(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
 
     def components(self) -> Tensor: ...
 
@@ -54,3 +63,38 @@ class Branches(Protocol):
     norm1: nn.BatchNorm2d | None
 
     def merged_weight(self) -> Tensor: ...
+
+
+class Bank(Protocol):
+    """Of the bank of a `leanconv.DepthSharedConv2d`."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+
+class Corrected(Protocol):
+    """Of a `leanconv.DepthSharedConv2d`."""
+
+    spec: ConvSpec
+    out_channels: int
+    groups: int
+    blend: nn.Parameter | None
+    inner: nn.Parameter | None
+    outer: nn.Parameter | None
+
+    @property
+    def bank(self) -> Bank: ...
+
+    def weight_dense(self) -> Tensor: ...
+
+    def bias_dense(self) -> Tensor | None: ...
+
+
+class Chain(Protocol):
+    """Of a `leanconv.LowRankConv2d`."""
+
+    spec: ConvSpec
+    factors: Literal["pointwise", "spatial", "tucker"]
+
+    @property
+    def links(self) -> list[nn.Conv2d]: ...
