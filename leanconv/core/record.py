@@ -38,6 +38,14 @@ class PlanData(Protocol):
         ...
 
 
+class ChannelPlanData(Protocol):
+    """The part of `leanconv.ChannelPlan` that a record needs; a later package defines `leanconv.ChannelPlan`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """The place of a converted layer in its plan, which copies and parts of the network keep.
@@ -94,7 +102,8 @@ class Record:
     Args:
         base: ``{"name", "kwargs"}`` with which `create_model` builds such a network; None when unknown.
         task: the task of the network, set by `leanconv.set_task`.
-        plan: the plan of a converted network, on its root module.
+        channels: the channel plans by which a network became narrower or shallower, in their order, on its root module.
+        plan: the plan of a converted network, on its root module. It names the layers of the narrower network.
         member: the place of a converted layer in its plan.
         sparse: names of the state dict entries that are saved without their zeros.
         optimized: the choices of `leanconv.optimize`, on the network that it returned.
@@ -103,6 +112,7 @@ class Record:
 
     base: Mapping[str, Any] | None = None
     task: Task | None = None
+    channels: tuple[ChannelPlanData, ...] = ()
     plan: PlanData | None = None
     member: Member | None = None
     sparse: tuple[str, ...] = ()
