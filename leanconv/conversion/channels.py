@@ -150,11 +150,20 @@ def channel_graph(model: nn.Module, input_size: InputSize | None = None) -> Chan
     {'3': 'the network gives it out'}
     """
     model = unwrapped(model)
+    found, _ = follow(model, sized(model, input_size))
+    return found
+
+
+def sized(model: nn.Module, input_size: InputSize | None) -> InputSize:
+    """`input_size`, or the one that the model states.
+
+    Raises:
+        SettingError: there is none.
+    """
     size = input_size_of(model) if input_size is None else image_size(input_size)
     if size is None:
         raise SettingError("this network does not say its input size; give input_size=(channels, height, width)")
-    found, _ = follow(model, size)
-    return found
+    return size
 
 
 def follow(model: nn.Module, size: InputSize) -> tuple[ChannelGraph, dict[tuple[str, int], np.ndarray]]:

@@ -1,0 +1,186 @@
+"""How much each channel of a set matters: by its weights, by a loss, or by what the layers behind it read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, unfold
+
+from leanconv.conversion.channels import ChannelSet
+from leanconv.core.errors import SettingError
+from leanconv.core.settings import check_choice
+
+Criterion = Literal["magnitude", "random", "first", "taylor", "activation"]
+Batches = Iterable[Any]
+NEEDS_DATA = ("taylor", "activation")
+
+
+def channel_scores(
+    model: nn.Module,
+    sets: Sequence[ChannelSet],
+    criterion: Criterion = "magnitude",
+    data: Batches | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """{set: a score for each of its channels}; the channels with the least scores matter least.
+
+    - ``"magnitude"``: the norm of all weights that make or read the channel, sqrt(sum w^2).
+    - ``"random"``: uniform numbers of `seed`.
+    - ``"first"``: the first channels matter most. It is for networks whose weights are made anew.
+    - ``"taylor"``: sum over batches of (sum w dL/dw)^2 over the weights that make the channel, L the cross-entropy.
+    - ``"activation"``: the error of the outputs of the layers that read the channel, if it alone is removed and nothing is
+      trained: sum over layers of E|W_c u_c|^2 / E|W u|^2, with u the unfolded input and u_c the part of channel c. So it is
+      the trace of W_c S_cc W_c^T with S = E u u^T.
+
+    Args:
+        model: the network, in eval mode while it runs.
+        sets: the sets to score.
+        data: for ``"taylor"`` batches ``(images, labels)``; for ``"activation"`` the same, or images alone.
+
+    Raises:
+        SettingError: the criterion is unknown, or needs data and there is none.
+
+    Source: magnitude over all coupled weights, Fang et al. 2023, "DepGraph"; Taylor, Molchanov et al. 2019, eq. 8.
+    """
+    check_choice("criterion", criterion, get_args(Criterion))
+    if criterion in NEEDS_DATA and data is None:
+        raise SettingError(f"criterion={criterion!r} needs data: batches of (images, labels)")
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return {found.name: torch.rand(found.size, generator=generator) for found in sets}
+    if criterion == "first":
+        return {found.name: -torch.arange(found.size, dtype=torch.float32) for found in sets}
+    if criterion == "magnitude":
+        squares = {name: tensor.detach().square() for name, tensor in tensors.items()}
+        return {found.name: _sum(model, squares, found, (*found.makes, *found.reads)).sqrt() for found in sets}
+    assert data is not None
+    return _taylor(model, tensors, sets, data) if criterion == "taylor" else _activation(model, tensors, sets, data)
+
+
+def _sum(model: nn.Module, values: dict[str, Tensor], found: ChannelSet, names: Sequence[str]) -> Tensor:
+    """For each channel, the sum of the values at all places of the named tensors."""
+    total = torch.zeros(found.size, dtype=torch.float64)
+    for place in found.places:
+        if place.tensor in names:
+            each = _by_channel(values[place.tensor], place.dim, place.size)
+            total += each[list(place.index)].reshape(found.size, -1).sum(1)
+    return total
+
+
+def _by_channel(values: Tensor, dim: int, size: int) -> Tensor:
+    """The sum over everything but dimension `dim`; in dimension 1 of a grouped weight, over the filters of each group."""
+    values = values.double().cpu()
+    if values.shape[dim] == size:
+        return values.movedim(dim, 0).flatten(1).sum(1)
+    groups = size // values.shape[1]
+    return values.unflatten(0, (groups, -1)).flatten(3).sum((1, 3)).flatten()
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images of a batch, which is images or ``(images, labels)``."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def _taylor(
+    model: nn.Module, tensors: dict[str, nn.Parameter], sets: Sequence[ChannelSet], data: Batches
+) -> dict[str, Tensor]:
+    names = sorted({name for found in sets for name in found.makes})
+    total = {found.name: torch.zeros(found.size, dtype=torch.float64) for found in sets}
+    parameters = [tensors[name] for name in names]
+    flags = [parameter.requires_grad for parameter in parameters]
+    with _in_eval(model):
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_()
+            for images, labels in data:
+                loss = cross_entropy(model(images), labels)
+                gradients = torch.autograd.grad(loss, parameters)
+                products = {n: p.detach() * g for n, p, g in zip(names, parameters, gradients, strict=True)}
+                for found in sets:
+                    total[found.name] += _sum(model, products, found, found.makes).square()
+        finally:
+            for parameter, flag in zip(parameters, flags, strict=True):
+                parameter.requires_grad_(flag)
+    return total
+
+
+@torch.no_grad()
+def _activation(
+    model: nn.Module, tensors: dict[str, nn.Parameter], sets: Sequence[ChannelSet], data: Batches
+) -> dict[str, Tensor]:
+    reads = {name: name.rpartition(".")[0] for found in sets for name in found.reads}
+    errors: dict[str, Tensor] = {}
+    energy: dict[str, float] = {}
+    hooks = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def note(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            found, whole = _error_by_channel(layer, args[0], out)
+            errors[name] = errors.get(name, torch.zeros(())) + found
+            energy[name] = energy.get(name, 0.0) + whole
+
+        return note
+
+    with _in_eval(model):
+        for tensor, layer_name in reads.items():
+            layer = model.get_submodule(layer_name)
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                hooks.append(layer.register_forward_hook(hook(tensor)))
+        try:
+            for batch in data:
+                model(images_of(batch))
+        finally:
+            for handle in hooks:
+                handle.remove()
+    scores = {}
+    for found in sets:
+        total = torch.zeros(found.size, dtype=torch.float64)
+        for place in found.places:
+            if place.tensor in errors and place.tensor in found.reads and place.dim == 1:
+                each = errors[place.tensor] / max(energy[place.tensor], 1e-30)
+                total += each[list(place.index)].reshape(found.size, -1).sum(1)
+        scores[found.name] = total
+    return scores
+
+
+def _error_by_channel(layer: nn.Conv2d | nn.Linear | nn.Module, x: Tensor, out: Tensor) -> tuple[Tensor, float]:
+    """For each input channel c, the sum of |W_c u_c|^2 over images and positions; and that of the whole output."""
+    weight: Tensor = layer.weight.double()  # type: ignore[operator, union-attr, assignment]
+    bias = layer.bias
+    if isinstance(layer, nn.Linear):
+        energy = x.reshape(-1, x.shape[-1]).double().square().sum(0)
+        plain = out.reshape(-1, out.shape[-1]) - (0 if bias is None else bias)
+        return (weight.square().sum(0) * energy).cpu(), float(plain.double().square().sum())
+    assert isinstance(layer, nn.Conv2d)
+    moments: Tensor | None = None
+    pads = layer._reversed_padding_repeated_twice
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    for images in x.split(8):  # an unfolded batch takes k times the memory
+        padded = nn.functional.pad(images, pads, mode=mode)
+        if padded.dtype not in (torch.float32, torch.float64):
+            padded = padded.float()
+        u = unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride).unflatten(1, (x.shape[1], -1))
+        u = u.transpose(0, 1).flatten(2) if u.shape[0] == 1 else u.permute(1, 2, 0, 3).flatten(2)
+        part = (u.reshape(x.shape[1], -1, u.shape[-1]) @ u.reshape(x.shape[1], -1, u.shape[-1]).transpose(1, 2)).double()
+        moments = part if moments is None else moments + part
+    assert moments is not None
+    own = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(2)  # (I, O / g, k)
+    plain = out - (0 if bias is None else bias[:, None, None])
+    return torch.einsum("iok,ikl,iol->i", own, moments, own).cpu(), float(plain.double().square().sum())
+
+
+@contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag

@@ -1,0 +1,233 @@
+"""Structured pruning: remove the channels that matter least, until the network meets a budget of MACs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.conversion.channel_plan import ChannelPlan, Kept, apply_channels_
+from leanconv.conversion.channels import ChannelGraph, ChannelSet, follow, sized
+from leanconv.conversion.removable import removable
+from leanconv.core.copying import copied
+from leanconv.core.count import count_macs
+from leanconv.core.errors import SettingError
+from leanconv.core.meta import InputSize, dry_run
+from leanconv.core.settings import check_int
+from leanconv.core.wrappers import unwrapped
+from leanconv.search.channel_scores import Batches, Criterion, channel_scores
+
+STEPS = 30  # halvings of the share of channels that stay
+
+
+def prune(
+    model: nn.Module,
+    macs: float | None = None,
+    criterion: Criterion = "magnitude",
+    *,
+    align: int = 8,
+    ratios: Mapping[str, float] | None = None,
+    data: Batches | None = None,
+    input_size: InputSize | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """A copy of `model` with fewer channels; `model` itself is not changed.
+
+    The copy is an ordinary network with narrower layers: it counts, trains, converts to lean operators, exports and saves
+    like any other. Its channel plan is in its record, so `leanconv.save` and `leanconv.load` keep it.
+
+    Args:
+        macs: the share of the MACs of `model` that may remain, 0.5 for half. The same share of channels stays in every set
+            that `ratios` does not name.
+        criterion: which channels go first, see `leanconv.search.channel_scores`.
+        align: a set keeps a multiple of so many channels: 8 or 16 fill the vectors of a processor. A set that has fewer stays
+            whole.
+        ratios: ``{glob: share}``: the share of channels that stays in the sets whose names match.
+        data: batches for the criteria that need them.
+        input_size: (channels, height, width); default: the input size of the model, if the model states it.
+        seed: for ``criterion="random"``.
+
+    Raises:
+        SettingError: the budget cannot be met, a glob matches no set, or an argument is out of range.
+
+    >>> import leanconv as lc
+    >>> dense = lc.create_model("resnet20")
+    >>> half = prune(dense, macs=0.5, align=4)
+    >>> round(lc.count(half).macs / lc.count(dense).macs, 2)
+    0.48
+    """
+    plan = plan_channels(
+        model, macs, criterion, align=align, ratios=ratios, data=data, input_size=input_size, seed=seed
+    )
+    return apply_channels_(copied(unwrapped(model)), plan)
+
+
+def plan_channels(
+    model: nn.Module,
+    macs: float | None = None,
+    criterion: Criterion = "magnitude",
+    *,
+    align: int = 8,
+    ratios: Mapping[str, float] | None = None,
+    data: Batches | None = None,
+    input_size: InputSize | None = None,
+    seed: int = 0,
+) -> ChannelPlan:
+    """The channel plan of `prune`, which `leanconv.apply_channels_` applies; the arguments are those of `prune`."""
+    model = unwrapped(model)
+    check_int("align", align)
+    for name, share in {"macs": macs, **(ratios or {})}.items():
+        if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
+            raise SettingError(f"{name}={share!r} must be a share of more than 0 and at most 1, such as 0.5")
+    if macs is None and not ratios:
+        raise SettingError("give macs=, the share of the MACs that may remain, or ratios={glob: share of the channels}")
+    graph = removable_graph(model, input_size)
+    sets = [found for found in graph.sets if found.whole is None]
+    named = _named(graph, sets, ratios or {})
+    free = [found for found in sets if found.name not in named]
+    widths = {name: width_of(graph.of(name), share, align) for name, share in named.items()}
+    if macs is not None:
+        work = Work(model, graph)
+        widths |= _within(work, free, widths, macs, align)
+    cut = [found for found in sets if widths.get(found.name, found.size) < found.size]
+    scores = channel_scores(model, cut, criterion, data, seed=seed)
+    return ChannelPlan(tuple(Kept(found, best(found, widths[found.name], scores[found.name])) for found in cut))
+
+
+def removable_graph(model: nn.Module, input_size: InputSize | None = None) -> ChannelGraph:
+    """The channel graph of `model`, in which `whole` says of each set whether channels can be removed.
+
+    Raises:
+        SettingError: the input size is unknown, or the model does not run on it.
+    """
+    model = unwrapped(model)
+    graph, axes = follow(model, sized(model, input_size))
+    return removable(model, graph, axes)
+
+
+def width_of(found: ChannelSet, share: float, align: int) -> int:
+    """The number of channels of a set nearest to `share` of them: a multiple of `align`, and of the number of its cells.
+
+    >>> width_of(ChannelSet("conv", 64, ()), 0.45, 8)
+    32
+    """
+    step = math.lcm(align, len(found.cell_sizes()))
+    if step >= found.size:
+        return found.size
+    return min(found.size, max(step, round(share * found.size / step) * step))
+
+
+def best(found: ChannelSet, width: int, scores: Tensor) -> tuple[int, ...]:
+    """The `width` channels with the highest scores, equally many of each cell, in ascending order."""
+    cells = torch.tensor(found.cells or (0,) * found.size)
+    each = width // len(found.cell_sizes())
+    kept: list[int] = []
+    for cell in cells.unique().tolist():
+        members = torch.nonzero(cells == cell).flatten()
+        order = scores[members].argsort(descending=True, stable=True)[:each]
+        kept += members[order].tolist()
+    return tuple(sorted(kept))
+
+
+class Work:
+    """The MACs of a network as its sets get narrower, from one forward pass.
+
+    A convolution or linear layer has one multiply-add for each weight at each position, so the positions of its output tell
+    what the removed weights save.
+
+    >>> from leanconv.conversion.channels import channel_graph
+    >>> two = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> work = Work(two, channel_graph(two, (3, 10, 10)))
+    >>> work.dense, work.macs({"0": 4})
+    (15872, 7936)
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.dense = count_macs(model, graph.input_size)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        names = {place.tensor for found in graph.sets for place in found.places if place.tensor.endswith("weight")}
+        layers = {name.rpartition(".")[0] for name in names}
+
+        def run(twin: nn.Module, images: Tensor) -> dict[str, int]:
+            positions: dict[str, int] = {}
+
+            def hook(name: str) -> None:
+                layer = twin.get_submodule(name)
+
+                def note(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+                    seen = args[0] if getattr(layer, "transposed", False) else out
+                    dim = -1 if isinstance(layer, nn.Linear) else 1
+                    positions[name] = positions.get(name, 0) + seen.numel() // seen.shape[dim] // len(images)
+
+                if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+                    weight: Tensor = layer.weight
+                    self.shapes[f"{name}.weight"] = tuple(weight.shape)
+                    layer.register_forward_hook(note)
+
+            for name in layers:
+                hook(name)
+            twin(images)
+            return positions
+
+        self.positions = dry_run(model, graph.input_size, run)
+
+    def macs(self, widths: Mapping[str, int]) -> int:
+        """The MACs with so many channels in the named sets."""
+        left: dict[tuple[str, int], float] = {}
+        for found in self.graph.sets:
+            gone = found.size - widths.get(found.name, found.size)
+            for place in found.places if gone else ():
+                axis = place.tensor, place.dim
+                lost = gone * (len(place.index) // found.size) / place.size
+                left[axis] = left.get(axis, 1.0) - lost
+        total = self.dense
+        for name, shape in self.shapes.items():
+            share = left.get((name, 0), 1.0) * left.get((name, 1), 1.0)
+            total -= round(math.prod(shape) * (1 - share)) * self.positions.get(name.rpartition(".")[0], 0)
+        return total
+
+
+def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str, float]) -> dict[str, float]:
+    """{set: share} for the sets that a glob of `ratios` names; the first glob that matches decides."""
+    for glob in ratios:
+        matching = [found for found in graph.sets if fnmatchcase(found.name, glob)]
+        if not matching:
+            names = ", ".join(found.name for found in graph.sets[:5])
+            raise SettingError(f"ratios: {glob!r} matches no set of channels; {names}, ... are sets")
+        if all(found.whole for found in matching):
+            raise SettingError(f"ratios: no channel of {matching[0].name!r} can be removed: {matching[0].whole}")
+    named = {}
+    for found in sets:
+        share = next((ratios[glob] for glob in ratios if fnmatchcase(found.name, glob)), None)
+        if share is not None:
+            named[found.name] = share
+    return named
+
+
+def _within(
+    work: Work, free: Sequence[ChannelSet], given: Mapping[str, int], macs: float, align: int
+) -> dict[str, int]:
+    """The widths of the free sets, all by one share, with which the network has at most `macs` of its MACs."""
+
+    def widths(share: float) -> dict[str, int]:
+        return {found.name: width_of(found, share, align) for found in free}
+
+    least = work.macs({**given, **widths(0)}) / work.dense
+    if least > macs:
+        raise SettingError(
+            f"macs={macs} cannot be met by removing channels; the least is {math.ceil(1000 * least) / 1000} with align={align}"
+        )
+    low, high = 0.0, 1.0
+    if work.macs({**given, **widths(high)}) <= macs * work.dense:
+        return widths(high)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if work.macs({**given, **widths(middle)}) <= macs * work.dense:
+            low = middle
+        else:
+            high = middle
+    return widths(low)
