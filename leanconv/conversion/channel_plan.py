@@ -100,7 +100,8 @@ class ChannelPlan:
 def channel_plans(model: nn.Module) -> tuple[ChannelPlan, ...]:
     """The channel plans that were applied to `model` and to the networks inside it, in their order; () for others."""
     found: list[ChannelPlan] = []
-    for name, module in unwrapped(model).named_modules():
+    inside = sorted(unwrapped(model).named_modules(), key=lambda item: -len(item[0].split(".") if item[0] else ()))
+    for name, module in inside:  # a part was narrower before it became a part
         for plan in get_record(module).channels:
             assert isinstance(plan, ChannelPlan)
             found.append(plan.under(name))

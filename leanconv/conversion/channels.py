@@ -184,7 +184,7 @@ def follow(model: nn.Module, size: InputSize) -> tuple[ChannelGraph, dict[tuple[
 def _graph(
     following: Following, order: Sequence[str], size: InputSize
 ) -> tuple[ChannelGraph, dict[tuple[str, int], np.ndarray]]:
-    channel = _components(following.size, following.pairs)
+    channel = channels_met(following)
     reasons: dict[int, str] = {}
     for labels, reason in following.fixed:
         for number in np.unique(channel[labels]).tolist():
@@ -199,6 +199,11 @@ def _graph(
         if why is not None:
             fixed[tensor.rpartition(".")[0]] = why
     return ChannelGraph(tuple(sets), fixed, size), axes
+
+
+def channels_met(following: Following) -> np.ndarray:
+    """For each label, the number of its channel: the least label that it is coupled with."""
+    return _components(following.size, following.pairs)
 
 
 def _components(size: int, pairs: Iterable[np.ndarray]) -> np.ndarray:

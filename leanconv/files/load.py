@@ -12,8 +12,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from leanconv.conversion.apply import convert, plan_of, set_plan
+from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, channel_plans
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
+from leanconv.core.copying import copied
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.notes import set_task
@@ -37,7 +39,8 @@ FORBIDDEN = {
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # the types with which layers compute
 # The function that turns each older format into the next format
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: lambda info: info | {"task": None, "sparse": {}}
+    1: lambda info: info | {"task": None, "sparse": {}},
+    2: lambda info: info | {"channels": []},
 }
 
 
@@ -65,7 +68,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
         # Compare the shapes first, without memory: a file must not be able to ask for a network that it does not hold
         if model is None:
             check_tensors(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
-        elif info.get("plan") is not None:
+        elif info.get("plan") is not None or info["channels"]:
             check_tensors(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
         lean = network_of(info, model, path, len(tensors))
         check_tensors(lean, tensors, path)
@@ -137,6 +140,7 @@ def network_of(
         plan = None if info.get("plan") is None else Plan.from_json(info["plan"])
         with no_more_modules_than(tensors, path.name):
             base = unwrapped(model) if model is not None else how(lambda: _build(info.get("base"), path))
+            base = _narrowed(base, info["channels"], path)
             if plan is not None and not plan.groups:  # in older files; such a plan keeps all layers
                 set_plan(base, plan)
             # A paper's network is built lean and carries the plan already
@@ -154,6 +158,19 @@ def network_of(
         raise
     except LeanconvError as error:
         raise FileError(one_line(f"{path.name}: {error}")) from error
+
+
+def _narrowed(base: nn.Module, plans: Any, path: Path) -> nn.Module:
+    """`base` with the channels of the file: a copy, unless it has them already."""
+    if not isinstance(plans, list):
+        raise FileError(f"{path.name}: its channels are no list of plans; save it again")
+    found = [ChannelPlan.from_json(plan) for plan in plans]
+    if not found or [plan.to_json() for plan in channel_plans(base)] == [plan.to_json() for plan in found]:
+        return base
+    base = copied(base)
+    for plan in found:
+        apply_channels_(base, plan)
+    return base
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

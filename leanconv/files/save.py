@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from leanconv.conversion.apply import members_of, plan_of
+from leanconv.conversion.channel_plan import channel_plans
 from leanconv.conversion.check import check
 from leanconv.core.atomic import replacing, write_json
 from leanconv.core.copying import refuse_lazy
@@ -30,7 +31,7 @@ from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
 
-FORMAT = 2  # format 1 had no task and no sparse tensors; `leanconv.files.load` updates older files when it reads them
+FORMAT = 3  # format 1 had no task and no sparse tensors, format 2 no channel plans; `leanconv.files.load` updates older files when it reads them
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 METADATA_KEY = "leanconv"
@@ -42,12 +43,13 @@ CHECKSUM_KEY = "leanconv_checksum"  # a separate key, which older versions of le
 
 
 def description(model: nn.Module) -> dict[str, Any]:
-    """What `load` needs besides the tensors: versions, the base network, the plan, the names of tied tensors, the task."""
+    """What `load` needs besides the tensors: versions, the base network, the plans, the names of tied tensors, the task."""
     plan, task = plan_of(model), get_task(model)
     return {
         "version": FORMAT,
         "leanconv": __version__,
         "base": get_base(model),
+        "channels": [made.to_json() for made in channel_plans(model)],
         "plan": None if plan is None else plan.to_json(),
         "forms": hidden_settings(model),
         "ties": ties(model),

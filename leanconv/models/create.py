@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from leanconv.conversion.channel_plan import apply_channels_, channel_plans
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.core.notes import get_base, set_base
@@ -123,7 +124,10 @@ def rebuild_base(lean: nn.Module) -> nn.Module | None:
     base = get_base(lean)
     if base is None:
         return None
-    return built_on_meta(lambda: create_model(base["name"], **base["kwargs"]))
+    model = built_on_meta(lambda: create_model(base["name"], **base["kwargs"]))
+    for plan in channel_plans(lean):
+        apply_channels_(model, plan)
+    return model
 
 
 def _timm(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
