@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.channel_plan import ChannelPlan, Kept, apply_channels_, indices
+from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_channels_, indices
 from leanconv.conversion.channels import ChannelSet, Place, channel_graph
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import SettingError
@@ -59,7 +58,9 @@ def permute_channels_(
     for name, order in orders.items():
         if sorted(order) != list(range(graph.of(name).size)):
             raise SettingError(f"orders[{name!r}] must hold each of 0..{graph.of(name).size - 1} once")
-    return apply_channels_(model, ChannelPlan(tuple(Kept(graph.of(name), tuple(order)) for name, order in orders.items())))
+    return apply_channels_(
+        model, ChannelPlan(tuple(Selection(graph.of(name), tuple(order)) for name, order in orders.items()))
+    )
 
 
 def choose_orders(
@@ -114,9 +115,7 @@ def choose_orders(
     return {name: order for name, order in best.items() if order != tuple(range(len(order)))}
 
 
-def order_loss(
-    model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments] | None = None
-) -> dict[str, float]:
+def order_loss(model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments] | None = None) -> dict[str, float]:
     """{layer: the share of its energy that its form does not hold}, in the present order; see `choose_orders`."""
     layers = _layers(unwrapped(model), plan, stats or {})
     every = {(layer.tensor, dim): np.arange(layer.weight.shape[dim]) for layer in layers for dim in (0, 1)}
@@ -218,7 +217,9 @@ def _layers(model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments]) ->
             if site.spec.groups != 1:
                 continue
             layer = model.get_submodule(site.name)
-            weight = layer.weight.detach().double().flatten(2) if layer.weight.dim() > 2 else layer.weight.detach().double()  # type: ignore[union-attr, operator]
+            weight = (
+                layer.weight.detach().double().flatten(2) if layer.weight.dim() > 2 else layer.weight.detach().double()
+            )  # type: ignore[union-attr, operator]
             dense = weight.reshape(*weight.shape[:2], -1).cpu().numpy()
             energy = np.ones(dense.shape[1:])
             if site.name in stats:
@@ -252,7 +253,7 @@ def _descend(layers: Sequence[_Layer], sets: Sequence[ChannelSet], orders: Order
     by_tensor = {layer.tensor: layer for layer in layers}
 
     def content() -> dict[tuple[str, int], np.ndarray]:
-        kept = [Kept(found, orders[found.name]) for found in sets]
+        kept = [Selection(found, orders[found.name]) for found in sets]
         return {axis: index.numpy() for axis, index in indices(kept).items() if axis[0] in by_tensor}
 
     now = content()

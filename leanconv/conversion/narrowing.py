@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from leanconv.conversion.channel_plan import ChannelPlan, Kept, apply_channels_, indices
+from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_channels_, indices
 from leanconv.conversion.channels import WRITTEN, ChannelGraph, ChannelSet, follow
 from leanconv.core.errors import LeanconvError
 from leanconv.core.meta import on_meta
@@ -48,7 +48,7 @@ def _passing(
 
 
 def _passes(model: nn.Module, graph: ChannelGraph, axes: Axes, asked: Sequence[ChannelSet]) -> bool:
-    kept = [Kept(found, _some(found, position)) for position, found in enumerate(asked)]
+    kept = [Selection(found, _some(found, position)) for position, found in enumerate(asked)]
     try:
         _, after = follow(apply_channels_(on_meta(model), ChannelPlan(tuple(kept))), graph.input_size)
     except LeanconvError:

@@ -167,7 +167,9 @@ def _error_by_channel(layer: nn.Conv2d | nn.Linear | nn.Module, x: Tensor, out: 
             padded = padded.float()
         u = unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride).unflatten(1, (x.shape[1], -1))
         u = u.transpose(0, 1).flatten(2) if u.shape[0] == 1 else u.permute(1, 2, 0, 3).flatten(2)
-        part = (u.reshape(x.shape[1], -1, u.shape[-1]) @ u.reshape(x.shape[1], -1, u.shape[-1]).transpose(1, 2)).double()
+        part = (
+            u.reshape(x.shape[1], -1, u.shape[-1]) @ u.reshape(x.shape[1], -1, u.shape[-1]).transpose(1, 2)
+        ).double()
         moments = part if moments is None else moments + part
     assert moments is not None
     own = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(2)  # (I, O / g, k)
