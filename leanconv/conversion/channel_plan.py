@@ -206,7 +206,7 @@ def _groups(model: nn.Module, name: str) -> int:
     """The groups of a grouped convolution's weight; 1 for a depthwise one, whose filters are its input channels."""
     layer = model.get_submodule(name.rpartition(".")[0])
     grouped = isinstance(layer, nn.modules.conv._ConvNd) and name.endswith("weight") and layer.weight.shape[1] > 1
-    return layer.groups if grouped else 1  # type: ignore[union-attr, return-value]
+    return layer.groups if grouped else 1  # type: ignore[return-value]
 
 
 def _picked(tensor: Tensor, dims: Mapping[int, Tensor], groups: int) -> Tensor:

@@ -85,12 +85,12 @@ class Couplings(TorchDispatchMode):
                     self.fix(other, INPUT)
             return
         dims = set(varying_dims(a)) | set(varying_dims(b))
-        a, b = (cut(x, dims).reshape(-1).numpy() for x in (a, b))
-        self.fixed.append((b[(a == FIXED) & (b > 0)], INPUT))
-        self.fixed.append((a[(b == FIXED) & (a > 0)], INPUT))
-        meet = (a > 0) & (b > 0) & (a != b)
+        left, right = (cut(x, dims).reshape(-1).numpy() for x in (a, b))
+        self.fixed.append((right[(left == FIXED) & (right > 0)], INPUT))
+        self.fixed.append((left[(right == FIXED) & (left > 0)], INPUT))
+        meet = (left > 0) & (right > 0) & (left != right)
         if meet.any():
-            self.pairs.append(np.unique(np.stack([a[meet], b[meet]]), axis=1))
+            self.pairs.append(np.unique(np.stack([left[meet], right[meet]]), axis=1))
 
     def _as_labels(self, tensor: Tensor) -> Tensor:
         """The labels of any tensor; a constant that is not known must stay as it is."""

@@ -79,7 +79,7 @@ def test_a_file_cannot_ask_for_another_network(thin, tmp_path):
     for change, said in [
         (lambda i: i["channels"].pop(), "belongs to another network"),
         (lambda i: i.update(channels=3), "no list of plans"),
-        (lambda i: i["channels"][0].update(removed=["nowhere"]), "'nowhere', which ResNet does not have"),
+        (lambda i: i["channels"][0].update(removed=["nowhere"]), "'nowhere', which CifarResNet does not have"),
         (lambda i: i["channels"][1]["selections"].clear(), "belongs to another network"),
     ]:
         changed = json.loads(json.dumps(info))
