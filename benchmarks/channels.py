@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
-from leanconv.data import open_data
+from leanconv.data import make_loader, open_data
 from leanconv.search.order import order_loss
+from leanconv.search.pruning import drawn
 from leanconv.train.prepared import scores_of, task_on
 from tests.conversion.permuted import permuted_error, unsettled
 
@@ -103,12 +104,10 @@ def trained(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
     return rows, used
 
 
-def _batches(images: Any, task: lc.Task, count: int) -> list[tuple[Tensor, Tensor]]:
+def _batches(images: Any, task: lc.Task, count: int) -> Any:
     """Training images as the network takes them, with their labels."""
-    pairs = [images[index] for index in range(min(count, len(images)))]
-    x = torch.stack([image for image, _ in pairs]).float() / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in (task.mean, task.std))
-    return list(zip(((x - mean) / std).split(64), torch.tensor([label for _, label in pairs]).split(64), strict=True))
+    part = images.subset(drawn(len(images), count, 0))
+    return make_loader(part, mean=task.mean, std=task.std, batch_size=64, image_size=task.image_size, train=False)
 
 
 def main() -> None:
@@ -124,8 +123,7 @@ def main() -> None:
     rows, settings = orders(given) if given.what == "orders" else trained(given)
     words = ["RUN" if given.run is not None and word == str(given.run) else word for word in sys.argv[1:]]
     head = provenance(shlex.join(["python", "benchmarks/channels.py", *words[: words.index("-o")], "-o", "FILE"]))
-    kind = "sweep" if given.what == "orders" else "accuracy"
-    write_json(given.out, {**head, "kind": kind, "settings": settings, "n": 1, "seeds": [0], "rows": rows})
+    write_json(given.out, {**head, "kind": "channels", "settings": settings, "n": 1, "seeds": [0], "rows": rows})
 
 
 if __name__ == "__main__":

@@ -312,7 +312,7 @@ def _movable(found: ChannelSet, own: Sequence[tuple[_Layer, Place]]) -> list[np.
 
 def _assigned(order: tuple[int, ...], gains: np.ndarray, members: np.ndarray) -> tuple[int, ...]:
     """The order in which the channels at `members` are where they gain most, the others as they were."""
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped, unused-ignore]
+    from scipy.optimize import linear_sum_assignment
 
     new, channels = np.array(order), np.array(order)[members]
     rows, columns = linear_sum_assignment(gains[np.ix_(members, channels)], maximize=True)
