@@ -1,8 +1,9 @@
 """Measure channel orders and pruning.
 
 ``python benchmarks/channels.py orders -o FILE`` puts the channels of many networks in a random order and compares outputs.
-``python benchmarks/channels.py trained RUN --data DATA -o FILE`` takes a trained network, and shows the loss of one-shot fits in
-the present and in the chosen order, and the accuracy after pruning by each criterion. Nothing is trained; the statistics of batch norms are re-estimated on training images.
+``python benchmarks/channels.py trained RUN --data DATA -o FILE`` takes a trained network. It shows the loss and the accuracy of
+one-shot fits in the present and in the chosen order, and the accuracy after pruning by each criterion. Nothing is trained; the
+statistics of batch norms are re-estimated on training images.
 """
 
 from __future__ import annotations

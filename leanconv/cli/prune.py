@@ -61,23 +61,13 @@ def prune(
     model = load(folder)
     task = task_on(model, images)
     check_fits(model, images, task.image_size)
-    if fraction is not None:
-        from leanconv.analyse.blending import blending_weights, prune_blending
-
-        pruned = prune_blending(model, fraction)
-        left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
-        done: dict[str, Any] = {"fraction": fraction, "blending_weights": left}
-        said = f"{left:,} blending weights left"
+    if macs is None:
+        pruned, done, said = _blending(model, fraction)
     else:
-        from leanconv.core.count import count_macs
-        from leanconv.search.pruning import prune as prune_channels
-
         shape = (len(task.mean), *task.image_size)
         batches = _batches(images, task, count, seed)
-        pruned = prune_channels(model, macs, criterion, align=align, data=batches, input_size=shape, seed=seed)  # type: ignore[arg-type]
-        before_macs, after_macs = count_macs(model, shape), count_macs(pruned, shape)
-        done = {"criterion": criterion, "align": align, "macs_before": before_macs, "macs_after": after_macs}
-        said = f"MACs {before_macs:,} -> {after_macs:,} ({after_macs / before_macs:.2f})"
+        asked = {"criterion": criterion, "align": align, "data": batches, "input_size": shape, "seed": seed}
+        pruned, done, said = _channels(model, macs, asked)
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
     sizes = [(Path(folder) / MODEL_FILE).stat().st_size, (save(pruned, out) / MODEL_FILE).stat().st_size]
     found = {
@@ -89,6 +79,24 @@ def prune(
     else:
         accuracy = f"top-1 {before:.2f} % -> {after:.2f} %"
         show(f"{images.name} test: {accuracy}; {size(sizes[0])} -> {size(sizes[1])} on disk; {said}; saved in {out}")
+
+
+def _blending(model: Any, fraction: Any) -> tuple[Any, dict[str, Any], str]:
+    from leanconv.analyse.blending import blending_weights, prune_blending
+
+    pruned = prune_blending(model, fraction)
+    left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
+    return pruned, {"fraction": fraction, "blending_weights": left}, f"{left:,} blending weights left"
+
+
+def _channels(model: Any, share: float, asked: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+    from leanconv.core.count import count_macs
+    from leanconv.search.pruning import prune as prune_channels
+
+    pruned = prune_channels(model, share, **asked)
+    before, after = (count_macs(network, asked["input_size"]) for network in (model, pruned))
+    done = {"criterion": asked["criterion"], "align": asked["align"], "macs_before": before, "macs_after": after}
+    return pruned, done, f"MACs {before:,} -> {after:,} ({after / before:.2f})"
 
 
 def _batches(images: Any, task: Any, count: int, seed: int) -> Any:

@@ -29,7 +29,9 @@ class Couplings(TorchDispatchMode):
         self.pairs: list[np.ndarray] = []  # (2, n): labels that are one channel
         self.fixed: list[tuple[np.ndarray, str]] = []
         self.touched: list[np.ndarray] = []  # for each operand of each operation, the labels that it holds
-        self.cells: list[tuple[np.ndarray, int]] = []  # channels that a grouped layer divides in so many equal parts
+        self.cells: list[
+            tuple[np.ndarray, int]
+        ] = []  # channels that a grouped layer divides in this number of equal parts
         self.written: list[np.ndarray] = []  # channels behind an operation whose code may say their number
         self.cut: list[np.ndarray] = []  # channels that the code divides: their numbers depend on each other
         self.producers: set[tuple[str, int]] = set()

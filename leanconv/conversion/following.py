@@ -341,7 +341,7 @@ class Following(Couplings):
         return compact(self._as_labels(x).contiguous().as_strided(*layout))
 
     def _copy(self, out: Tensor, target: Tensor, source: Tensor, *_: Any) -> Entry | None:
-        """``target.copy_(source)``: whoever else sees the memory of `target` would not be told."""
+        """``target.copy_(source)``: other views of the memory of `target` keep their labels."""
         if target.numel() == target.untyped_storage().nbytes() // max(1, target.element_size()):
             return self._get(source)
         for tensor in (target, source):

@@ -43,7 +43,7 @@ def prune(
         macs: the share of the MACs of `model` that may remain, 0.5 for half. The same share of channels stays in every set
             that `ratios` does not name.
         criterion: which channels go first, see `leanconv.search.importance.channel_scores`.
-        align: a set keeps a multiple of so many channels: 8 or 16 fill the vectors of a processor. A set that has fewer stays
+        align: a set keeps a multiple of this number of channels: 8 or 16 fill the vectors of a processor. A set that has fewer stays
             whole.
         ratios: ``{glob: share}``: the share of channels that stays in the sets whose names match.
         data: batches for the criteria that need them.
@@ -185,7 +185,7 @@ class Work:
         self.positions = dry_run(model, graph.input_size, run)
 
     def macs(self, widths: Mapping[str, int]) -> int:
-        """The MACs with so many channels in the named sets."""
+        """The MACs with these numbers of channels in the named sets."""
         left: dict[tuple[str, int], float] = {}
         for found in self.graph.sets:
             gone = found.size - widths.get(found.name, found.size)

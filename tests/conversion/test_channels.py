@@ -88,7 +88,7 @@ def test_a_shuffle_is_followed_and_no_channel_is_removed():
 
 
 class Written(nn.Module):
-    """The number of channels stands in the code: with fewer the view would mix images, and run."""
+    """The code states the number of channels: with fewer the view would mix images, and run."""
 
     def __init__(self):
         super().__init__()

@@ -101,7 +101,7 @@ def test_a_budget_is_met_in_whole_vectors_or_the_nearest_is_named():
     half = lc.prune(dense, 0.5, align=8)
     assert lc.count(half).macs <= 0.5 * lc.count(dense).macs < lc.count(dense).macs
     assert {module.out_channels % 8 for module in half.modules() if isinstance(module, nn.Conv2d)} == {0}
-    assert lc.count(dense).params == 272474  # the network itself is as it was
+    assert lc.count(dense).params == 272474  # the network itself is unchanged
     with pytest.raises(
         SettingError, match=r"macs=0\.01 cannot be met by removing channels; the least is 0\.\d+ with align=8"
     ):
