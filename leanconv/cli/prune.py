@@ -7,29 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, Seed, TestSplit
+from leanconv.cli.options import (
+    Align,
+    Criterion,
+    Data,
+    DataRoot,
+    Download,
+    Folder,
+    Json,
+    Macs,
+    MaxPixels,
+    OnBad,
+    Seed,
+    TestSplit,
+)  # fmt: skip
 from leanconv.cli.output import show, show_json
 
 
 def prune(
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the pruned network.")],
-    macs: Annotated[
-        float | None, typer.Option("--macs", help="Remove channels until at most this share of the MACs remains: 0.5.")
-    ] = None,
+    macs: Macs = None,
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", min=0.0, max=1.0, help="Fraction of the blending weights to set to zero."),
     ] = None,
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion", help="Which channels to remove first: least magnitude, taylor or activation; or random."
-        ),
-    ] = "activation",
-    align: Annotated[
-        int, typer.Option("--align", min=1, help="Layers keep a multiple of this number of channels.")
-    ] = 8,
+    criterion: Criterion = "activation",
+    align: Align = 8,
     count: Annotated[
         int, typer.Option("--images", min=1, help="Training images for the criteria taylor and activation.")
     ] = 256,
@@ -65,9 +69,8 @@ def prune(
         pruned, done, said = _blending(model, fraction)
     else:
         shape = (len(task.mean), *task.image_size)
-        batches = _batches(images, task, count, seed)
-        asked = {"criterion": criterion, "align": align, "data": batches, "input_size": shape, "seed": seed}
-        pruned, done, said = _channels(model, macs, asked)
+        asked = {"criterion": criterion, "align": align, "input_size": shape, "seed": seed}
+        pruned, done, said = _channels(model, macs, asked | {"data": _batches(images, task, count, seed)})
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
     sizes = [(Path(folder) / MODEL_FILE).stat().st_size, (save(pruned, out) / MODEL_FILE).stat().st_size]
     found = {

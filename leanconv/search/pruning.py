@@ -43,8 +43,8 @@ def prune(
         macs: the share of the MACs of `model` that may remain, 0.5 for half. The same share of channels stays in every set
             that `ratios` does not name.
         criterion: which channels go first, see `leanconv.search.importance.channel_scores`.
-        align: a set keeps a multiple of this number of channels: 8 or 16 fill the vectors of a processor. A set that has fewer stays
-            whole.
+        align: a set keeps a multiple of this number of channels: 8 or 16 fill the vectors of a processor. A set that has
+            fewer stays whole.
         ratios: ``{glob: share}``: the share of channels that stays in the sets whose names match.
         data: batches for the criteria that need them.
         input_size: (channels, height, width); default: the input size of the model, if the model states it.
