@@ -21,10 +21,9 @@ from torch import nn
 import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
-from leanconv.data import make_loader, open_data
+from leanconv.data import open_data
 from leanconv.search.order import order_loss
-from leanconv.search.pruning import drawn
-from leanconv.train.prepared import scores_of, task_on
+from leanconv.train.prepared import labelled_batches, scores_of, task_on
 from tests.conversion.permuted import permuted_error, unsettled
 
 SMALL = {"timm/vit_tiny_patch16_224", "timm/mixer_s32_224"}  # take other sizes by a setting
@@ -79,7 +78,7 @@ def trained(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
     images = open_data(given.data, root=given.data_root)
     task = task_on(model, images)
 
-    batches = _batches(images.train, task, given.images)
+    batches = labelled_batches(images, task, given.images)
 
     def top1(network: nn.Module) -> float:
         return scores_of(_reestimated(network, batches), images, task).top1_pct
@@ -102,12 +101,6 @@ def trained(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
             print(*rows[-1].values(), flush=True)
     used = {"run": "resnet20", "data": images.name, "images": given.images, "align": given.align}
     return rows, used
-
-
-def _batches(images: Any, task: lc.Task, count: int) -> Any:
-    """Training images as the network takes them, with their labels."""
-    part = images.subset(drawn(len(images), count, 0))
-    return make_loader(part, mean=task.mean, std=task.std, batch_size=64, image_size=task.image_size, train=False)
 
 
 @torch.no_grad()

@@ -49,15 +49,14 @@ def prune(
     """Prune the network in DIR without retraining, and save it: with --macs whole channels, with --fraction blending weights.
 
     The command prints the accuracy on the test part and the bytes on disk, before and after. A network with fewer channels is
-    an ordinary smaller network: train it (`leanconv train DIR`), convert it, export it. Choose the fraction of blending weights
-    with `analyse --what pruning`.
+    an ordinary network: train it, convert it, export it. `analyse --what pruning` helps to choose the fraction.
     """
     from leanconv.cli.images import open_images
     from leanconv.core.errors import SettingError
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
-    from leanconv.train.prepared import check_fits, scores_of, task_on
+    from leanconv.train.prepared import check_fits, labelled_batches, scores_of, task_on
 
     if (macs is None) == (fraction is None):
         raise SettingError("give --macs to remove channels, or --fraction to set blending weights to zero")
@@ -70,7 +69,7 @@ def prune(
     else:
         shape = (len(task.mean), *task.image_size)
         asked = {"criterion": criterion, "align": align, "input_size": shape, "seed": seed}
-        pruned, done, said = _channels(model, macs, asked | {"data": _batches(images, task, count, seed)})
+        pruned, done, said = _channels(model, macs, asked | {"data": labelled_batches(images, task, count, seed)})
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
     sizes = [(Path(folder) / MODEL_FILE).stat().st_size, (save(pruned, out) / MODEL_FILE).stat().st_size]
     found = {
@@ -100,12 +99,3 @@ def _channels(model: Any, share: float, asked: dict[str, Any]) -> tuple[Any, dic
     before, after = (count_macs(network, asked["input_size"]) for network in (model, pruned))
     done = {"criterion": asked["criterion"], "align": asked["align"], "macs_before": before, "macs_after": after}
     return pruned, done, f"MACs {before:,} -> {after:,} ({after / before:.2f})"
-
-
-def _batches(images: Any, task: Any, count: int, seed: int) -> Any:
-    """Some training images with their labels, as the network takes them."""
-    from leanconv.data.loader import make_loader
-    from leanconv.search.pruning import drawn
-
-    part = images.train.subset(drawn(len(images.train), count, seed))
-    return make_loader(part, mean=task.mean, std=task.std, batch_size=64, image_size=task.image_size, train=False)

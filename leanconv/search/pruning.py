@@ -132,15 +132,6 @@ def best(found: ChannelSet, width: int, scores: Tensor) -> tuple[int, ...]:
     return tuple(sorted(kept))
 
 
-def drawn(size: int, count: int, seed: int) -> Tensor:
-    """`count` of `size` row numbers in ascending order, or all of them.
-
-    >>> drawn(100, 3, 0).shape, drawn(2, 3, 0)
-    (torch.Size([3]), tensor([0, 1]))
-    """
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-
-
 class Work:
     """The MACs of a network as its sets get narrower, from one forward pass.
 
