@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from leanconv.analyse.converted import inspect
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_, reestimate_norms_
+    from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, channel_plans
+    from leanconv.conversion.channels import ChannelGraph, ChannelSet, channel_graph
     from leanconv.conversion.check import check
     from leanconv.conversion.dense import to_dense
     from leanconv.conversion.plan import Plan, plan
@@ -52,12 +54,18 @@ if TYPE_CHECKING:
     from leanconv.ops.tied_block import TiedBlock, TiedBlockConv2d
     from leanconv.ops.tied_linear import TiedBlockLinear
     from leanconv.papers.reproduce import reproduce
+    from leanconv.search.controls import narrower, shallower
+    from leanconv.search.order import choose_orders, permute_channels_
+    from leanconv.search.pruning import plan_channels, prune
     from leanconv.timing.summary import summary
     from leanconv.train.config import TrainConfig
 
 # The module of each public name, except the operators, which `leanconv.ops` collects from their files. Names are imported on
 # first use, so that `leanconv --help` does not load torch. The imports above are for type checkers.
 _HOME = {
+    "ChannelGraph": "conversion.channels",
+    "ChannelPlan": "conversion.channel_plan",
+    "ChannelSet": "conversion.channels",
     "ConvOp": "core.operator",
     "ConvSpec": "core.spec",
     "Count": "core.count",
@@ -72,9 +80,13 @@ _HOME = {
     "Site": "core.method",
     "Task": "core.task",
     "TrainConfig": "train.config",
+    "apply_channels_": "conversion.channel_plan",
     "bench": "inference.bench",
     "calibrate_": "conversion.calibrate",
+    "channel_graph": "conversion.channels",
+    "channel_plans": "conversion.channel_plan",
     "check": "conversion.check",
+    "choose_orders": "search.order",
     "compare": "experiment.compare",
     "convert": "conversion.apply",
     "count": "core.count",
@@ -93,16 +105,21 @@ _HOME = {
     "list_models": "models.create",
     "load": "files.load",
     "load_checkpoint": "files.checkpoints",
+    "narrower": "search.controls",
     "optimize": "inference.optimize",
     "penalty": "core.penalty",
+    "permute_channels_": "search.order",
     "plan": "conversion.plan",
+    "plan_channels": "search.pruning",
     "plan_of": "conversion.apply",
+    "prune": "search.pruning",
     "push_to_hub": "files.hub",
     "reestimate_norms_": "conversion.calibrate",
     "repair_outputs_": "conversion.repair",
     "reproduce": "papers.reproduce",
     "save": "files.save",
     "set_task": "core.notes",
+    "shallower": "search.controls",
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }

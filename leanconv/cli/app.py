@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "eval": (evaluate, "eval runs/split --data digits"),
     "compare": (compare, 'compare resnet20 --methods "dense,tied_block(blocks=2),split(ratio=0.5)" --data digits'),
     "analyse": (analyse, "analyse runs/dense runs/tied --what filters --data cifar10 -o similarity.svg"),
-    "prune": (prune, "prune runs/shard --fraction 0.5 --data cifar10 -o lean/"),
+    "prune": (prune, "prune runs/dense --macs 0.5 --data digits -o lean/"),
     "bench": (bench, "bench timm/resnet50 tied_resnet50_s --runtimes eager,openvino --batch 1,16"),
     "export": (export, "export lean/ --to onnx,openvino -o files/"),
     "quantize": (quantize, "quantize runs/split --data digits -o files/"),

@@ -28,6 +28,16 @@ Targets = Annotated[
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a network in.")]
 Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]
+Macs = Annotated[
+    float | None, typer.Option("--macs", help="Remove channels until at most this share of the MACs remains: 0.5.")
+]
+Criterion = Annotated[
+    str,
+    typer.Option(
+        "--criterion", help="Which channels to remove first: least magnitude, taylor or activation; or random."
+    ),
+]
+Align = Annotated[int, typer.Option("--align", min=1, help="Layers keep a multiple of this number of channels.")]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="GLOB", help="Convert only convolutions whose name matches; may be repeated."),

@@ -1,59 +1,101 @@
-"""``leanconv prune``: remove the smallest blending weights of a network."""
+"""``leanconv prune``: remove channels of a network, or the smallest of its blending weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, TestSplit
+from leanconv.cli.options import (
+    Align,
+    Criterion,
+    Data,
+    DataRoot,
+    Download,
+    Folder,
+    Json,
+    Macs,
+    MaxPixels,
+    OnBad,
+    Seed,
+    TestSplit,
+)  # fmt: skip
 from leanconv.cli.output import show, show_json
 
 
 def prune(
     folder: Folder,
-    fraction: Annotated[
-        float, typer.Option("--fraction", min=0.0, max=1.0, help="Fraction of the blending weights to set to zero.")
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the pruned network.")],
+    macs: Macs = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option("--fraction", min=0.0, max=1.0, help="Fraction of the blending weights to set to zero."),
+    ] = None,
+    criterion: Criterion = "activation",
+    align: Align = 8,
+    count: Annotated[
+        int, typer.Option("--images", min=1, help="Training images for the criteria taylor and activation.")
+    ] = 256,
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
     on_bad: OnBad = "refuse",
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Set the smallest blending weights of the network in DIR to zero, without retraining, and save it without the zeros.
+    """Prune the network in DIR without retraining, and save it: with --macs whole channels, with --fraction blending weights.
 
-    The command prints the accuracy on the test part and the bytes on disk, before and after. Choose the fraction with
-    `analyse --what pruning`.
+    The command prints the accuracy on the test part and the bytes on disk, before and after. A network with fewer channels is
+    an ordinary network: train it, convert it, export it. `analyse --what pruning` helps to choose the fraction.
     """
-    from leanconv.analyse.blending import blending_weights, prune_blending
     from leanconv.cli.images import open_images
+    from leanconv.core.errors import SettingError
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
-    from leanconv.train.prepared import check_fits, scores_of, task_on
+    from leanconv.train.prepared import check_fits, labelled_batches, scores_of, task_on
 
+    if (macs is None) == (fraction is None):
+        raise SettingError("give --macs to remove channels, or --fraction to set blending weights to zero")
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     task = task_on(model, images)
     check_fits(model, images, task.image_size)
-    pruned = prune_blending(model, fraction)
+    if macs is None:
+        pruned, done, said = _blending(model, fraction)
+    else:
+        shape = (len(task.mean), *task.image_size)
+        asked = {"criterion": criterion, "align": align, "input_size": shape, "seed": seed}
+        pruned, done, said = _channels(model, macs, asked | {"data": labelled_batches(images, task, count, seed)})
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
-    sizes = [(Path(folder) / MODEL_FILE).stat().st_size]
-    sizes.append((save(pruned, out) / MODEL_FILE).stat().st_size)
-    left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
+    sizes = [(Path(folder) / MODEL_FILE).stat().st_size, (save(pruned, out) / MODEL_FILE).stat().st_size]
     found = {
-        "model": folder, "out": str(out), "data": images.name, "fraction": fraction, "blending_weights": left,
+        "model": folder, "out": str(out), "data": images.name, **done,
         "bytes_before": sizes[0], "bytes_after": sizes[1], "top1_pct_before": before, "top1_pct_after": after,
     }  # fmt: skip
     if as_json:
         show_json(found)
     else:
-        show(
-            f"{images.name} test: top-1 {before:.2f} % -> {after:.2f} %; {size(sizes[0])} -> {size(sizes[1])} on disk; "
-            f"{left:,} blending weights left; saved in {out}"
-        )
+        accuracy = f"top-1 {before:.2f} % -> {after:.2f} %"
+        show(f"{images.name} test: {accuracy}; {size(sizes[0])} -> {size(sizes[1])} on disk; {said}; saved in {out}")
+
+
+def _blending(model: Any, fraction: Any) -> tuple[Any, dict[str, Any], str]:
+    from leanconv.analyse.blending import blending_weights, prune_blending
+
+    pruned = prune_blending(model, fraction)
+    left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
+    return pruned, {"fraction": fraction, "blending_weights": left}, f"{left:,} blending weights left"
+
+
+def _channels(model: Any, share: float, asked: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+    from leanconv.core.count import count_macs
+    from leanconv.search.pruning import prune as prune_channels
+
+    pruned = prune_channels(model, share, **asked)
+    before, after = (count_macs(network, asked["input_size"]) for network in (model, pruned))
+    done = {"criterion": asked["criterion"], "align": asked["align"], "macs_before": before, "macs_after": after}
+    return pruned, done, f"MACs {before:,} -> {after:,} ({after / before:.2f})"

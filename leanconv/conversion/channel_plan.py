@@ -1,4 +1,4 @@
-"""Channel plans: which channels of a network stay, in which order, and which blocks are skipped, as data."""
+"""Channel plans: which channels of a network stay, in which order, and which blocks are removed, as data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEEPEST, MOST = 12, 5_000_000  # levels and values in the file of a channel plan
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Selection:
     """What stays of one set of channels: the new channel i is the old channel ``index[i]``.
 
     Raises:
@@ -53,12 +53,12 @@ class ChannelPlan:
     """One step from a network to a narrower or shallower one: data, without weights.
 
     Args:
-        kept: what stays of each set that changes.
-        skipped: names of residual blocks that become ``nn.Identity``.
+        selections: what stays of each set that changes.
+        removed: names of residual blocks that become ``nn.Identity``.
     """
 
-    kept: tuple[Kept, ...] = ()
-    skipped: tuple[str, ...] = ()
+    selections: tuple[Selection, ...] = ()
+    removed: tuple[str, ...] = ()
 
     def under(self, prefix: str) -> ChannelPlan:
         """The plan for a network that holds this plan's network under the name `prefix`."""
@@ -69,13 +69,13 @@ class ChannelPlan:
             places = tuple(replace(place, tensor=f"{prefix}.{place.tensor}") for place in found.places)
             return replace(found, name=f"{prefix}.{found.name}", places=places)
 
-        kept = tuple(Kept(moved(item.set), item.index) for item in self.kept)
-        return ChannelPlan(kept, tuple(f"{prefix}.{name}" for name in self.skipped))
+        selections = tuple(Selection(moved(item.set), item.index) for item in self.selections)
+        return ChannelPlan(selections, tuple(f"{prefix}.{name}" for name in self.removed))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values; `from_json` returns an equal plan, without what is only for choosing."""
-        kept = [{"set": item.set.to_json(), "index": ranges(item.index)} for item in self.kept]
-        return {"kept": kept, "skipped": list(self.skipped)}
+        found = [{"set": item.set.to_json(), "index": ranges(item.index)} for item in self.selections]
+        return {"selections": found, "removed": list(self.removed)}
 
     @classmethod
     def from_json(cls, value: Any) -> ChannelPlan:
@@ -87,15 +87,16 @@ class ChannelPlan:
         try:
             if sum(len(level) for level in levels(value, DEEPEST)) > MOST:
                 raise ValueError(f"it has over {MOST:,} values")
-            kept = tuple(Kept(ChannelSet.from_json(item["set"]), unranged(item["index"])) for item in value["kept"])
-            return cls(kept, tuple(str(name) for name in value["skipped"]))
+            found = [(ChannelSet.from_json(item["set"]), unranged(item["index"])) for item in value["selections"]]
+            return cls(tuple(Selection(*pair) for pair in found), tuple(str(name) for name in value["removed"]))
         except Exception as error:  # the values are untrusted and may raise anything
             raise FileError(one_line(f"not a channel plan: {error}; write it with ChannelPlan.to_json")) from error
 
     def __str__(self) -> str:
-        before, after = sum(item.set.size for item in self.kept), sum(len(item.index) for item in self.kept)
-        skipped = f", and {len(self.skipped)} blocks are skipped" if self.skipped else ""
-        return f"ChannelPlan: {after:,} of {before:,} channels stay, in {len(self.kept)} sets{skipped}"
+        before = sum(item.set.size for item in self.selections)
+        after = sum(len(item.index) for item in self.selections)
+        removed = f", and {len(self.removed)} blocks are removed" if self.removed else ""
+        return f"ChannelPlan: {after:,} of {before:,} channels stay, in {len(self.selections)} sets{removed}"
 
 
 def channel_plans(model: nn.Module) -> tuple[ChannelPlan, ...]:
@@ -119,28 +120,30 @@ def apply_channels_(model: nn.Module, plan: ChannelPlan) -> nn.Module:
         SettingError: the plan was made for another network.
     """
     model = unwrapped(model)
-    _select_(model, plan.kept)
-    for name in plan.skipped:
-        _skip_(model, name)
-    if plan.skipped or any(len(item.index) < item.set.size for item in plan.kept):  # an order alone changes no shape
+    _select_(model, plan.selections)
+    for name in plan.removed:
+        _remove_(model, name)
+    if plan.removed or any(
+        len(item.index) < item.set.size for item in plan.selections
+    ):  # an order alone changes no shape
         record = get_record(model)
         set_record(model, replace(record, channels=(*record.channels, plan)))
     return model
 
 
-def _skip_(model: nn.Module, name: str) -> None:
+def _remove_(model: nn.Module, name: str) -> None:
     parent, _, child = name.rpartition(".")
     try:
         block = model.get_submodule(name)
     except AttributeError:
         block = None
     if not child or block is None:
-        raise SettingError(f"the plan skips {name!r}, which {type(model).__name__} does not have; plan this model")
+        raise SettingError(f"the plan removes {name!r}, which {type(model).__name__} does not have; plan this model")
     setattr(model.get_submodule(parent), child, nn.Identity().train(block.training))
 
 
 @torch.no_grad()
-def _select_(model: nn.Module, kept: Sequence[Kept]) -> None:
+def _select_(model: nn.Module, kept: Sequence[Selection]) -> None:
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for item in kept:
         for place in item.set.places:
@@ -164,7 +167,7 @@ def _select_(model: nn.Module, kept: Sequence[Kept]) -> None:
         _resize_(model.get_submodule(owner))
 
 
-def indices(kept: Sequence[Kept]) -> dict[tuple[str, int], Tensor]:
+def indices(kept: Sequence[Selection]) -> dict[tuple[str, int], Tensor]:
     """For each dimension of a tensor that changes: the old position of what lies at each new position.
 
     A channel that moves takes the places of the channel whose number it gets, so the sets of a concatenation do not mix.
@@ -203,7 +206,7 @@ def _groups(model: nn.Module, name: str) -> int:
     """The groups of a grouped convolution's weight; 1 for a depthwise one, whose filters are its input channels."""
     layer = model.get_submodule(name.rpartition(".")[0])
     grouped = isinstance(layer, nn.modules.conv._ConvNd) and name.endswith("weight") and layer.weight.shape[1] > 1
-    return layer.groups if grouped else 1  # type: ignore[union-attr, return-value]
+    return layer.groups if grouped else 1  # type: ignore[return-value]
 
 
 def _picked(tensor: Tensor, dims: Mapping[int, Tensor], groups: int) -> Tensor:

@@ -47,7 +47,7 @@ class Place:
     @classmethod
     def from_json(cls, value: Any) -> Place:
         """The place that `to_json` wrote."""
-        return cls(str(value["tensor"]), whole(value["dim"]), whole(value["size"]), unranged(value["index"]))
+        return cls(str(value["tensor"]), natural(value["dim"]), natural(value["size"]), unranged(value["index"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class ChannelSet:
     def from_json(cls, value: Any) -> ChannelSet:
         """The set that `to_json` wrote, without what is only for choosing: `whole`, `makes` and `reads`."""
         places = tuple(Place.from_json(place) for place in value["places"])
-        found = cls(str(value["name"]), whole(value["size"]), places, tuple(whole(cell) for cell in value["cells"]))
+        found = cls(str(value["name"]), natural(value["size"]), places, tuple(natural(cell) for cell in value["cells"]))
         for place in found.places:
             if (
                 found.size < 1
@@ -318,13 +318,13 @@ def unranged(value: Any, most: int = 10_000_000) -> tuple[int, ...]:
     >>> unranged([[0, 3], [7, 8]])
     (0, 1, 2, 7)
     """
-    pairs = [(whole(start), whole(stop)) for start, stop in value]
+    pairs = [(natural(start), natural(stop)) for start, stop in value]
     if any(start >= stop for start, stop in pairs) or sum(stop - start for start, stop in pairs) > most:
         raise ValueError("its channels are no ranges [start, stop]")
     return tuple(number for start, stop in pairs for number in range(start, stop))
 
 
-def whole(value: Any) -> int:
+def natural(value: Any) -> int:
     """`value`, if it is a whole number of at least 0.
 
     Raises:

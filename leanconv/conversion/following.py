@@ -6,142 +6,47 @@ a tensor of labels: at each element, the label of the channel that the element b
 operation that combines elements (a sum, a norm, a convolution) couples the labels that meet. What an unknown operation
 reads is fixed, with the reason.
 
-Torch-Pruning finds the same sets from the autograd graph, with rules for each kind of layer; it keeps indices only for
-concatenations, splits and flattening, so shuffles and tensors that are used without a layer would be wrong.
+Torch-Pruning (Fang et al. 2023) finds such sets from the autograd graph, with a rule for each kind of layer. Here no layer is
+known by its class, a shuffle keeps its exact indices, and the result is data that a file can hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-FIXED, SAME = 0, -1  # labels of an element that must stay where it is, and of a constant that is the same at each index
-INPUT = "it takes in what must stay in its order"
-
-MOVES = frozenset(
-    "_unsafe_view view reshape _reshape_alias permute transpose t unsqueeze squeeze expand slice select split "
-    "split_with_sizes unbind cat stack flip roll repeat pixel_shuffle pixel_unshuffle index_select narrow "
-    "native_channel_shuffle channel_shuffle movedim chunk".split()
+from leanconv.conversion.coupling import Couplings, Entry
+from leanconv.conversion.labels import (
+    BATCH_NORMS,
+    COPIES,
+    ELEMENTWISE,
+    FIXED,
+    MOVES,
+    POOLS,
+    REDUCTIONS,
+    RULES,
+    SAME,
+    WRITTEN,
+    Source,
+    along,
+    compact,
+    core_of,
+    cut,
+    everywhere,
+    long_dims,
+    moved_by,
+    tensors_in,
+    varying_dims,
+    vector_of,
 )
-COPIES = frozenset(
-    "clone contiguous alias detach _to_copy lift_fresh dropout _softmax _log_softmax native_dropout _assert".split()
-)
-POOLS = frozenset(
-    "max_pool2d_with_indices max_pool2d avg_pool2d avg_pool1d _adaptive_avg_pool2d adaptive_max_pool2d "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
-    "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d reflection_pad1d replication_pad1d".split()
-)
-ELEMENTWISE = frozenset("hardswish hardsigmoid hardtanh silu mish gelu celu _prelu_kernel where relu6".split())
-REDUCTIONS = frozenset("mean sum amax amin linalg_vector_norm".split())
-BATCH_NORMS = frozenset(
-    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm "
-    "_batch_norm_with_update _batch_norm_no_update".split()
-)
-RULES = frozenset("convolution addmm mm native_layer_norm native_group_norm constant_pad_nd copy as_strided".split())
-# What only holds while sizes written in the code stay true: a pruned network is followed again to see whether they do
-WRITTEN = MOVES - {"cat", "permute", "transpose", "t", "unsqueeze", "squeeze", "flip"} | {"constant_pad_nd"}
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A parameter or buffer, or a moved view of one: where each of its indices lies.
-
-    Args:
-        name: its name in the network.
-        index: for each dimension of the tensor, the index at each element of the view.
-    """
-
-    name: str
-    index: tuple[Tensor, ...]
-
-
-Entry = Tensor | Source
-
-
-class Following(TorchDispatchMode):
-    """A mode that labels what a forward pass computes; read `pairs`, `fixed`, `touched` and `cells` afterwards.
-
-    Args:
-        model: the network that will run, with the names of its tensors.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.axes: dict[tuple[str, int], tuple[int, int]] = {}  # (tensor, dimension) -> first label, number of labels
-        self.size = 1  # label 0 is FIXED
-        self.pairs: list[np.ndarray] = []  # (2, n): labels that are one channel
-        self.fixed: list[tuple[np.ndarray, str]] = []
-        self.touched: list[np.ndarray] = []  # for each operand of each operation, the labels that it holds
-        self.cells: list[tuple[np.ndarray, int]] = []  # channels that a grouped layer divides in so many equal parts
-        self.written: list[np.ndarray] = []  # channels behind an operation whose code may say their number
-        self.cut: list[np.ndarray] = []  # channels that the code divides: their numbers depend on each other
-        self.producers: set[tuple[str, int]] = set()
-        self.consumers: set[tuple[str, int]] = set()
-        self._entries: dict[int, tuple[Tensor, Entry]] = {}
-        self._owners = {
-            id(m._parameters["weight"]): m for m in model.modules() if m._parameters.get("weight") is not None
-        }
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            self._shapes[name] = tuple(tensor.shape)
-            index = tuple(_along(torch.arange(n), d, tensor.shape) for d, n in enumerate(tensor.shape))
-            self._entries[id(tensor)] = tensor, Source(name, index)
-
-    def start(self, images: Tensor) -> None:
-        """Label the input of the network, whose channels keep their order."""
-        self._set(images, torch.zeros((), dtype=torch.long).expand(images.shape))
-
-    def end(self, out: Any) -> None:
-        """Fix what the network gives out."""
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.fix(self._get(leaf), "the network gives it out")
-
-    def labels(self, name: str, dim: int, size: int) -> Tensor:
-        """The labels of one dimension of a tensor."""
-        if (name, dim) not in self.axes:
-            self.axes[name, dim] = self.size, size
-            self.size += size
-        first, known = self.axes[name, dim]
-        assert known == size
-        return torch.arange(first, first + size)
-
-    def fix(self, entry: Entry | None, reason: str) -> None:
-        """Fix all channels that `entry` holds."""
-        if isinstance(entry, Source):
-            for dim, size in enumerate(
-                self._shapes[entry.name]
-            ):  # a grouped weight has more input channels than its size
-                first, known = self.axes.get((entry.name, dim)) or (int(self.labels(entry.name, dim, size)[0]), size)
-                self.fixed.append((np.arange(first, first + known), reason))
-        elif entry is not None:
-            found = _core(entry).unique()
-            self.fixed.append((found[found > 0].numpy(), reason))
-
-    def couple(self, a: Tensor, b: Tensor) -> None:
-        """Make the labels that meet, where `a` and `b` broadcast together, one channel."""
-        shape = torch.broadcast_shapes(a.shape, b.shape)
-        a, b = a.expand(shape), b.expand(shape)
-        both = set(_varying(a)) & set(_varying(b))
-        if not both:
-            for one, other in ((a, b), (b, a)):  # a label that is alike everywhere stands for no channel, except FIXED
-                if not _varying(one) and one.numel() and int(_core(one)) == FIXED:
-                    self.fix(other, INPUT)
-            return
-        dims = set(_varying(a)) | set(_varying(b))
-        a, b = (_cut(x, dims).reshape(-1).numpy() for x in (a, b))
-        self.fixed.append((b[(a == FIXED) & (b > 0)], INPUT))
-        self.fixed.append((a[(b == FIXED) & (a > 0)], INPUT))
-        meet = (a > 0) & (b > 0) & (a != b)
-        if meet.any():
-            self.pairs.append(np.unique(np.stack([a[meet], b[meet]]), axis=1))
+class Following(Couplings):
+    """A mode that labels what a forward pass computes; read `pairs`, `fixed`, `touched` and `cells` afterwards."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -154,7 +59,7 @@ class Following(TorchDispatchMode):
             for tensor in operands:
                 entry = self._get(tensor)
                 if isinstance(entry, Tensor):
-                    self.touched.append(_core(entry).unique().numpy())
+                    self.touched.append(core_of(entry).unique().numpy())
                     if name in WRITTEN:
                         self.written.append(self.touched[-1])
             self._follow(name, func, args, kwargs, operands, out)
@@ -185,46 +90,34 @@ class Following(TorchDispatchMode):
             self.fix(self._get(tensor), f"{name.strip('_')} is not followed")
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self._set(leaf, _everywhere(FIXED, leaf))
+                self._set(leaf, everywhere(FIXED, leaf))
 
     def _move(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Move the labels by the call that moved the elements."""
         entries = [self._get(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if len(entries) == 1 and isinstance(entries[0], Source):
-            moved = [_called(name, func, args, kwargs, iter([index])) for index in entries[0].index]
-            for position, leaf in enumerate(_leaves(out)):
-                self._set(leaf, Source(entries[0].name, tuple(_compact(_leaves(one)[position]) for one in moved)))
+            moved = [moved_by(name, func, args, kwargs, iter([index])) for index in entries[0].index]
+            for position, leaf in enumerate(tensors_in(out)):
+                self._set(leaf, Source(entries[0].name, tuple(compact(tensors_in(one)[position]) for one in moved)))
             return
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         before = [self._as_labels(tensor) for tensor in tensors]
-        after = [_compact(moved) for moved in _leaves(_called(name, func, args, kwargs, iter(before)))]
-        for leaf, labels in zip(_leaves(out), after, strict=True):
+        after = [compact(moved) for moved in tensors_in(moved_by(name, func, args, kwargs, iter(before)))]
+        for leaf, labels in zip(tensors_in(out), after, strict=True):
             self._set(leaf, labels)
         if len(before) == 1 and name in WRITTEN:
-            found = _core(before[0]).unique()
-            divided = any(len(_varying(labels)) > len(_varying(before[0])) for labels in after)
-            if divided or any(len(_core(labels).unique()) < len(found) for labels in after):
+            found = core_of(before[0]).unique()
+            divided = any(len(varying_dims(labels)) > len(varying_dims(before[0])) for labels in after)
+            if divided or any(len(core_of(labels).unique()) < len(found) for labels in after):
                 self.cut.append(found.numpy())
-
-    def _as_labels(self, tensor: Tensor) -> Tensor:
-        """The labels of any tensor; a constant that is not known must stay as it is."""
-        entry = self._get(tensor)
-        if isinstance(entry, Tensor):
-            return entry
-        if isinstance(entry, Source):
-            varying = [dim for dim, index in enumerate(entry.index) if _varying(index)]
-            if len(varying) == 1:
-                return self._source_labels(entry, varying[0])
-            self.fix(entry, "it is joined with other tensors")
-        return _everywhere(FIXED, tensor)
 
     def _pointwise(self, operands: Sequence[Tensor], out: Any) -> Entry | None:
         """Couple all operands of an elementwise operation, and return the labels of its result."""
-        shape = _leaves(out)[0].shape
+        shape = tensors_in(out)[0].shape
         acts = [entry.expand(shape) for entry in map(self._get, operands) if isinstance(entry, Tensor)]
         sources = [entry for entry in map(self._get, operands) if isinstance(entry, Source)]
         constants = [tensor for tensor in operands if self._get(tensor) is None]
-        first = max(acts, key=lambda labels: len(_varying(labels)), default=None)
+        first = max(acts, key=lambda labels: len(varying_dims(labels)), default=None)
         if first is None:
             return self._pointwise_sources(sources, constants, shape)
         for labels in acts:
@@ -233,17 +126,17 @@ class Following(TorchDispatchMode):
         for source in sources:
             for labels in self._meeting(source, first):
                 self.couple(first, labels)
-        if any(set(_long(constant, len(shape))) & set(_varying(first)) for constant in constants):
+        if any(set(long_dims(constant, len(shape))) & set(varying_dims(first)) for constant in constants):
             self.fix(first, "it meets a constant that is no part of a layer")
-        spread = {dim for labels in acts for dim in _varying(labels)}
-        if spread - set(_varying(first)):
+        spread = {dim for labels in acts for dim in varying_dims(labels)}
+        if spread - set(varying_dims(first)):
             for labels in acts:
                 self.fix(labels, "the channels of two tensors are multiplied out")
-            return _everywhere(FIXED, _leaves(out)[0])
+            return everywhere(FIXED, tensors_in(out)[0])
         found = first
         for labels in acts:  # a padded zero is overwritten by what is added to it
-            found = torch.where(found == SAME, labels, found) if bool((_core(found) == SAME).any()) else found
-        return _compact(found)
+            found = torch.where(found == SAME, labels, found) if bool((core_of(found) == SAME).any()) else found
+        return compact(found)
 
     def _meeting(self, source: Source, act: Tensor) -> list[Tensor]:
         """The labels of a parameter that meet the channels of `act`.
@@ -251,26 +144,26 @@ class Following(TorchDispatchMode):
         A parameter of positions and channels meets them along the dimension of the channels, along which most labels differ.
         """
         labels = [self._source_labels(source, dim).expand(act.shape) for dim in range(len(source.index))]
-        labels = [found for found in labels if _varying(found)]
-        if len(labels) < 2 or not _varying(act):
+        labels = [found for found in labels if varying_dims(found)]
+        if len(labels) < 2 or not varying_dims(act):
             return labels
-        channels = max(_varying(act), key=lambda dim: len(_cut(act, {dim}).unique()))
-        return [found for found in labels if channels in _varying(found)]
+        channels = max(varying_dims(act), key=lambda dim: len(cut(act, {dim}).unique()))
+        return [found for found in labels if channels in varying_dims(found)]
 
     def _pointwise_sources(
         self, sources: Sequence[Source], constants: Sequence[Tensor], shape: torch.Size
     ) -> Entry | None:
         """The result of an elementwise operation on parameters alone: it lies where the first of them lies."""
-        first = max(sources, key=lambda source: sum(bool(_varying(index)) for index in source.index))
+        first = max(sources, key=lambda source: sum(bool(varying_dims(index)) for index in source.index))
         for source in sources:
             for dim in range(len(source.index)):
                 labels = self._source_labels(source, dim).expand(shape)
                 for other in range(len(first.index) if source is not first else 0):
                     target = self._source_labels(first, other).expand(shape)
-                    if _varying(labels) and _varying(labels) == _varying(target):
+                    if varying_dims(labels) and varying_dims(labels) == varying_dims(target):
                         self.couple(labels, target)
             if any(
-                set(_long(c, len(shape))) & {d for i in source.index for d in _varying(i.expand(shape))}
+                set(long_dims(c, len(shape))) & {d for i in source.index for d in varying_dims(i.expand(shape))}
                 for c in constants
             ):
                 self.fix(source, "it meets a constant that is no part of a layer")
@@ -304,15 +197,15 @@ class Following(TorchDispatchMode):
         self, out: Tensor, entry: Tensor, source: Source, made: tuple[int, Tensor], bias: Tensor | None
     ) -> Entry:
         """A depthwise convolution: its filters are its input channels."""
-        vector = _vector(entry, 1)
+        vector = vector_of(entry, 1)
         if vector is None:
             self.fix(entry, "a depthwise convolution reads several channels as one")
             vector = torch.zeros(entry.shape[1], dtype=torch.long)
-        through = _compact(_along(vector.repeat_interleave(out.shape[1] // entry.shape[1]), 1, out.shape))
-        if not _varying(source.index[made[0]]):  # one filter for all channels, expanded to a number in the code
-            self.written.append(_core(entry).unique().numpy())
+        through = compact(along(vector.repeat_interleave(out.shape[1] // entry.shape[1]), 1, out.shape))
+        if not varying_dims(source.index[made[0]]):  # one filter for all channels, expanded to a number in the code
+            self.written.append(core_of(entry).unique().numpy())
             return through
-        labels = _along(made[1], 1, out.shape)
+        labels = along(made[1], 1, out.shape)
         self.couple(labels, through)
         return self._biased(labels, made[1], bias)
 
@@ -327,7 +220,7 @@ class Following(TorchDispatchMode):
         kernel: Sequence[int] = (),
     ) -> Entry:
         """A weight reads the channels in dimension 1 of its input and makes those of its output."""
-        labels, varying = _along(outs[1], 1, out.shape), set(_varying(entry))
+        labels, varying = along(outs[1], 1, out.shape), set(varying_dims(entry))
         if varying and 1 not in varying:  # it mixes positions: the channels are rows that it leaves as they are
             for vector in (ins[1], outs[1]):
                 self.fix(vector, "it mixes positions")
@@ -335,17 +228,17 @@ class Following(TorchDispatchMode):
             if moved or not varying.isdisjoint(kernel):
                 return self._unfollowed_labels("a kernel moves over its channels", entry, out)
             shape = [entry.shape[dim] if dim in varying else 1 for dim in range(entry.dim())]
-            return self._biased(_core(entry).reshape(shape).expand(out.shape), outs[1], bias)
+            return self._biased(core_of(entry).reshape(shape).expand(out.shape), outs[1], bias)
         if not varying.isdisjoint(kernel):
             self.fix(entry, "a kernel moves over its channels")
         self.consumers.add((name, ins[0]))
         self.producers.add((name, outs[0]))
-        self.couple(_along(ins[1], 1, entry.shape), entry)
+        self.couple(along(ins[1], 1, entry.shape), entry)
         return self._biased(labels, outs[1], bias)
 
     def _unfollowed_labels(self, reason: str, entry: Tensor, out: Tensor) -> Entry:
         self.fix(entry, reason)
-        return _everywhere(FIXED, out)
+        return everywhere(FIXED, out)
 
     def _biased(self, labels: Tensor, made: Tensor, bias: Tensor | None) -> Tensor:
         """The labels of an output, coupled with its bias."""
@@ -370,8 +263,8 @@ class Following(TorchDispatchMode):
         """The dimension of a parameter that lies along dimension `at` of its view, and its labels."""
         if not isinstance(source, Source) or len(source.index) < 2 or source.index[0].dim() <= at:
             return None
-        fits = [dim for dim, index in enumerate(source.index) if _varying(index) == [at]]
-        alike = [dim for dim, index in enumerate(source.index) if not _varying(index)]
+        fits = [dim for dim, index in enumerate(source.index) if varying_dims(index) == [at]]
+        alike = [dim for dim, index in enumerate(source.index) if not varying_dims(index)]
         dims = fits or alike
         if not dims:
             return None
@@ -383,7 +276,7 @@ class Following(TorchDispatchMode):
         for tensor in operands:
             if tensor is not None:
                 self.fix(self._get(tensor), reason)
-        return _everywhere(FIXED, out)
+        return everywhere(FIXED, out)
 
     def _norm(self, x: Tensor, others: Sequence[Tensor], dim: int) -> Entry:
         """A norm with a vector for its channels, which lie in dimension `dim`."""
@@ -391,13 +284,13 @@ class Following(TorchDispatchMode):
         if not isinstance(entry, Tensor):
             for tensor in (x, *others):
                 self.fix(self._get(tensor), "a norm of weights is not followed")
-            return _everywhere(FIXED, x)
+            return everywhere(FIXED, x)
         for tensor in others:
             source = self._get(tensor)
             if isinstance(source, Source):
-                varying = [d for d, index in enumerate(source.index) if _varying(index)]
+                varying = [d for d, index in enumerate(source.index) if varying_dims(index)]
                 if tensor.dim() == 1 and len(varying) == 1:
-                    self.couple(_along(self._source_labels(source, varying[0]), dim, x.shape), entry)
+                    self.couple(along(self._source_labels(source, varying[0]), dim, x.shape), entry)
                 else:
                     self.fix(source, "a norm over several dimensions is not followed")
                     self.fix(entry, "a norm over several dimensions is not followed")
@@ -408,7 +301,7 @@ class Following(TorchDispatchMode):
     ) -> Entry:
         entry = self._get(x)
         if isinstance(entry, Tensor) and weight is None:
-            self.written.append(_core(entry).unique().numpy())
+            self.written.append(core_of(entry).unique().numpy())
         if len(shape) > 1:
             self.fix(entry, "a norm over several dimensions is not followed")
         return self._norm(x, [tensor for tensor in (weight, bias) if tensor is not None], x.dim() - 1)
@@ -416,7 +309,7 @@ class Following(TorchDispatchMode):
     def _native_group_norm(self, out: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, *sizes: Any) -> Entry:
         entry, groups = self._get(x), sizes[3]
         if isinstance(entry, Tensor) and groups > 1:
-            vector = _vector(entry, 1)
+            vector = vector_of(entry, 1)
             if vector is None:
                 self.fix(entry, "a group norm reads several channels as one")
             else:
@@ -425,11 +318,11 @@ class Following(TorchDispatchMode):
 
     def _constant_pad_nd(self, out: Tensor, x: Tensor, pad: Sequence[int], value: float = 0) -> Entry:
         labels = self._as_labels(x)
-        varying = _varying(labels)
+        varying = varying_dims(labels)
         for step in range(len(pad) // 2):
             dim = x.dim() - 1 - step
             if dim in varying and any(pad[2 * step : 2 * step + 2]):
-                self.cut.append(_core(labels).unique().numpy())
+                self.cut.append(core_of(labels).unique().numpy())
                 shapes = [
                     [*labels.shape[:dim], max(0, n), *labels.shape[dim + 1 :]] for n in pad[2 * step : 2 * step + 2]
                 ]
@@ -439,29 +332,29 @@ class Following(TorchDispatchMode):
                 labels = labels.narrow(dim, start, out.shape[dim])
             elif dim not in varying:
                 labels = labels.narrow(dim, 0, 1).expand(*labels.shape[:dim], out.shape[dim], *labels.shape[dim + 1 :])
-        return _compact(labels)
+        return compact(labels)
 
     def _as_strided(self, out: Tensor, x: Tensor, *layout: Any) -> Entry:
         """What torch's adaptive pooling to one position ends with; only from a tensor that is laid out in its order."""
         if not x.is_contiguous() or x.storage_offset():
             return self._unfollowed("as_strided is not followed", (x,), out)
-        return _compact(self._as_labels(x).contiguous().as_strided(*layout))
+        return compact(self._as_labels(x).contiguous().as_strided(*layout))
 
     def _copy(self, out: Tensor, target: Tensor, source: Tensor, *_: Any) -> Entry | None:
-        """``target.copy_(source)``: whoever else sees the memory of `target` would not be told."""
+        """``target.copy_(source)``: other views of the memory of `target` keep their labels."""
         if target.numel() == target.untyped_storage().nbytes() // max(1, target.element_size()):
             return self._get(source)
         for tensor in (target, source):
             self.fix(self._get(tensor), "it is written into a part of a tensor")
-        return _everywhere(FIXED, target)
+        return everywhere(FIXED, target)
 
     def _pool(self, name: str, x: Tensor, out: Any) -> Entry:
         """Windows over positions: channels stay what they are."""
-        entry, result = self._as_labels(x), _leaves(out)[0]
-        if any(result.shape[dim] != entry.shape[dim] for dim in _varying(entry)):
+        entry, result = self._as_labels(x), tensors_in(out)[0]
+        if any(result.shape[dim] != entry.shape[dim] for dim in varying_dims(entry)):
             return self._unfollowed(f"{name.strip('_')} moves over its channels", (x,), result)
-        shape = tuple(entry.shape[dim] if dim in _varying(entry) else 1 for dim in range(entry.dim()))
-        return _cut(entry, set(_varying(entry))).reshape(shape).expand(result.shape)
+        shape = tuple(entry.shape[dim] if dim in varying_dims(entry) else 1 for dim in range(entry.dim()))
+        return cut(entry, set(varying_dims(entry))).reshape(shape).expand(result.shape)
 
     def _reduce(self, args: Any, kwargs: Any, func: Any) -> Entry:
         """A sum or mean; over channels it is the same in any order."""
@@ -471,96 +364,22 @@ class Following(TorchDispatchMode):
         dims = given.get("dim")
         dims = list(range(x.dim())) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
         dims = [dim % x.dim() for dim in dims]
-        over = set(dims) & set(_varying(entry))
-        parts = bool(over and set(_varying(entry)) - set(dims))
+        over = set(dims) & set(varying_dims(entry))
+        parts = bool(over and set(varying_dims(entry)) - set(dims))
         if parts:  # terms that are added up, as in a sum of tensors
-            self.couple(entry, _cut(entry, set(range(x.dim())) - set(dims)).expand(entry.shape))
+            self.couple(entry, cut(entry, set(range(x.dim())) - set(dims)).expand(entry.shape))
         reduced = entry
         for dim in sorted(dims, reverse=True):
             reduced = reduced.narrow(dim, 0, 1) if given.get("keepdim") else reduced.select(dim, 0)
         if over and not parts:
-            label = FIXED if bool((_core(entry) == FIXED).any()) else SAME
+            label = FIXED if bool((core_of(entry) == FIXED).any()) else SAME
             return torch.full((), label).expand(reduced.shape)
         return reduced
 
     def _label(self, out: Any, entry: Entry | None) -> None:
         """Label each tensor of `out` that has the shape of the labels; a constant has none."""
-        for leaf in _leaves(out):
+        for leaf in tensors_in(out):
             if entry is None:
                 self._entries.pop(id(leaf), None)
             elif isinstance(entry, Source) or leaf.shape == entry.shape:
                 self._set(leaf, entry)
-
-    def _set(self, tensor: Tensor, entry: Entry) -> None:
-        self._entries[id(tensor)] = tensor, entry  # the tensor too, so that its id is not given to another
-
-    def _get(self, tensor: Tensor) -> Entry | None:
-        found = self._entries.get(id(tensor))
-        return None if found is None else found[1]
-
-    def _source_labels(self, source: Source, dim: int) -> Tensor:
-        """The labels of one dimension of a parameter at each element of its view."""
-        index = source.index[dim]
-        return _mapped(index, self.labels(source.name, dim, self._shapes[source.name][dim]))
-
-
-def _called(name: str, func: Any, args: Any, kwargs: Any, labels: Iterator[Tensor]) -> Any:
-    """The call with labels in place of its tensors."""
-    replaced: Any = tree_map(lambda leaf: next(labels) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-    if name in ("view", "_unsafe_view", "_reshape_alias", "reshape"):  # labels are not laid out as the elements are
-        return replaced[0][0].reshape(args[1])
-    return func(*replaced[0], **replaced[1])
-
-
-def _leaves(out: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-
-def _everywhere(label: int, like: Tensor) -> Tensor:
-    return torch.full((), label).expand(like.shape)
-
-
-def _along(vector: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
-    """`vector` along dimension `dim` of a tensor of this shape, alike in all others, without memory for them."""
-    return vector.reshape([len(vector) if d == dim else 1 for d in range(len(shape))]).expand(*shape)
-
-
-def _varying(labels: Tensor) -> list[int]:
-    """The dimensions along which compact labels differ."""
-    return [dim for dim, size in enumerate(labels.shape) if size > 1 and labels.stride(dim) != 0]
-
-
-def _long(tensor: Tensor, dims: int) -> list[int]:
-    """The dimensions of more than one element, counted as in a result of `dims` dimensions."""
-    return [dims - tensor.dim() + dim for dim, size in enumerate(tensor.shape) if size > 1]
-
-
-def _compact(labels: Tensor) -> Tensor:
-    """The same labels, expanded along each dimension along which they do not differ."""
-    core = _core(labels)
-    for dim in _varying(core):
-        first = core.narrow(dim, 0, 1)
-        if bool((core == first).all()):
-            core = first
-    return core.expand(labels.shape)
-
-
-def _cut(labels: Tensor, dims: set[int]) -> Tensor:
-    """The labels at the first index of every dimension outside `dims`."""
-    return labels[tuple(slice(None) if dim in dims else slice(0, 1) for dim in range(labels.dim()))]
-
-
-def _core(labels: Tensor) -> Tensor:
-    return _cut(labels, set(_varying(labels)))
-
-
-def _mapped(index: Tensor, labels: Tensor) -> Tensor:
-    """``labels[index]`` without memory for the dimensions along which `index` does not differ."""
-    return labels[_core(index)].expand(index.shape)
-
-
-def _vector(labels: Tensor, dim: int) -> Tensor | None:
-    """The labels along `dim`, if they differ along no other dimension."""
-    if set(_varying(labels)) - {dim}:
-        return None
-    return labels.movedim(dim, -1).reshape(-1, labels.shape[dim])[0] if labels.numel() else None

@@ -9,8 +9,8 @@ from torch import nn
 
 from leanconv.core.method import NamedSettings
 from leanconv.search import controls
-from leanconv.search.channel_scores import Criterion
-from leanconv.search.prune import prune
+from leanconv.search.importance import Criterion
+from leanconv.search.pruning import prune
 
 
 @dataclass(frozen=True)

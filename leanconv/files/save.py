@@ -31,7 +31,7 @@ from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
 
-FORMAT = 3  # format 1 had no task and no sparse tensors, format 2 no channel plans; `leanconv.files.load` updates older files when it reads them
+FORMAT = 3  # 1 had no task and no sparse tensors, 2 no channel plans; `leanconv.files.load` updates older files
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 METADATA_KEY = "leanconv"

@@ -11,6 +11,7 @@ from leanconv.core.errors import FileError, SettingError
 from leanconv.core.reading import parse_json
 from leanconv.report import (
     analysis_tables,
+    channel_tables,
     detection,
     file_tables,
     fit_tables,
@@ -39,6 +40,11 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "int8": {"main": file_tables.markdown_of_int8},
     "detection": {"main": detection.markdown, "occlusion": detection.markdown_of_slices},
     "detection_steps": {"main": detection.markdown_of_steps},
+    "channels": {
+        "orders": channel_tables.markdown_of_orders,
+        "fits": channel_tables.markdown_of_fits,
+        "pruning": channel_tables.markdown_of_pruning,
+    },
     "sweep": {"main": trust_tables.markdown_of_sweep},
     "mutation": {"main": trust_tables.markdown_of_mutants},
     "analysis": {

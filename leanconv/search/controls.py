@@ -20,7 +20,7 @@ from leanconv.core.meta import InputSize, dry_run, on_meta
 from leanconv.core.notes import get_base
 from leanconv.core.wrappers import unwrapped
 from leanconv.models.create import create_model
-from leanconv.search.prune import plan_channels
+from leanconv.search.pruning import plan_channels
 
 
 def narrower(
@@ -52,32 +52,24 @@ def narrower(
     plan = plan_channels(model, macs, "first", align=align, ratios=ratios, input_size=input_size)
     base = get_base(model)
     thin = copied(model)
-    if base is not None:
-        state = _built(base, channel_plans(model)).state_dict()
-        thin.load_state_dict({name: tensor.to(thin.state_dict()[name]) for name, tensor in state.items()})
-    else:
+    if base is None:
+        apply_channels_(thin, plan)
         _reset_(thin)
+        return thin
+    fresh = create_model(base["name"], **base["kwargs"])
+    for made in channel_plans(model):
+        apply_channels_(fresh, made)
+    thin.load_state_dict(fresh.state_dict())
     before = {name: _inputs(parameter) for name, parameter in thin.named_parameters()}
     apply_channels_(thin, plan)
     with torch.no_grad():
         for name, parameter in thin.named_parameters():
-            if base is not None and parameter.dim() > 1:
-                parameter.mul_(math.sqrt(before[name] / _inputs(parameter)))
-            elif base is None:
-                parameter.grad = None
-    if base is None:
-        _reset_(thin)  # with the fan of the narrower layers
+            parameter.mul_((before[name] / _inputs(parameter)) ** 0.5)
     return thin
 
 
-def _built(base: Mapping[str, Any], plans: tuple[ChannelPlan, ...]) -> nn.Module:
-    model = create_model(base["name"], **base["kwargs"])
-    for plan in plans:
-        apply_channels_(model, plan)
-    return model
-
-
 def _inputs(parameter: Tensor) -> int:
+    """The inputs of one output, whose number the variance of initial weights follows; 1 for vectors."""
     return parameter[0].numel() if parameter.dim() > 1 else 1
 
 
@@ -177,7 +169,7 @@ def shallower(model: nn.Module, macs: float, *, input_size: InputSize | None = N
     >>> import leanconv as lc
     >>> half = shallower(lc.create_model("resnet20"), macs=0.5)
     >>> [name for name, module in half.named_modules() if isinstance(module, nn.Identity) and name.count(".") == 1]
-    ['layer1.1', 'layer1.2', 'layer2.2', 'layer3.2']
+    ['layer1.0', 'layer1.1', 'layer1.2', 'layer2.2', 'layer3.2']
     """
     model = unwrapped(model)
     if isinstance(macs, bool) or not isinstance(macs, int | float) or not 0 < macs <= 1:
@@ -187,7 +179,7 @@ def shallower(model: nn.Module, macs: float, *, input_size: InputSize | None = N
     dense = count_macs(model, size)
 
     def share(blocks: int) -> float:
-        return count_macs(apply_channels_(on_meta(model), ChannelPlan(skipped=tuple(order[:blocks]))), size) / dense
+        return count_macs(apply_channels_(on_meta(model), ChannelPlan(removed=tuple(order[:blocks]))), size) / dense
 
     low, high = 0, len(order)
     least = share(high)
@@ -199,7 +191,7 @@ def shallower(model: nn.Module, macs: float, *, input_size: InputSize | None = N
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if share(middle) <= macs else (middle + 1, high)
-    return apply_channels_(copied(model), ChannelPlan(skipped=tuple(order[:low])))
+    return apply_channels_(copied(model), ChannelPlan(removed=tuple(order[:low])))
 
 
 def _order(blocks: list[Block]) -> list[str]:

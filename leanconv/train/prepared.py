@@ -12,7 +12,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.meta import dry_run
 from leanconv.core.notes import get_task, task_of
 from leanconv.core.task import Task
-from leanconv.data import ImageData, LabelledImages, make_loader
+from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.train.evaluation import evaluate, outputs_for
 from leanconv.train.scoring import Scores
 
@@ -48,6 +48,13 @@ def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None
             f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
             "take the data it was trained on"
         )
+
+
+def labelled_batches(data: ImageData, task: Task, count: int, seed: int = 0, batch_size: int = 64) -> Loader:
+    """Batches of `count` random training images with their labels, prepared as `task` states; all if there are fewer."""
+    rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    settings: dict[str, Any] = {"mean": task.mean, "std": task.std, "image_size": task.image_size}
+    return make_loader(data.train.subset(rows), batch_size=batch_size, train=False, **settings)
 
 
 def scores_of(

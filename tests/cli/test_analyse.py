@@ -142,6 +142,18 @@ def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert 0 <= found["top1_pct_after"] <= 100
 
 
+@pytest.mark.parametrize("criterion", ["activation", "taylor"])
+def test_prune_channels(criterion: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target, settings = folder / "dense", ["--macs", 0.7, "--align", 4, "--criterion", criterion, "--images", 8]
+    assert run("prune", target, *settings, "-o", tmp_path / "thin", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    thin = lc.load(tmp_path / "thin")
+    assert lc.count(thin).macs == found["macs_after"] <= 0.7 * found["macs_before"]
+    assert found["bytes_after"] < found["bytes_before"] and thin.conv1.out_channels % 4 == 0
+    assert run("prune", target, "-o", tmp_path / "none") == 2
+    assert "give --macs to remove channels, or --fraction" in capsys.readouterr().err
+
+
 def test_suggested_ratios(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run("inspect", folder / "dense", "--ratios", "digits", "--json") == 0
     ratios = json.loads(capsys.readouterr().out)["ratios"]

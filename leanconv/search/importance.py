@@ -120,7 +120,7 @@ def _activation(
     hooks = []
 
     def hook(name: str) -> Callable[..., None]:
-        def note(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        def note(layer: Any, args: tuple[Tensor, ...], out: Tensor) -> None:
             found, whole = _error_by_channel(layer, args[0], out)
             errors[name] = errors.get(name, torch.zeros(())) + found
             energy[name] = energy.get(name, 0.0) + whole
@@ -149,15 +149,13 @@ def _activation(
     return scores
 
 
-def _error_by_channel(layer: nn.Conv2d | nn.Linear | nn.Module, x: Tensor, out: Tensor) -> tuple[Tensor, float]:
+def _error_by_channel(layer: nn.Conv2d | nn.Linear, x: Tensor, out: Tensor) -> tuple[Tensor, float]:
     """For each input channel c, the sum of |W_c u_c|^2 over images and positions; and that of the whole output."""
-    weight: Tensor = layer.weight.double()  # type: ignore[operator, union-attr, assignment]
-    bias = layer.bias
+    weight, bias = layer.weight.double(), layer.bias
     if isinstance(layer, nn.Linear):
         energy = x.reshape(-1, x.shape[-1]).double().square().sum(0)
         plain = out.reshape(-1, out.shape[-1]) - (0 if bias is None else bias)
         return (weight.square().sum(0) * energy).cpu(), float(plain.double().square().sum())
-    assert isinstance(layer, nn.Conv2d)
     moments: Tensor | None = None
     pads = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -166,10 +164,8 @@ def _error_by_channel(layer: nn.Conv2d | nn.Linear | nn.Module, x: Tensor, out: 
         if padded.dtype not in (torch.float32, torch.float64):
             padded = padded.float()
         u = unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride).unflatten(1, (x.shape[1], -1))
-        u = u.transpose(0, 1).flatten(2) if u.shape[0] == 1 else u.permute(1, 2, 0, 3).flatten(2)
-        part = (
-            u.reshape(x.shape[1], -1, u.shape[-1]) @ u.reshape(x.shape[1], -1, u.shape[-1]).transpose(1, 2)
-        ).double()
+        u = u.permute(1, 2, 0, 3).flatten(2)  # (I, k, images and positions)
+        part = (u @ u.transpose(1, 2)).double()
         moments = part if moments is None else moments + part
     assert moments is not None
     own = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(2)  # (I, O / g, k)

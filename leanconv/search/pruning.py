@@ -9,16 +9,16 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.channel_plan import ChannelPlan, Kept, apply_channels_
+from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_channels_
 from leanconv.conversion.channels import ChannelGraph, ChannelSet, follow, sized
-from leanconv.conversion.removable import removable
+from leanconv.conversion.narrowing import removable
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize, dry_run
 from leanconv.core.settings import check_int
 from leanconv.core.wrappers import unwrapped
-from leanconv.search.channel_scores import Batches, Criterion, channel_scores
+from leanconv.search.importance import Batches, Criterion, channel_scores
 
 STEPS = 30  # halvings of the share of channels that stay
 
@@ -42,9 +42,9 @@ def prune(
     Args:
         macs: the share of the MACs of `model` that may remain, 0.5 for half. The same share of channels stays in every set
             that `ratios` does not name.
-        criterion: which channels go first, see `leanconv.search.channel_scores`.
-        align: a set keeps a multiple of so many channels: 8 or 16 fill the vectors of a processor. A set that has fewer stays
-            whole.
+        criterion: which channels go first, see `leanconv.search.importance.channel_scores`.
+        align: a set keeps a multiple of this number of channels: 8 or 16 fill the vectors of a processor. A set that has
+            fewer stays whole.
         ratios: ``{glob: share}``: the share of channels that stays in the sets whose names match.
         data: batches for the criteria that need them.
         input_size: (channels, height, width); default: the input size of the model, if the model states it.
@@ -94,7 +94,7 @@ def plan_channels(
         widths |= _within(work, free, widths, macs, align)
     cut = [found for found in sets if widths.get(found.name, found.size) < found.size]
     scores = channel_scores(model, cut, criterion, data, seed=seed)
-    return ChannelPlan(tuple(Kept(found, best(found, widths[found.name], scores[found.name])) for found in cut))
+    return ChannelPlan(tuple(Selection(found, best(found, widths[found.name], scores[found.name])) for found in cut))
 
 
 def removable_graph(model: nn.Module, input_size: InputSize | None = None) -> ChannelGraph:
@@ -176,7 +176,7 @@ class Work:
         self.positions = dry_run(model, graph.input_size, run)
 
     def macs(self, widths: Mapping[str, int]) -> int:
-        """The MACs with so many channels in the named sets."""
+        """The MACs with these numbers of channels in the named sets."""
         left: dict[tuple[str, int], float] = {}
         for found in self.graph.sets:
             gone = found.size - widths.get(found.name, found.size)

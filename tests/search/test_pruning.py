@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import leanconv as lc
+from leanconv.conversion.channel_plan import Selection
+from leanconv.conversion.channels import channel_graph
+from leanconv.core.errors import SettingError
+from leanconv.search.controls import residual_blocks
+from leanconv.search.importance import channel_scores
+from leanconv.search.pruning import Work, best, plan_channels, removable_graph, width_of
+
+SIZE = (3, 12, 12)
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1, stride=2, groups=2), nn.ReLU(),
+        nn.Conv2d(16, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    ).double().eval()  # fmt: skip
+
+
+def test_the_removed_channels_are_gone_and_nothing_else():
+    """A channel whose output is zero may go without a change of the result."""
+    model = small()
+    dead = [1, 3, 4, 6]
+    with torch.no_grad():
+        model[0].weight[dead] = 0
+        model[0].bias[dead] = 0
+    plan = plan_channels(model, ratios={"0": 0.5}, criterion="activation", align=2, data=[image(4)], input_size=SIZE)
+    assert [(item.set.name, item.index) for item in plan.selections] == [("0", (0, 2, 5, 7))]
+    x = image(2)
+    thin = lc.apply_channels_(lc.prune(model, 1.0, input_size=SIZE), plan)
+    assert torch.allclose(thin(x), model(x), atol=1e-12)
+    assert thin[2].weight.shape == (16, 2, 3, 3)
+
+
+def image(n):
+    return torch.randn(n, *SIZE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def test_the_activation_score_is_the_error_of_the_layer_behind():
+    model, x = small(), image(3)
+    graph = channel_graph(model, SIZE)
+    scores = channel_scores(model, graph.sets, "activation", [x[:2], (x[2:], None)])
+    for name, reader in {"0": 2, "2": 4, "4": 8}.items():
+        seen = model[:reader](x)
+        whole = model[reader](seen) - model[reader](torch.zeros_like(seen))
+        for channel in range(graph.of(name).size):
+            without = seen.clone()
+            without[:, channel] = 0
+            error = (model[reader](without) - model[reader](seen)).square().sum() / whole.square().sum()
+            assert torch.allclose(scores[name][channel], error, atol=1e-12)
+
+
+def test_the_taylor_score_is_the_square_of_the_change_that_the_gradient_predicts():
+    model, x, y = small(), image(3), torch.tensor([0, 1, 3])
+    graph = channel_graph(model, SIZE)
+    scores = channel_scores(model, graph.sets, "taylor", [(x, y)])
+    loss = nn.functional.cross_entropy(model(x), y)
+    (gradient,) = torch.autograd.grad(loss, [model[2].weight])
+    assert torch.allclose(scores["2"], (gradient * model[2].weight).sum((1, 2, 3)).square())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_magnitude_score_sums_over_all_weights_that_make_or_read_a_channel():
+    model = small()
+    scores = channel_scores(model, channel_graph(model, SIZE).sets, "magnitude")
+    made = model[0].weight.square().sum((1, 2, 3))
+    read = torch.stack([model[2].weight[8 * (c // 4) : 8 * (c // 4 + 1), c % 4].square().sum() for c in range(8)])
+    assert torch.allclose(scores["0"], (made + read).sqrt())
+
+
+def test_random_scores_repeat_and_unknown_ones_are_refused():
+    model = small()
+    sets = channel_graph(model, SIZE).sets
+    first, again = (channel_scores(model, sets, "random", seed=3)["0"] for _ in range(2))
+    assert torch.equal(first, again)
+    with pytest.raises(SettingError, match="criterion='l2' must be"):
+        channel_scores(model, sets, "l2")
+    with pytest.raises(SettingError, match="needs data"):
+        channel_scores(model, sets, "taylor")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "timm/mobilenetv3_small_050"])
+def test_predicted_macs_are_counted_macs(name):
+    model, size = lc.create_model(name), (3, 32, 32)
+    graph = removable_graph(model, size)
+    assert all(found.whole is None for found in graph.sets)
+    widths = {found.name: width_of(found, 0.3 + 0.1 * (i % 5), 2) for i, found in enumerate(graph.sets)}
+    kept = [Selection(found, best(found, widths[found.name], torch.rand(found.size))) for found in graph.sets]
+    thin = lc.apply_channels_(lc.prune(model, 1.0, input_size=size), lc.ChannelPlan(tuple(kept)))
+    assert Work(model, graph).macs(widths) == lc.count(thin, size).macs
+
+
+def test_a_budget_is_met_in_whole_vectors_or_the_nearest_is_named():
+    dense = lc.create_model("resnet20")
+    half = lc.prune(dense, 0.5, align=8)
+    assert lc.count(half).macs <= 0.5 * lc.count(dense).macs < lc.count(dense).macs
+    assert {module.out_channels % 8 for module in half.modules() if isinstance(module, nn.Conv2d)} == {0}
+    assert lc.count(dense).params == 272474  # the network itself is unchanged
+    with pytest.raises(
+        SettingError, match=r"macs=0\.01 cannot be met by removing channels; the least is 0\.\d+ with align=8"
+    ):
+        lc.prune(dense, 0.01)
+    with pytest.raises(SettingError, match="macs=2 must be a share"):
+        lc.prune(dense, 2)
+    with pytest.raises(SettingError, match=r"'layer9\*' matches no set"):
+        lc.prune(dense, ratios={"layer9*": 0.5})
+    with pytest.raises(SettingError, match="give macs="):
+        lc.prune(dense)
+
+
+def test_ratios_name_sets_and_the_rest_meets_the_budget():
+    dense = lc.create_model("resnet20")
+    thin = lc.prune(dense, 0.6, ratios={"layer3.*.conv1": 0.25})
+    assert [block.conv1.out_channels for block in thin.layer3] == [16, 16, 16]
+    assert lc.count(thin).macs <= 0.6 * lc.count(dense).macs
+
+
+def test_a_narrower_network_has_the_shapes_of_the_pruned_one_and_new_weights():
+    dense = lc.create_model("resnet20")
+    torch.manual_seed(1)
+    thin, pruned = lc.narrower(dense, 0.5), lc.prune(dense, 0.5)
+    assert {n: p.shape for n, p in thin.named_parameters()} == {n: p.shape for n, p in pruned.named_parameters()}
+    wide = dense.layer3[2].conv1.weight
+    assert 0.9 < thin.layer3[2].conv1.weight.std() / wide.std() * (thin.layer3[2].conv1.in_channels / 64) ** 0.5 < 1.1
+    own = lc.narrower(small().float(), ratios={"4": 0.5}, align=3, input_size=SIZE)
+    assert own[4].out_channels == 3 and own[4].weight.abs().max() <= (1 / (16 * 9)) ** 0.5
+    other = nn.Sequential(nn.Conv2d(3, 8, 1), Scale(), nn.Conv2d(8, 2, 1))
+    with pytest.raises(SettingError, match="'1' is a Scale with weights and no reset_parameters"):
+        lc.narrower(other, 0.5, align=1, input_size=SIZE)
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+def test_a_raw_parameter_is_cut_too():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Scale(), nn.Conv2d(8, 2, 1))
+    thin = lc.prune(model, ratios={"0": 0.5}, align=1, input_size=SIZE)
+    assert thin[1].gamma.shape == (4, 1, 1) and thin(torch.randn(1, *SIZE)).shape == (1, 2, 12, 12)
+
+
+def test_residual_blocks_are_those_without_which_the_network_runs():
+    found = residual_blocks(lc.create_model("timm/mobilenetv3_small_050"), (3, 32, 32))
+    assert [block.name for block in found] == [
+        "blocks.1.1",
+        "blocks.2.1",
+        "blocks.2.2",
+        "blocks.3.1",
+        "blocks.4.1",
+        "blocks.4.2",
+    ]
+
+
+def test_a_shallower_network_meets_its_budget_with_the_fewest_blocks():
+    dense = lc.create_model("resnet20")
+    thin = lc.shallower(dense, 0.7)
+    (plan,) = lc.channel_plans(thin)
+    assert len(plan.removed) == 3 and lc.count(thin).macs <= 0.7 * lc.count(dense).macs
+    fewer = lc.ChannelPlan(removed=plan.removed[:-1])
+    assert lc.count(lc.apply_channels_(lc.create_model("resnet20"), fewer)).macs > 0.7 * lc.count(dense).macs
+    with pytest.raises(SettingError, match=r"without all 7 it is 0\.191"):
+        lc.shallower(dense, 0.1)
