@@ -248,6 +248,10 @@ class DepthShared(Method):
             raise SettingError(f"blend={self.blend!r} must be true, false or positions in the group")
         check_weight("penalty_weight", self.penalty_weight)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(scope="stage"), cls(scope="network")]
+
     def reject(self, spec: ConvSpec) -> str | None:
         if self.blend and spec.groups > 1:
             return f"a blend would mix the {spec.groups} groups of this convolution; use blend=False"

@@ -132,6 +132,10 @@ class FilterSummary(Method):
     def __post_init__(self) -> None:
         _check_ratio(self.ratio)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(ratio) for ratio in (0.5, 0.25)]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return None
 
