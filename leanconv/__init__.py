@@ -9,6 +9,7 @@ from leanconv.core.version import __version__
 
 if TYPE_CHECKING:
     from leanconv.analyse.converted import inspect
+    from leanconv.budget.search import lean
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_
     from leanconv.conversion.check import check
@@ -88,6 +89,7 @@ _HOME = {
     "from_pretrained": "files.hub",
     "get_task": "core.notes",
     "inspect": "analyse.converted",
+    "lean": "budget.search",
     "list_methods": "ops",
     "list_models": "models.create",
     "load": "files.load",
@@ -103,7 +105,7 @@ _HOME = {
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("analyse", "detect", "experiment", "search")  # used as lc.search.faster_only(...)
+_PACKAGES = ("analyse", "budget", "detect", "experiment", "search")  # used as lc.search.faster_only(...)
 
 
 def __getattr__(name: str) -> Any:

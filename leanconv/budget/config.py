@@ -24,11 +24,15 @@ class LeanConfig(Config):
     )
     batch: int = setting("Images in a call, for time and memory.", default=1, least=1)
     threads: int | None = setting("CPU threads. Default: torch's.", default=None, least=1)
-    align: int = setting("Channels of a whole vector: operators with other inner widths are not tried.", default=8, least=1)
+    align: int = setting(
+        "Channels of a whole vector: operators with other inner widths are not tried.", default=8, least=1
+    )
     images: int | None = setting(
         "Images for fits and scores. Default: 16 to 256, fewer for a network of many MACs.", default=None, least=2
     )
-    measure_minutes: float = setting("Longest time for measuring layers; the rest stays unmeasured.", default=8.0, above=0)
+    measure_minutes: float = setting(
+        "Longest time for measuring layers; the rest stays unmeasured.", default=8.0, above=0
+    )
     minimise: Literal["time", "macs", "params", "bytes", "memory"] = setting(
         "What a budget of max_drop makes small.", default="time"
     )
@@ -38,5 +42,10 @@ class LeanConfig(Config):
     )
     recovery_epochs: int | None = setting(
         "Epochs of training after the conversion; 0 for none. Default: a tenth of the recipe's.", default=None, least=0
+    )
+    check: int = setting(
+        "Random choices on which predictions are compared with real networks; 0 for none, else at least 3.",
+        default=0,
+        least=0,
     )
     seed: int = setting("Seed of all random numbers.", default=0, least=0)

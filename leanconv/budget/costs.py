@@ -17,6 +17,8 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.conversion.plan import Plan
 from leanconv.core.count import count, unique
 from leanconv.core.errors import SettingError
+from leanconv.core.meta import built_on_meta
+from leanconv.core.method import Group
 from leanconv.inference.race import race
 from leanconv.search.faster import layer_times
 
@@ -69,11 +71,7 @@ class Costs:
                 saved = (self._saving(candidate, measure) for candidate in chosen if candidate.group is not None)
                 found[measure] = self.network[measure] - sum(saved)
         if "memory" in self.network:
-            inner = [
-                self.alive[name] + size
-                for one in chosen
-                for name, size in self.by_key[one.key].inner.items()
-            ]
+            inner = [self.alive[name] + size for one in chosen for name, size in self.by_key[one.key].inner.items()]
             found["memory"] = found["bytes"] + max([self.network["memory"] - self.network["bytes"], *inner])
         return found
 
@@ -118,24 +116,38 @@ def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:
         own = candidate.params()
         inner = {} if held is None else {candidate.sites[0].name: 0.0}
         costs[candidate.key] = Cost(own, candidate.macs(), own * size, inner)
+    known: dict[tuple[object, ...], tuple[float, list[float]]] = {}
     for candidate in space.lean:
         assert candidate.group is not None
-        modules = [module.eval() for module in candidate.group.build()]
-        tensors = unique([t for module in modules for t in (*module.parameters(), *module.buffers())])
-        weights = sum(tensor.numel() * (size if tensor.is_floating_point() else tensor.element_size()) for tensor in tensors)
-        inner = {} if held is None else _inner(candidate, modules, batch)
+        alike = (candidate.group.method, *((site.spec, site.sizes, site.kind) for site in candidate.sites))
+        if alike not in known:
+            known[alike] = _built(candidate.group, size, batch)
+        weights, maps = known[alike]
+        names = [site.name for site in candidate.sites]
+        inner = {} if held is None else dict(zip(names, maps, strict=True))
         costs[candidate.key] = Cost(candidate.params(), candidate.macs(), weights, inner)
-    return Costs(network, {} if held is None else {k: float(v) for k, v in held.at.items()}, costs)
+    return Costs(network, {} if held is None else {name: float(value) for name, value in held.at.items()}, costs)
 
 
-def _inner(candidate: Candidate, modules: Sequence[nn.Module], batch: int) -> dict[str, float]:
-    """Bytes of the maps inside each operator, for inputs of the sizes in the network."""
-    found = {}
-    for site, module in zip(candidate.sites, modules, strict=True):
+def _built(group: Group, size: int, batch: int) -> tuple[float, list[float]]:
+    """Bytes of the weights of a group, and bytes of the maps inside each operator for inputs of the network's sizes.
+
+    Args:
+        group: the group.
+        size: bytes of a floating-point number.
+        batch: images in a call.
+    """
+    modules = built_on_meta(lambda: nn.ModuleList(group.build())).eval()
+    tensors = unique([*modules.parameters(), *modules.buffers()])
+    weights = sum(
+        tensor.numel() * (size if tensor.is_floating_point() else tensor.element_size()) for tensor in tensors
+    )
+    maps = []
+    for site, module in zip(group.sites, modules.children(), strict=True):
         (h, w), (sh, sw), c = site.sizes[0], site.spec.stride, site.spec.in_channels
-        x = torch.zeros(batch, h, w, c) if site.kind == "linear" else torch.zeros(batch, c, h * sh, w * sw)
-        found[site.name] = float(inner_bytes(module, x))
-    return found
+        shape = (batch, h, w, c) if site.kind == "linear" else (batch, c, h * sh, w * sw)
+        maps.append(float(inner_bytes(module, torch.zeros(shape, device="meta"))))
+    return float(weights), maps
 
 
 def measured_costs(

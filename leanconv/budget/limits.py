@@ -48,7 +48,9 @@ class Limit:
         return self.value * dense if self.relative else self.value
 
     def __str__(self) -> str:
-        return f"{self.measure}={self.value:g}" if self.relative else f"{self.measure}={shown(self.measure, self.value)}"
+        return (
+            f"{self.measure}={self.value:g}" if self.relative else f"{self.measure}={shown(self.measure, self.value)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Budget:
         for name in names:
             if name not in (*MEASURES, DROP):
                 known = (*MEASURES, DROP)
-                raise SettingError(f"budget: unknown measure {name!r}{close_to(str(name), known)}; there are {', '.join(known)}")
+                raise SettingError(
+                    f"budget: unknown measure {name!r}{close_to(str(name), known)}; there are {', '.join(known)}"
+                )
             if names.count(name) > 1:
                 raise SettingError(f"budget: {name} is given twice; leave one out")
         drops = [_drop(given) for name, given in pairs if name == DROP]
@@ -155,5 +159,7 @@ def _drop(given: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not value >= 0 or not math.isfinite(value):
-        raise SettingError(f"budget: {DROP}={given!r} must be a number of at least 0: the points of accuracy that may be lost")
+        raise SettingError(
+            f"budget: {DROP}={given!r} must be a number of at least 0: the points of accuracy that may be lost"
+        )
     return value

@@ -59,7 +59,12 @@ def alive(model: nn.Module, images: Tensor, names: Sequence[str]) -> Alive | Non
 def _bytes(values: Iterable[Any]) -> int:
     """Bytes of the storages behind all tensors in `values`, each storage once."""
     tensors = [leaf for leaf in tree_leaves([*values]) if isinstance(leaf, Tensor)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    return sum({_place(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
+def _place(tensor: Tensor) -> int:
+    """The identity of a tensor's storage, also on the meta device, where no storage has an address."""
+    return tensor.untyped_storage()._cdata
 
 
 @torch.no_grad()
@@ -85,7 +90,7 @@ class _Held(TorchDispatchMode):
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves([args, kwargs]) if isinstance(t, Tensor)}
+        given = {_place(t) for t in tree_leaves([args, kwargs]) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -93,7 +98,7 @@ class _Held(TorchDispatchMode):
         return out
 
     def _note(self, tensor: Tensor, given: set[int]) -> None:
-        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        place, size = _place(tensor), tensor.untyped_storage().nbytes()
         if place in given or place in self.known or not size:
             return
         self.known.add(place)

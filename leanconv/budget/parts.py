@@ -22,7 +22,14 @@ class Recovery(Protocol):
     """A function that trains a lean network after its conversion."""
 
     def __call__(
-        self, student: nn.Module, teacher: nn.Module, data: ImageData, config: TrainConfig, folder: Path, *, progress: bool
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        data: ImageData,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        progress: bool,
     ) -> None:
         """Train `student` in place. A run in `folder` that was stopped continues.
 

@@ -36,8 +36,9 @@ class Moments:
     @classmethod
     def of(cls, output: Tensor, channel: int) -> Moments:
         """The moments of an output over all dimensions except the channels."""
-        rows = output.movedim(channel, 0).flatten(1)
-        return cls(rows.mean(1), (rows.var(1, correction=0) + EPS).sqrt())
+        over = [dim for dim in range(output.dim()) if dim != channel % output.dim()]
+        variance, mean = torch.var_mean(output, over, correction=0)
+        return cls(mean, (variance + EPS).sqrt())
 
 
 class Repaired(nn.Module):

@@ -70,66 +70,93 @@ class Problem:
             said = ",".join(f"{name}={shown(name, value)}" for name, value in nearest.items())
             parts = ",".join(f"{name}={value / self.costs.network[name]:.3f}" for name, value in nearest.items())
             asked = ",".join(f"{name}={shown(name, value)}" for name, value in most.items())
-            raise SettingError(f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said})")
+            raise SettingError(
+                f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said})"
+            )
         return found
 
     def nearest(self, most: Mapping[str, float]) -> dict[str, float]:
         """The values that the measures in `most` have if all limits are multiplied by the smallest factor that can be met."""
-        found = self._milp(np.zeros(len(self.candidates)), most, stretch=True)
+        found = self._milp(np.zeros(len(self.candidates)), {}, most)
         assert found is not None
         return {name: found.predicted[name] for name in most}
 
-    def frontier(self, measure: str, points: int) -> list[Solution]:
-        """Choices for `points` limits on one measure, from the dense network down to the leanest choice; equal ones once."""
-        dense = self.costs.network[measure]
-        least = self.nearest({measure: dense * 1e-9})[measure] * (1 + 1e-6)
+    def frontier(self, measure: str, points: int, within: Mapping[str, float] = {}) -> list[Solution]:
+        """Choices for `points` limits on one measure, from the dense network down to the leanest choice; equal ones once.
+
+        Args:
+            measure: the measure.
+            points: the number of limits.
+            within: limits on other measures, which every choice meets.
+
+        Raises:
+            SettingError: no choice meets `within`.
+        """
+        self._check({measure: 0.0})
+        dense = self.solve({**within, measure: self.costs.network[measure]}).predicted[measure]
+        least = self.least(measure, within)
         found: dict[tuple[str, ...], Solution] = {}
         for limit in np.linspace(dense, least, points):
-            solution = self.solve({measure: float(limit)})
+            solution = self.solve({**within, measure: float(limit)})
             found.setdefault(tuple(one.key for one in solution.chosen), solution)
         return list(found.values())
+
+    def least(self, measure: str, within: Mapping[str, float] = {}) -> float:
+        """The least value of a measure within limits on other measures."""
+        found = self._milp(np.zeros(len(self.candidates)), within, {measure: self.costs.network[measure] * 1e-3})
+        assert found is not None
+        return found.predicted[measure] * (1 + 1e-6)
 
     def _check(self, most: Mapping[str, float]) -> None:
         for measure in most:
             if measure not in self.costs.network:
                 way = "the network cannot be traced" if measure == "memory" else "it was not measured"
-                raise SettingError(f"budget: {measure} of this network is unknown, because {way}; limit another measure")
+                raise SettingError(
+                    f"budget: {measure} of this network is unknown, because {way}; limit another measure"
+                )
 
-    def _milp(self, scores: np.ndarray, most: Mapping[str, float], stretch: bool = False) -> Solution | None:
-        """The best choice; None if there is none. With `stretch`, all limits are multiplied by a factor that is minimised.
+    def _milp(
+        self, scores: np.ndarray, most: Mapping[str, float], stretched: Mapping[str, float] = {}
+    ) -> Solution | None:
+        """The best choice; None if there is none.
 
-        The variables are x_c for each candidate, then P (a part of the network's memory), then the factor.
+        The variables are x_c for each candidate, then P (a part of the network's memory), then a factor.
+
+        Args:
+            scores: of the candidates.
+            most: limits.
+            stretched: limits that are multiplied by the factor, which is minimised.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         n = len(self.candidates)
         rows = [np.append(row, [0.0, 0.0]) for row in self.cover]
         low, high = [1.0] * len(rows), [1.0] * len(rows)
-        for measure, limit in most.items():
-            row, constant = self._row(measure)
-            scale = self.costs.network[measure]
-            row, allowed = row / scale, limit / scale * (1 + PERMITTED)
-            # network part <= allowed, or network part - factor * allowed <= 0
-            rows.append(np.append(row, -allowed) if stretch else np.append(row, 0.0))
-            low.append(-np.inf)
-            high.append(-constant / scale + (0.0 if stretch else allowed))
-            if measure == "memory":
-                for peak, least in self._peaks():
-                    rows.append(peak)
-                    low.append(least)
-                    high.append(np.inf)
-        barred = self._barred(most)
-        objective = np.append(scores, [0.0, 1.0 if stretch else 0.0])
-        bounds = Bounds(np.zeros(n + 2), np.concatenate([np.where(barred, 0.0, 1.0), [np.inf, np.inf]]))
+        for limits, stretch in ((most, False), (stretched, True)):
+            for measure, limit in limits.items():
+                row, constant = self._row(measure)
+                scale = self.costs.network[measure]
+                allowed = limit / scale * (1 + PERMITTED)
+                # x part + constant <= allowed, or x part + constant - factor * allowed <= 0
+                rows.append(np.append(row / scale, -allowed if stretch else 0.0))
+                low.append(-np.inf)
+                high.append((0.0 if stretch else allowed) - constant / scale)
+        measures = {*most, *stretched}
+        for row, least in self._peaks() if "memory" in measures else ():
+            rows.append(row)
+            low.append(least)
+            high.append(np.inf)
+        largest = np.where(self._untimed() & ("time" in measures), 0.0, 1.0)
         found = milp(
-            objective, constraints=LinearConstraint(np.array(rows), low, high), bounds=bounds,
-            integrality=np.append(np.ones(n), [0, 0]), options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
+            np.append(scores, [0.0, 1.0 if stretched else 0.0]), constraints=LinearConstraint(np.array(rows), low, high),
+            bounds=Bounds(np.zeros(n + 2), np.append(largest, [np.inf, np.inf])), integrality=np.append(np.ones(n), [0, 0]),
+            options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
         )  # fmt: skip
         if found.x is None:
             return None
-        chosen = tuple(one for one, value in zip(self.candidates, found.x[:n], strict=True) if value > 0.5)
-        total = float(sum(self.scores[index] for index in range(n) if found.x[index] > 0.5))
-        return Solution(chosen, total, self.costs.total(self.space, chosen))
+        taken = found.x[:n] > 0.5
+        chosen = tuple(one for one, is_taken in zip(self.candidates, taken, strict=True) if is_taken)
+        return Solution(chosen, float(self.scores[taken].sum()), self.costs.total(self.space, chosen))
 
     def _row(self, measure: str) -> tuple[np.ndarray, float]:
         """The coefficients of x and P in a measure, and its constant."""
@@ -148,10 +175,9 @@ class Problem:
             found.append((np.append(-inner / unit, [1.0, 0.0]), held / unit))
         return found
 
-    def _barred(self, most: Mapping[str, float]) -> np.ndarray:
-        """The candidates without a time, if time is limited."""
-        unknown = [self.costs.by_key[one.key].time is None for one in self.candidates]
-        return np.array(unknown) & ("time" in most)
+    def _untimed(self) -> np.ndarray:
+        """Which candidates have no time."""
+        return np.array([self.costs.by_key[one.key].time is None for one in self.candidates])
 
 
 def reasons(space: Space, costs: Costs, scores: Mapping[str, float], chosen: Sequence[Candidate]) -> dict[str, str]:
@@ -166,5 +192,7 @@ def reasons(space: Space, costs: Costs, scores: Mapping[str, float], chosen: Seq
             elif best is None:
                 found[site.name] = "no candidate saves anything here"
             else:
-                found[site.name] = f"its cheapest candidate, {best.label}, would add {scores[best.key]:.3g} to the divergence"
+                found[site.name] = (
+                    f"its cheapest candidate, {best.label}, would add {scores[best.key]:.3g} to the divergence"
+                )
     return found

@@ -134,7 +134,9 @@ def candidates_of(
         raise SettingError(
             f"none of the {len(sites)} layers has a candidate; name other methods, or a smaller align than {align}"
         )
-    return Space(sites, tuple(sorted(found, key=lambda one: order[one.sites[0].name])), kept, known.input_size or input_size)
+    return Space(
+        sites, tuple(sorted(found, key=lambda one: order[one.sites[0].name])), kept, known.input_size or input_size
+    )
 
 
 def _order(model: nn.Module, input_size: InputSize, include: Include | Sequence[Include]) -> dict[str, int]:
@@ -173,4 +175,3 @@ def _of(model: nn.Module, sites: Sequence[Site], asked: Sequence[str | Method], 
                     same = (method.name, candidate.params(), candidate.macs(), *(site.name for site in group.sites))
                     found.setdefault(same, candidate)
     return list(found.values())
-
