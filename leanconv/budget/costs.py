@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from statistics import median
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from leanconv.budget.memory import alive, inner_bytes
 from leanconv.budget.space import Candidate, Space
-from leanconv.conversion.plan import Plan
 from leanconv.core.count import count, unique
-from leanconv.core.errors import SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.core.method import Group
-from leanconv.inference.race import race
-from leanconv.search.faster import layer_times
-
-Cache = Path | Literal["default"] | None
 
 
 @dataclass(frozen=True)
@@ -148,71 +139,3 @@ def _built(group: Group, size: int, batch: int) -> tuple[float, list[float]]:
         shape = (batch, h, w, c) if site.kind == "linear" else (batch, c, h * sh, w * sw)
         maps.append(float(inner_bytes(module, torch.zeros(shape, device="meta"))))
     return float(weights), maps
-
-
-def measured_costs(
-    costs: Costs,
-    space: Space,
-    *,
-    runtime: str,
-    batch: int,
-    threads: int | None,
-    seconds: float,
-    cache: Cache = "default",
-    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
-) -> Costs:
-    """`costs` with the time of each candidate in a runtime.
-
-    A lean layer is timed interleaved with its dense layer, in each of its inference forms, once for each layer shape; the cache
-    holds the times of earlier searches. The time of a candidate is the dense layer's time times the measured ratio. Layers with
-    many MACs are measured first. Candidates that are not measured when `seconds` are over have no time.
-
-    Args:
-        costs: the other costs.
-        runtime, batch, threads: how the network will run.
-        seconds: the longest time for all measurements together.
-        cache: the file of measured times, as in `leanconv.optimize`.
-        progress: called with (done, all, candidate) after each candidate.
-    """
-    end = time.monotonic() + seconds
-    order = sorted(space.lean, key=lambda one: -max(site.macs() for site in one.sites))
-    dense: dict[str, list[float]] = {}
-    ratios: dict[str, dict[str, float]] = {}
-    for number, candidate in enumerate(order, 1):
-        if time.monotonic() > end:
-            break
-        assert candidate.group is not None
-        plan = Plan((candidate.group,), (), space.input_size)
-        times = layer_times(plan, batch=batch, threads=threads, runtime=runtime, cache=cache)
-        for entry in times:
-            dense.setdefault(entry.name, []).append(entry.dense_ms)
-        ratios[candidate.key] = {entry.name: entry.lean_ms / entry.dense_ms for entry in times}
-        progress(number, len(order), candidate.key)
-    base = {name: median(values) for name, values in dense.items()}
-    by_key = dict(costs.by_key)
-    for candidate in space.dense:
-        name = candidate.sites[0].name
-        by_key[candidate.key] = replace(by_key[candidate.key], time=base.get(name, 0.0))
-    for key, own in ratios.items():
-        by_key[key] = replace(by_key[key], time=sum(base[name] * ratio for name, ratio in own.items()))
-    return replace(costs, by_key=by_key, unmeasured=len(order) - len(ratios))
-
-
-def network_ms(
-    networks: Mapping[str, nn.Module], example: Tensor, runtime: str, threads: int | None, seconds: float
-) -> dict[str, Any]:
-    """The measured times of whole networks, interleaved: for each, its fastest entry in the runtime.
-
-    Returns:
-        `leanconv.timing.race.Entry` by the name of the network.
-
-    Raises:
-        SettingError: a network does not run in the runtime.
-    """
-    found = race(networks, example, names=(runtime,), threads=threads, seconds=seconds)
-    best = {entry.network: entry for entry in found if entry.best}
-    for name in networks:
-        if name not in best:
-            reason = next((entry.failed for entry in found if entry.network == name and entry.failed), "unknown reason")
-            raise SettingError(f"{name} does not run in {runtime} ({reason}); choose another runtime")
-    return best

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leanconv.budget.controls import RANDOM, UNIFORM, random_choice, uniform_choice
-from leanconv.budget.costs import Costs, formula_costs, measured_costs, network_ms
+from leanconv.budget.costs import Costs, formula_costs
 from leanconv.budget.events import Say, Stage
 from leanconv.budget.networks import Made, make, make_by
 from leanconv.budget.prediction import sampled
@@ -16,6 +16,7 @@ from leanconv.budget.scores import fit_all, score_all
 from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem, Solution, reasons
 from leanconv.budget.space import Candidate, Space
+from leanconv.budget.times import measured_costs, network_ms
 from leanconv.core.atomic import write_json
 from leanconv.core.copying import copied
 from leanconv.core.count import count

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from leanconv.budget.controls import real_divergence
-from leanconv.budget.costs import Costs, network_ms
+from leanconv.budget.costs import Costs
 from leanconv.budget.parts import converted
 from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem
 from leanconv.budget.space import Space
+from leanconv.budget.times import network_ms
 from leanconv.core.errors import SettingError
 
 SECONDS = 4.0  # for the time of one network
@@ -44,7 +45,8 @@ def sampled(
     if count < 3:
         raise SettingError(f"check={count} must be at least 3 choices, or 0 for none")
     draw = torch.Generator().manual_seed(setup.config.seed + 1)
-    pairs, times = [], []
+    pairs: list[list[float]] = []
+    times: list[list[float]] = []
     for number in range(count):
         measure = ("macs", "params")[number % 2]
         values = torch.rand(len(space.lean) + 1, generator=draw).tolist()

@@ -90,8 +90,8 @@ class LeanResult(Result):
         heads = [head.format(quality=self.quality) for head in HEADS]
         settings = self.summary["settings"]["config"]
         note = (
-            f"ms: milliseconds a call of {settings['batch']} image(s) in {settings['runtime']}, interleaved, median; ratios compare "
-            "with dense. MACs are for one image; 1 MAC = one multiply-add."
+            f"ms: milliseconds a call of {settings['batch']} image(s) in {settings['runtime']}, interleaved, median; "
+            "ratios compare with dense. MACs are for one image; 1 MAC = one multiply-add."
         )
         return TextTable(heads, [_cells(row) for row in self.rows], note=note, title=self.title)
 

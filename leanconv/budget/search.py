@@ -13,13 +13,13 @@ from torch import nn
 
 from leanconv.budget.config import EXECUTION, LeanConfig
 from leanconv.budget.controls import RANDOM, UNIFORM
-from leanconv.budget.costs import Cache
 from leanconv.budget.flow import Flow, Found
 from leanconv.budget.limits import Budget
 from leanconv.budget.networks import has_network
 from leanconv.budget.parts import Metric, Recovery, fine_tune
 from leanconv.budget.result import LeanResult
 from leanconv.budget.setup import Control, Setup, prepared
+from leanconv.budget.times import Cache
 from leanconv.conversion.plan import Include
 from leanconv.core.atomic import write_json
 from leanconv.core.copying import copied

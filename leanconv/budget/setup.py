@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.budget.config import EXECUTION, LeanConfig
-from leanconv.budget.costs import Cache
 from leanconv.budget.limits import Budget
 from leanconv.budget.parts import Metric, Recovery
 from leanconv.budget.space import Space, candidates_of
+from leanconv.budget.times import Cache
 from leanconv.conversion.apply import plan_of
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.plan import Include

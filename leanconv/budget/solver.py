@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,8 @@ class Problem:
         if found is None:
             nearest = self.nearest(most)
             said = ",".join(f"{name}={shown(name, value)}" for name, value in nearest.items())
-            parts = ",".join(f"{name}={value / self.costs.network[name]:.3f}" for name, value in nearest.items())
+            ceil = {name: math.ceil(value / self.costs.network[name] * 1000) / 1000 for name, value in nearest.items()}
+            parts = ",".join(f"{name}={part:g}" for name, part in ceil.items())  # rounded up, so that it can be met
             asked = ",".join(f"{name}={shown(name, value)}" for name, value in most.items())
             raise SettingError(
                 f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said})"

@@ -24,7 +24,7 @@ from leanconv.cli.options import (
     Where,
 )
 from leanconv.cli.output import command_line, present, say
-from leanconv.cli.train_flags import Recipe, given_flags, with_flags
+from leanconv.cli.train_flags import given_flags, with_flags
 from leanconv.core.errors import SettingError
 
 
@@ -63,7 +63,12 @@ def lean(
         str, typer.Option("--controls", help="What the result is compared with, by comma: uniform, random; or none.")
     ] = "uniform,random",
     pretrained: Pretrained = False,
-    recipe: Recipe = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", help="Settings of the training; a tenth of its epochs. Default: those of TARGET's own run."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")] = False,
     report: Report = None,
     as_json: Json = False,
