@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import leanconv as lc
-
 QUICK: dict[str, Any] = {
     "methods": ("tied_block", "shared_basis"), "align": 4, "images": 24, "points": 3, "recovery_epochs": 0, "controls": (),
     "threads": 1, "progress": False, "cache": None,
@@ -50,15 +48,35 @@ def striped(count: int) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+def quick_timing(patch: pytest.MonkeyPatch) -> None:
+    """Let the timing of whole networks take no time."""
+    patch.setattr("leanconv.budget.flow.FINAL_SECONDS", 0.02)
+    patch.setattr("leanconv.budget.flow.DENSE_SECONDS", 0.02)
+    patch.setattr("leanconv.timing.latency.WARM_UP_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_timing(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def trained() -> nn.Module:
-    """`Small`, trained for a few epochs on striped images."""
+    """`Small`, trained for some steps on striped images."""
     torch.manual_seed(0)
     model = Small()
-    lc.fit(model, (striped(120), striped(60)), epochs=4, threads=1, batch_size=24, lr=0.05, progress=False)
+    images, labels = striped(120)
+    mean, std = (images / 255).mean(), (images / 255).std()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for rows in torch.randperm(120).split(24) * 6:
+        loss = nn.functional.cross_entropy(model((images[rows] / 255 - mean) / std), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     return model.eval()
 
 
 @pytest.fixture
 def data() -> Any:
+    """(train, test), each images and labels."""
     return striped(120), striped(60)

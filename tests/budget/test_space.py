@@ -101,5 +101,5 @@ def test_a_layer_without_a_grid_stays_dense():
     plan = space.plan(space.dense, {"a.0": "because"})
     assert {item.site.name: item.reason for item in plan.kept}["a.0"] == "because"
     assert isinstance(lc.Plan.from_json(plan.to_json()), lc.Plan)
-    with pytest.raises(SettingError, match="has no nn.Conv2d"):
+    with pytest.raises(SettingError, match=r"has no nn\.Conv2d"):
         candidates_of(nn.Sequential(nn.Linear(4, 4)), (4, 1, 1))
