@@ -94,7 +94,9 @@ class Budget:
         drops = [_drop(given) for name, given in pairs if name == DROP]
         limits = tuple(_limit(name, given) for name, given in pairs if name != DROP)
         if not pairs:
-            raise SettingError(f"budget={value!r} has no limit; give one such as {EXAMPLE}")
+            raise SettingError(
+                f"there is no budget; give --budget (budget=) {EXAMPLE}; or --max-drop 1.0 (max_drop=1.0)"
+            )
         return cls(limits, *drops)
 
     def most(self, dense: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leanconv.budget.config import LeanConfig
+from leanconv.budget.limits import Budget
 from leanconv.cli.options import (
     Data,
     DataRoot,
@@ -18,59 +19,57 @@ from leanconv.cli.options import (
     MaxPixels,
     OnBad,
     Pretrained,
-    Report,
     Target,
     TestSplit,
     Where,
 )
 from leanconv.cli.output import command_line, present, say
 from leanconv.cli.train_flags import given_flags, with_flags
-from leanconv.core.errors import SettingError
+
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the search and of the lean network.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget", metavar="LIMITS",
+        help="time=0.5 or time=12ms; macs, params, bytes or memory; several by comma. At most 1: a part of dense.",
+    ),
+]  # fmt: skip
+MaxDrop = Annotated[
+    float | None,
+    typer.Option("--max-drop", min=0, help="The leanest network that loses at most these points of accuracy."),
+]
+Methods = Annotated[
+    list[str] | None, typer.Option("--methods", metavar="NAME", help="Try only these methods; may be repeated.")
+]
+Controls = Annotated[
+    str, typer.Option("--controls", help="What the result is compared with, by comma: uniform, random; or none.")
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Settings of the training, for a tenth of its epochs. Default: of TARGET's run."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")]
 
 
 def lean(
     target: Target,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the search and of the lean network.")
-    ],
-    budgets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--budget",
-            metavar="LIMITS",
-            help="time=0.5 or time=12ms; macs, params, bytes or memory; several by comma. At most 1: a part of dense.",
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop", min=0, help="The leanest network that loses at most these points of validation accuracy."
-        ),
-    ] = None,
+    out: Out,
+    budgets: Budgets = None,
+    max_drop: MaxDrop = None,
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
     on_bad: OnBad = "refuse",
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
-    methods: Annotated[
-        list[str] | None, typer.Option("--methods", metavar="NAME", help="Try only these methods; may be repeated.")
-    ] = None,
+    methods: Methods = None,
     where: Where = None,
     exclude: Exclude = None,
     include: Include = None,
-    controls: Annotated[
-        str, typer.Option("--controls", help="What the result is compared with, by comma: uniform, random; or none.")
-    ] = "uniform,random",
+    controls: Controls = "uniform,random",
     pretrained: Pretrained = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", help="Settings of the training; a tenth of its epochs. Default: those of TARGET's own run."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")] = False,
-    report: Report = None,
+    recipe: Recipe = None,
+    resume: Resume = False,
     as_json: Json = False,
     **settings: Any,
 ) -> None:
@@ -84,22 +83,19 @@ def lean(
     from leanconv.cli.images import open_images
     from leanconv.files.target import is_saved
 
-    limits = ",".join([*(budgets or []), *([f"max_drop={max_drop}"] if max_drop is not None else [])])
-    if not limits:
-        raise SettingError("no budget: give --budget time=0.5 (or macs, params, bytes, memory), or --max-drop 1.0")
-    trained = target if is_saved(target) else None
-    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=trained)
-    named = [] if controls == "none" else [name.strip() for name in controls.split(",")]
+    budget = Budget.of(",".join([*(budgets or []), *([] if max_drop is None else [f"max_drop={max_drop}"])]))
+    own = target if is_saved(target) else None
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=own)
     try:
         found = search(
-            target, images, limits, out, recipe, methods=methods or (), where=where or (), exclude=exclude or (),
-            include=include, controls=named, pretrained=pretrained, resume=resume, command=command_line(portable=True),
-            **given_flags(LeanConfig, settings),
+            target, images, budget, out, recipe, methods=methods or (), where=where or (), exclude=exclude or (),
+            include=include, controls=[] if controls == "none" else controls.split(","), pretrained=pretrained, resume=resume,
+            command=command_line(portable=True), **given_flags(LeanConfig, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the search in {out}")
         raise
-    present(found, report, as_json)
+    present(found, None, as_json)
     say(f"report: {out / 'report.html'}")
 
 

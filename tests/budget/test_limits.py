@@ -37,7 +37,7 @@ def test_a_mapping_says_the_same_as_a_text():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("", "has no limit; give one such as time=0.5"),
+        ("", r"there is no budget; give --budget \(budget=\) time=0.5"),
         (7, "must be a text or a mapping"),
         ("time", "'time' is not measure=value"),
         ("tme=0.5", r"unknown measure 'tme' \(did you mean 'time'\?\); there are time, macs"),
