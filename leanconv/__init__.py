@@ -9,6 +9,7 @@ from leanconv.core.version import __version__
 
 if TYPE_CHECKING:
     from leanconv.analyse.converted import inspect
+    from leanconv.budget.search import lean
     from leanconv.conversion.apply import convert, plan_of
     from leanconv.conversion.calibrate import calibrate_, reestimate_norms_
     from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, channel_plans
@@ -101,6 +102,7 @@ _HOME = {
     "from_pretrained": "files.hub",
     "get_task": "core.notes",
     "inspect": "analyse.converted",
+    "lean": "budget.search",
     "list_methods": "ops",
     "list_models": "models.create",
     "load": "files.load",
@@ -123,7 +125,7 @@ _HOME = {
     "summary": "timing.summary",
     "to_dense": "conversion.dense",
 }
-_PACKAGES = ("analyse", "detect", "experiment", "search")  # used as lc.search.faster_only(...)
+_PACKAGES = ("analyse", "budget", "detect", "experiment", "search")  # used as lc.search.faster_only(...)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from leanconv.cli.doctor import doctor
 from leanconv.cli.evaluate import evaluate
 from leanconv.cli.export import export
 from leanconv.cli.inspect import inspect
+from leanconv.cli.lean import lean
 from leanconv.cli.models import models
 from leanconv.cli.predict import predict
 from leanconv.cli.prune import prune
@@ -35,6 +36,7 @@ from leanconv.core.version import __version__
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "demo"),
+    "lean": (lean, "lean runs/dense --data digits --budget time=0.5 --runtime openvino --out runs/lean"),
     "models": (models, "models 'timm/resnet*'"),
     "inspect": (inspect, 'inspect timm/resnet50 --method "tied_block(blocks=2)" --exclude conv1'),
     "convert": (convert, 'convert timm/resnet50 --pretrained --method "tied_block(blocks=2)" --init fit -o lean/'),

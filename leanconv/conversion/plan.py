@@ -27,6 +27,7 @@ LARGEST, DEEPEST = 1_000_000, 32  # the largest number and the most levels in th
 Where = str | Sequence[str] | Callable[[Site], bool]
 Rule = tuple[Where, Method | None]
 Include = Literal["linear"]
+KEPT_BY_RULE = "a rule keeps it dense"
 CLASSIFIER = "it is the classifier; give its full name in where to convert it too"
 
 
@@ -263,7 +264,7 @@ def _chosen(
         elif unnamed:
             kept.append(Skipped(site, CLASSIFIER))
         elif rules[rule][1] is None:
-            kept.append(Skipped(site, "a rule keeps it dense"))
+            kept.append(Skipped(site, KEPT_BY_RULE))
         else:
             chosen[rule].append(site)
     return chosen, kept

@@ -204,6 +204,19 @@ class Method(NamedSettings, ABC):
         if not inspect.isabstract(cls):
             register(cls)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        """The settings that a search for a lean network tries on convolutions of one shape, see `leanconv.lean`.
+
+        The default is the method with its default settings; a method without a default for each setting has no grid.
+
+        Args:
+            specs: all convolutions of one weight shape.
+            align: the channels of a whole vector. The widths inside the operator should be multiples of this number.
+        """
+        complete = all(field.default is not MISSING or field.default_factory is not MISSING for field in fields(cls))
+        return (cls(),) if complete else ()
+
     @abstractmethod
     def reject(self, spec: ConvSpec) -> str | None:
         """The reason why this method cannot replace a convolution with this spec; None if it can."""

@@ -72,6 +72,17 @@ def blocks_error(
     return None
 
 
+def whole_blocks(spec: ConvSpec, align: int, most: int = 8) -> list[int]:
+    """The powers of two, from 2 to `most`, into which both widths of each group divide in multiples of `align` channels.
+
+    >>> whole_blocks(ConvSpec(64, 128, 3), align=16)
+    [2, 4]
+    """
+    widths = (spec.in_channels // spec.groups, spec.out_channels // spec.groups)
+    powers = [2**power for power in range(1, most.bit_length())]
+    return [blocks for blocks in powers if all(width % (blocks * align) == 0 for width in widths)]
+
+
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
     """The shapes and settings of one 2-d convolution, without its weights. The arguments are those of ``nn.Conv2d``.

@@ -148,7 +148,7 @@ def compare_int8(
     """
     files = {"float32": made.float32.path, "int8": made.path}
     runs = {name: run_onnx(path, threads) for name, path in files.items()}
-    scores = {name: scores_of(_Called(run), data, task) for name, run in runs.items()}
+    scores = {name: scores_of(Called(run), data, task) for name, run in runs.items()}
     x = torch.randn(batch, task.channels, *task.image_size)
     times = time_interleaved({name: partial(run, x) for name, run in runs.items()}, seconds=seconds)
     warn_if_busy(times[0].busy)
@@ -173,7 +173,7 @@ def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Itera
     return some_batches(data.train, data, task, count, seed=seed, batch_size=64)
 
 
-class _Called(nn.Module):
+class Called(nn.Module):
     """A runtime's call as a module, which `evaluate` needs."""
 
     def __init__(self, run: Runner) -> None:

@@ -252,6 +252,10 @@ class DepthShared(Method):
         check_weight("penalty_weight", self.penalty_weight)
         check_int("adapter_rank", self.adapter_rank, 0)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(scope="stage"), cls(scope="network")]
+
     def reject(self, spec: ConvSpec) -> str | None:
         if self.blend and spec.groups > 1:
             return f"a blend would mix the {spec.groups} groups of this convolution; use blend=False"

@@ -129,6 +129,10 @@ class FilterSummary(Method):
     def __post_init__(self) -> None:
         check_share("ratio", self.ratio)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(ratio) for ratio in (0.5, 0.25)]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return None
 

@@ -206,6 +206,11 @@ class Ghost(Method):
         check_bool("norm", self.norm)
         check_bool("activation", self.activation)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        """Without norms and activations inside, because a trained layer has none there."""
+        return [cls(expansion=2, norm=False, activation=False)]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return ghost_error(spec)
 

@@ -16,7 +16,7 @@ from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair, blocks_error
+from leanconv.core.spec import ConvSpec, Pair, blocks_error, whole_blocks
 from leanconv.ops.least_squares import Stats, each, fill_bias, metric_of, on_taps
 
 __all__ = ["Grouped", "GroupedConv2d"]
@@ -118,6 +118,10 @@ class Grouped(Method):
 
     def __post_init__(self) -> None:
         check_int("groups", self.groups)
+
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(groups) for groups in whole_blocks(specs[0], align)]
 
     def reject(self, spec: ConvSpec) -> str | None:
         return blocks_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")

@@ -220,6 +220,10 @@ class Het(Method):
     def __post_init__(self) -> None:
         check_int("part", self.part)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(part) for part in (2, 4)]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return het_error(self.part, spec)
 

@@ -164,6 +164,10 @@ class SoftShared(Method):
     def __post_init__(self) -> None:
         check_int("templates", self.templates)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(templates) for templates in sorted({max(1, len(specs) // part) for part in (2, 4)})]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return None
 

@@ -278,6 +278,12 @@ class Split(Method):
         check_bool("redundant", self.redundant)
         check_choice("representative", self.representative, ("sum", "chain", "full"))
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        tried = (cls(ratio=ratio) for ratio in (0.5, 0.25))
+        width = specs[0].in_channels
+        return [method for method in tried if representative_channels(width, method.ratio, method.groups) % align == 0]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return split_error(spec, self.groups)
 

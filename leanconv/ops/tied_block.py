@@ -16,7 +16,7 @@ from leanconv.core.moments import Moments, solved, with_bias
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair, blocks_error
+from leanconv.core.spec import ConvSpec, Pair, blocks_error, whole_blocks
 from leanconv.ops.forms.tied_block import forms
 from leanconv.ops.least_squares import Stats, each
 from leanconv.ops.tied_linear import TiedBlockLinear
@@ -165,6 +165,10 @@ class TiedBlock(Method):
 
     def __post_init__(self) -> None:
         check_int("blocks", self.blocks)
+
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        return [cls(blocks) for blocks in whole_blocks(specs[0], align)]
 
     def reject(self, spec: ConvSpec) -> str | None:
         return blocks_error(self.blocks, spec.in_channels, spec.out_channels, spec.groups)

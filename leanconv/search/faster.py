@@ -54,19 +54,29 @@ def layer_times(
     """
 
     def ways(site: Site, module: LeanLayer) -> Builds:
-        if isinstance(module, LeanLinear):
-            dense_linear = nn.Linear(module.in_features, module.out_features, site.spec.bias, device=device)
-            return {DENSE: lambda: _AtPositions(dense_linear), "module": lambda: _AtPositions(module)}
-        ones = torch.ones(site.spec.out_channels, device=device)
-        weight = torch.randn(site.spec.weight_shape, device=device)
-        dense = {DENSE: lambda: conv_of(site.spec, weight, ones)}
-        return dense | forms_of(module, Affine(ones, torch.zeros_like(ones)))
+        return {DENSE: lambda: dense_layer(site, device)} | lean_forms(site, module, device)
 
     store = TimeStore(default_store() if cache == "default" else cache)
     return layers.layer_times(
         plan, ways, store, batch=batch, device=device, dtype=dtype, threads=threads, runtime=runtime,
         channels_last=channels_last, progress=progress,
     )  # fmt: skip
+
+
+def dense_layer(site: Site, device: str | torch.device = "cpu") -> nn.Module:
+    """The dense layer of a site as it is measured: with random weights, and with a folded normalisation layer."""
+    if site.kind == "linear":
+        return _AtPositions(nn.Linear(site.spec.in_channels, site.spec.out_channels, site.spec.bias, device=device))
+    weight = torch.randn(site.spec.weight_shape, device=device)
+    return conv_of(site.spec, weight, torch.ones(site.spec.out_channels, device=device))
+
+
+def lean_forms(site: Site, module: LeanLayer, device: str | torch.device = "cpu") -> Builds:
+    """The forms of a lean layer as they are measured, with a folded normalisation layer; the first is the default."""
+    if isinstance(module, LeanLinear):
+        return {"module": lambda: _AtPositions(module)}
+    ones = torch.ones(site.spec.out_channels, device=device)
+    return forms_of(module, Affine(ones, torch.zeros_like(ones)))
 
 
 def faster_only(plan: Plan, times: Sequence[LayerTime] | None = None, **settings: Any) -> Plan:

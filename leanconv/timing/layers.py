@@ -92,7 +92,7 @@ def layer_times(
                 builds = ways(site, module)
                 dense_ms = lean_ms = 0.0
                 form = ""
-                for x in _inputs(site, batch, device, dtype, channels_last):
+                for x in inputs_of(site, batch, device, dtype, channels_last):
                     dense, times = _times(module, builds, x, runtime, threads, store)
                     form = fastest(times)
                     dense_ms += dense
@@ -111,8 +111,16 @@ def _times(
     return times.pop(next(iter(builds))), times
 
 
-def _inputs(site: Site, batch: int, device: torch.device, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
-    """An input for each call of the convolution in a forward pass: the smallest input that gives the output's size."""
+def inputs_of(site: Site, batch: int, device: torch.device, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
+    """An input for each call of the layer in a forward pass: the smallest input that gives the output's size.
+
+    Args:
+        site: the layer, with its sizes.
+        batch, device, dtype, channels_last: of the inputs, whose values are not set.
+
+    Raises:
+        SettingError: the sizes are unknown.
+    """
     if not site.sizes:
         raise SettingError(f"the plan does not hold the size of {site.name}'s map; make the plan with input_size")
     spec, found = site.spec, []

@@ -27,6 +27,7 @@ ORDER = (
     "analyse",
     "experiment",
     "detect",
+    "budget",
     "papers",
     "cli",
 )

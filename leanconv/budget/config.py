@@ -1,0 +1,51 @@
+"""The settings of a search for a lean network, for flags, files and Python. This module imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from leanconv.core.config import Config, setting
+
+EXECUTION = ("threads",)  # may change when a search is resumed
+
+
+class LeanConfig(Config):
+    """How `leanconv.lean` measures, scores and recovers.
+
+    Raises:
+        SettingError: a setting is unknown, or a value breaks its rule.
+
+    >>> LeanConfig(batch=16).align
+    8
+    """
+
+    runtime: Literal["eager", "compile", "onnxruntime", "openvino"] = setting(
+        "The runtime in which the network will run, and in which time is measured.", default="eager"
+    )
+    batch: int = setting("Images in a call, for time and memory.", default=1, least=1)
+    threads: int | None = setting("CPU threads. Default: torch's.", default=None, least=1)
+    align: int = setting(
+        "Channels of a whole vector: operators with other inner widths are not tried.", default=8, least=1
+    )
+    images: int | None = setting(
+        "Images for fits and scores. Default: 16 to 256, fewer for a network of many MACs.", default=None, least=2
+    )
+    measure_minutes: float = setting(
+        "Longest time for measuring layers; the rest stays unmeasured.", default=8.0, above=0
+    )
+    minimise: Literal["time", "macs", "params", "bytes", "memory"] = setting(
+        "What a budget of max_drop makes small.", default="time"
+    )
+    points: int = setting("Budgets on the frontier.", default=9, least=2)
+    validation: float = setting(
+        "Part of train that is held out for choices; a run's own part is used again.", default=0.1, above=0, below=1
+    )
+    recovery_epochs: int | None = setting(
+        "Epochs of training after the conversion; 0 for none. Default: a tenth of the recipe's.", default=None, least=0
+    )
+    check: int = setting(
+        "Random choices on which predictions are compared with real networks; 0 for none, else at least 3.",
+        default=0,
+        least=0,
+    )
+    seed: int = setting("Seed of all random numbers.", default=0, least=0)

@@ -1,0 +1,235 @@
+"""The result of a search: networks, layers and the frontier, as tables, a page and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from leanconv.budget.limits import shown
+from leanconv.conversion.apply import plan_of
+from leanconv.conversion.plan import Plan
+from leanconv.report.result import Result
+from leanconv.report.tables import NONE, Row, integer, macs, size
+from leanconv.report.text_table import TextTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from leanconv.report.page import Page
+
+HEADS = (
+    "Network",
+    "Parameters",
+    "MACs",
+    "Weights",
+    "predicted ms",
+    "ms",
+    "ratio",
+    "before training",
+    "{quality}",
+    "Test top-1 %",
+)
+LAYER_HEADS = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after", "ms", "after", "Why")
+FRONTIER_HEADS = ("{measure}", "of dense", "Parameters", "MACs", "ms", "Summed divergence")
+
+
+@dataclass
+class LeanResult(Result):
+    """The result of `leanconv.lean`; a notebook shows it as tables.
+
+    Args:
+        summary: the values of summary.json: settings, machine, versions, and everything that the stages found.
+        network: the lean network, in eval mode.
+        controls: the networks of the controls, by name.
+        folder: the folder of the search; None if it was temporary.
+    """
+
+    summary: dict[str, Any]
+    network: nn.Module
+    controls: dict[str, nn.Module]
+    folder: Path | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the lean network."""
+        found = plan_of(self.network)
+        assert isinstance(found, Plan)
+        return found
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """A row for each network: dense, lean and the controls. `quality` is the validation accuracy, or the user's metric."""
+        return list(self.summary["rows"])
+
+    @property
+    def layers(self) -> Sequence[Row]:
+        """A row for each layer: what it became, why, and what it costs."""
+        return list(self.summary["layers"])
+
+    @property
+    def frontier(self) -> Sequence[Row]:
+        """The predicted frontier: a row for each choice, from the dense network to the leanest."""
+        return list(self.summary["frontier"])
+
+    @property
+    def title(self) -> str:
+        """The network, the data and the budget."""
+        settings = self.summary["settings"]
+        return f"{settings['target']} on {settings['data']['name']}, budget {settings['asked']}"
+
+    @property
+    def quality(self) -> str:
+        """The name of the column of qualities."""
+        return "Validation metric" if self.summary["settings"]["metric"] else "Validation top-1 %"
+
+    def table(self) -> TextTable:
+        heads = [head.format(quality=self.quality) for head in HEADS]
+        settings = self.summary["settings"]["config"]
+        note = (
+            f"ms: milliseconds a call of {settings['batch']} image(s) in {settings['runtime']}, interleaved, median; "
+            "ratios compare with dense. MACs are for one image; 1 MAC = one multiply-add."
+        )
+        return TextTable(heads, [_cells(row) for row in self.rows], note=note, title=self.title)
+
+    def layer_table(self) -> TextTable:
+        """What each layer became, why, and what it costs."""
+        note = "The costs of layers that share weights are in the row of the first. Divergence: nats, see the guide."
+        return TextTable(
+            LAYER_HEADS,
+            [_layer(row) for row in self.layers],
+            left=("Layer", "Convolution", "Becomes", "Why"),
+            note=note,
+        )
+
+    def frontier_table(self) -> TextTable:
+        """The predicted frontier."""
+        points = self.frontier
+        measure = points[0]["measure"]
+        heads = [head.format(measure=measure) for head in FRONTIER_HEADS]
+        cells = [
+            [
+                shown(measure, point[measure]), f"{point[measure] / points[0][measure]:.2f}", integer(int(point["params"])),
+                macs(point["macs"]), _ms(point.get("time")), f"{point['divergence']:.3g}",
+            ]
+            for point in points
+        ]  # fmt: skip
+        return TextTable(heads, cells, note="Predicted, before any training.", title="Frontier")
+
+    def tables(self) -> Sequence[TextTable]:
+        return (self.table(), self.layer_table(), self.frontier_table())
+
+    def sentences(self) -> Sequence[str]:
+        rows = {row["network"]: row for row in self.rows}
+        dense, lean = rows["dense"], rows["lean"]
+        found = [
+            f"lean: {self.quality.lower()} {lean['quality']:.2f} against {dense['quality']:.2f} of dense "
+            f"({lean['quality'] - dense['quality']:+.2f}), with {lean['params'] / dense['params']:.2f} of the parameters, "
+            f"{lean['macs'] / dense['macs']:.2f} of the MACs and {lean['ratio']:.2f} of the time."
+        ]
+        for name in self.controls:
+            if rows[name]["quality"] > lean["quality"]:
+                found.append(f"{name} is better than lean here: {rows[name]['quality']:.2f}.")
+        predicted = lean["predicted"].get("time")
+        if predicted is not None:
+            ratio = predicted / dense["predicted"]["time"]
+            found.append(f"Predicted time {ratio:.2f} of dense, measured {lean['ratio']:.2f}.")
+        prediction = self.summary["prediction"]
+        if prediction is not None:
+            said = f"Summed scores rank {len(prediction['pairs'])} random choices with Spearman {prediction['spearman']:.2f}"
+            error = prediction["time_error_pct"]
+            found.append(
+                said + (f"; predicted times are {error:.1f} % off in the median." if error is not None else ".")
+            )
+        exported = self.summary["exported"]
+        if exported is not None and exported["val_top1_pct"] is not None:
+            found.append(f"{exported['path']}: {exported['val_top1_pct']:.2f} % on validation.")
+        return [*found, *self.summary["notes"]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The values of summary.json."""
+        return self.summary
+
+    def page(self) -> Page:
+        from leanconv.report.page import table_page
+
+        table, layers, frontier = self.tables()
+        names = [row["network"] for row in self.rows]
+        drawn = [svg for svg in (_figure(self.frontier), _accuracy(self.rows, self.quality)) if svg]
+        details = [(name, found.heads, found.cells) for name, found in (("Layers", layers), ("Frontier", frontier))]
+        return table_page(
+            self.title, f"leanconv lean, {self.summary['created']}", table.heads, table.cells,
+            notes=" ".join([table.note, *self.sentences()]), sections=[("Frontier, and networks", drawn)], details=details,
+            names=names, rows=[{"method": name, **row} for name, row in zip(names, self.rows, strict=True)],
+            summary=self.summary,
+        )  # fmt: skip
+
+
+def _cells(row: Row) -> list[str]:
+    one_shot, test = row["one_shot"], row["test_top1_pct"]
+    return [
+        row["network"], integer(row["params"]), macs(row["macs"]), size(row["weight_bytes"]), _ms(row["predicted"].get("time")),
+        _ms(row["latency_ms"]), f"{row['ratio']:.2f}", NONE if one_shot is None else f"{one_shot:.2f}", f"{row['quality']:.2f}",
+        NONE if test is None else f"{test:.2f}",
+    ]  # fmt: skip
+
+
+def _layer(row: Row) -> list[str]:
+    becomes = f"{row['becomes']}, with {row['with']}" if row["with"] else row["becomes"]
+    times = [_ms(row["time_dense"]), _ms(row["time"])]
+    counts = [
+        integer(int(row["params_dense"])),
+        integer(int(row["params"])),
+        macs(row["macs_dense"]),
+        macs(row["macs"]),
+    ]
+    return [row["layer"], row["conv"], becomes, *counts, *times, row["why"]]
+
+
+def _ms(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"
+
+
+def _figure(points: Sequence[Mapping[str, Any]]) -> str:
+    """The predicted frontier as a figure (SVG)."""
+    from leanconv.report.figures import COLOURS, INK, svg
+
+    measure = points[0]["measure"]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        x = [point[measure] / points[0][measure] for point in points]
+        axes.plot(x, [point["divergence"] for point in points], marker="o", color=COLOURS[0], linewidth=1.2)
+        axes.set_xlabel(f"Predicted {measure}, of dense")
+        axes.set_ylabel("Summed divergence, nats")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+
+    return svg(draw, f"Predicted frontier of {measure}")
+
+
+def _accuracy(rows: Sequence[Row], quality: str) -> str:
+    """The quality of each network against its measured time as a figure (SVG)."""
+    from leanconv.report.figures import INK, colours_of, label_of, legend, svg
+
+    colours = colours_of([row["network"] for row in rows])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for row in rows:
+            name = row["network"]
+            axes.plot(
+                row["ratio"], row["quality"], marker="D" if name == "dense" else "o", linestyle="", color=colours[name],
+                label=label_of(name),
+            )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_xlabel("Measured time, of dense")
+        axes.set_ylabel(quality)
+        axes.margins(y=0.2)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        legend(figure, len(rows))
+
+    return svg(draw, f"{quality} against measured time")

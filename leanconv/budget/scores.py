@@ -1,0 +1,239 @@
+"""The score of each candidate: how much the network's output changes if the candidate alone is swapped in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leanconv.budget.costs import Cost, Costs
+from leanconv.budget.parts import fitted
+from leanconv.budget.space import Candidate, Space
+from leanconv.budget.walk import Walk
+from leanconv.conversion.apply import build
+from leanconv.core.atomic import replacing
+from leanconv.inference.compare import leaves
+
+EPS = 1e-5  # of a variance, as in nn.BatchNorm2d
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of each channel of a dense layer's output, (C) each."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, output: Tensor, channel: int) -> Moments:
+        """The moments of an output over all dimensions except the channels."""
+        over = [dim for dim in range(output.dim()) if dim != channel % output.dim()]
+        variance, mean = torch.var_mean(output, over, correction=0)
+        return cls(mean, (variance + EPS).sqrt())
+
+
+class Repaired(nn.Module):
+    """A lean layer whose output has the dense layer's mean and standard deviation in each channel, on the present batch.
+
+    A normalisation layer behind a lean layer has the same effect after its statistics are estimated again. A network without
+    normalisation layers is treated in the same way.
+    """
+
+    def __init__(self, module: nn.Module, wanted: Moments, channel: int) -> None:
+        super().__init__()
+        self.module, self.wanted, self.channel = module, wanted, channel
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module(x)
+        found = Moments.of(y, self.channel)
+        shape = [1] * y.dim()
+        shape[self.channel] = -1
+        scale = self.wanted.std / found.std
+        return y * scale.view(shape) + (self.wanted.mean - found.mean * scale).view(shape)
+
+
+def divergence(output: Any, reference: Any) -> float:
+    """How far a network's output is from the dense network's output.
+
+    For a classifier, one tensor (N, classes), it is the mean Kullback-Leibler divergence of the softmax in nats. For any other
+    output it is the sum of squared differences over the sum of squared deviations of the reference from its mean, averaged
+    over the floating-point tensors.
+
+    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+    0.0
+    """
+    if isinstance(reference, Tensor) and reference.dim() == 2:
+        log_p, log_q = (F.log_softmax(value.double(), 1) for value in (reference, output))
+        return float((log_p.exp() * (log_p - log_q)).sum(1).mean())
+    found = []
+    for (_, mine), (_, theirs) in zip(leaves(output), leaves(reference), strict=True):
+        if isinstance(theirs, Tensor) and theirs.is_floating_point():
+            found.append(relative_error(mine, theirs))  # type: ignore[arg-type]
+    return sum(found) / max(1, len(found))
+
+
+def relative_error(output: Tensor, reference: Tensor) -> float:
+    """||output - reference||^2 / ||reference - its mean||^2."""
+    spread = (reference - reference.mean()).square().sum()
+    return float((output - reference).square().sum() / spread.clamp(min=EPS))
+
+
+class Lines:
+    """A file of JSON lines that a killed process leaves complete except for its last line.
+
+    Args:
+        path: the file; None keeps the records in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.records: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                    self.records[record["key"]] = record
+                except (ValueError, KeyError, TypeError):
+                    break
+            with replacing(path) as temporary:  # without the half line, so that the next record begins a line
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records.values()))
+
+    def add(self, key: str, **values: Any) -> None:
+        """Append a record."""
+        self.records[key] = {"key": key, **values}
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.records[key]) + "\n")
+
+
+@torch.no_grad()
+def fit_all(
+    model: nn.Module, space: Space, costs: Costs, images: Tensor, folder: Path, progress: Progress = lambda *_: None
+) -> list[str]:
+    """Fit every candidate and store its weights; drop candidates for which another one of the same layers is better.
+
+    A candidate of one layer is dropped if another candidate costs no more in any measure, and its error on the layer's output
+    is not larger. A record for each candidate is in fits.jsonl; the weights of the remaining ones are in fits/.
+
+    Args:
+        model: the dense network, in eval mode.
+        space, costs: the candidates and their costs.
+        images: calibration images, (N, C, H, W).
+        folder: where the results are stored; results that it holds already are used.
+        progress: called with (done, all, layer) after each layer.
+
+    Returns:
+        the keys of the remaining candidates.
+    """
+    lines, walk = Lines(folder / "fits.jsonl"), Walk(model, images)
+    for number, site in enumerate(space.sites, 1):
+        own = [one for one in space.lean if one.sites[0] == site]
+        if any(one.key not in lines.records for one in own) or not _file(folder, site.name).exists():
+            walk.go(site.name)
+            channel = 1 if site.kind == "conv" else -1
+            wanted = Moments.of(walk.dense, channel)
+            modules = {one.key: fitted(one, model) for one in own}
+            errors = {
+                one.key: relative_error(Repaired(modules[one.key][0], wanted, channel)(walk.given), walk.dense)
+                for one in own
+                if len(one.sites) == 1
+            }
+            left = undominated(own, costs, errors)
+            tensors = {"mean": wanted.mean, "std": wanted.std}
+            for one in own:
+                if one.key in left:
+                    state = nn.ModuleList(modules[one.key]).state_dict()
+                    tensors |= {_prefix(one) + name: tensor.contiguous() for name, tensor in state.items()}
+            with replacing(_file(folder, site.name)) as temporary:
+                save_file(tensors, temporary)
+            for one in own:
+                lines.add(one.key, error=errors.get(one.key), kept=one.key in left)
+        progress(number, len(space.sites), site.name)
+    return [key for key, record in lines.records.items() if record["kept"]]
+
+
+def undominated(candidates: Sequence[Candidate], costs: Costs, errors: Mapping[str, float]) -> set[str]:
+    """The candidates of one layer for which no other candidate is as cheap in every measure with no larger error.
+
+    Candidates without an error (of several layers) all remain.
+    """
+    left: dict[str, tuple[float, ...]] = {}
+    for one in sorted((one for one in candidates if one.key in errors), key=lambda one: errors[one.key]):
+        own = _values(costs.by_key[one.key])
+        if not any(all(a <= b for a, b in zip(other, own, strict=True)) for other in left.values()):
+            left[one.key] = own
+    return {*left, *(one.key for one in candidates if one.key not in errors)}
+
+
+def _values(cost: Cost) -> tuple[float, ...]:
+    time = 0.0 if cost.time is None else cost.time
+    return (cost.params, cost.macs, cost.bytes, sum(cost.inner.values()), time)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / "fits" / f"{name}.safetensors"
+
+
+@torch.no_grad()
+def score_all(
+    model: nn.Module, space: Space, images: Tensor, folder: Path, progress: Progress = lambda *_: None
+) -> dict[str, float]:
+    """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
+
+    Only the forward pass from the candidate's first layer on is computed. Each score is stored in scores.jsonl when it is known.
+
+    Args:
+        model: the dense network, in eval mode.
+        space: the candidates; `fit_all` has stored their weights.
+        images: calibration images, (N, C, H, W).
+        folder: where the results are stored; scores that it holds already are used.
+        progress: called with (done, all, candidate) after each candidate.
+
+    Returns:
+        the scores by key.
+    """
+    lines, walk = Lines(folder / "scores.jsonl"), Walk(model, images)
+    reference: Any = None
+    done = 0
+    for site in space.sites:
+        own = [one for one in space.lean if one.sites[0] == site]
+        if any(one.key not in lines.records for one in own):
+            reference = walk.output() if reference is None else reference
+            walk.go(site.name)
+        for one in own:
+            if one.key not in lines.records:
+                output = walk.output(stored_modules(one, model, folder))
+                lines.add(one.key, divergence=divergence(output, reference))
+            done += 1
+            progress(done, len(space.lean), one.key)
+    return {one.key: lines.records[one.key]["divergence"] for one in space.lean}
+
+
+def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict[str, nn.Module]:
+    """The fitted and repaired modules of a candidate by the names of their layers, from the files of `fit_all`."""
+    assert candidate.group is not None
+    convs: list[Any] = [model.get_submodule(site.name) for site in candidate.sites]
+    built = nn.ModuleList(build(candidate.group, convs, "fresh"))
+    prefix = _prefix(candidate)
+    with safe_open(_file(folder, candidate.sites[0].name), "pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  it is no dict
+        built.load_state_dict({name.removeprefix(prefix): file.get_tensor(name) for name in names})
+    found: dict[str, nn.Module] = {}
+    for site, module in zip(candidate.sites, built, strict=True):
+        with safe_open(_file(folder, site.name), "pt") as file:
+            wanted = Moments(file.get_tensor("mean"), file.get_tensor("std"))
+        found[site.name] = Repaired(module, wanted, 1 if site.kind == "conv" else -1).eval()
+    return found
+
+
+def _prefix(candidate: Candidate) -> str:
+    return f"{candidate.key} | "

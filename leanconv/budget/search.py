@@ -1,0 +1,187 @@
+"""From a trained network to a lean network under a budget, with one call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanconv.budget.config import EXECUTION, LeanConfig
+from leanconv.budget.controls import RANDOM, UNIFORM
+from leanconv.budget.flow import Flow, Found
+from leanconv.budget.limits import Budget
+from leanconv.budget.networks import has_network
+from leanconv.budget.parts import Metric, Recovery, fine_tune
+from leanconv.budget.result import LeanResult
+from leanconv.budget.setup import Control, Setup, prepared
+from leanconv.budget.times import Cache
+from leanconv.conversion.plan import Include
+from leanconv.core.atomic import write_json
+from leanconv.core.copying import copied
+from leanconv.core.errors import SettingError
+from leanconv.core.machine import provenance
+from leanconv.core.method import Method
+from leanconv.data.own import DataLike, as_images
+from leanconv.experiment.events import Progress, Waiting, teller
+from leanconv.files.load import load
+from leanconv.files.target import Network
+from leanconv.train.caller import undisturbed
+from leanconv.train.config import TrainConfig
+from leanconv.train.once import SUMMARY_FILE, once
+
+LEAN = "lean"
+
+
+def lean(
+    model: Network,
+    data: DataLike,
+    budget: Budget | str | Mapping[str, Any],
+    out: str | Path | None = None,
+    config: TrainConfig | str | Path | None = None,
+    *,
+    methods: Sequence[str | Method] = (),
+    where: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include: Include | None = None,
+    metric: Metric | None = None,
+    controls: Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
+    recover: Recovery = fine_tune,
+    pretrained: bool = False,
+    test_split: float | None = None,
+    resume: bool = False,
+    progress: Progress = True,
+    cache: Cache = "default",
+    command: str = "leanconv.lean(...)",
+    **settings: Any,
+) -> LeanResult:
+    """Make a trained network lean under a budget, and keep its accuracy.
+
+    Every layer gets candidates: each method at a grid of settings. A candidate is fitted to the dense layer and scored by the
+    divergence of the network's output from the dense network's output, if this candidate alone is swapped in. The choice with
+    the least sum of scores within the budget is exact. The chosen network is converted, trained, measured and exported.
+
+    Stages: measure, fit, score, solve, convert, recover, verify, export. Each is stored in `out`.
+
+    Args:
+        model: the trained network, which is not changed: a module, a name, a folder, or a function that returns a network.
+        data: as in `leanconv.fit`. Scores and training use the train part, choices the validation part that is held out of
+            it, and the test part is read once for each network in the result.
+        budget: "time=0.5", "time=12ms", "params=0.25,macs=60M", {"bytes": "1MB"}: parts of the dense network's value or values,
+            for time, macs, params, bytes (of the weights) and memory (weights and feature maps of a call). Or "max_drop=1.0":
+            the leanest network, by `minimise`, that loses at most one point of validation accuracy.
+        out: the folder of the search: each stage, the lean network, its exported file, summary.json and report.html. None
+            keeps no files.
+        config: settings of the training after the conversion, as in `leanconv.fit`; by default those of the network's own run, or
+            else those that suit the data, for a tenth of the epochs and a fifth of the learning rate.
+        methods: names of methods, or methods with settings; () tries all.
+        where, exclude, include: the layers that may become lean, as in `leanconv.plan`.
+        metric: a function of a network in eval mode that returns a number, higher is better; by default validation accuracy.
+        controls: what the result is compared with under the same budget: "uniform" (one method and setting everywhere), "random",
+            or a mapping with functions of the `Setup` that return a network. () compares with nothing.
+        recover: the training after the conversion, see `leanconv.budget.parts.Recovery`.
+        pretrained: start from published weights, for networks by name.
+        test_split: as in `leanconv.fit`.
+        resume: continue the unfinished search in `out`.
+        progress: True prints a line for each step; a function is called with each event.
+        cache: the file of measured times, as in `leanconv.optimize`.
+        command: the command line that the report shows.
+        settings: settings of `leanconv.budget.LeanConfig`: runtime, batch, recovery_epochs, ...
+
+    Returns:
+        the networks, layers and frontier: `.network`, `.plan`, `.table()`, `.to_pandas()`, `.report("page.html")`.
+
+    Raises:
+        SettingError: a setting or limit is unknown, no choice meets the budget (the error names the nearest that can be met), or
+            the network does not fit the images.
+        CheckError: every network loses more than max_drop.
+        DataError: the images cannot be used.
+
+    >>> import leanconv as lc
+    >>> found = lc.lean(lc.create_model("resnet8", num_classes=10, in_chans=1), "digits", "macs=0.6", methods=["tied_block"],
+    ...     images=16, recovery_epochs=0, controls=(), threads=1, progress=False, cache=None)
+    >>> found.rows[1]["macs"] <= 0.6 * found.rows[0]["macs"]
+    True
+    """
+    asked, chosen = Budget.of(budget), LeanConfig(**settings)
+    if chosen.check in (1, 2):
+        raise SettingError(f"check={chosen.check} must be at least 3 choices, or 0 for none")
+    images = as_images(data, test_split=test_split)
+    setup = prepared(
+        model, images, asked, chosen, config, pretrained=pretrained, methods=methods, controls=_controls(controls),
+        where=tuple(where), exclude=tuple(exclude), include=include, metric=metric, recover=recover, cache=cache,
+    )  # fmt: skip
+    if out is not None:
+        return _search(setup, Path(out), resume, progress, command)
+    with tempfile.TemporaryDirectory() as folder:
+        return replace(_search(setup, Path(folder), resume, progress, command), folder=None)
+
+
+def _controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
+    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+    for name, control in found.items():
+        if control is None and name not in (UNIFORM, RANDOM):
+            raise SettingError(
+                f"controls={name!r} must be {UNIFORM}, {RANDOM}, or a name with a function: {{name: function}}"
+            )
+        if name in ("dense", "lean"):
+            raise SettingError(f"controls={name!r} is the name of a network that is shown anyway; choose another name")
+    return found
+
+
+def _search(setup: Setup, folder: Path, resume: bool, progress: Progress, command: str) -> LeanResult:
+    say = teller(progress)
+    found: list[Found] = []
+
+    def work() -> dict[str, Any]:
+        with undisturbed("cpu", alone=False):
+            torch.manual_seed(setup.config.seed)
+            found.append(Flow(setup, folder, say, progress is True).run())
+        return _summary(setup, found[0], command)
+
+    summary = once(folder, setup.identity(), work, resume=resume, scores="rows", waiting=lambda: say(Waiting(folder)))
+    lean, controls = _networks(setup, folder, summary, found[0] if found else None)
+    result = LeanResult(summary, lean, controls, folder)
+    if found:
+        write_json(folder / SUMMARY_FILE, summary)
+        result.report(folder / "report.html")
+    return result
+
+
+def _networks(
+    setup: Setup, folder: Path, summary: Mapping[str, Any], found: Found | None
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The lean network and the networks of the controls, from memory or from their folders."""
+    if found is not None:
+        controls = {name: made.network for name, made in found.networks.items() if name != LEAN}
+        return found.networks[LEAN].network, controls
+    names = [row["network"] for row in summary["rows"] if row["network"] not in ("dense", LEAN)]
+    folders = {name: folder / "networks" / name for name in names}
+    stored = {name: load(own, copied(setup.teacher)) for name, own in folders.items() if has_network(own)}
+    return load(folder, copied(setup.teacher)), stored
+
+
+def _summary(setup: Setup, found: Found, command: str) -> dict[str, Any]:
+    """The result as ``results/schema.json`` wants it."""
+    identity = setup.identity()
+    execution = {name: getattr(setup.config, name) for name in EXECUTION}
+    settings = {**identity, "asked": str(setup.budget), "metric": setup.metric is not None, "execution": execution}
+    return {
+        **provenance(command),
+        "status": "finished",
+        "kind": "lean",
+        "settings": settings,
+        "n": 1,
+        "seeds": [setup.config.seed],
+        "rows": found.rows,
+        "layers": found.layers,
+        "frontier": found.frontier,
+        "achieved": found.achieved,
+        "prediction": found.prediction,
+        "exported": found.exported,
+        "notes": found.notes,
+    }

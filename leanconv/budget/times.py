@@ -1,0 +1,190 @@
+"""The time of each candidate, measured in the runtime that will run the network, and the times of whole networks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.budget.costs import Costs
+from leanconv.budget.space import Candidate, Space
+from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.linear import LeanLinear
+from leanconv.core.method import Site
+from leanconv.core.operator import ConvOp
+from leanconv.inference.optimize import optimize
+from leanconv.search.faster import DENSE, dense_layer, lean_forms
+from leanconv.timing import runtimes
+from leanconv.timing.latency import threads_set
+from leanconv.timing.layers import inputs_of
+from leanconv.timing.modules import measure
+from leanconv.timing.race import AS_IS, Entry, Made, as_it_is, race
+from leanconv.timing.store import TimeStore, default_store, key_of
+
+Cache = Path | Literal["default"] | None
+FOLDED = "folded"
+TOGETHER = 8  # the most lean layers that are timed interleaved with one dense layer
+
+
+@torch.no_grad()
+def measured_costs(
+    costs: Costs,
+    space: Space,
+    *,
+    runtime: str,
+    batch: int,
+    threads: int | None,
+    seconds: float,
+    cache: Cache = "default",
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Costs:
+    """`costs` with the time of each candidate in a runtime.
+
+    The candidates of one layer shape are timed interleaved with the dense layer, each in its default form for inference, with a
+    folded normalisation layer. This is done once for each shape, and the cache holds the times of earlier searches. The time of a
+    candidate is the dense layer's time times the measured ratio. Layers with many MACs are measured first. What is not
+    measured when `seconds` are over has no time, and so has a candidate that the runtime cannot run.
+
+    Args:
+        costs: the other costs.
+        space: the candidates.
+        runtime, batch, threads: how the network will run.
+        seconds: the longest time for all measurements together.
+        cache: the file of measured times, as in `leanconv.optimize`.
+        progress: called with (done, all, layer) after each layer shape.
+
+    Raises:
+        SettingError: the runtime is unknown or not installed.
+    """
+    runtimes.check(runtime)
+    end = time.monotonic() + seconds
+    store = TimeStore(default_store() if cache == "default" else cache)
+    shapes: dict[tuple[object, ...], list[Site]] = {}
+    for site in space.sites:
+        shapes.setdefault((site.spec, site.kind, site.sizes), []).append(site)
+    order = sorted(shapes.values(), key=lambda sites: -sites[0].macs() * len(sites))
+    dense: dict[str, float] = {}
+    ratios: dict[str, dict[str, float]] = {one.key: {} for one in space.lean}
+    with threads_set(threads):
+        for number, sites in enumerate(order, 1):
+            if time.monotonic() > end:
+                break
+            own = _of_shape(space, sites)
+            found = [
+                _timed(sites[0], own, x, runtime, threads or torch.get_num_threads(), store)
+                for x in inputs_of(sites[0], batch, torch.device("cpu"), torch.float32, True)
+            ]
+            for site in sites:
+                dense[site.name] = sum(base for base, _ in found)
+                for one in space.lean:
+                    text = _signature(one, site)
+                    if text is not None and all(text in times for _, times in found):
+                        lean = sum(base * times[text] for base, times in found)
+                        ratios[one.key][site.name] = lean / dense[site.name]
+            store.write()
+            progress(number, len(order), f"{len(own)} operators for {sites[0].layer}")
+    return _with_times(costs, space, dense, ratios)
+
+
+def _with_times(
+    costs: Costs, space: Space, dense: Mapping[str, float], ratios: Mapping[str, Mapping[str, float]]
+) -> Costs:
+    by_key = dict(costs.by_key)
+    for one in space.dense:
+        by_key[one.key] = replace(by_key[one.key], time=dense.get(one.sites[0].name, 0.0))
+    unmeasured = 0
+    for one in space.lean:
+        own = ratios[one.key]
+        if len(own) == len(one.sites):
+            by_key[one.key] = replace(by_key[one.key], time=sum(dense[name] * ratio for name, ratio in own.items()))
+        else:
+            unmeasured += 1
+    return replace(costs, by_key=by_key, unmeasured=unmeasured)
+
+
+def _of_shape(space: Space, sites: Sequence[Site]) -> dict[str, Callable[[], nn.Module]]:
+    """The default forms of all lean layers for layers of one shape, by their signatures."""
+    names = {site.name for site in sites}
+    found: dict[str, Callable[[], nn.Module]] = {}
+    for one in space.lean:
+        for index, site in enumerate(one.sites):
+            if site.name in names:
+                text = _signature(one, site)
+                assert text is not None
+                found.setdefault(text, lambda one=one, index=index, site=site: _default_form(one, index, site))  # type: ignore[misc]
+    return found
+
+
+def _signature(one: Candidate, site: Site) -> str | None:
+    """What decides the time of a candidate at one of its layers; None if the layer is another candidate's."""
+    if site not in one.sites:
+        return None
+    assert one.group is not None
+    # layers of a group differ in speed if their specs differ, or if their places have another setting, such as a blend
+    place = one.sites.index(site) if len(one.sites) > 1 else 0
+    return f"{one.label} {len(one.sites)} {place}"
+
+
+def _default_form(one: Candidate, index: int, site: Site) -> nn.Module:
+    assert one.group is not None
+    module = one.group.build()[index].eval()
+    assert isinstance(module, ConvOp | LeanLinear)
+    return next(iter(lean_forms(site, module).values()))()
+
+
+def _timed(
+    site: Site, builds: Mapping[str, Callable[[], nn.Module]], x: Tensor, runtime: str, threads: int, store: TimeStore
+) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the dense layer, and the ratio of each lean layer to it; from the store, if they were measured before."""
+
+    def key(text: str) -> str:
+        return key_of(f"search {site.kind} {site.spec} {site.spec.kwargs()} {text}", x, runtime, threads)
+
+    missing = [text for text in builds if key(text) not in store.times]
+    for start in range(0, len(missing), TOGETHER):
+        part = {text: builds[text] for text in missing[start : start + TOGETHER]}
+        found = measure({DENSE: lambda: dense_layer(site), **part}, x, runtime, threads)
+        for text in part:
+            store.times[key(text)] = {name: found[name] for name in (DENSE, text) if name in found}
+    known = {text: store.times[key(text)] for text in builds}
+    base = [times[DENSE] for times in known.values()]
+    if not base:
+        store.times.setdefault(key(DENSE), measure({DENSE: lambda: dense_layer(site)}, x, runtime, threads))
+        base = [store.times[key(DENSE)][DENSE]]
+    return median(base), {text: times[text] / times[DENSE] for text, times in known.items() if text in times}
+
+
+def network_ms(
+    networks: Mapping[str, nn.Module], example: Tensor, runtime: str, threads: int | None, seconds: float
+) -> dict[str, Entry]:
+    """The measured time of whole networks, interleaved: the faster of as they are, and with folded normalisation layers.
+
+    With folded layers, each lean layer is in its default form, as in an exported file.
+
+    Returns:
+        the fastest entry of each network, by its name; ratios compare with the first network.
+
+    Raises:
+        SettingError: a network does not run in the runtime.
+    """
+    forms = {AS_IS: as_it_is, FOLDED: _folded}
+    found = race(networks, example, names=(runtime,), forms=forms, threads=threads, seconds=seconds)
+    best = {entry.network: entry for entry in found if entry.best}
+    for name in networks:
+        if name not in best:
+            reason = next((entry.failed for entry in found if entry.network == name and entry.failed), "unknown reason")
+            raise SettingError(f"{name} does not run in {runtime} ({reason}); choose another runtime")
+    return best
+
+
+def _folded(network: nn.Module, example: Tensor, runtime: str, threads: int) -> Made:
+    try:
+        return Made(optimize(network, example, measured=False, runtime=runtime, threads=threads))
+    except LeanconvError as error:
+        return Made(None, failed=str(error))

@@ -1,0 +1,205 @@
+"""The whole search: budgets are met, a stopped search continues, and the result has every view."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+import leanconv as lc
+from leanconv.budget.scores import Lines
+from leanconv.core.errors import CheckError, SettingError
+from tests.budget.conftest import QUICK, Small, Untraceable, quick_timing, striped
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_a_users_network_and_tensors_meet_several_limits_at_once(trained, data, tmp_path):
+    before = weights(trained)
+    found = lc.lean(
+        trained, data, {"macs": 0.6, "params": 0.7}, tmp_path / "a", **options(controls=("uniform", "random"))
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
+    rows = {row["network"]: row for row in found.rows}
+    assert {*rows} == {"dense", "lean", "uniform", "random"}
+    for name in ("lean", "uniform", "random"):
+        assert (
+            rows[name]["macs"] <= 0.6 * rows["dense"]["macs"] and rows[name]["params"] <= 0.7 * rows["dense"]["params"]
+        )
+        assert rows[name]["predicted"]["macs"] == rows[name]["macs"]  # MACs and parameters are predicted exactly
+        assert rows[name]["predicted"]["params"] == rows[name]["params"]
+    assert lc.count(found.network, (1, 8, 8)).params == rows["lean"]["params"]
+    assert found.plan == lc.plan_of(lc.load(tmp_path / "a", Small()))
+    assert [row["layer"] for row in found.layers] == ["first.0", "a.0", "b.0", "c.0"]
+    assert sum(row["params"] for row in found.layers) == rows["lean"]["params"] - rows["dense"]["params"] + sum(
+        row["params_dense"] for row in found.layers
+    )
+    assert found.frontier[0]["divergence"] == 0 and len(found.to_pandas()) == 4
+    text = str(found)
+    assert "tied_block" in text and "of the MACs" in text
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert page.count("<svg") >= 2 and "to the divergence" in page
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["rows"] == json.loads(json.dumps(found.to_json()["rows"]))
+    again = lc.lean(
+        trained, data, {"macs": 0.6, "params": 0.7}, tmp_path / "a", **options(controls=("uniform", "random"))
+    )
+    assert torch.equal(again.network(torch.ones(1, 1, 8, 8)), found.network(torch.ones(1, 1, 8, 8)))
+    assert {*again.controls} == {"uniform", "random"} and again.rows == summary["rows"]
+
+
+def options(**more: Any) -> dict[str, Any]:
+    return {**QUICK, **more}
+
+
+class Stop:
+    """Interrupts at an event of a stage, like Ctrl-C."""
+
+    def __init__(self, stage: str, number: int) -> None:
+        self.stage, self.left = stage, number
+
+    def __call__(self, event: Any) -> None:
+        self.left -= getattr(event, "stage", "") == self.stage
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(trained, tmp_path_factory):
+    """A search that was not interrupted, with one epoch of recovery."""
+    folder = tmp_path_factory.mktemp("whole") / "search"
+    with pytest.MonkeyPatch.context() as patch:
+        quick_timing(patch)
+        data = striped(120), striped(60)
+        return lc.lean(trained, data, "macs=0.6", folder, **options(recovery_epochs=1)), folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("measure", 1),
+        ("fit", 2),
+        ("score", 3),
+        ("solve", 2),
+        ("convert", 1),
+        ("recover", 1),
+        ("verify", 1),
+        ("export", 1),
+    ],
+)
+def test_a_search_that_is_stopped_anywhere_continues_to_the_same_result(stage, number, whole, trained, data, tmp_path):
+    asked = options(recovery_epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        lc.lean(trained, data, "macs=0.6", tmp_path, **asked | {"progress": Stop(stage, number)})
+    with pytest.raises(SettingError, match="unfinished; add --resume"):
+        lc.lean(trained, data, "macs=0.6", tmp_path, **asked)
+    found = lc.lean(trained, data, "macs=0.6", tmp_path, resume=True, **asked)
+    expected, folder = whole
+    for name in ("fits.jsonl", "scores.jsonl", "frontier.json", "costs.json"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    assert [row["quality"] for row in found.rows] == [row["quality"] for row in expected.rows]
+    mine, theirs = weights(found.network), weights(expected.network)
+    assert {*mine} == {*theirs} and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_half_a_line_is_written_again(tmp_path):
+    lines = Lines(tmp_path / "lines.jsonl")
+    lines.add("a", divergence=1.0)
+    lines.add("b", divergence=2.0)
+    text = (tmp_path / "lines.jsonl").read_text()
+    (tmp_path / "lines.jsonl").write_text(text[:-5])
+    again = Lines(tmp_path / "lines.jsonl")
+    assert [*again.records] == ["a"]
+    again.add("b", divergence=2.0)
+    assert (tmp_path / "lines.jsonl").read_text() == text
+
+
+def test_another_search_in_the_folder_is_refused(whole, trained, data):
+    _, folder = whole
+    with pytest.raises(SettingError, match="holds another run: budget"):
+        lc.lean(trained, data, "macs=0.7", folder, **options(recovery_epochs=1))
+    with pytest.raises(SettingError, match="holds another run: weights"):
+        lc.lean(Small(), data, "macs=0.6", folder, **options(recovery_epochs=1))
+
+
+def test_an_own_metric_decides_how_lean_the_network_becomes(trained, data, tmp_path):
+    seen: list[int] = []
+
+    def metric(model: torch.nn.Module) -> float:
+        seen.append(lc.count(model, (1, 8, 8)).params)
+        return float(seen[-1])  # it falls with each saving
+
+    dense = lc.count(trained).params
+    found = lc.lean(
+        trained, data, f"max_drop={0.4 * dense}", tmp_path, metric=metric, minimise="params", **options(points=6)
+    )
+    rows = {row["network"]: row for row in found.rows}
+    assert rows["lean"]["quality"] >= 0.6 * dense and rows["lean"]["test_top1_pct"] is None
+    leaner = [row["params"] for row in found.frontier if row["params"] < rows["lean"]["params"]]
+    assert all(params < 0.6 * dense for params in leaner)
+    assert len(found.summary["achieved"]) <= 4  # halves, and not all choices
+    with pytest.raises(CheckError, match="no network loses at most 1; the nearest loses"):
+        lc.lean(trained, data, "max_drop=1", None, metric=metric, minimise="params", **options())
+
+
+def test_a_network_that_cannot_be_traced_and_a_control_of_a_users_own(data):
+    torch.manual_seed(0)
+    model = Untraceable().eval()
+
+    def half(setup: Any) -> torch.nn.Module:
+        return lc.convert(setup.teacher, lc.Grouped(2), where=["a.0", "b.0"])
+
+    found = lc.lean(model, data, "params=0.8", None, **options(controls={"half": half}))
+    assert [row["network"] for row in found.rows] == ["dense", "lean", "half"]
+    assert "memory" not in found.rows[0]["predicted"]
+    with pytest.raises(SettingError, match="memory of this network is unknown, because the network cannot be traced"):
+        lc.lean(model, data, "memory=0.8", None, **options())
+
+
+def test_predictions_are_compared_with_real_networks(trained, data):
+    found = lc.lean(trained, data, "macs=0.7", None, **options(check=3))
+    prediction = found.summary["prediction"]
+    assert len(prediction["pairs"]) == 3 and -1 <= prediction["spearman"] <= 1 and prediction["times"] == []
+    assert any("Spearman" in sentence for sentence in found.sentences())
+
+
+def test_time_is_measured_in_the_runtime_and_the_file_is_scored(trained, data, tmp_path):
+    asked = options(runtime="onnxruntime", methods=("tied_block",), cache=tmp_path / "times.json")
+    found = lc.lean(trained, data, "time=9s,params=0.95", tmp_path / "a", where=["c.0"], **asked)
+    assert found.rows[0]["runtime"] == "onnxruntime" and found.layers[0]["time_dense"] > 0
+    assert (tmp_path / "a" / "model.onnx").exists()
+    assert found.summary["exported"]["val_top1_pct"] == found.rows[1]["quality"]
+    assert any("search conv" in key for key in json.loads((tmp_path / "times.json").read_text())["times_ms"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"budget": "macs=0.001"},
+            r"no choice of candidates meets macs=[\d.]+; the nearest that can be met is macs=0\.\d+",
+        ),
+        ({"controls": ["best"]}, "controls='best' must be uniform, random, or a name with a function"),
+        ({"controls": {"lean": lambda setup: setup.teacher}}, "is the name of a network that is shown anyway"),
+        ({"check": 2}, "check=2 must be at least 3 choices"),
+        ({"align": 0}, "align=0 must be a whole number of at least 1"),
+        ({"minimize": "time"}, "no such setting; did you mean minimise"),
+        ({"model": torch.nn.Conv2d(1, 3, 8)}, "single layer|outputs of shape"),
+        ({"methods": ["tied"]}, "tied"),
+    ],
+    ids=str,
+)
+def test_wrong_input_says_the_way_out(asked, said, trained, data):
+    given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}
+    with pytest.raises(SettingError, match=said):
+        lc.lean(**given)
+
+
+def test_a_lean_network_is_refused(trained, data):
+    lean = lc.convert(trained, lc.TiedBlock(2), where="c.0")
+    with pytest.raises(SettingError, match="lean already; give the trained dense network"):
+        lc.lean(lean, data, "macs=0.6", **QUICK)
