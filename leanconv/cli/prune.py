@@ -67,19 +67,18 @@ def prune(
     if macs is None:
         pruned, done, said = _blending(model, fraction)
     else:
-        shape = (len(task.mean), *task.image_size)
-        asked = {"criterion": criterion, "align": align, "input_size": shape, "seed": seed}
+        asked = {"criterion": criterion, "align": align, "seed": seed, "input_size": (len(task.mean), *task.image_size)}
         pruned, done, said = _channels(model, macs, asked | {"data": labelled_batches(images, task, count, seed)})
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
-    sizes = [(Path(folder) / MODEL_FILE).stat().st_size, (save(pruned, out) / MODEL_FILE).stat().st_size]
+    sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), save(pruned, out))]
     found = {
         "model": folder, "out": str(out), "data": images.name, **done, "bytes_before": sizes[0],
         "bytes_after": sizes[1], "top1_pct_before": before, "top1_pct_after": after,
     }  # fmt: skip
+    told = f"top-1 {before:.2f} % -> {after:.2f} %; {size(sizes[0])} -> {size(sizes[1])} on disk; {said}"
     if as_json:
         show_json(found)
     else:
-        told = f"top-1 {before:.2f} % -> {after:.2f} %; {size(sizes[0])} -> {size(sizes[1])} on disk; {said}"
         show(f"{images.name} test: {told}; saved in {out}")
 
 
