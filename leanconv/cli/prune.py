@@ -67,24 +67,23 @@ def prune(
     if macs is None:
         pruned, done, said = _blending(model, fraction)
     else:
-        shape = (len(task.mean), *task.image_size)
-        asked = {"criterion": criterion, "align": align, "input_size": shape, "seed": seed}
+        asked = {"criterion": criterion, "align": align, "seed": seed, "input_size": (len(task.mean), *task.image_size)}
         pruned, done, said = _channels(model, macs, asked | {"data": labelled_batches(images, task, count, seed)})
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
-    sizes = [(Path(folder) / MODEL_FILE).stat().st_size, (save(pruned, out) / MODEL_FILE).stat().st_size]
+    sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), save(pruned, out))]
     found = {
-        "model": folder, "out": str(out), "data": images.name, **done,
-        "bytes_before": sizes[0], "bytes_after": sizes[1], "top1_pct_before": before, "top1_pct_after": after,
+        "model": folder, "out": str(out), "data": images.name, **done, "bytes_before": sizes[0],
+        "bytes_after": sizes[1], "top1_pct_before": before, "top1_pct_after": after,
     }  # fmt: skip
+    told = f"top-1 {before:.2f} % -> {after:.2f} %; {size(sizes[0])} -> {size(sizes[1])} on disk; {said}"
     if as_json:
         show_json(found)
     else:
-        accuracy = f"top-1 {before:.2f} % -> {after:.2f} %"
-        show(f"{images.name} test: {accuracy}; {size(sizes[0])} -> {size(sizes[1])} on disk; {said}; saved in {out}")
+        show(f"{images.name} test: {told}; saved in {out}")
 
 
 def _blending(model: Any, fraction: Any) -> tuple[Any, dict[str, Any], str]:
-    from leanconv.analyse.blending import blending_weights, prune_blending
+    from leanconv.analyse import blending_weights, prune_blending
 
     pruned = prune_blending(model, fraction)
     left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
@@ -93,9 +92,9 @@ def _blending(model: Any, fraction: Any) -> tuple[Any, dict[str, Any], str]:
 
 def _channels(model: Any, share: float, asked: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
     from leanconv.core.count import count_macs
-    from leanconv.search.pruning import prune as prune_channels
+    from leanconv.search.pruning import prune
 
-    pruned = prune_channels(model, share, **asked)
+    pruned = prune(model, share, **asked)
     before, after = (count_macs(network, asked["input_size"]) for network in (model, pruned))
-    done = {"criterion": asked["criterion"], "align": asked["align"], "macs_before": before, "macs_after": after}
+    done = {name: asked[name] for name in ("criterion", "align")} | {"macs_before": before, "macs_after": after}
     return pruned, done, f"MACs {before:,} -> {after:,} ({after / before:.2f})"
