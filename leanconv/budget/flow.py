@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from leanconv.files.save import save
 from leanconv.train.once import read_json
 from leanconv.train.prepared import scores_of
 
-DENSE_SECONDS = 3.0  # for the time of the dense network, before the search
 FINAL_SECONDS = 10.0  # for the times of all networks together
 FILE_OF = {"onnxruntime": "onnx", "openvino": "openvino"}  # runtimes that read a file
 
@@ -119,12 +118,8 @@ class Flow:
         costs = formula_costs(setup.teacher, setup.space, config.batch)
         if not setup.timed:
             return costs
-        entry = network_ms({"dense": setup.teacher}, setup.example, config.runtime, config.threads, DENSE_SECONDS)[
-            "dense"
-        ]
-        costs = replace(costs, network=costs.network | {"time": entry.latency.median_ms})
         return measured_costs(
-            costs, setup.space, runtime=config.runtime, batch=config.batch, threads=config.threads,
+            costs, setup.space, setup.teacher, runtime=config.runtime, batch=config.batch, threads=config.threads,
             seconds=60 * config.measure_minutes, cache=setup.cache,
             progress=lambda done, total, text: self.say(Stage("measure", text, done, total)),
         )  # fmt: skip

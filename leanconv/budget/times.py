@@ -14,21 +14,26 @@ from torch import Tensor, nn
 
 from leanconv.budget.costs import Costs
 from leanconv.budget.space import Candidate, Space
-from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.copying import copied
+from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.layout import to_channels_last, with_layout
 from leanconv.core.linear import LeanLinear
+from leanconv.core.meta import InputSize
 from leanconv.core.method import Site
 from leanconv.core.operator import ConvOp
 from leanconv.inference.optimize import optimize
 from leanconv.search.faster import DENSE, dense_layer, lean_forms
 from leanconv.timing import runtimes
-from leanconv.timing.latency import threads_set
+from leanconv.timing.latency import threads_set, time_interleaved
 from leanconv.timing.layers import inputs_of
-from leanconv.timing.modules import measure
+from leanconv.timing.modules import ROUNDS, measure, prepared
 from leanconv.timing.race import AS_IS, Entry, Made, as_it_is, race
 from leanconv.timing.store import TimeStore, default_store, key_of
 
 Cache = Path | Literal["default"] | None
 FOLDED = "folded"
+NETWORK = "network"
+SECONDS = 3.0  # for the baseline
 TOGETHER = 8  # the most lean layers that are timed interleaved with one dense layer
 
 
@@ -36,6 +41,7 @@ TOGETHER = 8  # the most lean layers that are timed interleaved with one dense l
 def measured_costs(
     costs: Costs,
     space: Space,
+    model: nn.Module,
     *,
     runtime: str,
     batch: int,
@@ -48,12 +54,14 @@ def measured_costs(
 
     The candidates of one layer shape are timed interleaved with the dense layer, each in its default form for inference, with a
     folded normalisation layer. This is done once for each shape, and the cache holds the times of earlier searches. The time of a
-    candidate is the dense layer's time times the measured ratio. Layers with many MACs are measured first. What is not
-    measured when `seconds` are over has no time, and so has a candidate that the runtime cannot run.
+    candidate is the dense layer's time times the measured ratio, and the time of the dense layer comes from `baseline`. So no
+    time depends on the load of the machine at another time. Layers with many MACs are measured first. What is not measured
+    when `seconds` are over has no time, and so has a candidate that the runtime cannot run.
 
     Args:
         costs: the other costs.
         space: the candidates.
+        model: the dense network.
         runtime, batch, threads: how the network will run.
         seconds: the longest time for all measurements together.
         cache: the file of measured times, as in `leanconv.optimize`.
@@ -69,7 +77,7 @@ def measured_costs(
     for site in space.sites:
         shapes.setdefault((site.spec, site.kind, site.sizes), []).append(site)
     order = sorted(shapes.values(), key=lambda sites: -sites[0].macs() * len(sites))
-    dense: dict[str, float] = {}
+    network, dense = baseline(model, order, space.input_size, runtime, batch, threads)
     ratios: dict[str, dict[str, float]] = {one.key: {} for one in space.lean}
     with threads_set(threads):
         for number, sites in enumerate(order, 1):
@@ -81,15 +89,64 @@ def measured_costs(
                 for x in inputs_of(sites[0], batch, torch.device("cpu"), torch.float32, True)
             ]
             for site in sites:
-                dense[site.name] = sum(base for base, _ in found)
                 for one in space.lean:
                     text = _signature(one, site)
                     if text is not None and all(text in times for _, times in found):
                         lean = sum(base * times[text] for base, times in found)
-                        ratios[one.key][site.name] = lean / dense[site.name]
+                        ratios[one.key][site.name] = lean / sum(base for base, _ in found)
             store.write()
             progress(number, len(order), f"{len(own)} operators for {sites[0].layer}")
-    return _with_times(costs, space, dense, ratios)
+    return _with_times(replace(costs, network=costs.network | {"time": network}), space, dense, ratios)
+
+
+def baseline(
+    model: nn.Module,
+    shapes: Sequence[Sequence[Site]],
+    input_size: InputSize,
+    runtime: str,
+    batch: int,
+    threads: int | None,
+) -> tuple[float, dict[str, float]]:
+    """The time of the dense network, and of each of its layers, all interleaved: milliseconds a call.
+
+    A layer alone takes a little longer than in the network. If the layers together take longer than the network, their times
+    are scaled to the network's time.
+
+    Args:
+        model: the dense network.
+        shapes: the layers; those of one shape together.
+        input_size: (channels, height, width) of one image.
+        runtime, batch, threads: how the network runs.
+
+    Raises:
+        SettingError: the network does not run in the runtime.
+    """
+    count = threads or torch.get_num_threads()
+    example = with_layout(torch.randn(batch, *input_size), torch.channels_last)
+    calls: dict[str, runtimes.Call] = {}
+    owners: dict[str, Sequence[Site]] = {}
+    with threads_set(threads):
+        network = to_channels_last(copied(model)).eval()
+        try:
+            folded = _folded(network, example, runtime, count).module
+            calls[NETWORK] = runtimes.prepare(runtime, network if folded is None else folded, example, count)
+            calls[NETWORK]()
+        except Exception as error:  # from the network's code or an exporter
+            raise SettingError(
+                f"the dense network does not run in {runtime} ({first_line(error)}); choose another runtime"
+            ) from error
+        for number, sites in enumerate(shapes):
+            for place, x in enumerate(inputs_of(sites[0], batch, torch.device("cpu"), torch.float32, True)):
+                name = f"{number} {place}"
+                owners[name] = sites
+                calls[name] = prepared(dense_layer(sites[0]), torch.randn_like(x), runtime, count)
+        times = {entry.name: entry.median_ms for entry in time_interleaved(calls, min_rounds=ROUNDS, seconds=SECONDS)}
+    layers: dict[str, float] = {}
+    for name, sites in owners.items():
+        for site in sites:
+            layers[site.name] = layers.get(site.name, 0.0) + times[name]
+    scale = min(1.0, times[NETWORK] / sum(layers.values()))
+    return times[NETWORK], {name: value * scale for name, value in layers.items()}
 
 
 def _with_times(

@@ -75,9 +75,8 @@ def lean(
 ) -> None:
     """Make the trained network TARGET lean within a budget, and keep its accuracy.
 
-    Each layer is tried with every method. A candidate's score is how much the network's output changes; the best choice
-    within the budget is exact, then converted, trained, measured and exported. DIR holds each stage, the lean network,
-    summary.json and report.html.
+    Each layer is tried with every method; the choice that changes the network's output least is converted, trained, measured
+    and exported. DIR holds each stage, the lean network, summary.json and report.html.
     """
     from leanconv.budget.search import lean as search
     from leanconv.cli.images import open_images
@@ -96,7 +95,6 @@ def lean(
         say(f"interrupted; add --resume to continue the search in {out}")
         raise
     present(found, None, as_json)
-    say(f"report: {out / 'report.html'}")
 
 
 lean = with_flags(LeanConfig, lean)

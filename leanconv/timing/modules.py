@@ -52,14 +52,9 @@ def measure(builds: Builds, example: Tensor, runtime: str, threads: int) -> dict
         x = x.contiguous(memory_format=torch.channels_last)
     calls: dict[str, runtimes.Call] = {}
     for name, build in builds.items():
-        module = copy.deepcopy(build()).eval()
-        if runtime in runtimes.PACKAGES:
-            module = _between(module, x)
-        module = module.to(dtype=x.dtype)
-        if is_channels_last(x):
-            module = to_channels_last(module)
+        module = build()
         try:
-            calls[name] = runtimes.prepare(runtime, module, x, threads)
+            calls[name] = prepared(module, x, runtime, threads)
             calls[name]()
         except Exception:  # for example an unknown operation, or a kernel too large for the GPU
             calls.pop(name, None)  # choose from the others
@@ -67,6 +62,24 @@ def measure(builds: Builds, example: Tensor, runtime: str, threads: int) -> dict
                 raise
     timed = time_interleaved(calls, device=x.device, min_rounds=ROUNDS, seconds=SECONDS, warm_up=WARM_UP)
     return {entry.name: round(entry.median_ms, 5) for entry in timed}
+
+
+def prepared(module: nn.Module, x: Tensor, runtime: str, threads: int) -> runtimes.Call:
+    """A call of a copy of a layer on `x`, as the layer runs inside a network: in the memory layout of `x`.
+
+    Args:
+        module: the layer.
+        x: the input.
+        runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
+        threads: CPU threads.
+    """
+    module = copy.deepcopy(module).eval()
+    if runtime in runtimes.PACKAGES:
+        module = _between(module, x)
+    module = module.to(dtype=x.dtype)
+    if is_channels_last(x):
+        module = to_channels_last(module)
+    return runtimes.prepare(runtime, module, x, threads)
 
 
 def _between(module: nn.Module, x: Tensor) -> nn.Module:

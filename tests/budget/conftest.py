@@ -51,7 +51,7 @@ def striped(count: int) -> tuple[Tensor, Tensor]:
 def quick_timing(patch: pytest.MonkeyPatch) -> None:
     """Let the timing of whole networks take no time."""
     patch.setattr("leanconv.budget.flow.FINAL_SECONDS", 0.02)
-    patch.setattr("leanconv.budget.flow.DENSE_SECONDS", 0.02)
+    patch.setattr("leanconv.budget.times.SECONDS", 0.02)
     patch.setattr("leanconv.timing.latency.WARM_UP_SECONDS", 0.0)
 
 
