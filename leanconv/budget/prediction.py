@@ -72,7 +72,9 @@ def sampled(
             )
             # the ratio is measured interleaved, so that it does not depend on the load of the machine
             predicted = costs.total(space, chosen)["time"]
-            times.append([predicted, costs.network["time"] * found["lean"].latency.ratio])
+            latency = found["lean"].latency
+            assert latency is not None
+            times.append([predicted, costs.network["time"] * latency.ratio])
         progress(number + 1, count, f"summed scores {total:.3g}, real divergence {pairs[-1][1]:.3g}")
     errors = [abs(predicted / measured - 1) * 100 for predicted, measured in times]
     return {

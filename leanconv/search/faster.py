@@ -54,7 +54,7 @@ def layer_times(
     """
 
     def ways(site: Site, module: LeanLayer) -> Builds:
-        return {DENSE: lambda: dense_layer(site, device)} | lean_forms(site, module, device)
+        return {DENSE: lambda: dense_layer(site, device), **lean_forms(site, module, device)}
 
     store = TimeStore(default_store() if cache == "default" else cache)
     return layers.layer_times(

@@ -167,13 +167,20 @@ def test_predictions_are_compared_with_real_networks(trained, data):
     assert any("Spearman" in sentence for sentence in found.sentences())
 
 
-def test_time_is_measured_in_the_runtime_and_the_file_is_scored(trained, data, tmp_path):
-    asked = options(runtime="onnxruntime", methods=("tied_block",), cache=tmp_path / "times.json")
+def test_time_is_measured_with_the_dense_network_and_remembered(trained, data, tmp_path):
+    asked = options(methods=("tied_block",), cache=tmp_path / "times.json")
     found = lc.lean(trained, data, "time=9s,params=0.95", tmp_path / "a", where=["c.0"], **asked)
-    assert found.rows[0]["runtime"] == "onnxruntime" and found.layers[0]["time_dense"] > 0
-    assert (tmp_path / "a" / "model.onnx").exists()
-    assert found.summary["exported"]["val_top1_pct"] == found.rows[1]["quality"]
+    (layer,) = found.layers
+    assert 0 < layer["time_dense"] <= found.rows[0]["predicted"]["time"]
+    assert found.rows[1]["predicted"]["time"] > 0
     assert any("search conv" in key for key in json.loads((tmp_path / "times.json").read_text())["times_ms"])
+
+
+@pytest.mark.slow
+def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
+    found = lc.lean(trained, data, "params=0.95", tmp_path / "a", **options(runtime="onnxruntime"))
+    assert found.rows[0]["runtime"] == "onnxruntime" and (tmp_path / "a" / "model.onnx").exists()
+    assert found.summary["exported"]["val_top1_pct"] == found.rows[1]["quality"]
 
 
 @pytest.mark.parametrize(
