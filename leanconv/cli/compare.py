@@ -33,10 +33,7 @@ def compare(
     targets: Targets,
     methods: Annotated[
         str | None,
-        typer.Option(
-            "--methods",
-            help='Methods by comma: "dense,tied_block(blocks=2),narrower(macs=0.5)". Several networks: dense.',
-        ),
+        typer.Option("--methods", help='By comma: "dense,tied_block(blocks=2),narrower(macs=0.5)". Default: dense.'),
     ] = None,
     config: Config = None,
     data: Data = "digits",

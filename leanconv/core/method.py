@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import nn
 
+from leanconv.core.channel_form import ChannelForm
 from leanconv.core.errors import SettingError
 from leanconv.core.moments import Moments
 from leanconv.core.spec import ConvSpec, Pair
@@ -216,6 +217,10 @@ class Method(NamedSettings, ABC):
         """
         complete = all(field.default is not MISSING or field.default_factory is not MISSING for field in fields(cls))
         return (cls(),) if complete else ()
+
+    def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
+        """How the form of a convolution depends on the order of its channels; None if it does not, or is not described."""
+        return None
 
     @abstractmethod
     def reject(self, spec: ConvSpec) -> str | None:

@@ -205,7 +205,7 @@ def alternating(count: int, seed: int) -> Tensor:
     """The images that an alternating flip mirrors in the first epoch: bool (count,). In the second epoch it mirrors the others.
 
     >>> alternating(4, seed=0)
-    tensor([ True, False, False, False])
+    tensor([ True, False,  True,  True])
     """
     return torch.randint(2, (count,), generator=generator(seed, 2)).bool()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leanconv.core.affine import Affine
 from leanconv.core.block_diagonal import block_diagonal
+from leanconv.core.channel_form import ChannelForm
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.moments import Moments
@@ -122,6 +123,9 @@ class Grouped(Method):
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         return [cls(groups) for groups in whole_blocks(specs[0], align)]
+
+    def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
+        return ChannelForm(self.groups)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return blocks_error(self.groups, spec.in_channels, spec.out_channels, spec.groups, setting="groups")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from leanconv.core.affine import Affine
+from leanconv.core.channel_form import ChannelForm
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp, Forms
@@ -283,6 +284,11 @@ class Split(Method):
         tried = (cls(ratio=ratio) for ratio in (0.5, 0.25))
         width = specs[0].in_channels
         return [method for method in tried if representative_channels(width, method.ratio, method.groups) % align == 0]
+
+    def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
+        if not self.redundant:
+            return None
+        return ChannelForm(redundant_from=representative_channels(spec.in_channels, self.ratio, self.groups))
 
     def reject(self, spec: ConvSpec) -> str | None:
         return split_error(spec, self.groups)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.affine import Affine
+from leanconv.core.channel_form import ChannelForm
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.moments import Moments, solved, with_bias
@@ -169,6 +170,9 @@ class TiedBlock(Method):
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         return [cls(blocks) for blocks in whole_blocks(specs[0], align)]
+
+    def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
+        return ChannelForm(self.blocks, tied=True)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return blocks_error(self.blocks, spec.in_channels, spec.out_channels, spec.groups)

@@ -16,9 +16,6 @@ from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.settings import check_int
 from leanconv.core.wrappers import unwrapped
-from leanconv.ops.grouped import Grouped
-from leanconv.ops.split import Split, representative_channels
-from leanconv.ops.tied_block import TiedBlock
 
 Orders = dict[str, tuple[int, ...]]
 SWEEPS = 30  # passes over all sets; the error falls with each, and most plans settle in under ten
@@ -47,6 +44,7 @@ def permute_channels_(
         SettingError: a name is no set, or an order is no permutation of its channels that keeps its cells.
 
     >>> import leanconv as lc
+    >>> import torch
     >>> model = lc.create_model("resnet20").eval()
     >>> x = torch.randn(1, 3, 32, 32)
     >>> before = model(x)
@@ -77,9 +75,11 @@ def choose_orders(
     For each layer the loss is the share of its weights' energy sum E_ik W_oik^2 that the fitted form does not hold, with E_ik
     the second moment of input i at tap k (1 without `stats`):
 
-    - `TiedBlock`: what differs from the weighted mean of the diagonal blocks, and the blocks beside the diagonal;
-    - `Grouped`: the blocks beside the diagonal;
-    - `Split`: the taps beside the centre of the redundant channels, which keep a 1x1 convolution.
+    - Tied blocks: what differs from the weighted mean of the diagonal blocks, and the blocks beside the diagonal.
+    - Groups: the blocks beside the diagonal.
+    - Split: the taps beside the centre of the redundant channels, which keep a 1x1 convolution.
+
+    Other methods take part by `Method.channel_form`.
 
     The sum over layers is lowered set by set: with all other orders fixed, the gain of channel j at position p is a matrix,
     and the best order is an assignment problem, solved exactly; within the blocks where a layer is tied, because a block is
@@ -213,9 +213,9 @@ class _Layer:
 def _layers(model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments]) -> list[_Layer]:
     found = []
     for group in plan.groups:
-        method = group.method
-        for site in group.sites if isinstance(method, TiedBlock | Grouped | Split) else ():
-            if site.spec.groups != 1:
+        for site in group.sites:
+            form = group.method.channel_form(site.spec)
+            if form is None or site.spec.groups != 1:
                 continue
             weight: Tensor = model.get_submodule(site.name).weight  # type: ignore[assignment]
             dense = weight.detach().double().reshape(*weight.shape[:2], -1).cpu().numpy()
@@ -223,16 +223,12 @@ def _layers(model: nn.Module, plan: Plan, stats: Mapping[str, SecondMoments]) ->
             if site.name in stats:
                 energy = stats[site.name].second.diagonal(dim1=-2, dim2=-1).double().cpu().numpy().reshape(energy.shape)
             energy = energy / max((dense**2 * energy).sum(), 1e-300)
-            name = f"{site.name}.weight"
-            if isinstance(method, TiedBlock):
-                found.append(_Layer(name, dense, energy, method.blocks, tied=True))
-            elif isinstance(method, Grouped):
-                found.append(_Layer(name, dense, energy, method.groups))
-            elif isinstance(method, Split) and method.redundant:
-                first = representative_channels(site.spec.in_channels, method.ratio, method.groups)
+            rest = None
+            if form.redundant_from is not None:
                 taps = np.ones(dense.shape[2])
                 taps[dense.shape[2] // 2] = 0
-                found.append(_Layer(name, dense, energy, 1, rest=(first, taps)))
+                rest = form.redundant_from, taps
+            found.append(_Layer(f"{site.name}.weight", dense, energy, form.blocks, form.tied, rest))
     return found
 
 
