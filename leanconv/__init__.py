@@ -10,7 +10,7 @@ from leanconv.core.version import __version__
 if TYPE_CHECKING:
     from leanconv.analyse.converted import inspect
     from leanconv.conversion.apply import convert, plan_of
-    from leanconv.conversion.calibrate import calibrate_
+    from leanconv.conversion.calibrate import calibrate_, reestimate_norms_
     from leanconv.conversion.check import check
     from leanconv.conversion.dense import to_dense
     from leanconv.conversion.plan import Plan, plan
@@ -97,6 +97,7 @@ _HOME = {
     "plan": "conversion.plan",
     "plan_of": "conversion.apply",
     "push_to_hub": "files.hub",
+    "reestimate_norms_": "conversion.calibrate",
     "reproduce": "papers.reproduce",
     "save": "files.save",
     "set_task": "core.notes",

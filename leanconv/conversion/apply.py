@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.conversion.faults import Layer, carry, fault, mixed, spec_of
+from leanconv.conversion.moments import Progress
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
+from leanconv.conversion.targets import Target, in_order, targets
 from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.finite import check_finite
@@ -71,6 +73,9 @@ def convert(
     plan: Plan | Method | Sequence[Rule],
     init: Init = "fresh",
     *,
+    data: Iterable[Any] | None = None,
+    sequential: bool = False,
+    progress: Progress | None = None,
     where: Where = "*",
     exclude: Where = (),
     **settings: Any,
@@ -85,16 +90,23 @@ def convert(
     Args:
         plan: the result of `leanconv.plan`, or a method or rules, from which this function makes the plan.
         init: ``"fresh"`` initialises the new weights, for training from scratch. ``"fit"`` sets the nearest weights to the
-            dense weights, as a start for training: before training, the accuracy is far below the accuracy of the dense
+            dense weights, as a start for training. Without `data`, the accuracy is then far below the accuracy of the dense
             network.
+        data: with ``init="fit"``, batches of images on which the outputs of the layers are to be near the dense ones, such as
+            a DataLoader of some hundred training images: tensors (N, C, H, W), or pairs of such a tensor and anything. Call
+            `leanconv.reestimate_norms_` with the same images afterwards.
+        sequential: fit the groups of layers in the order in which the network calls them, each to the dense outputs, given
+            the inputs that the lean layers before it produce. It reads `data` once for each group.
+        progress: with `data`, called with the number of fitted groups and the number of all groups.
         where, exclude, settings: arguments of `leanconv.plan`, if `plan` is a method or rules.
 
     Raises:
         SettingError: the plan was made for another model, a layer has changed and cannot be replaced, the model cannot be
-            copied, or the model is already lean.
+            copied, or the model is already lean; `data` without ``init="fit"``, or `sequential` without `data`.
+        DataError: `data` has no batch, or the inputs of a layer are not finite.
 
     Warns:
-        LeanconvWarning: the plan converts nothing.
+        LeanconvWarning: the plan converts nothing, or a method keeps its fit to the weights although there is `data`.
 
     >>> import leanconv as lc
     >>> lean = convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4))
@@ -103,6 +115,10 @@ def convert(
     """
     if init not in ("fresh", "fit"):
         raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
+    if data is not None and init != "fit":
+        raise SettingError(f"data is for a fit, and init={init!r}; take init='fit', or leave data out")
+    if sequential and data is None:
+        raise SettingError("sequential=True fits to outputs; give images, data=batches")
     model = unwrapped(model)
     if plan_of(model) is not None:
         raise SettingError(
@@ -129,26 +145,33 @@ def convert(
             if reason is not None:
                 raise SettingError(f"the plan converts {site.name!r}, but {reason}")
     lean = copied(model)
-    new: dict[int, nn.Module] = {}
     for group in plan.groups:
-        convs = [_layer_at(lean, site) for site in group.sites]
-        difference = mixed([(site.name, conv) for site, conv in zip(group.sites, convs, strict=True)])
+        difference = mixed([(site.name, _layer_at(lean, site)) for site in group.sites])
         if difference:
             raise SettingError(f"{group.method.label()} shares a weight: {difference}")
-        for index, (conv, module) in enumerate(zip(convs, build(group, convs, init), strict=True)):
+    in_turn = targets(model, plan.groups, data)
+    if sequential and data is not None:
+        in_turn = in_order(model, lean, plan.groups, data)
+    for done, (group, target) in enumerate(in_turn, 1):
+        convs = [_layer_at(lean, site) for site in group.sites]
+        new: dict[int, nn.Module] = {}
+        for index, (conv, module) in enumerate(zip(convs, build(group, convs, init, target), strict=True)):
             carry(conv, module)
             set_record(module, replace(get_record(module), member=Member(group, index)))
             new[id(conv)] = module
-    lean = swap(lean, new)
+        lean = swap(lean, new)
+        if data is not None and progress is not None:
+            progress(done, len(plan.groups))
     set_plan(lean, plan)
     return lean
 
 
-def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
+def build(group: Group, convs: Sequence[Layer], init: Init, target: Target | None = None) -> list[nn.Module]:
     """The modules of one group, with the device, dtype and flags of the layers that they replace.
 
     Args:
         convs: the dense layers of the group, in the order of its sites.
+        target: what the modules are fitted to; None for the weights of `convs`.
 
     Raises:
         SettingError: a dense weight is not finite, with ``init="fit"``.
@@ -162,7 +185,12 @@ def build(group: Group, convs: Sequence[Layer], init: Init) -> list[nn.Module]:
         for module in modules:
             module.to(dtype=wide)
         with torch.no_grad():
-            group.method.fit_(modules, [_dense(conv, wide) for conv in convs])
+            target = target or Target(convs)
+            fit_to = [_dense(conv, wide) for conv in target.convs]
+            if target.stats is None:
+                group.method.fit_(modules, fit_to)
+            else:
+                group.method.fit_(modules, fit_to, target.stats)
     for module in modules:
         module.to(dtype=dtype)
     trainable: dict[nn.Parameter, bool] = {}
@@ -193,9 +221,10 @@ def _as_asked(modules: Any, group: Group) -> list[nn.Module]:
     )
 
 
-def _dense(conv: Layer, dtype: torch.dtype) -> nn.Conv2d:
+def _dense(conv: nn.Module, dtype: torch.dtype) -> nn.Conv2d:
     """The layer as a convolution to fit to, a copy where it is narrower than `dtype`."""
     conv = pointwise(conv) if isinstance(conv, nn.Linear) else conv
+    assert isinstance(conv, nn.Conv2d)
     return conv if conv.weight.dtype == dtype else copy.deepcopy(conv).to(dtype)
 
 

@@ -1,13 +1,17 @@
-"""Calibration: the norms inside fitted operators get the statistics of real activations."""
+"""Statistics of normalisation layers from real activations, after a conversion."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from leanconv.conversion.moments import inputs_of
+from leanconv.core.errors import DataError
+from leanconv.core.modes import evaluating
 from leanconv.core.operator import ConvOp
 
 
@@ -25,44 +29,122 @@ def calibrate_(lean: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     Returns:
         `lean` itself.
     """
-    norms = [
-        part
-        for module in lean.modules()
-        if isinstance(module, ConvOp)
-        for part in module.modules()
-        if isinstance(part, nn.BatchNorm2d) and part.track_running_stats and part.affine
-    ]
-    sums: dict[int, list[Any]] = {}
+    norms = [norm for norm in _inside_operators(lean) if norm.affine]
+    sums = {norm: _Sums() for norm in norms}
+    with evaluating(lean):
+        _measure(lean, sums, batches)
+    for norm, found in sums.items():
+        if found.count:
+            _keep_function(norm, *found.statistics())
+    return lean
 
-    def measure(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0].double().movedim(1, 0).flatten(1)
-        entry = sums.setdefault(id(norm), [0, 0.0, 0.0])
-        entry[0] += x.shape[1]
-        entry[1] = entry[1] + x.sum(1)
-        entry[2] = entry[2] + x.square().sum(1)
 
-    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    training = {module: module.training for module in lean.modules()}
+@torch.no_grad()
+def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+    """Set the statistics of every batch norm of `model` to those of its input on `batches`, in place.
+
+    After a fit, the inputs of the norms have other means and variances than in the dense network; this is the cheapest step
+    that brings accuracy back. It changes what the network computes; `calibrate_` does not.
+
+    All norms are measured in one pass, each normalising with the statistics of its batch meanwhile, as in training; other
+    layers, such as dropout, are in eval mode. Mean and variance are those of all batches together. Take large batches: the
+    statistics of a norm are exact if the norms before it see all images in one batch. A norm inside an operator that has not
+    been trained since its fit keeps its function, as with `calibrate_`, because the fit made it the identity.
+
+    Args:
+        batches: inputs of the network, or pairs (inputs, anything), as in `leanconv.convert`; some hundred training images.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        DataError: there is no batch, or the statistics are not finite.
+
+    >>> model = nn.Sequential(nn.BatchNorm2d(1))
+    >>> reestimate_norms_(model, [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)])[0].running_mean
+    tensor([2.])
+    """
+    kept = {norm for norm in _inside_operators(model) if norm.affine and not _trained(norm)}
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    sums = {norm: _Sums() for norm in norms}
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    with evaluating(model):
+        for norm in norms:
+            norm.momentum = 0.0  # normalise with the batch, and leave the running statistics
+            norm.train(norm not in kept)
+        try:
+            _measure(model, sums, batches)
+        finally:
+            for norm, momentum, tracked in before:
+                norm.momentum = momentum
+                norm.num_batches_tracked = tracked
+    for norm, found in sums.items():
+        if not found.count:
+            continue
+        mean, var = found.statistics()
+        if norm in kept:
+            _keep_function(norm, mean, var)
+        else:
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
+    return model
+
+
+def _inside_operators(model: nn.Module) -> Sequence[nn.BatchNorm2d]:
+    """The batch norms with running statistics inside leanconv's operators, each once."""
+    operators = (module for module in model.modules() if isinstance(module, ConvOp))
+    found = [part for module in operators for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    return [norm for norm in dict.fromkeys(found) if norm.track_running_stats]
+
+
+def _trained(norm: nn.BatchNorm2d) -> bool:
+    """Whether the norm has seen a batch in training mode."""
+    return norm.num_batches_tracked is None or bool(norm.num_batches_tracked)
+
+
+class _Sums:
+    """The sums of the inputs of a norm and of their squares, for each channel."""
+
+    def __init__(self) -> None:
+        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].double()
+        x = x.movedim(1, 0).flatten(1) if x.dim() > 1 else x[:, None]
+        self.count += x.shape[1]
+        self.total = self.total.to(x.device) + x.sum(1)
+        self.squares = self.squares.to(x.device) + x.square().sum(1)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance."""
+        mean = self.total / self.count
+        return mean, (self.squares / self.count - mean.square()).clamp(min=0)
+
+
+def _measure(model: nn.Module, sums: dict[Any, _Sums], batches: Iterable[Any]) -> None:
+    """Run `model` on the inputs of `batches` in its present mode, with each norm counted in its sums."""
+    hooks = [norm.register_forward_pre_hook(found) for norm, found in sums.items()]
+    empty = True
     try:
-        lean.eval()
-        for batch in batches:
-            lean(batch)
+        for batch in inputs_of(batches):
+            model(batch)
+            empty = False
     finally:
         for hook in hooks:
             hook.remove()
-        for module, flag in training.items():
-            module.training = flag
-    for norm in norms:
-        if id(norm) not in sums:
-            continue
-        n, total, squares = sums[id(norm)]
-        assert norm.running_mean is not None and norm.running_var is not None
-        mean = total / n
-        var = (squares / n - mean.square()).clamp(min=0)
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(var)
-        norm.weight.copy_(scale * torch.sqrt(norm.running_var + norm.eps))
-        norm.bias.copy_(shift + scale * norm.running_mean)
-    return lean
+    if empty:
+        raise DataError("there is no batch of images (an iterator can be read only once); give a list or a DataLoader")
+    if not all(found.squares.isfinite().all() for found in sums.values()):
+        raise DataError("the inputs of a norm hold NaN or infinity; give images that the network can compute with")
+
+
+def _keep_function(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+    """Give `norm` these statistics, and the weight and bias with which it computes the same in eval mode as before."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
+    norm.weight.copy_(scale * torch.sqrt(norm.running_var + norm.eps))
+    norm.bias.copy_(shift + scale * norm.running_mean)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.moments import Moments
 from leanconv.core.spec import ConvSpec, Pair
 
 Kind = Literal["conv", "linear"]
@@ -239,11 +240,24 @@ class Method(ABC):
         """Multiply-adds of one call of module `index` of the group, for one image whose output is `out_hw` large."""
 
     @abstractmethod
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+    def fit_(
+        self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Sequence[Moments] | None = None
+    ) -> None:
         """Set the weights of `modules` in place to the nearest ones to the dense weights of `convs`.
 
-        A linear layer is passed as the 1x1 convolution that equals it at each position.
+        With `stats`, set the weights with the least mean squared difference of the outputs, E||(W - Ŵ) u + b - b̂||² over the
+        inputs u that were measured, and never a larger one than the nearest weights have. A linear layer is passed as the 1x1
+        convolution that equals it at each position.
+
+        Args:
+            stats: the moments of the unfolded input of each convolution (`leanconv.core.moments.Moments`), or None.
         """
+
+    def ignores_inputs(self) -> str | None:
+        """The reason why `fit_` does not use `stats`; None if it does. The default looks for the parameter."""
+        if "stats" in inspect.signature(self.fit_).parameters:
+            return None
+        return "its fit_ takes no stats"
 
     def not_nearest(self) -> str | None:
         """The reason why `fit_` does not set the nearest weights; None if it does.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
+from leanconv.core.moments import solved, with_bias
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm, gram_error, orthonormal
 from leanconv.core.release import NamedLayer, Place
@@ -19,6 +20,7 @@ from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import Blending
 from leanconv.core.weight import WeightView
+from leanconv.ops.least_squares import Stats
 
 __all__ = ["DepthShared", "DepthSharedConv2d"]
 
@@ -306,14 +308,27 @@ class DepthShared(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return DepthShared()  # for a single layer
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Set the shared weight to the mean of the dense weights, the nearest in the Frobenius norm; blends to the identity."""
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Set the shared weight to the mean of the dense weights, the nearest in the Frobenius norm; blends to the identity.
+
+        With `stats`, the shared weight is (sum over layers of W_i S_i) (sum over layers of S_i)⁻¹. A shared bias is the
+        weight of an input that is always 1.
+        """
         first = modules[0]
         assert isinstance(first, DepthSharedConv2d)
-        first.bank.weight.copy_(torch.stack([conv.weight for conv in convs]).mean(0))
-        biases = [conv.bias for conv in convs if conv.bias is not None]
-        if first.bank.bias is not None:
-            first.bank.bias.copy_(torch.stack(biases).mean(0))
+        bank = first.bank
+        if stats is None:
+            bank.weight.copy_(torch.stack([conv.weight for conv in convs]).mean(0))
+            if bank.bias is not None:
+                bank.bias.copy_(torch.stack([conv.bias for conv in convs if conv.bias is not None]).mean(0))
+        else:
+            metrics = [moments.augmented(bank.bias is not None) for moments in stats]
+            right = sum(with_bias(conv) @ metric for conv, metric in zip(convs, metrics, strict=True))
+            assert isinstance(right, Tensor)
+            rows = solved(right, torch.stack(metrics).sum(0)).flatten(0, 1)
+            bank.weight.copy_(rows[:, : bank.weight[0].numel()].reshape_as(bank.weight))
+            if bank.bias is not None:
+                bank.bias.copy_(rows[:, -1])
         for module in modules:
             module.reset_parameters()  # type: ignore[operator]
 

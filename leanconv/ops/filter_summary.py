@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
+from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
+from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
 __all__ = ["FilterSummary", "FilterSummaryConv2d"]
 
@@ -149,15 +151,36 @@ class FilterSummary(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return FilterSummary(ratio=1.0)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Set each element to the mean of the dense weights at its places: the nearest in the Frobenius norm."""
-        for module, conv in zip(modules, convs, strict=True):
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Set each element to the mean of the dense weights at its places: the nearest in the Frobenius norm.
+
+        With `stats`, the summary is then improved by conjugate gradients on the normal equations of the outputs.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, FilterSummaryConv2d)
             rows = conv.weight.flatten(1)
-            starts = module.window_stride * torch.arange(len(rows), device=rows.device)
-            places = (starts[:, None] + torch.arange(rows.shape[1], device=rows.device)).flatten()
-            total = torch.zeros_like(module.summary).index_add_(0, places, rows.flatten())
-            times = torch.zeros_like(module.summary).index_add_(0, places, torch.ones_like(rows).flatten())
-            module.summary.copy_(total / times)
-            if module.bias is not None and conv.bias is not None:
-                module.bias.copy_(conv.bias)
+            total = _at_places(rows, module)
+            module.summary.copy_(total / _at_places(torch.ones_like(rows), module))
+            if moments is not None:
+                module.summary.copy_(_descended(module, conv, moments))
+            fill_bias(module, conv, module.weight_dense(), moments)
+
+
+def _at_places(rows: Tensor, module: FilterSummaryConv2d) -> Tensor:
+    """For each element of the summary, the sum of the weights (O, F) at its places."""
+    starts = module.window_stride * torch.arange(len(rows), device=rows.device)
+    places = (starts[:, None] + torch.arange(rows.shape[1], device=rows.device)).flatten()
+    return rows.new_zeros(len(module.summary)).index_add_(0, places, rows.flatten())
+
+
+def _descended(module: FilterSummaryConv2d, conv: nn.Conv2d, moments: Moments) -> Tensor:
+    """The summary that `module` has, improved for the outputs that `moments` give."""
+    weight, metric = metric_of(conv, moments)
+
+    def seen(rows: Tensor) -> Tensor:
+        return _at_places((rows.view_as(weight) @ metric).flatten(0, 1), module)
+
+    def normal(summary: Tensor) -> Tensor:
+        return seen(summary.unfold(0, module.spec.fan_in, module.window_stride).contiguous())
+
+    return descended(module.summary.double(), normal, seen(weight), steps=200)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
+from leanconv.core.moments import Moments
 from leanconv.core.operator import ConvOp
 from leanconv.core.settings import check_bool, check_int
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
+from leanconv.ops.least_squares import Stats, each
 
 __all__ = ["Ghost", "GhostConv2d"]
 
@@ -142,6 +144,11 @@ class GhostConv2d(ConvOp):
         """None: the branches have biases of their own before their ReLUs."""
         return None
 
+    @property
+    def has_shift(self) -> bool:
+        """Whether each branch adds a constant to its maps, by a norm or a bias."""
+        return self.norm or self.spec.bias
+
     def convolve(self, x: Tensor) -> Tensor:
         primary = self.primary(x)
         if self.cheap is None:
@@ -237,17 +244,24 @@ class Ghost(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return Ghost(expansion=1, norm=False, activation=False)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+    def ignores_inputs(self) -> str | None:
+        if self.kernel_size > 1:
+            d = self.kernel_size
+            return f"its cheap {d}x{d} filters see inputs beside the kernel, which the moments do not hold"
+        return None
+
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
         """Copy the first dense filters to the primary convolution, and fit the cheap filters to the others by least squares.
 
-        The norms become the identity in eval mode. The fit ignores the ReLUs and the borders of the map.
+        The norms become the identity in eval mode. The fit ignores the ReLUs and the borders of the map. With `stats`, the
+        1x1 cheap filters are fitted to the dense outputs; larger ones see inputs that the moments do not hold.
         """
-        for module, conv in zip(modules, convs, strict=True):
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, GhostConv2d)
-            _fit(module, conv)
+            _fit(module, conv, moments if self.kernel_size == 1 else None)
 
 
-def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
+def _fit(module: GhostConv2d, conv: nn.Conv2d, moments: Moments | None) -> None:
     primary, cheap = _widths(module.out_channels, module.expansion)
     weight, bias = conv.weight, conv.bias if conv.bias is not None else conv.weight.new_zeros(len(conv.weight))
     _set(module.primary, weight[:primary], bias[:primary])
@@ -256,9 +270,16 @@ def _fit(module: GhostConv2d, conv: nn.Conv2d) -> None:
     unused = primary + cheap - module.out_channels  # outputs that are dropped; their values do not matter
     each = module.expansion - 1
     rest = F.pad(weight[primary:], (0, 0, 0, 0, 0, 0, 0, unused)).unflatten(0, (primary, each))
-    taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap_kernel_size)
+    shift = F.pad(bias[primary:], (0, unused))
+    if moments is None:
+        taps = _nearest_taps(weight[:primary], rest, module.spec, module.cheap_kernel_size)
+    else:
+        taps = _nearest_factors(weight[:primary], rest, moments.metric(module.has_shift)[0]).to(weight)
+        if module.has_shift:  # the bias repairs the mean of the output
+            made = (taps[..., 0] * weight[:primary].flatten(1)[:, None]).flatten(0, 1)
+            shift = shift + moments.mean_of(rest.flatten(2).flatten(0, 1) - made).to(shift)
     # a cheap filter also sees the bias of its primary map
-    shift = F.pad(bias[primary:], (0, unused)) - (taps.sum((2, 3)) * bias[:primary, None]).flatten()
+    shift = shift - (taps.sum((2, 3)) * bias[:primary, None]).flatten()
     _set(module.cheap, taps.flatten(0, 1)[:, None], shift)
 
 
@@ -297,3 +318,16 @@ def _nearest_taps(sources: Tensor, targets: Tensor, spec: ConvSpec, size: int) -
     gram, right = moved @ moved.mT, moved @ wanted.mT  # (m, taps, taps), (m, taps, s - 1)
     taps = torch.linalg.pinv(gram, hermitian=True) @ right
     return taps.mT.unflatten(-1, (size, size)).to(sources.dtype)
+
+
+def _nearest_factors(sources: Tensor, targets: Tensor, metric: Tensor) -> Tensor:
+    """The 1x1 cheap filters whose maps are nearest to the targets' maps on the dense layer's inputs: (m, s - 1, 1, 1).
+
+    Args:
+        sources: (m, I, kh, kw); targets: (m, s - 1, I, kh, kw).
+        metric: of the unfolded input, (F, F).
+    """
+    seen = sources.flatten(1).double() @ metric
+    size = (seen * sources.flatten(1)).sum(1)[:, None]
+    found = (targets.flatten(2).double() @ seen[:, :, None])[:, :, 0] / size.clamp(min=1e-300)
+    return found[:, :, None, None]

@@ -13,9 +13,11 @@ from leanconv.core.affine import Affine
 from leanconv.core.block_diagonal import block_diagonal
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
+from leanconv.core.moments import Moments
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, blocks_error
+from leanconv.ops.least_squares import Stats, each, fill_bias, metric_of, on_taps
 
 __all__ = ["Grouped", "GroupedConv2d"]
 
@@ -128,13 +130,30 @@ class Grouped(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return Grouped(groups=1)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Copy the diagonal blocks of the dense weight: the nearest in the Frobenius norm."""
-        for module, conv in zip(modules, convs, strict=True):
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Copy the diagonal blocks of the dense weight: the nearest in the Frobenius norm.
+
+        With `stats`, the filters of a group are (W S)[:, own inputs] S[own inputs, own inputs]⁻¹.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, GroupedConv2d)
+            if moments is not None:
+                module.weight.copy_(_on_own_inputs(conv, moments, module.own_groups).view_as(module.weight))
+                fill_bias(module, conv, module.weight_dense(), moments)
+                continue
             blocks = conv.weight.unflatten(1, (module.own_groups, -1)).unflatten(
                 0, (module.groups, module.own_groups, -1)
             )
             module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2))
             if module.bias is not None and conv.bias is not None:
                 module.bias.copy_(conv.bias)
+
+
+def _on_own_inputs(conv: nn.Conv2d, moments: Moments, own_groups: int) -> Tensor:
+    """The filters of all groups in order, each on the inputs of its own group: (O, inputs of a group)."""
+    size, fitted = moments.mean.shape[1] // own_groups, []
+    for weight, metric in zip(*metric_of(conv, moments), strict=True):
+        for index, rows in enumerate(weight.chunk(own_groups)):
+            own = torch.arange(index * size, (index + 1) * size, device=metric.device)
+            fitted.append(on_taps(rows, metric, own))
+    return torch.cat(fitted)

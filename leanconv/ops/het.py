@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
+from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, blocks_error
+from leanconv.ops.least_squares import Stats, each, fill_bias, metric_of, on_taps, tap_indices
 
 __all__ = ["Het", "HetConv2d"]
 
@@ -195,10 +197,16 @@ class Het(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return Het(part=1)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Copy the dense weight at the taps that the filters have: the nearest in the Frobenius norm."""
-        for module, conv in zip(modules, convs, strict=True):
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Copy the dense weight at the taps that the filters have: the nearest in the Frobenius norm.
+
+        With `stats`, the filters of a class are (W S)[:, taps] S[taps, taps]⁻¹, with the taps that the class has.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, HetConv2d)
+            if moments is not None:
+                _fit_to_outputs(module, conv, moments)
+                continue
             g, p = module.groups, module.part
             row, column = module._middle()
             dense = conv.weight.unflatten(0, (g, -1, p)).unflatten(3, (-1, p))  # (G, o, P, i, P, kh, kw)
@@ -210,3 +218,21 @@ class Het(Method):
                     module.point.unflatten(0, (g, p, -1))[:, cls, :, :, 0, 0].copy_(torch.cat(others, 2))
             if module.bias is not None and conv.bias is not None:
                 module.bias.copy_(conv.bias)
+
+
+def _fit_to_outputs(module: HetConv2d, conv: nn.Conv2d, moments: Moments) -> None:
+    """Set the filters of each class by least squares on the taps that they have."""
+    p, kernel, (row, column) = module.part, module.kernel_size[0] * module.kernel_size[1], module._middle()
+    device = conv.weight.device
+    middle = torch.tensor([row * module.kernel_size[1] + column], device=device)
+    channels = torch.arange(module.in_channels // module.groups, device=device)
+    for g, (weight, metric) in enumerate(zip(*metric_of(conv, moments), strict=True)):
+        for cls in range(p):
+            own = tap_indices(channels[cls::p], torch.arange(kernel, device=device), kernel)
+            others = [tap_indices(channels[(cls + 1 + other) % p :: p], middle, kernel) for other in range(p - 1)]
+            found = on_taps(weight[cls::p], metric, torch.cat([own, *others]))
+            kernels = module.weight.unflatten(0, (module.groups, p, -1))[g, cls]
+            kernels.copy_(found[:, : len(own)].reshape_as(kernels))
+            if module.point is not None:
+                module.point.unflatten(0, (module.groups, p, -1))[g, cls, :, :, 0, 0].copy_(found[:, len(own) :])
+    fill_bias(module, conv, module.weight_dense(), moments)

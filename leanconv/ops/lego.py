@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
+from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
 __all__ = ["Lego", "LegoConv2d"]
+
+SWEEPS = 5
 
 
 def lego_error(splits: int, spec: ConvSpec) -> str | None:
@@ -195,13 +199,19 @@ class Lego(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return Lego(splits=1, ratio=1.0)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Set the lego filters to lines through the origin near the parts of the dense filters: see `nearest_lines`."""
-        for module, conv in zip(modules, convs, strict=True):
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Set the lego filters to lines through the origin near the parts of the dense filters: see `nearest_lines`.
+
+        With `stats`, the selection stays, and `SWEEPS` sweeps of alternating least squares improve the coefficients, exactly,
+        and the lego filters, by conjugate gradients.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, LegoConv2d)
             rows = conv.weight.unflatten(1, (module.splits, -1)).flatten(0, 1).flatten(1).double()
             lines, chosen = nearest_lines(rows, module.legos)
             along = (rows * lines[chosen]).sum(1)
+            if moments is not None:
+                along, lines = _in_turn(along, lines, chosen, conv, moments)
             # Lego filters as large as the parts that select them, and coefficients of about 1
             squares = torch.zeros(len(lines), dtype=rows.dtype, device=rows.device).index_add_(
                 0, chosen, along.square()
@@ -211,8 +221,36 @@ class Lego(Method):
             module.weight.copy_((lines * size[:, None]).reshape_as(module.weight))
             module.coefficients.copy_((along / size[chosen]).reshape_as(module.coefficients))
             module.selector.copy_(F.one_hot(chosen, module.legos).reshape_as(module.selector))
-            if module.bias is not None and conv.bias is not None:
-                module.bias.copy_(conv.bias)
+            fill_bias(module, conv, module.weight_dense(), moments)
+
+
+def _in_turn(
+    along: Tensor, lines: Tensor, chosen: Tensor, conv: nn.Conv2d, moments: Moments
+) -> tuple[Tensor, Tensor]:
+    """Coefficients (parts of all filters) and unit lines after alternating least squares, with the selection that is given."""
+    (weight,), (metric,) = metric_of(conv, moments)
+    count, width = lines.shape
+    splits = weight.shape[1] // width
+    blocks = metric.unflatten(0, (splits, width)).unflatten(2, (splits, width))  # (o, F / o, o, F / o)
+    wanted = (weight @ metric).unflatten(1, (splits, width))
+    parts = chosen.view(-1, splits)
+
+    def filters(lines: Tensor) -> Tensor:
+        return (along[:, None] * lines[chosen]).view_as(weight)
+
+    def seen(outputs: Tensor) -> Tensor:
+        """What each line gets from the gradients of the filters that selected it."""
+        return torch.zeros_like(lines).index_add_(0, chosen, along[:, None] * outputs.reshape(-1, width))
+
+    for _ in range(SWEEPS):
+        taken = lines[parts]  # (O, o, F / o)
+        gram = torch.einsum("tia,iajb,tjb->tij", taken, blocks, taken)
+        right = (taken * wanted).sum(2, keepdim=True)
+        along = (torch.linalg.pinv(gram, hermitian=True) @ right).flatten()
+        lines = descended(lines, lambda x: seen(filters(x) @ metric), seen(wanted), steps=20)
+        size = lines.norm(dim=1, keepdim=True)
+        lines, along = lines / size.clamp(min=1e-30), along * size[chosen, 0]
+    return along, lines
 
 
 def nearest_lines(rows: Tensor, count: int, sweeps: int = 20, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
 from leanconv.ops.depth_shared import shared_names
 from leanconv.ops.forms.shared_basis import forms
-from leanconv.ops.low_rank import fit_bases
+from leanconv.ops.least_squares import Stats, fill_bias, on_components
+from leanconv.ops.low_rank import fit_bases, fit_bases_to_outputs
 
 __all__ = ["SharedBasis", "SharedBasisConv2d"]
 
@@ -344,14 +345,20 @@ class SharedBasis(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return SharedBasis(shared=0, unique=min(spec.fan_in, spec.out_channels), norm=False)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Fit each basis and its layers to the dense weights with `fit_bases`; the norms become the identity in eval mode."""
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Fit each basis and its layers to the dense weights with `fit_bases`; the norms become the identity in eval mode.
+
+        With `stats`, they are fitted to the dense outputs with `fit_bases_to_outputs`.
+        """
         layers = [module for module in modules if isinstance(module, SharedBasisConv2d)]
         for bank in range(self.bases):
             members = range(bank, len(layers), self.bases)
             dense = [convs[i].weight.flatten(1).double() for i in members]
-            basis, uniques = fit_bases(dense, self.shared, self.unique)
-            for i, rows, own in zip(members, dense, uniques, strict=True):
+            metrics = [None if stats is None else stats[i].metric(convs[i].bias is not None)[0] for i in members]
+            problems = [(rows, metric) for rows, metric in zip(dense, metrics, strict=True) if metric is not None]
+            fitted = fit_bases_to_outputs(problems, self.shared, self.unique) if problems else None
+            basis, uniques = fitted or fit_bases(dense, self.shared, self.unique)
+            for i, rows, own, metric in zip(members, dense, uniques, metrics, strict=True):
                 layer = layers[i]
                 if layer.shared:
                     target = layer.basis.components(bank)
@@ -359,13 +366,12 @@ class SharedBasis(Method):
                 if layer.unique is not None:
                     layer.unique.copy_(own.view_as(layer.unique))
                 components = torch.cat([own, basis])
-                layer.coefficients.copy_((rows @ components.T)[:, :, None, None])
+                found = rows @ components.T if metric is None else on_components(rows, metric, components)
+                layer.coefficients.copy_(found[:, :, None, None])
                 if layer.norm is not None:
                     layer.norm.reset_parameters()  # mean 0, variance 1: in eval mode the norm only divides by sqrt(1 + eps)
                     layer.norm.weight.fill_((1 + layer.norm.eps) ** 0.5)
-                conv_bias = convs[i].bias
-                if layer.bias is not None and conv_bias is not None:
-                    layer.bias.copy_(conv_bias)
+                fill_bias(layer, convs[i], found @ components, None if stats is None else stats[i])
 
 
 def _stage(site: Site) -> int:

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
+from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.sharing import lend
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.weight import WeightView
+from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 from leanconv.ops.low_rank import top_rows
 
 __all__ = ["SoftShared", "SoftSharedConv2d"]
+
+SWEEPS = 5
 
 
 class TemplateBank(nn.Module):
@@ -199,21 +203,49 @@ class SoftShared(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return SoftShared(templates=1)  # for a single layer; for several layers, as many templates as layers
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
         """Fit templates and coefficients by a truncated SVD of the stacked weights: the nearest in the Frobenius norm.
 
-        Each row of the stacked weights is the weight of one layer. Source: Eckart & Young 1936.
+        Each row of the stacked weights is the weight of one layer. Source: Eckart & Young 1936. With `stats`, `SWEEPS` sweeps
+        of alternating least squares follow: the coefficients of each layer exactly, the templates by conjugate gradients.
         """
         layers = [module for module in modules if isinstance(module, SoftSharedConv2d)]
         stacked = torch.stack([conv.weight.flatten() for conv in convs]).double()
         templates = top_rows(stacked, self.templates)
         coefficients = stacked @ templates.T
+        if stats is not None:
+            coefficients, templates = _in_turn(coefficients, templates, convs, stats)
         # Templates as large as the layers' weights, coefficients of about 1; a template that no layer uses stays trainable
         size = coefficients.square().mean(0).sqrt()
         size = torch.where(size > 1e-6 * size.max(), size, size.max().clamp(min=1e-12))
         bank = layers[0].bank
         bank.weight.copy_((templates * size[:, None]).reshape_as(bank.weight))
-        for layer, conv, row in zip(layers, convs, coefficients / size, strict=True):
+        for layer, conv, row, moments in zip(layers, convs, coefficients / size, each(stats, convs), strict=True):
             layer.coefficients.copy_(row)
-            if layer.bias is not None and conv.bias is not None:
-                layer.bias.copy_(conv.bias)
+            fill_bias(layer, conv, layer.weight_dense(), moments)
+
+
+def _in_turn(
+    coefficients: Tensor, templates: Tensor, convs: Sequence[nn.Conv2d], stats: Sequence[Moments]
+) -> tuple[Tensor, Tensor]:
+    """Coefficients (layers, k) and orthonormal templates (k, O F) after alternating least squares from those given."""
+    problems = [metric_of(conv, moments) for conv, moments in zip(convs, stats, strict=True)]
+    shape = problems[0][0].shape  # (groups, o, F)
+    bank = templates.unflatten(1, shape)
+    for _ in range(SWEEPS):
+        found = []
+        for weight, metric in problems:
+            seen = (bank @ metric).flatten(1)
+            found.append(torch.linalg.pinv(seen @ bank.flatten(1).T, hermitian=True) @ (seen @ weight.flatten()))
+        coefficients = torch.stack(found)
+
+        def seen_by_all(weights: Sequence[Tensor], coefficients: Tensor = coefficients) -> Tensor:
+            outputs = torch.stack([weight @ metric for weight, (_, metric) in zip(weights, problems, strict=True)])
+            return torch.tensordot(coefficients.T, outputs, 1)
+
+        def normal(bank: Tensor, coefficients: Tensor = coefficients) -> Tensor:
+            return seen_by_all(list(torch.tensordot(coefficients, bank, 1)))
+
+        bank = descended(bank, normal, seen_by_all([weight for weight, _ in problems]), steps=20)
+    q, r = torch.linalg.qr(bank.flatten(1).T)
+    return coefficients @ r.T, q.T

@@ -21,7 +21,9 @@ from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.forms.split import forms
 from leanconv.ops.gated_sum import gated_sum
+from leanconv.ops.least_squares import Stats, each
 from leanconv.ops.pooling import EdgeAvgPool2d
+from leanconv.ops.split_fit import fit_branches_
 
 __all__ = ["Split", "SplitConv2d"]
 
@@ -318,11 +320,16 @@ class Split(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return Split(ratio=1.0, groups=1)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Fit the weights by least squares, for a gate of 1/2 and norms that are the identity in eval mode."""
-        for module, conv in zip(modules, convs, strict=True):
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Fit the weights by least squares, for a gate of 1/2 and norms that are the identity in eval mode.
+
+        With `stats`, the branches are fitted to the dense outputs: see `fit_branches_`.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, SplitConv2d)
             _fit(module, conv)
+            if moments is not None:
+                fit_branches_(module, conv, moments)
 
 
 def _fit(module: SplitConv2d, conv: nn.Conv2d) -> None:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
+from leanconv.core.moments import Moments, solved, with_bias
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
 from leanconv.core.spec import ConvSpec, Pair, blocks_error
 from leanconv.ops.forms.tied_block import forms
+from leanconv.ops.least_squares import Stats, each
 from leanconv.ops.tied_linear import TiedBlockLinear
 
 __all__ = ["TiedBlock", "TiedBlockConv2d"]
@@ -182,12 +184,35 @@ class TiedBlock(Method):
     def degenerate(self, spec: ConvSpec) -> Method | None:
         return TiedBlock(blocks=1)
 
-    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d]) -> None:
-        """Set the bank to the mean of the dense weight's diagonal blocks: the nearest in the Frobenius norm."""
-        for module, conv in zip(modules, convs, strict=True):
+    def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
+        """Set the bank to the mean of the dense weight's diagonal blocks: the nearest in the Frobenius norm.
+
+        With `stats`, the bank of each group is T = (sum over b of [W S]_bb) (sum over b of S_bb)⁻¹.
+        """
+        for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             weight, bias, g, b = module.weight, module.bias, conv.groups, self.blocks
             assert isinstance(weight, Tensor)
+            if moments is not None:
+                bank = _shared_bank(conv, moments, b).flatten(0, 1)
+                weight.copy_(bank[:, : weight[0].numel()].reshape_as(weight))
+                if isinstance(bias, Tensor):
+                    bias.copy_(bank[:, -1])
+                continue
             blocks = conv.weight.unflatten(1, (b, -1)).unflatten(0, (g, b, -1))  # (G, B, o, B, i, kh, kw)
             weight.copy_(blocks.diagonal(dim1=1, dim2=3).mean(-1).flatten(0, 1).view_as(weight))
             if isinstance(bias, Tensor) and conv.bias is not None:
                 bias.copy_(conv.bias.unflatten(0, (g, b, -1)).mean(1).flatten())
+
+
+def _shared_bank(conv: nn.Conv2d, moments: Moments, blocks: int) -> Tensor:
+    """The bank of each group with the least mean squared difference of the outputs: (groups, O / blocks, inputs of a block).
+
+    If `conv` has a bias, a last column is the shared bias, the weight of an input that is always 1.
+    """
+    weight, metric = with_bias(conv), moments.augmented(conv.bias is not None)
+    size, rows = moments.mean.shape[1] // blocks, weight.shape[1] // blocks
+    constant = list(range(blocks * size, metric.shape[1]))  # the column of the bias, if there is one
+    own = [[*range(b * size, (b + 1) * size), *constant] for b in range(blocks)]
+    right = [weight[:, b * rows : (b + 1) * rows] @ metric[:, :, places] for b, places in enumerate(own)]
+    gram = [metric[:, places][:, :, places] for places in own]
+    return solved(torch.stack(right).sum(0), torch.stack(gram).sum(0))

@@ -1,0 +1,89 @@
+"""The fit of a split convolution to the outputs of a dense convolution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.core.moments import Moments
+from leanconv.ops.least_squares import on_components
+
+if TYPE_CHECKING:
+    from leanconv.ops.split import SplitConv2d
+
+
+def fit_branches_(module: SplitConv2d, conv: nn.Conv2d, moments: Moments) -> None:
+    """Fit both branches together by least squares, for a gate of 1/2, and set the norms so that the gate is 1/2 on average.
+
+    `module` has its fit to the dense weights. Each branch gets the mean of the dense output, so that the gate, a sigmoid of
+    the difference of their averages, is near 1/2. Where the pooled pixels are not all under the kernel, `moments` do not
+    describe the branches, and the fit to the weights stays.
+    """
+    taps = _pooled_taps(module)
+    if taps is None:
+        return
+    weight, metric = conv.weight.flatten(1).double(), moments.metric(True)[0]
+    kernel, used = module.kernel_size[0] * module.kernel_size[1], module.used
+    gated = module.redundant is not None and module.fusion
+    factor = 2 if gated else 1  # each branch counts half
+    every = torch.eye(used * kernel, used * kernel, dtype=metric.dtype, device=metric.device)
+    every = nn.functional.pad(every, (0, metric.shape[1] - used * kernel)).unflatten(0, (used, kernel))
+    averages = _averages(module.in_channels, kernel, taps, metric)
+    redundant = averages[used:] if module.redundant is not None else averages[:0]
+    groups, beside = module.grouped.groups, module.point is not None and not module.chained
+    size, rows = used // groups, module.out_channels // groups
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)  # the dense weights of the two branches
+    for g in range(groups):
+        own = slice(g * size, (g + 1) * size)
+        others = [c for c in range(used) if beside and not own.start <= c < own.stop]
+        parts = [every[own].flatten(0, 1), averages[others], redundant]
+        out = slice(g * rows, (g + 1) * rows)
+        found = on_components(weight[out], metric, torch.cat(parts)).split([len(part) for part in parts], 1)
+        module.grouped.weight[out].copy_(factor * found[0].view(rows, size, *module.kernel_size))
+        if beside:
+            assert module.point is not None
+            module.point.weight[out][:, others] = factor * found[1].to(module.point.weight)[:, :, None, None]
+        if module.redundant is not None:
+            module.redundant.weight[out].copy_(factor * found[2][:, :, None, None])
+        first[out] = factor * (found[0] @ parts[0] + found[1] @ parts[1])
+        second[out] = factor * (found[2] @ redundant)
+    if module.chained:
+        first, second = _mix_(module, weight, metric, first, redundant, factor)
+    wanted = moments.mean_of(conv.weight) + (0 if conv.bias is None else conv.bias.double())
+    before, beside_it = moments.mean_of(first), moments.mean_of(second)
+    module.norm3.bias.copy_(wanted - before if gated else wanted - before - beside_it)
+    if module.norm1 is not None:
+        module.norm1.bias.copy_(wanted - beside_it if gated else torch.zeros_like(wanted))
+
+
+def _pooled_taps(module: SplitConv2d) -> list[int] | None:
+    """The taps of the kernel under the pixels that the 1x1 convolutions average; None if some are not under the kernel."""
+    spec = module.spec
+    left, _, top, _ = spec.pads
+    (kh, kw), (dh, dw), (sh, sw) = spec.kernel_size, spec.dilation, spec.stride
+    rows = [i for i in range(kh) if 0 <= i * dh - top < sh]
+    columns = [j for j in range(kw) if 0 <= j * dw - left < sw]
+    whole = len(rows) == sh and len(columns) == sw
+    return [i * kw + j for i in rows for j in columns] if whole else None
+
+
+def _averages(channels: int, kernel: int, taps: list[int], like: Tensor) -> Tensor:
+    """The average over the pooled pixels of each channel, as rows on the unfolded input: (I, I k)."""
+    one = torch.zeros(kernel, dtype=like.dtype, device=like.device)
+    one[taps] = 1 / len(taps)
+    return torch.kron(torch.eye(channels, dtype=like.dtype, device=like.device), one[None])
+
+
+def _mix_(
+    module: SplitConv2d, weight: Tensor, metric: Tensor, first: Tensor, redundant: Tensor, factor: int
+) -> tuple[Tensor, Tensor]:
+    """Fit the 1x1 convolution behind the grouped convolution, and the redundant one again; the weights of the branches."""
+    assert module.point is not None
+    found = on_components(weight, metric, torch.cat([first / factor, redundant]))
+    mix, rest = found[:, : len(first)], found[:, len(first) :]
+    module.point.weight.copy_(mix[:, :, None, None])
+    if module.redundant is not None:
+        module.redundant.weight.copy_(factor * rest[:, :, None, None])
+    return mix @ first, factor * (rest @ redundant)
