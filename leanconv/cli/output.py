@@ -64,8 +64,17 @@ def present(result: Result, report: Path | None, as_json: bool) -> None:
 
 def measuring(done: int, total: int) -> None:
     """Show on a terminal how many layers are measured."""
+    _counted("measuring layers", done, total)
+
+
+def fitting(done: int, total: int) -> None:
+    """Show on a terminal how many groups of layers are fitted."""
+    _counted("fitting groups of layers", done, total)
+
+
+def _counted(what: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
-        print(f"\rmeasuring layers: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def command_line(*, portable: bool = False) -> str:

@@ -19,7 +19,7 @@ MEMORY = 2**30  # bytes of second moments that are held at a time
 POSITIONS = 100  # of each map; more do not change the fits of a network on 2,000 images
 CHUNK = 2**24  # numbers of one unfolded input
 Progress = Callable[[int, int], None]  # (layers done, all layers)
-Seen = Callable[[Tensor, Tensor], None]  # (unfolded inputs (groups, n, F), outputs (groups, n, O / groups))
+Seen = Callable[[str, Tensor, Tensor], None]  # (name, unfolded inputs (groups, n, F), outputs (groups, n, O / groups))
 
 
 def collect(
@@ -67,7 +67,11 @@ def collect(
     for names_now in rounds:
         sums = {name: _Sums(layers[name]) for name in names_now}
         generator = torch.Generator().manual_seed(seed)
-        with watching({name: layers[name] for name in names_now}, lambda name: sums[name].add, positions, generator):
+
+        def add(name: str, unfolded: Tensor, _: Tensor, sums: dict[str, _Sums] = sums) -> None:
+            sums[name].add(unfolded)
+
+        with watching({name: layers[name] for name in names_now}, add, positions, generator):
             run(model, batches)
         found |= {name: _finite(name, made.moments()) for name, made in sums.items() if made.count}
         if progress is not None:
@@ -127,17 +131,17 @@ def inputs_of(batches: Iterable[Any]) -> Iterator[Any]:
 @contextmanager
 def watching(
     layers: dict[str, nn.Module],
-    seen: Callable[[str], Seen],
+    seen: Seen,
     positions: int | None,
     generator: torch.Generator,
 ) -> Iterator[None]:
-    """Within the block, each call of a layer gives its unfolded inputs and its outputs at some positions to ``seen(name)``."""
+    """Within the block, each call of a layer gives its unfolded inputs and its outputs at some positions to `seen`."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
         def watch(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> None:
             x = args[0] if args else named["input"]
             for unfolded, outputs in unfold(_spec(layer), isinstance(layer, nn.Linear), x, out, positions, generator):
-                seen(name)(unfolded, outputs)
+                seen(name, unfolded, outputs)
 
         return watch
 
@@ -171,7 +175,7 @@ def unfold(
     elif any(spec.pads):
         x = F.pad(x, spec.pads, mode=spec.padding_mode)
     (kh, kw), (sh, sw), (dh, dw) = spec.kernel_size, spec.stride, spec.dilation
-    height, width = x.shape[2], x.shape[3]
+    width = x.shape[3]
     drawn = drawn.to(x.device)
     corner = drawn // out.shape[3] * sh * width + drawn % out.shape[3] * sw
     taps = (torch.arange(kh)[:, None] * dh * width + torch.arange(kw) * dw).flatten().to(x.device)
@@ -179,7 +183,7 @@ def unfold(
     step = max(CHUNK // (spec.groups * spec.fan_in * len(x)), 1)
     for corners, places in zip(corner.split(step), drawn.split(step), strict=True):
         under = flat[:, :, corners[:, None] + taps].to(wide)  # (N, I, n, k)
-        n, _, m, k = under.shape
+        n, _, m, _ = under.shape
         under = under.unflatten(1, (spec.groups, -1)).permute(1, 0, 3, 2, 4).reshape(spec.groups, n * m, -1)
         here = results[:, :, places].to(wide).unflatten(1, (spec.groups, -1))
         yield under, here.permute(1, 0, 3, 2).reshape(spec.groups, n * m, -1)
@@ -200,7 +204,7 @@ class _Sums:
         self.first = torch.zeros(spec.groups, spec.fan_in, dtype=torch.float64, device=device)
         self.count = 0
 
-    def add(self, unfolded: Tensor, _: Tensor) -> None:
+    def add(self, unfolded: Tensor) -> None:
         self.second += unfolded.mT @ unfolded
         self.first += unfolded.sum(1, dtype=torch.float64)
         self.count += unfolded.shape[1]
@@ -219,7 +223,9 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
     try:
         layer = model.get_submodule(name)
     except AttributeError:
-        raise SettingError(f"{type(model).__name__} has no layer {name!r}; take a name of model.named_modules()") from None
+        raise SettingError(
+            f"{type(model).__name__} has no layer {name!r}; take a name of model.named_modules()"
+        ) from None
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise SettingError(f"{name!r} is a {type(layer).__name__}, and only nn.Conv2d and nn.Linear have such moments")
     return layer

@@ -16,6 +16,7 @@ from leanconv.core.linear import pointwise
 from leanconv.core.method import Group
 from leanconv.core.modes import evaluating
 from leanconv.core.moments import by_group, solved
+from leanconv.core.spec import ConvSpec
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,11 @@ def in_order(
             yield group, None
             continue
         names = [site.name for site in group.sites]
-        sums = {name: _Paired() for name in names}
-        for batch in data if not isinstance(data, Tensor) else [data]:
-            for name, pairs in _outputs(model, names, batch, seed).items():
-                sums[name].expected += [outputs for _, outputs in pairs]
-            with watching(_layers(lean, names), lambda name: sums[name].add, POSITIONS, _generator(seed)):
-                run(lean, [batch])
-            seed += 1
-        if any(not made.count for made in sums.values()):
-            yield group, _target(model, group, {})
-            continue
-        convs = [made.best(_conv(model, name)) for name, made in sums.items()]
-        yield group, Target(convs, [made.moments() for made in sums.values()])
+        found = _paired(model, lean, names, data, seed)
+        target = _target(model, group, {name: made.moments() for name, made in found.items() if made.count})
+        if target is not None:
+            target = Target([found[name].best(_conv(model, name)) for name in names], target.stats)
+        yield group, target
 
 
 def _uses_inputs(group: Group) -> bool:
@@ -119,13 +113,24 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _outputs(model: nn.Module, names: Sequence[str], batch: Any, seed: int) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """The unfolded inputs and the outputs of some layers of `model` on one batch, in parts."""
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
-    with watching(
-        _layers(model, names), lambda name: lambda _, out: found[name].append((out[:0], out)), POSITIONS, _generator(seed)
-    ):
-        run(model, [batch])
+def _paired(
+    model: nn.Module, lean: nn.Module, names: Sequence[str], data: Iterable[Any], seed: int
+) -> dict[str, _Paired]:
+    """The moments of the inputs of some layers in `lean` together with their outputs in `model`, at the same positions."""
+    found = {name: _Paired() for name in names}
+    wanted: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def note(name: str, _: Tensor, outputs: Tensor) -> None:
+        wanted[name].append(outputs)
+
+    def add(name: str, unfolded: Tensor, _: Tensor) -> None:
+        found[name].add(unfolded, wanted[name].pop(0))
+
+    for batch in [data] if isinstance(data, Tensor) else data:
+        for network, seen in ((model, note), (lean, add)):
+            with watching(_layers(network, names), seen, POSITIONS, _generator(seed)):
+                run(network, [batch])
+        seed += 1
     return found
 
 
@@ -151,12 +156,10 @@ class _Paired:
     """The moments of the inputs ũ that a layer has in the lean network, and E[y ũᵀ] with the dense outputs y."""
 
     def __init__(self) -> None:
-        self.expected: list[Tensor] = []  # outputs of the dense layer for the parts that come next
         self.count = 0
         self.second = self.first = self.cross = self.output = torch.zeros(())
 
-    def add(self, unfolded: Tensor, _: Tensor) -> None:
-        outputs = self.expected.pop(0)
+    def add(self, unfolded: Tensor, outputs: Tensor) -> None:
         parts = unfolded.mT @ unfolded, unfolded.sum(1), outputs.mT @ unfolded, outputs.sum(1)
         sums = (self.second, self.first, self.cross, self.output)
         self.second, self.first, self.cross, self.output = (
@@ -168,18 +171,17 @@ class _Paired:
         return Moments(self.second / self.count, self.first / self.count, self.count)
 
     def best(self, conv: nn.Conv2d) -> nn.Conv2d:
-        """`conv` with the weights W* = (E[y ũᵀ] + ridge W) (S + ridge)⁻¹ that come nearest to the dense outputs; so for covariances
-        and a bias where `conv` has a bias."""
+        """`conv` with the weights that come nearest to the dense outputs: W* = (E[y ũᵀ] + ridge W) (E[ũ ũᵀ] + ridge)⁻¹.
+
+        With a bias, both expectations are covariances, and the bias gives y its mean.
+        """
         moments, biased = self.moments(), conv.bias is not None
         cross, output = self.cross / self.count, self.output / self.count
         if biased:
             cross = cross - output[:, :, None] * moments.mean[:, None]
         right = cross + moments.ridge[:, None, None] * by_group(conv.weight, conv.groups)
         weight = solved(right, moments.metric(biased)).flatten(0, 1).view_as(conv.weight)
-        made = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,  # type: ignore[arg-type]
-            biased, conv.padding_mode, device="meta",  # type: ignore[arg-type]
-        )  # fmt: skip
+        made = nn.Conv2d(**ConvSpec.of(conv).kwargs(), device="meta")
         made.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         if biased:
             shift = output.flatten() - moments.mean_of(weight)

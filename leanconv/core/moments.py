@@ -87,7 +87,7 @@ class Moments:
         """The bias (O) with which a layer of weight `fitted` has the mean output of `conv`; None if `conv` has no bias."""
         if conv.bias is None:
             return None
-        return conv.bias + self.mean_of(conv.weight - fitted).to(conv.bias.dtype)
+        return conv.bias + (self.mean_of(conv.weight) - self.mean_of(fitted)).to(conv.bias.dtype)
 
     def mean_of(self, weight: Tensor) -> Tensor:
         """E[W u] for each output, in float64: (O)."""

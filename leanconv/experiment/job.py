@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leanconv.conversion.apply import convert
+from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import stem, useful_plan
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
+from leanconv.core.task import Task
 from leanconv.data import ImageData, describe
 from leanconv.files.target import Network, is_saved, network_digest, network_name, open_target
 from leanconv.train.config import EXECUTION, TrainConfig
 from leanconv.train.once import CLASS_NAMES
-from leanconv.train.prepared import check_fits
+from leanconv.train.prepared import check_fits, some_batches
 
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
     from leanconv.conversion.plan import Include
+
+FIT_IMAGES = 512  # of the train part, for init="fit"
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,31 @@ class Job:
         seed = train.pop("seed")
         facts = describe(self.data)
         own = {"network": network_digest(self.network)} if isinstance(self.network, nn.Module) else {}
-        return {
-            "target": self.target,
-            **own,
-            "method": label_of(self.method),
-            "seed": seed,
-            "data": facts | {"classes": len(facts["classes"]), CLASS_NAMES: list(self.data.names)},
-            "where": list(self.where),
-            "exclude": list(self.exclude),
-            "stem_kept_dense": self.keep_stem,
-            "init": self.init,
-            "pretrained": self.pretrained,
-            "train": train,
-        } | self._included()
+        return (
+            {
+                "target": self.target,
+                **own,
+                "method": label_of(self.method),
+                "seed": seed,
+                "data": facts | {"classes": len(facts["classes"]), CLASS_NAMES: list(self.data.names)},
+                "where": list(self.where),
+                "exclude": list(self.exclude),
+                "stem_kept_dense": self.keep_stem,
+                "init": self.init,
+                "pretrained": self.pretrained,
+                "train": train,
+            }
+            | self._included()
+            | self._fitted()
+        )
 
     def _included(self) -> dict[str, Any]:
         """The key "include" for runs that convert linear layers; other runs do not have this key."""
         return {"include": self.include} if self.include else {}
+
+    def _fitted(self) -> dict[str, Any]:
+        """The key "fit_images" for runs that start from a fit to outputs; other runs do not have this key."""
+        return {"fit_images": FIT_IMAGES} if self.init == "fit" and self.method is not None else {}
 
     def execution(self) -> dict[str, Any]:
         """The settings of the execution, which do not change the result."""
@@ -137,7 +149,18 @@ class Job:
             return model
         exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
         plan = useful_plan(model, self.method, self.where or "*", exclude, self.input_size, self.include or ())
-        return convert(model, plan, self.init)
+        if self.init != "fit":
+            return convert(model, plan, self.init)
+        images = self._images_to_fit()
+        return reestimate_norms_(convert(model, plan, self.init, data=images), images)
+
+    def _images_to_fit(self) -> list[Tensor]:
+        """Images of the train part, without the ones that are held out for validation, as training feeds them."""
+        part, seed, data = self.data.train, self.config.seed, self.data
+        if self.config.validation:
+            part, _ = data.split(self.config.validation, seed)
+        task = Task(data.mean, data.std, self.image_size)
+        return list(some_batches(part, data, task, FIT_IMAGES, seed=seed, batch_size=128))
 
     def base(self) -> nn.Module:
         """The network before it is converted."""

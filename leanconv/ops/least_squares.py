@@ -104,8 +104,9 @@ def squared(difference: Tensor, metric: Tensor) -> float:
 def fill_bias(module: nn.Module, conv: nn.Conv2d, fitted: Tensor, moments: Moments | None) -> None:
     """Set the bias of `module`, one for each output, to the dense bias; with moments, to the mean of the dense output."""
     bias = module.bias
-    if isinstance(bias, Tensor) and conv.bias is not None:
-        bias.copy_(conv.bias if moments is None else moments.repaired(conv, fitted))
+    found = conv.bias if moments is None else moments.repaired(conv, fitted)
+    if isinstance(bias, Tensor) and found is not None:
+        bias.copy_(found)
 
 
 def metric_of(conv: nn.Conv2d, moments: Moments) -> tuple[Tensor, Tensor]:

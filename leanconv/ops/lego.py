@@ -224,12 +224,10 @@ class Lego(Method):
             fill_bias(module, conv, module.weight_dense(), moments)
 
 
-def _in_turn(
-    along: Tensor, lines: Tensor, chosen: Tensor, conv: nn.Conv2d, moments: Moments
-) -> tuple[Tensor, Tensor]:
+def _in_turn(along: Tensor, lines: Tensor, chosen: Tensor, conv: nn.Conv2d, moments: Moments) -> tuple[Tensor, Tensor]:
     """Coefficients (parts of all filters) and unit lines after alternating least squares, with the selection that is given."""
     (weight,), (metric,) = metric_of(conv, moments)
-    count, width = lines.shape
+    width = lines.shape[1]
     splits = weight.shape[1] // width
     blocks = metric.unflatten(0, (splits, width)).unflatten(2, (splits, width))  # (o, F / o, o, F / o)
     wanted = (weight @ metric).unflatten(1, (splits, width))

@@ -85,6 +85,48 @@ def _descended(pairs: Sequence[tuple[nn.Module, nn.Conv2d]], parameters: list[nn
 
 
 @rule(EVERY)
+def fit_to_outputs_is_no_worse(method: Method, spec: ConvSpec) -> None:
+    """With the moments of the inputs (`stats`), the outputs are no farther from the dense ones than with the nearest weights.
+
+    A second fit, to the dense weights of the fitted network, gives the same network again. A method that ignores the inputs
+    must say why.
+    """
+    reason = method.ignores_inputs()
+    require(reason is None or bool(reason.strip()), "ignores_inputs() must give a reason, or None")
+    if reason is not None:
+        return
+    model, x = network(spec), _unlike_noise(spec)
+    made = plan_for(model, method, spec)
+    lean = convert(model, made, init="fit", data=x)
+    if not is_linear(method, spec):
+        again = convert(model, made, init="fit", data=x)
+        pairs = zip(lean.parameters(), again.parameters(), strict=True)
+        require(all(torch.equal(a, b) for a, b in pairs), "two fits to the same outputs differ")
+        return
+    errors = []
+    for network_ in (lean, convert(model, made, init="fit")):
+        with torch.no_grad():
+            pairs_of_outputs = zip(network_(x), model(x), strict=True)
+            errors.append(sum(float((ours - dense).square().sum()) for ours, dense in pairs_of_outputs))
+    size = sum(float(y.square().sum()) for y in model(x))
+    require(
+        errors[0] <= errors[1] * (1 + 1e-6) + 1e-12 * size,
+        f"with stats the squared difference of the outputs is {errors[0]:.6g}, and with the nearest weights {errors[1]:.6g}; "
+        "start from the nearest weights, and keep what is better",
+    )
+    dense = to_dense(lean)
+    twice = convert(dense, plan_for(dense, method, spec), init="fit", data=x)
+    close(lean(x), twice(x), "the fit to the outputs of a lean network is another network", 1e-5)
+
+
+def _unlike_noise(spec: ConvSpec) -> Tensor:
+    """Images as behind a ReLU: neighbouring pixels and channels are alike, the means are positive, one channel is always 0."""
+    x = torch.nn.functional.avg_pool2d(image(spec, (10, 10), n=6), 3, 1)
+    x = (x + 0.7 * x.mean(1, keepdim=True) + 0.1).relu()
+    return torch.cat([x[:, :-1], torch.zeros_like(x[:, :1])], 1)
+
+
+@rule(EVERY)
 def degenerate_limit_is_conv2d(method: Method, spec: ConvSpec) -> None:
     """With settings that save nothing (`degenerate`), the fit is the dense convolution itself."""
     limit = method.degenerate(spec)
