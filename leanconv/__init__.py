@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leanconv.conversion.check import check
     from leanconv.conversion.dense import to_dense
     from leanconv.conversion.plan import Plan, plan
+    from leanconv.conversion.repair import repair_outputs_
     from leanconv.core.count import Count, count
     from leanconv.core.errors import LeanconvError
     from leanconv.core.linear import LeanLinear
@@ -98,6 +99,7 @@ _HOME = {
     "plan_of": "conversion.apply",
     "push_to_hub": "files.hub",
     "reestimate_norms_": "conversion.calibrate",
+    "repair_outputs_": "conversion.repair",
     "reproduce": "papers.reproduce",
     "save": "files.save",
     "set_task": "core.notes",

@@ -30,7 +30,7 @@ def calibrate_(lean: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         `lean` itself.
     """
     norms = [norm for norm in _inside_operators(lean) if norm.affine]
-    sums = {norm: _Sums() for norm in norms}
+    sums = {norm: InputSums() for norm in norms}
     with evaluating(lean):
         _measure(lean, sums, batches)
     for norm, found in sums.items():
@@ -66,11 +66,12 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     """
     kept = {norm for norm in _inside_operators(model) if norm.affine and not _trained(norm)}
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    sums = {norm: _Sums() for norm in norms}
+    sums = {norm: InputSums() for norm in norms}
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     with evaluating(model):
         for norm in norms:
             norm.momentum = 0.0  # normalise with the batch, and leave the running statistics
+            norm.num_batches_tracked = None
             norm.train(norm not in kept)
         try:
             _measure(model, sums, batches)
@@ -103,7 +104,7 @@ def _trained(norm: nn.BatchNorm2d) -> bool:
     return norm.num_batches_tracked is None or bool(norm.num_batches_tracked)
 
 
-class _Sums:
+class InputSums:
     """The sums of the inputs of a norm and of their squares, for each channel."""
 
     def __init__(self) -> None:
@@ -122,7 +123,7 @@ class _Sums:
         return mean, (self.squares / self.count - mean.square()).clamp(min=0)
 
 
-def _measure(model: nn.Module, sums: dict[Any, _Sums], batches: Iterable[Any]) -> None:
+def _measure(model: nn.Module, sums: dict[Any, InputSums], batches: Iterable[Any]) -> None:
     """Run `model` on the inputs of `batches` in its present mode, with each norm counted in its sums."""
     hooks = [norm.register_forward_pre_hook(found) for norm, found in sums.items()]
     empty = True

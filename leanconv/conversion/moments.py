@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -120,6 +121,22 @@ def run(model: nn.Module, batches: Iterable[Any]) -> None:
             empty = False
     if empty:
         raise DataError("data has no batch of images (an iterator can be read only once); give a list or a DataLoader")
+
+
+def first_calls(model: nn.Module, names: Sequence[str], batches: Iterable[Any]) -> list[str]:
+    """The names of layers in the order of their first calls on the first batch; without the layers that are not called."""
+    order: dict[str, None] = {}
+
+    def note(name: str) -> Any:
+        return lambda *_: order.update({name: None})  # a hook that returns None changes nothing
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    try:
+        run(model, batches if isinstance(batches, Tensor) else islice(batches, 1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
 
 
 def inputs_of(batches: Iterable[Any]) -> Iterator[Any]:

@@ -10,11 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.moments import MEMORY, POSITIONS, Moments, again, bytes_of, collect, in_rounds, run, watching
+from leanconv.conversion.moments import (
+    MEMORY,
+    POSITIONS,
+    Moments,
+    again,
+    bytes_of,
+    collect,
+    first_calls,
+    in_rounds,
+    run,
+    watching,
+)
 from leanconv.core.errors import LeanconvWarning
 from leanconv.core.linear import pointwise
 from leanconv.core.method import Group
-from leanconv.core.modes import evaluating
 from leanconv.core.moments import by_group, solved
 from leanconv.core.spec import ConvSpec
 
@@ -136,19 +146,8 @@ def _paired(
 
 def _by_first_call(model: nn.Module, groups: Sequence[Group], data: Iterable[Any]) -> list[Group]:
     """The groups in the order of the first call of any of their layers; groups that are not called come last."""
-    order: dict[str, int] = {}
-
-    def note(name: str) -> Any:
-        return lambda *_: order.update({name: order.get(name, len(order))})  # a hook that returns None changes nothing
-
     names = [site.name for group in groups for site in group.sites]
-    handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
-    try:
-        with evaluating(model):
-            run(model, data if isinstance(data, Tensor) else [next(iter(data))])
-    finally:
-        for handle in handles:
-            handle.remove()
+    order = {name: index for index, name in enumerate(first_calls(model, names, data))}
     return sorted(groups, key=lambda group: min(order.get(site.name, len(names)) for site in group.sites))
 
 

@@ -163,6 +163,13 @@ class ConvOp(nn.Module):
     def compact_(self) -> None:
         """Compute from now on without expanding or stacking weights, so that an exported file holds each weight once."""
 
+    def rescale_(self, scale: Tensor) -> bool:
+        """Multiply each output, without its bias, by `scale` (O) in place; False if this operator cannot do so.
+
+        Where outputs share a filter, the filter takes the mean of their factors.
+        """
+        return False
+
     def shared_components(self) -> SharedComponents | None:
         """The filters that this layer shares with others and its coefficients, for analyses; None without shared filters."""
         return None

@@ -164,6 +164,12 @@ class DepthSharedConv2d(LinearOp, Blending):
         bias = self.bank.bias
         return bias if bias is None or self.blend is None else self.blend.flatten(1) @ bias
 
+    def rescale_(self, scale: Tensor) -> bool:
+        if self.blend is None:
+            return False
+        self.blend.mul_(scale.view(-1, 1, 1, 1))
+        return True
+
     def release_places(self, layer: NamedLayer) -> list[Place]:
         bank, own = f"{layer.named(self.bank)}.weight", f"{layer.name}."
         kept = (key for key in layer.keys if key.startswith(own) and key != f"{own}bank.weight")

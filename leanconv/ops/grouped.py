@@ -92,6 +92,10 @@ class GroupedConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return self.bias
 
+    def rescale_(self, scale: Tensor) -> bool:
+        self.weight.mul_(scale.view(-1, 1, 1, 1))
+        return True
+
     def inference_forms(self, affine: Affine | None) -> Forms:
         """The grouped convolution, and grouped convolutions with merged neighbouring groups."""
         return block_diagonal(self.spec, self.own_groups, self.weight_dense(), self.bias_dense(), affine)

@@ -163,6 +163,13 @@ class HetConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return self.bias
 
+    def rescale_(self, scale: Tensor) -> bool:
+        by_class = scale.unflatten(0, (self.groups, -1, self.part)).transpose(1, 2).reshape(-1, 1, 1, 1)
+        for kernels in (self.weight, self.point):
+            if kernels is not None:
+                kernels.mul_(by_class)
+        return True
+
 
 @dataclass(frozen=True)
 class Het(Method):

@@ -151,6 +151,10 @@ class LegoConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return self.bias
 
+    def rescale_(self, scale: Tensor) -> bool:
+        self.coefficients.mul_(scale[:, None])
+        return True
+
 
 @dataclass(frozen=True)
 class Lego(Method):

@@ -213,6 +213,10 @@ class SharedBasisConv2d(LinearOp):
         shift = self.coefficients.flatten(1) @ norm[1]
         return shift if self.bias is None else shift + self.bias
 
+    def rescale_(self, scale: Tensor) -> bool:
+        self.coefficients.mul_(scale.view(-1, 1, 1, 1))
+        return True
+
     def inference_forms(self, affine: Affine | None) -> Forms:
         return forms(self, affine)
 
@@ -346,19 +350,17 @@ class SharedBasis(Method):
         return SharedBasis(shared=0, unique=min(spec.fan_in, spec.out_channels), norm=False)
 
     def fit_(self, modules: Sequence[nn.Module], convs: Sequence[nn.Conv2d], stats: Stats = None) -> None:
-        """Fit each basis and its layers to the dense weights with `fit_bases`; the norms become the identity in eval mode.
-
-        With `stats`, they are fitted to the dense outputs with `fit_bases_to_outputs`.
-        """
+        """Fit with `fit_bases`, with `stats` with `fit_bases_to_outputs`; the norms become the identity in eval mode."""
         layers = [module for module in modules if isinstance(module, SharedBasisConv2d)]
         for bank in range(self.bases):
             members = range(bank, len(layers), self.bases)
             dense = [convs[i].weight.flatten(1).double() for i in members]
-            metrics = [None if stats is None else stats[i].metric(convs[i].bias is not None)[0] for i in members]
-            problems = [(rows, metric) for rows, metric in zip(dense, metrics, strict=True) if metric is not None]
-            fitted = fit_bases_to_outputs(problems, self.shared, self.unique) if problems else None
-            basis, uniques = fitted or fit_bases(dense, self.shared, self.unique)
-            for i, rows, own, metric in zip(members, dense, uniques, metrics, strict=True):
+            metrics = [stats[i].metric(convs[i].bias is not None)[0] for i in members] if stats else None
+            if metrics is None:
+                basis, uniques = fit_bases(dense, self.shared, self.unique)
+            else:
+                basis, uniques = fit_bases_to_outputs(list(zip(dense, metrics, strict=True)), self.shared, self.unique)
+            for place, (i, rows, own) in enumerate(zip(members, dense, uniques, strict=True)):
                 layer = layers[i]
                 if layer.shared:
                     target = layer.basis.components(bank)
@@ -366,7 +368,7 @@ class SharedBasis(Method):
                 if layer.unique is not None:
                     layer.unique.copy_(own.view_as(layer.unique))
                 components = torch.cat([own, basis])
-                found = rows @ components.T if metric is None else on_components(rows, metric, components)
+                found = rows @ components.T if metrics is None else on_components(rows, metrics[place], components)
                 layer.coefficients.copy_(found[:, :, None, None])
                 if layer.norm is not None:
                     layer.norm.reset_parameters()  # mean 0, variance 1: in eval mode the norm only divides by sqrt(1 + eps)

@@ -128,6 +128,10 @@ class TiedBlockConv2d(LinearOp):
     def bias_dense(self) -> Tensor | None:
         return None if self.bias is None else self._over_blocks(self.bias)
 
+    def rescale_(self, scale: Tensor) -> bool:
+        self.weight.mul_(scale.unflatten(0, (self.groups, self.blocks, -1)).mean(1).view(-1, 1, 1, 1))
+        return True
+
     def inference_forms(self, affine: Affine | None) -> Forms:
         return forms(self, affine)
 

@@ -97,7 +97,9 @@ def test_the_fit_has_the_least_squared_difference_of_the_outputs(name):
         dense = sum(float(conv(x).square().sum()) for conv, x in zip(convs, inputs, strict=True))
     frozen = ("norm3.weight", "norm1.weight", "norm1.bias")
     parameters = {id(p): p for module in modules for key, p in module.named_parameters() if key not in frozen}
-    parameters |= {id(p): p for module in modules for p in vars(module).get("bank", module).parameters() if "bank" in vars(module)}
+    parameters |= {
+        id(p): p for module in modules for p in vars(module).get("bank", module).parameters() if "bank" in vars(module)
+    }
     best = by_brute_force(modules, convs, inputs, [p.requires_grad_(False) for p in parameters.values()])
     assert found == pytest.approx(best, rel=1e-5)
     assert 1e-3 * dense < best < 0.9 * dense  # a case in which the fit matters
@@ -174,7 +176,9 @@ def test_both_branches_of_a_gated_split_have_the_mean_of_the_dense_output():
         torch.testing.assert_close(ours, 2 * theirs)
     seen = {}
     for name in ("norm3", "norm1"):
-        getattr(gated, name).register_forward_hook(lambda _, args, out, name=name: seen.update({name: out.mean((0, 2, 3))}))
+        getattr(gated, name).register_forward_hook(
+            lambda _, args, out, name=name: seen.update({name: out.mean((0, 2, 3))})
+        )
     with torch.no_grad():
         gated(x)
         wanted = conv(x).mean((0, 2, 3))
