@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,22 +11,23 @@ from leanconv.cli.options import (
     DataRoot,
     Exclude,
     FasterOnly,
+    FitData,
+    FitImages,
     Include,
     Init,
     Json,
     Method,
     Pretrained,
     Seed,
+    Sequential,
     Size,
     State,
     Target,
+    Weights,
     Where,
     input_size,
 )
 from leanconv.cli.output import fitting, measuring, say, show, show_json
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 def convert(
@@ -38,31 +39,12 @@ def convert(
     include: Include = None,
     size: Size = None,
     init: Init = "fit",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DATA",
-            help="Fit to the outputs on training images: digits, cifar10, cifar100, or a folder.",
-        ),
-    ] = None,
+    data: FitData = None,
     data_root: DataRoot = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Number of training images for --data.")] = 512,
-    sequential: Annotated[
-        bool,
-        typer.Option(
-            "--sequential", help="With --data, fit layer after layer, each on the outputs of the lean ones before it."
-        ),
-    ] = False,
+    images: FitImages = 512,
+    sequential: Sequential = False,
     pretrained: Pretrained = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            metavar="FILE",
-            help="A checkpoint to load into TARGET first: .safetensors, or a file of torch.save.",
-        ),
-    ] = None,
+    weights: Weights = None,
     state: State = None,
     faster_only: FasterOnly = False,
     seed: Seed = 0,
@@ -77,14 +59,15 @@ def convert(
     import torch
 
     from leanconv.analyse.converted import describe
-    from leanconv.conversion import apply
-    from leanconv.conversion.calibrate import reestimate_norms_
+    from leanconv.cli.images import open_images
+    from leanconv.conversion.calibrate import fitted
     from leanconv.conversion.methods import label_of, parse_method
     from leanconv.conversion.useful import useful_plan
     from leanconv.core.notes import input_size_of
     from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
     from leanconv.files.target import open_target
+    from leanconv.train.prepared import training_batches
 
     asked = parse_method(method)
     torch.manual_seed(seed)
@@ -97,12 +80,12 @@ def convert(
         from leanconv.search.faster import some_faster
 
         plan = some_faster(plan, progress=measuring)
-    batches = None if data is None or plan is None else _batches(model, data, data_root, images, seed, target)
-    lean = model
-    if plan is not None:
-        lean = apply.convert(model, plan, init, data=batches, sequential=sequential, progress=fitting)
-    if batches is not None:
-        reestimate_norms_(lean, batches)
+    batches = None
+    if data is not None:
+        batches = training_batches(model, open_images(data, data_root, download=False), images, seed=seed)
+        say(f"fitting on {sum(map(len, batches)):,} training images of {data}")
+    how = {"sequential": sequential, "progress": fitting}
+    lean = model if plan is None else fitted(model, plan, init, batches, **how)
     folder = save(lean, out)
     found = describe(model, lean, plan, shape)
     before, after = found["before"], found["after"]
@@ -113,19 +96,4 @@ def convert(
         show(f"{label_of(asked)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")
     if plan is not None and init == "fit":
         kind, far = ("weights", "far below") if data is None else ("outputs", "below")
-        say(
-            f"fitted to the dense {kind} and not trained: train it, because its accuracy is {far} that of the dense network"
-        )
-
-
-def _batches(model: nn.Module, data: str, root: Path | None, count: int, seed: int, target: str) -> list[Tensor]:
-    """`count` training images of `data`, as `model` takes them."""
-    from leanconv.cli.images import open_images
-    from leanconv.files.target import is_saved
-    from leanconv.train.prepared import check_fits, some_batches, task_on
-
-    found = open_images(data, root, download=False, run=target if is_saved(target) else None)
-    task = task_on(model, found)
-    check_fits(model, found, task.image_size)
-    say(f"fitting on {min(count, len(found.train)):,} training images of {found.name}")
-    return list(some_batches(found.train, found, task, count, seed=seed, batch_size=128))
+        say(f"fitted to the dense {kind} and not trained: train it, its accuracy is {far} that of the dense network")

@@ -64,6 +64,27 @@ Init = Annotated[
     Literal["fresh", "fit"],
     typer.Option("--init", help="New weights: fresh, or fitted to the dense ones."),
 ]
+FitData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DATA", help="Fit to the outputs on training images: digits, cifar10, cifar100, or a folder."
+    ),
+]
+FitImages = Annotated[int, typer.Option("--images", min=1, help="Number of training images for --data.")]
+Sequential = Annotated[
+    bool,
+    typer.Option(
+        "--sequential", help="With --data, fit layer after layer, each on the outputs of the lean layers before it."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="A checkpoint to load into TARGET first: .safetensors, or a file of torch.save.",
+    ),
+]
 Pretrained = Annotated[
     bool, typer.Option("--pretrained", help="Start from published weights, downloading them if needed.")
 ]

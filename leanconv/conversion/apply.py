@@ -113,12 +113,7 @@ def convert(
     >>> lean.weight.shape
     torch.Size([8, 4, 3, 3])
     """
-    if init not in ("fresh", "fit"):
-        raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
-    if data is not None and init != "fit":
-        raise SettingError(f"data is for a fit, and init={init!r}; take init='fit', or leave data out")
-    if sequential and data is None:
-        raise SettingError("sequential=True fits to outputs; give images, data=batches")
+    _check_init(init, data, sequential)
     model = unwrapped(model)
     if plan_of(model) is not None:
         raise SettingError(
@@ -139,16 +134,8 @@ def convert(
             "init='fit' needs the dense weights, and some are on the meta device; load them, or init='fresh'"
         )
     for group in plan.groups:  # on the original, because a copy has no gradient hooks
-        for site in group.sites:
-            conv = _layer_at(model, site)
-            reason = fault(conv)
-            if reason is not None:
-                raise SettingError(f"the plan converts {site.name!r}, but {reason}")
+        _check_group(model, group)
     lean = copied(model)
-    for group in plan.groups:
-        difference = mixed([(site.name, _layer_at(lean, site)) for site in group.sites])
-        if difference:
-            raise SettingError(f"{group.method.label()} shares a weight: {difference}")
     in_turn = targets(model, plan.groups, data)
     if sequential and data is not None:
         in_turn = in_order(model, lean, plan.groups, data)
@@ -164,6 +151,27 @@ def convert(
             progress(done, len(plan.groups))
     set_plan(lean, plan)
     return lean
+
+
+def _check_init(init: Init, data: Iterable[Any] | None, sequential: bool) -> None:
+    if init not in ("fresh", "fit"):
+        raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
+    if data is not None and init != "fit":
+        raise SettingError(f"data is for a fit, and init={init!r}; take init='fit', or leave data out")
+    if sequential and data is None:
+        raise SettingError("sequential=True fits to outputs; give images, data=batches")
+
+
+def _check_group(model: nn.Module, group: Group) -> None:
+    """Raise SettingError if a layer of the group cannot be replaced, or if they cannot share a weight."""
+    convs = [(site.name, _layer_at(model, site)) for site in group.sites]
+    for name, conv in convs:
+        reason = fault(conv)
+        if reason is not None:
+            raise SettingError(f"the plan converts {name!r}, but {reason}")
+    difference = mixed(convs)
+    if difference:
+        raise SettingError(f"{group.method.label()} shares a weight: {difference}")
 
 
 def build(group: Group, convs: Sequence[Layer], init: Init, target: Target | None = None) -> list[nn.Module]:

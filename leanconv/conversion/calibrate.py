@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from leanconv.conversion.apply import Init, convert
 from leanconv.conversion.moments import inputs_of
+from leanconv.conversion.plan import Plan
 from leanconv.core.errors import DataError
 from leanconv.core.modes import evaluating
 from leanconv.core.operator import ConvOp
@@ -90,6 +92,12 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(var)
     return model
+
+
+def fitted(model: nn.Module, plan: Plan, init: Init, batches: Sequence[Any] | None, **settings: Any) -> nn.Module:
+    """`leanconv.convert`, and with `batches` a fit to outputs on them, with the norms estimated again afterwards."""
+    lean = convert(model, plan, init, data=batches, **settings)
+    return lean if batches is None else reestimate_norms_(lean, batches)
 
 
 def _inside_operators(model: nn.Module) -> Sequence[nn.BatchNorm2d]:

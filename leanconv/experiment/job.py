@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import convert
-from leanconv.conversion.calibrate import reestimate_norms_
+from leanconv.conversion.calibrate import fitted
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import stem, useful_plan
 from leanconv.core.copying import copied
@@ -149,10 +148,7 @@ class Job:
             return model
         exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
         plan = useful_plan(model, self.method, self.where or "*", exclude, self.input_size, self.include or ())
-        if self.init != "fit":
-            return convert(model, plan, self.init)
-        images = self._images_to_fit()
-        return reestimate_norms_(convert(model, plan, self.init, data=images), images)
+        return fitted(model, plan, self.init, self._images_to_fit() if self.init == "fit" else None)
 
     def _images_to_fit(self) -> list[Tensor]:
         """Images of the train part, without the ones that are held out for validation, as training feeds them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from leanconv.core.moments import Moments
 from leanconv.ops.least_squares import on_components
 
-if TYPE_CHECKING:
-    from leanconv.ops.split import SplitConv2d
+SplitConv2d = Any  # `leanconv.ops.split.SplitConv2d`, whose file imports this one
 
 
 def fit_branches_(module: SplitConv2d, conv: nn.Conv2d, moments: Moments) -> None:

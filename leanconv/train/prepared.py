@@ -92,6 +92,17 @@ def some_batches(
     return (images for images, _ in loader)
 
 
+def training_batches(model: nn.Module, data: ImageData, count: int, *, seed: int = 0) -> list[Tensor]:
+    """`count` images of the train part of `data`, as `model` takes them, in batches for `leanconv.convert`.
+
+    Raises:
+        SettingError: `model` does not take images of `data`.
+    """
+    task = task_on(model, data)
+    check_fits(model, data, task.image_size)
+    return list(some_batches(data.train, data, task, count, seed=seed, batch_size=128))
+
+
 def side_of(data: ImageData, task: Task) -> int | None:
     """The image size for `make_loader`; None if the images already have the network's size."""
     return None if data.image_size == task.image_size else min(task.image_size)
