@@ -84,8 +84,7 @@ def convert(
     if data is not None:
         batches = training_batches(model, open_images(data, data_root, download=False), images, seed=seed)
         say(f"fitting on {sum(map(len, batches)):,} training images of {data}")
-    how = {"sequential": sequential, "progress": fitting}
-    lean = model if plan is None else fitted(model, plan, init, batches, **how)
+    lean = model if plan is None else fitted(model, plan, init, batches, sequential=sequential, progress=fitting)
     folder = save(lean, out)
     found = describe(model, lean, plan, shape)
     before, after = found["before"], found["after"]
