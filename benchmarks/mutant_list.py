@@ -74,7 +74,7 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "operators", "ops/depth_shared.py", "tests/ops/test_depth_shared.py",
-        ("bias = torch.stack(biases).mean(0) if biases else None", "bias = biases[0] if biases else None"),
+        ("bias = torch.stack([with_bias(conv)[..., -1] for conv in convs]).mean(0)", "bias = with_bias(convs[0])[..., -1]"),
         ("last_use = {site.stage: index for index, site in enumerate(sites)}", "last_use = {0: len(sites) - 1}"),
     ),
     *area(
