@@ -140,7 +140,7 @@ def recover_blocks_(
     *,
     steps: int = 200,
     batch_size: int = 64,
-    lr: float = 1e-3,
+    lr: float = 1e-2,
     inputs: Literal["teacher", "student"] = "teacher",
     memory_mib: float = 1024,
     seed: int = 0,
