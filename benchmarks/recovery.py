@@ -1,8 +1,8 @@
 """Measure how a lean network recovers: ``python benchmarks/recovery.py -o FILE``.
 
 A dense network is trained with its recipe, and converted with weights fitted to the dense ones. Each row trains this lean network
-for the same few epochs: on the labels alone, or with the dense network as the teacher. Some rows first train block by block. A
-seed is one training of the dense network, from which all rows of this seed start. The test part is read once for each network.
+for the same few epochs: on the labels alone, or with the dense network as the teacher. Some rows first train block by block, which
+takes time too; as a control, other rows train without blocks for `--longer` epochs. A seed is one training of the dense network, from which all rows of this seed start. The test part is read once for each network.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from leanconv.conversion.methods import parse_method
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.data import ImageData, open_data
+from leanconv.experiment.series import slug
 from leanconv.experiment.settings import settings_for
 from leanconv.train import TrainConfig, fit, recover
 from leanconv.train.prepared import scores_of, task_on
 
+LONGER = ", longer"
 WAYS: dict[str, dict[str, Any] | None] = {
     "labels": None,
     "kl": {"distill": "kl"},
@@ -36,6 +38,8 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "features": {"distill": "features"},
     "blocks + kl": {"distill": "kl"},
     "blocks + kl_standardised": {"distill": "kl_standardised"},
+    f"labels{LONGER}": None,
+    f"kl_standardised{LONGER}": {"distill": "kl_standardised"},
 }
 
 
@@ -47,6 +51,7 @@ def main() -> None:
     parser.add_argument("--method", default="tied_block(blocks=2)")
     parser.add_argument("--dense-epochs", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--longer", type=int, default=11)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--block-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
@@ -72,13 +77,14 @@ def measured(given: argparse.Namespace, data: ImageData, seed: int, folder: Path
     """The scores of the dense network, of the converted network, and of each way to train it."""
     run = lc.fit(given.network, data, epochs=given.dense_epochs, seed=seed, threads=1, progress=False)
     dense = run.network
-    config = settings_for(None, data, {"epochs": given.epochs, "lr": given.lr, "seed": seed, "threads": 1})
+    first = settings_for(None, data, {"epochs": given.epochs, "lr": given.lr, "seed": seed, "threads": 1})
     plan = lc.plan(dense, parse_method(given.method), exclude="conv1")
     lean = lc.convert(dense, plan, "fit")
-    found = {"dense": _scores(dense, data, config), "converted": _scores(lean, data, config)}
+    found = {"dense": _scores(dense, data, first), "converted": _scores(lean, data, first)}
     for name, settings in WAYS.items():
         network, began = copy.deepcopy(lean), time.perf_counter()
-        where = folder / name.replace(" ", "")
+        config = first.replace(epochs=given.longer) if name.endswith(LONGER) else first
+        where = folder / slug(name)
         if settings is None:
             fit(network, data, config, where, progress=False)
         else:

@@ -13,7 +13,8 @@ import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.data import ImageData
 from leanconv.train import recover
-from leanconv.train.blocks import groups_of, lean_blocks, recover_blocks_
+from leanconv.train.blocks import recover_blocks_
+from leanconv.train.partition import groups_of, lean_blocks
 from tests.train.conftest import SMALL, assert_same, state
 from tests.train.test_distill import lean_and_dense
 
