@@ -1,8 +1,9 @@
 """Measure how a lean network recovers: ``python benchmarks/recovery.py -o FILE``.
 
 A dense network is trained with its recipe, and converted with weights fitted to the dense ones. Each row trains this lean network
-for the same few epochs: on the labels alone, or with the dense network as the teacher. Some rows first train block by block, which
-takes time too; as a control, other rows train without blocks for `--longer` epochs. A seed is one training of the dense network, from which all rows of this seed start. The test part is read once for each network.
+for the same few epochs: on the labels alone, or with the dense network as the teacher. Some rows first train block by block,
+which takes time too; as a control, other rows train without blocks for `--longer` epochs. A seed is one training of the dense
+network, from which all rows of this seed start. The test part is read once for each network.
 """
 
 from __future__ import annotations

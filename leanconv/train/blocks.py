@@ -117,8 +117,8 @@ def recover_blocks_(
                     _set_state(student, old)
                     after = before
                 found = [
-                    BlockResult(block.name, number, *errors, source.mib, source.stored)
-                    for block, *errors in zip(group, before, after, strict=True)
+                    BlockResult(block.name, number, *errors, memory_mib=source.mib, stored=source.stored)
+                    for block, errors in zip(group, zip(before, after, strict=True), strict=True)
                 ]
                 store.write(found, _state_of(student, group))
             results += found
