@@ -144,6 +144,9 @@ def test_stopped_within_an_epoch_and_continued(distill: Any, data: ImageData, tm
 def lean_and_dense(method: lc.Method) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     dense = resnet((2, 1), num_classes=3, in_chans=1, width=8, shortcut="B")
+    with torch.no_grad():
+        for _ in range(30):  # the norms see images, as in a training
+            dense(torch.randn(32, 1, 8, 8))
     return lc.convert(dense, lc.plan(dense, method, exclude="conv1", input_size=(1, 8, 8)), "fit"), dense
 
 
