@@ -10,7 +10,8 @@ from typing import Any
 from leanconv.budget.controls import RANDOM, UNIFORM, random_choice, uniform_choice
 from leanconv.budget.costs import Costs, formula_costs
 from leanconv.budget.events import Say, Stage
-from leanconv.budget.networks import Made, make, make_by
+from leanconv.budget.networks import Made, make, make_by, make_ordinary
+from leanconv.budget.ordinary import NARROWER, ORDINARY, largest_share
 from leanconv.budget.prediction import sampled
 from leanconv.budget.scores import fit_all, score_all
 from leanconv.budget.setup import Setup
@@ -219,6 +220,10 @@ class Flow:
                 if control is not None:
                     found[name] = make_by(self.setup, name, control, folder, self.say, self.progress)
                     continue
+                if name in ORDINARY:
+                    share = self._share(name, costs, limits)
+                    found[name] = make_ordinary(self.setup, name, share, folder, self.say, self.progress)
+                    continue
                 chosen = self._choice(name, costs, limits)
             except SettingError as error:
                 self.notes.append(f"{name}: {error}")
@@ -226,6 +231,17 @@ class Flow:
             predicted = costs.total(self.setup.space, chosen)
             found[name] = make(self.setup, name, chosen, predicted, {}, folder, self.say, self.progress)
         return found
+
+    def _share(self, name: str, costs: Costs, limits: Mapping[str, float]) -> float:
+        def work() -> dict[str, Any]:  # it may measure times, so its result is stored
+            return {"share": largest_share(self.setup, name, costs, limits)}
+
+        if name == NARROWER:
+            self.notes.append(
+                f"{NARROWER} was trained from scratch, with the dense network as its teacher, for "
+                f"{self.setup.scratch.epochs} epochs: {self.setup.effort}."
+            )
+        return float(self.stored(f"{name}.json", work)["share"])
 
     def _choice(self, name: str, costs: Costs, limits: Mapping[str, float]) -> tuple[Candidate, ...]:
         if name == RANDOM:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from leanconv.budget.events import Say, Stage
-from leanconv.budget.parts import converted, reestimated
+from leanconv.budget.ordinary import NARROWER, of_share
+from leanconv.budget.parts import converted
 from leanconv.budget.setup import Setup
 from leanconv.budget.space import Candidate
+from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.core.atomic import write_json
 from leanconv.core.copying import copied
 from leanconv.core.notes import set_task
 from leanconv.files.load import load
 from leanconv.files.save import MODEL_FILE, save
+from leanconv.train.config import TrainConfig
 from leanconv.train.once import read_json
 
 RECORD = "record.json"
@@ -61,13 +65,48 @@ def make(
         progress: show the progress of the training.
     """
     keys = [candidate.key for candidate in chosen if candidate.group is not None]
+    plan = setup.space.plan(chosen, reasons)
+    work = partial(_recovered, setup, name, lambda: converted(setup.teacher, plan, setup.batches), setup.recipe)
+    return _kept(setup, name, keys, predicted, work, folder, say, progress)
+
+
+def make_ordinary(setup: Setup, name: str, share: float, folder: Path, say: Say, progress: bool) -> Made:
+    """Train and score the network of a built-in control; a finished one is read from its folder.
+
+    A pruned network has the same recovery as the lean one. A narrower one is trained for the epochs of the dense network and
+    of the recovery together, by distillation too.
+
+    Args:
+        setup, name, folder, say, progress: as in `make`.
+        share: of the dense network's MACs.
+    """
+    recipe = setup.scratch if name == NARROWER else setup.recipe
+    work = partial(_recovered, setup, name, lambda: _estimated(setup, of_share(setup, name, share)), recipe)
+    return _kept(setup, name, [], {}, work, folder, say, progress)
+
+
+def make_by(
+    setup: Setup, name: str, control: Callable[[Setup], nn.Module], folder: Path, say: Say, progress: bool
+) -> Made:
+    """Recover and score the network that a user's function makes."""
+    return _recovered(setup, name, lambda: _estimated(setup, control(setup)), setup.recipe, folder, say, progress)
+
+
+def _estimated(setup: Setup, network: nn.Module) -> nn.Module:
+    return reestimate_norms_(network, setup.batches)
+
+
+def _kept(
+    setup: Setup, name: str, keys: list[str], predicted: dict[str, float], work: Callable[[Path, Say, bool], Made],
+    folder: Path, say: Say, progress: bool,
+) -> Made:  # fmt: skip
+    """The network of `work`, which is saved in `folder`, or the one that is saved there already."""
     known = read_json(folder / RECORD) if (folder / RECORD).exists() else None
     if known is not None and known["keys"] == keys:
         network = load(folder, copied(setup.teacher))
         say(Stage("verify", f"{name}: finished before"))
         return Made(name, network, known["one_shot"], known["quality"], tuple(keys), known["predicted"])
-    plan = setup.space.plan(chosen, reasons)
-    made = _recovered(setup, name, lambda: converted(setup.teacher, plan, setup.batches), folder, say, progress)
+    made = work(folder, say, progress)
     made.keys, made.predicted = tuple(keys), predicted
     save(made.network, folder)
     record: dict[str, Any] = {"one_shot": made.one_shot, "quality": made.quality, "keys": keys, "predicted": predicted}
@@ -75,27 +114,21 @@ def make(
     return made
 
 
-def make_by(
-    setup: Setup, name: str, control: Callable[[Setup], nn.Module], folder: Path, say: Say, progress: bool
-) -> Made:
-    """Recover and score the network that a control's function makes, such as a pruned copy of the dense network."""
-    return _recovered(setup, name, lambda: reestimated(control(setup), setup.batches), folder, say, progress)
-
-
 def _recovered(
-    setup: Setup, name: str, network: Callable[[], nn.Module], folder: Path, say: Say, progress: bool
-) -> Made:
+    setup: Setup, name: str, network: Callable[[], nn.Module], recipe: TrainConfig | None, folder: Path, say: Say,
+    progress: bool,
+) -> Made:  # fmt: skip
     student = network()
     if not setup.data.prepared:
         set_task(student, setup.task)
     one_shot = setup.quality(student)
     say(Stage("convert", f"{name}: {one_shot:.2f} before training"))
-    if setup.recipe is not None:
-        setup.recover(student, setup.teacher, setup.data, setup.recipe, folder / "recovery", progress=progress)
+    if recipe is not None:
+        setup.recover(student, setup.teacher, setup.data, recipe, folder / "recovery", progress=progress)
         student.zero_grad(set_to_none=True)
     student = student.cpu().eval()
-    quality = setup.quality(student) if setup.recipe is not None else one_shot
-    say(Stage("recover", f"{name}: {quality:.2f} after {0 if setup.recipe is None else setup.recipe.epochs} epochs"))
+    quality = one_shot if recipe is None else setup.quality(student)
+    say(Stage("recover", f"{name}: {quality:.2f} after {0 if recipe is None else recipe.epochs} epochs"))
     return Made(name, student, one_shot, quality)
 
 

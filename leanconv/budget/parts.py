@@ -1,21 +1,27 @@
-"""The steps that later parts of leanconv replace: fits, normalisation statistics, and recovery. Each is one function."""
+"""How a search fits candidates, converts a network, and recovers its accuracy."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from leanconv.budget.space import Candidate
 from leanconv.conversion.apply import build, convert
+from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.conversion.plan import Plan
-from leanconv.core.modes import evaluating
+from leanconv.conversion.targets import Target
+from leanconv.core.count import count_macs
+from leanconv.core.errors import LeanconvWarning
+from leanconv.core.moments import Moments
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
 from leanconv.train.run import fit
+
+SEQUENTIAL = 1e12  # MACs of all forward passes of a sequential fit: well under a minute on two cores
 
 
 class Recovery(Protocol):
@@ -44,41 +50,39 @@ class Recovery(Protocol):
         ...
 
 
-def fitted(candidate: Candidate, model: nn.Module) -> list[nn.Module]:
-    """The lean modules of a candidate, in eval mode, fitted to the dense layers of `model`."""
+def fitted(candidate: Candidate, model: nn.Module, stats: Sequence[Moments]) -> list[nn.Module]:
+    """The lean modules of a candidate, in eval mode, fitted to the outputs of the dense layers of `model`.
+
+    Args:
+        candidate: a lean candidate.
+        model: the dense network.
+        stats: the moments of the input of each of the candidate's layers.
+    """
     assert candidate.group is not None
     convs: list[Any] = [model.get_submodule(site.name) for site in candidate.sites]
-    return [module.eval().requires_grad_(False) for module in build(candidate.group, convs, "fit")]
+    target = None if candidate.group.method.ignores_inputs() else Target(convs, stats)
+    return [module.eval().requires_grad_(False) for module in build(candidate.group, convs, "fit", target)]
 
 
 def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor]) -> nn.Module:
-    """A lean copy of `model`, fitted, with its normalisation statistics estimated again on `batches`."""
-    return reestimated(convert(model, plan, init="fit"), batches)
+    """A lean copy of `model`, fitted to outputs on `batches`, on which its batch norms are estimated again.
+
+    The fit is sequential (see `leanconv.convert`) if its forward passes, two of the whole network for each group, have at
+    most `SEQUENTIAL` MACs.
+    """
+    passes = 2 * len(plan.groups) * sum(len(batch) for batch in batches)
+    sequential = passes * count_macs(model, tuple(batches[0].shape[1:])) <= SEQUENTIAL
+    with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
+        warnings.simplefilter("ignore", LeanconvWarning)
+        lean = convert(model, plan, "fit", data=batches, sequential=sequential)
+    return reestimate_norms_(lean, batches)
 
 
-@torch.no_grad()
-def reestimated(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-    """`model` with the statistics of every batch norm set to the mean over `batches`."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    with evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-            norm.train()
-        for batch in batches:
-            model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model
-
-
-def fine_tune(
+def distil(
     student: nn.Module, teacher: nn.Module, data: ImageData, config: TrainConfig, folder: Path, *, progress: bool
 ) -> None:
-    """Train `student` on the labels with the settings of `config`; the teacher is not used."""
-    fit(student, data, config, folder, resume=True, progress=progress)
+    """Train `student` by distillation from `teacher`, with the settings of `config`; see `leanconv.train.distill`."""
+    fit(student, data, config, folder, resume=True, progress=progress, teacher=teacher)
 
 
 Metric = Callable[[nn.Module], float]  # of a network in eval mode; a higher value is better

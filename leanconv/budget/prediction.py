@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from leanconv.budget.controls import real_divergence
 from leanconv.budget.costs import Costs
@@ -63,18 +64,7 @@ def sampled(
         pairs.append([total, real_divergence(setup, chosen)])
         if setup.timed and len(times) < TIMED:
             lean = converted(setup.teacher, space.plan(chosen), setup.batches)
-            found = network_ms(
-                {"dense": setup.teacher, "lean": lean},
-                setup.example,
-                setup.config.runtime,
-                setup.config.threads,
-                SECONDS,
-            )
-            # the ratio is measured interleaved, so that it does not depend on the load of the machine
-            predicted = costs.total(space, chosen)["time"]
-            latency = found["lean"].latency
-            assert latency is not None
-            times.append([predicted, costs.network["time"] * latency.ratio])
+            times.append([costs.total(space, chosen)["time"], measured_ms(setup, costs, lean)])
         progress(number + 1, count, f"summed scores {total:.3g}, real divergence {pairs[-1][1]:.3g}")
     errors = [abs(predicted / measured - 1) * 100 for predicted, measured in times]
     return {
@@ -83,6 +73,14 @@ def sampled(
         "times": times,
         "time_error_pct": float(np.median(errors)) if errors else None,
     }
+
+
+def measured_ms(setup: Setup, costs: Costs, network: nn.Module) -> float:
+    """The time of a network by its ratio to the dense network's, measured interleaved: so the machine's load cancels out."""
+    config = setup.config
+    both = {"dense": setup.teacher, "other": network}
+    found = network_ms(both, setup.example, config.runtime, config.threads, SECONDS)
+    return costs.network["time"] * found["other"].latency.ratio
 
 
 def _untimed(key: str, costs: Costs, setup: Setup) -> bool:

@@ -19,23 +19,25 @@ from leanconv.budget.parts import fitted
 from leanconv.budget.space import Candidate, Space
 from leanconv.budget.walk import Walk
 from leanconv.conversion.apply import build
+from leanconv.conversion.moments import collect
 from leanconv.core.atomic import replacing
 from leanconv.inference.compare import leaves
 
+BATCH = 64  # images of a forward pass that measures the inputs of layers
 EPS = 1e-5  # of a variance, as in nn.BatchNorm2d
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Moments:
+class Spread:
     """Mean and standard deviation of each channel of a dense layer's output, (C) each."""
 
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def of(cls, output: Tensor, channel: int) -> Moments:
-        """The moments of an output over all dimensions except the channels."""
+    def of(cls, output: Tensor, channel: int) -> Spread:
+        """The mean and standard deviation of an output over all dimensions except the channels."""
         over = [dim for dim in range(output.dim()) if dim != channel % output.dim()]
         variance, mean = torch.var_mean(output, over, correction=0)
         return cls(mean, (variance + EPS).sqrt())
@@ -48,13 +50,13 @@ class Repaired(nn.Module):
     normalisation layers is treated in the same way.
     """
 
-    def __init__(self, module: nn.Module, wanted: Moments, channel: int) -> None:
+    def __init__(self, module: nn.Module, wanted: Spread, channel: int) -> None:
         super().__init__()
         self.module, self.wanted, self.channel = module, wanted, channel
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.module(x)
-        found = Moments.of(y, self.channel)
+        found = Spread.of(y, self.channel)
         shape = [1] * y.dim()
         shape[self.channel] = -1
         scale = self.wanted.std / found.std
@@ -140,8 +142,11 @@ def fit_all(
         if any(one.key not in lines.records for one in own) or not _file(folder, site.name).exists():
             walk.go(site.name)
             channel = 1 if site.kind == "conv" else -1
-            wanted = Moments.of(walk.dense, channel)
-            modules = {one.key: fitted(one, model) for one in own}
+            wanted = Spread.of(walk.dense, channel)
+            stats = {site.name: collect(model.get_submodule(site.name), [""], [walk.given])[""]}
+            if shared := {site.name for one in own for site in one.sites if len(one.sites) > 1}:
+                stats |= collect(model, sorted(shared), images.split(BATCH))
+            modules = {one.key: fitted(one, model, [stats[site.name] for site in one.sites]) for one in own}
             errors = {
                 one.key: relative_error(Repaired(modules[one.key][0], wanted, channel)(walk.given), walk.dense)
                 for one in own
@@ -230,7 +235,7 @@ def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict
     found: dict[str, nn.Module] = {}
     for site, module in zip(candidate.sites, built, strict=True):
         with safe_open(_file(folder, site.name), "pt") as file:
-            wanted = Moments(file.get_tensor("mean"), file.get_tensor("std"))
+            wanted = Spread(file.get_tensor("mean"), file.get_tensor("std"))
         found[site.name] = Repaired(module, wanted, 1 if site.kind == "conv" else -1).eval()
     return found
 

@@ -16,7 +16,8 @@ from leanconv.budget.controls import RANDOM, UNIFORM
 from leanconv.budget.flow import Flow, Found
 from leanconv.budget.limits import Budget
 from leanconv.budget.networks import has_network
-from leanconv.budget.parts import Metric, Recovery, fine_tune
+from leanconv.budget.ordinary import ORDINARY
+from leanconv.budget.parts import Metric, Recovery, distil
 from leanconv.budget.result import LeanResult
 from leanconv.budget.setup import Control, Setup, prepared
 from leanconv.budget.times import Cache
@@ -50,7 +51,7 @@ def lean(
     include: Include | None = None,
     metric: Metric | None = None,
     controls: Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
-    recover: Recovery = fine_tune,
+    recover: Recovery = distil,
     pretrained: bool = False,
     test_split: float | None = None,
     resume: bool = False,
@@ -82,7 +83,9 @@ def lean(
         where, exclude, include: the layers that may become lean, as in `leanconv.plan`.
         metric: a function of a network in eval mode that returns a number, higher is better; by default validation accuracy.
         controls: what the result is compared with under the same budget: "uniform" (one method and setting everywhere), "random",
-            or a mapping with functions of the `Setup` that return a network. () compares with nothing.
+            "pruned" and "pruned_random" (channels removed by magnitude or at random, same recovery), "narrower" (fewer channels,
+            trained from scratch for the epochs of the dense network and the recovery), or a mapping with functions of the
+            `Setup` that return a network. () compares with nothing.
         recover: the training after the conversion, see `leanconv.budget.parts.Recovery`.
         pretrained: start from published weights, for networks by name.
         test_split: as in `leanconv.fit`.
@@ -124,9 +127,9 @@ def lean(
 def _controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
     found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
     for name, control in found.items():
-        if control is None and name not in (UNIFORM, RANDOM):
+        if control is None and name not in (built_in := (UNIFORM, RANDOM, *ORDINARY)):
             raise SettingError(
-                f"controls={name!r} must be {UNIFORM}, {RANDOM}, or a name with a function: {{name: function}}"
+                f"controls={name!r} must be {', '.join(built_in)}, or a name with a function: {{name: function}}"
             )
         if name in ("dense", "lean"):
             raise SettingError(f"controls={name!r} is the name of a network that is shown anyway; choose another name")

@@ -52,9 +52,11 @@ class Setup:
         task: how images become inputs.
         budget, config: the limits and the settings.
         recipe: the settings of the recovery; None for no recovery.
+        scratch: the settings of the training of a narrower network from scratch.
+        effort: what the number of epochs of `scratch` is.
         methods, where, exclude, include: the candidates, as in `candidates_of`.
         metric: scores a network in place of the validation accuracy.
-        controls: what the result is compared with: "uniform", "random", or functions that return a network, by name.
+        controls: what the result is compared with: built-in controls, or functions that return a network, by name.
         recover: trains a network after its conversion.
         cache: the file of measured times.
     """
@@ -68,6 +70,8 @@ class Setup:
     budget: Budget
     config: LeanConfig
     recipe: TrainConfig | None
+    scratch: TrainConfig
+    effort: str
     methods: tuple[str | Method, ...]
     where: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -180,6 +184,12 @@ def teacher_of(model: Network, data: ImageData, pretrained: bool) -> nn.Module:
     return to_channels_last(found).eval()
 
 
+def own_run(model: Network) -> Path | None:
+    """The settings of the run that trained a network, if the target is the folder of a run."""
+    path = Path(model).expanduser() / "config.yaml" if isinstance(model, str) and is_saved(model) else None
+    return path if path is not None and path.exists() else None
+
+
 def recipe_of(
     model: Network, data: ImageData, config: TrainConfig | str | Path | None, settings: LeanConfig
 ) -> tuple[TrainConfig, TrainConfig | None]:
@@ -193,9 +203,9 @@ def recipe_of(
         config: settings, the name of a recipe or a file; None takes those of the run, or else those that suit the data.
         settings: how many epochs, the validation part and the seed.
     """
-    own = Path(model).expanduser() / "config.yaml" if isinstance(model, str) and is_saved(model) else None
+    own = own_run(model)
     given: dict[str, Any] = {}
-    if config is None and own is not None and own.exists():
+    if config is None and own is not None:
         given = read_config(own)[0]
     base = settings_for(config, data, given)
     if not base.validation:
@@ -225,8 +235,13 @@ def prepared(
     task = task_on(teacher, data)
     check_fits(teacher, data, task.image_size)
     splits, recovery = recipe_of(model, data, recipe, config)
+    total = splits.epochs + (recovery.epochs if recovery else 0)
+    scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts
+    effort = "those of the dense network's run and of the recovery"
+    if own_run(model) is None:
+        effort = "those of the recipe and of the recovery, because the dense network's own are unknown"
     train, validation = data.split(splits.validation, splits.seed)
     return Setup(
-        network_name(model), teacher, data, train, validation, task, budget, config, recovery, tuple(methods),
+        network_name(model), teacher, data, train, validation, task, budget, config, recovery, scratch, effort, tuple(methods),
         controls=controls, **more,
     )  # fmt: skip

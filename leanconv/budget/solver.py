@@ -14,6 +14,7 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.core.errors import SettingError
 
 PERMITTED = 1e-9  # part of a limit that rounding may exceed
+LARGEST = 1e4  # to which the largest score is scaled for the solver
 SECONDS = 60.0  # for one solution
 
 
@@ -148,9 +149,10 @@ class Problem:
             rows.append(row)
             low.append(least)
             high.append(np.inf)
+        scale = max(scores.max(initial=0.0), 1e-300) / LARGEST  # the solver takes differences below 1e-6 for none
         largest = np.where(self._untimed() & ("time" in measures), 0.0, 1.0)
         found = milp(
-            np.append(scores, [0.0, 1.0 if stretched else 0.0]), constraints=LinearConstraint(np.array(rows), low, high),
+            np.append(scores / scale, [0.0, 1.0 if stretched else 0.0]), constraints=LinearConstraint(np.array(rows), low, high),
             bounds=Bounds(np.zeros(n + 2), np.append(largest, [np.inf, np.inf])), integrality=np.append(np.ones(n), [0, 0]),
             options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
         )  # fmt: skip

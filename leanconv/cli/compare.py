@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,9 +27,10 @@ from leanconv.cli.options import (
 from leanconv.cli.output import command_line, say, show, show_json
 from leanconv.cli.train_flags import Device, Loggers, Recipe, settings_of, with_train_flags
 from leanconv.core.processes import leads
+from leanconv.train.config import DISTILL
 
 
-@with_train_flags
+@partial(with_train_flags, leave_out=DISTILL)  # a comparison has no teacher
 def compare(
     targets: Targets,
     methods: Annotated[

@@ -42,7 +42,11 @@ Methods = Annotated[
     list[str] | None, typer.Option("--methods", metavar="NAME", help="Try only these methods; may be repeated.")
 ]
 Controls = Annotated[
-    str, typer.Option("--controls", help="What the result is compared with, by comma: uniform, random; or none.")
+    str,
+    typer.Option(
+        "--controls",
+        help="What the result is compared with, by comma: uniform, random, pruned, pruned_random, narrower; or none.",
+    ),
 ]
 Recipe = Annotated[
     str | None,

@@ -46,6 +46,10 @@ def train(
     include: Include = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="NAME|DIR", help="Learn from this trained network; see the --distill flags."),
+    ] = None,
     recipe: Recipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     device: Device = "auto",
@@ -68,7 +72,7 @@ def train(
     try:
         run = fit(
             target, images, recipe, out, method=method, where=where or (),
-            exclude=exclude or (), include=include, init=init, pretrained=pretrained,
+            exclude=exclude or (), include=include, init=init, pretrained=pretrained, teacher=teacher,
             resume=resume, device=device, devices=devices, logger=logger,
             **settings_of(config, settings),
         )  # fmt: skip

@@ -21,6 +21,7 @@ from leanconv.experiment.job import Job
 from leanconv.experiment.ready import check_options, prepare
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.settings import settings_for
+from leanconv.experiment.teacher import Teacher
 from leanconv.files.target import Network, open_target
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import finished
@@ -44,6 +45,7 @@ def fit(
     include: Include | None = None,
     init: Init = "fresh",
     pretrained: bool = False,
+    teacher: str | Path | nn.Module | None = None,
     test_split: float | None = None,
     resume: bool = False,
     progress: Progress = True,
@@ -68,6 +70,8 @@ def fit(
         method, where, exclude, include, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
             given network is then not changed, and ``result.network`` is the converted network.
         pretrained: start from published weights, for networks by name.
+        teacher: a trained network from which this network learns (distillation): a network, the folder of a saved one, or a
+            name with published weights. The settings that begin with `distill` say what it teaches.
         resume: continue the unfinished run in `out`.
         progress: True shows the progress on standard error; a function is called with each `leanconv.experiment.Event`.
         device, devices: where to train, and in how many processes, as Lightning takes them.
@@ -92,8 +96,9 @@ def fit(
     asked = parse_method(method, CONTROLS) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(
-        model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include
-    )
+        model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include,
+        teacher=None if teacher is None else Teacher.open(teacher),
+    )  # fmt: skip
     own = {"callbacks": tuple(callbacks), "logger": logger, "strategy": strategy}
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}
     check_options(job, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +18,11 @@ from leanconv.core.notes import get_task
 from leanconv.core.task import Task
 from leanconv.data import ImageData, describe
 from leanconv.experiment.controls import Control
-from leanconv.files.target import Network, is_saved, network_digest, network_name, open_target
+from leanconv.experiment.teacher import Teacher
+from leanconv.files.target import Network, absolute, network_digest, network_name, open_target
 from leanconv.train.config import EXECUTION, TrainConfig
 from leanconv.train.once import CLASS_NAMES
-from leanconv.train.prepared import check_fits, some_batches
+from leanconv.train.prepared import check_fits, image_size_of, some_batches
 
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
@@ -44,6 +44,7 @@ class Job:
         name: the name of the run in tables; by default the text of its method.
         in_place: train the given network itself; otherwise each run trains a copy.
         include: "linear" converts linear layers too, as in `leanconv.plan`.
+        teacher: the network from which this network learns; None trains on the labels alone.
     """
 
     network: Network
@@ -58,6 +59,7 @@ class Job:
     name: str | None = None
     in_place: bool = False
     include: Include | None = None
+    teacher: Teacher | None = None
 
     @property
     def label(self) -> str:
@@ -70,13 +72,7 @@ class Job:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        asked = self.config.image_size
-        size = (asked, asked) if isinstance(asked, int) else self.data.image_size
-        if size is None:
-            raise SettingError(
-                f"the images of {self.data.name} vary in size; give --image-size (image_size=), such as 224"
-            )
-        return size
+        return image_size_of(self.data, self.config)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -104,6 +100,7 @@ class Job:
             }
             | self._included()
             | self._fitted()
+            | ({"teacher": self.teacher.digest} if self.teacher else {})
         )
 
     def _included(self) -> dict[str, Any]:
@@ -126,16 +123,18 @@ class Job:
         """
         if not isinstance(self.network, str) or self.data.origin is None:
             return None
+        if self.teacher is not None and self.teacher.target is None:
+            return None
         kept = [stem(network)] if self.keep_stem and self.method is not None else []
-        target = self.network
         return {
-            "target": str(Path(target).expanduser().resolve()) if is_saved(target) else target,
+            "target": absolute(self.network),
             "method": label_of(self.method),
             "where": list(self.where),
             "exclude": [*self.exclude, *kept],
             "init": self.init,
             "pretrained": self.pretrained,
             **self._included(),
+            **({"teacher": self.teacher.target} if self.teacher else {}),
             **self.data.origin,
             "device": accelerator,
         }

@@ -11,6 +11,7 @@ from leanconv.core.count import count
 from leanconv.data import ImageData
 from leanconv.experiment.job import Job
 from leanconv.train.config import TrainConfig
+from leanconv.train.distill import distillation_for
 from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution, checked_engine
 
@@ -27,6 +28,7 @@ class Ready:
         config: the settings.
         image_size: (height, width) of the images as the network takes them.
         request: the arguments that repeat the run on the command line; None if there are none.
+        teacher: the network from which the network learns, or None.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Ready:
     config: TrainConfig
     image_size: tuple[int, int]
     request: dict[str, Any] | None
+    teacher: nn.Module | None = None
 
 
 def check_options(job: Job, options: dict[str, Any]) -> None:
@@ -48,11 +51,13 @@ def prepare(job: Job, options: dict[str, Any]) -> Ready:
     """Build and count the network of `job`, so that an error in either is found before training.
 
     Raises:
-        SettingError: the network, the method, the images and the settings do not fit each other.
+        SettingError: the network, the method, the images, the teacher and the settings do not fit each other.
     """
     network = job.build()
     check_parameters(network, job.config)
     counts = count(network, job.input_size).to_json()
     request = job.request(network, options.get("accelerator", "auto"))
     data = job.in_order_of(network).data
-    return Ready(job.label, network, counts, data, job.config, job.image_size, request)
+    teacher = None if job.teacher is None else job.teacher.network
+    distillation_for(teacher, network, data, job.config)
+    return Ready(job.label, network, counts, data, job.config, job.image_size, request, teacher)

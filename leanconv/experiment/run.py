@@ -125,7 +125,7 @@ def run(
             raise RunError(f"the finished run in {folder} was removed; start the run again")
         fitted = fit(
             ready.network, ready.data, ready.config, folder,
-            resume=True, request=ready.request, **_shown(ready, progress, options),
+            resume=True, request=ready.request, teacher=ready.teacher, **_shown(ready, progress, options),
         )  # fmt: skip
         trained.append(ready.network)
         return conclude(ready, folder, fitted) if leads() else {}

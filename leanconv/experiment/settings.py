@@ -12,7 +12,7 @@ from leanconv.core.machine import precision_of
 from leanconv.core.reading import one_line, parse_yaml
 from leanconv.data import ImageData
 from leanconv.train.config import TrainConfig
-from leanconv.train.folder import CLASSES, REQUEST
+from leanconv.train.folder import CLASSES, REQUEST, TEACHER
 from leanconv.train.recipes import RECIPES
 
 
@@ -69,7 +69,8 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise FileError(f"{path}: is no mapping of names to values; give lines such as `epochs: 20`")
     request = found.pop(REQUEST, None)
-    found.pop(CLASSES, None)  # config.yaml of a run describes its images there
+    for name in (CLASSES, TEACHER):  # config.yaml of a run describes its images and its teacher there
+        found.pop(name, None)
     if request is not None:
         if not isinstance(request, dict):
             raise FileError(

@@ -39,6 +39,15 @@ def is_saved(target: str) -> bool:
     return Path(target).expanduser().is_dir()
 
 
+def absolute(target: str) -> str:
+    """`target`, with the full path if it is a folder.
+
+    >>> absolute("resnet20")
+    'resnet20'
+    """
+    return str(Path(target).expanduser().resolve()) if is_saved(target) else target
+
+
 def parse_target(target: str) -> tuple[str, dict[str, Any]]:
     """A network's name and settings, from ``basis_resnet56(bases=2)``; the text is parsed and never evaluated.
 

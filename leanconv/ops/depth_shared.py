@@ -254,7 +254,8 @@ class DepthShared(Method):
 
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
-        return [cls(scope="stage"), cls(scope="network")]
+        """One weight for a stage and for the network, without and with corrections whose rank is one whole vector."""
+        return [cls(scope=scope, adapter_rank=rank) for scope in ("stage", "network") for rank in (0, align)]
 
     def reject(self, spec: ConvSpec) -> str | None:
         if self.blend and spec.groups > 1:

@@ -167,6 +167,11 @@ class PartialConv(Method):
     def __post_init__(self) -> None:
         check_share("ratio", self.ratio)
 
+    @classmethod
+    def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
+        tried = (cls(ratio=ratio) for ratio in (0.5, 0.25))
+        return [method for method in tried if method._channels(specs[0]) % align == 0]
+
     def reject(self, spec: ConvSpec) -> str | None:
         return partial_error(spec)
 

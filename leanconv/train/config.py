@@ -6,6 +6,7 @@ This module imports neither torch nor Lightning, because ``--help`` reads it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from leanconv.core.config import Config, setting
@@ -18,7 +19,11 @@ ADDED = (
     "optimizer", "betas", "eps", "muon_lr", "muon_momentum", "muon_weight_decay", "muon_nesterov", "muon_adjust_lr", "muon_rest",
     "muon_exclude", "lr_rules", "weight_decay_rules", "decoupled", "freeze", "crop_pad", "crop_pad_mode", "flip", "lookahead",
     "accumulate", "clip", "deterministic", "auto_augment", "randaugment_ops", "randaugment_magnitude", "erase", "mixup", "cutmix",
+    "distill", "distill_weight", "distill_temperature", "distill_layers",
 )  # fmt: skip
+
+
+DISTILL = ("distill", "distill_weight", "distill_temperature", "distill_layers")  # settings that need a teacher
 
 
 class RunConfig(Config):
@@ -221,6 +226,13 @@ class TrainConfig(RunConfig):
         mixup, cutmix: alpha of the Beta distribution from which a batch's share is drawn; 0 leaves it out. With both, each
             batch takes one of them with probability 1/2. Images are mixed with those of the same batch and process. The
             train accuracy then compares with the label that has the larger share.
+        distill: how the network learns from a teacher, if the run has one; see `leanconv.train.distill`: "kl" from the teacher's
+            probabilities, "kl_standardised" the same with standardised logits, "dist" from correlations of probabilities,
+            "features" from feature maps.
+        distill_weight: loss = (1 - distill_weight) cross-entropy + distill_weight distillation loss + penalty.
+        distill_temperature: divides the logits of both networks; None takes 4 for "kl" and "dist", and 2 for "kl_standardised".
+        distill_layers: globs of the layers whose outputs "features" compares; by default, for each size of feature maps, the
+            last layer with the same name and the same output shape in both networks.
         image_size: side in pixels of the square to which images are scaled; see `make_loader`.
         ten_crop: use ten crops in the evaluation after the run; validation uses one crop of each image.
         ema: decay per step of an averaged copy of the weights; this copy is then validated and kept.
@@ -253,6 +265,19 @@ class TrainConfig(RunConfig):
     erase: float = setting("How likely a rectangle of a train image is erased.", default=0.0, least=0, most=1)
     mixup: float = setting("Alpha of Mixup: mix pairs of images; 0 does not.", default=0.0, least=0)
     cutmix: float = setting("Alpha of CutMix: paste rectangles between images; 0 does not.", default=0.0, least=0)
+    distill: Literal["kl", "kl_standardised", "dist", "features"] = setting(
+        "What a teacher teaches: its probabilities (kl, kl_standardised), their correlations (dist), or its feature maps.",
+        default="kl",
+    )
+    distill_weight: float = setting(
+        "Share of the distillation loss; the labels have the rest.", default=0.9, above=0, most=1
+    )
+    distill_temperature: float | None = setting(
+        "Temperature of the probabilities; by default 4, and 2 for kl_standardised.", default=None, above=0
+    )
+    distill_layers: tuple[str, ...] = setting(
+        "Layers that features compares (globs); by default one for each size of feature maps.", default=()
+    )
     image_size: int | None = setting(
         "Side in pixels to which images are scaled; by default they keep their size.", default=None, least=1
     )
@@ -273,9 +298,22 @@ class TrainConfig(RunConfig):
     def keeps_best(self) -> bool:
         return self.select == "best"
 
+    def given(self, names: Sequence[str]) -> list[str]:
+        """Those of the settings `names` that differ from their defaults."""
+        declared = self.settings()
+        return [name for name in names if getattr(self, name) != declared[name].default]
+
     def _check_together(self) -> None:
         super()._check_together()
         if self.lookahead is not None and self.ema is not None:
             raise SettingError(f"lookahead={self.lookahead} and ema={self.ema} both average the weights; leave one out")
+        if self.distill_layers and self.distill != "features":
+            raise SettingError(
+                f"distill_layers={list(self.distill_layers)} is for distill='features', not {self.distill!r}"
+            )
+        if self.distill_temperature is not None and self.distill == "features":
+            raise SettingError(
+                f"distill_temperature={self.distill_temperature:g} is not for distill='features'; leave it out"
+            )
         if self.validation == 0 and self.select == "best":
             raise SettingError("select='best' needs a validation part; set validation above 0, for example 0.1")

@@ -19,6 +19,7 @@ from leanconv.train.checkpoint import read_checkpoint, written
 from leanconv.train.config import EXECUTION, RunConfig
 
 CLASSES = "classes"
+TEACHER = "teacher_digest"  # the hash of the teacher's weights, for a run with a teacher
 REQUEST = "request"  # the other arguments of `leanconv train`, to repeat the run
 
 
@@ -49,6 +50,7 @@ class RunFolder:
         resume: bool,
         classes: Sequence[str] = (),
         request: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """The checkpoint from which the run continues, or None for a new run.
 
@@ -58,6 +60,7 @@ class RunFolder:
             resume: continue a run in this folder; otherwise a folder with a run is refused.
             classes: their names in the order of the network's outputs, which must not change; () if it has none.
             request: further entries of config.yaml, with which `leanconv train --config config.yaml` repeats the run.
+            more: what else decides the run's result and must not change: the hash of its teacher.
 
         Raises:
             SettingError: the folder holds a run and `resume` is not set, or the run has other settings.
@@ -65,7 +68,7 @@ class RunFolder:
         """
         if leads():
             remove_leftovers(self.root, [path.name for path in vars(self).values() if path != self.root])
-        settings = {"data": data_name, CLASSES: list(classes), **config.to_json()}
+        settings = {"data": data_name, CLASSES: list(classes), **config.to_json(), **(more or {})}
         if self.checkpoint.exists():
             if not resume:
                 way_out = "add --resume (resume=True) to continue it, or choose another folder"

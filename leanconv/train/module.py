@@ -11,27 +11,38 @@ from torch.nn import functional as F
 from leanconv.data.transforms import mixes_of
 from leanconv.train.base import Record, RunModule
 from leanconv.train.config import TrainConfig
+from leanconv.train.distill import Distillation
 from leanconv.train.scoring import Scores, logits_of, tally
 
 
 class TrainModule(RunModule):
-    """loss = cross-entropy (label smoothing) + penalty(model), after the learning rate and the seed of the step are set.
+    """loss = (1 - w) cross-entropy (label smoothing) + w distillation loss + penalty(model); w is 0 without a teacher.
+
+    The learning rate and the seed of the step are set before.
 
     Args:
         model: the network.
         config: the settings of the run.
         classes: the number of outputs that the network must have.
+        distillation: the loss against a teacher; None without a teacher.
     """
 
     config: TrainConfig
 
-    def __init__(self, model: nn.Module, config: TrainConfig, classes: int) -> None:
-        super().__init__(model, config, sums=4)
-        self.classes = classes
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, classes: int, distillation: Distillation | None = None
+    ) -> None:
+        super().__init__(model, config, sums=4 if distillation is None else 5)
+        self.classes, self.distillation = classes, distillation
         # A compiled function, not a compiled module, leaves the caller's model and its state dict unchanged
         self.call = torch.compile(_call) if config.compile else _call
         self.validation_sums = torch.zeros(4)
         self.mixes = mixes_of(config.mixup, config.cutmix, classes)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.distillation is not None:
+            self.distillation.to(self.device)
 
     def parts(self, batch: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The batch, mixed by Mixup or CutMix if they are set, in `accumulate` parts."""
@@ -46,18 +57,24 @@ class TrainModule(RunModule):
         images, labels = part
         logits = logits_of(self.call(self.model, images), self.classes).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        distilled = []
+        if self.distillation is not None:
+            weight = self.config.distill_weight
+            distilled = [self.distillation.loss(images, logits)]
+            loss = (1 - weight) * loss + weight * distilled[0]
         with torch.no_grad():
             largest = labels if labels.ndim == 1 else labels.argmax(dim=1)
             hits = (logits.argmax(dim=1) == largest).float().mean()
-            return loss, torch.stack([loss, extra, hits, torch.ones_like(loss)])
+            return loss, torch.stack([loss, extra, hits, torch.ones_like(loss), *distilled])
 
     def take_record(self) -> Record:
         """The record of this epoch, over all processes; the sums are then reset to zero."""
-        loss, extra, hits, n = self.take_sums()
+        loss, extra, hits, n, *distilled = self.take_sums()
         return {
             "epoch": self.trainer.current_epoch + 1,
             "lr": self.step_lr,
             "train_loss": loss / n,
+            **({"distill_loss": distilled[0] / n} if distilled else {}),
             "penalty": extra / n,
             "train_top1_pct": 100 * hits / n,
             "images": n,

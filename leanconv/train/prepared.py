@@ -13,6 +13,7 @@ from leanconv.core.meta import dry_run
 from leanconv.core.notes import get_task, task_of
 from leanconv.core.task import Task
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
+from leanconv.train.config import TrainConfig
 from leanconv.train.evaluation import evaluate, outputs_for
 from leanconv.train.scoring import Scores
 
@@ -30,6 +31,18 @@ def task_on(model: nn.Module, data: ImageData) -> Task:
     if data.image_size is not None and (noted is None or data.prepared):
         return Task(data.mean, data.std, data.image_size, data.names if noted is None else noted.classes)
     return task_of(model)
+
+
+def image_size_of(data: ImageData, config: TrainConfig) -> tuple[int, int]:
+    """(height, width) in pixels of the images of `data` as a run gets them.
+
+    Raises:
+        SettingError: they vary in size, and `config` has no size.
+    """
+    size = data.image_size if config.image_size is None else (config.image_size, config.image_size)
+    if size is None:
+        raise SettingError(f"the images of {data.name} vary in size; give --image-size (image_size=), such as 224")
+    return size
 
 
 def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:

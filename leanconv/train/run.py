@@ -19,7 +19,7 @@ from leanconv.data import ImageData
 from leanconv.train.caller import undisturbed
 from leanconv.train.checkpoint import written
 from leanconv.train.config import RunConfig, TrainConfig
-from leanconv.train.folder import RunFolder
+from leanconv.train.folder import TEACHER, RunFolder
 from leanconv.train.loggers import check_loggers
 from leanconv.train.optimizers import check_parameters
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.strategies import Strategy
 
+    from leanconv.train.distill import Distillation
     from leanconv.train.loop import Work
 
 
@@ -82,6 +83,7 @@ def fit(
     logger: str | Logger | Sequence[str | Logger] | None = None,
     strategy: str | Strategy | None = None,
     request: Mapping[str, Any] | None = None,
+    teacher: nn.Module | None = None,
 ) -> FitResult:
     """Train `model` in place on the train part of `data`; the test part is never read.
 
@@ -107,11 +109,14 @@ def fit(
         strategy: a name or an object of Lightning in which each process has all weights: "ddp",
             "ddp_find_unused_parameters_true" for a network with parts that get no gradient, DDPStrategy(...).
         request: further entries of config.yaml; see `RunFolder.open`.
+        teacher: a trained network from which `model` learns, as the settings that begin with `distill` say; see
+            `leanconv.train.distill`. It is not changed, and no file holds it; config.yaml holds a hash of its weights.
 
     Raises:
         SettingError: `out` holds a run and `resume` is not set, or this run has other settings or classes; `devices`
             contradicts the launcher; a setting names a parameter that does not exist; a run cannot have a callback, logger
-            or strategy; or `model` and `data` have classes of different names (classes in another order are accepted).
+            or strategy; `model` and `data`, or `teacher` and `data`, have classes of different names (classes in another
+            order are accepted); or a setting is for a teacher, and there is none.
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss or a weight is no longer finite, a file cannot be written, a process that decodes images was
             killed, or memory ran out; last.ckpt is then the last complete checkpoint.
@@ -124,14 +129,18 @@ def fit(
     if task is not None:
         data = data.for_classes(task.classes)
     with undisturbed(accelerator, alone=devices == 1 and started() is None):
+        from leanconv.train.distill import distillation_for, watching
         from leanconv.train.loop import train_loop
 
+        distillation = distillation_for(teacher, model, data, config)
         folder = RunFolder(out)
-        checkpoint = folder.open(config, data.name, resume, data.names, request)
-        history = train_loop(
-            model, partial(_work, model, data, config), config, folder, checkpoint,
-            progress=progress, accelerator=accelerator, devices=devices, **engine,
-        )  # fmt: skip
+        taught = {} if distillation is None else {TEACHER: distillation.digest}
+        checkpoint = folder.open(config, data.name, resume, data.names, request, taught)
+        with watching(distillation, model):
+            history = train_loop(
+                model, partial(_work, model, data, config, distillation), config, folder, checkpoint,
+                progress=progress, accelerator=accelerator, devices=devices, **engine,
+            )  # fmt: skip
         if config.keeps_best:
             from leanconv.train.best import load_best
 
@@ -195,7 +204,7 @@ def concluded(
     return result
 
 
-def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
+def _work(model: nn.Module, data: ImageData, config: TrainConfig, distillation: Distillation | None) -> Work:
     from lightning.pytorch.callbacks import WeightAveraging
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -212,4 +221,4 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig) -> Work:
     init = getattr(model, "init_from_images_", None)
     if init is not None:
         init(feed.first_images())
-    return Work(TrainModule(model, config, len(data.classes)), feed, tuple(averages))
+    return Work(TrainModule(model, config, len(data.classes), distillation), feed, tuple(averages))

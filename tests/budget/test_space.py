@@ -103,3 +103,23 @@ def test_a_layer_without_a_grid_stays_dense():
     assert isinstance(lc.Plan.from_json(plan.to_json()), lc.Plan)
     with pytest.raises(SettingError, match=r"has no nn\.Conv2d"):
         candidates_of(nn.Sequential(nn.Linear(4, 4)), (4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("low_rank", ["rank"]), ("partial_conv", ["ratio"]), ("depth_shared", ["adapter_rank"])]
+)
+def test_grids_of_new_operators_have_whole_vectors_and_save(method, settings):
+    model = lc.create_model("resnet20")
+    (name,) = settings
+    for align in (4, 8):
+        space = candidates_of(model, SIZE, methods=[method], align=align)
+        for one in space.lean:
+            value = getattr(one.group.method, name)
+            inner = value * one.sites[0].spec.in_channels if name == "ratio" else value
+            assert inner % align == 0
+    shares = [
+        one.macs() / one.sites[0].macs()
+        for one in candidates_of(model, SIZE, methods=["low_rank"], align=4).lean
+        if one.sites[0].name == "layer3.0.conv2"
+    ]
+    assert [round(share, 2) for share in sorted(shares)] == pytest.approx([0.25, 0.35, 0.5, 0.65], abs=0.06)

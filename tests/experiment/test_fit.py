@@ -16,6 +16,7 @@ import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.core.notes import get_task
 from leanconv.experiment import EpochEnded
+from leanconv.experiment.settings import read_config
 from leanconv.train import TrainConfig
 
 from .conftest import QUICK, Listed, Net, striped
@@ -191,3 +192,28 @@ def test_a_run_that_the_progress_function_ends_is_continued_exactly(
     assert resumed.scores == whole.scores
     states = resumed.network.state_dict(), whole.network.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_teacher_by_folder_belongs_to_the_run(tmp_path: Path) -> None:
+    quick = {"epochs": 1, "threads": 1, "progress": False}
+    dense = tmp_path / "dense"
+    lc.fit("resnet8", "digits", out=dense, **quick)  # type: ignore[arg-type]
+    out = tmp_path / "lean"
+    options: dict[str, Any] = {"method": "tied_block(blocks=2)", "init": "fit", "distill": "dist", "out": out, **quick}
+    run = lc.fit(str(dense), "digits", teacher=dense, **options)
+    assert run.history[0]["distill_loss"] > 0
+    settings, request = read_config(out / "config.yaml")
+    assert (settings["distill"], request["teacher"]) == ("dist", str(dense.resolve()))
+    assert "teacher_digest" not in request
+    assert set(lc.load(out).state_dict()) == set(run.network.state_dict())
+    assert lc.fit(str(dense), "digits", teacher=lc.load(dense), **options).summary == run.summary, "the same teacher"
+    with pytest.raises(SettingError, match=r"holds another run: teacher is '\w+' there and '\w+' here"):
+        lc.fit(str(dense), "digits", teacher=out, **options)
+
+
+@pytest.mark.parametrize("teacher", ["runs/missing", "resnet8"])
+def test_a_teacher_without_weights_is_refused(teacher: str) -> None:
+    with pytest.raises(
+        SettingError, match=f"teacher '{teacher}' is no folder of a trained network and no network with"
+    ):
+        lc.fit("resnet8", "digits", teacher=teacher)

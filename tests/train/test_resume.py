@@ -41,16 +41,21 @@ def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_continues(
-    network: Callable[..., nn.Module], data: ImageData, config: TrainConfig, folder: Path, steps: Sequence[int] = (1, 5)
+    network: Callable[..., nn.Module],
+    data: ImageData,
+    config: TrainConfig,
+    folder: Path,
+    steps: Sequence[int] = (1, 5),
+    teacher: nn.Module | None = None,
 ) -> None:
     """Stop a run of `network(last layer)` after each of `steps`; continued, it equals a run that was not stopped."""
     whole = network(nn.Identity())
-    expected = fit(whole, data, config, folder / "whole", progress=False)
+    expected = fit(whole, data, config, folder / "whole", progress=False, teacher=teacher)
     for step in steps:
         with pytest.raises(KeyboardInterrupt):
-            fit(network(CtrlC(step)), data, config, folder / str(step), progress=False)
+            fit(network(CtrlC(step)), data, config, folder / str(step), progress=False, teacher=teacher)
         model = network(nn.Identity())
-        result = fit(model, data, config, folder / str(step), resume=True, progress=False)
+        result = fit(model, data, config, folder / str(step), resume=True, progress=False, teacher=teacher)
         assert_same(state(model), state(whole))
         assert untimed(result.history) == untimed(expected.history)
 

@@ -1,0 +1,95 @@
+"""Fits, conversion and recovery within a search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import leanconv as lc
+from leanconv.budget import parts
+from leanconv.budget.costs import formula_costs
+from leanconv.budget.scores import fit_all, stored_modules
+from leanconv.budget.space import candidates_of
+from leanconv.train.config import TrainConfig
+from leanconv.train.once import read_json
+from tests.budget.conftest import QUICK, striped
+
+SIZE = (1, 8, 8)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(24, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("method", [lc.LowRank(rank=4), lc.DepthShared()], ids=["one layer", "layers that share"])
+def test_candidates_are_fitted_to_the_outputs_of_the_dense_layers(method, trained, images, tmp_path):
+    space = candidates_of(trained, SIZE, methods=[method], where=["a.0", "b.0"], align=4)
+    candidate = space.lean[0]
+    fit_all(trained, space, formula_costs(trained, space), images, tmp_path)
+    found = stored_modules(candidate, trained, tmp_path)
+    where = [site.name for site in candidate.sites]
+    expected = lc.convert(trained, lc.plan(trained, method, where, input_size=SIZE), "fit", data=[images])
+    to_weights = lc.convert(trained, lc.plan(trained, method, where, input_size=SIZE), "fit")
+    for name, module in found.items():
+        dense = module.module.weight_dense()
+        torch.testing.assert_close(dense, expected.get_submodule(name).weight_dense(), rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(dense, to_weights.get_submodule(name).weight_dense(), atol=1e-3)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_network_is_converted_layer_after_layer_if_this_is_cheap(sequential, trained, images, monkeypatch):
+    monkeypatch.setattr(parts, "SEQUENTIAL", 1e12 if sequential else 0)
+    plan = lc.plan(trained, lc.LowRank(rank=4), ["a.0", "b.0", "c.0"], input_size=SIZE)
+    batches = list(images.split(12))
+    expected = lc.convert(trained, plan, "fit", data=batches, sequential=sequential)
+    lc.reestimate_norms_(expected, batches)
+    assert torch.equal(parts.converted(trained, plan, batches)(images), expected(images))
+
+
+def test_the_recovery_learns_from_the_dense_network(trained, data, tmp_path):
+    recipe = TrainConfig(epochs=1, batch_size=40, distill="dist")
+    lc.lean(trained, data, "macs=0.6", tmp_path, recipe, **{**QUICK, "recovery_epochs": 1})
+    teacher = lc.load(tmp_path, trained.__class__())  # only its own hash is in the folder of the run
+    noted = (tmp_path / "networks" / "lean" / "recovery" / "config.yaml").read_text()
+    assert "teacher" in noted and "distill: dist" in noted and teacher is not None
+
+
+def test_ordinary_networks_meet_every_limit_and_are_read_again(trained, tmp_path):
+    names = ("pruned", "pruned_random", "narrower")
+    asked: dict[str, Any] = {**QUICK, "controls": names, "recovery_epochs": 1, "methods": ("tied_block",)}
+    recipe = TrainConfig(epochs=2, batch_size=40)
+    data = striped(120), striped(60)
+    first = lc.lean(trained, data, "macs=0.7,params=0.6", tmp_path, recipe, **asked)
+    rows = {row["network"]: row for row in first.rows}
+    for name in names:
+        for measure, part in (("macs", 0.7), ("params", 0.6)):
+            assert 0.4 * part * rows["dense"][measure] < rows[name][measure] <= part * rows["dense"][measure]
+    for name, epochs in (("pruned", 1), ("narrower", 3)):  # a narrower network has the effort of both trainings
+        run = read_json(tmp_path / "networks" / name / "recovery" / "summary.json")
+        assert run["epochs"] == epochs
+    assert any("for 3 epochs: those of the recipe and of the recovery" in note for note in first.sentences())
+    again = lc.lean(trained, data, "macs=0.7,params=0.6", tmp_path, recipe, **asked)
+    x = torch.ones(1, *SIZE)
+    for name in names:
+        assert torch.equal(again.controls[name](x), first.controls[name](x))
+
+
+def test_a_limit_that_no_share_meets_is_a_note(trained, data):
+    found = lc.lean(trained, data, "bytes=9k", None, **{**QUICK, "controls": ("pruned",), "where": ["c.0"]})
+    assert [row["network"] for row in found.rows][-1] in ("lean", "pruned")
+
+
+def test_the_time_of_an_ordinary_network_is_measured(trained, data, monkeypatch):
+    seen: list[int] = []
+
+    def measured(setup: Any, costs: Any, network: torch.nn.Module) -> float:
+        seen.append(lc.count(network, SIZE).macs)
+        return costs.network["time"] * seen[-1] / lc.count(trained, SIZE).macs
+
+    monkeypatch.setattr("leanconv.budget.ordinary.measured_ms", measured)
+    asked = {**QUICK, "controls": ("pruned",), "align": 2, "methods": ("tied_block",)}
+    found = lc.lean(trained, data, "time=0.5,params=0.99", None, where=["c.0"], **asked)
+    assert found is not None and max(seen) > min(seen)
