@@ -83,7 +83,7 @@ def prune(
 
 
 def _blending(model: Any, fraction: Any) -> tuple[Any, dict[str, Any], str]:
-    from leanconv.analyse import blending_weights, prune_blending
+    from leanconv.analyse.blending import blending_weights, prune_blending
 
     pruned = prune_blending(model, fraction)
     left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
