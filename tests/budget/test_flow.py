@@ -198,7 +198,7 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         ({"model": torch.nn.Conv2d(1, 3, 8)}, "single layer|outputs of shape"),
         ({"methods": ["tied"]}, "tied"),
     ],
-    ids=str,
+    ids=["budget", "control", "name", "check", "align", "setting", "model", "method"],
 )
 def test_wrong_input_says_the_way_out(asked, said, trained, data):
     given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}
