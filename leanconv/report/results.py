@@ -18,6 +18,7 @@ from leanconv.report import (
     growth,
     latency_tables,
     layer_tables,
+    lean_tables,
     tables,
     trust_tables,
 )
@@ -33,6 +34,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
         "folded": fit_tables.markdown_of_folded,
     },
     "growth": {"main": growth.markdown},
+    "lean": {"main": lean_tables.markdown},
     "prediction": {"main": layer_tables.markdown_of_predictions},
     "profile": {"main": layer_tables.markdown_of_profile},
     "steps": {"main": layer_tables.markdown_of_steps},
