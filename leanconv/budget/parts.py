@@ -36,7 +36,7 @@ class Recovery(Protocol):
         folder: Path,
         *,
         progress: bool,
-    ) -> None:
+    ) -> object:
         """Train `student` in place. A run in `folder` that was stopped continues.
 
         Args:
