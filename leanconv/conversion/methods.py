@@ -24,7 +24,7 @@ def parse_methods(
 
     Args:
         text: the methods.
-        others: classes by name that may stand in the place of a method.
+        others: classes by name that may take the place of a method.
 
     Raises:
         SettingError: `text` is not such a list, a method or setting is unknown, a method refuses a value, or a method occurs

@@ -20,7 +20,7 @@ Axes = dict[tuple[str, int], np.ndarray]
 def removable(model: nn.Module, graph: ChannelGraph, axes: Axes) -> ChannelGraph:
     """The graph, with `whole` cleared for the sets from which channels can be removed.
 
-    Code that says a number of channels, as in ``x.view(n, 64, -1)`` or ``x[:, :32]``, may go on to run on a narrower network
+    Code that says a number of channels, as in ``x.view(n, 64, -1)`` or ``x[:, :32]``, may still run on a narrower network
     and read other channels. So some channels of each set behind such an operation are removed, a different number of each, and
     the network is followed again. A set stays whole if the network does not run or couples other channels.
     """

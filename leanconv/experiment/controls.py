@@ -32,7 +32,7 @@ class Narrower(Control):
 
     Args:
         macs: the share of the dense network's MACs that may remain.
-        align: each layer keeps a multiple of so many channels.
+        align: each layer keeps a multiple of this number of channels.
     """
 
     macs: float = 0.5
@@ -63,7 +63,7 @@ class Pruned(Control):
     Args:
         macs: the share of the dense network's MACs that may remain.
         criterion: "magnitude" or "random".
-        align: each layer keeps a multiple of so many channels.
+        align: each layer keeps a multiple of this number of channels.
     """
 
     macs: float = 0.5
