@@ -36,7 +36,7 @@ class Recovery(Protocol):
         folder: Path,
         *,
         progress: bool,
-    ) -> None:
+    ) -> object:
         """Train `student` in place. A run in `folder` that was stopped continues.
 
         Args:
@@ -71,7 +71,8 @@ def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor]) -> nn.Mod
     most `SEQUENTIAL` MACs.
     """
     passes = 2 * len(plan.groups) * sum(len(batch) for batch in batches)
-    sequential = passes * count_macs(model, tuple(batches[0].shape[1:])) <= SEQUENTIAL
+    channels, height, width = batches[0].shape[1:]
+    sequential = passes * count_macs(model, (channels, height, width)) <= SEQUENTIAL
     with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
         warnings.simplefilter("ignore", LeanconvWarning)
         lean = convert(model, plan, "fit", data=batches, sequential=sequential)

@@ -80,7 +80,9 @@ def measured_ms(setup: Setup, costs: Costs, network: nn.Module) -> float:
     config = setup.config
     both = {"dense": setup.teacher, "other": network}
     found = network_ms(both, setup.example, config.runtime, config.threads, SECONDS)
-    return costs.network["time"] * found["other"].latency.ratio
+    latency = found["other"].latency
+    assert latency is not None
+    return costs.network["time"] * latency.ratio
 
 
 def _untimed(key: str, costs: Costs, setup: Setup) -> bool:

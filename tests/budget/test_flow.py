@@ -40,7 +40,8 @@ def test_a_users_network_and_tensors_meet_several_limits_at_once(trained, data, 
     )
     assert found.frontier[0]["divergence"] == 0 and len(found.to_pandas()) == 4
     text = str(found)
-    assert "tied_block" in text and "of the MACs" in text
+    became = {row["becomes"] for row in found.layers} - {"dense"}
+    assert became and all(label in text for label in became) and "of the MACs" in text
     page = (tmp_path / "a" / "report.html").read_text()
     assert page.count("<svg") >= 2 and "to the divergence" in page
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
@@ -190,7 +191,7 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
             {"budget": "macs=0.001"},
             r"no choice of candidates meets macs=[\d.]+; the nearest that can be met is macs=0\.\d+",
         ),
-        ({"controls": ["best"]}, "controls='best' must be uniform, random, or a name with a function"),
+        ({"controls": ["best"]}, "controls='best' must be uniform, random, pruned, pruned_random, narrower, or a name"),
         ({"controls": {"lean": lambda setup: setup.teacher}}, "is the name of a network that is shown anyway"),
         ({"check": 2}, "check=2 must be at least 3 choices"),
         ({"align": 0}, "align=0 must be a whole number of at least 1"),

@@ -29,7 +29,8 @@ def test_layers_come_in_the_order_of_execution():
 def test_layers_that_share_weights_are_one_candidate():
     space = candidates_of(lc.create_model("resnet20"), SIZE, methods=["depth_shared"])
     assert all(len(one.sites) > 1 for one in space.lean)
-    keys = [tuple(site.name for site in one.sites) for one in space.lean]
+    keys = [(one.group.method.adapter_rank, *(site.name for site in one.sites)) for one in space.lean]
+    assert {key[0] for key in keys} == {0, 8}
     assert len({*keys}) == len(keys)  # sharing in a stage and in the network make the same groups here
 
 
