@@ -21,8 +21,8 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in rows
     ]  # fmt: skip
     note = (
-        f"ms: a call of {dense['batch']} image(s) in {dense['runtime']}, {dense['threads']} thread(s), interleaved, median; ratios "
-        "compare with dense. Before training: validation accuracy after the conversion. The test part was read once for each "
+        f"ms: a call of {dense['batch']} image(s) in {dense['runtime']}, {dense['threads']} thread(s), interleaved, median; "
+        "ratios compare with dense. Before training: validation accuracy after the conversion. The test part was read once for each "
         "network. One run of each (n = 1)."
     )
     return markdown_text(HEADS, body, note)
