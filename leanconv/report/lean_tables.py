@@ -14,15 +14,17 @@ def markdown(rows: Sequence[Row]) -> str:
     dense = rows[0]
     body = [
         [
-            row["network"], integer(row["params"]), f"{row['params'] / dense['params']:.2f}",
-            macs(row["macs"]), f"{row['macs'] / dense['macs']:.2f}", f"{row['latency_ms']:.3g}", f"{row['ratio']:.2f}",
+            row["network"],
+            integer(row["params"]), f"{row['params'] / dense['params']:.2f}",
+            macs(row["macs"]), f"{row['macs'] / dense['macs']:.2f}",
+            f"{row['latency_ms']:.3g}", f"{row['ratio']:.2f}",
             *(NONE if row[key] is None else f"{row[key]:.2f}" for key in ("one_shot", "quality", "test_top1_pct")),
         ]
         for row in rows
     ]  # fmt: skip
     note = (
         f"ms: a call of {dense['batch']} image(s) in {dense['runtime']}, {dense['threads']} thread(s), interleaved, median; "
-        "ratios compare with dense. Before training: validation accuracy after the conversion. The test part was read once for each "
-        "network. One run of each (n = 1)."
+        "ratios compare with dense. Before training: validation accuracy after the conversion. The test part was read once "
+        "for each network. One run of each (n = 1)."
     )
     return markdown_text(HEADS, body, note)
