@@ -20,6 +20,7 @@ from leanconv.report import (
     layer_tables,
     lean_tables,
     tables,
+    training_tables,
     trust_tables,
 )
 from leanconv.report.tables import Row
@@ -47,6 +48,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
         "fits": channel_tables.markdown_of_fits,
         "pruning": channel_tables.markdown_of_pruning,
     },
+    "training": {"main": training_tables.markdown},
     "sweep": {"main": trust_tables.markdown_of_sweep},
     "mutation": {"main": trust_tables.markdown_of_mutants},
     "analysis": {
