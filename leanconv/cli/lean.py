@@ -39,14 +39,10 @@ MaxDrop = Annotated[
     typer.Option("--max-drop", min=0, help="The leanest network that loses at most these points of accuracy."),
 ]
 Methods = Annotated[
-    list[str] | None, typer.Option("--methods", metavar="NAME", help="Try only these methods; may be repeated.")
+    list[str] | None, typer.Option("--methods", metavar="NAME", help="Try only these; may be repeated.")
 ]
 Controls = Annotated[
-    str,
-    typer.Option(
-        "--controls",
-        help="What the result is compared with, by comma: uniform, random, pruned, pruned_random, narrower; or none.",
-    ),
+    str, typer.Option("--controls", help="By comma: uniform, random, pruned, pruned_random, narrower; or none.")
 ]
 Recipe = Annotated[
     str | None,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ChannelForm:
-    """A form in which it matters which channels lie next to each other; `leanconv.choose_orders` orders them.
+    """A form that depends on which channels lie next to each other; `leanconv.choose_orders` finds their order.
 
     Args:
-        blocks: the channels lie in so many blocks, which do not mix.
+        blocks: the number of blocks of channels; blocks do not mix.
         tied: all blocks have the same weights.
         redundant_from: the input channels from this one on keep the central tap only; None if all keep their taps.
     """
