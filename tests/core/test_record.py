@@ -27,6 +27,7 @@ GROUP = lc.Group(lc.TiedBlock(), (SITE,))
 FULL = Record(
     base={"name": "resnet8", "kwargs": {"num_classes": 2}},
     task=TASK,
+    channels=(lc.ChannelPlan(removed=("layer1.0",)),),
     plan=lc.Plan((GROUP,), ()),
     member=Member(GROUP, 0),
     sparse=("0.weight",),
