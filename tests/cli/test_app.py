@@ -17,6 +17,7 @@ from leanconv.cli.detect.flags import UNUSED
 from leanconv.core.config import Config
 from leanconv.detect import DetectConfig
 from leanconv.train import TrainConfig
+from leanconv.train.config import DISTILL
 
 from .conftest import one_line
 
@@ -44,7 +45,7 @@ def test_version(call: Callable) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "config", "left_out"),
-    [("train", TrainConfig, ()), ("compare", TrainConfig, ()), ("detect train", DetectConfig, UNUSED)],
+    [("train", TrainConfig, ()), ("compare", TrainConfig, DISTILL), ("detect train", DetectConfig, UNUSED)],
 )
 def test_every_setting_is_a_flag_with_its_help_and_its_default(
     verb: str, config: type[Config], left_out: tuple[str, ...]
