@@ -22,7 +22,7 @@ def cifar_fast() -> TrainConfig:
     epochs (results/training-resnet20-cifar10-lr-2026-11-21.json).
     Hardware: a CPU with bfloat16 instructions trains ResNet-20 on about 1,500 images a second with two cores.
     """
-    return TrainConfig(epochs=30, lr=0.3, schedule="onecycle", weight_decay=2e-4, precision="auto")
+    return TrainConfig(epochs=30, lr=0.3, schedule="onecycle", weight_decay=2e-4, precision="bf16")
 
 
 def cifar_speed() -> TrainConfig:
@@ -149,7 +149,7 @@ def tiny_shardnet_vgg() -> TrainConfig:
     Hardware: not given.
     """
     return cifar_shardnet().replace(
-        epochs=100, lr=0.01, gamma=0.1, augment="random_resized_crop", image_size=56, ten_crop=True, precision="auto"
+        epochs=100, lr=0.01, gamma=0.1, augment="random_resized_crop", image_size=56, ten_crop=True, precision="bf16"
     )
 
 
@@ -174,7 +174,7 @@ def imagenet_shardnet() -> TrainConfig:
 def _imagenet(epochs: int) -> TrainConfig:
     return TrainConfig(
         epochs=epochs, batch_size=256, schedule="step", milestones=tuple(range(30, epochs, 30)), weight_decay=1e-4,
-        nesterov=False, augment="random_resized_crop", image_size=224, precision="auto", validation=0.0, workers=8,
+        nesterov=False, augment="random_resized_crop", image_size=224, precision="bf16", validation=0.0, workers=8,
     )  # fmt: skip
 
 
