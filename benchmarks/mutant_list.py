@@ -190,9 +190,12 @@ MUTANTS: list[Mutant] = [
     *area(
         "resume", "train/feed.py", FEED,
         ("yield from islice(self.loader, done, None)", "yield from self.loader"),
-        ("self.train, self.validation = data.split(config.validation, config.seed)",
-         "self.train, self.validation = data.split(config.validation)"),
         ("self.loader.set_epoch(epoch)", "self.loader.set_epoch(0)"),
+    ),
+    *area(
+        "resume", "train/prepared.py", FEED,
+        ("return data.split(config.validation, config.seed) if config.validation",
+         "return data.split(config.validation) if config.validation"),
     ),
     *area(
         "resume", "train/checkpoint.py", "tests/train/test_checkpoint.py",

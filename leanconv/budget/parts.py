@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from leanconv.budget.space import Candidate
-from leanconv.conversion.apply import build, convert
-from leanconv.conversion.calibrate import reestimate_norms_
+from leanconv.conversion import calibrate
+from leanconv.conversion.apply import build
 from leanconv.conversion.plan import Plan
 from leanconv.conversion.targets import Target
 from leanconv.core.count import count_macs
@@ -75,8 +75,7 @@ def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor]) -> nn.Mod
     sequential = passes * count_macs(model, (channels, height, width)) <= SEQUENTIAL
     with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
         warnings.simplefilter("ignore", LeanconvWarning)
-        lean = convert(model, plan, "fit", data=batches, sequential=sequential)
-    return reestimate_norms_(lean, batches)
+        return calibrate.fitted(model, plan, "fit", batches, sequential=sequential)
 
 
 def distil(

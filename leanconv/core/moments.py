@@ -93,11 +93,6 @@ class Moments:
         """E[W u] for each output, in float64: (O)."""
         return (by_group(weight, len(self.mean)) @ self.mean.double()[:, :, None]).flatten()
 
-    def centred(self) -> Moments:
-        """The moments of u - E[u], for layers behind which a norm removes every constant."""
-        mean = self.mean.double()
-        return Moments(self.second - mean[:, :, None] * mean[:, None, :], torch.zeros_like(self.mean), self.count)
-
 
 def by_group(weight: Tensor, groups: int) -> Tensor:
     """A weight (O, ...) as matrices in float64: (groups, O / groups, F)."""

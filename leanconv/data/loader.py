@@ -56,11 +56,23 @@ class Epochs(ABC):
 
 
 class Loader(Epochs):
-    """Batches of (float32 images, int64 labels)."""
+    """Batches of (float32 images, int64 labels).
 
-    def __init__(self, images: LabelledImages, sampling: Sampling, finish: Transform) -> None:
+    Args:
+        images, sampling: which images, in which order.
+        finish: changes a whole batch at the end.
+        mirrors: the images that an alternating flip mirrors in even epochs, bool (N,); in odd epochs it mirrors the others.
+    """
+
+    def __init__(
+        self, images: LabelledImages, sampling: Sampling, finish: Transform, mirrors: Tensor | None = None
+    ) -> None:
         super().__init__(sampling)
-        self.images, self.finish = images, finish
+        self.images, self.finish, self.mirrors = images, finish, mirrors
+
+    def mirrored(self, epoch: int) -> Tensor | None:
+        """The images that are mirrored in an epoch; None without an alternating flip."""
+        return None if self.mirrors is None else self.mirrors ^ bool(epoch % 2)
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -80,14 +92,14 @@ class MemoryLoader(Loader):
         change: Callable[..., Tensor],
         mirrors: Tensor | None = None,
     ) -> None:
-        super().__init__(images, sampling, finish)
-        self.change, self.mirrors = change, mirrors
+        super().__init__(images, sampling, finish, mirrors)
+        self.change = change
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
-        draw = generator(self.sampling.seed, epoch, self.sampling.rank, 1)
+        draw, mirrored = generator(self.sampling.seed, epoch, self.sampling.rank, 1), self.mirrored(epoch)
         for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
-            own = {} if self.mirrors is None else {"mirror": self.mirrors[rows] ^ bool(epoch % 2)}
+            own = {} if mirrored is None else {"mirror": mirrored[rows]}
             yield self.finish(self.change(self.images.images[rows], draw, **own)), self.images.labels[rows]
 
 
@@ -103,8 +115,8 @@ class ItemLoader(Loader):
         workers: int,
         mirrors: Tensor | None = None,
     ) -> None:
-        super().__init__(images, sampling, finish)
-        self.transform, self.workers, self.mirrors = transform, workers, mirrors
+        super().__init__(images, sampling, finish, mirrors)
+        self.transform, self.workers = transform, workers
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch.
@@ -112,9 +124,8 @@ class ItemLoader(Loader):
         Raises:
             DataError: an image cannot be decoded.
         """
-        mirrors = None if self.mirrors is None else self.mirrors ^ bool(epoch % 2)
         loader = DataLoader(
-            _Items(self.images, self.transform, (self.sampling.seed, epoch), mirrors),
+            _Items(self.images, self.transform, (self.sampling.seed, epoch), self.mirrored(epoch)),
             self.sampling.batch_size,
             sampler=self.sampling.order(epoch).tolist(),
             num_workers=self.workers,
@@ -138,9 +149,9 @@ class _Items(Dataset[tuple[Tensor, int]]):
     """Transformed images. Each image has its own seed, so the result does not depend on the number of workers."""
 
     def __init__(
-        self, images: LabelledImages, transform: Transform, key: tuple[int, int], mirrors: Tensor | None = None
+        self, images: LabelledImages, transform: Transform, key: tuple[int, int], mirrored: Tensor | None
     ) -> None:
-        self.images, self.transform, self.key, self.mirrors = images, transform, key, mirrors
+        self.images, self.transform, self.key, self.mirrored = images, transform, key, mirrored
 
     def __len__(self) -> int:
         return len(self.images)
@@ -150,7 +161,8 @@ class _Items(Dataset[tuple[Tensor, int]]):
             torch.default_generator.manual_seed(mix(*self.key, row))
             image, label = self.images[row]  # a data set of the user's may draw too
             changed = self.transform(image)
-            return (changed.flip(-1) if self.mirrors is not None and self.mirrors[row] else changed.contiguous()), label
+            flip = self.mirrored is not None and bool(self.mirrored[row])
+            return (changed.flip(-1) if flip else changed.contiguous()), label
 
 
 def make_loader(

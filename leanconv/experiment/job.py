@@ -22,7 +22,7 @@ from leanconv.experiment.teacher import Teacher
 from leanconv.files.target import Network, absolute, network_digest, network_name, open_target
 from leanconv.train.config import EXECUTION, TrainConfig
 from leanconv.train.once import CLASS_NAMES
-from leanconv.train.prepared import check_fits, image_size_of, some_batches
+from leanconv.train.prepared import check_fits, image_size_of, parts_of, some_batches
 
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
@@ -154,11 +154,9 @@ class Job:
 
     def _images_to_fit(self) -> list[Tensor]:
         """Images of the train part, without the ones that are held out for validation, as training feeds them."""
-        part, seed, data = self.data.train, self.config.seed, self.data
-        if self.config.validation:
-            part, _ = data.split(self.config.validation, seed)
-        task = Task(data.mean, data.std, self.image_size)
-        return list(some_batches(part, data, task, FIT_IMAGES, seed=seed, batch_size=128))
+        part, _ = parts_of(self.data, self.config)
+        task = Task(self.data.mean, self.data.std, self.image_size)
+        return list(some_batches(part, self.data, task, FIT_IMAGES, seed=self.config.seed, batch_size=128))
 
     def base(self) -> nn.Module:
         """The network before it is converted."""

@@ -15,6 +15,7 @@ from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.data.loader import Epochs
 from leanconv.data.transforms import Crop, extra_transforms
 from leanconv.train.config import TrainConfig
+from leanconv.train.prepared import parts_of
 
 VALIDATION_BATCH = 500
 
@@ -68,10 +69,7 @@ class Feed(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.mean, self.std = data.mean, data.std
-        self.train: LabelledImages = data.train
-        self.validation: LabelledImages | None = None
-        if config.validation:
-            self.train, self.validation = data.split(config.validation, config.seed)
+        self.train, self.validation = parts_of(data, config)
 
     def train_dataloader(self) -> Resumable:
         trainer, batch_size = self._trainer(), self.config.batch_size

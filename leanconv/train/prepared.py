@@ -45,6 +45,11 @@ def image_size_of(data: ImageData, config: TrainConfig) -> tuple[int, int]:
     return size
 
 
+def parts_of(data: ImageData, config: TrainConfig) -> tuple[LabelledImages, LabelledImages | None]:
+    """The images on which a run trains, and the images of the train part that it holds out for validation, or None."""
+    return data.split(config.validation, config.seed) if config.validation else (data.train, None)
+
+
 def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
     """Raise SettingError unless `model` takes images of `data` and has an output for each class, by the classes' names.
 

@@ -15,7 +15,7 @@ from leanconv.data import ImageData
 from leanconv.train.blocks import recover_blocks_
 from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder
-from leanconv.train.prepared import some_batches, task_on
+from leanconv.train.prepared import parts_of, some_batches, task_on
 from leanconv.train.run import FitResult, fit
 
 BLOCKS = "blocks"
@@ -56,8 +56,7 @@ def recover(
     if not data.prepared:
         data = replace(data, mean=task.mean, std=task.std)
     if block_steps and not RunFolder(root).checkpoint.exists():
-        train = data.split(config.validation, config.seed)[0] if config.validation else data.train
-        (images,) = some_batches(train, data, task, block_images, seed=config.seed)
+        (images,) = some_batches(parts_of(data, config)[0], data, task, block_images, seed=config.seed)
         recover_blocks_(
             student, teacher, images, steps=block_steps, inputs=block_inputs, seed=config.seed, folder=root / BLOCKS,
             say=_print if progress and leads() else None,

@@ -138,7 +138,7 @@ def fit(
         checkpoint = folder.open(config, data.name, resume, data.names, request, taught)
         with watching(distillation, model):
             history = train_loop(
-                model, partial(_work, model, data, config, distillation), config, folder, checkpoint,
+                model, partial(_work, model, data, config, distillation, checkpoint is None), config, folder, checkpoint,
                 progress=progress, accelerator=accelerator, devices=devices, **engine,
             )  # fmt: skip
         if config.keeps_best:
@@ -204,7 +204,9 @@ def concluded(
     return result
 
 
-def _work(model: nn.Module, data: ImageData, config: TrainConfig, distillation: Distillation | None) -> Work:
+def _work(
+    model: nn.Module, data: ImageData, config: TrainConfig, distillation: Distillation | None, starts: bool
+) -> Work:
     from lightning.pytorch.callbacks import WeightAveraging
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -219,6 +221,6 @@ def _work(model: nn.Module, data: ImageData, config: TrainConfig, distillation: 
         averages.append(Lookahead(config.lookahead))
     feed = Feed(data, config)
     init = getattr(model, "init_from_images_", None)
-    if init is not None:
+    if init is not None and starts:  # a checkpoint holds what the images decided
         init(feed.first_images())
     return Work(TrainModule(model, config, len(data.classes), distillation), feed, tuple(averages))

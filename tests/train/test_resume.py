@@ -86,6 +86,20 @@ def test_stopped_at_any_step_and_continued(config: TrainConfig, data: ImageData,
         assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == result.history
 
 
+def test_only_a_run_that_starts_reads_images_for_the_start_of_its_network(data: ImageData, tmp_path: Path) -> None:
+    class Started(Net):
+        started = False
+
+        def init_from_images_(self, images: Tensor) -> None:
+            self.started = True
+
+    first, again = Started(CtrlC(1)), Started(nn.Identity())
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, data, SMALL, tmp_path, progress=False)
+    fit(again, data, SMALL, tmp_path, resume=True, progress=False)
+    assert first.started and not again.started
+
+
 def test_killed_politely_then_stopped(data: ImageData, tmp_path: Path) -> None:
     whole = Net()
     fit(whole, data, SMALL, tmp_path / "whole", progress=False)
