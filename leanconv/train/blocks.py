@@ -20,6 +20,7 @@ from leanconv.core.modes import evaluating
 from leanconv.core.penalty import penalty
 from leanconv.core.processes import leads
 from leanconv.core.sharing import parameters_in_use
+from leanconv.core.strided import safe_strides
 from leanconv.train.checkpoint import sha256_of, written
 from leanconv.train.distill import weights_digest
 from leanconv.train.once import difference, read_json
@@ -104,7 +105,7 @@ def recover_blocks_(
     store = _Store(folder, settings | digests)
     groups = groups_of(student, lean_blocks(student, teacher, images[:2]))
     results: list[BlockResult] = []
-    with evaluating(student), evaluating(teacher), torch.enable_grad():
+    with evaluating(student), evaluating(teacher), torch.enable_grad(), safe_strides(student):
         for number, group in enumerate(groups):
             found = store.read(number, student)
             if found is None:

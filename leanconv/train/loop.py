@@ -44,6 +44,7 @@ from leanconv.core.logs import only_errors
 from leanconv.core.machine import precision_of
 from leanconv.core.processes import leads
 from leanconv.core.state import versioned
+from leanconv.core.strided import safe_strides
 from leanconv.train.base import Record, RunModule
 from leanconv.train.best import keep_best
 from leanconv.train.callbacks import LOOK_EVERY, AtomicCheckpoints, Interrupted, LastCheckpoint, Recorder
@@ -136,7 +137,7 @@ def train_loop(
             )  # fmt: skip
             if config.channels_last:
                 to_channels_last(model)
-            with _interruptible(recorder, trainer.world_size), failures():
+            with _interruptible(recorder, trainer.world_size), failures(), safe_strides(model):
                 resumed = folder.checkpoint if checkpoint is not None else None
                 trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
         return work.module.history

@@ -158,7 +158,7 @@ def test_a_glob_that_matches_nothing_is_refused(call: Callable, flag: str) -> No
 def test_convert_says_that_a_fit_is_not_trained(call: Callable, tmp_path: Path, init: str, said: bool) -> None:
     answer = call("convert", "resnet8", "-m", "split", "--init", init, "-o", tmp_path / "lean")
     assert answer.code == 0
-    assert ("not trained: train it, because its accuracy is far below" in answer.err) is said
+    assert ("not trained: train it, its accuracy is far below" in answer.err) is said
 
 
 def test_a_regnet_is_inspected_without_weights(call: Callable) -> None:

@@ -36,6 +36,7 @@ from leanconv.detect.data.coco import categories_of, parse_coco, photos_of
 from leanconv.detect.data.find import Finder
 from leanconv.detect.data.voc import read_voc
 from leanconv.files.save import CHECKSUM_KEY, METADATA_KEY, MODEL_FILE
+from leanconv.train.config import TrainConfig
 from leanconv.train.folder import RunFolder, read_checkpoint
 from leanconv.train.once import read_json
 from tests.files.fuzzing import (
@@ -173,7 +174,7 @@ def load_into_own(file: Path) -> object:
 
 
 def check_config(file: Path) -> object:
-    return RunFolder(file.parent)._check_same(CONFIG)
+    return RunFolder(file.parent)._check_same(CONFIG | TrainConfig().added(), TrainConfig())
 
 
 COCO = {
@@ -336,4 +337,4 @@ def test_yaml_that_is_more_than_plain_values_is_refused(text: str, tmp_path: Pat
     assert parse_yaml("a: [1, 2.5, x, null]") == {"a": [1, 2.5, "x", None]}
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(LeanconvError):
-        RunFolder(tmp_path)._check_same(CONFIG)
+        RunFolder(tmp_path)._check_same(CONFIG | TrainConfig().added(), TrainConfig())
