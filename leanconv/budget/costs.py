@@ -54,6 +54,12 @@ class Costs:
     by_key: dict[str, Cost]
     unmeasured: int = 0
 
+    def helps(self, candidate: Candidate, measures: Sequence[str]) -> bool:
+        """Whether a lean candidate saves anything in one of `measures`. Memory is saved by smaller weights only."""
+        added_up = ["bytes" if measure == "memory" else measure for measure in measures]
+        cost = self.by_key[candidate.key]
+        return any(self._saving(candidate, name) > 0 for name in added_up if cost.of(name) is not None)
+
     def total(self, space: Space, chosen: Sequence[Candidate]) -> dict[str, float]:
         """The predicted values of a network: the dense network's, changed by what each chosen candidate saves."""
         found = {}

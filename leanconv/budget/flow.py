@@ -126,12 +126,18 @@ class Flow:
         )  # fmt: skip
 
     def fit(self, costs: Costs) -> list[str]:
-        """Fit all candidates; returns the keys of those that are scored."""
-        space = self.setup.space
+        """Fit the candidates that help to meet the budget; returns the keys of those that are scored."""
+        space, measures = self.setup.space, self.measures
         if self.setup.timed:  # what has no time is never chosen
             space = space.only(key for key, cost in costs.by_key.items() if cost.time is not None)
+        space = space.only(one.key for one in space.lean if costs.helps(one, measures))
+        if not space.lean:
+            raise SettingError(
+                f"none of the {len(self.setup.space.lean)} candidates saves {' or '.join(measures)}; name other methods, "
+                "or a smaller align"
+            )
         return fit_all(
-            self.setup.teacher, space, costs, self.setup.images, self.folder,
+            self.setup.teacher, space, costs, measures, self.setup.images, self.folder,
             lambda done, total, text: self.say(Stage("fit", text, done, total)),
         )  # fmt: skip
 
@@ -141,6 +147,11 @@ class Flow:
             self.setup.teacher, space, self.setup.images, self.folder,
             lambda done, total, text: self.say(Stage("score", text, done, total)),
         )  # fmt: skip
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that decide: those of the limits, and the one of the frontier."""
+        return tuple(dict.fromkeys([*(limit.measure for limit in self.setup.budget.limits), self.measure_of_frontier]))
 
     @property
     def measure_of_frontier(self) -> str:

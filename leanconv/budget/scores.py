@@ -119,16 +119,23 @@ class Lines:
 
 @torch.no_grad()
 def fit_all(
-    model: nn.Module, space: Space, costs: Costs, images: Tensor, folder: Path, progress: Progress = lambda *_: None
+    model: nn.Module,
+    space: Space,
+    costs: Costs,
+    measures: Sequence[str],
+    images: Tensor,
+    folder: Path,
+    progress: Progress = lambda *_: None,
 ) -> list[str]:
     """Fit every candidate and store its weights; drop candidates for which another one of the same layers is better.
 
-    A candidate of one layer is dropped if another candidate costs no more in any measure, and its error on the layer's output
-    is not larger. A record for each candidate is in fits.jsonl; the weights of the remaining ones are in fits/.
+    A candidate of one layer is dropped if another candidate costs no more in any of `measures`, and its error on the layer's
+    output is not larger. A record for each candidate is in fits.jsonl; the weights of the remaining ones are in fits/.
 
     Args:
         model: the dense network, in eval mode.
         space, costs: the candidates and their costs.
+        measures: what the budget limits.
         images: calibration images, (N, C, H, W).
         folder: where the results are stored; results that it holds already are used.
         progress: called with (done, all, layer) after each layer.
@@ -152,7 +159,7 @@ def fit_all(
                 for one in own
                 if len(one.sites) == 1
             }
-            left = undominated(own, costs, errors)
+            left = undominated(own, costs, measures, errors)
             tensors = {"mean": wanted.mean, "std": wanted.std}
             for one in own:
                 if one.key in left:
@@ -166,22 +173,25 @@ def fit_all(
     return [key for key, record in lines.records.items() if record["kept"]]
 
 
-def undominated(candidates: Sequence[Candidate], costs: Costs, errors: Mapping[str, float]) -> set[str]:
-    """The candidates of one layer for which no other candidate is as cheap in every measure with no larger error.
+def undominated(
+    candidates: Sequence[Candidate], costs: Costs, measures: Sequence[str], errors: Mapping[str, float]
+) -> set[str]:
+    """The candidates of one layer for which no other candidate is as cheap in each of `measures` with no larger error.
 
     Candidates without an error (of several layers) all remain.
     """
     left: dict[str, tuple[float, ...]] = {}
     for one in sorted((one for one in candidates if one.key in errors), key=lambda one: errors[one.key]):
-        own = _values(costs.by_key[one.key])
+        own = _values(costs.by_key[one.key], measures)
         if not any(all(a <= b for a, b in zip(other, own, strict=True)) for other in left.values()):
             left[one.key] = own
     return {*left, *(one.key for one in candidates if one.key not in errors)}
 
 
-def _values(cost: Cost) -> tuple[float, ...]:
-    time = 0.0 if cost.time is None else cost.time
-    return (cost.params, cost.macs, cost.bytes, sum(cost.inner.values()), time)
+def _values(cost: Cost, measures: Sequence[str]) -> tuple[float, ...]:
+    memory = (cost.bytes, sum(cost.inner.values()))
+    own = [memory if measure == "memory" else (cost.of(measure) or 0.0,) for measure in measures]
+    return tuple(value for values in own for value in values)
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -182,4 +182,4 @@ def _descended(module: FilterSummaryConv2d, conv: nn.Conv2d, moments: Moments) -
     def normal(summary: Tensor) -> Tensor:
         return seen(summary.unfold(0, module.spec.fan_in, module.window_stride).contiguous())
 
-    return descended(module.summary.double(), normal, seen(weight), steps=200)
+    return descended(module.summary.double(), normal, seen(weight), steps=60)

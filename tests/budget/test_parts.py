@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ def images() -> torch.Tensor:
 def test_candidates_are_fitted_to_the_outputs_of_the_dense_layers(method, trained, images, tmp_path):
     space = candidates_of(trained, SIZE, methods=[method], where=["a.0", "b.0"], align=4)
     candidate = space.lean[0]
-    fit_all(trained, space, formula_costs(trained, space), images, tmp_path)
+    fit_all(trained, space, formula_costs(trained, space), ["macs", "params"], images, tmp_path)
     found = stored_modules(candidate, trained, tmp_path)
     where = [site.name for site in candidate.sites]
     expected = lc.convert(trained, lc.plan(trained, method, where, input_size=SIZE), "fit", data=[images])
@@ -105,3 +106,19 @@ def test_blocks_may_learn_first(trained, data):
     asked: dict[str, Any] = {**QUICK, "recovery_epochs": 1, "controls": ("pruned",)}
     found = lc.lean(trained, data, "macs=0.6", None, recover=partial(recover, block_steps=2), **asked)
     assert [row["network"] for row in found.rows] == ["dense", "lean", "pruned"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "fitted"), [("macs=0.9", {"low_rank"}), ("params=0.9", {"depth_shared", "low_rank"})]
+)
+def test_only_candidates_that_help_to_meet_the_budget_are_fitted(budget, fitted, trained, data, tmp_path):
+    """Sharing a weight saves no MACs."""
+    methods = [lc.DepthShared(), lc.LowRank(rank=4)]
+    lc.lean(trained, data, budget, tmp_path, **{**QUICK, "methods": methods, "where": ["a.0", "b.0"]})
+    keys = [json.loads(line)["key"] for line in (tmp_path / "fits.jsonl").read_text().splitlines()]
+    assert {key.split("(")[0].split(" ")[0] for key in keys} == fitted
+
+
+def test_a_budget_for_which_no_candidate_helps(trained, data):
+    with pytest.raises(SettingError, match="none of the 1 candidates saves macs; name other methods"):
+        lc.lean(trained, data, "macs=0.9", **{**QUICK, "methods": [lc.DepthShared()], "where": ["a.0", "b.0"]})
