@@ -15,6 +15,8 @@ from leanconv.core.count import count, unique
 from leanconv.core.meta import built_on_meta
 from leanconv.core.method import Group
 
+NOISE = 0.02  # part of a layer's time that two measurements of it may differ by
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -55,10 +57,17 @@ class Costs:
     unmeasured: int = 0
 
     def helps(self, candidate: Candidate, measures: Sequence[str]) -> bool:
-        """Whether a lean candidate saves anything in one of `measures`. Memory is saved by smaller weights only."""
-        added_up = ["bytes" if measure == "memory" else measure for measure in measures]
-        cost = self.by_key[candidate.key]
-        return any(self._saving(candidate, name) > 0 for name in added_up if cost.of(name) is not None)
+        """Whether a lean candidate saves anything in one of `measures`, and of time more than `NOISE`.
+
+        Memory is saved by smaller weights only. A candidate without a time saves no time.
+        """
+        cost, dense = self.by_key[candidate.key], [self.by_key[Candidate((site,)).key] for site in candidate.sites]
+        for measure in measures:
+            name = "bytes" if measure == "memory" else measure
+            own, others = cost.of(name), [one.of(name) for one in dense]
+            if own is not None and own < sum(value or 0.0 for value in others) * (1 - NOISE * (name == "time")):
+                return True
+        return False
 
     def total(self, space: Space, chosen: Sequence[Candidate]) -> dict[str, float]:
         """The predicted values of a network: the dense network's, changed by what each chosen candidate saves."""
