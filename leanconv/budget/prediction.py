@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem
 from leanconv.budget.space import Space
 from leanconv.budget.times import network_ms
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 
 SECONDS = 4.0  # for the time of one network
 TIMED = 5  # networks of which the time is measured
@@ -76,10 +77,15 @@ def sampled(
 
 
 def measured_ms(setup: Setup, costs: Costs, network: nn.Module) -> float:
-    """The time of a network by its ratio to the dense network's, measured interleaved: so the machine's load cancels out."""
+    """The time of a network by its ratio to the dense network's, measured interleaved: so the machine's load cancels out.
+
+    There is no warning if the machine is busy; the times of the final networks, which are shown, have one.
+    """
     config = setup.config
     both = {"dense": setup.teacher, "other": network}
-    found = network_ms(both, setup.example, config.runtime, config.threads, SECONDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeanconvWarning)
+        found = network_ms(both, setup.example, config.runtime, config.threads, SECONDS)
     latency = found["other"].latency
     assert latency is not None
     return costs.network["time"] * latency.ratio

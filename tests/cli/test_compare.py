@@ -1,4 +1,4 @@
-"""compare, train, eval and demo: one epoch on the digits each, a few where a run is interrupted."""
+"""compare, train and eval: one epoch on the digits each, a few where a run is interrupted."""
 
 from __future__ import annotations
 
@@ -277,13 +277,3 @@ def test_eval_refuses_other_classes(call: Callable, tmp_path: Path) -> None:
     answer = call("eval", tmp_path / "seven")
     assert answer.code == 2
     assert one_line(answer, "digits has 10 classes")
-
-
-def test_demo(call: Callable, tmp_path: Path) -> None:
-    answer = call("demo", "--out", tmp_path / "demo", "--seeds", 1, "--epochs", 1)
-    assert answer.code == 0, answer.err
-    rows = json.loads((tmp_path / "demo" / "summary.json").read_text())["rows"]
-    assert len(rows) == 5
-    assert f"report: {tmp_path / 'demo' / 'report.html'}" in answer.out.replace("\n", "")
-    for row in rows[1:]:
-        assert row["params_ratio"] < 0.5, row["method"]

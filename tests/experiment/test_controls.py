@@ -14,11 +14,11 @@ from .conftest import QUICK
 
 def test_controls_beside_a_method(tmp_path: Path) -> None:
     methods = "dense,tied_block(blocks=2),narrower(macs=0.5),pruned(macs=0.5)"
-    first = lc.compare("resnet8", methods=methods, out=tmp_path, latency=False, **QUICK)
+    first = lc.compare("resnet8", methods=methods, out=tmp_path, latency=False, precision="fp32", **QUICK)
     assert [row["method"] for row in first.rows] == methods.split(",")
     shares = [row["macs_ratio"] for row in first.rows]
     assert 0.3 < shares[2] <= 0.5 and shares[3] == shares[2]
-    again = lc.compare("resnet8", methods=methods, out=tmp_path, latency=False, **QUICK)
+    again = lc.compare("resnet8", methods=methods, out=tmp_path, latency=False, precision="fp32", **QUICK)
     assert [row["test_top1_pct"] for row in again.rows] == [row["test_top1_pct"] for row in first.rows]
     narrow = again.networks["narrower(macs=0.5)"]
     assert lc.evaluate(narrow, "digits").top1_pct == again.rows[2]["test_top1_pct"]
