@@ -29,6 +29,7 @@ from leanconv.cli.prune import prune
 from leanconv.cli.quantize import quantize
 from leanconv.cli.reproduce import reproduce
 from leanconv.cli.train import train
+from leanconv.cli.usage import Verbs
 from leanconv.core.errors import LeanconvError, LeanconvWarning
 from leanconv.core.processes import leads
 from leanconv.core.shown import plain
@@ -58,10 +59,11 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
 }
 
 # Verbs that train: with torchrun or srun, every process takes part. The other verbs run in the first process only.
-TOGETHER = ("demo", "train", "compare", "reproduce", "detect")
+TOGETHER = ("train", "compare", "reproduce", "detect")
 
 app = typer.Typer(
     name="leanconv",
+    cls=Verbs,
     help="Make convolutional networks lean: fewer parameters and MACs, trained, compared and measured on your machine.",
     epilog="Start with: leanconv demo",
     no_args_is_help=True,

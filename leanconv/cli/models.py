@@ -27,9 +27,10 @@ def models(
         show_json(rows)
     elif rows:
         show(_table(rows))
-    if not rows:
+    if not rows:  # an error, as in every verb that takes a name
         say(f"no network matches {pattern!r}; `leanconv models` lists leanconv's own, 'timm/*' all of timm's")
-    elif pattern is not None and len(rows) > COUNTED:
+        raise typer.Exit(2)
+    if pattern is not None and len(rows) > COUNTED:
         say(f"{len(rows)} networks; with more than {COUNTED}, only leanconv's are counted: narrow the pattern")
     elif pattern is None:
         say("every command also takes timm/NAME and torchvision/NAME: leanconv models 'timm/resnet*'")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.conversion.apply import plan_of
 from leanconv.conversion.calibrate import fitted
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import stem, useful_plan
@@ -64,6 +65,11 @@ class Job:
     @property
     def label(self) -> str:
         return self.name or label_of(self.method)
+
+    def label_of(self, network: nn.Module) -> str:
+        """The label of the trained network: a network that was lean before has the methods of its plan."""
+        before = plan_of(network) if self.name is None and self.method is None else None
+        return " + ".join(dict.fromkeys(label_of(group.method) for group in before.groups)) if before else self.label
 
     @property
     def target(self) -> str:

@@ -60,4 +60,4 @@ def prepare(job: Job, options: dict[str, Any]) -> Ready:
     data = job.in_order_of(network).data
     teacher = None if job.teacher is None else job.teacher.network
     distillation_for(teacher, network, data, job.config)
-    return Ready(job.label, network, counts, data, job.config, job.image_size, request, teacher)
+    return Ready(job.label_of(network), network, counts, data, job.config, job.image_size, request, teacher)

@@ -277,3 +277,15 @@ def test_eval_refuses_other_classes(call: Callable, tmp_path: Path) -> None:
     answer = call("eval", tmp_path / "seven")
     assert answer.code == 2
     assert one_line(answer, "digits has 10 classes")
+
+
+def test_a_lean_network_that_is_trained_further_keeps_its_name(call: Callable, tmp_path: Path) -> None:
+    call("convert", "resnet8(in_chans=1)", "-m", "tied_block(blocks=2)", "-o", tmp_path / "lean")
+    answer = call("train", tmp_path / "lean", "-o", tmp_path / "run", "--epochs", 1, "--precision", "bf16")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("tied_block(blocks=2): test top-1") and "images in bfloat16;" in answer.out
+
+
+def test_a_wrong_choice_names_the_nearest(call: Callable, tmp_path: Path) -> None:
+    answer = call("train", "resnet8", "-o", tmp_path / "run", "--schedule", "onecycl")
+    assert answer.code == 2 and "did you mean 'onecycle'?" in answer.err and "Value error" not in answer.err

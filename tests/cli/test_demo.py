@@ -30,4 +30,4 @@ def test_demo_halves_the_time_and_keeps_the_accuracy(call: Callable, tmp_path: P
     out = tmp_path / "demo"
     assert call("demo", "--out", out).code == 0
     dense, lean, *_ = json.loads((out / "lean" / "summary.json").read_text())["rows"]
-    assert lean["latency_ratio"] <= 0.6 and lean["test_top1_pct"] >= dense["test_top1_pct"] - 1.5
+    assert lean["ratio"] <= 0.6 and lean["test_top1_pct"] >= dense["test_top1_pct"] - 1.5

@@ -124,7 +124,7 @@ def test_models_searches_everywhere(call: Callable) -> None:
     names = [row["name"] for row in json.loads(call("models", "*/resnet18", "--json").out)]
     assert names == ["timm/resnet18", "torchvision/resnet18"]
     nothing = call("models", "nonesuch", "--json")
-    assert json.loads(nothing.out) == []
+    assert nothing.code == 2 and json.loads(nothing.out) == []
     assert "no network matches" in nothing.err
 
 
