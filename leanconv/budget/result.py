@@ -12,6 +12,7 @@ from torch import nn
 from leanconv.budget.limits import shown
 from leanconv.conversion.apply import plan_of
 from leanconv.conversion.plan import Plan
+from leanconv.report import lean_tables
 from leanconv.report.result import Result
 from leanconv.report.tables import NONE, Row, integer, macs, size
 from leanconv.report.text_table import TextTable
@@ -158,7 +159,7 @@ class LeanResult(Result):
 
         table, layers, frontier = self.tables()
         names = [row["network"] for row in self.rows]
-        drawn = [svg for svg in (_figure(self.frontier), _accuracy(self.rows, self.quality)) if svg]
+        drawn = [svg for svg in (_figure(self.frontier), lean_tables.accuracy_figure(self.rows, self.quality)) if svg]
         details = [(name, found.heads, found.cells) for name, found in (("Layers", layers), ("Frontier", frontier))]
         return table_page(
             self.title, f"leanconv lean, {self.summary['created']}", table.heads, table.cells,
@@ -209,27 +210,3 @@ def _figure(points: Sequence[Mapping[str, Any]]) -> str:
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
 
     return svg(draw, f"Predicted frontier of {measure}")
-
-
-def _accuracy(rows: Sequence[Row], quality: str) -> str:
-    """The quality of each network against its measured time as a figure (SVG)."""
-    from leanconv.report.figures import INK, colours_of, label_of, legend, svg
-
-    colours = colours_of([row["network"] for row in rows])
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for row in rows:
-            name = row["network"]
-            axes.plot(
-                row["ratio"], row["quality"], marker="D" if name == "dense" else "o", linestyle="", color=colours[name],
-                label=label_of(name),
-            )  # fmt: skip
-        axes.set_xlim(left=0)
-        axes.set_xlabel("Measured time, of dense")
-        axes.set_ylabel(quality)
-        axes.margins(y=0.2)
-        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-        legend(figure, len(rows))
-
-    return svg(draw, f"{quality} against measured time")

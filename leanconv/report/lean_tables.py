@@ -1,10 +1,15 @@
-"""The table of a search for a lean network, as Markdown."""
+"""The table of a search for a lean network, as Markdown, and its figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from leanconv.report.figures import INK, colours_of, label_of, legend, svg
 from leanconv.report.tables import NONE, Row, integer, macs, markdown_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADS = ("Network", "Parameters", "ratio", "MACs", "ratio", "ms", "ratio", "before training", "Validation %", "Test %")
 
@@ -28,3 +33,32 @@ def markdown(rows: Sequence[Row]) -> str:
         "for each network. One run of each (n = 1)."
     )
     return markdown_text(HEADS, body, note)
+
+
+def accuracy_figure(rows: Sequence[Row], quality: str | None = None) -> str:
+    """The accuracy of each network against its measured time, as SVG.
+
+    Args:
+        rows: the dense network, the lean network and the controls.
+        quality: what `quality` of a row is, for the label; None shows the accuracy on the test part.
+    """
+    key, label = ("test_top1_pct", "Test accuracy, %") if quality is None else ("quality", quality)
+    colours = colours_of([row["network"] for row in rows])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for row in rows:
+            name = row["network"]
+            marker = {"dense": "D", "lean": "*"}.get(name, "o")
+            axes.plot(
+                row["ratio"], row[key], marker=marker, markersize=11 if name == "lean" else 6, linestyle="",
+                color=colours[name], label=label_of(name),
+            )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_xlabel("Measured time, of dense")
+        axes.set_ylabel(label)
+        axes.margins(y=0.2)
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+        legend(figure, len(rows))
+
+    return svg(draw, f"{label} against measured time")

@@ -59,6 +59,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
 
 
 FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str | None]]] = {
+    "lean": {"accuracy": lean_tables.accuracy_figure},
     "growth": {
         "time": lambda rows: growth.figure(rows, "latency_ms"),
         "memory": lambda rows: growth.figure(rows, "peak_bytes"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, integer, macs, markdown_text
+from leanconv.report.tables import NONE, Row, integer, macs, markdown_text
 
 HEADS = ("Network", "Recipe", "Epochs", "Parameters", "MACs", "Images/s", "Minutes", "Validation %", "Test %", "n")
 
@@ -14,10 +14,17 @@ def markdown(rows: Sequence[Row]) -> str:
     body = [
         [
             row["network"], row["recipe"], str(row["epochs"]), integer(row["params"]), macs(row["macs"]),
-            str(row["images_per_s"]), f"{row['train_minutes']:.1f}", f"{row['val_top1_pct']:.2f}",
-            f"{row['test_top1_pct']:.2f}", str(row["n"]),
+            str(row["images_per_s"]), f"{row['train_minutes']:.1f}",
+            NONE if row["val_top1_pct"] is None else f"{row['val_top1_pct']:.2f}", _test(row), str(row["n"]),
         ]
         for row in rows
     ]  # fmt: skip
     note = "The test part was read once, after training. The validation part is held out of the train part."
+    if any(row.get("test_top1_std") is not None for row in rows):
+        note += " ± is the standard deviation over n seeds."
     return markdown_text(HEADS, body, note, left=("Network", "Recipe"))
+
+
+def _test(row: Row) -> str:
+    spread = row.get("test_top1_std")
+    return f"{row['test_top1_pct']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
