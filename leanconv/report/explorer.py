@@ -49,6 +49,7 @@ def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> di
             "shape": index // len(COLOURS),
             "reference": index == reference,
             "values": [None if (v := _number(row.get(key))) is None else v / known[key][1] for key in known],
+            "spreads": [None if (v := _number(row.get(f"{key}_std"))) is None else v / known[key][1] for key in known],
         }
         for index, (name, row) in enumerate(zip(names, rows, strict=True))
     ]

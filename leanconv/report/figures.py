@@ -84,7 +84,7 @@ def accuracy_against(rows: Sequence[Mapping[str, Any]], x: str) -> str | None:
 def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str | None:
     """A figure of accuracy over the epochs: validation accuracy if a run has one, else training accuracy.
 
-    Each method has one colour, and each seed has one line.
+    Each method has one colour: a line for the mean over the seeds, and a band from the lowest to the highest seed.
 
     Args:
         runs: for each method, one sequence of epoch metrics for each seed.
@@ -100,16 +100,23 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         key, name = "train_top1_pct", "Train"
 
     colours = colours_of(list(runs))
+    from matplotlib.ticker import MaxNLocator
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for method, seeds in runs.items():
-            for number, history in enumerate(seeds):
-                points = [(epoch["epoch"], epoch[key]) for epoch in history if epoch.get(key) is not None]
-                label = label_of(method) if number == 0 else None
-                axes.plot(
-                    [x for x, _ in points], [y for _, y in points], color=colours[method], linewidth=1.2, label=label
-                )
+            by_epoch: dict[int, list[float]] = {}
+            for history in seeds:
+                for epoch in history:
+                    if epoch.get(key) is not None:
+                        by_epoch.setdefault(epoch["epoch"], []).append(epoch[key])
+            x, values = sorted(by_epoch), [by_epoch[epoch] for epoch in sorted(by_epoch)]
+            means = [sum(one) / len(one) for one in values]
+            axes.plot(x, means, color=colours[method], linewidth=1.2, label=label_of(method))
+            if len(seeds) > 1:
+                lows, highs = [min(one) for one in values], [max(one) for one in values]
+                axes.fill_between(x, lows, highs, color=colours[method], alpha=0.2, linewidth=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,14 @@ from leanconv.core.shown import code, plain
 from leanconv.core.shown import markdown as escaped
 from leanconv.report import explorer, figures, latency_tables, tables, verdict
 from leanconv.report.tables import Row
+from leanconv.train.config import TrainConfig
 
 TEMPLATES = Path(__file__).parent / "templates"
 FACTS = ("settings", "machine", "versions")
 
 
 Details = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+Facts = tuple[str, Sequence[tuple[str, str]], Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Page:
         scatters: figures (SVG) beside the plot.
         sections: (title, SVGs) of further figures.
         details: (title, column heads, lines) of tables that open on a click.
-        facts: (title, [(name, text)]) of settings, machine and versions.
+        facts: (title, [(name, text)], folded) of settings, machine and versions; `folded` are settings with default values.
         command: the command line that made the results.
     """
 
@@ -54,8 +57,13 @@ class Page:
     scatters: Sequence[str] = ()
     sections: Sequence[tuple[str, Sequence[str]]] = ()
     details: Sequence[Details] = ()
-    facts: Sequence[tuple[str, Sequence[tuple[str, str]]]] = field(default=())
+    facts: Sequence[Facts] = field(default=())
     command: str = ""
+
+    @property
+    def high(self) -> set[int]:
+        """The columns in which a higher value is better; the first click sorts them downwards."""
+        return {index for index, head in enumerate(self.heads) if re.search(r"%|\bAP|accuracy", head)}
 
     def html(self) -> str:
         """The page as HTML text. The page loads no other files."""
@@ -99,7 +107,7 @@ def of_compare(
     return Page(
         title=f"{summary['settings']['target']} on {summary['settings']['data']['name']}",
         subtitle=f"leanconv compare, {summary['created']}, seeds {', '.join(map(str, summary['seeds']))}",
-        heads=[column.head for column in columns],
+        heads=[column.alone or column.head for column in columns],
         cells=[[column.cell(row) for column in columns] for row in rows],
         values=[[row.get(column.key) for column in columns] for row in rows],
         notes=tables.notes(rows),
@@ -184,9 +192,16 @@ def table_page(
     )
 
 
-def facts(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def facts(summary: Mapping[str, Any]) -> list[Facts]:
     """The settings, the machine and the versions in a summary, for `Page`; missing ones are left out."""
-    return [(key.capitalize(), _facts(summary[key])) for key in FACTS if summary.get(key)]
+    plain_run = dict(_facts(TrainConfig().to_json(), "train."))
+    found: list[Facts] = []
+    for key in FACTS:
+        if summary.get(key):
+            values = _facts(summary[key])
+            folded = [(name, text) for name, text in values if plain_run.get(name) == text]
+            found.append((key.capitalize(), [value for value in values if value not in folded], folded))
+    return found
 
 
 def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -212,8 +227,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
     said = "".join(f"- {escaped(sentence)}\n" for sentence in verdict.sentences(rows))
     seeds = ", ".join(map(str, summary["seeds"]))
     more = "".join(
-        f"\n## {title}\n\n" + "".join(f"- {escaped(name)}: {escaped(value)}\n" for name, value in values)
-        for title, values in facts(summary)
+        f"\n## {title}\n\n" + "".join(f"- {escaped(name)}: {escaped(value)}\n" for name, value in [*values, *folded])
+        for title, values, folded in facts(summary)
     )
     title = f"# {escaped(summary['settings']['target'])} on {escaped(summary['settings']['data']['name'])}\n"
     return f"{title}\n{tables.markdown(rows)}\n{said}\nSeeds {seeds}. {code(summary['command'])}, {summary['created']}.\n{more}"

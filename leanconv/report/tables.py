@@ -25,6 +25,7 @@ class Column:
         head: the column head.
         cell: gives the text of a row.
         note: explains the head, in the note below the table.
+        alone: the head where it must be clear by itself, on the HTML page; "" for the same head.
         key: the key of the row's value by which the HTML page sorts.
     """
 
@@ -32,6 +33,7 @@ class Column:
     cell: Callable[[Row], str]
     note: str = ""
     key: str = ""
+    alone: str = ""
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
@@ -45,9 +47,9 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column(
             "Parameters", lambda row: integer(row["params"]), "Parameters: each shared tensor counts once.", "params"
         ),
-        Column("ratio", lambda row: ratio(row["params_ratio"]), key="params_ratio"),
+        Column("ratio", lambda row: ratio(row["params_ratio"]), key="params_ratio", alone="Parameters, ratio"),
         Column("MACs", lambda row: macs(row["macs"]), "MACs are for one image; 1 MAC = one multiply-add.", "macs"),
-        Column("ratio", lambda row: ratio(row["macs_ratio"]), key="macs_ratio"),
+        Column("ratio", lambda row: ratio(row["macs_ratio"]), key="macs_ratio", alone="MACs, ratio"),
         Column(
             "Weights",
             lambda row: size(row["weight_bytes"]),
@@ -77,7 +79,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         note = "Latency: median and quartiles over interleaved rounds."
         shown += [
             Column("Latency ms", lambda row: quartiles(row, "latency_ms"), note, "latency_ms"),
-            Column("ratio", lambda row: quartiles(row, "latency_ratio"), key="latency_ratio"),
+            Column("ratio", lambda row: quartiles(row, "latency_ratio"), key="latency_ratio", alone="Latency, ratio"),
         ]
     return shown
 

@@ -74,8 +74,8 @@ def test_sorting(text: str, tmp_path: Path):
     (up, sort_up), (down, sort_down), (by_accuracy, sorts), (by_name, _) = found["seen"]
     assert up == ["untested", "small", "middle", "worse", "dense"] and down == up[::-1]
     assert sort_up[1] == "ascending" and sort_down[1] == "descending"
-    assert by_accuracy == ["worse", "small", "middle", "dense", "untested"], "what is missing comes last"
-    assert [s for s in sorts if s] == ["ascending"] and by_name == sorted(by_name)
+    assert by_accuracy == ["dense", "middle", "small", "worse", "untested"], "the best first, what is missing last"
+    assert [s for s in sorts if s] == ["descending"] and by_name == sorted(by_name)
 
 
 def test_filtering_reaches_the_plot(text: str, tmp_path: Path):
@@ -89,7 +89,7 @@ def test_filtering_reaches_the_plot(text: str, tmp_path: Path):
         return seen;""", tmp_path)  # fmt: skip
     assert found[0][1] == ["dense", "small", "middle", "worse"], "one has no accuracy"
     assert found[1][0] == ["dense", "middle", "untested"] and found[1][1] == ["dense", "middle"]
-    assert found[1][2] == "3 of 5 shown" and "No row has both values" in found[2][3]
+    assert found[1][2] == "3 of 5 shown" and "The filter leaves no row" in found[2][3]
 
 
 def test_axes_and_the_pareto_front(text: str, tmp_path: Path):
@@ -157,3 +157,28 @@ def test_what_a_name_holds_cannot_end_the_script(tmp_path: Path):
     assert run(page.html(summary([row("dense", (91.0,)), evil]), {}), f"return {NAMES};", tmp_path)[1].startswith(
         "</script>"
     )
+
+
+def test_rows_are_cards_on_a_phone_and_sort(text: str, tmp_path: Path):
+    found = run(text, f"""
+        const cell = document.querySelector('#rows tbody tr').cells[6], sort = document.getElementById('sort');
+        const label = getComputedStyle(cell, '::before').content, seen = [];
+        for (const value of ['6', '']) {{
+          sort.value = value; sort.dispatchEvent(new Event('change')); seen.push({NAMES});
+        }}
+        const head = getComputedStyle(document.querySelector('#rows thead')).display;
+        return {{ label, seen, head, sort: getComputedStyle(sort.parentElement).display }};""", tmp_path, "390,844")  # fmt: skip
+    assert found["label"] == '"Test top-1 %"' and found["head"] == "none" and found["sort"] != "none"
+    assert found["seen"] == [["dense", "middle", "small", "worse", "untested"], [one["method"] for one in ROWS]]
+
+
+def test_settings_that_differ_are_shown_and_the_rest_is_folded(tmp_path: Path):
+    from leanconv.train.config import TrainConfig
+
+    made = summary(ROWS)
+    made["settings"]["train"] = TrainConfig().replace(lr=0.3).to_json()
+    found = run(page.html(made, {}), """
+        const folded = [...document.querySelectorAll('details dt')].map(e => e.textContent);
+        return { folded, shown: [...document.querySelectorAll('dt')].map(e => e.textContent).filter(n => !folded.includes(n)) };
+        """, tmp_path)  # fmt: skip
+    assert "train.lr" in found["shown"] and "train.momentum" in found["folded"] and "train.lr" not in found["folded"]

@@ -51,22 +51,29 @@
     points.forEach((point, i) => point?.classList.toggle("pinned", i === pinned));
   }
 
-  // sorting: missing values stay last
-  [...table.tHead.rows[0].cells].forEach((cell, column) => {
-    const button = cell.querySelector("button");
-    button.addEventListener("click", () => {
-      const up = cell.getAttribute("aria-sort") !== "ascending";
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const value = (line) => line.cells[column].dataset.value;
-      const sorted = [...lines].sort((a, b) => {
-        const [p, q] = [value(a), value(b)];
-        if (p === "" || q === "") return (p === "") - (q === "");
-        const order = isNaN(p) || isNaN(q) ? p.localeCompare(q) : p - q;
-        return up ? order : -order;
-      });
-      body.append(...sorted);
+  // sorting: the best first, then the worst; missing values stay last
+  const heads = [...table.tHead.rows[0].cells];
+  function sortBy(column) {
+    const first = heads[column].dataset.better === "high" ? "descending" : "ascending";
+    const second = first === "ascending" ? "descending" : "ascending";
+    const order = heads[column].getAttribute("aria-sort") === first ? second : first;
+    for (const other of heads) other.removeAttribute("aria-sort");
+    heads[column].setAttribute("aria-sort", order);
+    const value = (line) => line.cells[column].dataset.value;
+    const sorted = [...lines].sort((a, b) => {
+      const [p, q] = [value(a), value(b)];
+      if (p === "" || q === "") return (p === "") - (q === "");
+      const by = isNaN(p) || isNaN(q) ? p.localeCompare(q) : p - q;
+      return order === "ascending" ? by : -by;
     });
+    body.append(...sorted);
+  }
+  heads.forEach((cell, column) => cell.querySelector("button").addEventListener("click", () => sortBy(column)));
+  const sort = document.getElementById("sort");
+  sort.addEventListener("change", () => {
+    heads.forEach((cell) => cell.removeAttribute("aria-sort"));
+    if (sort.value === "") body.append(...lines);
+    else sortBy(+sort.value);
   });
 
   filter.addEventListener("input", () => {
@@ -103,16 +110,19 @@
     plot.replaceChildren();
     points = rows.map(() => null);
     const found = rows
-      .map((row, index) => ({ index, x: row.values[selects.x.value], y: row.values[selects.y.value] }))
+      .map((row, index) => ({
+        index, x: row.values[selects.x.value], y: row.values[selects.y.value], spread: row.spreads[selects.y.value],
+      }))
       .filter((p) => p.x !== null && p.y !== null && !lines[p.index].hidden);
     const svg = make("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `${y.label} against ${x.label}` });
     plot.append(svg);
     if (!found.length) {
-      svg.append(make("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, "No row has both values."));
+      const none = lines.every((line) => line.hidden) ? "The filter leaves no row." : "No row shown has both values.";
+      svg.append(make("text", { x: W / 2, y: H / 2, "text-anchor": "middle" }, none));
       return;
     }
     const range = (key, measure) => {
-      const values = found.map((p) => p[key]);
+      const values = found.flatMap((p) => (key === "y" && p.spread ? [p.y - p.spread, p.y + p.spread] : [p[key]]));
       let [low, high] = [Math.min(...values), Math.max(...values)];
       if (measure.zero) low = Math.min(0, low);
       const pad = (high - low || Math.abs(high) || 1) * 0.08;
@@ -136,6 +146,10 @@
     for (const p of found) {
       const on = best.includes(p) ? ", on the Pareto front" : "";
       const text = `${rows[p.index].name}: ${x.label} ${p.x.toLocaleString("en")}, ${y.label} ${p.y.toLocaleString("en")}${on}`;
+      if (p.spread) {
+        const [up, down, at] = [py(p.y + p.spread), py(p.y - p.spread), px(p.x)];
+        svg.append(make("path", { class: "bar", stroke: colourOf(p.index), d: `M${at},${up}V${down}M${at - 4},${up}h8M${at - 4},${down}h8` }));
+      }
       const point = make("path", {
         class: "point" + (p.index === pinned ? " pinned" : ""), d: shapeOf(p.index)(6.5), fill: colourOf(p.index),
         transform: `translate(${px(p.x)} ${py(p.y)})`, tabindex: 0, role: "img", "aria-label": text,
