@@ -26,8 +26,8 @@ def demo(
 ) -> None:
     """Train a network on scikit-learn's handwritten digits, then make it twice as fast and compare, in two minutes.
 
-    The lean network stands beside the dense one and beside other networks of the same speed: one method in all layers, and a
-    narrower network that is trained from scratch.
+    The table compares the lean network with the dense one and with other networks of the same speed: one method in all
+    layers, and a narrower network that is trained from scratch.
     """
     from leanconv.cli.lean import lean
     from leanconv.cli.train import train
