@@ -78,7 +78,7 @@ def lean(
         out: the folder of the search: each stage, the lean network, its exported file, summary.json and report.html. None
             keeps no files.
         config: settings of the training after the conversion, as in `leanconv.fit`; by default those of the network's own run, or
-            else those that suit the data, for a tenth of the epochs and a fifth of the learning rate.
+            else those that suit the data, for a tenth of the epochs and half of the learning rate.
         methods: names of methods, or methods with settings; () tries all.
         where, exclude, include: the layers that may become lean, as in `leanconv.plan`.
         metric: a function of a network in eval mode that returns a number, higher is better; by default validation accuracy.

@@ -37,6 +37,7 @@ from leanconv.train.prepared import check_fits, scores_of, some_batches, task_on
 MACS = 128e9  # of a forward pass on all calibration images, if their number is not given
 IMAGES = (16, 256)  # the least and the most calibration images, if their number is not given
 SHARE = 0.1  # of the recipe's epochs, for the recovery
+LR_SHARE = 0.5  # of its learning rate: better than 0.2 and 0.05 on the validation part of CIFAR-10, for a lean fast_vgg
 Control = Callable[["Setup"], nn.Module]
 
 
@@ -216,7 +217,7 @@ def recipe_of(
     if epochs == 0:
         return base, None
     shorter = base.scaled(epochs / base.epochs) if epochs <= base.epochs else base.replace(epochs=epochs)
-    return base, shorter.replace(lr=base.lr / 5, select="last", record_gradients=False)
+    return base, shorter.replace(lr=base.lr * LR_SHARE, select="last", record_gradients=False)
 
 
 def prepared(
