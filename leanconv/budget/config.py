@@ -28,7 +28,9 @@ class LeanConfig(Config):
         "Channels of a whole vector: operators with other inner widths are not tried.", default=8, least=1
     )
     images: int | None = setting(
-        "Images for fits and scores. Default: 16 to 256, fewer for a network of many MACs.", default=None, least=2
+        "Images for fits and scores; the conversion takes 8 times as many. Default: 16 to 256, fewer for many MACs.",
+        default=None,
+        least=2,
     )
     measure_minutes: float = setting(
         "Longest time for measuring layers; the rest stays unmeasured.", default=8.0, above=0

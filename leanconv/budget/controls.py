@@ -78,4 +78,4 @@ def real_divergence(setup: Setup, chosen: tuple[Candidate, ...]) -> float:
     """The divergence of a converted network, with new statistics, from the dense network on the calibration images."""
     lean = converted(setup.teacher, setup.space.plan(chosen), setup.batches).eval()
     found = [divergence(lean(batch), setup.teacher(batch)) * len(batch) for batch in setup.batches]
-    return sum(found) / len(setup.images)
+    return sum(found) / sum(map(len, setup.batches))
