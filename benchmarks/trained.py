@@ -27,8 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     groups: dict[str, list[Path]] = {}
     for folder in given.runs:
-        settings = _identity(folder)
-        settings["train"].pop("seed")
+        settings = _identity(folder)  # without the seed
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(folder)
     rows = [_row(folders, given.recipe) for folders in groups.values()]
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
