@@ -12,12 +12,13 @@ from leanconv.budget.costs import Costs, formula_costs
 from leanconv.budget.events import Say, Stage
 from leanconv.budget.networks import Made, make, make_by, make_ordinary
 from leanconv.budget.ordinary import NARROWER, ORDINARY, largest_share
-from leanconv.budget.prediction import sampled
+from leanconv.budget.prediction import measured_ms, sampled
 from leanconv.budget.scores import fit_all, score_all
 from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem, Solution, reasons
 from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import measured_costs, network_ms
+from leanconv.conversion.apply import convert
 from leanconv.core.atomic import write_json
 from leanconv.core.copying import copied
 from leanconv.core.count import count
@@ -31,6 +32,8 @@ from leanconv.files.save import save
 from leanconv.train.once import read_json
 from leanconv.train.prepared import scores_of
 
+TRIES = 4  # networks that are measured to meet a limit on time
+NEAR = 0.04  # the part of the limit that the measured time may stay below it
 FINAL_SECONDS = 10.0  # for the times of all networks together
 FILE_OF = {"onnxruntime": "onnx", "openvino": "openvino"}  # runtimes that read a file
 
@@ -88,7 +91,7 @@ class Flow:
         problem = Problem(space, costs, scores)
         frontier = self.frontier(problem)
         solution, lean = self.lean(problem, scores)
-        networks = {"lean": lean} | self.controls(costs, solution.predicted)
+        networks = {"lean": lean} | self.controls(problem, solution.predicted)
         rows = self.verify(networks, costs)
         check = self.setup.config.check
         prediction = self.stored("prediction.json", lambda: self.predict(costs, space, scores)) if check else None
@@ -176,10 +179,47 @@ class Flow:
         """The lean network: within the limits, or the leanest within max_drop."""
         most = self.setup.budget.most(problem.costs.network) if self.setup.budget.limits else {}
         if self.setup.budget.max_drop is None:
-            solution = problem.solve(most)
+            solution = problem.solve(self.corrected(problem, most))
             self.say(Stage("solve", _said(solution, problem.costs)))
             return solution, self._make("lean", solution, problem, scores)
         return self._within_drop(problem, scores, most, self.setup.budget.max_drop)
+
+    def corrected(self, problem: Problem, most: Mapping[str, float]) -> dict[str, float]:
+        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time.
+
+        The times of layers do not add up to the time of a network: work between the layers is missing, and a runtime fuses
+        layers. So the network of a choice is built and measured, and the limit is scaled until the measured time is at most
+        the budget and within `NEAR` of it, at most `TRIES` times.
+        """
+        if "time" not in most:
+            return dict(most)
+
+        def work() -> dict[str, Any]:
+            budget, limit, tried = most["time"], most["time"], []
+            for _ in range(TRIES):
+                try:
+                    solution = problem.solve({**most, "time": limit})
+                except SettingError:
+                    if not tried:
+                        raise
+                    break
+                network = convert(self.setup.teacher, self.setup.space.plan(solution.chosen), "fresh").eval()
+                ms = measured_ms(self.setup, problem.costs, network)
+                tried.append({"limit": limit, "measured": ms})
+                self.say(Stage("solve", f"predicted at most {limit:.3g} ms, measured {ms:.3g} ms of {budget:.3g} ms"))
+                if (1 - NEAR) * budget <= ms <= budget or solution.score == 0:
+                    break
+                limit *= budget / ms * (1 - NEAR / 2)
+            met = [one for one in tried if one["measured"] <= budget]
+            best = max(met, key=lambda one: one["limit"]) if met else min(tried, key=lambda one: one["measured"])
+            return {"limit": best["limit"], "tried": tried}
+
+        found = self.stored("time.json", work)
+        nearest = min(one["measured"] for one in found["tried"])
+        note = f"no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes {nearest:.3g} ms"
+        if nearest > most["time"] and note not in self.notes:
+            self.notes.append(note)
+        return {**most, "time": found["limit"]}
 
     def _within_drop(
         self, problem: Problem, scores: Mapping[str, float], most: Mapping[str, float], drop: float
@@ -219,12 +259,13 @@ class Flow:
         """The quality of the dense network."""
         return self.stored("dense.json", lambda: {"quality": self.setup.quality(self.setup.teacher)})
 
-    def controls(self, costs: Costs, reached: Mapping[str, float]) -> dict[str, Made]:
+    def controls(self, problem: Problem, reached: Mapping[str, float]) -> dict[str, Made]:
         """The networks that the lean network is compared with, under the same limits and with the same recovery."""
-        found = {}
+        found, costs = {}, problem.costs
         limits = self.setup.budget.most(costs.network) if self.setup.budget.limits else {}
         if self.setup.budget.max_drop is not None:
             limits[self.measure_of_frontier] = reached[self.measure_of_frontier] * (1 + 1e-6)
+        predicted_limits = limits if self.setup.budget.max_drop is not None else self.corrected(problem, limits)
         for name, control in self.setup.controls.items():
             folder = self.folder / "networks" / name
             try:
@@ -235,7 +276,7 @@ class Flow:
                     share = self._share(name, costs, limits)
                     found[name] = make_ordinary(self.setup, name, share, folder, self.say, self.progress)
                     continue
-                chosen = self._choice(name, costs, limits)
+                chosen = self._choice(name, costs, predicted_limits)
             except SettingError as error:
                 self.notes.append(f"{name}: {error}")
                 continue

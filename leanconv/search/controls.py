@@ -65,7 +65,19 @@ def narrower(
     with torch.no_grad():
         for name, parameter in thin.named_parameters():
             parameter.mul_((before[name] / _inputs(parameter)) ** 0.5)
+        _revive_(thin)
     return thin
+
+
+def _revive_(model: nn.Module) -> None:
+    """Draw the filters of zeros anew: each was the identity of a channel that is gone, and a norm would divide by its variance."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
+            zero = module.weight.flatten(1).eq(0).all(1)
+            if zero.any() and not zero.all():
+                drawn = copied(module)
+                drawn.reset_parameters()
+                module.weight[zero] = drawn.weight[zero]
 
 
 def _inputs(parameter: Tensor) -> int:

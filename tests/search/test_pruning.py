@@ -166,3 +166,12 @@ def test_a_shallower_network_meets_its_budget_with_the_fewest_blocks():
     assert lc.count(lc.apply_channels_(lc.create_model("resnet20"), fewer)).macs > 0.7 * lc.count(dense).macs
     with pytest.raises(SettingError, match=r"without all 7 it is 0\.191"):
         lc.shallower(dense, 0.1)
+
+
+def test_a_narrower_network_has_no_filters_of_zeros():
+    """The first filters of fast_vgg are the identity; some of their channels are gone."""
+    thin = lc.narrower(lc.create_model("fast_vgg"), 0.36)
+    assert thin.whiten.out_channels < 24
+    for name, module in thin.named_modules():
+        if isinstance(module, nn.Conv2d) and name != "whiten":
+            assert module.weight.flatten(1).abs().sum(1).min() > 0, name
