@@ -10,6 +10,7 @@ from typing import Any
 from leanconv.budget.controls import RANDOM, UNIFORM, random_choice, uniform_choice
 from leanconv.budget.costs import Costs, formula_costs
 from leanconv.budget.events import Say, Stage
+from leanconv.budget.measured import time_limit
 from leanconv.budget.networks import Made, make, make_by, make_ordinary
 from leanconv.budget.ordinary import NARROWER, ORDINARY, largest_share
 from leanconv.budget.prediction import measured_ms, sampled
@@ -32,8 +33,6 @@ from leanconv.files.save import save
 from leanconv.train.once import read_json
 from leanconv.train.prepared import scores_of
 
-TRIES = 4  # networks that are measured to meet a limit on time
-NEAR = 0.04  # the part of the limit that the measured time may stay below it
 FINAL_SECONDS = 10.0  # for the times of all networks together
 FILE_OF = {"onnxruntime": "onnx", "openvino": "openvino"}  # runtimes that read a file
 
@@ -185,36 +184,17 @@ class Flow:
         return self._within_drop(problem, scores, most, self.setup.budget.max_drop)
 
     def corrected(self, problem: Problem, most: Mapping[str, float]) -> dict[str, float]:
-        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time.
-
-        The times of layers do not add up to the time of a network: work between the layers is missing, and a runtime fuses
-        layers. So the network of a choice is built and measured, and the limit is scaled until the measured time is at most
-        the budget and within `NEAR` of it, at most `TRIES` times.
-        """
+        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time."""
         if "time" not in most:
             return dict(most)
 
-        def work() -> dict[str, Any]:
-            budget, limit, tried = most["time"], most["time"], []
-            for _ in range(TRIES):
-                try:
-                    solution = problem.solve({**most, "time": limit})
-                except SettingError:
-                    if not tried:
-                        raise
-                    break
-                network = convert(self.setup.teacher, self.setup.space.plan(solution.chosen), "fresh").eval()
-                ms = measured_ms(self.setup, problem.costs, network)
-                tried.append({"limit": limit, "measured": ms})
-                self.say(Stage("solve", f"predicted at most {limit:.3g} ms, measured {ms:.3g} ms of {budget:.3g} ms"))
-                if (1 - NEAR) * budget <= ms <= budget or solution.score == 0:
-                    break
-                limit *= budget / ms * (1 - NEAR / 2)
-            met = [one for one in tried if one["measured"] <= budget]
-            best = max(met, key=lambda one: one["limit"]) if met else min(tried, key=lambda one: one["measured"])
-            return {"limit": best["limit"], "tried": tried}
+        def measured(chosen: Sequence[Candidate]) -> float:
+            network = convert(self.setup.teacher, self.setup.space.plan(chosen), "fresh").eval()
+            ms = measured_ms(self.setup, problem.costs, network)
+            self.say(Stage("solve", f"a choice takes {ms:.3g} ms as measured, of {most['time']:.3g} ms"))
+            return ms
 
-        found = self.stored("time.json", work)
+        found = self.stored("time.json", lambda: time_limit(problem, most, measured))
         nearest = min(one["measured"] for one in found["tried"])
         note = f"no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes {nearest:.3g} ms"
         if nearest > most["time"] and note not in self.notes:

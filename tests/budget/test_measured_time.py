@@ -2,59 +2,52 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
 
-import leanconv as lc
-from leanconv.budget import flow
+from leanconv.budget.measured import TRIES, time_limit
 from leanconv.budget.solver import Problem
+from leanconv.core.errors import SettingError
 from tests.budget.test_solver import problem
 
 
-def predicted_of(found: Problem, network: nn.Module) -> float:
-    plan = lc.plan_of(network)
-    groups = () if plan is None else plan.groups
-    lean = [one for one in found.space.lean if any(one.group == group for group in groups)]
-    covered = {site.name for one in lean for site in one.sites}
-    dense = [one for one in found.space.dense if one.sites[0].name not in covered]
-    return found.costs.total(found.space, (*lean, *dense))["time"]
+def limited(found: Problem, budget: float, factor: float) -> dict[str, Any]:
+    """What is found if a network takes `factor` of its predicted time."""
+
+    def measured(chosen: Any) -> float:
+        return factor * found.costs.total(found.space, chosen)["time"]
+
+    result = time_limit(found, {"time": budget}, measured)
+    return result | {"chosen": found.solve({"time": result["limit"]}), "budget": budget}
 
 
-def corrected(found: Problem, factor: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The limits and the tries if a network takes `factor` of its predicted time."""
-    teacher = nn.Sequential(OrderedDict((f"c{index}", nn.Conv2d(8, 8, 3)) for index in range(4)))
-    measured = []
-
-    def ms(setup: Any, costs: Any, network: nn.Module) -> float:
-        measured.append(factor * predicted_of(found, network))
-        return measured[-1]
-
-    monkeypatch.setattr(flow, "measured_ms", ms)
-    setup = SimpleNamespace(teacher=teacher, space=found.space)
-    budget = (found.least("time") * max(1, factor) + found.costs.network["time"]) / 2
-    limits = {"time": budget, "params": found.costs.network["params"]}
-    search = flow.Flow(setup, folder, lambda stage: None, progress=False)
-    limit = search.corrected(found, limits)["time"]
-    chosen = found.solve({**limits, "time": limit})
-    again = search.corrected(found, limits)["time"]
-    return {"budget": limits["time"], "limit": limit, "chosen": chosen, "measured": measured, "again": again}
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.1])
+def test_the_measured_time_is_within_the_budget(seed: int, factor: float):
+    found = problem(seed, layers=5)
+    budget = (found.least("time") * max(1, factor) + 0.97 * found.costs.network["time"]) / 2
+    result = limited(found, budget, factor)
+    assert factor * result["chosen"].predicted["time"] <= budget * (1 + 1e-9)
+    assert len(result["tried"]) <= TRIES
+    if factor <= 1:
+        assert result["chosen"].score <= found.solve({"time": budget}).score
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
-def test_the_measured_time_is_within_the_budget(seed: int, factor: float, tmp_path: Path, monkeypatch):
-    result = corrected(problem(seed), factor, tmp_path, monkeypatch)
-    assert factor * result["chosen"].predicted["time"] <= result["budget"] * (1 + 1e-9)
-    assert len(result["measured"]) <= flow.TRIES and result["again"] == result["limit"], "a resumed search reads it"
+def test_a_network_that_is_faster_than_predicted_is_less_lean():
+    better = []
+    for seed in range(6):
+        found = problem(seed, layers=5)
+        budget = (found.least("time") + 0.9 * found.costs.network["time"]) / 2
+        better.append(limited(found, budget, 0.8)["chosen"].score < found.solve({"time": budget}).score)
+    assert sum(better) >= 3
 
 
-def test_a_network_that_is_faster_than_predicted_may_be_less_lean(tmp_path: Path, monkeypatch):
+def test_a_budget_that_the_leanest_network_misses_gives_the_nearest():
     found = problem(0)
-    result = corrected(found, 0.8, tmp_path, monkeypatch)
-    assert result["limit"] > result["budget"]
-    assert result["chosen"].score < found.solve({"time": result["budget"]}).score
+    least = found.least("time")
+    result = limited(found, least * 1.02, 1.5)
+    assert min(one["measured"] for one in result["tried"]) > result["budget"]
+    assert result["chosen"].predicted["time"] == pytest.approx(least, rel=0.05)
+    with pytest.raises(SettingError, match="the nearest that can be met is time="):
+        limited(found, least * 0.5, 1.0)
