@@ -76,6 +76,7 @@ def _revive_(model: nn.Module) -> None:
             zero = module.weight.flatten(1).eq(0).all(1)
             if zero.any() and not zero.all():
                 drawn = copied(module)
+                assert isinstance(drawn, nn.Conv2d)
                 drawn.reset_parameters()
                 module.weight[zero] = drawn.weight[zero]
 
