@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from leanconv.budget.controls import RANDOM, UNIFORM, random_choice, uniform_choice
 from leanconv.budget.costs import Costs, formula_costs
 from leanconv.budget.events import Say, Stage
@@ -297,6 +299,7 @@ class Flow:
             for name, network in every.items():
                 made = networks.get(name)
                 row = {"network": name} | count(network, setup.input_size).to_json() | entries[name].to_json()
+                row |= {"batch": setup.config.batch, "threads": setup.config.threads or torch.get_num_threads()}
                 row["quality"] = self.dense()["quality"] if made is None else made.quality
                 row["one_shot"] = None if made is None else made.one_shot
                 row["test_top1_pct"] = None if setup.metric is not None else setup.test(network)

@@ -32,7 +32,7 @@ from leanconv.data import ImageData, LabelledImages, describe
 from leanconv.experiment.settings import read_config, settings_for
 from leanconv.files.target import Network, is_saved, network_digest, network_name, open_target
 from leanconv.train.config import TrainConfig
-from leanconv.train.prepared import check_fits, scores_of, some_batches, task_on
+from leanconv.train.prepared import check_fits, scores_of, side_of, some_batches, task_on
 
 MACS = 128e9  # of a forward pass on all calibration images, if their number is not given
 IMAGES = (16, 256)  # the least and the most calibration images, if their number is not given
@@ -240,6 +240,11 @@ def prepared(
     task = task_on(teacher, data)
     check_fits(teacher, data, task.image_size)
     splits, recovery = recipe_of(model, data, recipe, config)
+    side = None if data.prepared else side_of(data, task)
+    if (
+        side is not None and splits.image_size is None
+    ):  # the network was trained on images of another size than the data's
+        splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
     total = splits.epochs + (recovery.epochs if recovery else 0)
     scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts
     effort = "those of the dense network's run and of the recovery"

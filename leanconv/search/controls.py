@@ -70,7 +70,7 @@ def narrower(
 
 
 def _revive_(model: nn.Module) -> None:
-    """Draw the filters of zeros anew: each was the identity of a channel that is gone, and a norm would divide by its variance."""
+    """Draw filters of zeros anew: each was the identity of a channel that is gone, and its norm would divide by no variance."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
             zero = module.weight.flatten(1).eq(0).all(1)

@@ -15,6 +15,7 @@ from leanconv.budget.costs import formula_costs
 from leanconv.budget.scores import fit_all, stored_modules
 from leanconv.budget.space import candidates_of
 from leanconv.core.errors import SettingError
+from leanconv.report import markdown_of, results
 from leanconv.train import recover
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import read_json
@@ -122,3 +123,19 @@ def test_only_candidates_that_help_to_meet_the_budget_are_fitted(budget, fitted,
 def test_a_budget_for_which_no_candidate_helps(trained, data):
     with pytest.raises(SettingError, match="none of the 1 candidates saves macs; name other methods"):
         lc.lean(trained, data, "macs=0.9", **{**QUICK, "methods": [lc.DepthShared()], "where": ["a.0", "b.0"]})
+
+
+def test_the_recovery_has_the_image_size_of_the_network(tmp_path):
+    """The digits have 8 pixels; the network was trained on 16, and its module does not know its run."""
+    dense = lc.fit("fast_vgg(width=0.125)", "digits", epochs=1, image_size=16, threads=1, progress=False).network
+    found = lc.lean(dense, "digits", "params=0.5", tmp_path, **{**QUICK, "methods": ["low_rank"], "recovery_epochs": 1})
+    assert found.rows[1]["params"] <= 0.5 * found.rows[0]["params"]
+    assert "image_size: 16" in (tmp_path / "networks" / "lean" / "recovery" / "config.yaml").read_text()
+
+
+def test_the_table_and_figure_of_a_results_file(trained, data, tmp_path):
+    lc.lean(trained, data, "params=0.9", tmp_path, **{**QUICK, "controls": ("uniform",)})
+    text = markdown_of(tmp_path / "summary.json")
+    assert "| uniform |" in text and "a call of 1 image(s) in eager, 1 thread(s)" in text
+    (svg,) = results.figures_of(tmp_path / "summary.json").values()
+    assert "Test accuracy, % against measured time" in svg
