@@ -24,7 +24,7 @@ def demo(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the train part.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on scikit-learn's handwritten digits, then make it twice as fast and compare, in two minutes.
+    """Train a network on scikit-learn's handwritten digits, then make it twice as fast and compare, in four minutes.
 
     The table compares the lean network with the dense one and with other networks of the same speed: one method in all
     layers, and a narrower network that is trained from scratch.
