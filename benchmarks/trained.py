@@ -10,7 +10,6 @@ import argparse
 import json
 import shlex
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,11 @@ def main() -> None:
         settings = _identity(folder)  # without the seed
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(folder)
     rows = [_row(folders, given.recipe) for folders in groups.values()]
+    names = [run.name for run in given.runs]  # a results file holds no paths
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
     found = {
         **provenance(
-            shlex.join(["python", "benchmarks/trained.py", *(run.name for run in given.runs), *sys.argv[-4:]])
+            shlex.join(["python", "benchmarks/trained.py", *names, "--recipe", given.recipe, "-o", str(given.out)])
         ),
         "kind": "training",
         "settings": {"runs": [json.loads(key) for key in groups]},

@@ -91,8 +91,10 @@ class Flow:
         scores = self.score(space)
         problem = Problem(space, costs, scores)
         frontier = self.frontier(problem)
-        solution, lean = self.lean(problem, scores)
-        networks = {"lean": lean} | self.controls(problem, solution.predicted)
+        most = self.setup.budget.most(costs.network) if self.setup.budget.limits else {}
+        predicted = most if self.setup.budget.max_drop is not None else self.corrected(problem, most)
+        solution, lean = self.lean(problem, scores, predicted)
+        networks = {"lean": lean} | self.controls(problem, most, predicted, solution.predicted)
         rows = self.verify(networks, costs)
         check = self.setup.config.check
         prediction = self.stored("prediction.json", lambda: self.predict(costs, space, scores)) if check else None
@@ -176,11 +178,10 @@ class Flow:
         self.say(Stage("solve", f"{len(points_)} choices on the frontier of {measure}"))
         return list(points_)
 
-    def lean(self, problem: Problem, scores: Mapping[str, float]) -> tuple[Solution, Made]:
+    def lean(self, problem: Problem, scores: Mapping[str, float], most: Mapping[str, float]) -> tuple[Solution, Made]:
         """The lean network: within the limits, or the leanest within max_drop."""
-        most = self.setup.budget.most(problem.costs.network) if self.setup.budget.limits else {}
         if self.setup.budget.max_drop is None:
-            solution = problem.solve(self.corrected(problem, most))
+            solution = problem.solve(most)
             self.say(Stage("solve", _said(solution, problem.costs)))
             return solution, self._make("lean", solution, problem, scores)
         return self._within_drop(problem, scores, most, self.setup.budget.max_drop)
@@ -199,7 +200,7 @@ class Flow:
         found = self.stored("time.json", lambda: time_limit(problem, most, measured))
         nearest = min(one["measured"] for one in found["tried"])
         note = f"no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes {nearest:.3g} ms"
-        if nearest > most["time"] and note not in self.notes:
+        if nearest > most["time"]:
             self.notes.append(note)
         return {**most, "time": found["limit"]}
 
@@ -241,13 +242,20 @@ class Flow:
         """The quality of the dense network."""
         return self.stored("dense.json", lambda: {"quality": self.setup.quality(self.setup.teacher)})
 
-    def controls(self, problem: Problem, reached: Mapping[str, float]) -> dict[str, Made]:
-        """The networks that the lean network is compared with, under the same limits and with the same recovery."""
+    def controls(
+        self, problem: Problem, most: Mapping[str, float], predicted: Mapping[str, float], reached: Mapping[str, float]
+    ) -> dict[str, Made]:
+        """The networks that the lean network is compared with, under the same limits and with the same recovery.
+
+        Args:
+            problem: the search.
+            most, predicted: the limits, on measured and on predicted time.
+            reached: the predicted values of the lean network; its value on the frontier is a limit of a max_drop budget.
+        """
         found, costs = {}, problem.costs
-        limits = self.setup.budget.most(costs.network) if self.setup.budget.limits else {}
-        if self.setup.budget.max_drop is not None:
-            limits[self.measure_of_frontier] = reached[self.measure_of_frontier] * (1 + 1e-6)
-        predicted_limits = limits if self.setup.budget.max_drop is not None else self.corrected(problem, limits)
+        measure = self.measure_of_frontier
+        drop = {} if self.setup.budget.max_drop is None else {measure: reached[measure] * (1 + 1e-6)}
+        most, predicted = {**most, **drop}, {**predicted, **drop}
         for name, control in self.setup.controls.items():
             folder = self.folder / "networks" / name
             try:
@@ -255,15 +263,15 @@ class Flow:
                     found[name] = make_by(self.setup, name, control, folder, self.say, self.progress)
                     continue
                 if name in ORDINARY:
-                    share = self._share(name, costs, limits)
+                    share = self._share(name, costs, most)
                     found[name] = make_ordinary(self.setup, name, share, folder, self.say, self.progress)
                     continue
-                chosen = self._choice(name, costs, predicted_limits)
+                chosen = self._choice(name, costs, predicted)
             except SettingError as error:
                 self.notes.append(f"{name}: {error}")
                 continue
-            predicted = costs.total(self.setup.space, chosen)
-            found[name] = make(self.setup, name, chosen, predicted, {}, folder, self.say, self.progress)
+            values = costs.total(self.setup.space, chosen)
+            found[name] = make(self.setup, name, chosen, values, {}, folder, self.say, self.progress)
         return found
 
     def _share(self, name: str, costs: Costs, limits: Mapping[str, float]) -> float:

@@ -241,9 +241,7 @@ def prepared(
     check_fits(teacher, data, task.image_size)
     splits, recovery = recipe_of(model, data, recipe, config)
     side = None if data.prepared else side_of(data, task)
-    if (
-        side is not None and splits.image_size is None
-    ):  # the network was trained on images of another size than the data's
+    if side is not None and splits.image_size is None:  # the network takes another size than that of the data
         splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
     total = splits.epochs + (recovery.epochs if recovery else 0)
     scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts

@@ -48,8 +48,8 @@ def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> di
             "colour": colours[name],
             "shape": index // len(COLOURS),
             "reference": index == reference,
-            "values": [None if (v := _number(row.get(key))) is None else v / known[key][1] for key in known],
-            "spreads": [None if (v := _number(row.get(f"{key}_std"))) is None else v / known[key][1] for key in known],
+            "values": [_number(row.get(key), unit) for key, (_, unit, *_) in known.items()],
+            "spreads": [_number(row.get(f"{key}_std"), unit) for key, (_, unit, *_) in known.items()],
         }
         for index, (name, row) in enumerate(zip(names, rows, strict=True))
     ]
@@ -61,5 +61,5 @@ def data(rows: Sequence[Row], names: Sequence[str], reference: int | None) -> di
     return {"measures": measures, "x": 0, "y": up, "json": Markup(safe)}
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _number(value: Any, unit: float = 1.0) -> float | None:
+    return value / unit if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leanconv.report.tables import NONE, Row, integer, macs, markdown_text
+from leanconv.report.tables import Row, integer, macs, markdown_text, spread
 
 HEADS = ("Network", "Recipe", "Epochs", "Parameters", "MACs", "Images/s", "Minutes", "Validation %", "Test %", "n")
 
@@ -15,7 +15,7 @@ def markdown(rows: Sequence[Row]) -> str:
         [
             row["network"], row["recipe"], str(row["epochs"]), integer(row["params"]), macs(row["macs"]),
             str(row["images_per_s"]), f"{row['train_minutes']:.1f}",
-            NONE if row["val_top1_pct"] is None else f"{row['val_top1_pct']:.2f}", _test(row), str(row["n"]),
+            spread(row["val_top1_pct"], None), spread(row["test_top1_pct"], row.get("test_top1_std")), str(row["n"]),
         ]
         for row in rows
     ]  # fmt: skip
@@ -23,8 +23,3 @@ def markdown(rows: Sequence[Row]) -> str:
     if any(row.get("test_top1_std") is not None for row in rows):
         note += " ± is the standard deviation over n seeds."
     return markdown_text(HEADS, body, note, left=("Network", "Recipe"))
-
-
-def _test(row: Row) -> str:
-    spread = row.get("test_top1_std")
-    return f"{row['test_top1_pct']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
