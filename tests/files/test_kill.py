@@ -14,7 +14,7 @@ import leanconv as lc
 from leanconv.files.save import FORMAT
 from tests.gates.tree import ROOT
 
-KILLS = 60
+KILLS = 120
 # A process of its own, without threads when it forks: each child saves two networks in turn until it is killed.
 PROGRAM = """
     import os, random, signal, sys, time
