@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from leanconv.budget.costs import Costs
 from leanconv.budget.parts import converted
@@ -76,6 +77,11 @@ def everywhere(space: Space, costs: Costs, method: str, level: int) -> tuple[Can
 @torch.no_grad()
 def real_divergence(setup: Setup, chosen: tuple[Candidate, ...]) -> float:
     """The divergence of a converted network, with new statistics, from the dense network on the calibration images."""
-    lean = converted(setup.teacher, setup.space.plan(chosen), setup.batches).eval()
-    found = [divergence(lean(batch), setup.teacher(batch)) * len(batch) for batch in setup.batches]
+    return from_teacher(setup, converted(setup.start, setup.space.plan(chosen), setup.batches).eval())
+
+
+@torch.no_grad()
+def from_teacher(setup: Setup, network: nn.Module) -> float:
+    """The divergence of a network in eval mode from the dense network on the calibration images."""
+    found = [divergence(network(batch), setup.teacher(batch)) * len(batch) for batch in setup.batches]
     return sum(found) / sum(map(len, setup.batches))

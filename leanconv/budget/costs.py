@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,19 +42,40 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of all candidates, and of the dense network.
+    """The costs of all candidates, and of the network whose layers they replace.
 
     Args:
-        network: the values of the whole dense network by measure. Time and memory are missing if they are unknown.
-        alive: bytes of the feature maps that are alive while each layer is called in the dense network, by the layer's name.
+        network: the values of the whole network by measure. Time and memory are missing if they are unknown.
+        alive: bytes of the feature maps that are alive while each layer is called in the network, by the layer's name.
         by_key: the cost of each candidate, by its key.
         unmeasured: the number of candidates without a time, because the time for measuring was over.
+        reference: the values of the dense network, of which parts are shown, if `network` has fewer channels.
     """
 
     network: dict[str, float]
     alive: dict[str, float]
     by_key: dict[str, Cost]
     unmeasured: int = 0
+    reference: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dense(self) -> dict[str, float]:
+        """The values of the dense network by measure."""
+        return self.reference or self.network
+
+    def of_narrower(self, dense: Mapping[str, float], milliseconds: float) -> Costs:
+        """These costs as those of a network with fewer channels.
+
+        Args:
+            dense: the values of the dense network.
+            milliseconds: the time of the network, measured together with the dense one's; all times are scaled to it.
+        """
+        found = replace(self, reference=dict(dense))
+        if "time" not in self.network:
+            return found
+        factor = milliseconds / self.network["time"]
+        scaled = {key: replace(one, time=one.time and one.time * factor) for key, one in self.by_key.items()}
+        return replace(found, network=self.network | {"time": milliseconds}, by_key=scaled)
 
     def helps(self, candidate: Candidate, measures: Sequence[str]) -> bool:
         """Whether a lean candidate saves anything in one of `measures`, and of time more than `NOISE`.
@@ -70,7 +91,7 @@ class Costs:
         return False
 
     def total(self, space: Space, chosen: Sequence[Candidate]) -> dict[str, float]:
-        """The predicted values of a network: the dense network's, changed by what each chosen candidate saves."""
+        """The predicted values of a network: those of the network before, changed by what each chosen candidate saves."""
         found = {}
         for measure in self.network:
             if measure != "memory":
@@ -95,7 +116,8 @@ class Costs:
     def from_json(cls, value: Mapping[str, Any]) -> Costs:
         """The costs that `to_json` gave."""
         costs = {key: Cost(**own) for key, own in value["by_key"].items()}
-        return cls(dict(value["network"]), dict(value["alive"]), costs, value["unmeasured"])
+        rest = value["unmeasured"], dict(value.get("reference", {}))
+        return cls(dict(value["network"]), dict(value["alive"]), costs, *rest)
 
 
 def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:

@@ -5,34 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from leanconv.budget.controls import RANDOM, UNIFORM, random_choice, uniform_choice
-from leanconv.budget.costs import Costs, formula_costs
+from leanconv.budget.costs import Costs
 from leanconv.budget.events import Say, Stage
-from leanconv.budget.measured import time_limit
+from leanconv.budget.narrowed import shares
 from leanconv.budget.networks import Made, make, make_by, make_ordinary
 from leanconv.budget.ordinary import NARROWER, ORDINARY, largest_share
-from leanconv.budget.prediction import measured_ms, sampled
-from leanconv.budget.scores import fit_all, score_all
+from leanconv.budget.prediction import sampled
 from leanconv.budget.setup import Setup
-from leanconv.budget.solver import Problem, Solution, reasons
-from leanconv.budget.space import Candidate, Space
-from leanconv.budget.times import measured_costs, network_ms
-from leanconv.conversion.apply import convert
-from leanconv.core.atomic import write_json
+from leanconv.budget.solver import reasons
+from leanconv.budget.space import Candidate
+from leanconv.budget.stages import DENSE, Choice, Stages, narrower_stages
+from leanconv.budget.times import network_ms
 from leanconv.core.copying import copied
 from leanconv.core.count import count
 from leanconv.core.errors import CheckError, SettingError
-from leanconv.core.method import Site
 from leanconv.core.notes import set_task
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS
 from leanconv.deploy.int8 import Called
 from leanconv.files.save import save
-from leanconv.train.once import read_json
 from leanconv.train.prepared import scores_of
 
 FINAL_SECONDS = 10.0  # for the times of all networks together
@@ -64,6 +60,17 @@ class Found:
     exported: dict[str, Any] | None
 
 
+T = TypeVar("T")
+
+
+def _cost(point: Any) -> float:
+    return float(point[point["measure"]])
+
+
+def _divergence(point: Any) -> float:
+    return float(point["divergence"])
+
+
 class Flow:
     """The stages of one search.
 
@@ -76,6 +83,7 @@ class Flow:
 
     def __init__(self, setup: Setup, folder: Path, say: Say, progress: bool) -> None:
         self.setup, self.folder, self.say, self.progress = setup, folder, say, progress
+        self.dense = Stages(setup, DENSE, folder, say)
         self.achieved: list[dict[str, Any]] = []
         self.notes: list[str] = []
 
@@ -86,142 +94,57 @@ class Flow:
             SettingError: no choice meets the budget.
             CheckError: every network of a max_drop budget loses more.
         """
-        costs = self.measure()
-        space = self.setup.space.only(self.fit(costs))
-        scores = self.score(space)
-        problem = Problem(space, costs, scores)
-        frontier = self.frontier(problem)
-        most = self.setup.budget.most(costs.network) if self.setup.budget.limits else {}
-        predicted = most if self.setup.budget.max_drop is not None else self.corrected(problem, most)
-        solution, lean = self.lean(problem, scores, predicted)
-        networks = {"lean": lean} | self.controls(problem, most, predicted, solution.predicted)
+        costs, setup = self.dense.costs, self.setup
+        every = [self.dense, *self.narrower(costs)]
+        frontier = best_points([point for stages in every for point in stages.frontier()])
+        most = setup.budget.most(costs.network) if setup.budget.limits else {}
+        choice, lean = self.within_drop(every, most) if setup.budget.max_drop is not None else self.lean(every, most)
+        networks = {"lean": lean} | self.controls(most, choice.solution.predicted)
         rows = self.verify(networks, costs)
-        check = self.setup.config.check
-        prediction = self.stored("prediction.json", lambda: self.predict(costs, space, scores)) if check else None
+        check = setup.config.check
+        prediction = self.dense.stored("prediction.json", self.predict) if check else None
         exported = self.export(lean)
-        layers = layer_rows(space.sites, solution, costs, scores, reasons(space, costs, scores, solution.chosen))
-        return Found(networks, rows, layers, frontier, self.achieved, self.notes, prediction, exported)
+        notes = [*self.notes, *dict.fromkeys(note for stages in every for note in stages.notes)]
+        return Found(networks, rows, layer_rows(choice, costs), frontier, self.achieved, notes, prediction, exported)
 
-    def stored(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The JSON object in a file of the folder; it is computed and written if there is none."""
-        path = self.folder / name
-        if not path.exists():
-            write_json(path, work())
-        return read_json(path)
-
-    def measure(self) -> Costs:
-        """The costs of all candidates."""
-        found = Costs.from_json(self.stored("costs.json", lambda: self._measured().to_json()))
-        self.say(Stage("measure", f"{len(self.setup.space.lean)} candidates for {len(self.setup.space.sites)} layers"))
-        if found.unmeasured:
-            self.notes.append(
-                f"{found.unmeasured} candidates were not timed within {self.setup.config.measure_minutes:g} minutes and were "
-                "left out; raise measure_minutes"
-            )
+    def narrower(self, costs: Costs) -> list[Stages]:
+        """The stages from networks with fewer channels; what cannot be done is noted."""
+        found = []
+        count = self.setup.config.narrowed
+        for share in shares(self.setup.budget, costs.network, count) if count else ():
+            try:
+                stages = narrower_stages(self.setup, share, self.folder, self.say, costs)
+                stages.space  # noqa: B018  whether there is a candidate
+                found.append(stages)
+            except SettingError as error:
+                self.notes.append(f"a network with {share:.2f} of the size was not tried: {error}.")
         return found
 
-    def _measured(self) -> Costs:
-        setup, config = self.setup, self.setup.config
-        costs = formula_costs(setup.teacher, setup.space, config.batch)
-        if not setup.timed:
-            return costs
-        return measured_costs(
-            costs, setup.space, setup.teacher, runtime=config.runtime, batch=config.batch, threads=config.threads,
-            seconds=60 * config.measure_minutes, cache=setup.cache,
-            progress=lambda done, total, text: self.say(Stage("measure", text, done, total)),
-        )  # fmt: skip
+    def lean(self, every: Sequence[Stages], most: Mapping[str, float]) -> tuple[Choice, Made]:
+        """The lean network: of the choices within the limits, the one with the least divergence after its conversion."""
+        found = within(every, lambda stages: stages.choice(most))
+        best = min(found, key=lambda one: one.stages.real(one)) if len(found) > 1 else found[0]
+        return best, self._make("lean", best)
 
-    def fit(self, costs: Costs) -> list[str]:
-        """Fit the candidates that help to meet the budget; returns the keys of those that are scored."""
-        space, measures = self.setup.space, self.measures
-        if self.setup.timed:  # what has no time is never chosen
-            space = space.only(key for key, cost in costs.by_key.items() if cost.time is not None)
-        space = space.only(one.key for one in space.lean if costs.helps(one, measures))
-        if not space.lean:
-            raise SettingError(
-                f"none of the {len(self.setup.space.lean)} candidates saves {' or '.join(measures)}; name other methods, "
-                "or a smaller align"
-            )
-        return fit_all(
-            self.setup.teacher, space, costs, measures, self.setup.images, self.folder,
-            lambda done, total, text: self.say(Stage("fit", text, done, total)),
-        )  # fmt: skip
-
-    def score(self, space: Space) -> dict[str, float]:
-        """The score of each candidate."""
-        return score_all(
-            self.setup.teacher, space, self.setup.images, self.folder,
-            lambda done, total, text: self.say(Stage("score", text, done, total)),
-        )  # fmt: skip
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """The measures that decide: those of the limits, and the one of the frontier."""
-        return tuple(dict.fromkeys([*(limit.measure for limit in self.setup.budget.limits), self.measure_of_frontier]))
-
-    @property
-    def measure_of_frontier(self) -> str:
-        """The measure along which the frontier goes: the first limit's, or what a max_drop budget makes small."""
-        limits = self.setup.budget.limits
-        drop = self.setup.budget.max_drop is not None
-        return self.setup.config.minimise if drop or not limits else limits[0].measure
-
-    def frontier(self, problem: Problem) -> list[dict[str, Any]]:
-        """The predicted frontier along one measure."""
-        measure = self.measure_of_frontier
-
-        def points() -> dict[str, Any]:
-            found = problem.frontier(measure, self.setup.config.points)
-            return {"points": [{"measure": measure, "divergence": one.score, **one.predicted} for one in found]}
-
-        points_ = self.stored("frontier.json", points)["points"]
-        self.say(Stage("solve", f"{len(points_)} choices on the frontier of {measure}"))
-        return list(points_)
-
-    def lean(self, problem: Problem, scores: Mapping[str, float], most: Mapping[str, float]) -> tuple[Solution, Made]:
-        """The lean network: within the limits, or the leanest within max_drop."""
-        if self.setup.budget.max_drop is None:
-            solution = problem.solve(most)
-            self.say(Stage("solve", _said(solution, problem.costs)))
-            return solution, self._make("lean", solution, problem, scores)
-        return self._within_drop(problem, scores, most, self.setup.budget.max_drop)
-
-    def corrected(self, problem: Problem, most: Mapping[str, float]) -> dict[str, float]:
-        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time."""
-        if "time" not in most:
-            return dict(most)
-
-        def measured(chosen: Sequence[Candidate]) -> float:
-            network = convert(self.setup.teacher, self.setup.space.plan(chosen), "fresh").eval()
-            ms = measured_ms(self.setup, problem.costs, network)
-            self.say(Stage("solve", f"a choice takes {ms:.3g} ms as measured, of {most['time']:.3g} ms"))
-            return ms
-
-        found = self.stored("time.json", lambda: time_limit(problem, most, measured))
-        nearest = min(one["measured"] for one in found["tried"])
-        note = f"no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes {nearest:.3g} ms"
-        if nearest > most["time"]:
-            self.notes.append(note)
-        return {**most, "time": found["limit"]}
-
-    def _within_drop(
-        self, problem: Problem, scores: Mapping[str, float], most: Mapping[str, float], drop: float
-    ) -> tuple[Solution, Made]:
-        """Search the leanest choice on the frontier whose network, after its recovery, loses at most `drop`.
+    def within_drop(self, every: Sequence[Stages], most: Mapping[str, float]) -> tuple[Choice, Made]:
+        """Search the leanest choice on the frontier whose network, after its recovery, loses at most `max_drop`.
 
         The loss is assumed to grow along the frontier, so that half of the remaining choices are excluded with each network.
         """
-        measure = self.measure_of_frontier
-        path = [one for one in problem.frontier(measure, self.setup.config.points, most) if one.score > 0]
-        base = self.dense()["quality"]
+        drop, measure = self.setup.budget.max_drop, self.dense.measure
+        assert drop is not None
+        paths = within(every, lambda stages: stages.path(stages.corrected(most)))
+        points = [one for path in paths for one in path if one.changes]
+        path = best_points(points, lambda one: one.solution.predicted[measure], lambda one: one.divergence)
+        base = self.quality()["quality"]
         low, high, best = 0, len(path) - 1, None
         losses = []
         while low <= high:
             middle = (low + high) // 2
-            made = self._make(f"point-{middle}", path[middle], problem, scores)
+            made = self._make(f"point-{middle}", path[middle])
             losses.append(base - made.quality)
             self.achieved.append(
-                {"point": middle, "quality": made.quality, "one_shot": made.one_shot, **path[middle].predicted}
+                {"point": middle, "quality": made.quality, "one_shot": made.one_shot, **path[middle].solution.predicted}
             )
             if base - made.quality <= drop:
                 best, low = (path[middle], made), middle + 1
@@ -233,29 +156,25 @@ class Flow:
         best[1].name = "lean"
         return best
 
-    def _make(self, name: str, solution: Solution, problem: Problem, scores: Mapping[str, float]) -> Made:
-        why = reasons(problem.space, problem.costs, scores, solution.chosen)
+    def _make(self, name: str, choice: Choice) -> Made:
+        stages, solution = choice.stages, choice.solution
+        why = reasons(stages.space, stages.costs, stages.scores, solution.chosen)
         folder = self.folder / "networks" / name
-        return make(self.setup, name, solution.chosen, solution.predicted, why, folder, self.say, self.progress)
+        return make(stages.setup, name, solution.chosen, solution.predicted, why, folder, self.say, self.progress)
 
-    def dense(self) -> dict[str, Any]:
+    def quality(self) -> dict[str, Any]:
         """The quality of the dense network."""
-        return self.stored("dense.json", lambda: {"quality": self.setup.quality(self.setup.teacher)})
+        return self.dense.stored("dense.json", lambda: {"quality": self.setup.quality(self.setup.teacher)})
 
-    def controls(
-        self, problem: Problem, most: Mapping[str, float], predicted: Mapping[str, float], reached: Mapping[str, float]
-    ) -> dict[str, Made]:
+    def controls(self, most: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, Made]:
         """The networks that the lean network is compared with, under the same limits and with the same recovery.
 
         Args:
-            problem: the search.
-            most, predicted: the limits, on measured and on predicted time.
+            most: the limits.
             reached: the predicted values of the lean network; its value on the frontier is a limit of a max_drop budget.
         """
-        found, costs = {}, problem.costs
-        measure = self.measure_of_frontier
+        found, costs, measure = {}, self.dense.costs, self.dense.measure
         drop = {} if self.setup.budget.max_drop is None else {measure: reached[measure] * (1 + 1e-6)}
-        most, predicted = {**most, **drop}, {**predicted, **drop}
         for name, control in self.setup.controls.items():
             folder = self.folder / "networks" / name
             try:
@@ -263,10 +182,10 @@ class Flow:
                     found[name] = make_by(self.setup, name, control, folder, self.say, self.progress)
                     continue
                 if name in ORDINARY:
-                    share = self._share(name, costs, most)
+                    share = self._share(name, costs, {**most, **drop})
                     found[name] = make_ordinary(self.setup, name, share, folder, self.say, self.progress)
                     continue
-                chosen = self._choice(name, costs, predicted)
+                chosen = self._choice(name, costs, {**self.dense.corrected(most), **drop})
             except SettingError as error:
                 self.notes.append(f"{name}: {error}")
                 continue
@@ -283,7 +202,7 @@ class Flow:
                 f"{NARROWER} was trained from scratch, with the dense network as its teacher, for "
                 f"{self.setup.scratch.epochs} epochs: {self.setup.effort}."
             )
-        return float(self.stored(f"{name}.json", work)["share"])
+        return float(self.dense.stored(f"{name}.json", work)["share"])
 
     def _choice(self, name: str, costs: Costs, limits: Mapping[str, float]) -> tuple[Candidate, ...]:
         if name == RANDOM:
@@ -294,7 +213,7 @@ class Flow:
             return {"chosen": [candidate.key for candidate in uniform_choice(self.setup, costs, limits)]}
 
         by_key = {candidate.key: candidate for candidate in self.setup.space.candidates}
-        return tuple(by_key[key] for key in self.stored("uniform.json", work)["chosen"])
+        return tuple(by_key[key] for key in self.dense.stored("uniform.json", work)["chosen"])
 
     def verify(self, networks: Mapping[str, Made], costs: Costs) -> list[dict[str, Any]]:
         """Count, time and test all networks. The test part is read once for each network."""
@@ -308,7 +227,7 @@ class Flow:
                 made = networks.get(name)
                 row = {"network": name} | count(network, setup.input_size).to_json() | entries[name].to_json()
                 row |= {"batch": setup.config.batch, "threads": setup.config.threads or torch.get_num_threads()}
-                row["quality"] = self.dense()["quality"] if made is None else made.quality
+                row["quality"] = self.quality()["quality"] if made is None else made.quality
                 row["one_shot"] = None if made is None else made.one_shot
                 row["test_top1_pct"] = None if setup.metric is not None else setup.test(network)
                 row["predicted"] = costs.network if made is None else made.predicted
@@ -316,12 +235,13 @@ class Flow:
                 self.say(Stage("verify", f"{name}: {row['quality']:.2f} on validation, {row['latency_ms']:.3g} ms"))
             return {"rows": found}
 
-        return list(self.stored("verified.json", rows)["rows"])
+        return list(self.dense.stored("verified.json", rows)["rows"])
 
-    def predict(self, costs: Costs, space: Space, scores: Mapping[str, float]) -> dict[str, Any]:
-        """Compare predictions with real networks."""
+    def predict(self) -> dict[str, Any]:
+        """Compare predictions with real networks, made from the dense network."""
+        dense = self.dense
         return sampled(
-            self.setup, costs, space, scores, self.setup.config.check,
+            self.setup, dense.costs, dense.space, dense.scores, self.setup.config.check,
             lambda done, total, text: self.say(Stage("verify", f"prediction: {text}", done, total)),
         )  # fmt: skip
 
@@ -345,39 +265,67 @@ class Flow:
                 scored = scores_of(run, self.setup.data, self.setup.task, self.setup.validation).top1_pct
             return made.to_json() | {"val_top1_pct": scored}
 
-        found = self.stored("exported.json", work)
+        found = self.dense.stored("exported.json", work)
         self.say(Stage("export", f"{found['path']}: {found['val_top1_pct']} on validation"))
         return found
 
 
-def layer_rows(
-    sites: Sequence[Site], solution: Solution, costs: Costs, scores: Mapping[str, float], why: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """What each layer became: a row for each layer, in the order of execution. Costs of a group are in its first row."""
-    rows = {}
-    for candidate in solution.chosen:
-        cost = costs.by_key[candidate.key]
+def within(every: Sequence[Stages], find: Callable[[Stages], T]) -> list[T]:
+    """What `find` returns for the networks from which the limits can be met.
+
+    Raises:
+        SettingError: of the network with the fewest channels, which can be made leanest, if there is none.
+    """
+    found, errors = [], []
+    for stages in every:
+        try:
+            found.append(find(stages))
+        except SettingError as error:
+            errors.append(error)
+    if not found:
+        raise errors[-1]
+    return found
+
+
+def best_points(
+    points: Sequence[T], cost: Callable[[T], float] = _cost, divergence: Callable[[T], float] = _divergence
+) -> list[T]:
+    """The points for which no other point costs no more and diverges no more, from the one that costs most."""
+    found: list[T] = []
+    for point in sorted(points, key=lambda one: (cost(one), divergence(one))):
+        if not found or divergence(point) < divergence(found[-1]):
+            found.append(point)
+    return found[::-1]
+
+
+def layer_rows(choice: Choice, dense: Costs) -> list[dict[str, Any]]:
+    """What each layer became: a row for each layer, in the order of execution. Costs of a group are in its first row.
+
+    Args:
+        choice: the candidates, and the network that they change.
+        dense: the costs of the dense network's layers.
+    """
+    rows, stages = {}, choice.stages
+    why = reasons(stages.space, stages.costs, stages.scores, choice.solution.chosen)
+    layers = {site.name: site.layer for site in stages.dense_space.sites}
+    for candidate in choice.solution.chosen:
+        cost = stages.costs.by_key[candidate.key]
         for number, site in enumerate(candidate.sites):
-            dense = costs.by_key[Candidate((site,)).key]
+            before = dense.by_key[Candidate((site,)).key]
             own = number == 0
+            narrower = f"{site.layer}, " if site.layer != layers[site.name] else ""
             rows[site.name] = {
                 "layer": site.name,
-                "conv": site.layer,
-                "becomes": candidate.label,
+                "conv": layers[site.name],
+                "becomes": narrower + candidate.label,
                 "with": candidate.sites[0].name if not own else None,
-                "divergence": scores.get(candidate.key, 0.0) if own else None,
-                "params_dense": dense.params,
+                "divergence": stages.scores.get(candidate.key, 0.0) if own else None,
+                "params_dense": before.params,
                 "params": cost.params if own else 0,
-                "macs_dense": dense.macs,
+                "macs_dense": before.macs,
                 "macs": cost.macs if own else 0,
-                "time_dense": dense.time,
+                "time_dense": before.time,
                 "time": cost.time if own else 0.0,
                 "why": why[site.name],
             }
-    return [rows[site.name] for site in sites]
-
-
-def _said(solution: Solution, costs: Costs) -> str:
-    parts = (f"{name} {value / costs.network[name]:.3f}" for name, value in solution.predicted.items())
-    lean = sum(one.group is not None for one in solution.chosen)
-    return f"{lean} lean choices, predicted {', '.join(parts)} of dense; summed divergence {solution.score:.4g}"
+    return [rows[site.name] for site in stages.space.sites]

@@ -66,7 +66,7 @@ def make(
     """
     keys = [candidate.key for candidate in chosen if candidate.group is not None]
     plan = setup.space.plan(chosen, reasons)
-    work = partial(_recovered, setup, name, lambda: converted(setup.teacher, plan, setup.batches), setup.recipe)
+    work = partial(_recovered, setup, name, lambda: converted(setup.start, plan, setup.batches), setup.recipe)
     return _kept(setup, name, keys, predicted, work, folder, say, progress)
 
 

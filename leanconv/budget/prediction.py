@@ -64,7 +64,7 @@ def sampled(
         total = sum(scores[one.key] for one in chosen if one.group is not None)
         pairs.append([total, real_divergence(setup, chosen)])
         if setup.timed and len(times) < TIMED:
-            lean = converted(setup.teacher, space.plan(chosen), setup.batches)
+            lean = converted(setup.start, space.plan(chosen), setup.batches)
             times.append([costs.total(space, chosen)["time"], measured_ms(setup, costs, lean)])
         progress(number + 1, count, f"summed scores {total:.3g}, real divergence {pairs[-1][1]:.3g}")
     errors = [abs(predicted / measured - 1) * 100 for predicted, measured in times]
@@ -88,7 +88,7 @@ def measured_ms(setup: Setup, costs: Costs, network: nn.Module) -> float:
         found = network_ms(both, setup.example, config.runtime, config.threads, SECONDS)
     latency = found["other"].latency
     assert latency is not None
-    return costs.network["time"] * latency.ratio
+    return costs.dense["time"] * latency.ratio
 
 
 def _untimed(key: str, costs: Costs, setup: Setup) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Setup:
         controls: what the result is compared with: built-in controls, or functions that return a network, by name.
         recover: trains a network after its conversion.
         cache: the file of measured times.
+        start: the network whose layers the candidates replace: the teacher, or the teacher with fewer channels.
     """
 
     name: str
@@ -82,6 +83,13 @@ class Setup:
     controls: dict[str, Control | None]
     recover: Recovery
     cache: Cache
+    start: nn.Module
+
+    def from_(self, start: nn.Module) -> Setup:
+        """The same search from another network, on the same images."""
+        found = replace(self, start=start)
+        found.__dict__.update({name: getattr(self, name) for name in ("images", "batches")})  # they are read once
+        return found
 
     @property
     def input_size(self) -> InputSize:
@@ -121,8 +129,8 @@ class Setup:
     def space(self) -> Space:
         """All candidates."""
         return candidates_of(
-            self.teacher, self.input_size, methods=self.methods, align=self.config.align, where=self.where or "*",
-            exclude=self.exclude, include=self.include or (),
+            self.start, self.input_size, methods=self.methods, align=self.config.align, where=self.where or "*",
+            exclude=self.exclude, include=self.include or (), required=self.start is self.teacher,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -251,5 +259,5 @@ def prepared(
     train, validation = data.split(splits.validation, splits.seed)
     return Setup(
         network_name(model), teacher, data, train, validation, task, budget, config, recovery, scratch, effort, tuple(methods),
-        controls=controls, **more,
+        controls=controls, start=teacher, **more,
     )  # fmt: skip

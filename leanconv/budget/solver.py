@@ -70,7 +70,7 @@ class Problem:
         if found is None:
             nearest = self.nearest(most)
             said = ",".join(f"{name}={shown(name, value)}" for name, value in nearest.items())
-            ceil = {name: math.ceil(value / self.costs.network[name] * 1000) / 1000 for name, value in nearest.items()}
+            ceil = {name: math.ceil(value / self.costs.dense[name] * 1000) / 1000 for name, value in nearest.items()}
             parts = ",".join(f"{name}={part:g}" for name, part in ceil.items())  # rounded up, so that it can be met
             asked = ",".join(f"{name}={shown(name, value)}" for name, value in most.items())
             raise SettingError(

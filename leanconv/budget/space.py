@@ -102,6 +102,7 @@ def candidates_of(
     where: Where = "*",
     exclude: Where = (),
     include: Include | Sequence[Include] = (),
+    required: bool = True,
 ) -> Space:
     """The layers of `model` that may become lean, and the candidates for them.
 
@@ -114,6 +115,7 @@ def candidates_of(
         methods: names of methods, or methods with settings; () takes every method that leanconv knows.
         align: the channels of a whole vector, see `leanconv.Method.grid`.
         where, exclude, include: as in `leanconv.plan`.
+        required: raise if there is no candidate.
 
     Raises:
         SettingError: as `leanconv.plan`, or there is no candidate.
@@ -130,7 +132,7 @@ def candidates_of(
     sites = tuple(sorted(offered, key=lambda site: order[site.name]))
     asked = tuple(methods) or tuple(list_methods())
     found = [candidate for alike in _alike(sites) for candidate in _of(model, alike, asked, align)]
-    if not found:
+    if required and not found:
         raise SettingError(
             f"none of the {len(sites)} layers has a candidate; name other methods, or a smaller align than {align}"
         )

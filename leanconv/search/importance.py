@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy, unfold
 from leanconv.conversion.channels import ChannelSet
 from leanconv.core.errors import SettingError
 from leanconv.core.settings import check_choice
+from leanconv.search.reconstruction import reconstruction_scores
 
-Criterion = Literal["magnitude", "random", "first", "taylor", "activation"]
+Criterion = Literal["magnitude", "random", "first", "taylor", "activation", "reconstruction"]
 Batches = Iterable[Any]
-NEEDS_DATA = ("taylor", "activation")
+NEEDS_DATA = ("taylor", "activation", "reconstruction")
 
 
 def channel_scores(
@@ -36,11 +37,14 @@ def channel_scores(
     - ``"activation"``: the error of the outputs of the layers that read the channel, if it alone is removed and nothing is
       trained: sum over layers of E|W_c u_c|^2 / E|W u|^2, with u the unfolded input and u_c the part of channel c. So it is
       the trace of W_c S_cc W_c^T with S = E u u^T.
+    - ``"reconstruction"``: the same error after the other weights of these layers are fitted again, see
+      `leanconv.search.reconstruction.reconstruction_scores`.
 
     Args:
         model: the network, in eval mode while it runs.
         sets: the sets to score.
-        data: for ``"taylor"`` batches ``(images, labels)``; for ``"activation"`` the same, or images alone.
+        data: for ``"taylor"`` batches ``(images, labels)``; for ``"activation"`` and ``"reconstruction"`` the same, or images
+            alone.
 
     Raises:
         SettingError: the criterion is unknown, or needs data and there is none.
@@ -60,6 +64,8 @@ def channel_scores(
         squares = {name: tensor.detach().square() for name, tensor in tensors.items()}
         return {found.name: _sum(model, squares, found, (*found.makes, *found.reads)).sqrt() for found in sets}
     assert data is not None
+    if criterion == "reconstruction":
+        return reconstruction_scores(model, sets, data)
     return _taylor(model, tensors, sets, data) if criterion == "taylor" else _activation(model, tensors, sets, data)
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_channels_
 from leanconv.conversion.channels import ChannelGraph, ChannelSet, follow, sized
+from leanconv.conversion.moments import again
 from leanconv.conversion.narrowing import removable
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize, dry_run
-from leanconv.core.settings import check_int
+from leanconv.core.settings import check_choice, check_int
 from leanconv.core.wrappers import unwrapped
-from leanconv.search.importance import Batches, Criterion, channel_scores
+from leanconv.search.importance import NEEDS_DATA, Batches, Criterion, channel_scores
+from leanconv.search.reconstruction import repaired
 
 STEPS = 30  # halvings of the share of channels that stay
+Allocation = Literal["uniform", "scores"]
 
 
 def prune(
@@ -30,6 +34,7 @@ def prune(
     *,
     align: int = 8,
     ratios: Mapping[str, float] | None = None,
+    allocate: Allocation = "uniform",
     data: Batches | None = None,
     input_size: InputSize | None = None,
     seed: int = 0,
@@ -40,12 +45,15 @@ def prune(
     like any other. Its channel plan is in its record, so `leanconv.save` and `leanconv.load` keep it.
 
     Args:
-        macs: the share of the MACs of `model` that may remain, 0.5 for half. The same share of channels stays in every set
-            that `ratios` does not name.
-        criterion: which channels go first, see `leanconv.search.importance.channel_scores`.
+        macs: the share of the MACs of `model` that may remain, 0.5 for half.
+        criterion: which channels go first, see `leanconv.search.importance.channel_scores`. With ``"reconstruction"`` the
+            layers that read removed channels are fitted to their old outputs, see `leanconv.search.reconstruction.repaired`.
         align: a set keeps a multiple of this number of channels: 8 or 16 fill the vectors of a processor. A set that has
             fewer stays whole.
         ratios: ``{glob: share}``: the share of channels that stays in the sets whose names match.
+        allocate: how many channels the sets keep that `ratios` does not name. ``"uniform"``: the same share in every set.
+            ``"scores"``: step by step, the channels go whose scores are smallest for the MACs that they save; this is for the
+            criteria whose scores compare between sets: "taylor", "activation" and "reconstruction".
         data: batches for the criteria that need them.
         input_size: (channels, height, width); default: the input size of the model, if the model states it.
         seed: for ``criterion="random"``.
@@ -59,9 +67,21 @@ def prune(
     >>> round(lc.count(half).macs / lc.count(dense).macs, 2)
     0.48
     """
+    data = None if data is None else again(data)
     plan = plan_channels(
-        model, macs, criterion, align=align, ratios=ratios, data=data, input_size=input_size, seed=seed
+        model,
+        macs,
+        criterion,
+        align=align,
+        ratios=ratios,
+        allocate=allocate,
+        data=data,
+        input_size=input_size,
+        seed=seed,
     )
+    if criterion == "reconstruction":
+        assert data is not None
+        return repaired(unwrapped(model), plan, data)
     return apply_channels_(copied(unwrapped(model)), plan)
 
 
@@ -72,6 +92,7 @@ def plan_channels(
     *,
     align: int = 8,
     ratios: Mapping[str, float] | None = None,
+    allocate: Allocation = "uniform",
     data: Batches | None = None,
     input_size: InputSize | None = None,
     seed: int = 0,
@@ -89,11 +110,22 @@ def plan_channels(
     named = _named(graph, sets, ratios or {})
     free = [found for found in sets if found.name not in named]
     widths = {name: width_of(graph.of(name), share, align) for name, share in named.items()}
-    if macs is not None:
+    check_choice("allocate", allocate, get_args(Allocation))
+    if macs is not None and allocate == "scores":
+        if criterion not in NEEDS_DATA:
+            raise SettingError(
+                f"allocate='scores' needs scores that compare between sets, which criterion={criterion!r} does not give; use "
+                f"{', '.join(NEEDS_DATA)}"
+            )
+        scores = channel_scores(model, sets, criterion, data, seed=seed)
         work = Work(model, graph)
-        widths |= _within(work, free, widths, macs, align)
+        widths |= widths_by_scores(work.macs, free, scores, widths, macs, align)
+        _check_met(work.macs(widths) / work.dense, macs, align)
+    elif macs is not None:
+        widths |= _within(Work(model, graph), free, widths, macs, align)
     cut = [found for found in sets if widths.get(found.name, found.size) < found.size]
-    scores = channel_scores(model, cut, criterion, data, seed=seed)
+    if macs is None or allocate != "scores":
+        scores = channel_scores(model, cut, criterion, data, seed=seed)
     return ChannelPlan(tuple(Selection(found, best(found, widths[found.name], scores[found.name])) for found in cut))
 
 
@@ -177,6 +209,14 @@ class Work:
 
     def macs(self, widths: Mapping[str, int]) -> int:
         """The MACs with these numbers of channels in the named sets."""
+        return self.dense - self._removed(widths, self.positions)
+
+    def weights(self, widths: Mapping[str, int]) -> int:
+        """The weights of convolutions and linear layers with these numbers of channels in the named sets."""
+        return sum(map(math.prod, self.shapes.values())) - self._removed(widths, dict.fromkeys(self.positions, 1))
+
+    def _removed(self, widths: Mapping[str, int], times: Mapping[str, int]) -> int:
+        """The weights that are removed, each counted as often as `times` says for its layer."""
         left: dict[tuple[str, int], float] = {}
         for found in self.graph.sets:
             gone = found.size - widths.get(found.name, found.size)
@@ -184,11 +224,11 @@ class Work:
                 axis = place.tensor, place.dim
                 lost = gone * (len(place.index) // found.size) / place.size
                 left[axis] = left.get(axis, 1.0) - lost
-        total = self.dense
+        removed = 0
         for name, shape in self.shapes.items():
             share = left.get((name, 0), 1.0) * left.get((name, 1), 1.0)
-            total -= round(math.prod(shape) * (1 - share)) * self.positions.get(name.rpartition(".")[0], 0)
-        return total
+            removed += round(math.prod(shape) * (1 - share)) * times.get(name.rpartition(".")[0], 0)
+        return removed
 
 
 def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str, float]) -> dict[str, float]:
@@ -208,6 +248,13 @@ def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str,
     return named
 
 
+def _check_met(least: float, macs: float, align: int) -> None:
+    if least > macs:
+        raise SettingError(
+            f"macs={macs} cannot be met by removing channels; the least is {math.ceil(1000 * least) / 1000} with align={align}"
+        )
+
+
 def _within(
     work: Work, free: Sequence[ChannelSet], given: Mapping[str, int], macs: float, align: int
 ) -> dict[str, int]:
@@ -217,10 +264,7 @@ def _within(
         return {found.name: width_of(found, share, align) for found in free}
 
     least = work.macs({**given, **widths(0)}) / work.dense
-    if least > macs:
-        raise SettingError(
-            f"macs={macs} cannot be met by removing channels; the least is {math.ceil(1000 * least) / 1000} with align={align}"
-        )
+    _check_met(least, macs, align)
     low, high = 0.0, 1.0
     if work.macs({**given, **widths(high)}) <= macs * work.dense:
         return widths(high)
@@ -231,3 +275,42 @@ def _within(
         else:
             high = middle
     return widths(low)
+
+
+def widths_by_scores(
+    size: Callable[[Mapping[str, int]], int], free: Sequence[ChannelSet], scores: Mapping[str, Tensor],
+    given: Mapping[str, int], share: float, align: int,
+) -> dict[str, int]:  # fmt: skip
+    """The widths with which a network has at most `share` of its size, with a small sum of the removed channels' scores.
+
+    In each step one set loses `align` channels (and equally many of each cell): the set with the least added score for what this
+    saves.
+
+    Args:
+        size: the size of the network with some widths: `Work.macs` or `Work.weights`.
+        free: the sets that may get narrower.
+        scores: of all channels of these sets; the channels with the least go first.
+        given: the widths of other sets.
+        share: the part of the size that may remain.
+        align: a set keeps a multiple of this number of channels.
+
+    Returns:
+        the widths by set; those of the smallest network if the share cannot be met.
+    """
+    widths = {found.name: found.size for found in free}
+    steps = {found.name: math.lcm(align, len(found.cell_sizes())) for found in free}
+    ordered = {found.name: scores[found.name].sort().values for found in free}
+    dense, left = size({}), size(given)
+    while left > share * dense:
+        options = []
+        for name, width in widths.items():
+            less = (width - 1) // steps[name] * steps[name]
+            if less > 0:
+                count = len(ordered[name])
+                added = float(ordered[name][count - width : count - less].sum())
+                after = size({**given, **widths, name: less})
+                options.append((added / max(left - after, 1), name, less, after))
+        if not options:
+            break
+        _, name, widths[name], left = min(options)
+    return widths

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 QUICK: dict[str, Any] = {
     "methods": ("tied_block", "shared_basis"), "align": 4, "images": 24, "points": 3, "recovery_epochs": 0, "controls": (),
-    "threads": 1, "progress": False, "cache": None,
+    "threads": 1, "progress": False, "cache": None, "narrowed": 0,
 }  # fmt: skip
 
 

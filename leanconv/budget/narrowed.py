@@ -1,0 +1,76 @@
+"""Networks with fewer channels, from which a search may start: the channels that the others replace best are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from leanconv.budget.limits import Budget
+from leanconv.budget.setup import Setup
+from leanconv.conversion.calibrate import reestimate_norms_
+from leanconv.conversion.channel_plan import ChannelPlan, Selection
+from leanconv.core.atomic import replacing
+from leanconv.core.copying import copied
+from leanconv.core.errors import SettingError
+from leanconv.files.load import load
+from leanconv.files.save import MODEL_FILE, save
+from leanconv.search.pruning import Work, best, removable_graph, widths_by_scores
+from leanconv.search.reconstruction import reconstruction_scores, repaired
+
+LEAST = 0.25  # the share of a budget that limits only the loss of accuracy
+
+
+def shares(budget: Budget, network: Mapping[str, float], count: int) -> list[float]:
+    """The sizes of networks with fewer channels, as parts of the dense network's: from a mild one to what the budget asks for.
+
+    >>> [round(share, 2) for share in shares(Budget.of("macs=0.5"), {"macs": 1e6}, 2)]
+    [0.71, 0.5]
+    """
+    most = budget.most(network) if budget.limits else {}
+    asked = min([value / network[measure] for measure, value in most.items()], default=LEAST)
+    asked = min(max(asked, 0.02), 0.98)
+    return [asked ** (number / count) for number in range(1, count + 1)]
+
+
+def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
+    """The dense network with the part `share` of its size, or more if that cannot be met; in eval mode.
+
+    A finished one is read from its folder.
+
+    The size is the number of MACs, or of weights if the budget limits parameters or bytes first.
+
+    Channels are removed in whole vectors by ``criterion="reconstruction"``, with as many in each layer as the scores say
+    (`leanconv.prune`). The layers behind them are fitted to their old outputs, and the norms are estimated again.
+
+    Args:
+        setup: the search.
+        share: of the size.
+        folder: of this network; the scores are stored in the folder above it.
+
+    Raises:
+        SettingError: no channel can be removed.
+    """
+    if (folder / MODEL_FILE).exists():
+        return load(folder, copied(setup.teacher)).eval()
+    graph = removable_graph(setup.teacher, setup.input_size)
+    sets = [found for found in graph.sets if found.whole is None]
+    if not sets:
+        raise SettingError("no channel of this network can be removed")
+    path = folder.parent / "channels.safetensors"
+    if not path.exists():
+        with replacing(path) as temporary:
+            save_file(reconstruction_scores(setup.teacher, sets, setup.batches), temporary)
+    scores: dict[str, Tensor] = load_file(path)
+    work, limits = Work(setup.teacher, graph), setup.budget.limits
+    size = work.weights if limits and limits[0].measure in ("params", "bytes") else work.macs
+    widths = widths_by_scores(size, sets, scores, {}, share, setup.config.align)
+    cut = [found for found in sets if widths[found.name] < found.size]
+    plan = ChannelPlan(tuple(Selection(found, best(found, widths[found.name], scores[found.name])) for found in cut))
+    network = reestimate_norms_(repaired(setup.teacher, plan, setup.batches), setup.batches).eval()
+    network = network.to(memory_format=torch.channels_last)
+    save(network, folder)
+    return network

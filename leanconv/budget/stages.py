@@ -1,0 +1,238 @@
+"""The stages of a search that lead to a choice, from one network: measure, fit, score, solve; each is stored in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leanconv.budget.controls import from_teacher
+from leanconv.budget.costs import Costs, formula_costs
+from leanconv.budget.events import Say, Stage
+from leanconv.budget.measured import time_limit
+from leanconv.budget.narrowed import narrowed
+from leanconv.budget.parts import converted
+from leanconv.budget.prediction import measured_ms
+from leanconv.budget.scores import fit_all, score_all
+from leanconv.budget.setup import Setup
+from leanconv.budget.solver import Problem, Solution
+from leanconv.budget.space import Candidate, Space
+from leanconv.budget.times import measured_costs
+from leanconv.conversion.apply import convert
+from leanconv.core.atomic import write_json
+from leanconv.core.errors import SettingError
+from leanconv.train.once import read_json
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of candidates, and the network that they change.
+
+    Args:
+        stages: the stages from that network.
+        solution: the candidates.
+    """
+
+    stages: Stages
+    solution: Solution
+
+    @property
+    def divergence(self) -> float:
+        """The predicted divergence from the dense network: that of the network before, and the summed scores."""
+        return self.stages.divergence + self.solution.score
+
+    @property
+    def changes(self) -> bool:
+        """Whether the choice is anything but the dense network."""
+        return self.stages.name != DENSE or any(one.group is not None for one in self.solution.chosen)
+
+
+class Stages:
+    """The stages from one network: the dense one, or one with fewer channels.
+
+    Args:
+        setup: the search; `setup.start` is the network.
+        name: of the network.
+        folder: where the stages are stored.
+        say: called after each step.
+        dense: the costs of the stages from the dense network; None for these stages themselves.
+    """
+
+    def __init__(self, setup: Setup, name: str, folder: Path, say: Say, dense: Costs | None = None) -> None:
+        self.setup, self.name, self.folder, self.say, self._dense = setup, name, folder, say, dense
+        self.notes: list[str] = []
+
+    @property
+    def dense_space(self) -> Space:
+        """The candidates for the dense network."""
+        return self.setup.space if self._dense is None else self.setup.from_(self.setup.teacher).space
+
+    def stored(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The JSON object in a file of the folder; it is computed and written if there is none."""
+        path = self.folder / name
+        if not path.exists():
+            write_json(path, work())
+        return read_json(path)
+
+    @cached_property
+    def divergence(self) -> float:
+        """The divergence of the network from the dense network."""
+        if self._dense is None:
+            return 0.0
+        found = self.stored("start.json", lambda: {"divergence": from_teacher(self.setup, self.setup.start)})
+        return float(found["divergence"])
+
+    @cached_property
+    def costs(self) -> Costs:
+        """The costs of all candidates."""
+        found = Costs.from_json(self.stored("costs.json", lambda: self._measured().to_json()))
+        self.say(
+            Stage(
+                "measure",
+                f"{self.name}: {len(self.setup.space.lean)} candidates for {len(self.setup.space.sites)} layers",
+            )
+        )
+        if found.unmeasured:
+            self.notes.append(
+                f"{found.unmeasured} candidates were not timed within {self.setup.config.measure_minutes:g} minutes and were "
+                "left out; raise measure_minutes"
+            )
+        return found
+
+    def _measured(self) -> Costs:
+        setup, config = self.setup, self.setup.config
+        costs = formula_costs(setup.start, setup.space, config.batch)
+        if setup.timed:
+            costs = measured_costs(
+                costs, setup.space, setup.start, runtime=config.runtime, batch=config.batch, threads=config.threads,
+                seconds=60 * config.measure_minutes, cache=setup.cache,
+                progress=lambda done, total, text: self.say(Stage("measure", text, done, total)),
+            )  # fmt: skip
+        if self._dense is None:
+            return costs
+        ms = measured_ms(setup, self._dense, setup.start) if setup.timed else 0.0
+        return costs.of_narrower(self._dense.network, ms)
+
+    @cached_property
+    def space(self) -> Space:
+        """The candidates that help to meet the budget, and for which no other candidate of the same layer is better."""
+        space, costs, measures = self.setup.space, self.costs, self.measures
+        if self.setup.timed:  # what has no time is never chosen
+            space = space.only(key for key, cost in costs.by_key.items() if cost.time is not None)
+        space = space.only(one.key for one in space.lean if costs.helps(one, measures))
+        if not space.lean and self._dense is None:
+            raise SettingError(
+                f"none of the {len(self.setup.space.lean)} candidates saves {' or '.join(measures)}; name other methods, "
+                "or a smaller align"
+            )
+        keys = fit_all(
+            self.setup.start, space, costs, measures, self.setup.images, self.folder,
+            lambda done, total, text: self.say(Stage("fit", text, done, total)),
+        )  # fmt: skip
+        return self.setup.space.only(keys)
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """The score of each candidate."""
+        return score_all(
+            self.setup.start, self.space, self.setup.images, self.folder,
+            lambda done, total, text: self.say(Stage("score", text, done, total)),
+        )  # fmt: skip
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The choice of candidates."""
+        return Problem(self.space, self.costs, self.scores)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that decide: those of the limits, and the one of the frontier."""
+        return tuple(dict.fromkeys([*(limit.measure for limit in self.setup.budget.limits), self.measure]))
+
+    @property
+    def measure(self) -> str:
+        """The measure along which the frontier goes: the first limit's, or what a max_drop budget makes small."""
+        limits = self.setup.budget.limits
+        drop = self.setup.budget.max_drop is not None
+        return self.setup.config.minimise if drop or not limits else limits[0].measure
+
+    def path(self, most: Mapping[str, float] = {}) -> list[Choice]:
+        """The choices on the frontier, within limits."""
+        return [Choice(self, one) for one in self.problem.frontier(self.measure, self.setup.config.points, most)]
+
+    def frontier(self) -> list[dict[str, Any]]:
+        """The predicted frontier along one measure."""
+
+        def points() -> dict[str, Any]:
+            found = [
+                {"measure": self.measure, "from": self.name, "divergence": one.divergence, **one.solution.predicted}
+                for one in self.path()
+            ]
+            return {"points": found}
+
+        found = self.stored("frontier.json", points)["points"]
+        self.say(Stage("solve", f"{self.name}: {len(found)} choices on the frontier of {self.measure}"))
+        return list(found)
+
+    def corrected(self, most: Mapping[str, float]) -> dict[str, float]:
+        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time."""
+        if "time" not in most:
+            return dict(most)
+
+        def measured(chosen: Sequence[Candidate]) -> float:
+            network = convert(self.setup.start, self.setup.space.plan(chosen), "fresh").eval()
+            ms = measured_ms(self.setup, self.costs, network)
+            self.say(Stage("solve", f"a choice takes {ms:.3g} ms as measured, of {most['time']:.3g} ms"))
+            return ms
+
+        found = self.stored("time.json", lambda: time_limit(self.problem, most, measured))
+        nearest = min(one["measured"] for one in found["tried"])
+        if nearest > most["time"]:
+            self.notes.append(
+                f"no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes {nearest:.3g} ms"
+            )
+        return {**most, "time": found["limit"]}
+
+    def choice(self, most: Mapping[str, float]) -> Choice:
+        """The best choice within the limits; that on time holds for the measured time.
+
+        Raises:
+            SettingError: no choice meets the limits.
+        """
+        found = Choice(self, self.problem.solve(self.corrected(most)))
+        self.say(Stage("solve", f"{self.name}: {_said(found, self.costs)}"))
+        return found
+
+    def real(self, choice: Choice) -> float:
+        """The divergence of the network of a choice, converted but not trained, from the dense network."""
+
+        def work() -> dict[str, Any]:
+            plan = self.setup.space.plan(choice.solution.chosen)
+            return {
+                "divergence": from_teacher(self.setup, converted(self.setup.start, plan, self.setup.batches).eval())
+            }
+
+        found = float(self.stored("choice.json", work)["divergence"])
+        self.say(Stage("solve", f"{self.name}: divergence {found:.4g} after the conversion"))
+        return found
+
+
+def narrower_stages(setup: Setup, share: float, folder: Path, say: Say, dense: Costs) -> Stages:
+    """The stages from the dense network with the part `share` of its size, without the channels that others replace best."""
+    name = f"narrowed-{share:.2f}"
+    network = narrowed(setup, share, folder / name)
+    torch.manual_seed(setup.config.seed)
+    return Stages(setup.from_(network), name, folder / name, say, dense)
+
+
+def _said(choice: Choice, costs: Costs) -> str:
+    solution = choice.solution
+    parts = (f"{name} {value / costs.dense[name]:.3f}" for name, value in solution.predicted.items())
+    lean = sum(one.group is not None for one in solution.chosen)
+    return f"{lean} lean choices, predicted {', '.join(parts)} of dense; divergence {choice.divergence:.4g}"
