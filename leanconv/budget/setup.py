@@ -203,6 +203,12 @@ def own_run(model: Network) -> Path | None:
     return path if path is not None and path.exists() else None
 
 
+def _title(model: Network) -> str:
+    """The name of a network in the result; of a folder, the last part of its path, which is the same on every machine."""
+    folder = isinstance(model, str) and is_saved(model)
+    return Path(str(model)).expanduser().resolve().name if folder else network_name(model)
+
+
 def recipe_of(
     model: Network, data: ImageData, config: TrainConfig | str | Path | None, settings: LeanConfig
 ) -> tuple[TrainConfig, TrainConfig | None]:
@@ -258,6 +264,6 @@ def prepared(
         effort = "those of the recipe and of the recovery, because the dense network's own are unknown"
     train, validation = data.split(splits.validation, splits.seed)
     return Setup(
-        network_name(model), teacher, data, train, validation, task, budget, config, recovery, scratch, effort, tuple(methods),
+        _title(model), teacher, data, train, validation, task, budget, config, recovery, scratch, effort, tuple(methods),
         controls=controls, start=teacher, **more,
     )  # fmt: skip

@@ -39,6 +39,8 @@ def test_a_search_prints_json_and_leaves_a_network(call, saved, tmp_path, monkey
     assert lean["macs"] <= 0.6 * dense["macs"] and lean["params"] <= 0.8 * dense["params"]
     assert "[4/8] solve" in answer.err and (tmp_path / "lean" / "report.html").exists()
     assert lc.count(lc.load(tmp_path / "lean")).params == lean["params"]
+    summary = json.loads((tmp_path / "lean" / "summary.json").read_text())
+    assert summary["settings"]["target"] == "dense"  # no folder of this machine
 
 
 @pytest.mark.parametrize(
