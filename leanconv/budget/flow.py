@@ -21,15 +21,8 @@ from leanconv.budget.solver import reasons
 from leanconv.budget.space import Candidate
 from leanconv.budget.stages import DENSE, Choice, Stages, narrower_stages
 from leanconv.budget.times import network_ms
-from leanconv.core.copying import copied
 from leanconv.core.count import count
 from leanconv.core.errors import CheckError, SettingError
-from leanconv.core.notes import set_task
-from leanconv.deploy.export import export
-from leanconv.deploy.formats import FORMATS
-from leanconv.deploy.int8 import Called
-from leanconv.files.save import save
-from leanconv.train.prepared import scores_of
 
 FINAL_SECONDS = 10.0  # for the times of all networks together
 FILE_OF = {"onnxruntime": "onnx", "openvino": "openvino"}  # runtimes that read a file
@@ -164,7 +157,12 @@ class Flow:
 
     def quality(self) -> dict[str, Any]:
         """The quality of the dense network."""
-        return self.dense.stored("dense.json", lambda: {"quality": self.setup.quality(self.setup.teacher)})
+
+        def work() -> dict[str, Any]:
+            scored = self.setup.scored(self.setup.dense)
+            return {"quality": scored.value, "more": {"after": scored.more}}
+
+        return self.dense.stored("dense.json", work)
 
     def controls(self, most: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, Made]:
         """The networks that the lean network is compared with, under the same limits and with the same recovery.
@@ -199,8 +197,7 @@ class Flow:
 
         if name == NARROWER:
             self.notes.append(
-                f"{NARROWER} was trained from scratch, with the dense network as its teacher, for "
-                f"{self.setup.scratch.epochs} epochs: {self.setup.effort}."
+                f"{NARROWER} was trained from scratch, with the dense network as its teacher, for {self.setup.effort}."
             )
         return float(self.dense.stored(f"{name}.json", work)["share"])
 
@@ -216,20 +213,23 @@ class Flow:
         return tuple(by_key[key] for key in self.dense.stored("uniform.json", work)["chosen"])
 
     def verify(self, networks: Mapping[str, Made], costs: Costs) -> list[dict[str, Any]]:
-        """Count, time and test all networks. The test part is read once for each network."""
+        """Count, time and test all networks. The test part of a classifier's data is read once for each network."""
         setup = self.setup
 
         def rows() -> dict[str, Any]:
-            every = {"dense": setup.teacher} | {name: made.network for name, made in networks.items()}
-            entries = network_ms(every, setup.example, setup.config.runtime, setup.config.threads, FINAL_SECONDS)
+            every = {"dense": setup.dense} | {name: made.network for name, made in networks.items()}
+            parts = {name: setup.part(network) for name, network in every.items()}
+            entries = network_ms(parts, setup.example, setup.config.runtime, setup.config.threads, FINAL_SECONDS)
+            more = {"dense": self.quality().get("more", {})} | {name: made.more for name, made in networks.items()}
+            finals = setup.finals(every, more)
             found = []
-            for name, network in every.items():
+            for name, part in parts.items():
                 made = networks.get(name)
-                row = {"network": name} | count(network, setup.input_size).to_json() | entries[name].to_json()
+                row = {"network": name} | count(part, setup.input_size).to_json() | entries[name].to_json()
                 row |= {"batch": setup.config.batch, "threads": setup.config.threads or torch.get_num_threads()}
                 row["quality"] = self.quality()["quality"] if made is None else made.quality
                 row["one_shot"] = None if made is None else made.one_shot
-                row["test_top1_pct"] = None if setup.metric is not None else setup.test(network)
+                row |= finals[name]
                 row["predicted"] = costs.network if made is None else made.predicted
                 found.append(row)
                 self.say(Stage("verify", f"{name}: {row['quality']:.2f} on validation, {row['latency_ms']:.3g} ms"))
@@ -247,25 +247,12 @@ class Flow:
 
     def export(self, lean: Made) -> dict[str, Any] | None:
         """Save the lean network in the folder, and export it for its runtime; the file is scored with its own metadata."""
-        save(lean.network, self.folder)
+        self.setup.save(lean.network, self.folder)
         to = FILE_OF.get(self.setup.config.runtime)
         if to is None:
             self.say(Stage("export", "model.safetensors; this runtime reads no other file"))
             return None
-
-        def work() -> dict[str, Any]:
-            network = copied(lean.network)
-            if not self.setup.data.prepared:
-                set_task(network, self.setup.task)
-            path = self.folder / f"model{FORMATS[to].files[0]}"
-            made = export(network, path, to=to, form="fast", example=self.setup.example)
-            run = Called(FORMATS[to].run(made.path, network))
-            scored = None
-            if self.setup.metric is None:
-                scored = scores_of(run, self.setup.data, self.setup.task, self.setup.validation).top1_pct
-            return made.to_json() | {"val_top1_pct": scored}
-
-        found = self.dense.stored("exported.json", work)
+        found = self.dense.stored("exported.json", lambda: self.setup.exported(lean.network, self.folder, to))
         self.say(Stage("export", f"{found['path']}: {found['val_top1_pct']} on validation"))
         return found
 

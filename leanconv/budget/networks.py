@@ -17,11 +17,7 @@ from leanconv.budget.setup import Setup
 from leanconv.budget.space import Candidate
 from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.core.atomic import write_json
-from leanconv.core.copying import copied
-from leanconv.core.notes import set_task
-from leanconv.files.load import load
-from leanconv.files.save import MODEL_FILE, save
-from leanconv.train.config import TrainConfig
+from leanconv.files.save import MODEL_FILE
 from leanconv.train.once import read_json
 
 RECORD = "record.json"
@@ -36,6 +32,7 @@ class Made:
         network: the network in eval mode.
         one_shot: its quality after the conversion, without training.
         quality: its quality after the recovery: validation accuracy in percent, or the value of the user's metric.
+        more: "before" and "after": the other measures before and after the recovery, see `Scored`.
         keys: the chosen lean candidates; () for a network that a function made.
         predicted: the predicted values by measure.
     """
@@ -44,6 +41,7 @@ class Made:
     network: nn.Module = field(repr=False)
     one_shot: float
     quality: float
+    more: dict[str, Any] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     predicted: dict[str, float] = field(default_factory=dict)
 
@@ -66,7 +64,7 @@ def make(
     """
     keys = [candidate.key for candidate in chosen if candidate.group is not None]
     plan = setup.space.plan(chosen, reasons)
-    work = partial(_recovered, setup, name, lambda: converted(setup.start, plan, setup.batches), setup.recipe)
+    work = partial(_recovered, setup, name, lambda: converted(setup.start, plan, setup.batches))
     return _kept(setup, name, keys, predicted, work, folder, say, progress)
 
 
@@ -80,20 +78,20 @@ def make_ordinary(setup: Setup, name: str, share: float, folder: Path, say: Say,
         setup, name, folder, say, progress: as in `make`.
         share: of the dense network's MACs.
     """
-    recipe = setup.scratch if name == NARROWER else setup.recipe
-    work = partial(_recovered, setup, name, lambda: _estimated(setup, of_share(setup, name, share)), recipe)
+    part = partial(of_share, setup, name, share)
+    work = partial(_recovered, setup, name, lambda: _estimated(setup, part()), scratch=name == NARROWER)
     return _kept(setup, name, [], {}, work, folder, say, progress)
 
 
 def make_by(
     setup: Setup, name: str, control: Callable[[Setup], nn.Module], folder: Path, say: Say, progress: bool
 ) -> Made:
-    """Recover and score the network that a user's function makes."""
-    return _recovered(setup, name, lambda: _estimated(setup, control(setup)), setup.recipe, folder, say, progress)
+    """Recover and score the network with the module that a user's function makes."""
+    return _recovered(setup, name, lambda: _estimated(setup, control(setup)), folder, say, progress)
 
 
-def _estimated(setup: Setup, network: nn.Module) -> nn.Module:
-    return reestimate_norms_(network, setup.batches)
+def _estimated(setup: Setup, part: nn.Module) -> nn.Module:
+    return reestimate_norms_(part, setup.batches)
 
 
 def _kept(
@@ -103,33 +101,32 @@ def _kept(
     """The network of `work`, which is saved in `folder`, or the one that is saved there already."""
     known = read_json(folder / RECORD) if (folder / RECORD).exists() else None
     if known is not None and known["keys"] == keys:
-        network = load(folder, copied(setup.teacher))
+        network = setup.load(folder)
         say(Stage("verify", f"{name}: finished before"))
-        return Made(name, network, known["one_shot"], known["quality"], tuple(keys), known["predicted"])
+        more = known.get("more", {})  # earlier versions did not store it
+        return Made(name, network, known["one_shot"], known["quality"], more, tuple(keys), known["predicted"])
     made = work(folder, say, progress)
     made.keys, made.predicted = tuple(keys), predicted
-    save(made.network, folder)
-    record: dict[str, Any] = {"one_shot": made.one_shot, "quality": made.quality, "keys": keys, "predicted": predicted}
-    write_json(folder / RECORD, record)
+    setup.save(made.network, folder)
+    record = {name: getattr(made, name) for name in ("one_shot", "quality", "more", "predicted")}
+    write_json(folder / RECORD, record | {"keys": keys})
     return made
 
 
 def _recovered(
-    setup: Setup, name: str, network: Callable[[], nn.Module], recipe: TrainConfig | None, folder: Path, say: Say,
-    progress: bool,
+    setup: Setup, name: str, part: Callable[[], nn.Module], folder: Path, say: Say, progress: bool, *, scratch: bool = False
 ) -> Made:  # fmt: skip
-    student = network()
-    if not setup.data.prepared:
-        set_task(student, setup.task)
-    one_shot = setup.quality(student)
-    say(Stage("convert", f"{name}: {one_shot:.2f} before training"))
-    if recipe is not None:
-        setup.recover(student, setup.teacher, setup.data, recipe, folder / "recovery", progress=progress)
-        student.zero_grad(set_to_none=True)
+    student = setup.whole(part())
+    before = after = setup.scored(student)
+    say(Stage("convert", f"{name}: {before.value:.2f} before training"))
+    epochs = setup.train_(student, folder / "recovery", scratch=scratch, progress=progress)
+    student.zero_grad(set_to_none=True)
     student = student.cpu().eval()
-    quality = one_shot if recipe is None else setup.quality(student)
-    say(Stage("recover", f"{name}: {quality:.2f} after {0 if recipe is None else recipe.epochs} epochs"))
-    return Made(name, student, one_shot, quality)
+    if epochs:
+        after = setup.scored(student)
+    say(Stage("recover", f"{name}: {after.value:.2f} after {epochs} epochs"))
+    more = {"before": before.more, "after": after.more}
+    return Made(name, student, before.value, after.value, more)
 
 
 def has_network(folder: Path) -> bool:

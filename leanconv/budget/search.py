@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from leanconv.budget.classifier import prepared
 from leanconv.budget.config import EXECUTION, LeanConfig
 from leanconv.budget.controls import RANDOM, UNIFORM
 from leanconv.budget.flow import Flow, Found
@@ -19,23 +20,22 @@ from leanconv.budget.networks import has_network
 from leanconv.budget.ordinary import ORDINARY
 from leanconv.budget.parts import Metric, Recovery, distil
 from leanconv.budget.result import LeanResult
-from leanconv.budget.setup import Control, Setup, prepared
+from leanconv.budget.setup import Control, Setup
 from leanconv.budget.times import Cache
 from leanconv.conversion.plan import Include
 from leanconv.core.atomic import write_json
-from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, Waiting, teller
-from leanconv.files.load import load
 from leanconv.files.target import Network
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import SUMMARY_FILE, once
 
 LEAN = "lean"
+AnyResult = TypeVar("AnyResult", bound=LeanResult)
 
 
 def lean(
@@ -111,20 +111,20 @@ def lean(
     True
     """
     asked, chosen = Budget.of(budget), LeanConfig(**settings)
-    if chosen.check in (1, 2):
-        raise SettingError(f"check={chosen.check} must be at least 3 choices, or 0 for none")
     images = as_images(data, test_split=test_split)
     setup = prepared(
-        model, images, asked, chosen, config, pretrained=pretrained, methods=methods, controls=_controls(controls),
+        model, images, asked, chosen, config, pretrained=pretrained, methods=methods, controls=named_controls(controls),
         where=tuple(where), exclude=tuple(exclude), include=include, metric=metric, recover=recover, cache=cache,
     )  # fmt: skip
-    if out is not None:
-        return _search(setup, Path(out), resume, progress, command)
-    with tempfile.TemporaryDirectory() as folder:
-        return replace(_search(setup, Path(folder), resume, progress, command), folder=None)
+    return searched(setup, LeanResult, out, resume=resume, progress=progress, command=command)
 
 
-def _controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
+def named_controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
+    """The controls by name; None for a built-in one.
+
+    Raises:
+        SettingError: a built-in control does not exist, or a name belongs to another network.
+    """
     found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
     for name, control in found.items():
         if control is None and name not in (built_in := (UNIFORM, RANDOM, *ORDINARY)):
@@ -136,7 +136,27 @@ def _controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, 
     return found
 
 
-def _search(setup: Setup, folder: Path, resume: bool, progress: Progress, command: str) -> LeanResult:
+def searched(
+    setup: Setup, result: type[AnyResult], out: str | Path | None, *, resume: bool, progress: Progress, command: str
+) -> AnyResult:
+    """The result of a search: from its folder if it is finished.
+
+    Args:
+        setup: everything that decides it.
+        result: the class of the result.
+        out, resume, progress, command: as in `lean`.
+    """
+    if setup.config.check in (1, 2):
+        raise SettingError(f"check={setup.config.check} must be at least 3 choices, or 0 for none")
+    if out is not None:
+        return _search(setup, result, Path(out), resume, progress, command)
+    with tempfile.TemporaryDirectory() as folder:
+        return replace(_search(setup, result, Path(folder), resume, progress, command), folder=None)
+
+
+def _search(
+    setup: Setup, kind: type[AnyResult], folder: Path, resume: bool, progress: Progress, command: str
+) -> AnyResult:
     say = teller(progress)
     found: list[Found] = []
 
@@ -148,7 +168,7 @@ def _search(setup: Setup, folder: Path, resume: bool, progress: Progress, comman
 
     summary = once(folder, setup.identity(), work, resume=resume, scores="rows", waiting=lambda: say(Waiting(folder)))
     lean, controls = _networks(setup, folder, summary, found[0] if found else None)
-    result = LeanResult(summary, lean, controls, folder)
+    result = kind(summary, lean, controls, folder)
     if found:
         write_json(folder / SUMMARY_FILE, summary)
         result.report(folder / "report.html")
@@ -164,8 +184,7 @@ def _networks(
         return found.networks[LEAN].network, controls
     names = [row["network"] for row in summary["rows"] if row["network"] not in ("dense", LEAN)]
     folders = {name: folder / "networks" / name for name in names}
-    stored = {name: load(own, copied(setup.teacher)) for name, own in folders.items() if has_network(own)}
-    return load(folder, copied(setup.teacher)), stored
+    return setup.load(folder), {name: setup.load(own) for name, own in folders.items() if has_network(own)}
 
 
 def _summary(setup: Setup, found: Found, command: str) -> dict[str, Any]:
@@ -176,7 +195,7 @@ def _summary(setup: Setup, found: Found, command: str) -> dict[str, Any]:
     return {
         **provenance(command),
         "status": "finished",
-        "kind": "lean",
+        "kind": setup.kind,
         "settings": settings,
         "n": 1,
         "seeds": [setup.config.seed],

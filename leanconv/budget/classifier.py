@@ -1,0 +1,204 @@
+"""The search for a lean classifier: scored by its accuracy, trained by distillation, saved and exported as a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leanconv.budget.config import LeanConfig
+from leanconv.budget.limits import Budget
+from leanconv.budget.parts import Recovery
+from leanconv.budget.setup import Control, Scored, Setup, recovery_of
+from leanconv.conversion.apply import plan_of
+from leanconv.core.copying import copied
+from leanconv.core.errors import SettingError
+from leanconv.core.layout import to_channels_last
+from leanconv.core.meta import InputSize
+from leanconv.core.method import Method
+from leanconv.core.notes import get_task, set_task
+from leanconv.core.task import Task
+from leanconv.data import ImageData, LabelledImages, describe
+from leanconv.deploy.export import export
+from leanconv.deploy.formats import FORMATS
+from leanconv.deploy.int8 import Called
+from leanconv.experiment.settings import read_config, settings_for
+from leanconv.files.load import load
+from leanconv.files.save import save
+from leanconv.files.target import Network, is_saved, network_name, open_target
+from leanconv.train.config import TrainConfig
+from leanconv.train.prepared import check_fits, scores_of, side_of, some_batches, task_on
+
+
+@dataclass(frozen=True)
+class ClassifierSetup(Setup):
+    """The search for a lean classifier.
+
+    Args:
+        data: the images, with the classes in the order of the network's outputs.
+        train, validation: the two parts of the train part; the recovery makes the same parts.
+        task: how images become inputs.
+        recipe: the settings of the recovery; None for no recovery.
+        scratch: the settings of the training of a narrower network from scratch.
+        reason: what the number of epochs of `scratch` is.
+        recover: trains a network after its conversion.
+    """
+
+    data: ImageData
+    train: LabelledImages
+    validation: LabelledImages
+    task: Task
+    recipe: TrainConfig | None
+    scratch: TrainConfig
+    reason: str
+    recover: Recovery
+
+    @property
+    def input_size(self) -> InputSize:
+        return (self.task.channels, *self.task.image_size)
+
+    def whole(self, part: nn.Module) -> nn.Module:
+        if not self.data.prepared:
+            set_task(part, self.task)
+        return part
+
+    def calibration(self, count: int) -> Tensor:
+        (found,) = some_batches(self.train, self.data, self.task, count, seed=self.config.seed)
+        return found
+
+    def usual(self, network: nn.Module) -> Scored:
+        """The accuracy on the validation part in percent."""
+        return Scored(scores_of(network, self.data, self.task, self.validation).top1_pct)
+
+    def train_(self, network: nn.Module, folder: Path, *, scratch: bool, progress: bool) -> int:
+        recipe = self.scratch if scratch else self.recipe
+        if recipe is None:
+            return 0
+        self.recover(network, self.teacher, self.data, recipe, folder, progress=progress)
+        return recipe.epochs
+
+    @property
+    def effort(self) -> str:
+        return f"{self.scratch.epochs} epochs: {self.reason}"
+
+    @torch.no_grad()
+    def finals(
+        self, networks: Mapping[str, nn.Module], more: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The accuracy on the test part in percent, which is read once for each network; None with a metric."""
+        return {name: {"test_top1_pct": self._test(network)} for name, network in networks.items()}
+
+    def _test(self, network: nn.Module) -> float | None:
+        return scores_of(network.eval(), self.data, self.task).top1_pct if self.metric is None else None
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        save(network, folder)
+
+    def load(self, folder: Path) -> nn.Module:
+        return load(folder, copied(self.teacher))
+
+    def exported(self, network: nn.Module, folder: Path, to: str) -> dict[str, Any]:
+        """The file is scored with its own metadata on the validation part."""
+        network = self.whole(copied(network))
+        made = export(network, folder / f"model{FORMATS[to].files[0]}", to=to, form="fast", example=self.example)
+        run = Called(FORMATS[to].run(made.path, network))
+        scored = scores_of(run, self.data, self.task, self.validation).top1_pct if self.metric is None else None
+        return made.to_json() | {"val_top1_pct": scored}
+
+    def identity(self) -> dict[str, Any]:
+        facts = describe(self.data)
+        recipe = None if self.recipe is None else self.recipe.to_json()
+        return super().identity() | {"data": facts | {"classes": len(facts["classes"])}, "recipe": recipe}
+
+
+def teacher_of(model: Network, data: ImageData, pretrained: bool) -> nn.Module:
+    """The dense network of a target, a copy in eval mode and in channels_last.
+
+    Raises:
+        SettingError: the network is lean already, or is a single layer.
+    """
+    if isinstance(model, nn.Module):
+        found = copied(model)
+    elif isinstance(model, str):
+        found = open_target(model, pretrained=pretrained, num_classes=len(data.classes), in_chans=data.channels)
+    else:
+        found = model()
+    if plan_of(found) is not None:
+        raise SettingError(f"{network_name(model)} is lean already; give the trained dense network")
+    if isinstance(found, nn.Conv2d | nn.Linear):
+        raise SettingError("the network is a single layer; wrap it: nn.Sequential(layer)")
+    return to_channels_last(found).eval()
+
+
+def own_run(model: Network) -> Path | None:
+    """The settings of the run that trained a network, if the target is the folder of a run."""
+    path = Path(model).expanduser() / "config.yaml" if isinstance(model, str) and is_saved(model) else None
+    return path if path is not None and path.exists() else None
+
+
+def _title(model: Network) -> str:
+    """The name of a network in the result; of a folder, the last part of its path, which is the same on every machine."""
+    folder = isinstance(model, str) and is_saved(model)
+    return Path(str(model)).expanduser().resolve().name if folder else network_name(model)
+
+
+def recipe_of(
+    model: Network, data: ImageData, config: TrainConfig | str | Path | None, settings: LeanConfig
+) -> tuple[TrainConfig, TrainConfig | None]:
+    """The settings that split the train part, and the settings of the recovery; None for no recovery.
+
+    The recovery takes the settings of the network's own run, if it is the folder of a run, for fewer epochs.
+
+    Args:
+        model: the target.
+        data: the images.
+        config: settings, the name of a recipe or a file; None takes those of the run, or else those that suit the data.
+        settings: how many epochs, the validation part and the seed.
+    """
+    own = own_run(model)
+    given: dict[str, Any] = {}
+    if config is None and own is not None:
+        given = read_config(own)[0]
+    base = settings_for(config, data, given)
+    if not base.validation:
+        base = base.replace(validation=settings.validation)
+    if not given:  # a network's own run has fixed which images are its validation part
+        base = base.replace(seed=settings.seed)
+    recovery = recovery_of(base, settings.recovery_epochs)
+    return base, recovery and recovery.replace(select="last")
+
+
+def prepared(
+    model: Network, data: ImageData, budget: Budget, config: LeanConfig, recipe: TrainConfig | str | Path | None,
+    *, pretrained: bool, methods: Sequence[str | Method], controls: dict[str, Control | None], **more: Any,
+) -> ClassifierSetup:  # fmt: skip
+    """The setup of a search.
+
+    Raises:
+        SettingError: the network does not fit the images, or is lean already.
+    """
+    teacher = teacher_of(model, data, pretrained)
+    noted = get_task(teacher)
+    if noted is not None:
+        data = data.for_classes(noted.classes)
+    task = task_on(teacher, data)
+    check_fits(teacher, data, task.image_size)
+    splits, recovery = recipe_of(model, data, recipe, config)
+    side = None if data.prepared else side_of(data, task)
+    if side is not None and splits.image_size is None:  # the network takes another size than that of the data
+        splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
+    total = splits.epochs + (recovery.epochs if recovery else 0)
+    scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts
+    reason = "those of the dense network's run and of the recovery"
+    if own_run(model) is None:
+        reason = "those of the recipe and of the recovery, because the dense network's own are unknown"
+    train, validation = data.split(splits.validation, splits.seed)
+    return ClassifierSetup(
+        name=_title(model), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,
+        budget=budget, config=config, recipe=recovery, scratch=scratch, reason=reason, methods=tuple(methods),
+        controls=controls, **more,
+    )  # fmt: skip
