@@ -93,13 +93,15 @@ def trained(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
             row = {"network": label, "change": change, "fit_error": sum(loss.values()) / len(loss)}
             rows.append(row | {"top1_pct": top1(lc.convert(network, plan, "fit").eval())})
             print(*rows[-1].values(), flush=True)
-    for criterion in ("magnitude", "taylor", "activation", "random"):
-        for share in (0.75, 0.5):
-            thin = lc.prune(model, share, criterion, align=given.align, data=batches)
-            row = {"network": f"pruned to {share} of the MACs", "change": criterion, "macs": lc.count(thin).macs}
+    pruned = [(criterion, "uniform") for criterion in ("random", "magnitude", "taylor", "activation", "reconstruction")]
+    for criterion, allocate in [*pruned, ("reconstruction", "scores")]:
+        for share in (0.75, 0.5, 0.25):
+            thin = lc.prune(model, share, criterion, align=given.align, allocate=allocate, data=batches)
+            change = criterion if allocate == "uniform" else f"{criterion}, widths by scores"
+            row = {"network": f"pruned to {share} of the MACs", "change": change, "macs": lc.count(thin).macs}
             rows.append(row | {"top1_pct": top1(thin.eval())})
             print(*rows[-1].values(), flush=True)
-    used = {"run": "resnet20", "data": images.name, "images": given.images, "align": given.align}
+    used = {"run": given.run.name, "data": images.name, "images": given.images, "align": given.align}
     return rows, used
 
 

@@ -34,7 +34,15 @@ Macs = Annotated[
 Criterion = Annotated[
     str,
     typer.Option(
-        "--criterion", help="Which channels to remove first: least magnitude, taylor or activation; or random."
+        "--criterion",
+        help="Which channels to remove first: least magnitude, taylor, activation or reconstruction; or random.",
+    ),
+]
+Allocate = Annotated[
+    Literal["uniform", "scores"] | None,
+    typer.Option(
+        "--allocate",
+        help="Keep the same share of channels in each layer, or as many as the scores say. Default: scores, where they compare.",
     ),
 ]
 Align = Annotated[int, typer.Option("--align", min=1, help="Layers keep a multiple of this number of channels.")]

@@ -9,6 +9,7 @@ import typer
 
 from leanconv.cli.options import (
     Align,
+    Allocate,
     Criterion,
     Data,
     DataRoot,
@@ -32,10 +33,11 @@ def prune(
         float | None,
         typer.Option("--fraction", min=0.0, max=1.0, help="Fraction of the blending weights to set to zero."),
     ] = None,
-    criterion: Criterion = "activation",
+    criterion: Criterion = "reconstruction",
+    allocate: Allocate = None,
     align: Align = 8,
     count: Annotated[
-        int, typer.Option("--images", min=1, help="Training images for the criteria taylor and activation.")
+        int, typer.Option("--images", min=1, help="Training images for the criteria that need data.")
     ] = 256,
     data: Data = "digits",
     data_root: DataRoot = None,
@@ -56,6 +58,7 @@ def prune(
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
+    from leanconv.search.importance import NEEDS_DATA
     from leanconv.train.prepared import check_fits, labelled_batches, scores_of, task_on
 
     if (macs is None) == (fraction is None):
@@ -68,6 +71,7 @@ def prune(
         pruned, done, said = _blending(model, fraction)
     else:
         asked = {"criterion": criterion, "align": align, "seed": seed, "input_size": (len(task.mean), *task.image_size)}
+        asked["allocate"] = allocate or ("scores" if criterion in NEEDS_DATA else "uniform")
         pruned, done, said = _channels(model, macs, asked | {"data": labelled_batches(images, task, count, seed)})
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
     sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), save(pruned, out))]
@@ -96,5 +100,8 @@ def _channels(model: Any, share: float, asked: dict[str, Any]) -> tuple[Any, dic
 
     pruned = prune(model, share, **asked)
     before, after = (count_macs(network, asked["input_size"]) for network in (model, pruned))
-    done = {name: asked[name] for name in ("criterion", "align")} | {"macs_before": before, "macs_after": after}
+    done = {name: asked[name] for name in ("criterion", "allocate", "align")} | {
+        "macs_before": before,
+        "macs_after": after,
+    }
     return pruned, done, f"MACs {before:,} -> {after:,} ({after / before:.2f})"

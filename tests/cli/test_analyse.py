@@ -142,11 +142,18 @@ def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert 0 <= found["top1_pct_after"] <= 100
 
 
-@pytest.mark.parametrize("criterion", ["activation", "taylor"])
-def test_prune_channels(criterion: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("criterion", "allocate"),
+    [("activation", "uniform"), ("taylor", None), ("reconstruction", None), ("magnitude", None)],
+)
+def test_prune_channels(
+    criterion: str, allocate: str | None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     target, settings = folder / "dense", ["--macs", 0.7, "--align", 4, "--criterion", criterion, "--images", 8]
+    settings += ["--allocate", allocate] if allocate else []
     assert run("prune", target, *settings, "-o", tmp_path / "thin", "--json") == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["allocate"] == (allocate or ("uniform" if criterion == "magnitude" else "scores"))
     thin = lc.load(tmp_path / "thin")
     assert lc.count(thin).macs == found["macs_after"] <= 0.7 * found["macs_before"]
     assert found["bytes_after"] < found["bytes_before"] and thin.conv1.out_channels % 4 == 0
