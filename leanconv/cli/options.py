@@ -108,8 +108,11 @@ Pretrained = Annotated[
 ]
 Data = Annotated[
     str,
-    typer.Option("--data", metavar="DATA", help="digits, cifar10, cifar100, or a folder of images or parquet files."),
-]
+    typer.Option(
+        "--data", metavar="DATA",
+        help="digits, cifar10, cifar100, a folder of images or parquet files, or shards: 'train-{000..127}.tar'.",
+    ),
+]  # fmt: skip
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="The folder of cifar10 and cifar100. Default: data.")
 ]

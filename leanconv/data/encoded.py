@@ -74,14 +74,20 @@ class Files:
     """
 
     def __init__(self, paths: Sequence[str], max_pixels: int = MAX_PIXELS) -> None:
-        self.paths, self.max_pixels = paths, max_pixels
+        # One array, because a list of a million texts takes twice the memory, and again so much in each worker: counting
+        # references writes to the memory that the processes share
+        encoded = [os.fsencode(path) for path in paths]
+        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ends)
 
     def name(self, index: int) -> str:
         """The path of image `index`."""
-        return self.paths[index]
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.text[start : self.ends[index]].tobytes())
 
     def read(self, index: int) -> bytes:
         """The bytes of file `index`.
@@ -90,7 +96,7 @@ class Files:
             DataError: the file cannot be read, or is too large for `max_pixels`.
         """
         most = max(BYTES_PER_PIXEL * self.max_pixels, 2**20)
-        return read_bytes(self.paths[index], "restore or drop this image", most)
+        return read_bytes(self.name(index), "restore or drop this image", most)
 
 
 def decode(encoded: Encoded, index: int, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ from leanconv.data.split import HeldOut, stratified
 from leanconv.data.stats import channel_stats
 
 SAMPLE = 2000  # how many images are decoded to compute mean and std
+AT_ONCE = 64  # decoded images of this sample in memory
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
@@ -151,7 +154,9 @@ class FileImages(LabelledImages):
     def pixels(self) -> Iterator[Tensor]:
         """The pixels (C, H, W) of at most 2,000 images, spread evenly over all."""
         sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
-        return (self[index][0] for index in sample.tolist())
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            for rows in torch.split(sample, AT_ONCE):
+                yield from pool.map(lambda row: self[row][0], rows.tolist())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -36,23 +37,27 @@ class Epochs(ABC):
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self.epoch = 0
+        self.epoch = self.first = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be this epoch, counted from 0."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Let the next iteration be this epoch, from its batch `first` on, both counted from 0."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return self.sampling.batches()
 
     def __iter__(self) -> Iterator[Any]:
-        epoch = self.epoch
-        self.epoch += 1
-        return self.batches(epoch)
+        epoch, first = self.epoch, self.first
+        self.epoch, self.first = epoch + 1, 0
+        return self.batches_from(epoch, first) if first else self.batches(epoch)
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Any]:
         """The batches of one epoch."""
+
+    def batches_from(self, epoch: int, first: int) -> Iterator[Any]:
+        """The batches of one epoch without the first ones; a loader that need not make these overrides this."""
+        return islice(self.batches(epoch), first, None)
 
 
 class Loader(Epochs):
@@ -97,7 +102,9 @@ class MemoryLoader(Loader):
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
-        draw, mirrored = generator(self.sampling.seed, epoch, self.sampling.rank, 1), self.mirrored(epoch)
+        # All processes draw for the images of all processes and take their own numbers, so that the number of processes
+        # does not change what is drawn for an image
+        draw, mirrored = generator(self.sampling.seed, epoch, 0, 1), self.mirrored(epoch)
         for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
             own = {} if mirrored is None else {"mirror": mirrored[rows]}
             yield self.finish(self.change(self.images.images[rows], draw, **own)), self.images.labels[rows]
@@ -124,10 +131,14 @@ class ItemLoader(Loader):
         Raises:
             DataError: an image cannot be decoded.
         """
+        return self.batches_from(epoch, 0)
+
+    def batches_from(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of one epoch without the first ones, whose images are not decoded: each image has its own seed."""
         loader = DataLoader(
             _Items(self.images, self.transform, (self.sampling.seed, epoch), self.mirrored(epoch)),
             self.sampling.batch_size,
-            sampler=self.sampling.order(epoch).tolist(),
+            sampler=self.sampling.order(epoch)[first * self.sampling.batch_size :].tolist(),
             num_workers=self.workers,
             drop_last=self.sampling.drop_last,
             generator=generator(
@@ -235,7 +246,7 @@ def make_loader(
     one_by_one = train and (augment == "random_resized_crop" or bool(extra))
     if isinstance(images, TensorImages) and size == own and not one_by_one:
         if train and augment != "none":
-            change = partial(random_crop_flip, flip=flips(augment), crop=crop)
+            change = partial(random_crop_flip, flip=flips(augment), crop=crop, share=(rank, world_size))
             return MemoryLoader(images, sampling, finish, change, mirrors)
         view = eval_transform(size, resize=False, ten_crop=ten_crop)
         return MemoryLoader(images, sampling, finish, partial(_view, view=view))

@@ -7,14 +7,17 @@ import copy
 import os
 import re
 import stat
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.data.arrow import INSTALL, large_parquet
 from leanconv.data.classes import class_names
 from leanconv.data.encoded import MAX_PIXELS
 from leanconv.data.folder import SPLIT, NoTestPart
@@ -45,7 +48,7 @@ class ParquetRows:
 
         self.files, self.ends = files, list(accumulate(len(column) for column in columns))
         self.data = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type=columns[0].type)
-        self.rows: list[int] | range = range(len(self.data))
+        self.rows = np.arange(len(self.data))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,12 +56,12 @@ class ParquetRows:
     def take(self, rows: Tensor) -> ParquetRows:
         """These rows (int64, (M,)); error messages still name their place in the files."""
         taken = copy.copy(self)
-        taken.rows = [self.rows[row] for row in rows.tolist()]
+        taken.rows = self.rows[rows.numpy()]
         return taken
 
     def name(self, index: int) -> str:
         """The file and the row of image `index`."""
-        index = self.rows[index]
+        index = int(self.rows[index])
         file = bisect.bisect_right(self.ends, index)
         return f"{self.files[file]} row {index - (self.ends[file - 1] if file else 0)}"
 
@@ -68,7 +71,7 @@ class ParquetRows:
         Raises:
             DataError: the row has no image.
         """
-        data: bytes | None = self.data[self.rows[index]].as_py()
+        data: bytes | None = self.data[int(self.rows[index])].as_py()
         if data is None:
             raise DataError(f"{self.name(index)}: image.bytes is null; put the encoded image there or drop the row")
         return data
@@ -80,7 +83,8 @@ def parquet_folder(
     """A data set from parquet files: train-*.parquet, and test-*.parquet or else validation-*.parquet.
 
     Class names come from the Hugging Face schema metadata. Without this metadata they are "0" to "K-1", for the K labels of
-    the train part. Encoded images are kept in memory; small images of one size are also decoded into memory.
+    the train part. Encoded images are kept in memory; small images of one size are also decoded into memory. Files that take
+    more than half of the memory are read through `datasets`, which maps a copy of them from the disk.
 
     Args:
         folder: the folder with the files.
@@ -100,10 +104,13 @@ def parquet_folder(
     if test_files and test_split is not None:
         found = f"{folder} has {test_files[0].name}"
         raise SettingError(f"test_split={test_split} is for data without a test part; {found}: leave it out")
-    _check_memory(folder, train_files + test_files)
+    if _too_large(folder, train_files + test_files):
+        parts = {"train": train_files, "test": test_files}
+        named = {part: [str(path) for path in files] for part, files in parts.items() if files}
+        return large_parquet(folder, named, problems, max_pixels, test_split)
     train_rows, train_labels, names = read_files(train_files)
     test_rows, test_labels, test_names = read_files(test_files) if test_files else (train_rows, train_labels, names)
-    named = names is not None
+    has_names = names is not None
     if names is None:
         names = _numbered(folder, train_labels)
     elif test_names is not None and test_names != names:
@@ -118,7 +125,7 @@ def parquet_folder(
     train = gather(train_rows, train_labels, "train images", problems, max_pixels)
     test = gather(test_rows, test_labels, "test images", problems, max_pixels)
     problems.settle()
-    return ImageData.of(folder.resolve().name, names, train, test, named=named, problems=problems, held_out=held_out)
+    return ImageData.of(folder.resolve().name, names, train, test, named=has_names, problems=problems, held_out=held_out)
 
 
 def part_files(folder: Path, part: str) -> list[Path]:
@@ -244,11 +251,19 @@ def _numbered(folder: Path, labels: Tensor) -> tuple[str, ...]:
     return tuple(str(number) for number in range(classes))
 
 
-def _check_memory(folder: Path, files: list[Path]) -> None:
+def _too_large(folder: Path, files: list[Path]) -> bool:
+    """Whether the files take more than half of the memory; `datasets` then maps them into memory.
+
+    Raises:
+        DataError: they do, and `datasets` is not installed.
+    """
     size, memory = sum(path.stat().st_size for path in files), _memory()
-    if size > memory / 2:
+    if size <= memory / 2:
+        return False
+    if find_spec("datasets") is None:
         sizes = f"{size / 2**30:.0f} GiB of parquet files are too much for {memory / 2**30:.0f} GiB of memory"
-        raise DataError(f"{folder}: {sizes}; unpack them as train/CLASS/ and test/CLASS/")
+        raise DataError(f"{folder}: {sizes}; {INSTALL} reads them from the disk, or unpack them as train/CLASS/")
+    return True
 
 
 def _memory() -> int:

@@ -15,8 +15,9 @@ from leanconv.data.seeds import generator
 class Sampling:
     """The order of the images in an epoch. It depends only on the seed and the epoch.
 
-    Process `rank` takes every `world_size`-th image. Training repeats a few images, so that all processes have the same number
-    of batches. Evaluation uses each image once.
+    Process `rank` takes every `world_size`-th image, so that the batches of all processes together hold the same images for
+    any number of processes. Training without `drop_last` repeats a few images, so that all processes have the same number of
+    batches. Evaluation uses each image once.
 
     >>> Sampling(5, 2, shuffle=False).order(0)
     tensor([0, 1, 2, 3, 4])
@@ -65,4 +66,8 @@ class Sampling:
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def _total(self) -> int:
-        return -(-self.count // self.world_size) * self.world_size if self.shuffle else self.count
+        if not self.shuffle:
+            return self.count
+        if self.drop_last:  # so that any number of processes takes the same steps
+            return self.count // self.world_size * self.world_size
+        return -(-self.count // self.world_size) * self.world_size

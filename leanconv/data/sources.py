@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.settings import check_int
-from leanconv.data import cifar
+from leanconv.data import arrow, cifar
 from leanconv.data.digits import digits
 from leanconv.data.encoded import MAX_PIXELS
 from leanconv.data.folder import SPLIT, TRAIN_PARTS, NoTestPart, image_folder, tiny_imagenet
@@ -16,6 +17,7 @@ from leanconv.data.images import ImageData
 from leanconv.data.parquet import parquet_folder
 from leanconv.data.problems import OnBad, Problems
 from leanconv.data.scan import find_part, folders_in, images_below
+from leanconv.data.shards import are_shards, shards
 
 NAMES = ("digits", *cifar.NAMES)
 
@@ -31,8 +33,10 @@ def open_data(
     (('0', '1', '2'), 1, (8, 8))
 
     Args:
-        name: "digits" (embedded), "cifar10", "cifar100", or a folder: parquet files, train/CLASS/ with test/CLASS/ or
-            val/CLASS/, or Tiny ImageNet in its authors' layout. Write "./cifar10" for a folder with the name of a data set.
+        name: "digits" (embedded), "cifar10", "cifar100"; a folder: parquet files, WebDataset shards (train-*.tar), a folder of
+            `save_to_disk` of Hugging Face's datasets, train/CLASS/ with test/CLASS/ or val/CLASS/, or Tiny ImageNet in its
+            authors' layout; or a pattern of shards: ``shards/train-{0000..0127}.tar``. Write "./cifar10" for a folder with
+            the name of a data set.
         root: the folder that contains the files of "cifar10" and "cifar100"; "data" by default.
         download: fetch these files if they are missing. Nothing else uses the network.
         on_bad: "skip" leaves out images that cannot be read, and notes them in ``problems``; "refuse" raises one error that
@@ -58,8 +62,12 @@ def open_data(
         place = Path("data" if root is None else root)
         return replace(cifar.cifar(str(name), place, download), origin=origin | {"data_root": str(place.resolve())})
     folder = Path(name).expanduser()
-    origin = {"data": str(folder.resolve()), "on_bad": on_bad, "max_pixels": max_pixels, "test_split": test_split}
+    pattern = str(name) if "://" in str(name) else os.path.abspath(folder)
+    whole = pattern if are_shards(str(name)) else str(folder.resolve())
+    origin = {"data": whole, "on_bad": on_bad, "max_pixels": max_pixels, "test_split": test_split}
     try:
+        if are_shards(str(name)):
+            return replace(shards(pattern, problems, max_pixels, test_split), origin=origin)
         return replace(_open_folder(folder, problems, max_pixels, test_split), origin=origin)
     except OSError as error:
         raise DataError(
@@ -75,6 +83,10 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
     for place in (folder, folder / "data"):  # a clone from the Hugging Face hub has its files in data/
         if any(not path.name.startswith(".") for path in place.glob("*.parquet")):  # macOS leaves ._train.parquet
             return parquet_folder(place, problems, max_pixels, test_split)
+        if any(not path.name.startswith(".") for path in place.glob("*.tar")):
+            return shards(str(place / "*.tar"), problems, max_pixels, test_split)
+    if arrow.is_saved(folder):
+        return arrow.saved_dataset(folder, problems, max_pixels, test_split)
     if (folder / "train").is_dir() and (folder / "wnids.txt").exists() and (folder / "val" / "images").is_dir():
         if test_split is not None:
             raise SettingError(

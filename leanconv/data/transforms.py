@@ -163,7 +163,12 @@ def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) 
 
 
 def random_crop_flip(
-    images: Tensor, draw: torch.Generator, flip: bool, crop: Crop = PAPERS, mirror: Tensor | None = None
+    images: Tensor,
+    draw: torch.Generator,
+    flip: bool,
+    crop: Crop = PAPERS,
+    mirror: Tensor | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """A random crop after padding for each image of a batch, and a flip if `flip`: uint8 (N, C, H, W) -> same.
 
@@ -172,15 +177,19 @@ def random_crop_flip(
         flip: mirror images.
         crop: the padding.
         mirror: which images to mirror, bool (N,); None draws them with probability 1/2.
+        share: (rank, processes): the images are every `processes`-th of a larger batch, beginning with image `rank`. The
+            numbers are drawn for the larger batch.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     high, wide = crop.padding((height, width))
-    top = torch.randint(2 * high + 1, (count,), generator=draw)
-    left = torch.randint(2 * wide + 1, (count,), generator=draw)
+    rank, processes = share
+    count = len(images) * processes
+    top = torch.randint(2 * high + 1, (count,), generator=draw)[rank::processes]
+    left = torch.randint(2 * wide + 1, (count,), generator=draw)[rank::processes]
     if not flip:
-        mirror = torch.zeros(count, dtype=torch.bool)
+        mirror = torch.zeros(len(images), dtype=torch.bool)
     elif mirror is None:
-        mirror = torch.rand(count, generator=draw) < 0.5
+        mirror = (torch.rand(count, generator=draw) < 0.5)[rank::processes]
     return crop_flip(images, top, left, mirror, crop)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -53,8 +52,8 @@ class Resumable:
 
     def __iter__(self) -> Iterator[Any]:
         epoch, done = divmod(self.trainer.global_step, len(self))
-        self.loader.set_epoch(epoch)
-        yield from islice(self.loader, done, None)
+        self.loader.set_epoch(epoch, done)
+        yield from self.loader
 
 
 class Feed(pl.LightningDataModule):
