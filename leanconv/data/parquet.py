@@ -125,7 +125,9 @@ def parquet_folder(
     train = gather(train_rows, train_labels, "train images", problems, max_pixels)
     test = gather(test_rows, test_labels, "test images", problems, max_pixels)
     problems.settle()
-    return ImageData.of(folder.resolve().name, names, train, test, named=has_names, problems=problems, held_out=held_out)
+    return ImageData.of(
+        folder.resolve().name, names, train, test, named=has_names, problems=problems, held_out=held_out
+    )
 
 
 def part_files(folder: Path, part: str) -> list[Path]:

@@ -30,6 +30,12 @@ class DetectModule(RunModule):
         super().__init__(detector, config, sums=len(self.names) + 2)
         self.unread = unread
 
+    @property
+    def recomputes(self) -> nn.Module:
+        """The backbone; the heads work on a few features only."""
+        backbone: Any = self.model.backbone
+        return backbone
+
     def parts(self, batch: Batch) -> list[Batch]:
         """The batch in `accumulate` parts."""
         images, targets = batch

@@ -100,6 +100,11 @@ class RunModule(pl.LightningModule):
         self.watch(total.detach())
         return total
 
+    @property
+    def recomputes(self) -> nn.Module:
+        """The network in which `grad_checkpointing` looks for blocks."""
+        return self.model
+
     def parts(self, batch: Any) -> list[Any]:
         """The batch in `accumulate` parts, each a tuple of (images, labels)."""
         raise NotImplementedError

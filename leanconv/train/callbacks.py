@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from leanconv.core.errors import FileError, RunError
+from leanconv.train import memory
 from leanconv.train.base import RunModule
 from leanconv.train.best import keep_best
 from leanconv.train.checkpoint import read_checkpoint, write_checkpoint
@@ -28,8 +29,8 @@ class Interrupted(BaseException):
 class Recorder(pl.Callback):
     """Times each epoch, appends its record to metrics.jsonl, and hands the record to the loggers.
 
-    Loggers also get `train_loss_step` (of the first process) and `lr_step` every `LOOK_EVERY` steps. Their x-axis is the
-    number of the step, from 0 at the run's start, so that it continues after a resume.
+    Loggers also get `train_loss_step` (of the first process), `lr_step` and the memory every `LOOK_EVERY` steps. Their x-axis
+    is the number of the step, from 0 at the run's start, so that it continues after a resume.
 
     If a loss or a weight is not finite, this callback ends the run. Lightning's EarlyStopping(check_finite=True) would check
     the loss once in an epoch, and the bad epoch would be saved.
@@ -57,6 +58,7 @@ class Recorder(pl.Callback):
         self._lap()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        memory.restart(module.device)
         self._lap()
 
     def on_train_batch_end(
@@ -70,7 +72,8 @@ class Recorder(pl.Callback):
         if bad is not None:
             self._diverged(trainer, module, "the loss is", bad)
         if trainer.loggers:
-            _log(trainer, {"train_loss_step": float(outputs["loss"]), "lr_step": module.step_lr})
+            taken = {f"{name}_step": float(value) for name, value in memory.peaks(module.device).items()}
+            _log(trainer, {"train_loss_step": float(outputs["loss"]), "lr_step": module.step_lr, **taken})
         if last or self.stop:
             module.train_seconds += self._lap()
         if self.stop and not last:  # after the last step, on_train_epoch_end checks the weights
@@ -81,6 +84,7 @@ class Recorder(pl.Callback):
         record = module.record
         record["seconds"] = module.train_seconds + self._lap()  # with validation
         record["images_per_s"] = record.pop("images") / module.train_seconds
+        record |= memory.peaks(module.device)
         for name, value in record.items():
             if not math.isfinite(value):  # JSON has no NaN and no infinity, and the next epoch would not be better
                 self._diverged(trainer, module, f"{name} is")

@@ -13,7 +13,7 @@ from leanconv.core.config import Config, setting
 from leanconv.core.errors import SettingError
 
 # These settings change how a run is executed, not what it computes: they may change on resuming
-EXECUTION = ("workers", "threads", "record_gradients", "sync_norms")
+EXECUTION = ("workers", "threads", "record_gradients", "sync_norms", "grad_checkpointing")
 # Runs of earlier versions do not have these settings; their runs had what the default says
 ADDED = (
     "optimizer", "betas", "eps", "muon_lr", "muon_momentum", "muon_weight_decay", "muon_nesterov", "muon_adjust_lr", "muon_rest",
@@ -41,6 +41,8 @@ class RunConfig(Config):
         freeze: see `leanconv.train.freeze.frozen`.
         accumulate: the number of parts of the batch that a step computes one after the other; it adds their gradients. The
             step needs the memory of one part. It is the same step, except that a norm computes its statistics in each part.
+        grad_checkpointing: keep only the inputs of blocks, and compute each block again in the backward pass; see
+            `leanconv.train.recompute`. The weights are the same as without it.
         clip: all gradients of a step are multiplied by min(1, clip / norm), with the norm over all of them together.
         deterministic: torch uses deterministic algorithms only, and raises an error where there is none; on a GPU, the same
             seed then gives the same weights.
@@ -63,6 +65,9 @@ class RunConfig(Config):
     epochs: int = setting("Passes over the train part.", default=30, least=1)
     batch_size: int = setting("Images in a step, over all processes together.", default=128, least=1)
     accumulate: int = setting("Parts in which a step computes its images; less memory.", default=1, least=1)
+    grad_checkpointing: bool = setting(
+        "Compute blocks again in the backward pass, for less memory and the same weights.", default=False
+    )
     lr: float = setting("Highest learning rate.", default=0.1, above=0)
     optimizer: Literal["sgd", "adamw", "muon"] = setting(
         "torch's optimizer; muon trains the matrices of hidden layers by Muon, the rest by --muon-rest.", default="sgd"
@@ -305,6 +310,10 @@ class TrainConfig(RunConfig):
 
     def _check_together(self) -> None:
         super()._check_together()
+        if self.compile and self.grad_checkpointing:
+            raise SettingError(
+                "compile=True chooses itself what it computes again; leave grad_checkpointing out, or compile"
+            )
         if self.lookahead is not None and self.ema is not None:
             raise SettingError(f"lookahead={self.lookahead} and ema={self.ema} both average the weights; leave one out")
         if self.distill_layers and self.distill != "features":

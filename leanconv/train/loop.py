@@ -58,6 +58,7 @@ from leanconv.train.gradients import GradientRecorder
 from leanconv.train.loggers import open_loggers
 from leanconv.train.placement import placement
 from leanconv.train.progress import RunProgress
+from leanconv.train.recompute import recomputed
 from leanconv.train.resume import check_network, check_resumable
 
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -106,7 +107,8 @@ def train_loop(
 
     Raises:
         FileError: the checkpoint belongs to another network, or holds something that the run did not write.
-        SettingError: `sync_norms` is set, and torch would replace some normalisation layers wrongly.
+        SettingError: `sync_norms` is set, and torch would replace some normalisation layers wrongly; or
+            `grad_checkpointing` is set, and the network has no blocks.
         RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
     if config.sync_norms:
@@ -137,7 +139,8 @@ def train_loop(
             )  # fmt: skip
             if config.channels_last:
                 to_channels_last(model)
-            with _interruptible(recorder, trainer.world_size), failures(), safe_strides(model):
+            again = recomputed(work.module.recomputes, config.grad_checkpointing)
+            with _interruptible(recorder, trainer.world_size), failures(), safe_strides(model), again:
                 resumed = folder.checkpoint if checkpoint is not None else None
                 trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
         return work.module.history

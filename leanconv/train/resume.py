@@ -14,6 +14,7 @@ from leanconv.core.errors import FileError
 from leanconv.train.base import RunModule
 from leanconv.train.checkpoint import BATCHES
 from leanconv.train.config import RunConfig
+from leanconv.train.memory import NAMES as MEMORY
 from leanconv.train.optimizers import LR_FACTOR, state_of
 
 EXECUTION = (
@@ -135,7 +136,8 @@ def _history(history: Any, config: RunConfig) -> None:
         _need(isinstance(record, dict) and _is_count(record.get("epoch"), number, number), f"{place}: no such record")
         for name in {**dict.fromkeys(needed), **record}:
             _need(_is_number(record.get(name)), f"{place}: {name} is {record.get(name)!r} and no finite number")
-        _need(record.keys() == history[0].keys(), f"{place}: it has other measures than the first")
+        same = record.keys() - {*MEMORY} == history[0].keys() - {*MEMORY}  # earlier versions did not record the memory
+        _need(same, f"{place}: it has other measures than the first")
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

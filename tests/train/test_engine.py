@@ -57,7 +57,7 @@ def test_a_callback_goes_on_from_its_state(step: int, data: ImageData, tmp_path:
     assert counter.steps == 12
     for record, seen in zip(expected.history, counter.seen, strict=True):
         assert seen == pytest.approx({name: record[name] for name in seen})
-        assert set(record) - set(seen) == {"epoch", "seconds", "images_per_s"}
+        assert set(record) - set(seen) == {"epoch", "seconds", "images_per_s", "peak_ram_bytes"}
     with pytest.raises(KeyboardInterrupt):
         fit(Net(CtrlC(step)), data, SMALL, tmp_path / "run", progress=False, callbacks=[Counter()])
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["callbacks"]["Counter"]["steps"] == step + 1

@@ -36,6 +36,7 @@ def test_it_learns_and_leaves_a_folder(data: ImageData, tmp_path: Path) -> None:
     assert list(result.history[0]) == [
         "epoch", "lr", "train_loss", "penalty", "train_top1_pct",
         "val_loss", "val_top1_pct", "val_top5_pct", "seconds", "images_per_s",
+        "peak_ram_bytes",
     ]  # fmt: skip
     assert [record["epoch"] for record in result.history] == [1, 2, 3, 4, 5, 6]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["lr"] == 0.1

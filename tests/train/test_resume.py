@@ -18,7 +18,7 @@ from leanconv.data import ImageData
 from leanconv.train import TrainConfig, fit
 from tests.train.conftest import SMALL, Net, assert_same, state
 
-TIMES = ("seconds", "images_per_s")
+TIMES = ("seconds", "images_per_s", "peak_ram_bytes")
 
 
 class CtrlC(nn.Module):
