@@ -16,6 +16,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task, input_size_of
+from leanconv.inference.fast_path import slow_layers
 from leanconv.models.create import rebuild_base
 from leanconv.report.conversion_tables import HEADS, layer_cells, layers_of
 from leanconv.report.page import Page, table_page
@@ -70,11 +71,20 @@ class Layers(Result):
         """The table of the layers, and a table of the ratios that their input maps suggest for `Split`."""
         note = "Two maps count as near-duplicates if their absolute correlation over 32 images is at least 0.9."
         more = [TextTable(MAPS, [maps_row(one) for one in self.ratios], 1, note)] if self.ratios else []
-        return (self.table(), *more)
+        return (self.table(), *self._off_fast_path(), *more)
+
+    def _off_fast_path(self) -> list[TextTable]:
+        """The layers that the runtime computes slowly because of their widths; none if no runtime was given."""
+        slow = self.found.get("off_fast_path") or {"layers": {}}
+        if not slow["layers"]:
+            return []
+        lines = [[name or "(root)", reason] for name, reason in slow["layers"].items()]
+        note = f"Off the fast path of {slow['runtime']}, in float32 with AVX-512, in the form that an export has."
+        return [TextTable(("Layer", "Why it is slow for its MACs"), lines, 2, note)]
 
     def sentences(self) -> Sequence[str]:
         """Sentences: what the conversion saves, and how the latency of the network changes."""
-        return [_summary(self.found), *_prediction(self.found)]
+        return [_summary(self.found), *_slow(self.found), *_prediction(self.found)]
 
     def page(self) -> Page:
         said, facts = " ".join(self.sentences()), {"command": self.command}
@@ -104,12 +114,13 @@ def inspect(
     where: Where = "*",
     exclude: Where = (),
     include: Include | Sequence[Include] = (),
+    align: int | None = None,
     input_size: InputSize | None = None,
     latency: bool = False,
     faster_only: bool = False,
     batch: int = 1,
     threads: int | None = None,
-    runtime: str = "eager",
+    runtime: str | None = None,
     images: Tensor | None = None,
     name: str | None = None,
     progress: Progress | None = None,
@@ -128,11 +139,13 @@ def inspect(
     Args:
         model: a dense or a lean network.
         method: the method; None shows the network unchanged.
-        where, exclude, include: see `leanconv.plan`.
+        where, exclude, include, align: see `leanconv.plan`.
         input_size: (channels, height, width) of one image; by default the size that the network declares.
         latency: measure each layer dense and lean on this device, and both networks, and compare with the prediction.
         faster_only: keep groups dense that are slower lean.
-        batch, threads, runtime: settings of the measurement; see `leanconv.search.layer_times`.
+        batch, threads: settings of the measurement; see `leanconv.search.layer_times`.
+        runtime: the runtime of the measurement, by default "eager". If it is given, the result marks the convolutions whose
+            widths this runtime computes slowly: `leanconv.inference.fast_path`.
         images: (N, C, H, W) as the network takes them, to suggest a ratio of `Split` for each layer.
         name: the name of the network in the result; by default its class.
         progress: a function that is called with (done, total) before each layer is measured, and at the end.
@@ -143,7 +156,10 @@ def inspect(
             requested without a method.
     """
     name, shape = name or type(model).__name__, _shape(model, input_size)
-    dense, lean, made = _converted(model, method, shape, name, where=where, exclude=exclude, include=include)
+    dense, lean, made = _converted(
+        model, method, shape, name, where=where, exclude=exclude, include=include, align=align
+    )
+    marked, runtime = runtime is not None, runtime or "eager"
     times: list[LayerTime] = []
     if latency or faster_only:
         if method is None or made is None:
@@ -165,6 +181,11 @@ def inspect(
         measured = network_times(model, lean, times, shape, batch=batch, threads=threads, runtime=runtime)
         found["latency"] = {**settings, **measured}
         _note_times(found["layers"], times)
+    if marked:
+        slow = slow_layers(lean, runtime)
+        found["off_fast_path"] = {"runtime": runtime, "layers": slow}
+        for layer in found["layers"]:
+            layer["off_fast_path"] = slow.get(layer["name"])
     suggested = [] if images is None else redundancies(model, images)
     if images is not None:
         found["ratios"] = [one.to_json() for one in suggested]
@@ -219,6 +240,14 @@ def _note_times(layers: Sequence[dict[str, Any]], times: Sequence[LayerTime]) ->
     for layer in layers:
         time = measured.get(layer["name"])
         layer |= {key: time and getattr(time, key) for key in ("dense_ms", "lean_ms", "form", "slower")}
+
+
+def _slow(found: dict[str, Any]) -> list[str]:
+    slow = found.get("off_fast_path")
+    if slow is None:
+        return []
+    count = len(slow["layers"]) or "no"
+    return [f"{count} convolutions are off the fast path of {slow['runtime']}"]
 
 
 def _prediction(found: dict[str, Any]) -> list[str]:

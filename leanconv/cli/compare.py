@@ -22,6 +22,7 @@ from leanconv.cli.options import (
     Pretrained,
     Targets,
     TestSplit,
+    Vectors,
     Where,
 )
 from leanconv.cli.output import command_line, say, show, show_json
@@ -52,6 +53,7 @@ def compare(
     where: Where = None,
     exclude: Exclude = None,
     include: Include = None,
+    align: Vectors = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
@@ -80,9 +82,8 @@ def compare(
     try:
         found = compare(
             targets, images, recipe, folder, methods=methods, seeds=seeds, where=where or (), exclude=exclude or (),
-            include=include, init=init, pretrained=pretrained, latency_batch=latency_batch, device=device, logger=logger,
-            command=command_line(portable=True),
-            **settings_of(config, settings),
+            include=include, align=align, init=init, pretrained=pretrained, latency_batch=latency_batch, device=device,
+            logger=logger, command=command_line(portable=True), **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")

@@ -23,6 +23,7 @@ from leanconv.cli.options import (
     Size,
     State,
     Target,
+    Vectors,
     Weights,
     Where,
     input_size,
@@ -37,6 +38,7 @@ def convert(
     where: Where = None,
     exclude: Exclude = None,
     include: Include = None,
+    align: Vectors = None,
     size: Size = None,
     init: Init = "fit",
     data: FitData = None,
@@ -75,7 +77,9 @@ def convert(
     if weights is not None:
         load_checkpoint(model, weights, state=state)
     shape = input_size(size) or input_size_of(model)
-    plan = None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape, include or ())
+    plan = (
+        None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape, include or (), align)
+    )
     if faster_only and plan is not None:
         from leanconv.search.faster import some_faster
 

@@ -18,6 +18,7 @@ from leanconv.cli.options import (
     Report,
     Size,
     Target,
+    Vectors,
     Where,
     input_size,
 )
@@ -34,6 +35,7 @@ def inspect(
     where: Where = None,
     exclude: Exclude = None,
     include: Include = None,
+    align: Vectors = None,
     size: Size = None,
     latency: Annotated[
         bool,
@@ -45,8 +47,12 @@ def inspect(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images in each measured call.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: torch's.")] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="The runtime of the measurement: eager, openvino, onnxruntime.")
-    ] = "eager",
+        str | None,
+        typer.Option(
+            "--runtime",
+            help="Mark layers that eager, openvino or onnxruntime computes slowly; --latency measures in it.",
+        ),
+    ] = None,
     ratios: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +84,7 @@ def inspect(
     model = open_target(target, pretrained=pretrained and ratios is not None) if real else open_without_weights(target)
     seen = None if ratios is None else _images(model, target, ratios, data_root)
     found = look_at(
-        model, asked, where=where or "*", exclude=exclude or (), include=include or (),
+        model, asked, where=where or "*", exclude=exclude or (), include=include or (), align=align,
         input_size=input_size(size), latency=latency, faster_only=faster_only, batch=batch, threads=threads,
         runtime=runtime, images=seen, name=target, progress=measuring, command=command_line(),
     )  # fmt: skip

@@ -46,6 +46,14 @@ Allocate = Annotated[
     ),
 ]
 Align = Annotated[int, typer.Option("--align", min=1, help="Layers keep a multiple of this number of channels.")]
+Vectors = Annotated[
+    int | None,
+    typer.Option(
+        "--align",
+        min=1,
+        help="Choose blocks, ratios and ranks in multiples of this number of channels: 16 for float32.",
+    ),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="GLOB", help="Convert only convolutions whose name matches; may be repeated."),

@@ -22,6 +22,7 @@ from leanconv.cli.options import (
     Pretrained,
     Target,
     TestSplit,
+    Vectors,
     Where,
 )
 from leanconv.cli.output import command_line, say, show, show_json, write_page
@@ -44,6 +45,7 @@ def train(
     where: Where = None,
     exclude: Exclude = None,
     include: Include = None,
+    align: Vectors = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
     teacher: Annotated[
@@ -72,7 +74,7 @@ def train(
     try:
         run = fit(
             target, images, recipe, out, method=method, where=where or (),
-            exclude=exclude or (), include=include, init=init, pretrained=pretrained, teacher=teacher,
+            exclude=exclude or (), include=include, align=align, init=init, pretrained=pretrained, teacher=teacher,
             resume=resume, device=device, devices=devices, logger=logger,
             **settings_of(config, settings),
         )  # fmt: skip

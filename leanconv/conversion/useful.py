@@ -28,13 +28,14 @@ def useful_plan(
     exclude: Where = (),
     input_size: InputSize | None = None,
     include: Include | Sequence[Include] = (),
+    align: int | None = None,
 ) -> Plan:
     """The plan of `leanconv.plan` for one method, after a check that it converts at least one layer.
 
     Raises:
         SettingError: `leanconv.plan` raises an error, or the plan converts nothing.
     """
-    made = plan(model, method, where, exclude=exclude, input_size=input_size, include=include)
+    made = plan(model, method, where, exclude=exclude, input_size=input_size, include=include, align=align)
     if not made.groups:
         reasons = sorted({kept.reason for kept in made.kept})
         more = f", and {len(reasons) - 1} other reasons that `leanconv inspect` lists" if len(reasons) > 1 else ""

@@ -40,6 +40,10 @@ class Affine:
         """This affine map, followed by `other`."""
         return Affine(self.scale * other.scale, self.shift * other.scale + other.shift)
 
+    def times(self, factor: Tensor) -> Affine:
+        """This affine map, with its outputs multiplied by `factor` (C)."""
+        return Affine(self.scale * factor, self.shift * factor)
+
     def weight(self, weight: Tensor) -> Tensor:
         """The filters (O, ...) of a convolution with this affine map folded in."""
         return weight * self.scale.view(-1, *[1] * (weight.dim() - 1))

@@ -218,6 +218,15 @@ class Method(NamedSettings, ABC):
         complete = all(field.default is not MISSING or field.default_factory is not MISSING for field in fields(cls))
         return (cls(),) if complete else ()
 
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        """This method with inner widths in multiples of `align` channels, for one convolution; or the reason why it has none.
+
+        ``leanconv.plan(..., align=16)`` asks for each layer. The blocks, ratios or ranks of the result are as near to those of
+        this method as whole vectors allow. The default returns this method, for operators whose convolutions have the widths
+        of the layer that they replace.
+        """
+        return self
+
     def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
         """How the form of a convolution depends on the order of its channels; None if it does not, or is not described."""
         return None

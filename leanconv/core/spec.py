@@ -83,6 +83,33 @@ def whole_blocks(spec: ConvSpec, align: int, most: int = 8) -> list[int]:
     return [blocks for blocks in powers if all(width % (blocks * align) == 0 for width in widths)]
 
 
+def aligned_blocks(spec: ConvSpec, align: int, most: int, setting: str = "blocks") -> int | str:
+    """The largest number of blocks, up to `most`, whose widths are multiples of `align` channels; or why only one block is.
+
+    >>> spec = ConvSpec(64, 64, 3)
+    >>> aligned_blocks(spec, align=16, most=8)
+    4
+    >>> aligned_blocks(spec, align=64, most=8)
+    'no blocks from 2 to 8 have widths in multiples of align=64 channels in 3x3 64->64; a smaller align would'
+    """
+    widths = (spec.in_channels // spec.groups, spec.out_channels // spec.groups)
+    whole = [n for n in divisors(*widths) if n <= most and all(width // n % align == 0 for width in widths)]
+    if most == 1 or (whole and whole[-1] > 1):
+        return max(whole, default=1)
+    shown = f"{setting} from 2 to {most} have" if most > 2 else f"{setting}=2 has"
+    return f"no {shown} widths in multiples of align={align} channels in {spec}; a smaller align would"
+
+
+def aligned_share(width: int, share: float, align: int) -> int | None:
+    """The multiple of `align` nearest to share * width that is above 0 and below `width`; None without one.
+
+    >>> aligned_share(64, 0.4, align=16), aligned_share(16, 0.5, align=16)
+    (32, None)
+    """
+    parts = range(align, width, align)
+    return min(parts, key=lambda part: (abs(part - share * width), -part), default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
     """The shapes and settings of one 2-d convolution, without its weights. The arguments are those of ``nn.Conv2d``.

@@ -41,6 +41,7 @@ def compare(
     where: Sequence[str] = (),
     exclude: Sequence[str] = (),
     include: Include | None = None,
+    align: int | None = None,
     init: Init = "fresh",
     pretrained: bool = False,
     keep_stem: bool = True,
@@ -66,7 +67,7 @@ def compare(
             unconverted network; or a mapping of labels to methods. Controls take the place of a method: "narrower(macs=0.5)",
             "shallower(macs=0.5)", "pruned(macs=0.5)"; see `leanconv.experiment.controls`.
         seeds: the number of runs of each method; their seeds begin with the seed of the settings.
-        where, exclude, include, init: as in `leanconv.plan` and `leanconv.convert`.
+        where, exclude, include, align, init: as in `leanconv.plan` and `leanconv.convert`.
         pretrained: start from published weights, for networks by name.
         test_split: as in `leanconv.fit`.
         keep_stem: the first convolution of a network stays dense.
@@ -98,7 +99,8 @@ def compare(
         )
     chosen = settings_for(config, images, settings, device)
     shared: dict[str, Any] = {
-        "where": tuple(where), "exclude": tuple(exclude), "include": include, "init": init, "pretrained": pretrained,
+        "where": tuple(where), "exclude": tuple(exclude), "include": include, "align": align, "init": init,
+        "pretrained": pretrained,
     }  # fmt: skip
     jobs = jobs_of(models, methods_of(methods), Job("", None, images, chosen, **shared, keep_stem=keep_stem), seeds)
     measured = {

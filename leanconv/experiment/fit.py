@@ -43,6 +43,7 @@ def fit(
     where: Sequence[str] = (),
     exclude: Sequence[str] = (),
     include: Include | None = None,
+    align: int | None = None,
     init: Init = "fresh",
     pretrained: bool = False,
     teacher: str | Path | nn.Module | None = None,
@@ -67,7 +68,7 @@ def fit(
         config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
         out: the run's folder: settings, metrics of each epoch, a checkpoint, the network and the result. A finished run of
             the same network, images and settings in this folder is read. None keeps no files.
-        method, where, exclude, include, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
+        method, where, exclude, include, align, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
             given network is then not changed, and ``result.network`` is the converted network.
         pretrained: start from published weights, for networks by name.
         teacher: a trained network from which this network learns (distillation): a network, the folder of a saved one, or a
@@ -97,7 +98,7 @@ def fit(
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(
         model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include,
-        teacher=None if teacher is None else Teacher.open(teacher),
+        teacher=None if teacher is None else Teacher.open(teacher), align=align,
     )  # fmt: skip
     own = {"callbacks": tuple(callbacks), "logger": logger, "strategy": strategy}
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}

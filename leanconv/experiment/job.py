@@ -46,6 +46,7 @@ class Job:
         in_place: train the given network itself; otherwise each run trains a copy.
         include: "linear" converts linear layers too, as in `leanconv.plan`.
         teacher: the network from which this network learns; None trains on the labels alone.
+        align: the channels of a whole vector, as in `leanconv.plan`.
     """
 
     network: Network
@@ -61,6 +62,7 @@ class Job:
     in_place: bool = False
     include: Include | None = None
     teacher: Teacher | None = None
+    align: int | None = None
 
     @property
     def label(self) -> str:
@@ -110,8 +112,9 @@ class Job:
         )
 
     def _included(self) -> dict[str, Any]:
-        """The key "include" for runs that convert linear layers; other runs do not have this key."""
-        return {"include": self.include} if self.include else {}
+        """The keys "include" and "align" for runs that convert linear layers or align widths; other runs do not have them."""
+        given = {"include": self.include, "align": self.align}
+        return {name: value for name, value in given.items() if value}
 
     def _fitted(self) -> dict[str, Any]:
         """The key "fit_images" for runs that start from a fit to outputs; other runs do not have this key."""
@@ -155,7 +158,9 @@ class Job:
         if isinstance(self.method, Control):
             return self.method.apply(model, self.input_size)
         exclude = (*self.exclude, stem(model)) if self.keep_stem else self.exclude
-        plan = useful_plan(model, self.method, self.where or "*", exclude, self.input_size, self.include or ())
+        plan = useful_plan(
+            model, self.method, self.where or "*", exclude, self.input_size, self.include or (), self.align
+        )
         return fitted(model, plan, self.init, self._images_to_fit() if self.init == "fit" else None)
 
     def _images_to_fit(self) -> list[Tensor]:

@@ -14,7 +14,7 @@ from leanconv.models.layers import at_least_one, init_convs_
 from leanconv.models.planned import converted
 from leanconv.models.resnet import resnet
 from leanconv.models.vgg import VGG16
-from leanconv.ops.split import Representative, Split
+from leanconv.ops.split import Fusion, Representative, Split
 
 ALL_BUT_THE_FIRST = "block*.conv*", "block1.conv1"  # VGG-16's convolutions: which convert, and which are excluded
 
@@ -47,7 +47,7 @@ def spconv_resnet20(
     shortcut: str = "B",
     ratio: float = 0.5,
     groups: int = 2,
-    fusion: bool = True,
+    fusion: Fusion = True,
     representative: Representative = "sum",
     redundant: bool = True,
     shortcut_padding: str = "end",
@@ -75,7 +75,7 @@ def spconv_vgg16(
     in_chans: int = 3,
     ratio: float = 0.5,
     groups: int = 2,
-    fusion: bool = True,
+    fusion: Fusion = True,
     representative: Representative = "sum",
     redundant: bool = True,
 ) -> nn.Module:
@@ -137,7 +137,7 @@ def spconv_resnet50(
     in_chans: int = 3,
     ratio: float = 0.5,
     groups: int = 2,
-    fusion: bool = True,
+    fusion: Fusion = True,
     representative: Representative = "sum",
     redundant: bool = True,
 ) -> nn.Module:
@@ -179,7 +179,7 @@ def spconv_resnet50_backbone(
     in_chans: int = 3,
     ratio: float = 0.5,
     groups: int = 2,
-    fusion: bool = True,
+    fusion: Fusion = True,
     representative: Representative = "sum",
     redundant: bool = True,
 ) -> nn.Module:
@@ -215,9 +215,13 @@ ENTRIES: tuple[ModelEntry, ...] = (
     ),
     ModelEntry("spconv_resnet50", spconv_resnet50, {}, f"{SPCONV}, Table 2", IMAGENET),
     ModelEntry(
+        "spconv_resnet50_static", spconv_resnet50, {"fusion": "static"},
+        f"{SPCONV}, Table 2, with our static gate; no counts printed", IMAGENET,
+    ),
+    ModelEntry(
         "resnet50_backbone", resnet50_backbone, {"num_classes": 0}, f"{SPCONV}, Table 3, its baseline", IMAGENET
     ),
     ModelEntry(
         "spconv_resnet50_backbone", spconv_resnet50_backbone, {"num_classes": 0}, f"{SPCONV}, Table 3", IMAGENET
     ),
-)
+)  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -210,6 +210,15 @@ class Ghost(Method):
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         """Without norms and activations inside, because a trained layer has none there."""
         return [cls(expansion=2, norm=False, activation=False)]
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        """The largest expansion up to this one at which the primary maps are whole vectors."""
+        for expansion in range(self.expansion, 1, -1):
+            if _widths(spec.out_channels, expansion)[0] % align == 0:
+                return replace(self, expansion=expansion)
+        if self.expansion == 1:
+            return self
+        return f"no expansion from 2 to {self.expansion} leaves multiples of align={align} primary maps in {spec}"
 
     def reject(self, spec: ConvSpec) -> str | None:
         return ghost_error(spec)

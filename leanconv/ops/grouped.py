@@ -17,7 +17,7 @@ from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair, blocks_error, whole_blocks
+from leanconv.core.spec import ConvSpec, Pair, aligned_blocks, blocks_error, whole_blocks
 from leanconv.ops.least_squares import Stats, each, fill_bias, metric_of, on_taps
 
 __all__ = ["Grouped", "GroupedConv2d"]
@@ -123,6 +123,10 @@ class Grouped(Method):
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         return [cls(groups) for groups in whole_blocks(specs[0], align)]
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        groups = aligned_blocks(spec, align, self.groups, "groups")
+        return groups if isinstance(groups, str) else Grouped(groups)
 
     def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
         return ChannelForm(self.groups)

@@ -16,7 +16,7 @@ from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair, blocks_error
+from leanconv.core.spec import ConvSpec, Pair, aligned_blocks, blocks_error
 from leanconv.ops.least_squares import Stats, each, fill_bias, metric_of, on_taps, tap_indices
 
 __all__ = ["Het", "HetConv2d"]
@@ -223,6 +223,10 @@ class Het(Method):
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         return [cls(part) for part in (2, 4)]
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        part = aligned_blocks(spec, align, self.part, "part")
+        return part if isinstance(part, str) else Het(part)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return het_error(self.part, spec)

@@ -15,7 +15,7 @@ from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.settings import check_int, check_share
-from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+from leanconv.core.spec import ConvSpec, Pair, aligned_share, alternatives, divisors
 from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
 __all__ = ["Lego", "LegoConv2d"]
@@ -191,6 +191,13 @@ class Lego(Method):
     def __post_init__(self) -> None:
         check_int("splits", self.splits)
         check_share("ratio", self.ratio)
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        whole = [n for n in divisors(spec.in_channels) if n <= self.splits and spec.in_channels // n % align == 0]
+        filters = aligned_share(spec.out_channels + 1, self.ratio, align)  # all of them are allowed
+        if not whole or filters is None:
+            return f"align={align} does not fit in the widths of {spec}; a smaller align would"
+        return Lego(whole[-1], filters / spec.out_channels)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return lego_error(self.splits, spec)

@@ -230,6 +230,16 @@ class LowRank(Method):
         ranks = sorted({round(part * full / align) * align for part in (0.25, 0.35, 0.5, 0.65)} - {0})
         return [cls(rank=rank) for rank in ranks]
 
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        if factors_error(self.factors, spec):
+            return self  # `reject` says why
+        wanted, most = replace(self, align=1).ranks(spec), full_rank(self.factors, spec)
+        whole = tuple(min(rank, limit) // align * align for rank, limit in zip(wanted, most, strict=True))
+        if min(whole) == 0:
+            rank = min(min(wanted), min(most))
+            return f"its rank {rank} is below align={align}; a higher rank or a smaller align would do"
+        return replace(self, ratio=None, rank=whole if self.factors == "tucker" else whole[0])
+
     def ranks(self, spec: ConvSpec) -> Pair:
         """The (inner, outer) ranks for one convolution; 0 where even rank 1 has more MACs than `ratio` allows."""
         if self.rank is not None:

@@ -15,7 +15,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.settings import check_int, check_share
-from leanconv.core.spec import ConvSpec, Pair
+from leanconv.core.spec import ConvSpec, Pair, aligned_share
 from leanconv.ops.least_squares import Stats, each, fill_bias, metric_of, on_taps
 from leanconv.ops.split import representative_channels
 
@@ -171,6 +171,12 @@ class PartialConv(Method):
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         tried = (cls(ratio=ratio) for ratio in (0.5, 0.25))
         return [method for method in tried if method._channels(specs[0]) % align == 0]
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        channels = aligned_share(spec.in_channels, self.ratio, align)
+        if channels is None or spec.in_channels % align:
+            return f"align={align} divides no part of in_channels={spec.in_channels} and the channels that pass"
+        return PartialConv(channels / spec.in_channels)
 
     def reject(self, spec: ConvSpec) -> str | None:
         return partial_error(spec)

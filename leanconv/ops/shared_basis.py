@@ -254,6 +254,13 @@ class SharedBasis(Method):
         ranks = sorted({round(part * full / align) * align for part in (0.25, 0.5)} - {0})
         return [cls(shared=rank, unique=0, growth=1, norm=False) for rank in ranks]
 
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        rank = max(align, (self.shared + self.unique + align // 2) // align * align)
+        if self.shared == 0:
+            return replace(self, unique=rank)
+        unique = self.unique if self.unique < rank else rank
+        return replace(self, shared=rank - unique, unique=unique)
+
     def reject(self, spec: ConvSpec) -> str | None:
         if spec.groups != 1:
             return f"a basis spans all input channels; this convolution has groups={spec.groups}"

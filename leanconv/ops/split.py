@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,19 +18,20 @@ from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp, Forms
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_choice, check_int, check_share
-from leanconv.core.spec import ConvSpec, Pair, alternatives, divisors
+from leanconv.core.spec import ConvSpec, Pair, aligned_share, alternatives, divisors
 from leanconv.core.weight import WeightView
 from leanconv.ops.forms.split import forms
 from leanconv.ops.gated_sum import gated_sum
 from leanconv.ops.least_squares import Stats, each
 from leanconv.ops.normed_sum import can_normed_sum, normed_sum
 from leanconv.ops.pooling import EdgeAvgPool2d
-from leanconv.ops.split_fit import fit_branches_
+from leanconv.ops.split_fit import fit_branches_, fit_weights_
 
 __all__ = ["Split", "SplitConv2d"]
 
 fx.wrap("gated_sum")  # FX does not trace into the call, because it chooses between two backward passes
 Representative = Literal["sum", "chain", "full"]
+Fusion = bool | Literal["static"]
 # Up to this many input channels, one merged k x k convolution trains faster than the grouped and the 1x1 convolution,
 # although it multiplies by zeros. Forward and backward in bfloat16 channels_last on an AVX-512 core, 3x3 with I = O, merged
 # and apart: 16 channels 5.3 and 11.1 ms, 32 channels 3.5 and 4.9 ms, 64 channels 3.2 and 3.4 ms.
@@ -47,6 +48,13 @@ def representative_channels(in_channels: int, ratio: float, groups: int) -> int:
     """
     nearest = math.floor(ratio * in_channels / groups + 0.5) * groups
     return min(max(nearest, groups), in_channels // groups * groups)
+
+
+def fusion_error(fusion: object) -> str | None:
+    """The reason why `fusion` is no way to fuse the branches; None if it is one."""
+    return (
+        None if isinstance(fusion, bool) or fusion == "static" else f"fusion={fusion!r} must be true, false or 'static'"
+    )
 
 
 def split_error(spec: ConvSpec, groups: int) -> str | None:
@@ -86,7 +94,8 @@ class SplitConv2d(ConvOp):
     Args:
         ratio: alpha, the representative part of the input channels, in (0, 1].
         own_groups: the groups of the k x k convolution on the representative channels (g in the paper). `groups` must be 1.
-        fusion: whether a gate fuses the branches; False adds the branches.
+        fusion: True for the gate above; "static" for the gate of an average image, sigmoid(norm3.bias - norm1.bias), which
+            inference folds into the weights; False adds the branches.
         representative: "sum" adds the grouped convolution and the 1x1 convolution; "chain" is the grouped convolution
             followed by a 1x1 convolution O -> O; "full" is one k x k convolution without groups and without a 1x1.
         redundant: whether the other channels are used.
@@ -99,7 +108,8 @@ class SplitConv2d(ConvOp):
             `own_groups` does not divide O.
 
     Source: "Split to Be Slim", sections 3.2-3.4, eqs. 2-7; the variants are the rows of Table 4. The release fails for odd
-    maps at stride 2, for ratio 1 and with dilation, and pools twice.
+    maps at stride 2, for ratio 1 and with dilation, and pools twice. "static" is our own variant: the mean of a normalised
+    branch over the images is its bias, so the gate of an average image needs no means at run time. Weights are the same ones.
 
     >>> SplitConv2d(16, 32, 3, padding=1)(torch.zeros(1, 16, 8, 8)).shape
     torch.Size([1, 32, 8, 8])
@@ -119,7 +129,7 @@ class SplitConv2d(ConvOp):
         *,
         ratio: float = 0.5,
         own_groups: int = 2,
-        fusion: bool = True,
+        fusion: Fusion = True,
         representative: Representative = "sum",
         redundant: bool = True,
     ) -> None:
@@ -184,6 +194,11 @@ class SplitConv2d(ConvOp):
         return f"{self.used} of {self.in_channels} channels representative"
 
     @property
+    def gated(self) -> bool:
+        """Whether a gate computes the means of the branches at run time."""
+        return self.fusion is True and self.redundant is not None
+
+    @property
     def weight(self) -> WeightView:
         """The dense weight, for code that reads it."""
         return WeightView(self, self.grouped.weight)
@@ -208,10 +223,21 @@ class SplitConv2d(ConvOp):
         if self.redundant is None or self.norm1 is None:
             return self.norm3(u3)
         u1 = self.redundant(rest)
-        if self.training and can_normed_sum(u3, u1, self.norm3, self.norm1):
-            return normed_sum(u3, u1, self.norm3, self.norm1, self.fusion)
+        if self.training and self.fusion != "static" and can_normed_sum(u3, u1, self.norm3, self.norm1):
+            return normed_sum(u3, u1, self.norm3, self.norm1, bool(self.fusion))
         u3, u1 = self.norm3(u3), self.norm1(u1)
+        if self.fusion == "static":
+            share3, share1 = (share.view(-1, 1, 1) for share in self.shares())
+            return share3 * u3 + share1 * u1
         return gated_sum(u3, u1) if self.fusion else u3 + u1
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """The factors (O) of the two branches that inference folds into the weights: of the static gate, or ones."""
+        assert self.norm1 is not None
+        if self.fusion != "static":
+            return torch.ones_like(self.norm3.bias), torch.ones_like(self.norm3.bias)
+        difference = self.norm3.bias - self.norm1.bias
+        return difference.sigmoid(), (-difference).sigmoid()
 
     def merged_weight(self) -> Tensor:
         """The grouped convolution and the 1x1 convolution as one k x k weight (O, R, kh, kw), if `mergeable` is true."""
@@ -245,7 +271,7 @@ class SplitConv2d(ConvOp):
 
     def sums_left_out(self, out: Tensor) -> int:
         """The additions of a second average: the paper averages both branches, and this module averages their difference."""
-        return out.numel() + out.shape[0] * out.shape[1] if self.fusion and self.redundant is not None else 0
+        return out.numel() + out.shape[0] * out.shape[1] if self.gated else 0
 
 
 @dataclass(frozen=True)
@@ -259,7 +285,7 @@ class Split(Method):
     Args:
         ratio: alpha, the representative part of the input channels, in (0, 1].
         groups: the groups of the k x k convolution on the representative channels.
-        fusion: whether a gate fuses the branches; False adds the branches.
+        fusion: True for the gate of the paper; "static" for a gate that does not depend on the image; False adds the branches.
         representative: "sum" (as in the paper), "chain" or "full": see `SplitConv2d`.
         redundant: whether the other channels are used.
 
@@ -268,14 +294,16 @@ class Split(Method):
 
     ratio: float = 0.5
     groups: int = 2
-    fusion: bool = True
+    fusion: Fusion = True
     representative: Representative = "sum"
     redundant: bool = True
 
     def __post_init__(self) -> None:
         check_share("ratio", self.ratio)
         check_int("groups", self.groups)
-        check_bool("fusion", self.fusion)
+        error = fusion_error(self.fusion)
+        if error:
+            raise SettingError(error)
         check_bool("redundant", self.redundant)
         check_choice("representative", self.representative, ("sum", "chain", "full"))
 
@@ -284,6 +312,15 @@ class Split(Method):
         tried = (cls(ratio=ratio) for ratio in (0.5, 0.25))
         width = specs[0].in_channels
         return [method for method in tried if representative_channels(width, method.ratio, method.groups) % align == 0]
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        """The groups and the ratio at which each group of the k x k convolution, and the redundant part, are whole vectors."""
+        for groups in range(self.groups, 0, -1):
+            step = align * groups
+            used = aligned_share(spec.in_channels, self.ratio, step)
+            if used is not None and spec.in_channels % align == 0 and spec.out_channels % step == 0:
+                return replace(self, groups=groups, ratio=used / spec.in_channels)
+        return f"align={align} divides no two parts of the channels in {spec}; a smaller align or wider layers would do"
 
     def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
         if not self.redundant:
@@ -335,50 +372,6 @@ class Split(Method):
         """
         for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, SplitConv2d)
-            _fit(module, conv)
+            fit_weights_(module, conv)
             if moments is not None:
                 fit_branches_(module, conv, moments)
-
-
-def _fit(module: SplitConv2d, conv: nn.Conv2d) -> None:
-    spec, used, groups = module.spec, module.used, module.grouped.groups
-    gated = module.redundant is not None and module.fusion
-    weight = conv.weight * (2 if gated else 1)
-    module.grouped.weight.copy_(_diagonal_blocks(weight[:, :used], groups))
-    if module.point is not None and module.chained:
-        nn.init.dirac_(module.point.weight)
-    elif module.point is not None:
-        cheap = _pooled_tap(weight[:, :used], spec)
-        for g in range(groups):  # the 1x1 is zero at the weights of the grouped convolution
-            rows, columns = cheap.shape[0] // groups, cheap.shape[1] // groups
-            cheap[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = 0
-        module.point.weight.copy_(cheap[:, :, None, None])
-    if module.redundant is not None:
-        module.redundant.weight.copy_(_pooled_tap(weight[:, used:], spec)[:, :, None, None])
-        assert module.redundant.bias is not None
-        module.redundant.bias.zero_()
-    norms = [norm for norm in (module.norm3, module.norm1) if norm is not None]
-    for norm in norms:
-        norm.reset_parameters()
-        norm.weight.fill_((1 + norm.eps) ** 0.5)  # in eval mode x / sqrt(1 + eps) * weight = x
-        if conv.bias is not None:
-            norm.bias.copy_(conv.bias if gated or len(norms) == 1 else conv.bias / 2)
-
-
-def _diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
-    """The diagonal blocks of a dense weight, which are the weight of a grouped convolution."""
-    blocks = weight.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))  # (g, o, g, i, kh, kw)
-    return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0).flatten(0, 1)
-
-
-def _pooled_tap(weight: Tensor, spec: ConvSpec) -> Tensor:
-    """The 1x1 weight on the average over each stride's pixels that is nearest to a k x k convolution.
-
-    The average has weight 1 / (sh sw) on the pixels (0..sh-1, 0..sw-1). The least-squares solution is the sum of the kernel's
-    taps at these pixels.
-    """
-    left, _, top, _ = spec.pads
-    (kh, kw), (dh, dw), (sh, sw) = spec.kernel_size, spec.dilation, spec.stride
-    rows = [i for i in range(kh) if 0 <= i * dh - top < sh]
-    columns = [j for j in range(kw) if 0 <= j * dw - left < sw]
-    return weight[:, :, rows][:, :, :, columns].sum((2, 3))

@@ -1,4 +1,4 @@
-"""The fit of a split convolution to the outputs of a dense convolution."""
+"""The fits of a split convolution to the weights and to the outputs of a dense convolution."""
 
 from __future__ import annotations
 
@@ -8,9 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.moments import Moments
+from leanconv.core.spec import ConvSpec
 from leanconv.ops.least_squares import on_components
 
 SplitConv2d = Any  # `leanconv.ops.split.SplitConv2d`, whose file imports this one
+
+
+def fit_weights_(module: SplitConv2d, conv: nn.Conv2d) -> None:
+    """Fit both branches to the dense weights, for a gate of 1/2; the norms become the identity in eval mode."""
+    spec, used, groups = module.spec, module.used, module.grouped.groups
+    gated = module.redundant is not None and bool(module.fusion)
+    weight = conv.weight * (2 if gated else 1)
+    module.grouped.weight.copy_(_diagonal_blocks(weight[:, :used], groups))
+    if module.point is not None and module.chained:
+        nn.init.dirac_(module.point.weight)
+    elif module.point is not None:
+        cheap = _pooled_tap(weight[:, :used], spec)
+        for g in range(groups):  # the 1x1 is zero at the weights of the grouped convolution
+            rows, columns = cheap.shape[0] // groups, cheap.shape[1] // groups
+            cheap[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = 0
+        module.point.weight.copy_(cheap[:, :, None, None])
+    if module.redundant is not None:
+        module.redundant.weight.copy_(_pooled_tap(weight[:, used:], spec)[:, :, None, None])
+        assert module.redundant.bias is not None
+        module.redundant.bias.zero_()
+    norms = [norm for norm in (module.norm3, module.norm1) if norm is not None]
+    for norm in norms:
+        norm.reset_parameters()
+        norm.weight.fill_((1 + norm.eps) ** 0.5)  # in eval mode x / sqrt(1 + eps) * weight = x
+        if conv.bias is not None:
+            norm.bias.copy_(conv.bias if gated or len(norms) == 1 else conv.bias / 2)
 
 
 def fit_branches_(module: SplitConv2d, conv: nn.Conv2d, moments: Moments) -> None:
@@ -25,7 +52,7 @@ def fit_branches_(module: SplitConv2d, conv: nn.Conv2d, moments: Moments) -> Non
         return
     weight, metric = conv.weight.flatten(1).double(), moments.metric(True)[0]
     kernel, used = module.kernel_size[0] * module.kernel_size[1], module.used
-    gated = module.redundant is not None and module.fusion
+    gated = module.redundant is not None and bool(module.fusion)
     factor = 2 if gated else 1  # each branch counts half
     every = torch.eye(used * kernel, used * kernel, dtype=metric.dtype, device=metric.device)
     every = nn.functional.pad(every, (0, metric.shape[1] - used * kernel)).unflatten(0, (used, kernel))
@@ -53,7 +80,11 @@ def fit_branches_(module: SplitConv2d, conv: nn.Conv2d, moments: Moments) -> Non
     wanted = moments.mean_of(conv.weight) + (0 if conv.bias is None else conv.bias.double())
     before, beside_it = moments.mean_of(first), moments.mean_of(second)
     module.norm3.bias.copy_(wanted - before if gated else wanted - before - beside_it)
-    if module.norm1 is not None:
+    if gated and module.fusion == "static":  # which is read from the biases, so the means of the branches go elsewhere
+        for norm, mean in ((module.norm3, before), (module.norm1, beside_it)):
+            norm.running_mean.copy_(mean)
+            norm.bias.copy_(wanted)
+    elif module.norm1 is not None:
         module.norm1.bias.copy_(wanted - beside_it if gated else torch.zeros_like(wanted))
 
 
@@ -86,3 +117,22 @@ def _mix_(
     if module.redundant is not None:
         module.redundant.weight.copy_(factor * rest[:, :, None, None])
     return mix @ first, factor * (rest @ redundant)
+
+
+def _diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
+    """The diagonal blocks of a dense weight, which are the weight of a grouped convolution."""
+    blocks = weight.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))  # (g, o, g, i, kh, kw)
+    return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0).flatten(0, 1)
+
+
+def _pooled_tap(weight: Tensor, spec: ConvSpec) -> Tensor:
+    """The 1x1 weight on the average over each stride's pixels that is nearest to a k x k convolution.
+
+    The average has weight 1 / (sh sw) on the pixels (0..sh-1, 0..sw-1). The least-squares solution is the sum of the kernel's
+    taps at these pixels.
+    """
+    left, _, top, _ = spec.pads
+    (kh, kw), (dh, dw), (sh, sw) = spec.kernel_size, spec.dilation, spec.stride
+    rows = [i for i in range(kh) if 0 <= i * dh - top < sh]
+    columns = [j for j in range(kw) if 0 <= j * dw - left < sw]
+    return weight[:, :, rows][:, :, :, columns].sum((2, 3))

@@ -17,7 +17,7 @@ from leanconv.core.moments import Moments, solved, with_bias
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_int
-from leanconv.core.spec import ConvSpec, Pair, blocks_error, whole_blocks
+from leanconv.core.spec import ConvSpec, Pair, aligned_blocks, blocks_error, whole_blocks
 from leanconv.ops.forms.tied_block import forms
 from leanconv.ops.least_squares import Stats, each
 from leanconv.ops.tied_linear import TiedBlockLinear
@@ -170,6 +170,10 @@ class TiedBlock(Method):
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
         return [cls(blocks) for blocks in whole_blocks(specs[0], align)]
+
+    def aligned(self, spec: ConvSpec, align: int) -> Method | str:
+        blocks = aligned_blocks(spec, align, self.blocks)
+        return blocks if isinstance(blocks, str) else TiedBlock(blocks)
 
     def channel_form(self, spec: ConvSpec) -> ChannelForm | None:
         return ChannelForm(self.blocks, tied=True)

@@ -56,6 +56,7 @@ CASES: list[Case] = [
     narrow_case(lc.PartialConv(ratio=0.6), *_KEEPS),
     case(lc.Split(), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.25, fusion=False), *_SPLIT_REJECTS),
+    case(lc.Split(fusion="static"), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.5, representative="chain"), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.3, representative="full"), *_SPLIT_REJECTS),
     case(lc.Split(ratio=0.5, redundant=False), *_SPLIT_REJECTS),

@@ -52,7 +52,6 @@ class Branches(Protocol):
 
     in_channels: int
     used: int
-    fusion: bool
     chained: bool
     mergeable: bool
     pool: nn.Module | None
@@ -61,6 +60,11 @@ class Branches(Protocol):
     redundant: nn.Conv2d | None
     norm3: nn.BatchNorm2d
     norm1: nn.BatchNorm2d | None
+
+    @property
+    def gated(self) -> bool: ...
+
+    def shares(self) -> tuple[Tensor, Tensor]: ...
 
     def merged_weight(self) -> Tensor: ...
 

@@ -22,7 +22,7 @@ def forms(op: Branches, affine: Affine | None) -> Forms:
     found: Forms = {"branches": lambda: FoldedSplit(op, affine, merged=False)}
     if op.mergeable:
         found["merged"] = lambda: FoldedSplit(op, affine, merged=True)
-    if op.fusion and op.redundant is not None and available(op.grouped.weight):
+    if op.gated and available(op.grouped.weight):
         for name in list(found):
             found[f"{name}, kernel"] = partial(FoldedSplit, op, affine, merged=name == "merged", kernel=True)
     return found
@@ -36,8 +36,8 @@ class FoldedSplit(nn.Module):
 
     scale and shift are of the norm after the operator. With a gate, the scale is multiplied afterwards, because the gate needs
     the branches without the scale, and a trained scale may be 0 or almost 0, so nothing may be divided by it. Without a gate,
-    the scale is in the weights. With a gate, `grouped` and `point` compute -a, so that b - a is a sum: runtimes can add to a
-    convolution's output, but cannot subtract from it.
+    and with a static one, the scale and the shares of the branches are in the weights. With a gate, `grouped` and `point`
+    compute -a, so that b - a is a sum: runtimes can add to a convolution's output, but cannot subtract from it.
 
     Args:
         affine: the norm after the operator; None without a norm.
@@ -50,17 +50,19 @@ class FoldedSplit(nn.Module):
         self.kernel = kernel
         self.parts = (op.used, op.in_channels - op.used)
         self.pool, self.chained = op.pool, op.chained and not merged
-        gated = op.fusion and op.redundant is not None
-        self.gated = gated
+        self.gated = gated = op.gated
         first = Affine.of(op.norm3)
+        shares = None if op.norm1 is None else op.shares()
         if gated:
             first = Affine(-first.scale, -first.shift)
-        elif affine is not None:
-            first = first.then(affine)
+        else:
+            first = first if shares is None else first.times(shares[0])
+            first = first if affine is None else first.then(affine)
         self.grouped, self.point = _representative(op, first, merged)
         self.redundant: nn.Conv2d | None = None
         if op.redundant is not None and op.norm1 is not None:
-            second = Affine.of(op.norm1)
+            assert shares is not None
+            second = Affine.of(op.norm1).times(shares[1])
             if not gated and affine is not None:  # the shift is added only once, in the first branch
                 second = second.then(Affine(affine.scale, torch.zeros_like(affine.shift)))
             self.redundant = _pointwise(op.redundant, second)
