@@ -88,7 +88,7 @@ def test_inspect_marks_the_layers_of_a_plan(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(arguments)
     text = capsys.readouterr().out
-    assert "18 convolutions are off the fast path of onnxruntime" in text and "2 channels a group" in text
+    assert "20 convolutions are off the fast path of onnxruntime" in text and "2 channels a group" in text
     with pytest.raises(SystemExit):
         main([*arguments, "--align", "16", "--json"])
     found = json.loads(capsys.readouterr().out)
