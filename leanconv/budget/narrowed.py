@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from leanconv.budget.limits import Budget
+from leanconv.budget.parts import affordable
 from leanconv.budget.setup import Setup
 from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.conversion.channel_plan import ChannelPlan, Selection
@@ -44,7 +45,8 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
     The size is the number of MACs, or of weights if the budget limits parameters or bytes first.
 
     Channels are removed in whole vectors by ``criterion="reconstruction"``, with as many in each layer as the scores say
-    (`leanconv.prune`). The layers behind them are fitted to their old outputs, and the norms are estimated again.
+    (`leanconv.prune`). The layers behind them are fitted to their old outputs, one after the other if this takes a minute at
+    most (`leanconv.budget.parts.SEQUENTIAL`), and else all at once, after which the norms are estimated again.
 
     Args:
         setup: the search.
@@ -70,7 +72,10 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
     widths = widths_by_scores(size, sets, scores, {}, share, setup.config.align)
     cut = [found for found in sets if widths[found.name] < found.size]
     plan = ChannelPlan(tuple(Selection(found, best(found, widths[found.name], scores[found.name])) for found in cut))
-    network = reestimate_norms_(repaired(setup.teacher, plan, setup.batches), setup.batches).eval()
-    network = network.to(memory_format=torch.channels_last)
+    sequential = affordable(setup.teacher, len(setup.space.sites), setup.batches)
+    network = repaired(setup.teacher, plan, setup.batches, sequential=sequential)
+    if not sequential:  # a sequential fit meets the old outputs, and so the old statistics
+        reestimate_norms_(network, setup.batches)
+    network = network.eval().to(memory_format=torch.channels_last)
     save(network, folder)
     return network

@@ -70,12 +70,17 @@ def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor]) -> nn.Mod
     The fit is sequential (see `leanconv.convert`) if its forward passes, two of the whole network for each group, have at
     most `SEQUENTIAL` MACs.
     """
-    passes = 2 * len(plan.groups) * sum(len(batch) for batch in batches)
-    channels, height, width = batches[0].shape[1:]
-    sequential = passes * count_macs(model, (channels, height, width)) <= SEQUENTIAL
+    sequential = affordable(model, len(plan.groups), batches)
     with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
         warnings.simplefilter("ignore", LeanconvWarning)
         return calibrate.fitted(model, plan, "fit", batches, sequential=sequential)
+
+
+def affordable(model: nn.Module, layers: int, batches: Sequence[Tensor]) -> bool:
+    """Whether two forward passes of `model` on all images for each of some layers have at most `SEQUENTIAL` MACs."""
+    passes = 2 * layers * sum(len(batch) for batch in batches)
+    channels, height, width = batches[0].shape[1:]
+    return passes * count_macs(model, (channels, height, width)) <= SEQUENTIAL
 
 
 def distil(

@@ -80,7 +80,7 @@ def in_order(
             yield group, None
             continue
         names = [site.name for site in group.sites]
-        found = _paired(model, lean, names, data, seed)
+        found = paired(model, lean, names, data, seed)
         target = _target(model, group, {name: made.moments() for name, made in found.items() if made.count})
         if target is not None:
             target = Target([found[name].best(_conv(model, name)) for name in names], target.stats)
@@ -123,11 +123,11 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _paired(
+def paired(
     model: nn.Module, lean: nn.Module, names: Sequence[str], data: Iterable[Any], seed: int
-) -> dict[str, _Paired]:
+) -> dict[str, Paired]:
     """The moments of the inputs of some layers in `lean` together with their outputs in `model`, at the same positions."""
-    found = {name: _Paired() for name in names}
+    found = {name: Paired() for name in names}
     wanted: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def note(name: str, _: Tensor, outputs: Tensor) -> None:
@@ -151,7 +151,7 @@ def _by_first_call(model: nn.Module, groups: Sequence[Group], data: Iterable[Any
     return sorted(groups, key=lambda group: min(order.get(site.name, len(names)) for site in group.sites))
 
 
-class _Paired:
+class Paired:
     """The moments of the inputs ũ that a layer has in the lean network, and E[y ũᵀ] with the dense outputs y."""
 
     def __init__(self) -> None:

@@ -47,7 +47,8 @@ def prune(
     Args:
         macs: the share of the MACs of `model` that may remain, 0.5 for half.
         criterion: which channels go first, see `leanconv.search.importance.channel_scores`. With ``"reconstruction"`` the
-            layers that read removed channels are fitted to their old outputs, see `leanconv.search.reconstruction.repaired`.
+            layers that read removed channels are fitted to their old outputs, one after the other, see
+            `leanconv.search.reconstruction.repaired`.
         align: a set keeps a multiple of this number of channels: 8 or 16 fill the vectors of a processor. A set that has
             fewer stays whole.
         ratios: ``{glob: share}``: the share of channels that stays in the sets whose names match.
@@ -81,7 +82,7 @@ def prune(
     )
     if criterion == "reconstruction":
         assert data is not None
-        return repaired(unwrapped(model), plan, data)
+        return repaired(unwrapped(model), plan, data, sequential=True)
     return apply_channels_(copied(unwrapped(model)), plan)
 
 

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, indices
 from leanconv.conversion.channels import ChannelSet
-from leanconv.conversion.moments import MEMORY, again, bytes_of, collect, in_rounds
+from leanconv.conversion.moments import MEMORY, again, bytes_of, collect, first_calls, in_rounds
+from leanconv.conversion.targets import paired
 from leanconv.core.copying import copied
+from leanconv.core.linear import pointwise
 from leanconv.core.moments import Moments, solved
+from leanconv.core.spec import ConvSpec
 
 ROUNDS = 32  # in which the channels of a set are removed; the weights are fitted again after each
 
@@ -151,7 +154,7 @@ def _scores(size: int, readers: Sequence[_Reader]) -> Tensor:
 
 
 @torch.no_grad()
-def repaired(model: nn.Module, plan: ChannelPlan, batches: Iterable[Any]) -> nn.Module:
+def repaired(model: nn.Module, plan: ChannelPlan, batches: Iterable[Any], *, sequential: bool = False) -> nn.Module:
     """A copy of `model` to which `plan` is applied, whose layers are fitted to their old outputs by least squares.
 
     A convolution without groups or a linear layer that reads removed channels gets the weights W' with the least
@@ -161,32 +164,56 @@ def repaired(model: nn.Module, plan: ChannelPlan, batches: Iterable[Any]) -> nn.
         model: the network.
         plan: the channels and blocks that are removed.
         batches: inputs, or pairs (inputs, anything), as in `leanconv.convert`.
+        sequential: u' are the inputs that the narrower network gives, whose layers before are fitted already. This is more
+            exact, and takes two forward passes for each layer.
     """
+    batches = again(batches)
     lean = apply_channels_(copied(model), plan)
     kept = indices(plan.selections)
-    readers = [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-        and (f"{name}.weight", 1) in kept
-        and getattr(layer, "groups", 1) == 1
-    ]
-    for name, moments in collect(model, readers, batches).items() if readers else ():
-        _fit_(name, lean, model.get_submodule(name), moments, kept)
+    names = [name for name, layer in model.named_modules() if (f"{name}.weight", 1) in kept and _fits(layer)]
+    names = [name for name in names if f"{name}.weight" in lean.state_dict()]  # its block may be removed
+    if sequential:
+        for name in first_calls(model, names, batches) if names else ():
+            seen = paired(model, lean, [name], batches, 0)[name]
+            _set_(lean, name, seen.best(_reading(model.get_submodule(name), kept[f"{name}.weight", 1])), kept)
+    else:
+        for name, moments in collect(model, names, batches).items() if names else ():
+            _set_(lean, name, _best(model.get_submodule(name), moments, kept[f"{name}.weight", 1]), kept)
     return lean
 
 
-def _fit_(name: str, lean: nn.Module, dense: Any, moments: Moments, kept: Mapping[tuple[str, int], Tensor]) -> None:
-    try:
-        layer: Any = lean.get_submodule(name)
-    except AttributeError:  # its block is removed
-        return
-    weight = dense.weight.detach().flatten(1).double()
-    stay = _columns(dense, kept[f"{name}.weight", 1]).to(weight.device)
-    metric = moments.metric(dense.bias is not None)[0]
+def _fits(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
+def _reading(layer: Any, inputs: Tensor) -> nn.Conv2d:
+    """A layer without the inputs that go, as a convolution."""
+    conv = pointwise(layer) if isinstance(layer, nn.Linear) else layer
+    made = nn.Conv2d(**{**ConvSpec.of(conv).kwargs(), "in_channels": len(inputs)}, device="meta")
+    made.weight = nn.Parameter(conv.weight.detach()[:, inputs.to(conv.weight.device)], requires_grad=False)
+    made.bias = conv.bias
+    return made
+
+
+def _best(layer: Any, moments: Moments, inputs: Tensor) -> nn.Conv2d:
+    """A layer without the inputs that go, fitted to its output on the moments of all its inputs."""
+    weight = layer.weight.detach().flatten(1).double()
+    stay = _columns(layer, inputs).to(weight.device)
+    metric = moments.metric(layer.bias is not None)[0]
     fitted = torch.zeros_like(weight)
     fitted[:, stay] = solved(weight @ metric[:, stay], metric[stay][:, stay])
-    rows = kept.get((f"{name}.weight", 0), torch.arange(len(weight))).to(weight.device)
-    layer.weight.copy_(fitted[rows][:, stay].view(layer.weight.shape))
+    made = _reading(layer, inputs)
+    made.weight.copy_(fitted[:, stay].view_as(made.weight))
     if layer.bias is not None:
-        layer.bias.copy_(moments.repaired(dense, fitted)[rows])  # type: ignore[index]
+        made.bias = nn.Parameter(moments.repaired(layer, fitted), requires_grad=False)
+    return made
+
+
+def _set_(lean: nn.Module, name: str, made: nn.Conv2d, kept: Mapping[tuple[str, int], Tensor]) -> None:
+    """Give a layer of the narrower network the weights of `made`, for the outputs that stay."""
+    layer: Any = lean.get_submodule(name)
+    rows = kept.get((f"{name}.weight", 0), torch.arange(len(made.weight))).to(made.weight.device)
+    layer.weight.copy_(made.weight[rows].view_as(layer.weight))
+    if layer.bias is not None:
+        assert made.bias is not None
+        layer.bias.copy_(made.bias[rows])

@@ -86,6 +86,20 @@ def test_the_repaired_layer_is_the_least_squares_layer():
     assert lean[0].weight.shape[0] == 4 and torch.equal(lean[0].weight, model[0].weight[[0, 2, 3, 5]])
 
 
+def test_a_sequential_repair_fits_each_layer_on_the_inputs_that_the_narrower_network_gives():
+    model, x = small(), images(60)
+    graph = removable_graph(model, SIZE)
+    plan = ChannelPlan((Selection(graph.of("0"), (0, 2, 3, 5)), Selection(graph.of("5"), (0, 1, 2, 4, 5, 7))))
+    lean, plain = (repaired(model, plan, [x], sequential=sequential) for sequential in (True, False))
+    inputs, outputs = lean[:9](x), model(x)
+    centred, wanted = inputs - inputs.mean(0), outputs - outputs.mean(0)
+    solution = torch.linalg.lstsq(centred, wanted).solution
+    best = (centred @ solution - wanted).square().sum()
+    errors = [(net(x) - outputs).square().sum() for net in (lean, plain)]
+    assert best * (1 - 1e-9) <= errors[0] <= 1.05 * best < errors[1]
+    assert torch.allclose(lean(x).mean(0), outputs.mean(0), atol=1e-9)
+
+
 def test_a_linear_layer_behind_a_flattening_is_fitted_with_its_bias():
     model, x = small(), images(200)
     found = removable_graph(model, SIZE).of("5")
