@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -54,6 +54,8 @@ class LeanResult(Result):
     controls: dict[str, nn.Module]
     folder: Path | None = None
 
+    unit: ClassVar[str] = "nats"  # of the divergence
+
     @property
     def plan(self) -> Plan:
         """The plan of the lean network."""
@@ -87,6 +89,11 @@ class LeanResult(Result):
         """The name of the column of qualities."""
         return "Validation metric" if self.summary["settings"]["metric"] else "Validation top-1 %"
 
+    @property
+    def quality_in_text(self) -> str:
+        """The name of the quality within a sentence."""
+        return self.quality.lower()
+
     def table(self) -> TextTable:
         heads = [head.format(quality=self.quality) for head in HEADS]
         settings = self.summary["settings"]["config"]
@@ -98,7 +105,8 @@ class LeanResult(Result):
 
     def layer_table(self) -> TextTable:
         """What each layer became, why, and what it costs."""
-        note = "The costs of layers that share weights are in the row of the first. Divergence: nats, see the guide."
+        note = "The costs of layers that share weights are in the row of the first. "
+        note += f"Divergence: {self.unit}, see the guide."
         return TextTable(
             LAYER_HEADS,
             [_layer(row) for row in self.layers],
@@ -120,14 +128,23 @@ class LeanResult(Result):
         ]  # fmt: skip
         return TextTable(heads, cells, note="Predicted, before any training.", title="Frontier")
 
+    def details(self) -> dict[str, TextTable]:
+        """The tables below the first one, by their titles on the page."""
+        return {"Layers": self.layer_table(), "Frontier": self.frontier_table()}
+
     def tables(self) -> Sequence[TextTable]:
-        return (self.table(), self.layer_table(), self.frontier_table())
+        return (self.table(), *self.details().values())
+
+    def figures(self) -> dict[str, Sequence[str]]:
+        """The figures of the page (SVG), by the title of their section."""
+        networks = lean_tables.accuracy_figure(self.rows, self.quality)
+        return {"Frontier, and networks": [_figure(self.frontier, self.unit), networks]}
 
     def sentences(self) -> Sequence[str]:
         rows = {row["network"]: row for row in self.rows}
         dense, lean = rows["dense"], rows["lean"]
         found = [
-            f"lean: {self.quality.lower()} {lean['quality']:.2f} against {dense['quality']:.2f} of dense "
+            f"lean: {self.quality_in_text} {lean['quality']:.2f} against {dense['quality']:.2f} of dense "
             f"({lean['quality'] - dense['quality']:+.2f}), with {lean['params'] / dense['params']:.2f} of the parameters, "
             f"{lean['macs'] / dense['macs']:.2f} of the MACs and {lean['ratio']:.2f} of the time."
         ]
@@ -157,13 +174,13 @@ class LeanResult(Result):
     def page(self) -> Page:
         from leanconv.report.page import table_page
 
-        table, layers, frontier = self.tables()
+        table = self.table()
         names = [row["network"] for row in self.rows]
-        drawn = [svg for svg in (_figure(self.frontier), lean_tables.accuracy_figure(self.rows, self.quality)) if svg]
-        details = [(name, found.heads, found.cells) for name, found in (("Layers", layers), ("Frontier", frontier))]
+        sections = [(title, [svg for svg in drawn if svg]) for title, drawn in self.figures().items()]
+        details = [(name, found.heads, found.cells) for name, found in self.details().items()]
         return table_page(
             self.title, f"leanconv lean, {self.summary['created']}", table.heads, table.cells,
-            notes=" ".join([table.note, *self.sentences()]), sections=[("Frontier, and networks", drawn)], details=details,
+            notes=" ".join([table.note, *self.sentences()]), sections=sections, details=details,
             names=names, rows=[{"method": name, **row} for name, row in zip(names, self.rows, strict=True)],
             summary=self.summary,
         )  # fmt: skip
@@ -194,7 +211,7 @@ def _ms(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}"
 
 
-def _figure(points: Sequence[Mapping[str, Any]]) -> str:
+def _figure(points: Sequence[Mapping[str, Any]], unit: str) -> str:
     """The predicted frontier as a figure (SVG)."""
     from leanconv.report.figures import COLOURS, INK, svg
 
@@ -205,7 +222,7 @@ def _figure(points: Sequence[Mapping[str, Any]]) -> str:
         x = [point[measure] / points[0][measure] for point in points]
         axes.plot(x, [point["divergence"] for point in points], marker="o", color=COLOURS[0], linewidth=1.2)
         axes.set_xlabel(f"Predicted {measure}, of dense")
-        axes.set_ylabel("Summed divergence, nats")
+        axes.set_ylabel(f"Summed divergence, {unit}")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
 

@@ -8,6 +8,8 @@ from leanconv.core.lazy import lazy
 
 if TYPE_CHECKING:
     from leanconv.detect.backbone import PyramidBackbone, feature_layers
+    from leanconv.detect.budget.result import LeanDetector
+    from leanconv.detect.budget.search import lean
     from leanconv.detect.cascade import CascadeRoIHeads
     from leanconv.detect.config import DetectConfig
     from leanconv.detect.data import DetectionData, Instance, Photo, open_detection, write_shapes
@@ -27,6 +29,7 @@ __all__ = [
     "DetectionData",
     "Evaluation",
     "Instance",
+    "LeanDetector",
     "Photo",
     "PyramidBackbone",
     "build",
@@ -36,6 +39,7 @@ __all__ = [
     "feature_layers",
     "fit",
     "fit_detector",
+    "lean",
     "load_detector",
     "occlusion",
     "occlusion_of_boxes",
@@ -53,6 +57,7 @@ _HOME = {
     "DetectionData": "data",
     "Evaluation": "scoring",
     "Instance": "data",
+    "LeanDetector": "budget.result",
     "Photo": "data",
     "PyramidBackbone": "backbone",
     "build": "job",
@@ -62,6 +67,7 @@ _HOME = {
     "feature_layers": "backbone",
     "fit": "verbs",
     "fit_detector": "train",
+    "lean": "budget.search",
     "load_detector": "files",
     "occlusion": "occluded",
     "occlusion_of_boxes": "occluded",

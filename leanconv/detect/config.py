@@ -25,6 +25,8 @@ class DetectConfig(RunConfig):
         max_size: the largest longer side of a resized photo, in pixels.
         flip: the probability that a photo is mirrored in training.
         keep_empty: also train on photos without an object.
+        distill_weight: loss = (1 - distill_weight) detector's losses + distill_weight loss of `leanconv.detect.distill`, for a
+            run with a teacher. With 1, the heads are not trained, and labels are not used.
 
     Raises:
         SettingError: a setting is unknown, or a value is out of its range.
@@ -47,6 +49,9 @@ class DetectConfig(RunConfig):
     max_size: int = setting("Pixels of its longer side, at most.", default=1333, least=1)
     flip: float = setting("How likely a photo is mirrored.", default=0.5, least=0, most=1)
     keep_empty: bool = setting("Train on photos without an object too.", default=False)
+    distill_weight: float = setting(
+        "Share of the loss against the teacher's feature maps; the labels have the rest.", default=0.5, above=0, most=1
+    )
 
     def _check_together(self) -> None:
         super()._check_together()

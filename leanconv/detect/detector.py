@@ -182,6 +182,13 @@ def describe_detector(detector: nn.Module) -> Mapping[str, Any]:
     return note
 
 
+def described_detector(note: Mapping[str, Any], network: nn.Module) -> nn.Module:
+    """The detector that `describe_detector` described, with `network` in its backbone and with new weights."""
+    given = dict(note)
+    settings = given.pop("settings", {})
+    return create_detector(given.pop("name", ""), network, **given, **settings)
+
+
 def set_settings(detector: nn.Module, **settings: Any) -> None:
     """Note other settings of torchvision's detector than those it was made with."""
     made = describe_detector(detector)

@@ -102,7 +102,7 @@ class DetectJob:
     @property
     def part(self) -> Part:
         """What it is evaluated on: val, or train where there is no other."""
-        return "val" if any(photo.objects for photo in self.data.val) else "train"
+        return part_to_score(self.data)
 
     @property
     def target(self) -> str:
@@ -168,6 +168,11 @@ def run(
         return _conclude(job, folder, detector, device.get("accelerator", "auto"), tell) if leads() else {}
 
     return once(folder, job.identity(), work, resume=resume, scores="val")
+
+
+def part_to_score(data: DetectionData) -> Part:
+    """The part of the data on which detectors are evaluated: val, or train if val has no object."""
+    return "val" if any(photo.objects for photo in data.val) else "train"
 
 
 def counts(detector: nn.Module) -> dict[str, int]:

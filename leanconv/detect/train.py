@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.detector import describe_detector, set_settings
 from leanconv.detect.scoring import has_masks
 from leanconv.train.caller import undisturbed
-from leanconv.train.folder import RunFolder
+from leanconv.train.folder import TEACHER, RunFolder
 from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import FitResult, check_execution, concluded
 
 if TYPE_CHECKING:
+    from leanconv.detect.distill import MapsDistillation
     from leanconv.train.loop import Work
 
 
@@ -54,6 +56,8 @@ def fit_detector(
     progress: bool = True,
     accelerator: str = "auto",
     devices: int | str | None = None,
+    teacher: nn.Module | None = None,
+    pyramid: bool = False,
 ) -> FitResult:
     """Train `detector` in place on the train part of `data`. The val part is never read.
 
@@ -66,27 +70,37 @@ def fit_detector(
         config: the settings.
         out: the folder of the run, see `leanconv.train.fit`.
         resume, progress, accelerator, devices: see `leanconv.train.fit`.
+        teacher: a trained detector whose feature maps `detector` learns, see `leanconv.detect.distill`. It is not changed, and no
+            file holds it; config.yaml holds a hash of its weights.
+        pyramid: learn the levels of the teacher's pyramid too.
 
     Raises:
-        SettingError: detector and data have different classes, or the detector learns masks and the data has none.
+        SettingError: detector and data have different classes, or the detector learns masks and the data has none; or the
+            teacher has other feature maps; or a setting is for a teacher, and there is none.
         FileError, RunError, KeyboardInterrupt: see `leanconv.train.fit`.
     """
     devices = check_execution(config, accelerator, devices)
     check_parameters(detector, config)
     check_fits(detector, data)
+    if teacher is None and config.distill_weight != DetectConfig().distill_weight:
+        raise SettingError(f"distill_weight={config.distill_weight:g} needs a teacher; give teacher=")
     data = for_detector(detector, data, whole=True)
     with undisturbed(accelerator, alone=devices == 1 and started() is None):
+        from leanconv.detect.distill import MapsDistillation
         from leanconv.train.loop import train_loop
 
+        distillation = None if teacher is None else MapsDistillation(teacher, detector, pyramid)
         resize_(detector, config)
         photos = data.part("train")
         folder = RunFolder(out)
-        checkpoint = folder.open(config, data.name, resume, data.classes)
+        taught = {} if distillation is None else {TEACHER: distillation.digest}
+        checkpoint = folder.open(config, data.name, resume, data.classes, more=taught)
         unread = Unread(progress)
-        history = train_loop(
-            detector, partial(_work, detector, photos, config, unread), config, folder, checkpoint,
-            progress=progress, accelerator=accelerator, devices=devices,
-        )  # fmt: skip
+        with nullcontext() if distillation is None else distillation.watching(detector):
+            history = train_loop(
+                detector, partial(_work, detector, photos, config, unread, distillation), config, folder, checkpoint,
+                progress=progress, accelerator=accelerator, devices=devices,
+            )  # fmt: skip
         return concluded(folder, checkpoint, history, "last", unread=unread.lines)
 
 
@@ -106,10 +120,16 @@ def resize_(detector: nn.Module, config: DetectConfig) -> None:
     set_settings(detector, min_size=list(config.min_size), max_size=config.max_size)
 
 
-def _work(detector: nn.Module, photos: Sequence[Photo], config: DetectConfig, unread: Unread) -> Work:
+def _work(
+    detector: nn.Module,
+    photos: Sequence[Photo],
+    config: DetectConfig,
+    unread: Unread,
+    distillation: MapsDistillation | None,
+) -> Work:
     from leanconv.detect.feed import Feed
     from leanconv.detect.module import DetectModule
     from leanconv.train.loop import Work
 
-    module = DetectModule(detector, config, unread.lines)
+    module = DetectModule(detector, config, unread.lines, distillation)
     return Work(module, Feed(photos, config, has_masks(detector), unread))

@@ -11,7 +11,7 @@ from leanconv.core.errors import FileError, SettingError
 from leanconv.core.machine import precision_of
 from leanconv.core.reading import one_line, parse_yaml
 from leanconv.data import ImageData
-from leanconv.train.config import TrainConfig
+from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import CLASSES, REQUEST, TEACHER
 from leanconv.train.recipes import RECIPES
 
@@ -50,8 +50,8 @@ def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapp
     return RECIPES[name]().replace(**given)
 
 
-def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a configuration file: the settings of `TrainConfig`, and the other flags of the command.
+def read_config(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a configuration file: the settings of `kind`, and the other flags of the command.
 
     The file is a YAML mapping of the names of settings and flags (with _ for -) to values, or the config.yaml of a run.
 
@@ -77,7 +77,7 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{path}: its {REQUEST} is no mapping; give `{REQUEST}:` with lines such as `target: resnet20`"
             )
         found |= request  # the request says how the images named `data` were opened
-    declared = TrainConfig.settings()
+    declared = kind.settings()
     settings = {name: value for name, value in found.items() if name in declared}
     for name, value in settings.items():
         try:

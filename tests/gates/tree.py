@@ -26,8 +26,8 @@ ORDER = (
     "search",
     "analyse",
     "experiment",
-    "detect",
     "budget",
+    "detect",
     "papers",
     "cli",
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from leanconv.detect.data.records import Part as PartName
 
 # settings of `RunConfig` that detectors do not use
-UNUSED = ("patience", "pct_start", "div_factor", "final_div_factor", "validation")
+UNUSED = ("patience", "pct_start", "div_factor", "final_div_factor", "validation", "distill_weight")
 
 with_detect_flags = partial(with_flags, DetectConfig, leave_out=UNUSED)
 
