@@ -140,7 +140,7 @@ def own_run(model: Network) -> Path | None:
     return path if path is not None and path.exists() else None
 
 
-def _title(model: Network) -> str:
+def title_of(model: Network) -> str:
     """The name of a network in the result; of a folder, the last part of its path, which is the same on every machine."""
     folder = isinstance(model, str) and is_saved(model)
     return Path(str(model)).expanduser().resolve().name if folder else network_name(model)
@@ -198,7 +198,7 @@ def prepared(
         reason = "those of the recipe and of the recovery, because the dense network's own are unknown"
     train, validation = data.split(splits.validation, splits.seed)
     return ClassifierSetup(
-        name=_title(model), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,
+        name=title_of(model), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,
         budget=budget, config=config, recipe=recovery, scratch=scratch, reason=reason, methods=tuple(methods),
         controls=controls, **more,
     )  # fmt: skip

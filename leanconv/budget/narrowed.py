@@ -15,10 +15,8 @@ from leanconv.budget.setup import Setup
 from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.conversion.channel_plan import ChannelPlan, Selection
 from leanconv.core.atomic import replacing
-from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
-from leanconv.files.load import load
-from leanconv.files.save import MODEL_FILE, save
+from leanconv.files.save import MODEL_FILE
 from leanconv.search.pruning import Work, best, removable_graph, widths_by_scores
 from leanconv.search.reconstruction import reconstruction_scores, repaired
 
@@ -57,7 +55,7 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
         SettingError: no channel can be removed.
     """
     if (folder / MODEL_FILE).exists():
-        return load(folder, copied(setup.teacher)).eval()
+        return setup.part(setup.load(folder)).eval().to(memory_format=torch.channels_last)
     graph = removable_graph(setup.teacher, setup.input_size)
     sets = [found for found in graph.sets if found.whole is None]
     if not sets:
@@ -77,5 +75,5 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
     if not sequential:  # a sequential fit meets the old outputs, and so the old statistics
         reestimate_norms_(network, setup.batches)
     network = network.eval().to(memory_format=torch.channels_last)
-    save(network, folder)
+    setup.save(setup.whole(network), folder)
     return network

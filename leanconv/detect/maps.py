@@ -15,6 +15,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
 from leanconv.core.modes import evaluating
 from leanconv.core.operator import ConvOp
+from leanconv.core.record import get_record, set_record
 from leanconv.core.state import versioned
 from leanconv.detect.backbone import PyramidBackbone
 from leanconv.detect.detector import describe_detector, described_detector
@@ -83,7 +84,9 @@ def maps_of(detector: nn.Module, pyramid: bool = False) -> fx.GraphModule:
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = str(node.target).removeprefix("body.")
-    return fx.GraphModule(root, graph, "FeatureMaps").eval()
+    maps = fx.GraphModule(root, graph, "FeatureMaps").eval()
+    set_record(maps, replace(get_record(maps), channels=channel_plans(backbone.network)))
+    return maps
 
 
 def with_maps(detector: nn.Module, maps: nn.Module) -> nn.Module:
@@ -96,11 +99,11 @@ def with_maps(detector: nn.Module, maps: nn.Module) -> nn.Module:
     Raises:
         SettingError: channels of the pyramid were removed.
     """
-    if channel_plans(maps) and hasattr(maps, PYRAMID):
+    if len(channel_plans(maps)) > len(channel_plans(_backbone(detector).network)) and hasattr(maps, PYRAMID):
         raise SettingError("channels of a pyramid cannot be removed; leave the pyramid out (pyramid=False)")
     own, of_pyramid = _parted(plan_of(maps))
     network = copied(_backbone(detector).network)
-    for channels in channel_plans(maps):
+    for channels in channel_plans(maps)[len(channel_plans(network)) :]:
         network = apply_channels_(network, channels)
     made = described_detector(describe_detector(detector), convert(network, own) if own.groups else network)
     if of_pyramid.groups:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+import leanconv as lc
+from leanconv.detect import create_detector, save_detector
 from tests.cli.conftest import one_line
 from tests.detect.sample import change, write_coco
 
@@ -82,3 +85,42 @@ def test_mistakes_are_one_line(call: Callable, photos: Path, tmp_path: Path):
     refused("annotation 77: annotation of an unknown category", arguments=(
         "train", "retinanet", "--data", bad, *out, "--on-bad", "refuse",
     ))  # fmt: skip
+
+
+def test_lean_finds_out_that_a_run_is_a_detector(call: Callable, photos: Path, tmp_path: Path, monkeypatch):
+    for name in ("budget.flow.FINAL_SECONDS", "detect.budget.setup.SECONDS"):
+        monkeypatch.setattr(f"leanconv.{name}", 0.02)
+    torch.manual_seed(0)
+    network = lc.create_model("timm/test_resnet")
+    sizes = {"min_size": (48,), "max_size": 64, "anchor_sizes": (8, 16, 24, 32, 48), "pyramid_channels": 16}
+    made = create_detector("faster_rcnn", network, classes=("box", "disc"), **sizes)
+    dense = save_detector(made, tmp_path / "dense")
+    flags = (
+        "--methods",
+        "grouped",
+        "--images",
+        2,
+        "--points",
+        2,
+        "--recovery-epochs",
+        0,
+        "--controls",
+        "none",
+        "--narrowed",
+        0,
+    )
+    asked = ("lean", dense, "--data", photos, "--budget", "macs=0.9", *flags, "-o", tmp_path / "lean", "--threads", 1)
+    answer = call(*asked, "--json")
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)["rows"]
+    assert [row["network"] for row in rows] == ["dense", "lean"] and rows[1]["macs"] <= 0.9 * rows[0]["macs"]
+    again = call("detect", "eval", tmp_path / "lean", "--data", photos, "--json")
+    assert json.loads(again.out)["rows"][0]["val"]["metrics"] == rows[1]["val"]["metrics"]
+    for more, words in (
+        (("--download",), ("holds a detector, and --download is for classifiers",)),
+        (("--runtime", "openvino"), ("runtime='openvino' is for classifiers",)),
+    ):
+        answer = call(*asked[:-4], "-o", tmp_path / "other", *more)
+        assert answer.code == 2 and one_line(answer, *words)
+    answer = call("lean", "resnet8", "--pyramid", "--budget", "macs=0.9", "-o", tmp_path / "other")
+    assert answer.code == 2 and one_line(answer, "--pyramid is for detectors, and resnet8 holds none")

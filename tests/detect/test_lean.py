@@ -34,7 +34,7 @@ CONFIG = DetectConfig(
 )  # fmt: skip
 QUICK: dict[str, Any] = {
     "methods": ("tied_block", "low_rank"), "align": 4, "images": 2, "points": 3, "recovery_epochs": 0, "controls": (),
-    "threads": 1, "progress": False, "cache": None, "device": "cpu",
+    "threads": 1, "progress": False, "cache": None, "device": "cpu", "narrowed": 0,
 }  # fmt: skip
 
 

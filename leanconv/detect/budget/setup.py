@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from leanconv.budget.classifier import title_of
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
 from leanconv.budget.ordinary import NARROWER, ORDINARY
@@ -219,9 +220,11 @@ def prepared(
     data.part("train")
     check_request(data.part(part_to_score(data)))
     recovery = recovery_of(recipe_for(target, detector, recipe), config.recovery_epochs)
+    if pyramid:
+        config = config.replace(narrowed=0)  # channels of a pyramid cannot be removed
     teacher = to_channels_last(cast(nn.Module, maps_of(copied(detector), pyramid)))
     return DetectorSetup(
-        name=network_name(target), teacher=teacher, detector=detector, pyramid=pyramid, data=data, budget=budget,
+        name=title_of(target), teacher=teacher, start=teacher, detector=detector, pyramid=pyramid, data=data, budget=budget,
         config=config, recipe=recovery, methods=tuple(methods), controls=controls, **more,
     )  # fmt: skip
 
