@@ -58,8 +58,8 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "doctor": (doctor, "doctor"),
 }
 
-# Verbs that train: with torchrun or srun, every process takes part. The other verbs run in the first process only.
-TOGETHER = ("train", "compare", "reproduce", "detect")
+# Verbs that train or test: with torchrun or srun, every process takes part. The other verbs run in the first process only.
+TOGETHER = ("train", "compare", "reproduce", "detect", "eval")
 
 app = typer.Typer(
     name="leanconv",

@@ -44,7 +44,7 @@ def evaluate(
     model = load(folder)
     scores = evaluate(
         model, images, part=part, image_size=image_size, batch_size=batch_size, ten_crop=ten_crop,
-        precision=precision, workers=workers,
+        precision=precision, workers=workers, together=True,
     )  # fmt: skip
     task = get_task(model)
     if task is not None and images.named and len(images.classes) < len(task.classes):

@@ -22,9 +22,11 @@ WIDTH = 200  # without a terminal: a table in a file or a pipe is not folded
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and lines for a reader."""
+    """Print tables and lines for a reader; of several processes, only the first prints them."""
     from rich.console import Console
 
+    if not leads():
+        return
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
     for part in parts:
         if isinstance(part, str):
@@ -34,8 +36,9 @@ def show(*parts: RenderableType) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON value for a program."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    """Print one JSON value for a program; of several processes, only the first prints it."""
+    if leads():
+        print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def say(message: str) -> None:
@@ -45,9 +48,11 @@ def say(message: str) -> None:
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write a page, complete or not at all, and print its path."""
+    """Write a page, complete or not at all, and print its path; of several processes, only the first writes."""
     from leanconv.core.atomic import write_text
 
+    if not leads():
+        return
     write_text(path, page.html())
     say(f"report: {path}")
 

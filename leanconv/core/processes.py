@@ -85,6 +85,16 @@ def rank() -> int:
     return found.rank if found else _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else 0
 
 
+def own_device(device: str) -> str:
+    """`device` for this process: "cuda" becomes the GPU of its number on this machine.
+
+    >>> own_device("cpu")
+    'cpu'
+    """
+    local = next((name for name in ("LOCAL_RANK", "SLURM_LOCALID") if name in os.environ), None)
+    return f"cuda:{_number(local)}" if device == "cuda" and local and started() else device
+
+
 def leads() -> bool:
     """Whether this process has rank 0; only this process checks, locks, writes and prints."""
     return rank() == 0

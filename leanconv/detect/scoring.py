@@ -21,9 +21,11 @@ from leanconv.detect.data.masks import encode, run_lengths
 from leanconv.detect.feed import read_image
 from leanconv.detect.occluded import OcclusionBy, occlusion
 from leanconv.train.scoring import autocast
+from leanconv.train.together import Together
 
 Kind = Literal["bbox", "segm"]
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")  # COCOeval's order
+ALONE = Together()
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -125,6 +127,7 @@ def evaluate_detector(
     by: OcclusionBy | None = None,
     edges: Sequence[float] = EDGES,
     progress: Callable[[int], None] | None = None,
+    shared: Together = ALONE,
 ) -> Evaluation:
     """COCO's average precisions and recalls of `detector` on `photos`.
 
@@ -136,6 +139,7 @@ def evaluate_detector(
         precision, progress: see `detect`.
         by: "masks" or "boxes" also evaluates by occlusion ratio, measured on masks or on boxes; None does not.
         edges: the lower edges of the bins of this ratio; the last bin ends at 1.
+        shared: the processes that share the photos; each photo is counted once, and all get the same result.
 
     Raises:
         SettingError: pycocotools is missing, `edges` do not rise, or the photos have a class that the detector does not know.
@@ -143,7 +147,20 @@ def evaluate_detector(
     """
     check_request(photos, by, edges)
     photos = photos_for(detector, photos)
-    return score(detect(detector, photos, precision=precision, progress=progress), photos, by=by, edges=edges)
+    own = detect(detector, photos[shared.rank :: shared.processes], precision=precision, progress=progress)
+    return score(_joined(shared.gathered(own), photos), photos, by=by, edges=edges)
+
+
+def _joined(parts: Sequence[Detections], photos: Sequence[Photo]) -> Detections:
+    """The detections of several processes in the order of the photos: COCOeval takes equal scores in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    places = {photo.id: place for place, photo in enumerate(photos)}
+    boxes, masks = (
+        sorted((one for part in parts for one in getattr(part, name)), key=lambda one: places[one["image_id"]])
+        for name in ("boxes", "masks")
+    )
+    return Detections(boxes, masks, [line for part in parts for line in part.unread], parts[0].has_masks)
 
 
 def check_request(photos: Sequence[Photo], by: OcclusionBy | None = None, edges: Sequence[float] = EDGES) -> None:

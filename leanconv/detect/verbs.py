@@ -11,7 +11,7 @@ from torch import nn
 
 from leanconv.core.machine import device_of, provenance
 from leanconv.core.method import Method
-from leanconv.core.processes import leads
+from leanconv.core.processes import leads, own_device
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, open_detection
@@ -24,6 +24,7 @@ from leanconv.detect.results import DetectRun, Precision
 from leanconv.detect.scoring import EDGES, check_request, evaluate_detector
 from leanconv.files.target import Network
 from leanconv.timing.latency import threads_set
+from leanconv.train.together import together as shared_by
 
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
@@ -98,6 +99,7 @@ def evaluate(
     device: str = "auto",
     threads: int | None = None,
     tell: Tell = silent,
+    together: bool = False,
     command: str = "leanconv.detect.evaluate(...)",
 ) -> Precision:
     """COCO's average precision and recall of detectors, on all photos and by how much the objects of a photo overlap.
@@ -111,6 +113,7 @@ def evaluate(
         edges: where bins of the occlusion ratio begin.
         precision: "bf16" computes in bfloat16.
         tell: called with lines about what is done.
+        together: the processes that torchrun or srun started share the photos; each of them must make this call.
         command: what the result says that it was made by.
 
     Raises:
@@ -124,13 +127,14 @@ def evaluate(
     named: Mapping[str, str | nn.Module]
     named = detectors if isinstance(detectors, Mapping) else {str(folder): str(folder) for folder in detectors}
     rows = []
-    with threads_set(threads):
+    with threads_set(threads), shared_by(together) as shared:
         for name, given in named.items():
-            own = (load_detector(given) if isinstance(given, str) else given).to(device_of(device))
+            own = (load_detector(given) if isinstance(given, str) else given).to(own_device(device_of(device)))
             seen = for_detector(own, photos).part(part)
-            with counter(f"{name}: photos", len(seen), tell) as step:
+            mine = len(range(shared.rank, len(seen), shared.processes))
+            with counter(f"{name}: photos", mine, tell) as step:
                 scores = evaluate_detector(
-                    own, seen, precision=precision, by=occlusion, edges=tuple(edges), progress=step
+                    own, seen, precision=precision, by=occlusion, edges=tuple(edges), progress=step, shared=shared
                 )
             for line in scores.unread:
                 tell(f"leanconv: counted as without detections: {line}")

@@ -27,6 +27,7 @@ from leanconv.train.config import TrainConfig
 from leanconv.train.once import finished
 from leanconv.train.prepared import check_fits, scores_of, task_on
 from leanconv.train.scoring import Scores
+from leanconv.train.together import together as shared_by
 
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
@@ -121,6 +122,7 @@ def evaluate(
     ten_crop: bool = False,
     precision: Literal["fp32", "bf16"] = "fp32",
     workers: int = 0,
+    together: bool = False,
 ) -> Scores:
     """Top-1 and top-5 accuracy in percent, and the loss, of a network on a part of `data`.
 
@@ -135,6 +137,8 @@ def evaluate(
         ten_crop: average the probabilities over ten crops of each image.
         precision: "bf16" computes in bfloat16.
         workers: processes that decode images.
+        together: the processes that torchrun or srun started share the images, and all get the scores of all images; each of
+            them must make this call.
 
     Raises:
         SettingError: the network does not fit the images or has other classes.
@@ -153,7 +157,8 @@ def evaluate(
     if image_size is not None:
         task = replace(task, image_size=(image_size, image_size))
     check_fits(network, images, task.image_size)
-    return scores_of(
-        network, images, task, images.test if part == "test" else images.train, batch_size=batch_size,
-        ten_crop=ten_crop, precision=precision, workers=workers,
-    )  # fmt: skip
+    with shared_by(together) as shared:
+        return scores_of(
+            network, images, task, images.test if part == "test" else images.train, batch_size=batch_size,
+            ten_crop=ten_crop, precision=precision, workers=workers, shared=shared,
+        )  # fmt: skip

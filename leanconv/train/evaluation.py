@@ -15,6 +15,9 @@ from leanconv.data import LabelledImages, make_loader
 from leanconv.data.classes import SHOWN, class_indices
 from leanconv.train.failures import failures
 from leanconv.train.scoring import Scores, autocast, log_probabilities, tally
+from leanconv.train.together import Together
+
+ALONE = Together()
 
 
 def evaluate(
@@ -30,6 +33,7 @@ def evaluate(
     image_size: int | None = None,
     workers: int = 0,
     classes: Sequence[str] | None = None,
+    shared: Together = ALONE,
 ) -> Scores:
     """Top-1 and top-5 accuracy and cross-entropy of `model`, on its own device and in evaluation mode.
 
@@ -45,6 +49,7 @@ def evaluate(
         precision: "fp32" or "bf16" (autocast).
         channels_last: use this memory format for the images.
         image_size, workers: as in `make_loader`.
+        shared: the processes that share this evaluation; each image is counted once. See `leanconv.train.together`.
         classes: names of the network's outputs; None takes the names in its task (`leanconv.core.notes.get_task`).
 
     Raises:
@@ -54,7 +59,7 @@ def evaluate(
     outputs, where = outputs_for(names, images)
     loader = make_loader(
         images, mean=mean, std=std, batch_size=batch_size, image_size=image_size, train=False,
-        workers=workers, channels_last=channels_last, ten_crop=ten_crop,
+        workers=workers, channels_last=channels_last, ten_crop=ten_crop, rank=shared.rank, world_size=shared.processes,
     )  # fmt: skip
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     total = torch.zeros(4, device=device)
@@ -64,7 +69,7 @@ def evaluate(
                 log_probabilities(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names
             )
             total += tally(logits, (labels if where is None else where[labels]).to(device))
-    return Scores.of(total)
+    return Scores.of(shared.summed(total))
 
 
 def outputs_for(known: Sequence[str], images: LabelledImages) -> tuple[int, Tensor | None]:

@@ -20,7 +20,7 @@ from .conftest import TINY, one_line
 
 @pytest.mark.parametrize(
     "command",
-    [("models",), ("inspect", "resnet8"), ("eval", "no"), ("detect", "eval", "no", "--data", "no"), ("reproduce",)],
+    [("models",), ("inspect", "resnet8"), ("detect", "predict", "no", "--data", "no"), ("reproduce",)],
 )
 def test_other_processes_leave_it_to_the_first(
     command: tuple[str, ...], call: Callable, monkeypatch: pytest.MonkeyPatch

@@ -29,5 +29,5 @@ for verb, (function, example) in DETECT_VERBS.items():
 
 @app.callback()
 def _common(context: typer.Context) -> None:
-    if not (context.invoked_subcommand == "train" or leads()):
+    if not (context.invoked_subcommand in ("train", "eval") or leads()):
         raise typer.Exit  # as in the other verbs that do not train

@@ -49,6 +49,6 @@ def evaluate(
     cut = EDGES if edges is None else numbers("--edges", edges)
     found = score(
         runs, open_photos(data, on_bad, (part,), max_pixels), part, by=occlusion, edges=cut, precision=precision,
-        device=device, threads=threads, tell=say, command=command_line(),
+        device=device, threads=threads, tell=say, together=True, command=command_line(),
     )  # fmt: skip
     present(found, report, as_json)
