@@ -6,7 +6,7 @@ from typing import Literal
 
 from leanconv.core.config import Config, setting
 
-EXECUTION = ("threads",)  # may change when a search is resumed
+EXECUTION = ("threads", "on")  # may change when a search is resumed
 
 
 class LeanConfig(Config):
@@ -24,6 +24,9 @@ class LeanConfig(Config):
     )
     batch: int = setting("Images in a call, for time and memory.", default=1, least=1)
     threads: int | None = setting("CPU threads. Default: torch's.", default=None, least=1)
+    on: str | None = setting(
+        "Score the candidates as jobs of a cluster: ray, or \"slurm(partition='cpu')\".", default=None
+    )
     align: int = setting(
         "Channels of a whole vector: operators with other inner widths are not tried.", default=8, least=1
     )

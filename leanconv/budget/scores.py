@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from leanconv.budget.walk import Walk
 from leanconv.conversion.apply import build
 from leanconv.conversion.moments import collect
 from leanconv.core.atomic import replacing
+from leanconv.experiment.where import Where
 from leanconv.inference.compare import leaves
 
+JOBS = 16  # on a cluster; each holds the network and the images
+JOB_FOLDER = ".jobs"
 BATCH = 64  # images of a forward pass that measures the inputs of layers
 EPS = 1e-5  # of a variance, as in nn.BatchNorm2d
 Progress = Callable[[int, int, str], None]
@@ -198,9 +202,13 @@ def _file(folder: Path, name: str) -> Path:
     return folder / "fits" / f"{name}.safetensors"
 
 
-@torch.no_grad()
 def score_all(
-    model: nn.Module, space: Space, images: Tensor, folder: Path, progress: Progress = lambda *_: None
+    model: nn.Module,
+    space: Space,
+    images: Tensor,
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    on: Where | None = None,
 ) -> dict[str, float]:
     """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
 
@@ -212,25 +220,58 @@ def score_all(
         images: calibration images, (N, C, H, W).
         folder: where the results are stored; scores that it holds already are used.
         progress: called with (done, all, candidate) after each candidate.
+        on: where the scores are computed, as independent jobs that see `folder`; None computes them here.
 
     Returns:
         the scores by key.
+
+    Raises:
+        RunError: a job failed; the scores of the others are stored.
     """
-    lines, walk = Lines(folder / "scores.jsonl"), Walk(model, images)
+    lines = Lines(folder / "scores.jsonl")
+    left = space.only(one.key for one in space.lean if one.key not in lines.records)
+    found = scored(model, left, images, folder) if on is None else _elsewhere(model, left, images, folder, on)
+    for done, (key, value) in enumerate(found, 1 + len(space.lean) - len(left.lean)):
+        lines.add(key, divergence=value)
+        progress(done, len(space.lean), key)
+    return {one.key: lines.records[one.key]["divergence"] for one in space.lean}
+
+
+@torch.no_grad()
+def scored(model: nn.Module, space: Space, images: Tensor, folder: Path) -> Iterator[tuple[str, float]]:
+    """(key, score) of each candidate, as soon as it is computed; arguments as for `score_all`."""
+    walk = Walk(model, images)
     reference: Any = None
-    done = 0
     for site in space.sites:
         own = [one for one in space.lean if one.sites[0] == site]
-        if any(one.key not in lines.records for one in own):
+        if own:
             reference = walk.output() if reference is None else reference
             walk.go(site.name)
         for one in own:
-            if one.key not in lines.records:
-                output = walk.output(stored_modules(one, model, folder))
-                lines.add(one.key, divergence=divergence(output, reference))
-            done += 1
-            progress(done, len(space.lean), one.key)
-    return {one.key: lines.records[one.key]["divergence"] for one in space.lean}
+            yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
+
+
+def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on: Where) -> Iterator[tuple[str, float]]:
+    """The same in at most `JOBS` jobs, each for candidates whose first layers follow each other."""
+    firsts = [site for site in space.sites if any(one.sites[0] == site for one in space.lean)]
+    size = max(1, -(-len(firsts) // JOBS))
+    jobs = {}
+    for start in range(0, len(firsts), size):
+        sites = firsts[start : start + size]
+        part = space.only(one.key for one in space.lean if one.sites[0] in sites)
+        jobs[sites[0].name] = partial(_scores, model, part, images, folder.resolve())
+    failed: Exception | None = None
+    for _, found in on.run(jobs, folder / JOB_FOLDER) if jobs else ():
+        if isinstance(found, Exception):
+            failed = found
+        else:
+            yield from found.items()
+    if failed is not None:
+        raise failed
+
+
+def _scores(model: nn.Module, space: Space, images: Tensor, folder: Path) -> dict[str, float]:
+    return dict(scored(model, space, images, folder))
 
 
 def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict[str, nn.Module]:

@@ -29,6 +29,7 @@ from leanconv.core.machine import provenance
 from leanconv.core.method import Method
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, Waiting, teller
+from leanconv.experiment.where import where_of
 from leanconv.files.target import Network
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
@@ -111,6 +112,8 @@ def lean(
     True
     """
     asked, chosen = Budget.of(budget), LeanConfig(**settings)
+    if where_of(chosen.on) is not None and out is None:
+        raise SettingError("on= needs out=: a folder that all machines see")
     images = as_images(data, test_split=test_split)
     setup = prepared(
         model, images, asked, chosen, config, pretrained=pretrained, methods=methods, controls=named_controls(controls),

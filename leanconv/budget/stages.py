@@ -25,6 +25,7 @@ from leanconv.budget.times import measured_costs
 from leanconv.conversion.apply import convert
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
+from leanconv.experiment.where import where_of
 from leanconv.train.once import read_json
 
 DENSE = "dense"
@@ -142,7 +143,7 @@ class Stages:
         """The score of each candidate."""
         return score_all(
             self.setup.start, self.space, self.setup.images, self.folder,
-            lambda done, total, text: self.say(Stage("score", text, done, total)),
+            lambda done, total, text: self.say(Stage("score", text, done, total)), where_of(self.setup.config.on),
         )  # fmt: skip
 
     @cached_property

@@ -17,7 +17,10 @@ from leanconv.cli.options import (
     Include,
     Init,
     Json,
+    LatencyBatch,
     MaxPixels,
+    Methods,
+    On,
     OnBad,
     Pretrained,
     Targets,
@@ -34,10 +37,7 @@ from leanconv.train.config import DISTILL
 @partial(with_train_flags, leave_out=DISTILL)  # a comparison has no teacher
 def compare(
     targets: Targets,
-    methods: Annotated[
-        str | None,
-        typer.Option("--methods", help='By comma: "dense,tied_block(blocks=2),narrower(macs=0.5)". Default: dense.'),
-    ] = None,
+    methods: Methods = None,
     config: Config = None,
     data: Data = "digits",
     data_root: DataRoot = None,
@@ -57,10 +57,9 @@ def compare(
     init: Init = "fresh",
     pretrained: Pretrained = False,
     recipe: Recipe = None,
-    latency_batch: Annotated[
-        int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")
-    ] = 1,
+    latency_batch: LatencyBatch = 1,
     device: Device = "auto",
+    on: On = None,
     logger: Loggers = None,
     as_json: Json = False,
     **settings: Any,
@@ -83,7 +82,7 @@ def compare(
         found = compare(
             targets, images, recipe, folder, methods=methods, seeds=seeds, where=where or (), exclude=exclude or (),
             include=include, align=align, init=init, pretrained=pretrained, latency_batch=latency_batch, device=device,
-            logger=logger, command=command_line(portable=True), **settings_of(config, settings),
+            on=on, logger=logger, command=command_line(portable=True), **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted; the same command continues in {folder}")

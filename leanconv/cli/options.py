@@ -27,6 +27,10 @@ Targets = Annotated[
     ),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that leanconv saved a network in.")]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", help='By comma: "dense,tied_block(blocks=2),narrower(macs=0.5)". Default: dense.'),
+]
 Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]
 Macs = Annotated[
     float | None, typer.Option("--macs", help="Remove channels until at most this share of the MACs remains: 0.5.")
@@ -142,6 +146,14 @@ TestSplit = Annotated[
     typer.Option(
         "--test-split", metavar="FRACTION",
         help="For a folder without a test part, or with class folders only: test on this fraction of each class.",
+    ),
+]  # fmt: skip
+LatencyBatch = Annotated[int, typer.Option("--latency-batch", min=1, help="Images a call when measuring latency.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="PLACE",
+        help="Make each run a job of a cluster: ray, \"ray(gpus=1)\" or \"slurm(partition='gpu')\". Default: here.",
     ),
 ]  # fmt: skip
 FasterOnly = Annotated[

@@ -20,6 +20,7 @@ from leanconv.experiment.job import Job
 from leanconv.experiment.result import Comparison, compared
 from leanconv.experiment.series import slug, train_all
 from leanconv.experiment.settings import settings_for
+from leanconv.experiment.where import Where, where_of
 from leanconv.train.config import TrainConfig
 from leanconv.train.loggers import check_loggers
 
@@ -49,6 +50,7 @@ def compare(
     latency: bool = True,
     latency_batch: int = 1,
     device: str = "auto",
+    on: str | Where | None = None,
     progress: Progress = True,
     command: str = "leanconv.compare(...)",
     **settings: Any,
@@ -73,6 +75,9 @@ def compare(
         keep_stem: the first convolution of a network stays dense.
         latency, latency_batch: whether to measure the latency, and the number of images in each call.
         device: "auto", "cpu" or "cuda": where to train and to measure.
+        on: where the runs are trained: "ray" or "slurm(partition='gpu')" make each run a job of a cluster; see
+            `leanconv.experiment.where`. `out` must then be a folder that all machines see. None trains them here, one after
+            the other.
         progress: True shows the progress on standard error; a function is called with each `leanconv.experiment.Event`.
         command: the command line that the report shows.
 
@@ -91,6 +96,9 @@ def compare(
     if methods is None and _are_methods(data):
         data, methods = "digits", cast(Methods, data)
     check_several(models, methods)
+    place = where_of(on)
+    if place is not None and out is None:
+        raise SettingError("on= needs out=: a folder that all machines see")
     images = as_images(cast(DataLike, data), test_split=test_split)
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}
     if any(not isinstance(logger, str) for logger in check_loggers(options.get("logger"))):
@@ -108,7 +116,7 @@ def compare(
         "threads": chosen.threads, "seconds": LATENCY_SECONDS,
     }  # fmt: skip
     with _folder(out) as folder:
-        trained = train_all(jobs, folder, progress=progress, accelerator=device, **options)
+        trained = train_all(jobs, folder, progress=progress, accelerator=device, on=place, **options)
         if not leads():  # this process has trained with the first process, which alone measures and shows
             return Comparison({"rows": []}, None, {}, {})
         found = compared(jobs, trained, measured if latency else None, command, teller(progress))

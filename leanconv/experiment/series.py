@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leanconv.core.errors import LeanconvError, RunError, SettingError
+from leanconv.experiment.elsewhere import train_elsewhere
 from leanconv.experiment.events import Progress, RunFailed, RunStarted, Tell, teller
 from leanconv.experiment.job import Job
 from leanconv.experiment.ready import Ready, check_options, prepare
 from leanconv.experiment.rows import MethodRuns
 from leanconv.experiment.run import Run, run
+from leanconv.experiment.where import Where
 from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")
@@ -31,7 +34,9 @@ def slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=]+", "-", re.sub(r"['\"]", "", label)).strip("-")
 
 
-def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **options: Any) -> dict[str, MethodRuns]:
+def train_all(
+    jobs: Sequence[Job], out: Path, *, progress: Progress = True, on: Where | None = None, **options: Any
+) -> dict[str, MethodRuns]:
     """Train every job that is not finished yet; a failed job does not stop the others.
 
     Each network is built once. The first network of each method is built before any training, so that a mistake in a method
@@ -41,6 +46,7 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **op
         jobs: the runs.
         out: the folder of the comparison.
         progress: as in `leanconv.fit`.
+        on: where the runs are trained, as independent jobs; None trains them here, one after the other.
         options: options of `leanconv.train.fit`: accelerator, devices, callbacks, logger, strategy.
 
     Returns:
@@ -51,18 +57,30 @@ def train_all(jobs: Sequence[Job], out: Path, *, progress: Progress = True, **op
     """
     tell = teller(progress)
     several = len({job.target for job in jobs}) > 1
-    for job in jobs:
-        refuse_others(out, job, OF_NETWORKS if several else OWN)
+    refuse_others(out, jobs, OF_NETWORKS if several else OWN)
     check_options(jobs[0], options)
     built: dict[str, Ready] = {}
     methods = {job.label: MethodRuns(job.label, {}) for job in jobs}
-    summaries = [finished(out / folder_of(job.label, job.config.seed)) for job in jobs]
+    folders = [out / folder_of(job.label, job.config.seed) for job in jobs]
+    summaries = [finished(folder) for folder in folders]
     for job, known in zip(jobs, summaries, strict=True):
         runs = methods[job.label]
         if known is None and job.label not in built:
             built[job.label] = prepare(job, options)
         runs.counts = runs.counts or (known["counts"] if known else built[job.label].counts)
+    failed: dict[Path, str] = {}
+    if on is not None:
+        built.clear()
+        left = {folder: job for folder, job, known in zip(folders, jobs, summaries, strict=True) if known is None}
+        failed = train_elsewhere(left, out, on, options)
+        summaries = [finished(folder) for folder in folders]
     for number, (job, known) in enumerate(zip(jobs, summaries, strict=True), 1):
+        reason = failed.get(folders[number - 1])
+        if on is not None and known is None:
+            reason = reason or "it ended without a result"
+            methods[job.label].failed[job.config.seed] = reason
+            tell(RunFailed(job.label, job.config.seed, reason))
+            continue
         # the first unfinished job of a method is the job for which its network was built
         first = None if known else built.pop(job.label, None)
         _train(job, out, methods[job.label], tell, (number, len(jobs)), first, progress=progress, **options)
@@ -102,15 +120,23 @@ def _train(
         runs.done[seed] = done
 
 
-def refuse_others(out: Path, job: Job, may_differ: tuple[str, ...] = OWN) -> None:
-    """Raise SettingError if `out` contains a run that differs from `job` in other keys than `may_differ`."""
-    wanted = job.identity()
-    for folder in _run_folders(out):
-        differs = difference(read_json(folder / RUN_FILE), wanted, ignore=may_differ)
-        if differs:
-            raise SettingError(
-                f"{folder} was run with other settings: {differs}; choose another folder with --out (out=)"
-            )
+def refuse_others(out: Path, jobs: Sequence[Job], may_differ: tuple[str, ...] = OWN) -> None:
+    """Raise SettingError if `out` contains a run that differs from one of `jobs` in other keys than `may_differ`.
+
+    Jobs that are equal in all other keys are compared once: a comparison of 200 runs has 200 folders.
+    """
+    there = {folder: read_json(folder / RUN_FILE) for folder in _run_folders(out)}
+    kinds: dict[str, dict[str, Any]] = {}
+    for job in jobs if there else ():
+        wanted = {name: value for name, value in job.identity().items() if name not in may_differ}
+        kinds[json.dumps(wanted, sort_keys=True, default=str)] = wanted
+    for wanted in kinds.values():
+        for folder, found in there.items():
+            differs = difference(found, wanted, ignore=may_differ)
+            if differs:
+                raise SettingError(
+                    f"{folder} was run with other settings: {differs}; choose another folder with --out (out=)"
+                )
 
 
 def _run_folders(out: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from leanconv.core.shown import literal, short
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_POINTS = 2000  # of a line; a figure is about 500 pixels wide
 INK = "#010203"  # a placeholder: `svg` replaces it by the page's text colour, so figures suit light and dark pages
 AXES = {
     "params": ("Parameters, thousands", 1e3),
@@ -112,10 +113,19 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
                         by_epoch.setdefault(epoch["epoch"], []).append(epoch[key])
             x, values = sorted(by_epoch), [by_epoch[epoch] for epoch in sorted(by_epoch)]
             means = [sum(one) / len(one) for one in values]
-            axes.plot(x, means, color=colours[method], linewidth=1.2, label=label_of(method))
+            kept = thinned(means)
+            axes.plot(
+                [x[i] for i in kept],
+                [means[i] for i in kept],
+                color=colours[method],
+                linewidth=1.2,
+                label=label_of(method),
+            )
             if len(seeds) > 1:
                 lows, highs = [min(one) for one in values], [max(one) for one in values]
-                axes.fill_between(x, lows, highs, color=colours[method], alpha=0.2, linewidth=0)
+                kept = sorted({*thinned(lows), *thinned(highs)})
+                band = [[line[i] for i in kept] for line in (x, lows, highs)]
+                axes.fill_between(*band, color=colours[method], alpha=0.2, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")
@@ -123,6 +133,25 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
         legend(figure, len(runs))
 
     return svg(draw, f"{name} accuracy by epoch")
+
+
+def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
+    """The indices of at most about `most` values that look like all of them on a plot: of each part of the line, the first, the
+    least, the largest and the last value.
+
+    >>> thinned([0, 1, 0, 9, 0, 1, 0, -5], most=4)
+    [0, 3, 7]
+    >>> thinned([3, 1, 2])
+    [0, 1, 2]
+    """
+    if len(values) <= most:
+        return list(range(len(values)))
+    size = -(-len(values) * 4 // most)
+    found: set[int] = set()
+    for start in range(0, len(values), size):
+        part = range(start, min(start + size, len(values)))
+        found |= {part[0], min(part, key=values.__getitem__), max(part, key=values.__getitem__), part[-1]}
+    return sorted(found)
 
 
 def label_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,14 @@ def history(folder: Path) -> list[dict[str, Any]]:
     []
     """
     path = folder / METRICS_FILE
-    epochs = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):  # a killed process may leave half a line
-            epochs.append(parse_json(line))
+    epochs: list[dict[str, Any]] = []
+    if not path.exists():
+        return epochs
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, AttributeError):  # a killed process may leave half a line
+                # with one text for each name: a run may have a million records
+                epochs.append({sys.intern(name): value for name, value in parse_json(line).items()})
     return epochs
 
 

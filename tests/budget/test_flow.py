@@ -11,7 +11,9 @@ import torch
 import leanconv as lc
 from leanconv.budget.scores import Lines
 from leanconv.core.errors import CheckError, SettingError
+from leanconv.experiment import where
 from tests.budget.conftest import QUICK, Small, Untraceable, quick_timing, striped
+from tests.experiment.test_where import Here
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -105,6 +107,17 @@ def test_a_search_that_is_stopped_anywhere_continues_to_the_same_result(stage, n
     assert [row["quality"] for row in found.rows] == [row["quality"] for row in expected.rows]
     mine, theirs = weights(found.network), weights(expected.network)
     assert {*mine} == {*theirs} and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_scores_of_jobs_on_a_cluster_are_the_serial_ones(whole, trained, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(where.PLACES, "here", Here)
+    found = lc.lean(trained, data, "macs=0.6", tmp_path, **options(recovery_epochs=1, on="here"))
+    expected, folder = whole
+    scores = [sorted((place / "scores.jsonl").read_text().splitlines()) for place in (tmp_path, folder)]
+    assert scores[0] == scores[1] and len(scores[0]) > 3
+    assert all(torch.equal(mine, weights(expected.network)[name]) for name, mine in weights(found.network).items())
+    with pytest.raises(SettingError, match="--on 'there'"):
+        lc.lean(trained, data, "macs=0.6", tmp_path / "other", **options(recovery_epochs=1, on="there"))
 
 
 def test_half_a_line_is_written_again(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,22 @@ def test_methods_in_every_form() -> None:
     for given in ("dense,split", ["dense", "split"], [None, lc.Split()], ("dense,split",), expected):
         assert methods_of(given) == expected
     assert methods_of({"half": lc.Split()}) == {"half": lc.Split()} and methods_of(None) == {"dense": None}
+
+
+def test_200_finished_runs_are_read_back(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"methods": METHODS, "out": tmp_path, "latency": False, **DIGITS}
+    lc.compare("resnet8(width=4)", **asked)
+    for method in ("dense", "tied_block-blocks=2"):
+        first = tmp_path / method / "seed0"
+        for seed in range(1, 100):
+            other = shutil.copytree(
+                first, tmp_path / method / f"seed{seed}", ignore=shutil.ignore_patterns("*.ckpt", "*.st*")
+            )
+            for name in ("run.json", "summary.json"):
+                values = json.loads((first / name).read_text())
+                (other / name).write_text(json.dumps(values | {"seed": seed}))
+    found = lc.compare("resnet8(width=4)", seeds=100, **asked)
+    assert [row["n"] for row in found.rows] == [100, 100]
+    assert len((tmp_path / "report.html").read_text()) < 2_000_000
+    with pytest.raises(SettingError, match=r"was run with other settings: train\.lr"):
+        lc.compare("resnet8(width=4)", seeds=100, lr=0.3, **asked)

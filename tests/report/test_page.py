@@ -157,3 +157,14 @@ def test_any_name_is_shown_as_text(name: str, tmp_path: Path, capsys: pytest.Cap
     show(tables.rich_table(rows, name), f"{name}: better")
     out = capsys.readouterr().out
     assert plain(name)[:40] in out and not {"\x00", "\x1b", "\u202e"} & set(out)
+
+
+def test_a_long_line_keeps_its_extremes() -> None:
+    values = [50 + (i % 7) / 10 for i in range(100_000)]
+    values[31_415], values[77_777] = 99.0, 1.0
+    kept = figures.thinned(values)
+    assert len(kept) <= figures.MOST_POINTS and kept == sorted(set(kept))
+    assert {0, 31_415, 77_777, 99_999} <= {*kept}
+    history = [{"epoch": i + 1, "val_top1_pct": value} for i, value in enumerate(values)]
+    drawn = figures.training_curves({"dense": [history]})
+    assert drawn is not None and len(drawn) < 200_000

@@ -1,0 +1,184 @@
+"""Runs as jobs of a cluster: equal to the runs here, gathered into one table, and run again when a worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leanconv as lc
+from leanconv.core.errors import DataError, RunError, SettingError
+from leanconv.data import open_data
+from leanconv.experiment.elsewhere import Shipped
+from leanconv.experiment.grid import jobs_of, methods_of
+from leanconv.experiment.job import Job
+from leanconv.experiment.where import PLACES, Ray, Slurm, Where, where_of
+from tests.gates.tree import ROOT
+
+LOCAL = Slurm(cluster="local", minutes=5)
+CALL: dict[str, Any] = dict(
+    models="resnet8(width=4)", methods="dense,tied_block", epochs=1, threads=1, latency=False, progress=False
+)
+
+
+class Here(Where):
+    """Runs the jobs after a round trip through pickle, the last one first."""
+
+    def run(self, jobs: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+        import cloudpickle
+
+        for name, job in reversed(jobs.items()):
+            try:
+                yield name, cloudpickle.loads(cloudpickle.dumps(job))()
+            except Exception as error:
+                yield name, error
+
+
+@pytest.fixture(autouse=True)
+def workers_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def test_the_table_is_the_serial_one(tmp_path: Path) -> None:
+    serial = lc.compare(**CALL, out=tmp_path / "serial")
+    other = lc.compare(**CALL, out=tmp_path / "other", on=Here())
+    assert_same(other, serial, tmp_path)
+    again = lc.compare(**CALL, out=tmp_path / "other", on=Here())  # all are finished
+    assert_same(again, serial, tmp_path)
+
+
+def assert_same(found: Any, expected: Any, folder: Path) -> None:
+    timed = ("train_seconds", "images_per_s")
+    for mine, theirs in zip(found.rows, expected.rows, strict=True):
+        assert {k: v for k, v in mine.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
+    for label, network in expected.networks.items():
+        for name, value in network.state_dict().items():
+            assert torch.equal(found.networks[label].state_dict()[name], value), name
+
+
+def test_a_run_that_fails_and_one_that_cannot_run(tmp_path: Path) -> None:
+    found = lc.compare(**CALL | {"lr": 1e9, "methods": "dense"}, out=tmp_path / "bad", on=Here())
+    assert found.rows[0]["n"] == 0 and "not finite" in found.rows[0]["failed"]
+    with pytest.raises(SettingError, match="on= needs out=: a folder that all machines see"):
+        lc.compare(**CALL, on="ray")
+    with pytest.raises(SettingError, match=r"--on 'rya' \(did you mean 'ray'\?\): must be ray or slurm"):
+        lc.compare(**CALL, on="rya", out=tmp_path)
+    with pytest.raises(SettingError, match=r"ray has no setting 'cpu'"):
+        where_of("ray(cpu=2)")
+    with pytest.raises(SettingError, match="minutes=0 must be a whole number of at least 1"):
+        where_of("slurm(minutes=0)")
+    assert where_of("slurm(partition='gpu', gpus=1)") == Slurm(partition="gpu", gpus=1)
+    assert {kind.name for kind in (Ray, Slurm)} == {*PLACES}
+
+
+def test_torchrun_and_a_cluster_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingError, match="starts jobs of its own; start it without torchrun and srun"):
+        lc.compare(**CALL, out=tmp_path, on=Here())
+
+
+def test_images_are_opened_again_and_compared(tmp_path: Path) -> None:
+    data = open_data("digits")
+    (job,) = jobs_of("resnet8", methods_of("dense"), Job("", None, data, lc.TrainConfig(threads=1)), 1)
+    shipped = Shipped.of(job)
+    assert shipped.job.data is None
+    assert shipped.unpacked().identity() == job.identity()
+    shipped.found["train"] += 1
+    with pytest.raises(RunError, match="this machine has other images"):
+        shipped.unpacked()
+
+
+# Jobs of the tests with real workers; each notes that it ran, and the first to run kills its process
+
+
+def noted(folder: Path, name: str, killed: bool) -> str:
+    tries = len(list(folder.glob(f"{name}-*")))
+    (folder / f"{name}-{tries}").touch()
+    if killed and not tries:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+def refused() -> None:
+    raise DataError("no such image")
+
+
+def check_place(where: Where, folder: Path) -> None:
+    jobs: dict[str, Callable[[], Any]] = {
+        "plain": partial(noted, folder, "plain", False),
+        "killed": partial(noted, folder, "killed", True),
+        "refused": refused,
+    }
+    found = dict(where.run(jobs, folder / "jobs"))
+    assert (found["plain"], found["killed"]) == ("plain", "killed")
+    assert isinstance(found["refused"], Exception) and "no such image" in str(found["refused"])
+    assert sorted(path.name for path in folder.glob("*-*")) == ["killed-0", "killed-1", "plain-0"]
+
+
+@pytest.mark.timeout(300)
+def test_submitit_runs_a_killed_job_again(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    check_place(LOCAL, tmp_path)
+    ended = dict(
+        Slurm(cluster="local", minutes=5, retries=0).run({"x": partial(noted, tmp_path, "x", True)}, tmp_path / "jobs")
+    )
+    assert isinstance(ended["x"], RunError)
+
+
+@pytest.fixture
+def ray_of_two() -> Iterator[Any]:
+    """Ray's local cluster of two machines."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ray_runs_a_killed_job_again_and_gives_the_serial_table(tmp_path: Path, ray_of_two: Any) -> None:
+    check_place(Ray(), tmp_path)
+    serial = lc.compare(**CALL, out=tmp_path / "serial")
+    assert_same(lc.compare(**CALL, out=tmp_path / "ray", on="ray"), serial, tmp_path)
+
+
+def slept(folder: Path, name: str) -> str:
+    """Where the job runs; it waits until a second try, or until there is a file `go`."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    (folder / f"{name}-{node}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.1)
+    return str(node)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_jobs_of_a_machine_that_ends_run_on_another(tmp_path: Path, ray_of_two: Any) -> None:
+    places = Ray().run({name: partial(slept, tmp_path, name) for name in ("a", "b")}, tmp_path)
+    import threading
+
+    found: dict[str, str] = {}
+    waiting = threading.Thread(target=lambda: found.update(places))
+    waiting.start()
+    while len(list(tmp_path.glob("?-*"))) < 2:
+        time.sleep(0.1)
+    ray_of_two.remove_node(ray_of_two.worker_nodes.copy().pop(), allow_graceful=False)
+    (tmp_path / "go").touch()
+    waiting.join(300)
+    assert sorted(found) == ["a", "b"] and len(set(found.values())) == 1
+    assert len(list(tmp_path.glob("?-*"))) == 3
