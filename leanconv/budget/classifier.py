@@ -25,7 +25,7 @@ from leanconv.core.task import Task
 from leanconv.data import ImageData, LabelledImages, describe
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS
-from leanconv.deploy.int8 import Called
+from leanconv.deploy.opened import Called
 from leanconv.experiment.settings import read_config, settings_for
 from leanconv.files.load import load
 from leanconv.files.save import save

@@ -34,14 +34,15 @@ def evaluate(
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Test the network in DIR: top-1 and top-5 accuracy and loss."""
+    """Test the network in DIR, or in an exported file such as net.int8.xml: top-1 and top-5 accuracy and loss."""
     from leanconv.cli.images import open_images
     from leanconv.core.notes import get_task
+    from leanconv.deploy.opened import is_exported, open_exported
     from leanconv.experiment.fit import evaluate
     from leanconv.files.load import load
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
-    model = load(folder)
+    model = open_exported(folder) if is_exported(folder) else load(folder)
     scores = evaluate(
         model, images, part=part, image_size=image_size, batch_size=batch_size, ten_crop=ten_crop,
         precision=precision, workers=workers, together=True,

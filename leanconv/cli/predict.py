@@ -30,21 +30,27 @@ def predict(
 ) -> None:
     """Name the likeliest classes of each image, with their confidence (the softmax of the outputs).
 
-    A network that leanconv trained stores its classes and the preparation of its images. If an image cannot be read, the
-    command names it, continues with the others, and exits with 1.
+    TARGET may be an exported file too, such as net.int8.xml. A network that leanconv trained stores its classes and the
+    preparation of its images, and so do its exported files. If an image cannot be read, the command names it, continues with
+    the others, and exits with 1.
     """
     from rich.table import Table
 
+    from leanconv.core.errors import SettingError
     from leanconv.core.notes import task_of
     from leanconv.core.shown import plain
     from leanconv.data.classes import check_labels
     from leanconv.data.encoded import MAX_PIXELS
     from leanconv.data.text import label_names, read_bytes
     from leanconv.deploy.images import files_of
+    from leanconv.deploy.opened import is_exported, open_exported
     from leanconv.deploy.predict import predict as run
     from leanconv.files.target import open_target
 
-    model = open_target(target)
+    exported = is_exported(target)
+    if exported and backend != "pytorch":
+        raise SettingError(f"--backend {backend}: the file {target} has its own runtime; leave --backend out")
+    model = open_exported(target) if exported else open_target(target)
     task = task_of(model)
     if labels is not None:
         names = label_names(read_bytes(labels, "give a text file, one name a line"), str(labels))

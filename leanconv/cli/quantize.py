@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, Seed, TestSplit
 from leanconv.cli.output import say, show, show_json
+
+CHECKED = 1024  # training images for --max-drop
 
 
 def quantize(
@@ -21,6 +23,20 @@ def quantize(
     on_bad: OnBad = "refuse",
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"],
+        typer.Option("--runtime", help="The runtime of the files; openvino needs nncf."),
+    ] = "onnxruntime",
+    form: Annotated[
+        Literal["compact", "fast"],
+        typer.Option("--form", help="As of leanconv export: fast, or each shared weight once."),
+    ] = "fast",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop", min=0, help="Lose at most these points of accuracy on other training images; openvino only."
+        ),
+    ] = None,
     calibrate: Annotated[
         int, typer.Option("--calibrate", min=1, help="Number of training images that give the ranges of activations.")
     ] = 512,
@@ -30,9 +46,10 @@ def quantize(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Quantise the network in DIR to int8 for ONNX Runtime; compare accuracy, latency and size with the float32 file.
+    """Quantise the network in DIR to int8 for a runtime; compare accuracy, latency and size with the float32 file.
 
-    Training images give the ranges of activations, and test images the accuracy.
+    Training images give the ranges of activations, and test images the accuracy. `leanconv eval` and `leanconv predict` take the
+    files.
     """
     from leanconv.cli.images import open_images
     from leanconv.core.notes import set_task
@@ -47,12 +64,17 @@ def quantize(
     set_task(model, task)  # which is written into the metadata of the files
     check_fits(model, images, task.image_size)
     say(f"quantising with {calibrate} training images of {images.name}")
-    made = int8.quantize(model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed))
+    check = () if max_drop is None else int8.held_for_check(images, task, CHECKED, calibrate, seed)
+    made = int8.quantize(
+        model, out / Path(folder).resolve().name, int8.calibration(images, task, calibrate, seed), runtime=runtime, form=form,
+        check=check, max_drop=max_drop,
+    )  # fmt: skip
     say(f"testing both files on {len(images.test):,} images")
     rows = int8.compare_int8(made, images, task, batch=batch, threads=threads, seconds=seconds)
     if as_json:
-        settings = {"batch": batch, "threads": threads, "calibrate": calibrate}
-        show_json({"model": folder, "data": images.name} | settings | {"rows": [asdict(row) for row in rows]})
+        settings = {"batch": batch, "threads": threads, "calibrate": calibrate, "runtime": runtime, "form": form}
+        told = {"model": folder, "data": images.name, "path": str(made.path), "max_drop": max_drop}
+        show_json(told | settings | {"rows": [asdict(row) for row in rows]})
         return
     note = f"{rows[0].n:,} test images; ms: median and quartiles of a call on {batch} image(s), interleaved."
     lines = []
@@ -61,4 +83,9 @@ def quantize(
         ms = f"{t.median_ms:.3f} ({t.q25_ms:.3f}-{t.q75_ms:.3f})"
         sizes = [size(row.file_bytes), size(row.loaded_bytes)]
         lines.append([row.name, *sizes, f"{row.top1_pct:.2f}", ms, f"{t.ratio:.2f}"])
+    before, after = rows
+    show(
+        f"{made.path}: {after.latency.ratio:.2f} of the time of float32 in {runtime}, top-1 {before.top1_pct:.2f} -> "
+        f"{after.top1_pct:.2f} %"
+    )
     show(rich_of(("Weights", "File", "Loaded", "Top-1 %", "ms", "ratio"), lines, note))

@@ -38,6 +38,7 @@ class Format:
             the file's own metadata.
         run: (path, model) -> a call. It reads the options beside the file. The model is for formats without a graph.
         loaded: path -> bytes of the weights after loading; None if the runtime does not show them.
+        read_task: path -> the task in the file's own metadata, as text; None without one. None for formats without a graph.
     """
 
     files: tuple[str, ...]
@@ -45,6 +46,7 @@ class Format:
     write: Callable[[nn.Module, Tensor, Path, bool, bool], None]
     run: Callable[[Path, nn.Module], Runner]
     loaded: Callable[[Path], int | None]
+    read_task: Callable[[Path], str | None] | None = None
 
 
 def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torch.export.ExportedProgram:
@@ -123,6 +125,11 @@ def run_onnx(path: Path, threads: int | None = None) -> Runner:
     return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
 
 
+def _task_onnx(path: Path) -> str | None:
+    found: dict[str, str] = _session(path).get_modelmeta().custom_metadata_map
+    return found.get(TASK)
+
+
 def _loaded_onnx(path: Path) -> int:
     """Constants of the graph that ONNX Runtime runs after its own optimisations."""
     import onnx
@@ -149,6 +156,12 @@ def _run_pt2(path: Path, model: nn.Module) -> Runner:
     return lambda x: module(x)
 
 
+def _task_pt2(path: Path) -> str | None:
+    held = {TASK: ""}
+    torch.export.load(path, extra_files=held)
+    return held[TASK] or None
+
+
 def _loaded_pt2(path: Path) -> int:
     program = torch.export.load(path)
     tensors = [*program.state_dict.values(), *program.constants.values()]
@@ -168,13 +181,34 @@ def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool
         openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def _compiled(path: Path) -> Any:
-    return openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def _compiled(path: Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Any:
+    """The file, compiled to compute in float32; the layers of an int8 file compute in int8 all the same."""
+    model = openvino_core().read_model(path)
+    if shape is not None:
+        model.reshape(list(shape))
+    settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
+    return openvino_core().compile_model(model, "CPU", settings)
 
 
 def _run_openvino(path: Path, model: nn.Module) -> Runner:
-    compiled = _compiled(path)
+    return run_openvino(path)
+
+
+def run_openvino(path: Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Runner:
+    """An OpenVINO file as a call.
+
+    Args:
+        path: the file that ends in .xml.
+        threads: CPU threads; None for OpenVINO's own number.
+        shape: (N, C, H, W) of all inputs, with which the network is faster; None accepts any that the file does.
+    """
+    compiled = _compiled(path, threads, shape)
     return lambda x: torch.from_numpy(compiled([x.contiguous().numpy()])[0])
+
+
+def _task_openvino(path: Path) -> str | None:
+    model, place = openvino_core().read_model(path), ["leanconv", TASK]
+    return str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else None
 
 
 def _loaded_openvino(path: Path) -> int:
@@ -218,8 +252,12 @@ def unique_bytes(tensors: Sequence[Tensor]) -> int:
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format((".onnx", OPTIONS), ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _run_onnx, _loaded_onnx),
-    "pt2": Format((".pt2",), (), _write_pt2, _run_pt2, _loaded_pt2),
-    "openvino": Format((".xml", ".bin"), ("openvino",), _write_openvino, _run_openvino, _loaded_openvino),
+    "onnx": Format(
+        (".onnx", OPTIONS), ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _run_onnx, _loaded_onnx, _task_onnx
+    ),
+    "pt2": Format((".pt2",), (), _write_pt2, _run_pt2, _loaded_pt2, _task_pt2),
+    "openvino": Format(
+        (".xml", ".bin"), ("openvino",), _write_openvino, _run_openvino, _loaded_openvino, _task_openvino
+    ),
     "state-dict": Format((".safetensors",), (), _write_weights, _run_weights, _loaded_weights),
 }

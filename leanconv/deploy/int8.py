@@ -1,15 +1,15 @@
-"""Post-training quantisation to int8 with ONNX Runtime's own tool."""
+"""Post-training quantisation to int8, with ONNX Runtime's own tool or with NNCF for OpenVINO."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,20 @@ from torch import Tensor, nn
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
+from leanconv.core.settings import check_choice
 from leanconv.core.task import Task
-from leanconv.data import ImageData
-from leanconv.deploy.export import Exported, export
-from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx
+from leanconv.data import ImageData, make_loader
+from leanconv.deploy.export import Exported, Form, export
+from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx, run_openvino
+from leanconv.deploy.int8_openvino import Labelled, quantize_openvino
+from leanconv.deploy.opened import Called
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, time_interleaved
 from leanconv.timing.runtimes import quiet
-from leanconv.train.prepared import scores_of, some_batches
+from leanconv.train.prepared import scores_of, side_of, some_batches
+
+Runtime = Literal["onnxruntime", "openvino"]
+FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -32,38 +38,60 @@ class Quantized:
     """The files that `quantize` wrote.
 
     Args:
-        path: the int8 ONNX file.
+        path: the int8 file.
         float32: the float32 file before quantisation, which is kept beside the int8 file.
         file_bytes, loaded_bytes: as in `leanconv.deploy.export.Exported`.
+        runtime: the runtime of both files.
     """
 
     path: Path
     float32: Exported
     file_bytes: int
     loaded_bytes: int | None
+    runtime: Runtime = "onnxruntime"
 
 
 def quantize(
-    model: nn.Module, path: str | os.PathLike[str], images: Iterable[Tensor], *, example: Tensor | None = None
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    images: Iterable[Tensor],
+    *,
+    runtime: Runtime = "onnxruntime",
+    form: Form = "fast",
+    example: Tensor | None = None,
+    check: Sequence[Labelled] = (),
+    max_drop: float | None = None,
 ) -> Quantized:
-    """Write `model` as ``NAME.float32.onnx`` and, quantised, as ``NAME.int8.onnx``.
+    """Write `model` as ``NAME.float32`` and, quantised, as ``NAME.int8``: .onnx files, or .xml files of OpenVINO.
 
     Weights become int8 with one scale for each output channel. Activations become int8 with one scale for each tensor, whose
-    range is the smallest and the largest value on `images`. The export has the fast form, so that normalisation layers are
-    folded and not quantised by themselves.
+    range comes from `images`: for ONNX Runtime the smallest and the largest value, for OpenVINO as NNCF measures it. Both files
+    hold the task of the network in their own metadata.
 
     Args:
         model: the network.
-        path: the file; the suffix ``.onnx`` is optional.
+        path: the file; the suffix is optional.
         images: batches in the network's input format, (N, C, H, W); a few hundred training images, never test images.
+        runtime: "onnxruntime" or "openvino".
+        form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact" for
+            OpenVINO, a weight that layers share is quantised once, and the file holds it once; but in int8, tied blocks that are
+            folded into the batch lost much accuracy (digits: 94.1 to 56.3 %), so compare the accuracy or give `max_drop`.
         example: as for `leanconv.export`.
+        check, max_drop: for OpenVINO, batches of labelled training images, and the largest loss of accuracy on them in points.
+            Layers that lose more stay in float32.
 
     Raises:
         SettingError: a package is missing, there are no images, or the exporter does not support the network.
         CheckError: the float32 file differs from PyTorch.
     """
-    path = Path(path)
-    path = path if path.suffix == ".onnx" else path.with_name(path.name + ".onnx")
+    check_choice("runtime", runtime, get_args(Runtime))
+    if max_drop is not None and runtime != "openvino":
+        raise SettingError(
+            f"max_drop={max_drop} is NNCF's accuracy control; it needs runtime='openvino' (--runtime openvino)"
+        )
+    kind = FORMATS[FORMAT_OF[runtime]]
+    suffix, path = kind.files[0], Path(path)
+    path = path if path.suffix == suffix else path.with_name(path.name + suffix)
     batches = iter(images)
     first = next(batches, None)
     if first is None:
@@ -72,23 +100,26 @@ def quantize(
         raise SettingError(f"images come as {tuple(first.shape)}; give batches (N, C, H, W), such as [images]")
     exported = export(
         model,
-        path.with_suffix(".float32.onnx"),
-        to="onnx",
-        form="fast",
+        path.with_suffix(f".float32{suffix}"),
+        to=FORMAT_OF[runtime],
+        form=form,
         example=first[:2] if example is None else example,
     )
-    target = path.with_suffix(".int8.onnx")
-    kind = FORMATS["onnx"]
+    target = path.with_suffix(f".int8{suffix}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / target.name
-        _quantize(exported.path, made, itertools.chain([first], batches))
-        made.with_suffix(OPTIONS).write_text(exported.path.with_suffix(OPTIONS).read_text())
+        shown = itertools.chain([first], batches)
+        if runtime == "openvino":
+            quantize_openvino(exported.path, made, shown, check, max_drop)
+        else:
+            _quantize(exported.path, made, shown)
+            made.with_suffix(OPTIONS).write_text(exported.path.with_suffix(OPTIONS).read_text())
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):
             make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), target.with_suffix(suffix))
-    return Quantized(target, exported, size, loaded)
+    return Quantized(target, exported, size, loaded, runtime)
 
 
 def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
@@ -136,7 +167,7 @@ class Int8Row:
 def compare_int8(
     made: Quantized, data: ImageData, task: Task, *, batch: int = 1, threads: int | None = None, seconds: float = 10.0
 ) -> list[Int8Row]:
-    """Measure both files in ONNX Runtime on the CPU: accuracy on the test part of `data`, and latency; float32 comes first.
+    """Measure both files in their runtime on the CPU: accuracy on the test part of `data`, and latency; float32 comes first.
 
     Args:
         made: the result of `quantize`.
@@ -147,10 +178,11 @@ def compare_int8(
         seconds: seconds of timing for both files together.
     """
     files = {"float32": made.float32.path, "int8": made.path}
-    runs = {name: run_onnx(path, threads) for name, path in files.items()}
-    scores = {name: scores_of(Called(run), data, task) for name, run in runs.items()}
+    open_file = run_onnx if made.runtime == "onnxruntime" else run_openvino
+    scores = {name: scores_of(Called(open_file(path, threads)), data, task) for name, path in files.items()}
     x = torch.randn(batch, task.channels, *task.image_size)
-    times = time_interleaved({name: partial(run, x) for name, run in runs.items()}, seconds=seconds)
+    timed = {name: partial(_timed(made.runtime, path, threads, x.shape), x) for name, path in files.items()}
+    times = time_interleaved(timed, seconds=seconds)
     warn_if_busy(times[0].busy)
     sizes = {
         "float32": (made.float32.file_bytes, made.float32.loaded_bytes),
@@ -159,6 +191,10 @@ def compare_int8(
     return [
         Int8Row(time.name, *sizes[time.name], scores[time.name].top1_pct, scores[time.name].n, time) for time in times
     ]
+
+
+def _timed(runtime: Runtime, path: Path, threads: int | None, shape: Sequence[int]) -> Runner:
+    return run_onnx(path, threads) if runtime == "onnxruntime" else run_openvino(path, threads, shape)
 
 
 def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Iterator[Tensor]:
@@ -173,12 +209,24 @@ def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Itera
     return some_batches(data.train, data, task, count, seed=seed, batch_size=64)
 
 
-class Called(nn.Module):
-    """A runtime's call as a module, which `evaluate` needs."""
+def held_for_check(data: ImageData, task: Task, count: int, calibrate: int, seed: int = 0) -> list[Labelled]:
+    """`count` labelled images of the train part in batches of 64, beside the first `calibrate` of the draw of `calibration`.
 
-    def __init__(self, run: Runner) -> None:
-        super().__init__()
-        self.run = run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
+    Raises:
+        SettingError: the train part has no other images.
+    """
+    rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[calibrate : calibrate + count]
+    if not len(rows):
+        raise SettingError(
+            f"the train part of {data.name} has {len(data.train)} images and --calibrate (calibrate) takes {calibrate}; "
+            "--max-drop (max_drop) needs other ones, so take fewer"
+        )
+    loader = make_loader(
+        data.train.subset(rows),
+        mean=task.mean,
+        std=task.std,
+        batch_size=64,
+        image_size=side_of(data, task),
+        train=False,
+    )
+    return list(loader)

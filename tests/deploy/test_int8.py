@@ -5,22 +5,28 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import leanconv as lc
 from leanconv.cli import main
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import FileError, SettingError
 from leanconv.data import open_data
-from leanconv.deploy.formats import FORMATS, run_onnx
-from leanconv.deploy.int8 import calibration, quantize
+from leanconv.deploy.formats import FORMATS, _compiled, run_onnx
+from leanconv.deploy.int8 import calibration, held_for_check, quantize
+from leanconv.deploy.opened import open_exported
 from tests.ops.contract import unsettle_
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, FORMATS["onnx"].packages)),
     reason="onnx, onnxscript or onnxruntime is not installed",
+)
+openvino = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("openvino", "nncf"))), reason="openvino or nncf is not installed"
 )
 
 
@@ -72,3 +78,120 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [row["name"] for row in rows] == ["float32", "int8"]
     assert all(row["n"] == 355 and 0 <= row["top1_pct"] <= 100 and row["latency"]["median_ms"] > 0 for row in rows)
     assert rows[1]["file_bytes"] < rows[0]["file_bytes"]
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """A small lean network that is far from chance on digits."""
+    torch.manual_seed(0)
+    data = open_data("digits")
+    dense = lc.create_model("resnet8", width=32, in_chans=1)
+    model = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2), exclude="conv1"))
+    lc.set_task(model, lc.Task(data.mean, data.std, (8, 8), data.classes))
+    x = (data.train.images.float() / 255 - data.mean[0]) / data.std[0]
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for step in range(30):
+        rows = torch.randint(len(x), (128,), generator=torch.Generator().manual_seed(step))
+        loss = nn.functional.cross_entropy(model.train()(x[rows]), data.train.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@openvino
+def test_openvino_computes_in_int8_and_keeps_the_metadata(trained: nn.Module, tmp_path: Path):
+    data = open_data("digits")
+    task = lc.get_task(trained)
+    made = quantize(trained, tmp_path / "net", calibration(data, task, 128), runtime="openvino")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "net.float32.xml", "net.float32.bin", "net.int8.xml", "net.int8.bin",
+    }  # fmt: skip
+    weights = [made.float32.path.with_suffix(".bin"), made.path.with_suffix(".bin")]
+    assert weights[1].stat().st_size < 0.35 * weights[0].stat().st_size
+    kernels = {
+        node.get_rt_info()["primitiveType"].astype(str)
+        for node in _compiled(made.path).get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Convolution"
+    }
+    assert any(kernel.endswith("_I8") for kernel in kernels)
+    opened = open_exported(made.path)
+    assert lc.get_task(opened) == task
+    before, after = (lc.evaluate(model, data).top1_pct for model in (trained, opened))
+    assert before > 60 and after > before - 3
+
+
+@openvino
+def test_a_weight_that_layers_share_is_quantised_once(tmp_path: Path):
+    torch.manual_seed(0)
+    dense = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(6)))
+    lean = lc.convert(dense, lc.plan(dense, lc.DepthShared(), input_size=(32, 8, 8)))
+    made = quantize(lean, tmp_path / "net", [torch.randn(4, 32, 8, 8)], runtime="openvino", form="compact")
+    assert 9 * 32 * 32 < made.path.with_suffix(".bin").stat().st_size < 1.1 * 9 * 32 * 32  # one byte for each weight
+
+
+@openvino
+def test_accuracy_control_leaves_layers_in_float32(trained: nn.Module, tmp_path: Path):
+    data, task = open_data("digits"), lc.get_task(trained)
+    check = held_for_check(data, task, 256, 128)
+    images = list(calibration(data, task, 128))
+    assert [len(labels) for _, labels in check] == [64] * 4
+    assert not {tuple(x.flatten().tolist()) for batch, _ in check for x in batch} & {
+        tuple(x.flatten().tolist()) for batch in images for x in batch
+    }
+    made = quantize(trained, tmp_path / "net", images, runtime="openvino", check=check, max_drop=0.5)
+
+    def right(path: Path) -> float:
+        model = open_exported(path)
+        return sum(int((model(x).argmax(1) == labels).sum()) for x, labels in check) / 256
+
+    assert right(made.path) >= right(made.float32.path) - 0.005 - 1e-9
+    with pytest.raises(SettingError, match=r"max_drop=0\.5 is NNCF's accuracy control"):
+        quantize(trained, tmp_path / "onnx", images, max_drop=0.5)
+    with pytest.raises(SettingError, match="needs labelled training images"):
+        quantize(trained, tmp_path / "none", images, runtime="openvino", max_drop=0.5)
+    with pytest.raises(SettingError, match="needs other ones"):
+        held_for_check(data, task, 10, len(data.train))
+
+
+@openvino
+def test_the_verbs_take_the_files(trained: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lc.save(trained, tmp_path / "lean")
+    out, image = tmp_path / "files", tmp_path / "digit.png"
+    Image.new("L", (8, 8), 100).save(image)
+
+    def said(*arguments: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--json"])
+        assert end.value.code == 0
+        return json.loads(capsys.readouterr().out)
+
+    found = said(
+        "quantize",
+        str(tmp_path / "lean"),
+        "-o",
+        str(out),
+        "--runtime",
+        "openvino",
+        "--seconds",
+        "0.2",
+        "--calibrate",
+        "128",
+    )
+    assert found["runtime"] == "openvino" and [row["name"] for row in found["rows"]] == ["float32", "int8"]
+    scores = said("eval", str(out / "lean.int8.xml"))
+    assert scores["top1_pct"] == found["rows"][1]["top1_pct"]
+    named = said("predict", str(out / "lean.int8.xml"), str(image))
+    assert named["images"][0]["labels"][0] in "0123456789"
+    with pytest.raises(SystemExit):
+        main(["eval", str(out / "none.int8.xml")])
+    assert "there is no such file" in capsys.readouterr().err
+
+
+def test_a_quantised_onnx_file_keeps_its_task(tmp_path: Path):
+    made = quantize(network(), tmp_path / "net", [torch.randn(4, 1, 8, 8)])
+    assert lc.get_task(open_exported(made.path)) == lc.get_task(network())
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"no graph")
+    with pytest.raises(FileError, match="cannot be opened"):
+        open_exported(damaged)
