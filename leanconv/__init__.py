@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from leanconv.inference.optimize import forms_chosen, optimize
     from leanconv.models.create import create_model, list_models
     from leanconv.models.doctor import doctor
+    from leanconv.models.task import note_task
     from leanconv.ops import METHODS, find_method, list_methods
     from leanconv.ops.attention import TiedGlobalContext, TiedSE
     from leanconv.ops.depth_shared import DepthShared, DepthSharedConv2d
@@ -108,6 +109,7 @@ _HOME = {
     "load": "files.load",
     "load_checkpoint": "files.checkpoints",
     "narrower": "search.controls",
+    "note_task": "models.task",
     "optimize": "inference.optimize",
     "penalty": "core.penalty",
     "permute_channels_": "search.order",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,10 +27,12 @@ from leanconv.cli.options import (
     Weights,
     Where,
     input_size,
-)
+)  # fmt: skip
 from leanconv.cli.output import fitting, measuring, say, show, show_json
+from leanconv.cli.task_flags import opened, with_task_flags
 
 
+@with_task_flags
 def convert(
     target: Target,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the lean network.")],
@@ -51,10 +53,12 @@ def convert(
     faster_only: FasterOnly = False,
     seed: Seed = 0,
     as_json: Json = False,
+    **settings: Any,
 ) -> None:
     """Convert TARGET and save it: model.safetensors, from which the network can be loaded, and a readable plan.json.
 
     --init fit starts from the weights of TARGET, so give a trained network: a folder, or a name with --pretrained or --weights.
+    A checkpoint does not hold how its images were prepared: give --classes and --like, or --mean and --std, once, here.
     With --data, the layers are fitted to their outputs on training images, and the statistics of the normalisation layers are
     estimated again. Train the fitted network: before training, its accuracy is below that of the dense network.
     """
@@ -66,16 +70,12 @@ def convert(
     from leanconv.conversion.methods import label_of, parse_method
     from leanconv.conversion.useful import useful_plan
     from leanconv.core.notes import input_size_of
-    from leanconv.files.checkpoints import load_checkpoint
     from leanconv.files.save import save
-    from leanconv.files.target import open_target
     from leanconv.train.prepared import training_batches
 
     asked = parse_method(method)
     torch.manual_seed(seed)
-    model = open_target(target, pretrained=pretrained)
-    if weights is not None:
-        load_checkpoint(model, weights, state=state)
+    model = opened(target, weights, state, settings, pretrained=pretrained)
     shape = input_size(size) or input_size_of(model)
     plan = (
         None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape, include or (), align)

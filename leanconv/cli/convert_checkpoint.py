@@ -52,11 +52,12 @@ def convert_checkpoint(
     from leanconv.core.count import count
     from leanconv.core.notes import input_size_of
     from leanconv.files.checkpoints import load_checkpoint
+    from leanconv.files.classifier import class_count
     from leanconv.files.save import save
     from leanconv.files.target import open_target
     from leanconv.models.resnet import pad_shortcuts
 
-    model = open_target(target)
+    model = open_target(target, num_classes=None if fresh_classifier else class_count(target, checkpoint, state))
     asked = None if method is None else parse_method(method)
     if asked is not None:
         plan = useful_plan(model, asked, where or "*", exclude or (), input_size(size) or input_size_of(model))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
-from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, TestSplit
+from leanconv.cli.options import Data, DataRoot, Download, Json, MaxPixels, OnBad, State, TestSplit, Trained, Weights
 from leanconv.cli.output import say, show, show_json
+from leanconv.cli.task_flags import opened, with_task_flags
 
 
+@partial(with_task_flags, leave_out=("image_size",))
 def evaluate(
-    folder: Folder,
+    folder: Trained,
     data: Data = "digits",
     data_root: DataRoot = None,
     download: Download = False,
     on_bad: OnBad = "refuse",
     max_pixels: MaxPixels = None,
     test_split: TestSplit = None,
+    weights: Weights = None,
+    state: State = None,
     part: Annotated[Literal["test", "train"], typer.Option("--part", help="The part of the data.")] = "test",
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over ten crops of each image.")] = False,
     image_size: Annotated[
@@ -33,16 +38,24 @@ def evaluate(
     ] = "fp32",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")] = 0,
     as_json: Json = False,
+    **settings: Any,
 ) -> None:
-    """Test the network in DIR, or in an exported file such as net.int8.xml: top-1 and top-5 accuracy and loss."""
+    """Test the network TARGET, or an exported file such as net.int8.xml: top-1 and top-5 accuracy and loss.
+
+    Images are prepared as in the network's training; a checkpoint given by --weights needs --like, or --mean and --std.
+    """
     from leanconv.cli.images import open_images
+    from leanconv.core.machine import precision_name
     from leanconv.core.notes import get_task
     from leanconv.deploy.opened import is_exported, open_exported
     from leanconv.experiment.fit import evaluate
-    from leanconv.files.load import load
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
-    model = open_exported(folder) if is_exported(folder) else load(folder)
+    told = any(value is not None for value in settings.values())
+    if is_exported(folder):
+        model = open_exported(folder)
+    else:
+        model = opened(folder, weights, state, settings | {"image_size": image_size if told else None})
     scores = evaluate(
         model, images, part=part, image_size=image_size, batch_size=batch_size, ten_crop=ten_crop,
         precision=precision, workers=workers, together=True,
@@ -55,5 +68,5 @@ def evaluate(
     else:
         show(
             f"{images.name} {part}: top-1 {scores.top1_pct:.2f} %, top-5 {scores.top5_pct:.2f} %, "
-            f"loss {scores.loss:.4f} on {scores.n:,} images"
+            f"loss {scores.loss:.4f} on {scores.n:,} images in {precision_name(precision)}"
         )

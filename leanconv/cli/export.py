@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from leanconv.cli.options import Json, Seed, Size, Target, input_size
+from leanconv.cli.options import Json, Pretrained, Seed, Size, State, Target, Weights, input_size
 from leanconv.cli.output import show, show_json
+from leanconv.cli.task_flags import opened, with_task_flags
 
 
+@with_task_flags
 def export(
     target: Target,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the files.")],
@@ -26,12 +28,18 @@ def export(
         Path | None,
         typer.Option("--images", metavar="DIR", help="Compare the outputs on the images of this folder too."),
     ] = None,
+    weights: Weights = None,
+    state: State = None,
+    pretrained: Pretrained = False,
     seed: Seed = 0,
     as_json: Json = False,
+    **settings: Any,
 ) -> None:
     """Export TARGET. Each file is run on random inputs, and on your images, and its outputs are compared with PyTorch.
 
-    A file with other outputs is not written, and the exit code is 3.
+    A file with other outputs is not written, and the exit code is 3. A file's metadata hold the classes and the preparation of
+    images, which a server needs; for a network that leanconv did not train, give them with --classes and --like, or --mean
+    and --std.
     """
     import torch
     from rich.table import Table
@@ -40,12 +48,11 @@ def export(
     from leanconv.core.notes import get_task, input_size_of, set_task, task_of
     from leanconv.deploy.export import export as write
     from leanconv.deploy.images import image_tensors
-    from leanconv.files.target import open_target
     from leanconv.report.tables import NONE
     from leanconv.report.tables import size as size_text
 
     torch.manual_seed(seed)
-    model = open_target(target).eval()
+    model = opened(target, weights, state, settings, pretrained=pretrained).eval()
     shape = input_size(size) or input_size_of(model)
     if shape is None:
         raise SettingError(f"{target} does not say its input size; give it with --input-size 3,224,224")

@@ -31,6 +31,12 @@ Methods = Annotated[
     str | None,
     typer.Option("--methods", help='By comma: "dense,tied_block(blocks=2),narrower(macs=0.5)". Default: dense.'),
 ]
+Trained = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET", help="A folder that leanconv saved a network in, or a network by name with --weights."
+    ),
+]
 Method = Annotated[str, typer.Option("--method", "-m", help='How to convert: "tied_block(blocks=2)", or dense.')]
 Macs = Annotated[
     float | None, typer.Option("--macs", help="Remove channels until at most this share of the MACs remains: 0.5.")

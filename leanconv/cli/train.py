@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,16 +21,20 @@ from leanconv.cli.options import (
     Method,
     OnBad,
     Pretrained,
+    State,
     Target,
     TestSplit,
     Vectors,
+    Weights,
     Where,
 )
 from leanconv.cli.output import command_line, say, show, show_json, write_page
+from leanconv.cli.task_flags import given_task, with_task_flags
 from leanconv.cli.train_flags import Device, Devices, Loggers, Recipe, settings_of, with_train_flags
 from leanconv.core.processes import leads
 
 
+@partial(with_task_flags, leave_out=("image_size",))
 @with_train_flags
 def train(
     target: Target,
@@ -48,6 +53,8 @@ def train(
     align: Vectors = None,
     init: Init = "fresh",
     pretrained: Pretrained = False,
+    weights: Weights = None,
+    state: State = None,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", metavar="NAME|DIR", help="Learn from this trained network; see the --distill flags."),
@@ -66,16 +73,19 @@ def train(
     repeats the run: leanconv train --config DIR/config.yaml --out OTHER.
     """
     from leanconv.cli.images import open_images
+    from leanconv.core.task_settings import TaskSettings
     from leanconv.experiment.fit import fit
     from leanconv.files.target import is_saved
 
+    task = given_task({name: settings.pop(name) for name in ("classes", "mean", "std", "like")})
     trained_before = target if is_saved(target) else None
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=trained_before)
     try:
         run = fit(
             target, images, recipe, out, method=method, where=where or (),
-            exclude=exclude or (), include=include, align=align, init=init, pretrained=pretrained, teacher=teacher,
-            resume=resume, device=device, devices=devices, logger=logger,
+            exclude=exclude or (), include=include, align=align, init=init, pretrained=pretrained,
+            teacher=teacher, weights=weights, state=state, task=TaskSettings(**task), resume=resume, device=device,
+            devices=devices, logger=logger,
             **settings_of(config, settings),
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -77,6 +77,15 @@ def device_of(asked: str) -> str:
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def precision_name(asked: str) -> str:
+    """The number format of a precision, as a sentence names it.
+
+    >>> precision_name("bf16")
+    'bfloat16'
+    """
+    return {"fp32": "float32", "bf16": "bfloat16"}[precision_of(asked)]
+
+
 def precision_of(asked: str, device: str = "auto") -> str:
     """The precision that "auto", "fp32" or "bf16" means on a device: "fp32" or "bf16".
 

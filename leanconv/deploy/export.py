@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.copying import copied
-from leanconv.core.errors import CheckError, SettingError, first_line
+from leanconv.core.errors import CheckError, LeanconvWarning, SettingError, first_line
 from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice
 from leanconv.core.wrappers import unwrapped
@@ -27,6 +28,10 @@ from leanconv.inference.compare import LEAST, TIMES, difference, refuse_unsteady
 from leanconv.inference.optimize import optimize
 
 TOLERANCE = 1e-4  # part of the largest output; float32 sums in another order differ by about 1e-6 of it
+NO_TASK = (
+    "the file holds no task, so a server does not know its classes and how images are prepared; give --classes and --like, "
+    "or --mean and --std (lc.note_task(model, classes=..., like=...))"
+)
 Form = Literal["compact", "fast"]
 
 
@@ -76,7 +81,8 @@ def export(
     """Write `model` for another runtime, for any batch and image size that it supports, and compare the file with PyTorch.
 
     The file's own metadata hold the task of the network (`leanconv.set_task`): classes, mean, std, and the image size of
-    training, or the example's size if the file runs only at that size.
+    training, or the example's size if the file runs only at that size. For a network without a task, a warning says so:
+    `leanconv.note_task` notes what leanconv cannot know.
 
     Args:
         model: the network.
@@ -108,6 +114,8 @@ def export(
     answers = _Answers(model, example, images)
     shaped = _shaped(model, example, to, form)
     set_task(shaped, get_task(model))
+    if get_task(model) is None and to != "state-dict":
+        warnings.warn(NO_TASK, LeanconvWarning, stacklevel=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name

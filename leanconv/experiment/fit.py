@@ -14,6 +14,7 @@ from leanconv.conversion.methods import parse_method
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
+from leanconv.core.task_settings import TaskSettings
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.controls import CONTROLS, Control
 from leanconv.experiment.events import Progress
@@ -23,6 +24,7 @@ from leanconv.experiment.run import Run, run
 from leanconv.experiment.settings import settings_for
 from leanconv.experiment.teacher import Teacher
 from leanconv.files.target import Network, open_target
+from leanconv.files.weights import Weights
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import finished
 from leanconv.train.prepared import check_fits, scores_of, task_on
@@ -47,6 +49,9 @@ def fit(
     align: int | None = None,
     init: Init = "fresh",
     pretrained: bool = False,
+    weights: str | Path | None = None,
+    state: str | None = None,
+    task: TaskSettings | None = None,
     teacher: str | Path | nn.Module | None = None,
     test_split: float | None = None,
     resume: bool = False,
@@ -72,6 +77,10 @@ def fit(
         method, where, exclude, include, align, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
             given network is then not changed, and ``result.network`` is the converted network.
         pretrained: start from published weights, for networks by name.
+        weights, state: start from a checkpoint of yours, for networks by name; the part of it, as in
+            `leanconv.load_checkpoint`. If it has other classes than `data`, the last layer starts with new weights.
+        task: what a checkpoint does not hold, for networks by name: the order of its classes and its normalisation, with
+            which the network is then trained. In Python, `leanconv.note_task` does this for networks of your own.
         teacher: a trained network from which this network learns (distillation): a network, the folder of a saved one, or a
             name with published weights. The settings that begin with `distill` say what it teaches.
         resume: continue the unfinished run in `out`.
@@ -100,6 +109,7 @@ def fit(
     job = Job(
         model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include,
         teacher=None if teacher is None else Teacher.open(teacher), align=align,
+        weights=None if weights is None else Weights.open(weights, state), task=task or TaskSettings(),
     )  # fmt: skip
     own = {"callbacks": tuple(callbacks), "logger": logger, "strategy": strategy}
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}

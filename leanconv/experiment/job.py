@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,12 +16,15 @@ from leanconv.conversion.useful import stem, useful_plan
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
-from leanconv.core.notes import get_task
+from leanconv.core.notes import get_task, set_task
 from leanconv.core.task import Task
+from leanconv.core.task_settings import TaskSettings
 from leanconv.data import ImageData, describe
 from leanconv.experiment.controls import Control
 from leanconv.experiment.teacher import Teacher
-from leanconv.files.target import Network, absolute, network_digest, network_name, open_target
+from leanconv.files.target import Network, absolute, network_digest, network_name
+from leanconv.files.weights import Weights, open_with_weights
+from leanconv.models.task import task_from
 from leanconv.train.config import EXECUTION, TrainConfig
 from leanconv.train.once import CLASS_NAMES
 from leanconv.train.prepared import check_fits, image_size_of, parts_of, some_batches
@@ -47,6 +51,8 @@ class Job:
         include: "linear" converts linear layers too, as in `leanconv.plan`.
         teacher: the network from which this network learns; None trains on the labels alone.
         align: the channels of a whole vector, as in `leanconv.plan`.
+        weights: the checkpoint to start from, for a network by name; None for none.
+        task: what the user tells of the network's training: the order of its classes, its normalisation.
     """
 
     network: Network
@@ -63,6 +69,8 @@ class Job:
     include: Include | None = None
     teacher: Teacher | None = None
     align: int | None = None
+    weights: Weights | None = None
+    task: TaskSettings = field(default_factory=TaskSettings)
 
     @property
     def label(self) -> str:
@@ -109,7 +117,13 @@ class Job:
             | self._included()
             | self._fitted()
             | ({"teacher": self.teacher.digest} if self.teacher else {})
+            | ({"weights": {"file": self.weights.digest, "state": self.weights.state}} if self.weights else {})
+            | ({"task": self._told()} if self.task.given else {})
         )
+
+    def _told(self) -> dict[str, Any]:
+        """What is told of the network's training, as JSON values."""
+        return {name: value for name, value in self.task.to_json().items() if value is not None}
 
     def _included(self) -> dict[str, Any]:
         """The keys "include" and "align" for runs that convert linear layers or align widths; other runs do not have them."""
@@ -144,6 +158,8 @@ class Job:
             "pretrained": self.pretrained,
             **self._included(),
             **({"teacher": self.teacher.target} if self.teacher else {}),
+            **({"weights": str(self.weights.path.resolve()), "state": self.weights.state} if self.weights else {}),
+            **{name: _flag(value) for name, value in self._told().items()},
             **self.data.origin,
             "device": accelerator,
         }
@@ -161,7 +177,7 @@ class Job:
         plan = useful_plan(
             model, self.method, self.where or "*", exclude, self.input_size, self.include or (), self.align
         )
-        return fitted(model, plan, self.init, self._images_to_fit() if self.init == "fit" else None)
+        return fitted(model, plan, self.init, self.in_order_of(model)._images_to_fit() if self.init == "fit" else None)
 
     def _images_to_fit(self) -> list[Tensor]:
         """Images of the train part, without the ones that are held out for validation, as training feeds them."""
@@ -172,8 +188,16 @@ class Job:
     def base(self) -> nn.Module:
         """The network before it is converted."""
         if isinstance(self.network, str):
-            classes, channels = len(self.data.classes), self.data.channels
-            return open_target(self.network, pretrained=self.pretrained, num_classes=classes, in_chans=channels)
+            model = open_with_weights(
+                self.network, None if self.weights is None else self.weights.path,
+                state=None if self.weights is None else self.weights.state, pretrained=self.pretrained,
+                num_classes=len(self.data.classes), in_chans=self.data.channels,
+            )  # fmt: skip
+            if self.task.given:
+                set_task(model, task_from(model, self.task.replace(image_size=self.image_size[0])))
+            return model
+        if self.weights is not None:
+            raise SettingError("weights= is for networks by name; fill this one with lc.load_checkpoint(model, path)")
         if self.pretrained:
             raise SettingError("pretrained=True is for networks by name; this one brings its weights")
         if isinstance(self.network, nn.Module):
@@ -183,4 +207,16 @@ class Job:
     def in_order_of(self, model: nn.Module) -> Job:
         """The job with the classes of its data in the order of `model`, if `model` was trained before."""
         task = get_task(model)
-        return self if task is None else replace(self, data=self.data.for_classes(task.classes))
+        if task is None:
+            return self
+        data = self.data.for_classes(task.classes)
+        if self.task.mean is not None or self.task.like is not None:  # train as the checkpoint was trained
+            data = replace(data, mean=task.mean, std=task.std)
+        return replace(self, data=data)
+
+
+def _flag(value: Any) -> Any:
+    """A value as the text of its flag: class names as JSON, because a name may hold a comma."""
+    if not isinstance(value, list):
+        return value
+    return json.dumps(value) if value and isinstance(value[0], str) else ",".join(map(str, value))

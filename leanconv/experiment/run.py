@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from leanconv.core.errors import RunError
-from leanconv.core.machine import precision_of
+from leanconv.core.machine import precision_name
 from leanconv.core.processes import leads
 from leanconv.experiment.conclude import conclude
 from leanconv.experiment.events import Progress, Waiting, teller
@@ -76,10 +76,10 @@ class Run(Result):
 
     def __str__(self) -> str:
         test, took = self.summary["test"], self.summary["train"]["train_seconds"]
-        low = " in bfloat16" if precision_of(self.job.config.precision) == "bf16" else ""
         return (
             f"{self.summary['method']}: test top-1 {test['top1_pct']:.2f} %, top-5 {test['top5_pct']:.2f} % on "
-            f"{test['n']:,} images{low}; {self.counts['params']:,} parameters; trained in {took:.0f} s"
+            f"{test['n']:,} images in {precision_name(self.job.config.precision)}; {self.counts['params']:,} parameters; "
+            f"trained in {took:.0f} s"
         )
 
     def page(self, command: str = "") -> Page:

@@ -20,6 +20,7 @@ from leanconv.core.settings import check_bool
 from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
 from leanconv.core.wrappers import unwrapped
+from leanconv.files.classifier import classifier_tensors
 from leanconv.files.load import refuse_meta
 from leanconv.files.origin import check_padding, origin_of, set_origin_
 from leanconv.files.releases import places
@@ -135,14 +136,10 @@ class _Target:
 
 def _classifier(model: nn.Module) -> frozenset[str]:
     """The names of the last layer's tensors."""
-    get = getattr(model, "get_classifier", None)
-    last = get() if callable(get) else None
-    if not isinstance(last, nn.Module):
-        last = next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
-    name = next((name for name, module in model.named_modules() if module is last), None)
-    if last is None or name is None:
+    names = classifier_tensors(model)
+    if not names:
         raise FileError(f"fresh_classifier: no last linear layer was found in {type(model).__name__}; leave it out")
-    return frozenset(f"{name}.{key}" for key in last.state_dict())
+    return names
 
 
 def _chosen(states: list[State], target: _Target, path: Path, state: str | None) -> Fit:
