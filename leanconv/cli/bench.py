@@ -61,6 +61,9 @@ def bench(
     for target in every:
         if every.count(target) > 1:
             raise SettingError(f"{target} is given twice; leave one out")
+    for path in (out, report):
+        if path is not None and path.is_dir():
+            raise SettingError(f"{path} is a folder; give a file in it: {path / 'bench.json'}")
     result = measure(
         {target: partial(open_target, target) for target in every}, list(parse_methods(methods).values()),
         where=where or "*", exclude=exclude or (), runtimes="all" if names == "all" else _listed(names),

@@ -13,6 +13,7 @@ import typer
 from leanconv.core.config import Config, Setting
 from leanconv.core.errors import SettingError
 from leanconv.train.config import TrainConfig
+from leanconv.train.recipes import RECIPES, default_recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,8 +21,7 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="Settings that the flags change. Default: quick_digits for digits, else cifar_fast, "
-        "which may differ from the [values] below.",
+        help="Settings that the flags change. Default: quick_digits for digits, else cifar_fast; the [values] below are theirs.",
     ),
 ]
 Device = Annotated[
@@ -51,25 +51,46 @@ def flag(setting: Setting) -> str:
     return f"--{setting.name.replace('_', '-')}"
 
 
-def option(setting: Setting) -> Any:
+def resolved(name: str) -> str:
+    """The value of a training setting in a run without flags, by the recipe that suits the data.
+
+    >>> resolved("momentum"), resolved("epochs")
+    ('0.9', '12 for digits, else 30')
+    """
+    digits, others = (_text(getattr(RECIPES[default_recipe(data)](), name)) for data in ("digits", ""))
+    return digits if digits == others else f"{digits or 'none'} for digits, else {others or 'none'}"
+
+
+def _text(value: Any) -> str:
+    """A value as its flag takes it; on for true, and nothing for none and false."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return {"None": "", "True": "on", "False": ""}.get(str(value), str(value))
+
+
+def option(setting: Setting, default: str) -> Any:
     """The parameter type of a setting. The default is only shown in the help, because a recipe may have another value."""
     declared = flag(setting)
     if setting.kind is bool:
         declared += f"/--no-{declared[2:]}".replace("--no-no-", "--")
     kind = str if setting.kind is tuple else setting.kind
-    default = setting.default
-    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    shown = {"None": "", "": "", "True": " [on]", "False": ""}.get(text, f" [{text}]")
-    return Annotated[kind | None, typer.Option(declared, help=setting.help + shown)]
+    shown = f"{setting.help} [{default}]" if default else setting.help
+    return Annotated[kind | None, typer.Option(declared, help=shown)]
 
 
 def with_flags(config: type[Config], function: Function, *, leave_out: Collection[str] = ()) -> Function:
     """Add a flag for each setting to `function`, which ends in ``**settings``; a flag that is not given is None."""
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
+
+    def shown(setting: Setting) -> str:
+        return resolved(setting.name) if config is TrainConfig else _text(setting.default)
+
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name != "settings"]
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option(setting))
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option(setting, shown(setting))
+        )
         for name, setting in config.settings().items()
         if name not in leave_out
     ]

@@ -13,7 +13,7 @@ from leanconv.core.reading import one_line, parse_yaml
 from leanconv.data import ImageData
 from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import CLASSES, REQUEST, TEACHER
-from leanconv.train.recipes import RECIPES
+from leanconv.train.recipes import RECIPES, default_recipe
 
 
 def settings_for(
@@ -44,7 +44,7 @@ def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapp
     if config is not None and Path(config).suffix in (".yaml", ".yml"):
         found, _ = read_config(config)
         return _chosen(None, data_name, {**found, **given})
-    name = str(config) if config else "quick_digits" if data_name == "digits" else "cifar_fast"
+    name = str(config) if config else default_recipe(data_name)
     if name not in RECIPES:
         raise SettingError(f"--recipe (config=) {name!r} does not exist; there are {', '.join(RECIPES)}")
     return RECIPES[name]().replace(**given)

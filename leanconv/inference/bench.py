@@ -111,9 +111,12 @@ def bench(
     batches = (batch,) if isinstance(batch, int) else tuple(batch)
     for number in batches:
         check_int("batch", number)
+    names = _runtimes(runtimes)
+    for name in names:  # before networks are built, which may take minutes
+        known.check(name)
+    _check_device(device)
     built, unbuilt = _built(_named(models), methods, where, tuple(exclude))
     size = input_size or _size_of(built)
-    names = _runtimes(runtimes)
     dtype = PRECISIONS[precision]
     rows: list[Row] = []
     for number in batches:
@@ -134,6 +137,11 @@ def bench(
     head["versions"] |= known.versions()
     rounds = max((row["rounds"] or 0 for row in rows), default=0)
     return BenchResult({**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
+
+
+def _check_device(device: str) -> None:
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise SettingError(f"device={device!r}: torch finds no GPU here; take cpu")
 
 
 def _runtimes(asked: str | Sequence[str]) -> Sequence[str]:

@@ -21,7 +21,15 @@ from leanconv.ops import METHODS
 
 OLDEST_TORCH = (2, 9)
 NEEDED = ("torchvision", "timm", "safetensors", "lightning", "sklearn", "pyarrow", "matplotlib", "jinja2")
-FOR_DEVELOPERS = "dev"
+FOR_DEVELOPERS = ("dev", "docs")
+ADDS = {  # what each extra adds, for a reader who does not know the packages
+    "onnx": "files for ONNX Runtime, and int8",
+    "openvino": "files for OpenVINO, and its times",
+    "coco": "detection: COCO's scores",
+    "pandas": "results as data frames",
+    "tensorboard": "metrics for TensorBoard",
+    "wandb": "metrics for Weights & Biases",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Health:
 
     Args:
         machine: hardware and versions, as `leanconv.core.machine.describe_machine` gives them.
-        extras_missing: for each extra of leanconv the packages that are not installed.
+        extras_missing: for each extra of leanconv the packages that are not installed, or too old.
         problems: what is wrong, each with the way out.
     """
 
@@ -42,8 +50,10 @@ class Health:
         lines = [f"{name}: {_text(value)}" for name, value in self.machine.items() if name != "versions"]
         lines += ["", *(f"{name} {version or 'is missing'}" for name, version in self.machine["versions"].items()), ""]
         for name, missing in self.extras_missing.items():
-            state = f"not installed ({', '.join(missing)}): pip install 'leanconv[{name}]'" if missing else "installed"
-            lines.append(f"extra {name}: {state}")
+            state = f"needs {', '.join(missing)}: pip install 'leanconv[{name}]'" if missing else "installed"
+            lines.append(f"extra {name} ({ADDS.get(name, 'see its package')}): {state}")
+        if not self.extras_missing:
+            lines.append("extras: not known, because leanconv is not installed here: pip install -e . in its folder")
         said = [f"problem: {problem}" for problem in self.problems] or ["all checks passed"]
         return "\n".join([*lines, "", *said])
 
@@ -54,7 +64,7 @@ def doctor() -> Health:
 
 
 def missing_extras() -> dict[str, list[str]]:
-    """For each extra that leanconv declares, which of its packages are not installed."""
+    """For each extra that leanconv declares, which of its packages are not installed, or are older than it needs."""
     try:
         declared = importlib.metadata.requires("leanconv") or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
@@ -62,9 +72,13 @@ def missing_extras() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for requirement in map(Requirement, declared):
         extra = _extra_of(requirement)
-        if extra is not None and extra != FOR_DEVELOPERS:
+        if extra is not None and extra not in FOR_DEVELOPERS:
             missing = found.setdefault(extra, [])
-            missing += [] if _installed(requirement.name) else [requirement.name]
+            version = _version(requirement.name)
+            if version is None:
+                missing.append(requirement.name)
+            elif not requirement.specifier.contains(version, prereleases=True):
+                missing.append(f"{requirement.name}{requirement.specifier} instead of {version}")
     return found
 
 
@@ -74,12 +88,11 @@ def _extra_of(requirement: Requirement) -> str | None:
     return name.strip("\"' )") if found else None
 
 
-def _installed(package: str) -> bool:
+def _version(package: str) -> str | None:
     try:
-        importlib.metadata.version(package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _text(value: Any) -> str:

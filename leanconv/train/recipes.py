@@ -191,6 +191,15 @@ def _imagenet(epochs: int) -> TrainConfig:
     )  # fmt: skip
 
 
+def default_recipe(data_name: str) -> str:
+    """The name of the recipe of a run that names none.
+
+    >>> default_recipe("digits"), default_recipe("cifar10")
+    ('quick_digits', 'cifar_fast')
+    """
+    return "quick_digits" if data_name == "digits" else "cifar_fast"
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe
     for recipe in (

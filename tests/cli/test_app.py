@@ -14,8 +14,11 @@ from typer.main import get_command
 from leanconv.cli import app
 from leanconv.cli.app import VERBS
 from leanconv.cli.detect.flags import UNUSED
+from leanconv.cli.train_flags import resolved
 from leanconv.core.config import Config
+from leanconv.data import open_data
 from leanconv.detect import DetectConfig
+from leanconv.experiment.settings import settings_for
 from leanconv.train import TrainConfig
 from leanconv.train.config import DISTILL
 
@@ -64,8 +67,17 @@ def test_every_setting_is_a_flag_with_its_help_and_its_default(
         assert (
             not isinstance(setting.default, int | float)
             or setting.kind is bool
-            or f"[{setting.default}]" in flags[name].help
+            or f"[{resolved(name) if config is TrainConfig else setting.default}]" in flags[name].help
         )
+
+
+def test_the_help_shows_what_a_run_uses() -> None:
+    """The values of the recipe that a run without flags takes, for digits and for other data."""
+    flags = {parameter.name: parameter.help for parameter in get_command(app).commands["train"].params}  # type: ignore[attr-defined]
+    digits = settings_for(None, open_data("digits"), {})
+    assert f"[{digits.lr} for digits, else 0.3]" in flags["lr"]
+    assert f"[{digits.epochs} for digits, else 30]" in flags["epochs"]
+    assert digits.precision == "bf16" and flags["precision"].endswith("[bf16]")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from leanconv.models.doctor import NEEDED, missing_extras
+from leanconv.models.doctor import ADDS, FOR_DEVELOPERS, NEEDED, missing_extras
 from leanconv.timing.runtimes import PACKAGES
 from leanconv.train.loggers import NEEDS
 from tests.gates import tree
@@ -35,7 +35,7 @@ def normal(name: str) -> str:
 
 
 CORE = names(PROJECT["dependencies"])
-EXTRAS = {name: names(found) for name, found in PROJECT["optional-dependencies"].items() if name != "dev"}
+EXTRAS = {name: names(found) for name, found in PROJECT["optional-dependencies"].items() if name not in FOR_DEVELOPERS}
 DECLARED = CORE.union(*EXTRAS.values())
 
 
@@ -94,7 +94,7 @@ def test_advice_names_an_extra_that_exists() -> None:
         for name in re.split(r"[, ]+", found)
     }
     assert {name for _, name in advised} >= {"onnx", "openvino", "coco", "tensorboard"}
-    assert [place for place in advised if place[1] not in {*EXTRAS, "dev"}] == []
+    assert [place for place in advised if place[1] not in {*EXTRAS, *FOR_DEVELOPERS}] == []
 
 
 def test_an_extra_holds_the_packages_it_is_advised_for() -> None:
@@ -108,11 +108,18 @@ def test_an_extra_holds_the_packages_it_is_advised_for() -> None:
 
 
 def test_doctor_asks_for_what_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leanconv.models.doctor._installed", lambda package: False)
+    monkeypatch.setattr("leanconv.models.doctor._version", lambda package: None)
     requires = [
         f'{text}; extra == "{extra}"' for extra, found in PROJECT["optional-dependencies"].items() for text in found
     ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: PROJECT["dependencies"] + requires)
     assert {extra: set(found) for extra, found in missing_extras().items()} == EXTRAS
+    assert set(ADDS) == set(EXTRAS)
     known = importlib.metadata.packages_distributions()
     assert {normal(known[module][0]) for module in NEEDED} <= CORE
+
+
+def test_doctor_names_a_package_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leanconv.models.doctor._version", lambda package: "1.2")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ['onnx>=1.18; extra == "onnx"'])
+    assert missing_extras() == {"onnx": ["onnx>=1.18 instead of 1.2"]}

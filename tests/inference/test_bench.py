@@ -78,6 +78,18 @@ def test_mistakes_say_the_way_out(settings: dict[str, object], says: str) -> Non
         lc.bench(own(), **(FAST | settings))
 
 
+@pytest.mark.parametrize("settings", [{"runtimes": ("tpu",)}, {"precision": "fp8"}, {"batch": 0}, {"device": "cuda"}])
+def test_a_mistake_is_refused_before_a_network_is_built(
+    settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never() -> nn.Module:
+        raise AssertionError("the network was built")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingError):
+        lc.bench({"never": never}, **(FAST | settings))
+
+
 def test_the_forms_of_a_race_go_by_name() -> None:
     x = torch.zeros(1, 3, 16, 16)
     assert {entry.form for entry in race({"a": own()}, x, forms=("as it is",), seconds=0.05)} == {"as it is"}
