@@ -26,7 +26,7 @@ LISTEN = "<script>window.errors = []; addEventListener('error', (e) => errors.pu
 def run(text: str, script: str, folder: Path, size: str = "1200,900") -> Any:
     """What `script`, which gives a value, finds on the page; errors of the page fail the test."""
     ending = (
-        f"<script>addEventListener('load', () => {{ const found = (() => {{ {script} }})();"
+        f"<script>addEventListener('load', async () => {{ const found = await (async () => {{ {script} }})();"
         "const out = document.createElement('pre'); out.id = 'found';"
         "out.textContent = JSON.stringify({ found, errors }); document.body.append(out); });</script>"
     )
