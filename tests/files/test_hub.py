@@ -85,3 +85,22 @@ def test_the_dense_network_stands_beside_in_the_card():
     assert f"| dense | {lc.count(lc.create_model('resnet8', num_classes=3), (3, 32, 32)).params:,} |" in text
     assert "| dense |" not in card_text(lc.create_model("basis_resnet32"))
     assert "3 classes: cat, dog, frog." in text
+
+
+def test_the_lines_of_the_card_run_and_its_metadata_are_valid(hub: Path) -> None:
+    """A reader copies the Python lines; the hub reads the YAML in front."""
+    lean = lean_network()
+    lc.push_to_hub(lean, "user/net")
+    folder = hub / "user" / "net"
+    card = ModelCard.load(folder / "README.md")
+    meta = card.data.to_dict()
+    assert meta["library_name"] == "leanconv" and meta["pipeline_tag"] == "image-classification"
+    assert len(meta["tags"]) == len({*meta["tags"]}) and all(tag == tag.lower() for tag in meta["tags"])
+    code = card.text.split("```python\n")[1].split("```")[0]
+    assert '"user/name"' in code
+    names: dict[str, object] = {}
+    exec(code.replace("user/name", str(folder)), names)
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(names["model"](x), lean(x))  # type: ignore[operator]
+    for text in ("Input: 3 channels of 32x32 pixels", "| this network |", f"leanconv {lc.__version__}"):
+        assert text in card.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,15 +17,24 @@ from tests.gates import tree
 DATA = ("py.typed", "models/counts.json", "report/templates/report.html.j2", "report/templates/page.css")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+def built(kind: str, folder: Path) -> Path:
+    """A wheel or an sdist of the repository."""
+    build = f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))"
     answer = subprocess.run(
         [sys.executable, "-c", build, str(folder)], cwd=tree.ROOT, capture_output=True, text=True, timeout=100
     )
     assert answer.returncode == 0, answer.stderr
     return folder / answer.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("sdist", tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +65,24 @@ def test_it_holds_every_file_of_the_package_and_no_other(wheel: Path) -> None:
     assert {f"leanconv/{name}" for name in DATA} <= found
     assert f"\nVersion: {__version__}\n" in said
     assert "\nProject-URL: Tied Block Convolution, https://arxiv.org/abs/2009.12021\n" in said
+
+
+def test_the_source_archive_holds_what_its_tests_read(archive: Path) -> None:
+    with tarfile.open(archive) as file:
+        found = {name.partition("/")[2] for name in file.getnames()}
+    tracked = {
+        tree.name(path) for path in tree.files() if path.parts[len(tree.ROOT.parts)] in ("leanconv", "tests", "docs")
+    }
+    assert tracked <= found
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "SECURITY.md", "mkdocs.yml", "Makefile"} <= found
+
+
+def test_a_package_index_would_show_both(wheel: Path, archive: Path) -> None:
+    """twine's check of the metadata and of the long description, where a warning is an error."""
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(archive)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
 
 
 def test_it_runs_from_where_it_is_installed(installed: Path) -> None:
