@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := leanconv tests $(wildcard benchmarks examples)
+SOURCES := leanconv tests $(wildcard benchmarks docs examples)
 
 # uv reads no pip settings: hand on where packages come from
 comma := ,
@@ -25,7 +25,7 @@ export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests format lock clean
+.PHONY: help install demo docs test lint types tests format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## train a network on the embedded digits and make it twice as fast, in a few minutes
 	$(BIN)/leanconv demo
+
+docs: $(STAMP) ## write the documentation site to build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 test: lint types tests ## lint, types and tests: what .ci/run runs
 

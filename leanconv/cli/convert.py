@@ -71,18 +71,15 @@ def convert(
     from leanconv.conversion.useful import useful_plan
     from leanconv.core.notes import input_size_of
     from leanconv.files.save import save
+    from leanconv.search.faster import some_faster
     from leanconv.train.prepared import training_batches
 
-    asked = parse_method(method)
+    how = parse_method(method)
     torch.manual_seed(seed)
     model = opened(target, weights, state, settings, pretrained=pretrained)
     shape = input_size(size) or input_size_of(model)
-    plan = (
-        None if asked is None else useful_plan(model, asked, where or "*", exclude or (), shape, include or (), align)
-    )
+    plan = None if how is None else useful_plan(model, how, where or "*", exclude or (), shape, include or (), align)
     if faster_only and plan is not None:
-        from leanconv.search.faster import some_faster
-
         plan = some_faster(plan, progress=measuring)
     batches = None
     if data is not None:
@@ -94,9 +91,9 @@ def convert(
     before, after = found["before"], found["after"]
     if as_json:
         told = {"before": before, "after": after, "uncounted": found["uncounted"]}
-        show_json({"target": target, "method": label_of(asked), "out": str(folder), **told})
+        show_json({"target": target, "method": label_of(how), "out": str(folder), **told})
     else:
-        show(f"{label_of(asked)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")
+        show(f"{label_of(how)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")
     if plan is not None and init == "fit":
         kind, far = ("weights", "far below") if data is None else ("outputs", "below")
         say(f"fitted to the dense {kind} and not trained: train it, its accuracy is {far} that of the dense network")

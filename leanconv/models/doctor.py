@@ -29,6 +29,7 @@ ADDS = {  # what each extra adds, for a reader who does not know the packages
     "pandas": "results as data frames",
     "tensorboard": "metrics for TensorBoard",
     "wandb": "metrics for Weights & Biases",
+    "datasets": "folders of Hugging Face's datasets, and large parquet files",
 }
 
 

@@ -8,7 +8,15 @@ import pytest
 
 from tests.gates import prose, tree
 
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md", "docs/*.md", "docs/papers/*.md")
+DOCUMENTS = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "results/README.md",
+    "docs/*.md",
+    "docs/*/*.md",
+)
 SOURCES = [
     path
     for path in tree.files("*.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 import leanconv
-from tests.gates import surface, tree
+from tests.gates import cli_reference, drawings, surface, tree
 
 UPDATE = "if the change is meant, run `python -m tests.gates.update` and say it in CHANGELOG.md"
 
@@ -16,6 +16,15 @@ def test_public_names_are_those_written_down():
 
 def test_cli_flags_are_those_written_down():
     assert surface.cli_flags() == surface.FLAGS.read_text(encoding="utf-8"), UPDATE
+
+
+def test_the_reference_of_the_command_line_is_that_of_the_commands():
+    assert cli_reference.PATH.read_text(encoding="utf-8") == cli_reference.cli_reference(), UPDATE
+
+
+def test_the_figures_of_the_concepts_are_those_of_the_plans():
+    for name, text in drawings.figures().items():
+        assert (tree.ROOT / "docs" / "figures" / f"{name}.svg").read_text(encoding="utf-8") == text, UPDATE
 
 
 def test_every_public_name_exists():

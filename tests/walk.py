@@ -1,0 +1,130 @@
+"""A stranger's walk: README and two guides, from a fresh clone, with the seconds of each step.
+
+``python -m tests.walk`` runs each command in a process of its own, as a person types it. With ``--together`` all run in one
+process, which the tests do. ``--json FILE`` writes the steps. The sizes are small: the walk shows that the way is open, not how
+good a network becomes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.gates import tree
+from tests.gates.guides import blocks, commands, files_of_a_user, flags_for
+
+GUIDES = ("docs/guides/checkpoint.md", "docs/guides/module.md")
+# README shows real sizes; the walk takes small ones
+SMALL = {"time=0.5": "macs=0.5", "fast_vgg(width=0.5)": "fast_vgg(width=0.25)"}
+ADDED = {
+    "train": ["--epochs", "1", "--threads", "1"],
+    "lean": shlex.split("--recovery-epochs 1 --images 16 --controls none --methods tied_block"),
+}
+Step = dict[str, Any]
+
+
+def readme_commands(text: str) -> list[list[str]]:
+    """The commands of README's first screen that train a network, make it lean and use it."""
+    block = next(code for code in re.findall(r"```console\n(.*?)```", text, re.DOTALL) if "leanconv train" in code)
+    return [[SMALL.get(word, word) for word in words] + flags_for(words, ADDED) for words in commands(block)]
+
+
+def walk(clone: Path, run: Callable[[list[str]], None], python: Callable[[str], None]) -> list[Step]:
+    """The steps in the working folder, by the texts of `clone`.
+
+    Args:
+        clone: a clone of the repository.
+        run: runs a command, given its words without `leanconv`.
+        python: runs the Python lines of a page.
+    """
+    steps: list[Step] = []
+
+    def step(page: str, what: str, action: Callable[[], None]) -> None:
+        start = time.perf_counter()
+        action()
+        steps.append({"page": page, "step": what, "seconds": round(time.perf_counter() - start, 2)})
+        print(f"{steps[-1]['seconds']:8.1f} s  {page}: {what}", file=sys.stderr, flush=True)
+
+    files_of_a_user()
+    for words in readme_commands((clone / "README.md").read_text(encoding="utf-8")):
+        step("README.md", shlex.join(["leanconv", *words]), lambda words=words: run(words))
+    for page in GUIDES:
+        lines = ""
+        for language, code, flags in blocks((clone / page).read_text(encoding="utf-8")):
+            if language == "python":
+                lines += code  # the blocks of a page are one program
+                continue
+            for words in commands(code):
+                asked = [*words, *flags_for(words, flags)]
+                step(page, shlex.join(["leanconv", *asked]), lambda asked=asked: run(asked))
+        step(page, "its Python lines", lambda lines=lines: python(lines))
+    return steps
+
+
+def in_processes(clone: Path) -> tuple[Callable[[list[str]], None], Callable[[str], None]]:
+    """Commands and lines run in processes of their own, with the leanconv of the clone."""
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+
+    def run(words: list[str]) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "leanconv", *words], env=environment, check=True, stdout=subprocess.DEVNULL
+        )
+
+    def python(lines: str) -> None:
+        Path("lines.py").write_text(lines, encoding="utf-8")
+        subprocess.run([sys.executable, "lines.py"], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    return run, python
+
+
+def in_this_process() -> tuple[Callable[[list[str]], None], Callable[[str], None]]:
+    """Commands and lines run here."""
+    from leanconv.cli import main as leanconv
+
+    def run(words: list[str]) -> None:
+        try:
+            leanconv(words)
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(f"leanconv {shlex.join(words)} ended with {end.code}") from None
+
+    def python(lines: str) -> None:
+        exec(compile(lines, "lines.py", "exec"), {"__name__": "lines"})
+
+    return run, python
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--together", action="store_true", help="run all in one process")
+    parser.add_argument("--json", type=Path, help="write the steps to this file")
+    asked = parser.parse_args()
+    out = asked.json.resolve() if asked.json else None
+    with tempfile.TemporaryDirectory() as folder:
+        clone, work = Path(folder, "leanconv"), Path(folder, "work")
+        start = time.perf_counter()
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", tree.ROOT.as_uri(), clone], check=True)
+        steps = [{"page": "", "step": "git clone", "seconds": round(time.perf_counter() - start, 2)}]
+        work.mkdir()
+        os.chdir(work)
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
+        if asked.together:
+            sys.path.insert(0, str(clone))
+        steps += walk(clone, *(in_this_process() if asked.together else in_processes(clone)))
+        os.chdir(tree.ROOT)
+    if out is not None:
+        out.write_text(json.dumps(steps, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
