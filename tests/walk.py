@@ -28,7 +28,7 @@ GUIDES = ("docs/guides/checkpoint.md", "docs/guides/module.md")
 SMALL = {"time=0.5": "macs=0.5", "fast_vgg(width=0.5)": "fast_vgg(width=0.25)"}
 ADDED = {
     "train": ["--epochs", "1", "--threads", "1"],
-    "lean": shlex.split("--recovery-epochs 1 --images 16 --controls none --methods tied_block"),
+    "lean": shlex.split("--recovery-epochs 1 --images 16 --controls none --methods tied_block --points 2"),
 }
 Step = dict[str, Any]
 

@@ -28,12 +28,12 @@ def plan_figure() -> str:
         names = [*groups, *(skipped.site.name for skipped in plan.kept)]
         layers = [layer for layer, module in model.named_modules() if layer in names]
         top = 40 + 120 * row
-        parts.append(text(10, top, f"{name}: {len(plan.groups)} groups, {plan.params():,} parameters in them", 15))
+        parts.append(text(10, top, f"{name}: {len(plan.groups)} group{'s' * (len(plan.groups) != 1)}, {plan.params():,} parameters", 15))
         for column, layer in enumerate(layers):
             colour = GREY if layer not in groups else COLOURS[groups[layer] % len(COLOURS)]
             parts.append(box(10 + 74 * column, top + 12, 66, 34, colour))
             parts.append(text(10 + 74 * column, top + 62 + 12 * (column % 2), layer.removesuffix(".weight"), 10))
-        width = 10 + 74 * len(layers)
+        width = 60 + 74 * len(layers)
     return svg(width, 270, parts, f"Layers of {NETWORK} under two methods")
 
 

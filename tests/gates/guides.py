@@ -46,7 +46,7 @@ def files_of_a_user() -> None:
     from PIL import Image
 
     names, generator = ("ant", "bee", "cat"), np.random.default_rng(0)
-    for part, count in (("train", 10), ("test", 4)):
+    for part, count in (("train", 6), ("test", 2)):
         for level, name in enumerate(names):
             folder = Path("photos", part, name)
             folder.mkdir(parents=True)
