@@ -28,7 +28,8 @@ def plan_figure() -> str:
         names = [*groups, *(skipped.site.name for skipped in plan.kept)]
         layers = [layer for layer, module in model.named_modules() if layer in names]
         top = 40 + 120 * row
-        parts.append(text(10, top, f"{name}: {len(plan.groups)} group{'s' * (len(plan.groups) != 1)}, {plan.params():,} parameters", 15))
+        number = f"{len(plan.groups)} group{'s' * (len(plan.groups) != 1)}"
+        parts.append(text(10, top, f"{name}: {number}, {plan.params():,} parameters", 15))
         for column, layer in enumerate(layers):
             colour = GREY if layer not in groups else COLOURS[groups[layer] % len(COLOURS)]
             parts.append(box(10 + 74 * column, top + 12, 66, 34, colour))
