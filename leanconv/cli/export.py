@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from leanconv.cli.options import Json, Pretrained, Seed, Size, State, Target, Weights, input_size
 from leanconv.cli.output import show, show_json
 from leanconv.cli.task_flags import opened, with_task_flags
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from leanconv.core.meta import InputSize
+    from leanconv.deploy.export import Exported
 
 
 @with_task_flags
@@ -42,14 +49,11 @@ def export(
     and --std.
     """
     import torch
-    from rich.table import Table
 
     from leanconv.core.errors import SettingError
     from leanconv.core.notes import get_task, input_size_of, set_task, task_of
     from leanconv.deploy.export import export as write
     from leanconv.deploy.images import image_tensors
-    from leanconv.report.tables import NONE
-    from leanconv.report.tables import size as size_text
 
     torch.manual_seed(seed)
     model = opened(target, weights, state, settings, pretrained=pretrained).eval()
@@ -69,6 +73,15 @@ def export(
     if as_json:
         show_json({"target": target, "form": form, "files": [exported.to_json() for exported in found]})
         return
+    show(_table(found, shape))
+
+
+def _table(found: Sequence[Exported], shape: InputSize) -> Table:
+    from rich.table import Table
+
+    from leanconv.report.tables import NONE
+    from leanconv.report.tables import size as size_text
+
     table = Table(caption="Weights in the network, in all files of the format, and in memory once loaded.")
     for head in ("Format", "File", "Unique", "On disk", "Loaded", "Largest error", "Inputs compared", "Image size"):
         table.add_column(head, justify="left" if head in ("Format", "File") else "right", overflow="fold")
@@ -79,4 +92,4 @@ def export(
             f"{exported.max_error:.2g}", str(exported.compared),
             "any" if exported.any_size else f"{shape[1]}x{shape[2]}",
         )  # fmt: skip
-    show(table)
+    return table

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from leanconv import analyse, detect
-from tests.gates import tree
+from tests.gates import guides, tree
 
 FLAGS = (tree.ROOT / "tests/gates/cli_flags.txt").read_text(encoding="utf-8").splitlines()
 DOCUMENTS = sorted([tree.ROOT / "CONTRIBUTING.md", *(tree.ROOT / "docs").rglob("*.md")])
@@ -39,7 +39,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 COMMANDS = list(commands())
-PYTHON = [(path, block) for path in DOCUMENTS if path.name != "CONTRIBUTING.md" for block in code(path, "python")]
+RUN = {*guides.PAGES, tree.ROOT / "CONTRIBUTING.md"}  # whose Python lines run in other tests
+PYTHON = [(path, block) for path in DOCUMENTS if path not in RUN for block in code(path, "python")]
 
 
 @pytest.mark.parametrize(
