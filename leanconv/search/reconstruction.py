@@ -204,8 +204,9 @@ def _best(layer: Any, moments: Moments, inputs: Tensor) -> nn.Conv2d:
     fitted[:, stay] = solved(weight @ metric[:, stay], metric[stay][:, stay])
     made = _reading(layer, inputs)
     made.weight.copy_(fitted[:, stay].view_as(made.weight))
-    if layer.bias is not None:
-        made.bias = nn.Parameter(moments.repaired(layer, fitted), requires_grad=False)
+    bias = moments.repaired(layer, fitted)
+    if bias is not None:
+        made.bias = nn.Parameter(bias, requires_grad=False)
     return made
 
 
