@@ -106,7 +106,7 @@ class Flow:
         count = self.setup.config.narrowed
         for share in shares(self.setup.budget, costs.network, count) if count else ():
             try:
-                stages = narrower_stages(self.setup, share, self.folder, self.say, costs)
+                stages = narrower_stages(share, self.dense)
                 stages.space  # noqa: B018  whether there is a candidate
                 found.append(stages)
             except SettingError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -84,9 +84,14 @@ class Setup(ABC):
     cache: Cache
     start: nn.Module
 
-    def from_(self, start: nn.Module) -> Setup:
-        """The same search from another network, on the same images."""
-        found = replace(self, start=start)
+    def from_(self, start: nn.Module, methods: Sequence[str | Method] | None = None) -> Setup:
+        """The same search from another network, on the same images.
+
+        Args:
+            start: the network.
+            methods: the candidates' methods; None leaves them.
+        """
+        found = replace(self, start=start, methods=self.methods if methods is None else tuple(methods))
         found.__dict__.update({name: getattr(self, name) for name in ("images", "batches")})  # they are read once
         return found
 
