@@ -92,7 +92,7 @@ def holds_detector(target: str) -> bool:
     path = Path(target).expanduser() / MODEL_FILE
     try:
         with safe_open(path, "pt") as file:
-            return '"detector"' in (file.metadata() or {}).get(METADATA_KEY, "")
+            return '"detector": {' in (file.metadata() or {}).get(METADATA_KEY, "")
     except Exception:  # it is no file of leanconv; opening it says why
         return False
 
