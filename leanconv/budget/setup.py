@@ -110,12 +110,12 @@ class Setup(ABC):
         return part
 
     def part(self, whole: nn.Module) -> nn.Module:
-        """The module of a network that stands in the place of `teacher`."""
+        """The module of a network that replaces `teacher` there."""
         return whole
 
     @abstractmethod
     def calibration(self, count: int) -> Tensor:
-        """`count` images of the train part as `teacher` takes them, (N, C, H, W); fewer if there are not so many."""
+        """At most `count` images of the train part as `teacher` takes them, (N, C, H, W); all images, if there are fewer."""
 
     @abstractmethod
     def usual(self, network: nn.Module) -> Scored:
