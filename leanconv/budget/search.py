@@ -112,8 +112,6 @@ def lean(
     True
     """
     asked, chosen = Budget.of(budget), LeanConfig(**settings)
-    if where_of(chosen.on) is not None and out is None:
-        raise SettingError("on= needs out=: a folder that all machines see")
     images = as_images(data, test_split=test_split)
     setup = prepared(
         model, images, asked, chosen, config, pretrained=pretrained, methods=methods, controls=named_controls(controls),
@@ -151,6 +149,8 @@ def searched(
     """
     if setup.config.check in (1, 2):
         raise SettingError(f"check={setup.config.check} must be at least 3 choices, or 0 for none")
+    if where_of(setup.config.on) is not None and out is None:
+        raise SettingError("on= needs out=: a folder that all machines see")
     if out is not None:
         return _search(setup, result, Path(out), resume, progress, command)
     with tempfile.TemporaryDirectory() as folder:

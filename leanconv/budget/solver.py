@@ -105,7 +105,13 @@ class Problem:
         return list(found.values())
 
     def least(self, measure: str, within: Mapping[str, float] = {}) -> float:
-        """The least value of a measure within limits on other measures."""
+        """The least value of a measure within limits on other measures.
+
+        Raises:
+            SettingError: no choice meets `within`.
+        """
+        if within:
+            self.solve(within)
         found = self._milp(np.zeros(len(self.candidates)), within, {measure: self.costs.network[measure] * 1e-3})
         assert found is not None
         return found.predicted[measure] * (1 + 1e-6)

@@ -94,6 +94,8 @@ def test_an_error_names_the_nearest_budget_that_can_be_met():
         found.solve({"params": 1.0})
     named = re.search(r"met is (params=[\d.]+)", str(error.value))
     assert named is not None and found.solve(Budget.of(named[1]).most(found.costs.network)).predicted["params"] <= least
+    with pytest.raises(SettingError, match=r"no choice of candidates meets params=1; the nearest"):
+        found.least("macs", {"params": 1.0})
 
 
 def test_a_frontier_falls_from_dense_to_the_leanest_choice():
