@@ -109,7 +109,7 @@ class LeanDetector(LeanResult):
 
 def _lines(row: Row, dense: Row, metric: bool) -> list[list[str]]:
     """A line for the boxes of a detector, and one for its masks."""
-    found = []
+    found: list[list[str]] = []
     before = None if row["before"] is None else row["before"]["metrics"]
     for kind, metrics in row["val"]["metrics"].items():
         first = not found
