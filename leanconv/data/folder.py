@@ -67,7 +67,7 @@ def image_folder(
     held_out = None
     if test is None:
         assert test_split is not None
-        relative = [os.path.relpath(path, train).replace(os.sep, "/") for path in paths]
+        relative = [path.removeprefix(f"{train}{os.sep}").replace(os.sep, "/") for path in paths]
         held_out, kept, held = HeldOut.of(test_split, relative, labels)
         parts = [([paths[row] for row in rows.tolist()], labels[rows]) for rows in (kept, held)]
     else:

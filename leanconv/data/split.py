@@ -66,8 +66,9 @@ def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, 
         raise SettingError(f"fraction={fraction} must lie between 0 and 1; 0.1 holds out a tenth")
     draw = generator(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in sorted(set(labels.tolist())):  # sorted, so that the order of the random draws is fixed
-        rows = (labels == label).nonzero().flatten()
+    order = labels.argsort(stable=True)  # by class, so that the order of the random draws is fixed
+    sizes = labels[order].unique_consecutive(return_counts=True)[1]
+    for rows in order.split(sizes.tolist()):
         count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=draw)[:count]]] = True
     if not held.any():

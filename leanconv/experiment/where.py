@@ -6,10 +6,12 @@ continues from its last checkpoint.
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,14 @@ class Ray(Where):
             raise _missing("ray") from None
         own = not ray.is_initialized()
         if own:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send facts about its use
             ray.init(log_to_driver=False)
         try:
             remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_call)
             waiting = {remote.remote(job): name for name, job in jobs.items()}
             while waiting:
                 (done,), _ = ray.wait(list(waiting))
-                yield waiting.pop(done), _result(lambda done=done: ray.get(done))
+                yield waiting.pop(done), _result(partial(ray.get, done))
         finally:
             if own:
                 ray.shutdown()
@@ -165,33 +168,39 @@ def _settings_of(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields(PLACES[name])}
 
 
+@dataclass(frozen=True)
+class Raised:
+    """The error of a job, which comes back as a value: the libraries would turn it into a text of their own."""
+
+    error: Exception
+
+
 def _call(job: Job) -> Any:
-    return job()
+    try:
+        return job()
+    except Exception as error:
+        return Raised(error)
 
 
 def _result(get: Job) -> Any:
-    """What a job returned, or the error that it raised or that ended it."""
+    """What a job returned or raised, or that it ended without either."""
     try:
-        return get()
-    except Exception as error:  # of the job, in the words of the library that ran it
-        cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, Exception) else RunError(_last_line(error))
+        found = get()
+    except Exception as error:  # in the words of the library that ran it
+        return RunError(f"its process or machine ended too often ({_last_line(error)}); run the same command again")
+    return found.error if isinstance(found, Raised) else found
 
 
 def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return (lines[-1].strip() if lines else type(error).__name__)[:300]
+    return (lines[-1].strip(" -") if lines else type(error).__name__)[:300]
 
 
 def _was_ended(started: Any) -> bool:
     """Whether a job of submitit ended without a result: it was killed, or its machine failed."""
-    from submitit.core.utils import FailedJobError, UncompletedJobError
+    from submitit.core.utils import UncompletedJobError
 
-    try:
-        error = started.exception()
-    except UncompletedJobError:
-        return True
-    return isinstance(error, UncompletedJobError) and not isinstance(error, FailedJobError)
+    return isinstance(started.exception(), UncompletedJobError)  # `_call` raises nothing
 
 
 def _missing(package: str, extra: str | None = None) -> SettingError:

@@ -115,17 +115,16 @@ def training_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -
             means = [sum(one) / len(one) for one in values]
             kept = thinned(means)
             axes.plot(
-                [x[i] for i in kept],
-                [means[i] for i in kept],
-                color=colours[method],
-                linewidth=1.2,
-                label=label_of(method),
-            )
+                [x[i] for i in kept], [means[i] for i in kept],
+                color=colours[method], linewidth=1.2, label=label_of(method),
+            )  # fmt: skip
             if len(seeds) > 1:
                 lows, highs = [min(one) for one in values], [max(one) for one in values]
                 kept = sorted({*thinned(lows), *thinned(highs)})
-                band = [[line[i] for i in kept] for line in (x, lows, highs)]
-                axes.fill_between(*band, color=colours[method], alpha=0.2, linewidth=0)
+                axes.fill_between(
+                    [x[i] for i in kept], [lows[i] for i in kept], [highs[i] for i in kept],
+                    color=colours[method], alpha=0.2, linewidth=0,
+                )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{name} top-1 %")

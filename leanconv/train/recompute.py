@@ -48,7 +48,7 @@ def recomputed(model: nn.Module, wanted: bool = True) -> Iterator[list[str]]:
             f"grad_checkpointing=True: {type(model).__name__} has no blocks of several layers; leave it out, and use accumulate"
         )
     for module in found.values():
-        module.forward = partial(_checkpointed, module, module.forward)  # type: ignore[method-assign]
+        module.forward = partial(_checkpointed, module, module.forward)
     try:
         yield list(found)
     finally:
@@ -72,8 +72,8 @@ def blocks_of(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module
 
 
 def _layers(module: nn.Module) -> int:
-    """The layers of a module: modules with parameters of their own."""
-    return sum(1 for part in module.modules() if any(True for _ in part.parameters(recurse=False)))
+    """The layers of a module: modules with parameters of their own, or with weights that they borrow."""
+    return sum(any(True for _ in (*part.parameters(recurse=False), *borrowed(part))) for part in module.modules())
 
 
 def _holds_blocks(module: nn.Module) -> bool:

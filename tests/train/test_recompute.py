@@ -103,6 +103,11 @@ def test_the_blocks_of_networks(name: str, first: str, count: int) -> None:
     assert not any(name != other and other.startswith(f"{name}.") for name in found for other in found)
 
 
+def test_layers_that_only_borrow_their_weight_count() -> None:
+    shared = residual(method=lc.DepthShared(scope="network"))
+    assert [name for name, _ in blocks_of(shared)] == ["1.0", "1.1", "1.2"]
+
+
 def test_what_cannot_be_computed_again(data: ImageData, tmp_path: Path) -> None:
     config = SMALL.replace(grad_checkpointing=True)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
