@@ -189,8 +189,8 @@ MUTANTS: list[Mutant] = [
     # resuming
     *area(
         "resume", "train/feed.py", FEED,
-        ("yield from islice(self.loader, done, None)", "yield from self.loader"),
-        ("self.loader.set_epoch(epoch)", "self.loader.set_epoch(0)"),
+        ("self.loader.set_epoch(epoch, done)", "self.loader.set_epoch(epoch)"),
+        ("self.loader.set_epoch(epoch, done)", "self.loader.set_epoch(0, done)"),
     ),
     *area(
         "resume", "train/prepared.py", FEED,
@@ -230,7 +230,39 @@ MUTANTS: list[Mutant] = [
     *area(
         "data", "data/sampling.py", "tests/data/test_data_loader.py",
         ("generator=generator(self.seed, epoch))[steps % self.count]", "generator=generator(self.seed))[steps % self.count]"),
-        ("* self.world_size if self.shuffle else self.count", "* self.world_size"),
+        ("        if not self.shuffle:\n            return self.count\n", ""),
+    ),
+    *area(
+        "data", "data/sampling.py", "tests/train/test_elastic.py -k same_images",
+        ("        if self.drop_last:  #", "        if False:  #"),
+    ),
+    *area(
+        "data", "data/transforms.py", "tests/train/test_elastic.py -k augmented",
+        ("left = torch.randint(2 * wide + 1, (count,), generator=draw)[rank::processes]",
+         "left = torch.randint(2 * wide + 1, (count,), generator=draw)[:len(images)]"),
+    ),
+    *area(
+        "data", "data/loader.py", "tests/data/test_data_shards.py -k continues",
+        ("[first * self.sampling.batch_size :]", "[first:]"),
+    ),
+    *area(
+        "data", "data/tar_index.py", "tests/data/test_data_shards.py",
+        ('if b" path=" not in extra and b" size=" not in extra and b"GNU.sparse" not in extra:', "if True:"),
+        ("        if position > end:", "        if False:"),
+        ("        if header == bytes(BLOCK):", "        if not header.strip(bytes(1)):"),
+    ),
+    *area(
+        "train", "train/recompute.py", "tests/train/test_recompute.py",
+        ("_buffers_kept(module))  #", "contextlib.nullcontext())  #"),
+        ("(*part.parameters(recurse=False), *borrowed(part))", "part.parameters(recurse=False)"),
+    ),
+    *area(
+        "train", "train/fsdp.py", "tests/train/test_fsdp.py",
+        ("                joined |= places", "                pass"),
+    ),
+    *area(
+        "experiment", "experiment/where.py", "tests/experiment/test_where.py -k submitit",
+        ("if _was_ended(started) and tries[name] < self.retries:", "if False:"),
     ),
     *area(
         "data", "data/transforms.py", "tests/data/test_data_loader.py",

@@ -11,7 +11,8 @@ import torch
 from leanconv.core.errors import DataError, SettingError
 from leanconv.detect import Instance, Photo, occlusion
 from leanconv.detect.data.masks import encode
-from leanconv.detect.scoring import EDGES, METRICS, Detections, _append, score
+from leanconv.detect.scoring import EDGES, METRICS, Detections, _append, evaluate_detector, score
+from leanconv.train.together import Together
 
 IOUS = np.arange(0.5, 1.0, 0.05)
 RECALLS = np.linspace(0, 1, 101)
@@ -169,3 +170,47 @@ def test_a_mask_is_where_its_probability_is_over_a_half():
     _append(detections, one, result)
     assert decode(detections.masks[0]["segmentation"]).tolist() == [[0, 0, 1, 1]]
     assert detections.boxes[0] == {"image_id": 7, "category_id": 1, "score": 0.5, "bbox": [0.0, 0.0, 4.0, 1.0]}
+
+
+class Seen(torch.nn.Module):
+    """Finds in each photo what its number says, with equal scores in different photos; notes the photos."""
+
+    classes = ("thing",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.photos: list[int] = []
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        number = int(images[0][0, 0, 0] * 255 + 0.5)
+        self.photos.append(number)
+        boxes = torch.tensor([[10.0, 10, 40 + number, 50], [5, 5, 20, 20 + number]])
+        return [{"boxes": boxes, "labels": torch.tensor([1, 1]), "scores": torch.tensor([0.8, 0.8 - number % 2 / 2])}]
+
+
+class Parts(Together):
+    """Each process of three, one after the other in this one: it answers with what all of them found."""
+
+    found: dict[int, list[Detections]] = {}
+
+    def gathered(self, value: Detections) -> list[Detections]:
+        own = self.found.setdefault(self.processes, [])
+        own.append(value)
+        return own
+
+
+def test_processes_share_the_photos_and_give_the_result_of_one(monkeypatch: pytest.MonkeyPatch):
+    def read(photo: Photo) -> torch.Tensor:
+        if photo.id == 4:
+            raise DataError("no photo 4")
+        return torch.full((3, 100, 100), photo.id / 255)
+
+    monkeypatch.setattr("leanconv.detect.scoring.read_image", read)
+    monkeypatch.setattr("leanconv.detect.scoring.photos_for", lambda detector, photos: photos)
+    photos = [photo(number, (10, 10, 40, 50), (60, 60, 90, 90)) for number in (3, 1, 2, 7, 4, 6, 5)]
+    alone = evaluate_detector(Seen(), photos, by="boxes")
+    detector = Seen()
+    for rank in range(3):
+        shared = evaluate_detector(detector, photos, by="boxes", shared=Parts(rank, 3))
+    assert sorted(detector.photos) == [1, 2, 3, 5, 6, 7], "each photo once"
+    assert shared == alone and alone.unread == ("no photo 4",)
