@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -133,6 +135,16 @@ def test_submitit_runs_a_killed_job_again(tmp_path: Path) -> None:
     assert isinstance(ended["x"], RunError) and "ended too often" in str(ended["x"])
 
 
+def ports() -> dict[str, int]:
+    """Ports of a node's agents. With chosen ports, Ray waits longer for the agents, which a busy machine needs."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+
+
 @pytest.fixture
 def ray_of_two() -> Iterator[Any]:
     """Ray's local cluster of two machines."""
@@ -141,8 +153,8 @@ def ray_of_two() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **ports()})
+    cluster.add_node(num_cpus=1, **ports())
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
