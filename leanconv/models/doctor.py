@@ -30,6 +30,8 @@ ADDS = {  # what each extra adds, for a reader who does not know the packages
     "tensorboard": "metrics for TensorBoard",
     "wandb": "metrics for Weights & Biases",
     "datasets": "folders of Hugging Face's datasets, and large parquet files",
+    "ray": "runs of a comparison as jobs of a Ray cluster",
+    "slurm": "runs of a comparison as jobs of Slurm",
 }
 
 
