@@ -28,7 +28,9 @@ GUIDES = ("docs/guides/checkpoint.md", "docs/guides/module.md")
 SMALL = {"time=0.5": "macs=0.5", "fast_vgg(width=0.5)": "fast_vgg(width=0.25)"}
 ADDED = {
     "train": ["--epochs", "1", "--threads", "1"],
-    "lean": shlex.split("--recovery-epochs 1 --images 16 --controls none --methods tied_block --points 2"),
+    "lean": shlex.split(
+        "--recovery-epochs 1 --images 16 --controls none --methods tied_block --points 2 --runtime eager --batch 1"
+    ),
 }
 Step = dict[str, Any]
 
