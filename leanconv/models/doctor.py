@@ -29,6 +29,9 @@ ADDS = {  # what each extra adds, for a reader who does not know the packages
     "pandas": "results as data frames",
     "tensorboard": "metrics for TensorBoard",
     "wandb": "metrics for Weights & Biases",
+    "int8": "int8 for OpenVINO, with accuracy control",
+    "ray": "many runs on a Ray cluster",
+    "slurm": "many runs on Slurm",
     "datasets": "folders of Hugging Face's datasets, and large parquet files",
     "ray": "runs of a comparison as jobs of a Ray cluster",
     "slurm": "runs of a comparison as jobs of Slurm",
@@ -73,15 +76,20 @@ def missing_extras() -> dict[str, list[str]]:
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
         return {}
     found: dict[str, list[str]] = {}
+    includes: dict[str, set[str]] = {}  # extras that ask for others: leanconv[openvino]
     for requirement in map(Requirement, declared):
         extra = _extra_of(requirement)
         if extra is not None and extra not in FOR_DEVELOPERS:
             missing = found.setdefault(extra, [])
             version = _version(requirement.name)
-            if version is None:
+            if requirement.name == "leanconv":
+                includes.setdefault(extra, set()).update(requirement.extras)
+            elif version is None:
                 missing.append(requirement.name)
             elif not requirement.specifier.contains(version, prereleases=True):
                 missing.append(f"{requirement.name}{requirement.specifier} instead of {version}")
+    for extra, others in includes.items():
+        found[extra] += [package for other in sorted(others) for package in found.get(other, [])]
     return found
 
 
