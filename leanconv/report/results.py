@@ -19,6 +19,7 @@ from leanconv.report import (
     latency_tables,
     layer_tables,
     lean_tables,
+    rival_tables,
     tables,
     training_tables,
     trust_tables,
@@ -48,6 +49,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
         "fits": channel_tables.markdown_of_fits,
         "pruning": channel_tables.markdown_of_pruning,
     },
+    "rivals": {"main": rival_tables.markdown},
     "training": {"main": training_tables.markdown},
     "sweep": {"main": trust_tables.markdown_of_sweep},
     "mutation": {"main": trust_tables.markdown_of_mutants},
@@ -59,6 +61,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
 
 
 FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str | None]]] = {
+    "rivals": {"speed": rival_tables.figure},
     "lean": {"accuracy": lean_tables.accuracy_figure},
     "growth": {
         "time": lambda rows: growth.figure(rows, "latency_ms"),
