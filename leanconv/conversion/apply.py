@@ -139,16 +139,20 @@ def convert(
     in_turn = targets(model, plan.groups, data)
     if sequential and data is not None:
         in_turn = in_order(model, lean, plan.groups, data)
+    new: dict[int, nn.Module] = {}
     for done, (group, target) in enumerate(in_turn, 1):
         convs = [_layer_at(lean, site) for site in group.sites]
-        new: dict[int, nn.Module] = {}
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init, target), strict=True)):
             carry(conv, module)
             set_record(module, replace(get_record(module), member=Member(group, index)))
             new[id(conv)] = module
-        lean = swap(lean, new)
+        if (
+            sequential
+        ):  # the next group is fitted behind this one; otherwise all change at once, as each swap walks the network
+            lean, new = swap(lean, new), {}
         if data is not None and progress is not None:
             progress(done, len(plan.groups))
+    lean = swap(lean, new)
     set_plan(lean, plan)
     return lean
 

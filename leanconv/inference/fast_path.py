@@ -48,14 +48,15 @@ def slow_layers(model: nn.Module, runtime: str) -> dict[str, str]:
     {'1': '18 channels a group fill 18 of the 32 lanes of 2 vectors'}
     """
     found: dict[str, str] = {}
-    inside: tuple[str, ...] = ()
+    inside: set[int] = set()
     with evaluating(model), torch.no_grad():
         for name, module in model.named_modules():
-            if inside and name.startswith(inside):
+            if id(module) in inside:
                 continue
             specs: list[ConvSpec] = []
             if isinstance(module, ConvOp):
-                specs, inside = _computed(module), (*inside, f"{name}." if name else "")
+                specs = _computed(module)
+                inside.update(map(id, module.modules()))
             elif isinstance(module, nn.Conv2d):
                 specs = [ConvSpec.of(module)]
             reason = next((said for spec in specs if (said := off_fast_path(spec, runtime)) is not None), None)

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from leanconv.core.affine import foldable, has_hooks
 from leanconv.core.operator import ConvOp
-from leanconv.inference.graph import given, module_of
+from leanconv.inference.graph import given, module_of, uses_of
 
 
 @dataclass
@@ -30,12 +30,12 @@ def fold_norms(graph: fx.GraphModule) -> Folded:
 
     A convolution keeps its normalisation layer if it is called twice, or if its output or weight is also used elsewhere.
     """
-    folded = Folded()
+    folded, uses = Folded(), uses_of(graph)
     for node in list(graph.graph.nodes):
-        norm, before = module_of(graph, node), given(node)
+        norm, before = module_of(graph, node, uses), given(node)
         if norm is None or before is None or not is_plain_norm(norm):
             continue
-        conv = module_of(graph, before)
+        conv = module_of(graph, before, uses)
         if not (isinstance(conv, ConvOp) or is_plain_conv(conv)) or len(before.users) != 1:
             continue
         name, target = str(before.target), str(node.target)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,17 +134,26 @@ def argument(node: fx.Node, place: int, names: Sequence[str], default: Any = Non
     return node.args[place] if len(node.args) > place else default
 
 
-def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
-    """The layer that only `node` calls, and of which no other node reads anything; None otherwise, or if it has hooks."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
+def uses_of(graph: fx.GraphModule) -> Counter[str]:
+    """How many nodes call or read a module, or something inside it, by the module's name."""
+    uses: Counter[str] = Counter()
+    for node in graph.graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            uses.update(itertools.accumulate(str(node.target).split("."), "{}.{}".format))
+    return uses
+
+
+def module_of(graph: fx.GraphModule, node: Any, uses: Mapping[str, int]) -> nn.Module | None:
+    """The layer that only `node` calls, and of which no other node reads anything; None otherwise, or if it has hooks.
+
+    Args:
+        graph: the traced module.
+        node: the node of the call.
+        uses: the result of `uses_of` for the graph, or for the graph before nodes were taken out of it.
+    """
+    if not isinstance(node, fx.Node) or node.op != "call_module" or uses[str(node.target)] != 1:
         return None
-    name = str(node.target)
-    for other in graph.graph.nodes:
-        if other is not node and other.op in ("call_module", "get_attr"):
-            target = str(other.target)
-            if target == name or target.startswith(f"{name}."):
-                return None
-    module = graph.get_submodule(name)
+    module = graph.get_submodule(str(node.target))
     return None if has_hooks(module) else module
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.spec import ConvSpec, divisors
 from leanconv.inference.fold import is_plain_conv
 from leanconv.inference.forms import forms_of
-from leanconv.inference.graph import argument, given, is_item, is_relu, module_of
+from leanconv.inference.graph import argument, given, is_item, is_relu, module_of, uses_of
 
 Branch = LinearOp | nn.Conv2d
 
@@ -135,8 +135,9 @@ def merge_branches(graph: fx.GraphModule, norms: dict[str, list[nn.BatchNorm2d]]
         the name of each `Branches` -> the convolutions that it replaces.
     """
     made: dict[str, tuple[str, ...]] = {}
+    uses = uses_of(graph)
     for node in list(graph.graph.nodes):
-        found = _parallel(graph, node)
+        found = _parallel(graph, node, uses)
         if found is None:
             continue
         names = tuple(str(conv.target) for conv in found.convs)
@@ -169,7 +170,7 @@ def merge_branches(graph: fx.GraphModule, norms: dict[str, list[nn.BatchNorm2d]]
     return made
 
 
-def _parallel(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
+def _parallel(graph: fx.GraphModule, node: fx.Node, uses: Mapping[str, int]) -> _Found | None:
     if node.target not in ("split", "chunk", torch.split, torch.chunk) or node.op == "call_module":
         return None
     source = argument(node, 0, ("input", "tensor"))
@@ -178,7 +179,7 @@ def _parallel(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
     if len(items) < 2 or len(items) != len(node.users) or [i.args[1] for i in items] != list(range(len(items))):
         return None
     convs = [next(iter(item.users)) for item in items if len(item.users) == 1]
-    modules = [module_of(graph, conv) for conv in convs]
+    modules = [module_of(graph, conv, uses) for conv in convs]
     if len(convs) != len(items) or not all(isinstance(m, LinearOp) or is_plain_conv(m) for m in modules):
         return None
     if [given(conv) for conv in convs] != items or shape is None or len(shape) != 4:
