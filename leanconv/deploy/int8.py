@@ -75,7 +75,7 @@ def quantize(
         runtime: "onnxruntime" or "openvino".
         form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact" for
             OpenVINO, a weight that layers share is quantised once, and the file holds it once; but in int8, tied blocks that are
-            folded into the batch lost much accuracy (digits: 94.1 to 56.3 %), so compare the accuracy or give `max_drop`.
+            folded into the batch lost much accuracy, so compare the accuracy or give `max_drop`.
         example: as for `leanconv.export`.
         check, max_drop: for OpenVINO, batches of labelled training images, and the largest loss of accuracy on them in points.
             Layers that lose more stay in float32.

@@ -143,7 +143,7 @@ def _resnet(name: str, where: str, fitted: str, **settings: Any) -> ModelEntry:
 
 
 def _aligned(printed: str, **settings: Any) -> ModelEntry:
-    """A variant of a printed network whose splits, in the first stage, have 16 channels in each group: whole vectors."""
+    """A variant of a printed network with widths of whole vectors, 16 in the first stage; the paper does not have it."""
     return ModelEntry(
         f"{printed}_aligned", TiedResNet, settings, f"{TBC}, {printed} with widths of whole vectors", IMAGENET
     )
@@ -181,13 +181,13 @@ ENTRIES: tuple[ModelEntry, ...] = (
         "tied_senet101_s", "Table 1", "fitted: the mixer, the splits' blocks and SE's reduction of 32",
         depths=DEEP, base_width=18, **_SE,
     ),
-    _aligned("tied_resnet50_s", base_width=16),
-    _aligned("tied_resnet101_s", depths=DEEP, base_width=16),
+    _aligned("tied_resnet50_s", base_width=16, blocks=(1, 2, 2, 4)),
+    _aligned("tied_resnet101_s", depths=DEEP, base_width=16, blocks=(1, 2, 2, 4)),
     _aligned("tied_resnet50_6s24w", splits=6, base_width=16, blocks=(1, 2, 2, 2, 2, 2)),
     _aligned("tied_resnet50_8s18w", splits=8, base_width=16, blocks=(1, 1, 1, 1, 2, 2, 2, 2)),
     _aligned("tied_resnext50_s", base_width=32, groups=2, mixer=None),
     _aligned("tied_resnext101_s", depths=DEEP, base_width=64, groups=4, mixer=None),
-    _aligned("tied_senet101_s", depths=DEEP, base_width=16, **_SE),
+    _aligned("tied_senet101_s", depths=DEEP, base_width=16, blocks=(1, 2, 2, 4), **_SE),
     ModelEntry(
         "resnest50_fast", tied_resnest50, {"blocks": 1, "avd_first": True},
         f"Zhang et al. 2020, the baseline of {TBC}, Table 1", IMAGENET,
