@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from leanconv.core.affine import Affine, conv_of, folded
 from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec, divisors
+
+VECTOR = 16  # float32 numbers of an AVX-512 vector
 
 
 def block_diagonal(spec: ConvSpec, ways: int, dense: Tensor, bias: Tensor | None, affine: Affine | None) -> Forms:
@@ -26,7 +31,57 @@ def block_diagonal(spec: ConvSpec, ways: int, dense: Tensor, bias: Tensor | None
         groups = spec.groups * parts
         name = "dense" if parts == 1 else "grouped" if parts == ways else f"grouped({groups})"
         found[name] = lambda groups=groups: conv_of(spec, diagonal(weight, spec.groups, groups), shift, groups)  # type: ignore[misc]
+    ways *= spec.groups
+    if ways > 1 and not_whole(spec, ways):
+        found[f"padded({whole(spec.in_channels // ways)})"] = lambda: PaddedGroups(
+            spec, ways, diagonal(weight, spec.groups, ways), shift
+        )
     return found
+
+
+def whole(width: int) -> int:
+    """`width`, rounded up to whole vectors.
+
+    >>> whole(18)
+    32
+    """
+    return -(-width // VECTOR) * VECTOR
+
+
+def not_whole(spec: ConvSpec, groups: int) -> bool:
+    """Whether `groups` groups leave widths that are no whole vectors; depthwise convolutions have kernels of their own."""
+    widths = (spec.in_channels // groups, spec.out_channels // groups)
+    return widths[0] > 1 and any(width % VECTOR for width in widths)
+
+
+class PaddedGroups(nn.Module):
+    """A convolution with groups, whose inputs and outputs are filled up to whole vectors with zeros; the result is the same.
+
+    It copies the feature map twice, so it pays only where a runtime is slow on the real width.
+
+    Args:
+        spec: the convolution.
+        groups: all groups.
+        weight: (O, I / groups, kh, kw).
+        bias: (O), or None.
+    """
+
+    def __init__(self, spec: ConvSpec, groups: int, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.groups, (self.inputs, self.outputs) = groups, (weight.shape[1], len(weight) // groups)
+        self.more = whole(self.inputs) - self.inputs
+        rows = whole(self.outputs) - self.outputs
+        wide = F.pad(weight.unflatten(0, (groups, -1)), (0, 0, 0, 0, 0, self.more, 0, rows)).flatten(0, 1)
+        shift = None if bias is None else F.pad(bias.unflatten(0, (groups, -1)), (0, rows)).flatten()
+        self.conv = conv_of(replace(spec, groups=1), wide, shift, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = F.pad(x.reshape(n, self.groups, self.inputs, h, w), (0, 0, 0, 0, 0, self.more))
+        y = self.conv(x.reshape(n, self.groups * (self.inputs + self.more), h, w))
+        n, c, h, w = y.shape
+        y = y.reshape(n, self.groups, c // self.groups, h, w)[:, :, : self.outputs]
+        return y.reshape(n, self.groups * self.outputs, h, w)
 
 
 def diagonal(dense: Tensor, host_groups: int, groups: int) -> Tensor:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ NO_TASK = (
     "the file holds no task, so a server does not know its classes and how images are prepared; give --classes and --like, "
     "or --mean and --std (lc.note_task(model, classes=..., like=...))"
 )
-Form = Literal["compact", "fast"]
+Form = Literal["compact", "fast", "measured"]
+CHOOSES = {"onnx": "onnxruntime", "openvino": "openvino"}  # the runtime that measures the forms; otherwise eager
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Exported:
     Args:
         path: the file to open.
         to: the format.
-        form: "compact" or "fast".
+        form: "compact", "fast" or "measured".
         unique_bytes: bytes of the network's parameters and buffers, each counted once.
         file_bytes: bytes of all files together.
         loaded_bytes: bytes of the weights in memory after the runtime loaded the file; None if it does not show them.
@@ -91,6 +92,8 @@ def export(
         form: "compact" stores shared weights once and does not expand weights. For ONNX, NAME.session.json then holds the
             session options that keep the weights compact after loading. "fast" folds normalisation layers, expands weights
             for speed, and lets the runtime fold constants; a file of weights alone then holds those of the equal dense network.
+            "measured" is "fast" with the form of each layer that is fastest here, in the runtime of the file. The file's own
+            metadata hold the forms.
         example: an input, (N, C, H, W); None makes one of the network's input size.
         images: further inputs for the comparison.
         verify: run the file on the example, on other batches and sizes, and on `images`. Floating-point outputs may differ
@@ -106,7 +109,7 @@ def export(
     ('conv.safetensors', 0.0)
     """
     path, to = _destination(Path(path), to)
-    check_choice("form", form, ("compact", "fast"))
+    check_choice("form", form, get_args(Form))
     kind = FORMATS[to]
     model = copied(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])
@@ -213,7 +216,8 @@ def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:
         return compact(model)
     if to == "state-dict":
         return to_dense(model)
-    return optimize(model, example, measured=False, channels_last=False)
+    measured = form == "measured"
+    return optimize(model, example, measured=measured, runtime=CHOOSES.get(to, "eager"), channels_last=False)
 
 
 def _fit_to(model: nn.Module, example: Tensor) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.notes import get_task
+from leanconv.core.record import get_record
 from leanconv.timing.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 
 Runner = Callable[[Tensor], Tensor]
@@ -25,6 +26,8 @@ OPTIONS = ".session.json"
 TASK = (
     "task"  # key in a file's own metadata: classes, mean, std and image size as JSON, for programs that serve the file
 )
+
+FORMS = "forms"  # key for the form in which each lean layer was written, by the layer's name in the network
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,17 @@ def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torc
 
 
 def task_text(model: nn.Module) -> dict[str, str]:
-    """The metadata of a file: the task of `model` as JSON under `TASK`; empty if it has no task.
+    """The metadata of a file: the task of `model` under `TASK`, and the forms of its layers under `FORMS`, each as JSON.
+
+    A network without a task, or one that `leanconv.optimize` did not make, lacks the entry.
 
     >>> task_text(nn.ReLU())
     {}
     """
-    task = get_task(model)
-    return {} if task is None else {TASK: json.dumps(task.to_json())}
+    task, optimized = get_task(model), get_record(model).optimized
+    forms = {} if optimized is None else {choice.layer: choice.form for choice in optimized.choices}
+    found = {} if task is None else {TASK: task.to_json()}
+    return {name: json.dumps(value) for name, value in (found | ({FORMS: forms} if forms else {})).items()}
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:

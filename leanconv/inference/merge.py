@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from leanconv.core.affine import Affine, conv_of, folded
-from leanconv.core.block_diagonal import diagonal
+from leanconv.core.block_diagonal import PaddedGroups, diagonal, not_whole
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.spec import ConvSpec, divisors
 from leanconv.inference.fold import is_plain_conv
@@ -65,6 +65,10 @@ class Branches(nn.Module):
             part = diagonal(weight, 1, groups)
             if groups <= len(self.convs) and part.count_nonzero() == nonzero:
                 found[f"merged({groups})"] = lambda part=part, groups=groups: conv_of(spec, part, bias, groups)  # type: ignore[misc]
+        most = next((groups for groups in reversed(divisors(len(self.convs))) if f"merged({groups})" in found), 1)
+        if most > 1 and not_whole(spec, most):
+            part = diagonal(weight, 1, most)
+            found[f"merged({most}), padded"] = lambda: PaddedGroups(spec, most, part, bias)
         found["separate"] = lambda: self._separate(affines)
         return found
 
