@@ -41,7 +41,7 @@ PER_LAYER = {
 
 
 def chain(length: int, width: int = 8) -> nn.Module:
-    """So many 3x3 convolutions, each with a norm and a ReLU, in blocks of 50 as in real networks."""
+    """A chain of `length` 3x3 convolutions, each with a norm and a ReLU, in blocks of 50 layers."""
     made = nn.Sequential()
     for start in range(0, length, 50):
         layers = [

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Folder, Json, MaxPixels, OnBad, Seed, TestSplit
 from leanconv.cli.output import say, show, show_json
+
+if TYPE_CHECKING:
+    from leanconv.deploy.int8 import Int8Row
 
 CHECKED = 1024  # training images for --max-drop
 
@@ -55,7 +59,6 @@ def quantize(
     from leanconv.core.notes import set_task
     from leanconv.deploy import int8
     from leanconv.files.load import load
-    from leanconv.report.tables import rich_of, size
     from leanconv.train.prepared import check_fits, task_on
 
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
@@ -76,7 +79,12 @@ def quantize(
         told = {"model": folder, "data": images.name, "path": str(made.path), "max_drop": max_drop}
         show_json(told | settings | {"rows": [asdict(row) for row in rows]})
         return
-    note = f"{rows[0].n:,} test images; ms: median and quartiles of a call on {batch} image(s), interleaved."
+    _show(rows, made.path, batch, runtime)
+
+
+def _show(rows: Sequence[Int8Row], path: Path, batch: int, runtime: str) -> None:
+    from leanconv.report.tables import rich_of, size
+
     lines = []
     for row in rows:
         t = row.latency
@@ -85,7 +93,8 @@ def quantize(
         lines.append([row.name, *sizes, f"{row.top1_pct:.2f}", ms, f"{t.ratio:.2f}"])
     before, after = rows
     show(
-        f"{made.path}: {after.latency.ratio:.2f} of the time of float32 in {runtime}, top-1 {before.top1_pct:.2f} -> "
+        f"{path}: {after.latency.ratio:.2f} of the time of float32 in {runtime}, top-1 {before.top1_pct:.2f} -> "
         f"{after.top1_pct:.2f} %"
     )
+    note = f"{before.n:,} test images; ms: median and quartiles of a call on {batch} image(s), interleaved."
     show(rich_of(("Weights", "File", "Loaded", "Top-1 %", "ms", "ratio"), lines, note))

@@ -25,16 +25,15 @@ FOR_DEVELOPERS = ("dev", "docs")
 ADDS = {  # what each extra adds, for a reader who does not know the packages
     "onnx": "files for ONNX Runtime, and int8",
     "openvino": "files for OpenVINO, and its times",
+    "int8": "int8 files for OpenVINO",
     "coco": "detection: COCO's scores",
     "pandas": "results as data frames",
     "tensorboard": "metrics for TensorBoard",
     "wandb": "metrics for Weights & Biases",
     "int8": "int8 for OpenVINO, with accuracy control",
-    "ray": "many runs on a Ray cluster",
-    "slurm": "many runs on Slurm",
+    "ray": "runs of a comparison or a search as jobs of a Ray cluster",
+    "slurm": "runs of a comparison or a search as jobs of Slurm",
     "datasets": "folders of Hugging Face's datasets, and large parquet files",
-    "ray": "runs of a comparison as jobs of a Ray cluster",
-    "slurm": "runs of a comparison as jobs of Slurm",
 }
 
 
