@@ -18,12 +18,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_stranger_arrives(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = [sys.executable, "-m", "tests.walk", "--together", "--json", str(tmp_path / "steps.json")]
-    done = subprocess.run(command, cwd=tree.ROOT, env=environment, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, cwd=tree.ROOT, env=environment, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads((tmp_path / "steps.json").read_text())
     assert [step["page"] for step in steps if step["step"] == "its Python lines"] == [
