@@ -27,6 +27,8 @@ FRACTIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 def blending_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of the blending layers by name, each (O, I, 1, 1).
 
+    These are the paper's linear layers: the 1x1 convolutions between scales and, with bottlenecks, the 1x1 behind the stem.
+
     Raises:
         SettingError: the network has no blending layer.
     """

@@ -119,7 +119,8 @@ class MobileNetV2(ImageNetwork):
         init_convs_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        for name, child in self.named_children():
-            if name != "fc":
-                x = child(x)
-        return self.fc(torch.flatten(x, 1))
+        x = self.relu(self.bn1(self.conv1(x)))
+        for index in range(len(STAGES)):
+            x = self.get_submodule(f"layer{index + 1}")(x)
+        x = self.head_relu(self.head_bn(self.head_conv(x)))
+        return self.fc(torch.flatten(self.dropout(self.avgpool(x)), 1))

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.errors import SettingError
 from leanconv.core.settings import check_bool, check_choice
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one, init_convs_
@@ -18,6 +19,8 @@ from leanconv.models.shard_layers import BlendedNetwork, FilterSet, init_blend_
 
 Stem = Literal["shared", "3x3", "7x7"]
 STEMS = ("shared", "3x3", "7x7")
+Pool = Literal["global", "3"]
+POOLS = ("global", "3")
 EXPANSION = 4
 
 
@@ -62,8 +65,9 @@ class ShardResNet(BlendedNetwork):
 
     With `shared`, all blocks use one filter set (SLb-ResNet(n), SL-ResNet-34(n)); bottlenecks use one set for each of their three
     convolutions (SL-ResNet-50(n)). The width is then equal at every scale, and the 1x1 convolutions between the scales are the
-    blending layers ``blend1``, ``blend2``, ... Without `shared`, each convolution has its own weight, and the width doubles with
-    each scale (Eb-ResNet(p), E-ResNet). All other convolutions have biases.
+    blending layers ``blend1``, ``blend2``, ... With bottlenecks, the 1x1 ``widen`` behind the stem is a blending layer too:
+    appendix A.3 counts it among the linear layers, and Fig. 5 prunes it with them. Without `shared`, each convolution has its own
+    weight, and the width doubles with each scale (Eb-ResNet(p), E-ResNet). All other convolutions have biases.
 
     Parameters of the convolutions: SLb 11 n**2 + 3 n; SL-34 12 n**2 + n and the stem; SL-50 69 n**2 + 6 n and the stem.
     SL-ResNet-34(512) has 22 times the MACs of ResNet-34.
@@ -78,12 +82,15 @@ class ShardResNet(BlendedNetwork):
         stem: "shared": the shared filter set, on an image with added zero channels. "3x3": a 3x3 with its own weight. "7x7": a
             7x7 of stride 2 and a max-pool (ImageNet). Without `shared`, "shared" means a 3x3.
         blend_bias: whether the 1x1 convolutions between scales have biases. (They do in the counts of the CIFAR networks.)
+        pool: "global": the classifier reads the average of the whole map. "3": it reads the averages of 3x3 patches, as Table 5
+            prints ("avgpool-3"): 2x2 of them on a map of 7x7, with four times the weights in `fc`. The printed 18.5 M of
+            SL-ResNet-50 include a classifier on the global average, so "global" is the default.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
 
     Raises:
-        SettingError: a setting out of range.
+        SettingError: a setting out of range; `pool` "3" with a shared stem, whose last map is 8x8 (Table 4: avgpool-8).
     """
 
     def __init__(
@@ -97,11 +104,17 @@ class ShardResNet(BlendedNetwork):
         bottleneck: bool = False,
         stem: Stem = "shared",
         blend_bias: bool = True,
+        pool: Pool = "global",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans, width=width, blocks=blocks, scales=scales)
         for name, value in (("shared", shared), ("bottleneck", bottleneck), ("blend_bias", blend_bias)):
             check_bool(name, value)
         check_choice("stem", stem, STEMS)
+        check_choice("pool", pool, POOLS)
+        if pool == "3" and stem == "shared":
+            raise SettingError(
+                "pool='3' is for the 7x7 maps of stem='3x3' or '7x7'; with stem='shared' use pool='global'"
+            )
         side = {"shared": 32, "3x3": 56, "7x7": 224}[stem]
         super().__init__(num_classes, (in_chans, side, side))
         filters, factor = FilterSet(shared), EXPANSION if bottleneck else 1
@@ -115,6 +128,8 @@ class ShardResNet(BlendedNetwork):
         self.relu = nn.ReLU(inplace=True)
         if bottleneck:
             self.widen = nn.Conv2d(width, factor * width, 1, bias=False)
+            if shared:
+                self.blends.append("widen")
         if stem == "7x7":
             self.maxpool = nn.MaxPool2d(2)
         for scale in range(1, scales + 1):
@@ -129,17 +144,25 @@ class ShardResNet(BlendedNetwork):
                 self.add_module(f"blend{scale}", nn.Conv2d(factor * width, factor * wider, 1, bias=blend_bias))
                 self.add_module(f"pool{scale}", nn.MaxPool2d(2))
                 width, reduction = wider, 2 * reduction
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(factor * width, num_classes)
+        self.scales, self.widens, self.pools_stem = scales, bottleneck, stem == "7x7"
+        patches = side // (4 if stem == "7x7" else 1) // 2 ** (scales - 1) // 3 if pool == "3" else 1
+        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1) if pool == "global" else nn.AvgPool2d(3)
+        self.fc = nn.Linear(factor * width * patches**2, num_classes)
         init_convs_(self)
-        for name in self.blends:
-            init_blend_(self.get_submodule(name))
+        for scale in range(1, scales if shared else 1):  # `widen` changes the width, so it cannot start as the identity
+            init_blend_(self.get_submodule(f"blend{scale}"))
 
     def forward(self, x: Tensor) -> Tensor:
-        for name, child in self.named_children():
-            if name != "fc":
-                x = child(x)
-        return self.fc(torch.flatten(x, 1))
+        x = self.relu(self.bn1(self.conv1(x)))
+        if self.widens:
+            x = self.widen(x)
+        if self.pools_stem:
+            x = self.maxpool(x)
+        for scale in range(1, self.scales + 1):
+            x = self.get_submodule(f"layer{scale}")(x)
+            if scale < self.scales:
+                x = self.get_submodule(f"pool{scale}")(self.get_submodule(f"blend{scale}")(x))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 TINY, IMAGENET = (3, 56, 56), (3, 224, 224)

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import leanconv as lc
+from leanconv.analyse import blending_weights, prune_blending
 from leanconv.core.errors import SettingError
 from leanconv.core.sharing import borrowed
 from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d
@@ -148,3 +149,32 @@ def test_save_and_load_keep_the_one_filter_set(tmp_path):
 def test_refusals(name, settings, said):
     with pytest.raises(SettingError, match=said.replace("(", r"\(")):
         lc.create_model(name, **settings)
+
+
+def test_the_layer_behind_the_stem_blends_too():
+    """Appendix A.3: the linear layers of SL-ResNet-50 are conv1-(4 n) behind the stem and three of 4 n to 4 n: 52 n^2 weights."""
+    n = 8
+    model = lc.create_model("shard_resnet50_tiny", width=n, num_classes=5)
+    assert sum(weight.numel() for weight in model.blending_weights()) == 4 * n * n + 3 * (4 * n) ** 2 == 52 * n * n
+    assert list(blending_weights(model)) == ["widen.weight", "blend1.weight", "blend2.weight", "blend3.weight"]
+    pruned = prune_blending(model, 1.0)
+    assert not pruned.widen.weight.any() and pruned.layer1[0].conv1.weight_dense().any()
+    assert lc.create_model("shard_resnet50_e_tiny", width=n).blends == []
+
+
+def test_a_map_of_7x7_leaves_2x2_patches_of_3x3():
+    torch.manual_seed(0)
+    model = lc.create_model("shard_resnet34_tiny", width=8, num_classes=5, pool="3").eval()
+    assert model.fc.in_features == 8 * 2 * 2
+    assert model(torch.randn(2, 3, 56, 56)).shape == (2, 5)
+    with pytest.raises(SettingError, match="pool='3' is for the 7x7 maps"):
+        lc.create_model("shard_resnet", pool="3")
+
+
+def test_the_layers_are_called_by_name():
+    torch.manual_seed(0)
+    model = lc.create_model("shard_resnet50", width=4, blocks=1).eval()
+    x = torch.randn(1, 3, 64, 64)
+    wanted = model(x)
+    model.add_module("auxiliary", torch.nn.Linear(3, 2))  # a head that nothing uses
+    assert torch.equal(model(x), wanted)
