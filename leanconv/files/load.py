@@ -37,10 +37,21 @@ FORBIDDEN = {
     "weights_backbone", "pretrained_backbone", "default_cfg",
 }  # fmt: skip
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # the types with which layers compute
+
+
+def _octaves_with_strides(info: dict[str, Any]) -> dict[str, Any]:
+    """Name the form of an octave network that was saved when strides were its default."""
+    base = info.get("base")
+    if not isinstance(base, dict) or base.get("name") != "oct_resnet50" or not isinstance(base.get("kwargs"), dict):
+        return info
+    return info | {"base": base | {"kwargs": {"down": "stride"} | base["kwargs"]}}
+
+
 # The function that turns each older format into the next format
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda info: info | {"task": None, "sparse": {}},
     2: lambda info: info | {"channels": []},
+    3: _octaves_with_strides,
 }
 
 

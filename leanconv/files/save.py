@@ -31,7 +31,9 @@ from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
 
-FORMAT = 3  # 1 had no task and no sparse tensors, 2 no channel plans; `leanconv.files.load` updates older files
+FORMAT = (
+    4  # 1 had no task and no sparse tensors, 2 no channel plans, 3 another default; `leanconv.files.load` updates them
+)
 MODEL_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 METADATA_KEY = "leanconv"

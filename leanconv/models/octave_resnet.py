@@ -36,8 +36,9 @@ class OctaveDown(OctaveConv2d):
     Args:
         in_channels, out_channels, kernel_size: see `leanconv.OctaveConv2d`.
         alpha_in, alpha_out: the share of the channels that is low.
-        down: "stride": as above. "pool": both maps are pooled first, and no convolution has a stride, as in the releases. The
-            tensors are equal in both cases, but the functions differ.
+        down: "pool": both maps are pooled first, and no convolution has a stride, as in the releases:
+            high' = conv(pool(high), W_hh) + conv(low, W_lh) and low' = conv(pool(pool(high)), W_hl) + conv(pool(low), W_ll).
+            "stride": as above. The tensors are equal in both cases, but the functions differ.
 
     Shape:
         (high, low) -> (high, low), each with half the height and width, rounded up.
@@ -55,7 +56,7 @@ class OctaveDown(OctaveConv2d):
         *,
         alpha_in: float = 0.5,
         alpha_out: float = 0.5,
-        down: Down = "stride",
+        down: Down = "pool",
     ) -> None:
         super().__init__(
             in_channels,
@@ -117,7 +118,7 @@ class OctaveUnit(nn.Module):
         alpha_in: float,
         alpha_out: float,
         relu: bool = True,
-        down: Down = "stride",
+        down: Down = "pool",
     ) -> None:
         super().__init__()
         alphas: dict[str, Any] = {"alpha_in": alpha_in, "alpha_out": alpha_out}
@@ -163,7 +164,7 @@ class OctaveBottleneck(nn.Module):
         *,
         alpha_in: float = 0.5,
         alpha_out: float = 0.5,
-        down: Down = "stride",
+        down: Down = "pool",
     ) -> None:
         super().__init__()
         inner: dict[str, Any] = {"alpha_in": alpha_out, "alpha_out": alpha_out}
@@ -208,8 +209,9 @@ class OctaveResNet(ImageNetwork):
     Args:
         num_classes, in_chans: outputs, and channels of the image.
         depths: blocks in each of the four stages; 3, 4, 6, 3 is ResNet-50.
-        alpha: the share of the channels that is low; 0 gives the ordinary network.
-        down: how maps are halved, "stride" or "pool", see `OctaveDown`. With "pool", alpha 0 differs from the ordinary network.
+        alpha: the share of the channels that is low.
+        down: how maps are halved: "pool" as OctConv's release, or "stride", see `OctaveDown`. With "stride", alpha 0 is the
+            ordinary network. Networks saved before "pool" became the default stay as they were.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
@@ -232,7 +234,7 @@ class OctaveResNet(ImageNetwork):
         in_chans: int = 3,
         depths: Sequence[int] = (3, 4, 6, 3),
         alpha: float = 0.5,
-        down: Down = "stride",
+        down: Down = "pool",
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
         check_choice("down", down, DOWNS)

@@ -11,6 +11,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
+from leanconv.files.load import MIGRATIONS
 from leanconv.models import ModelEntry
 from leanconv.models.octave_resnet import OctaveDown, OctaveResNet
 from leanconv.models.peers import ENTRIES
@@ -147,8 +148,20 @@ def test_pre_activation():
     torch.testing.assert_close(plain(x), x + plain.conv2(plain.bn2(out).relu()))
 
 
+def test_an_octave_network_saved_with_strides_keeps_them():
+    """Format 3 and older had strides as the default; a base without `down` means them."""
+    old = {"base": {"name": "oct_resnet50", "kwargs": {"num_classes": 3}}}
+    assert MIGRATIONS[3](old)["base"]["kwargs"] == {"down": "stride", "num_classes": 3}
+    pooled = {"base": {"name": "oct_resnet50", "kwargs": {"down": "pool"}}}
+    assert MIGRATIONS[3](pooled) == pooled
+    other = {"base": {"name": "resnet20", "kwargs": {}}}
+    assert MIGRATIONS[3](other) == other and MIGRATIONS[3]({"base": None}) == {"base": None}
+    downs = [m for m in empty("oct_resnet50").modules() if isinstance(m, OctaveDown)]
+    assert {m.down for m in downs} == {"pool"} and len(downs) == 6
+
+
 def test_octaves_of_alpha_0_are_the_ordinary_network():
-    octave = OctaveResNet(num_classes=5, depths=(1, 1, 1, 1), alpha=0).eval()
+    octave = OctaveResNet(num_classes=5, depths=(1, 1, 1, 1), alpha=0, down="stride").eval()
     plain = imagenet_resnet("Bottleneck", (1, 1, 1, 1), 5).eval()
     for mine, other in zip(octave.state_dict().values(), plain.state_dict().values(), strict=True):
         mine.copy_(torch.rand_like(other) if other.dim() == 1 else other)
@@ -159,13 +172,13 @@ def test_octaves_of_alpha_0_are_the_ordinary_network():
 
 
 def test_the_low_map_goes_down_as_it_is():
-    conv = OctaveDown(4, 6, 3, alpha_in=0.5, alpha_out=0.5).double()
+    conv = OctaveDown(4, 6, 3, alpha_in=0.5, alpha_out=0.5, down="stride").double()
     high, low = torch.randn(2, 2, 9, 6).double(), torch.randn(2, 2, 5, 3).double()
     new_high, new_low = conv((high, low))
     down = nn.functional.conv2d(high, conv.high_to_high.weight, stride=2, padding=1)
     torch.testing.assert_close(new_high, down + nn.functional.conv2d(low, conv.low_to_high.weight, padding=1))
     assert new_high.shape == (2, 3, 5, 3) and new_low.shape == (2, 3, 3, 2)
-    whole, none = OctaveDown(4, 6, 1, alpha_in=0.5, alpha_out=0.0)((high.float(), low.float()))
+    whole, none = OctaveDown(4, 6, 1, alpha_in=0.5, alpha_out=0.0, down="stride")((high.float(), low.float()))
     assert whole.shape == (2, 6, 5, 3) and none is None
 
 

@@ -19,7 +19,7 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, int, int,
     "shortcuts": ("resnet32", {}, {"shortcut_padding": "both"}, (1, 3, 32, 32)),
     "shortcuts under bases": ("basis_resnet32", {}, {"shortcut_padding": "both"}, (1, 3, 32, 32)),
     "shortcuts under splits": ("spconv_resnet20", {"shortcut": "A"}, {"shortcut_padding": "both"}, (1, 3, 32, 32)),
-    "octaves": ("oct_resnet50", {"depths": (1, 1, 1, 1)}, {"down": "pool"}, (1, 3, 64, 64)),
+    "octaves": ("oct_resnet50", {"depths": (1, 1, 1, 1)}, {"down": "stride"}, (1, 3, 64, 64)),
     "transitions": ("densenet121_cifar", {}, {"transition_relu": False}, (1, 3, 32, 32)),
 }
 
