@@ -24,7 +24,7 @@ from leanconv.ops.filter_summary import FilterSummary
 from leanconv.ops.ghost import Ghost
 from leanconv.ops.grouped import Grouped
 from leanconv.ops.het import Het
-from leanconv.ops.lego import Lego
+from leanconv.ops.lego import Coefficients, Lego, Rounding
 from leanconv.ops.soft_shared import SoftShared
 
 RESNET50 = (3, 4, 6, 3)
@@ -104,20 +104,25 @@ def het_resnet50(num_classes: int = 1000, in_chans: int = 3, part: int = 4) -> n
     return converted(_resnet50(num_classes, in_chans), Het(part), "layer*.conv2")
 
 
-def lego_vgg16(num_classes: int = 10, in_chans: int = 3, splits: int = 2, ratio: float = 0.5) -> nn.Module:
+def lego_vgg16(
+    num_classes: int = 10, in_chans: int = 3, splits: int = 2, ratio: float = 0.5, coefficients: Coefficients = "part",
+    balance: float = 0.0, rounding: Rounding = "nearest",
+) -> nn.Module:  # fmt: skip
     """VGG-16 (with one linear layer as its head) with LegoNet's filters in all convolutions but the first.
 
     Args:
         num_classes, in_chans: outputs, and channels of the image.
         splits: o, parts of the input channels.
         ratio: m, lego filters for each output channel.
+        coefficients, balance, rounding: see `leanconv.LegoConv2d`; the release is "lego", 1e-4 and "down".
 
     Raises:
         SettingError: `leanconv.Lego` refuses a setting.
 
     Source: Yang et al. 2019b, section 4; Table 1b of ShardNet.
     """
-    return _vgg16(Lego(splits, ratio), num_classes, in_chans, head="linear", conv_bias=False)
+    method = Lego(splits, ratio, coefficients, balance, rounding)
+    return _vgg16(method, num_classes, in_chans, head="linear", conv_bias=False)
 
 
 def lego_resnet50(num_classes: int = 1000, in_chans: int = 3, splits: int = 2, ratio: float = 0.5) -> nn.Module:

@@ -53,7 +53,8 @@ class FilterSummaryConv2d(LinearOp):
     Source: Yang et al. 2019, "FSNet: Compression of Deep Convolutional Neural Networks by Filter Summary". Unverified: this
     module was built from the abstract ("the convolutional filters are located in FS as overlapping 1D segments"), without
     the paper's formulas and without code for a comparison. The order of the weights in a window, the whole step s and the
-    initialisation are our choices.
+    initialisation are our choices. The abstract also claims acceleration, and does not say how it is reached. This module saves
+    parameters only: it lacks a way to reuse products where windows overlap.
 
     >>> layer = FilterSummaryConv2d(16, 32, 3, bias=False)
     >>> layer.summary.numel(), layer.weight.numel()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,16 @@ from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
-from leanconv.core.settings import check_int, check_share
+from leanconv.core.penalty import PenaltyTerm
+from leanconv.core.settings import check_choice, check_int, check_share, check_weight
 from leanconv.core.spec import ConvSpec, Pair, aligned_share, alternatives, divisors
 from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
 __all__ = ["Lego", "LegoConv2d"]
 
 SWEEPS = 5
+Coefficients = Literal["part", "lego"]
+Rounding = Literal["nearest", "down"]
 # If the lego filters and the selection need more than this part of the MACs of the dense convolution, training composes
 # the dense weight. Forward and backward of 32 maps in float32 channels_last on an AVX2 core, composed and apart: 24 -> 64
 # channels (0.8) 39 and 44 ms, 64 -> 256 (0.94) 90 and 97 ms, 64 -> 64 (0.61) 24 and 19 ms.
@@ -37,13 +41,14 @@ def lego_error(splits: int, spec: ConvSpec) -> str | None:
     return None
 
 
-def legos(ratio: float, out_channels: int) -> int:
-    """The number of lego filters: m * O, rounded, at least 1.
+def legos(ratio: float, out_channels: int, rounding: Rounding = "nearest") -> int:
+    """The number of lego filters: m * O, rounded to the nearest whole number or down, at least 1.
 
-    >>> legos(0.5, 64)
-    32
+    >>> legos(0.5, 64), legos(0.3, 16), legos(0.3, 16, "down")
+    (32, 5, 4)
     """
-    return max(round(ratio * out_channels), 1)
+    exact = ratio * out_channels
+    return max(int(exact) if rounding == "down" else round(exact), 1)
 
 
 class LegoConv2d(LinearOp):
@@ -61,17 +66,20 @@ class LegoConv2d(LinearOp):
     Args:
         splits: o; divides in_channels.
         ratio: m, the number of lego filters for each output channel; above 0 and at most 1.
+        coefficients: "part": one for each part of a filter. "lego": one for each lego filter too, also if it is not selected.
+        balance: weight of the loss that balances how often each lego filter is selected, see `penalty_terms`; 0 for none.
+        rounding: how m O becomes a whole number, "nearest" or "down".
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
-        weight: (m O, I / o, kh, kw); selector: (O, o, m O); coefficients: (O, o); bias: (O).
+        weight: (m O, I / o, kh, kw); selector: (O, o, m O); coefficients: (O, o) or (O, o, m O); bias: (O).
 
     Raises:
         SettingError: `splits` does not divide `in_channels`, or `groups` is not 1.
 
-    Source: Yang et al. 2019, "LegoNet: Efficient Convolutional Neural Networks with Lego Filters", section 3. The release has a
-    coefficient for every lego filter, also if it is not selected. The release has no stride, and adds a loss that balances
-    the selection; this module has no such loss.
+    Source: Yang et al. 2019, "LegoNet: Efficient Convolutional Neural Networks with Lego Filters", section 3. The release is
+    ``coefficients="lego", balance=1e-4, rounding="down"``. It has no stride, it trains the selector in its first ten epochs only,
+    and it adds the balance to the gradient of the selector.
 
     >>> layer = LegoConv2d(16, 32, 3, splits=2, ratio=0.5)
     >>> layer.weight.shape, layer.chosen().shape
@@ -94,16 +102,20 @@ class LegoConv2d(LinearOp):
         *,
         splits: int = 2,
         ratio: float = 0.5,
+        coefficients: Coefficients = "part",
+        balance: float = 0.0,
+        rounding: Rounding = "nearest",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        Lego(splits, ratio)  # checks its settings
+        Lego(splits, ratio, coefficients, balance, rounding)  # checks its settings
         error = lego_error(splits, self.spec)
         if error:
             raise SettingError(error)
-        self.splits, self.legos = splits, legos(ratio, out_channels)
+        self.splits, self.legos, self.balance = splits, legos(ratio, out_channels, rounding), balance
         self.weight = nn.Parameter(torch.empty(self.legos, in_channels // splits, *self.kernel_size))
         self.selector = nn.Parameter(torch.empty(out_channels, splits, self.legos))
-        self.coefficients = nn.Parameter(torch.empty(out_channels, splits))
+        self.each = coefficients == "lego"
+        self.coefficients = nn.Parameter(torch.empty((out_channels, splits, self.legos)[: 3 if self.each else 2]))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
@@ -120,7 +132,7 @@ class LegoConv2d(LinearOp):
             nn.init.zeros_(self.bias)
 
     def settings(self) -> dict[str, Any]:
-        return {"splits": self.splits, "legos": self.legos}
+        return {"splits": self.splits, "legos": self.legos} | ({"coefficients": "lego"} if self.each else {})
 
     def settings_repr(self) -> str:
         return f"splits={self.splits}, legos={self.legos}"
@@ -135,7 +147,7 @@ class LegoConv2d(LinearOp):
         maps = self._maps(x)
         parts = self.legos * torch.arange(self.splits, device=maps.device)
         selected = maps.index_select(1, (self.chosen() + parts).flatten())
-        weight = self.coefficients[:, :, None, None]
+        weight = self._selected()[:, :, None, None]
         return F.conv2d(selected, weight, self.bias, groups=self.out_channels)
 
     def _trained(self, x: Tensor) -> Tensor:
@@ -157,16 +169,36 @@ class LegoConv2d(LinearOp):
     def _choice(self) -> Tensor:
         """The coefficients at the selected positions, zero elsewhere: (O, o, m O). The gradient passes to the selector."""
         hard = F.one_hot(self.chosen(), self.legos).to(self.selector.dtype)
-        return self.coefficients[:, :, None] * (hard + (self.selector - self.selector.detach()))
+        coefficients = self.coefficients if self.each else self.coefficients[:, :, None]
+        return coefficients * (hard + (self.selector - self.selector.detach()))
+
+    def _selected(self) -> Tensor:
+        """The coefficients of the selected lego filters: (O, o)."""
+        if not self.each:
+            return self.coefficients
+        return self.coefficients.gather(2, self.chosen()[:, :, None])[:, :, 0]
+
+    def penalty_terms(self) -> list[PenaltyTerm]:
+        """With `balance` b: a loss whose gradient for the selector of lego filter j is b * excess_j, as in the release.
+
+        excess_j says by how much j is selected too often, n_j - ceil(a) > 0, or too rarely, n_j - floor(a) < 0, where n_j counts
+        how often j is selected and a = o O / (m O) is the mean. Each layer is a kind of its own, so layers add up.
+        """
+        if not self.balance:
+            return []
+        counts = self.chosen().flatten().bincount(minlength=self.legos).to(self.selector.dtype)
+        mean = self.splits * self.out_channels / self.legos
+        excess = (counts - math.ceil(mean)).clamp(min=0) + (counts - math.floor(mean)).clamp(max=0)
+        return [PenaltyTerm(f"lego {id(self)}", self.balance, (self.selector * excess).sum(), 1)]
 
     def weight_dense(self) -> Tensor:
-        return (self.coefficients[:, :, None, None, None] * self.weight[self.chosen()]).flatten(1, 2)
+        return (self._selected()[:, :, None, None, None] * self.weight[self.chosen()]).flatten(1, 2)
 
     def bias_dense(self) -> Tensor | None:
         return self.bias
 
     def rescale_(self, scale: Tensor) -> bool:
-        self.coefficients.mul_(scale[:, None])
+        self.coefficients.mul_(scale.view(-1, *[1] * (self.coefficients.dim() - 1)))
         return True
 
 
@@ -175,46 +207,55 @@ class Lego(Method):
     """Filters that are combined from lego filters (LegoNet).
 
     With k = kh kw and L = m O lego filters: parameters k L I / o for the lego filters, o O L for the selector, o O for the
-    coefficients, and O for the bias. MACs in eval mode k L I + o O for each output position. (In training the selection is a
-    product, with k L I + o O L MACs, or those of the dense convolution where that is faster.)
+    coefficients (o O L with one for each lego filter), and O for the bias. MACs in eval mode k L I + o O for each output
+    position. (In training the selection is a product, with k L I + o O L MACs, or those of the dense convolution where that is
+    faster.)
 
     Args:
         splits: o, the number of parts of the input channels.
         ratio: m, the number of lego filters for each output channel; above 0 and at most 1.
+        coefficients, balance, rounding: see `LegoConv2d`; the release is "lego", 1e-4 and "down".
 
     Source: Yang et al. 2019. The tables of the paper count only the k L I / o parameters of the lego filters.
     """
 
     splits: int = 2
     ratio: float = 0.5
+    coefficients: Coefficients = "part"
+    balance: float = 0.0
+    rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
         check_int("splits", self.splits)
         check_share("ratio", self.ratio)
+        check_choice("coefficients", self.coefficients, ("part", "lego"))
+        check_weight("balance", self.balance)
+        check_choice("rounding", self.rounding, ("nearest", "down"))
 
     def aligned(self, spec: ConvSpec, align: int) -> Method | str:
         whole = [n for n in divisors(spec.in_channels) if n <= self.splits and spec.in_channels // n % align == 0]
         filters = aligned_share(spec.out_channels + 1, self.ratio, align)  # all of them are allowed
         if not whole or filters is None:
             return f"align={align} does not fit in the widths of {spec}; a smaller align would"
-        return Lego(whole[-1], filters / spec.out_channels)
+        return replace(self, splits=whole[-1], ratio=filters / spec.out_channels, rounding="nearest")
 
     def reject(self, spec: ConvSpec) -> str | None:
         return lego_error(self.splits, spec)
 
     def build(self, specs: Sequence[ConvSpec]) -> list[nn.Module]:
-        return [LegoConv2d(**spec.kwargs(), splits=self.splits, ratio=self.ratio) for spec in specs]
+        return [LegoConv2d(**spec.kwargs(), **asdict(self)) for spec in specs]
 
     def params(self, specs: Sequence[ConvSpec]) -> int:
         total = 0
         for spec in specs:
-            count, out = legos(self.ratio, spec.out_channels), spec.out_channels
-            total += count * spec.fan_in // self.splits + self.splits * out * (count + 1) + out * spec.bias
+            count, out = legos(self.ratio, spec.out_channels, self.rounding), spec.out_channels
+            beside = count + (count if self.coefficients == "lego" else 1)  # selector and coefficients of a part
+            total += count * spec.fan_in // self.splits + self.splits * out * beside + out * spec.bias
         return total
 
     def macs(self, specs: Sequence[ConvSpec], index: int, out_hw: Pair) -> int:
         spec = specs[index]
-        each = legos(self.ratio, spec.out_channels) * spec.fan_in + self.splits * spec.out_channels
+        each = legos(self.ratio, spec.out_channels, self.rounding) * spec.fan_in + self.splits * spec.out_channels
         return each * out_hw[0] * out_hw[1]
 
     def not_nearest(self) -> str | None:
@@ -243,7 +284,8 @@ class Lego(Method):
             size = (squares / chosen.bincount(minlength=len(lines)).clamp(min=1)).sqrt()
             size = torch.where(size > 0, size, along.square().mean().sqrt().clamp(min=1e-12))
             module.weight.copy_((lines * size[:, None]).reshape_as(module.weight))
-            module.coefficients.copy_((along / size[chosen]).reshape_as(module.coefficients))
+            found = (along / size[chosen]).view(-1, module.splits)
+            module.coefficients.copy_(found[:, :, None] if module.each else found)
             module.selector.copy_(F.one_hot(chosen, module.legos).reshape_as(module.selector))
             fill_bias(module, conv, module.weight_dense(), moments)
 

@@ -67,6 +67,7 @@ CASES: list[Case] = [
     case(lc.Het(part=2), "1x1", "1x1 stride 2", "depthwise"),
     case(lc.Het(part=4), "1x1", "1x1 stride 2", "depthwise", "uneven"),
     case(lc.Lego(splits=2, ratio=0.4), "groups", "depthwise"),
+    case(lc.Lego(splits=2, ratio=0.4, coefficients="lego", rounding="down"), "groups", "depthwise"),
     case(lc.SoftShared(templates=2)),
     case(lc.FilterSummary(ratio=0.3)),
 ]

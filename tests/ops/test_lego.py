@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -137,3 +139,47 @@ def test_refusals_say_why():
         lc.Lego(ratio=0)
     with pytest.raises(SettingError, match="splits=0 must be a whole number of at least 1"):
         lc.Lego(splits=0)
+
+
+def test_a_coefficient_for_each_lego_filter():
+    """The release: kernel[t, j] = coefficient[t, i, j] at the selected j of part i, and 0 elsewhere."""
+    op = lego(splits=2, ratio=0.5, coefficients="lego", rounding="down")
+    assert op.coefficients.shape == (6, 2, 3)
+    x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
+    hard = nn.functional.one_hot(op.selector.argmax(2), 3)
+    wanted = op.bias[None, :, None, None]
+    for i, part in enumerate(x.chunk(2, 1)):
+        maps = nn.functional.conv2d(part, op.weight, stride=2, padding=1)
+        wanted = wanted + nn.functional.conv2d(maps, (op.coefficients[:, i] * hard[:, i])[:, :, None, None])
+    torch.testing.assert_close(op.train()(x), wanted)
+    torch.testing.assert_close(op.eval()(x), wanted)
+
+
+@pytest.mark.parametrize(("out", "ratio", "rounding", "count"), [(10, 0.37, "nearest", 4), (10, 0.37, "down", 3)])
+def test_how_many_lego_filters(out, ratio, rounding, count):
+    method = lc.Lego(2, ratio, rounding=rounding)
+    (op,) = method.build([lc.ConvSpec(8, out, 3)])
+    assert len(op.weight) == count == int(out * ratio + (0.5 if rounding == "nearest" else 0))
+    assert method.params([lc.ConvSpec(8, out, 3)]) == sum(p.numel() for p in op.parameters())
+
+
+def test_the_balance_has_the_gradient_of_the_release():
+    """copy_grad of the release adds b (n - ceil a) or -b (floor a - n) for each lego filter to the gradient of the selector."""
+    torch.manual_seed(0)
+    op = lc.LegoConv2d(8, 10, 3, splits=2, ratio=0.3, balance=0.25)
+    idxs, mean = op.selector.argmax(2).flatten().tolist(), 2 * 10 / 3
+    wanted = torch.zeros_like(op.selector)
+    for j in range(3):
+        n = idxs.count(j)
+        if n < math.floor(mean):
+            wanted[:, :, j] -= 0.25 * (math.floor(mean) - n)
+        if n > math.ceil(mean):
+            wanted[:, :, j] += 0.25 * (n - math.ceil(mean))
+    assert wanted.any()
+    lc.penalty(op).backward()
+    torch.testing.assert_close(op.selector.grad, wanted)
+    both = nn.Sequential(op, lc.LegoConv2d(10, 10, 3, splits=2, ratio=0.3, balance=0.25))
+    op.selector.grad = None
+    lc.penalty(both).backward()
+    torch.testing.assert_close(op.selector.grad, wanted)  # layers add up
+    assert lc.LegoConv2d(8, 10, 3).penalty_terms() == []
