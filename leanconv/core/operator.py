@@ -14,7 +14,7 @@ from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
 from leanconv.core.errors import RunError, TieError
 from leanconv.core.filled import filled
-from leanconv.core.sharing import borrowed
+from leanconv.core.sharing import borrowed, refuse_sharded
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 
@@ -128,6 +128,7 @@ class ConvOp(nn.Module):
 
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
         """``F.conv2d`` with the stride, padding, padding mode and dilation of the convolution that this operator replaces."""
+        refuse_sharded(weight, x)
         padding: Pair | str = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self.spec.pads, mode=self.padding_mode)
@@ -143,6 +144,17 @@ class ConvOp(nn.Module):
         if any(True for _ in borrowed(self)):
             raise TieError("DataParallel copies layers without what they share; use DistributedDataParallel (torchrun)")
         return super()._replicate_for_data_parallel()
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script would compile.
+
+        Raises:
+            RunError: always; TorchScript compiles no operator of leanconv from its source.
+        """
+        raise RunError(
+            f"torch.jit.script cannot compile {type(self).__name__}; trace it with torch.jit.trace(model, image), use "
+            "torch.compile, or export the network with leanconv.export"
+        )
 
     def settings(self) -> dict[str, Any]:
         """The operator's own settings that decide its shapes and its speed: numbers, flags, words, and tuples of these."""

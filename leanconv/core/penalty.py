@@ -30,10 +30,20 @@ def gram_error(rows: Tensor) -> Tensor:
     >>> gram_error(torch.eye(3))
     tensor(0.)
     """
-    with torch.autocast(rows.device.type, enabled=False):  # in bf16, rounding is larger than the error itself
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        gram = rows @ rows.T
-        return (gram - torch.eye(len(rows), dtype=gram.dtype, device=gram.device)).square().sum()
+    gram = gram_of(rows, rows)
+    return (gram - torch.eye(len(rows), dtype=gram.dtype, device=gram.device)).square().sum()
+
+
+def gram_of(rows: Tensor, others: Tensor) -> Tensor:
+    """The inner products R Q^T of two matrices (rows, F) and (others, F), in float32 at least.
+
+    >>> gram_of(torch.eye(2), torch.tensor([[3.0, 4.0]]))
+    tensor([[3.],
+            [4.]])
+    """
+    with torch.autocast(rows.device.type, enabled=False):  # in bf16, rounding is larger than the error of a penalty
+        exact = torch.float64 if rows.dtype == others.dtype == torch.float64 else torch.float32
+        return rows.to(exact) @ others.to(exact).T
 
 
 def orthonormal(like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from leanconv.core.errors import TieError
 
@@ -28,6 +28,25 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
     for value in module.__dict__.values():
         if isinstance(value, nn.Module):
             yield value
+
+
+def refuse_sharded(weight: Tensor, beside: Tensor) -> None:
+    """Raise an error if `weight` is sharded over processes and `beside`, with which it computes, is whole.
+
+    FSDP2 gathers the weights of one unit for the forward pass of this unit. A layer of another unit then meets a shard.
+
+    Raises:
+        TieError: as above.
+    """
+    if _is_shard(weight) and not _is_shard(beside):
+        raise TieError(
+            "a shared weight is sharded where a layer uses it: FSDP2 gathers weights for the layers of one unit only. Call "
+            "fully_shard on a module that holds all layers that share the weight, such as the stage or the whole network"
+        )
+
+
+def _is_shard(tensor: Tensor) -> bool:
+    return type(tensor).__name__ == "DTensor"  # importing the class would load torch.distributed
 
 
 def parameters_in_use(modules: Sequence[nn.Module]) -> list[nn.Parameter]:

@@ -25,6 +25,7 @@ from leanconv.core.sharing import lend
 from leanconv.models.entry import ModelEntry
 from leanconv.models.mobilenet import MobileNetV2
 from leanconv.models.planned import converted
+from leanconv.models.released_init import INITS, Init, normal_of_bases_, torch_default_
 from leanconv.models.resnet import resnet
 from leanconv.models.spconv import imagenet_resnet
 from leanconv.ops.depth_shared import ConvBank, DepthShared, DepthSharedConv2d
@@ -33,6 +34,8 @@ from leanconv.ops.shared_basis import SharedBasis
 PENALTY = 10.0  # the weight in the paper's code, for the mean over Gram entries
 FIRST_BLOCKS = "layer*.0.*"
 RESNEXT = "ResNeXt-50 32x4d"
+InnerNorm = Literal["on", "off", "release"]
+INNER_NORMS: tuple[InnerNorm, ...] = ("on", "off", "release")
 
 
 def basis_cifar_resnet(
@@ -46,6 +49,9 @@ def basis_cifar_resnet(
     bases: int = 1,
     penalty_weight: float = PENALTY,
     shortcut_padding: str = "end",
+    penalty_unique: bool = False,
+    init: Init = "default",
+    inner_norm: InnerNorm = "on",
 ) -> nn.Module:
     """ResNetL-SsUu for small images.
 
@@ -58,6 +64,11 @@ def basis_cifar_resnet(
         shared, unique: s and u, the numbers of components in the first stage.
         bases: 1; or 2, one basis for the first convolutions of the blocks and one for the second ones (the starred rows).
         penalty_weight: lambda of the orthogonality penalty; 0 turns it off (the rows with a dagger).
+        penalty_unique: penalise the unique components too, as the release does on CIFAR-10 (``include_unique_basis``). The
+            caption of Fig. 3 says that the penalty is applied to shared components only, which is the default.
+        init: "default", or "release": see `leanconv.models.released_init.normal_of_bases_`.
+        inner_norm: the switch of Fig. 2. "on": a norm between components and coefficients. "off": none. "release": none, and no
+            first norm of the block; the lines that the release comments out drop both.
 
     Raises:
         SettingError: the dense network or the method refuses a setting.
@@ -65,9 +76,16 @@ def basis_cifar_resnet(
     Source: sections 3.3 and 4.1, Fig. 5. ResNet56-S16U1 has 270,842 parameters with one basis a stage and 319,226 with two;
     ResNet-56 has 853,018. It has 116 % of the MACs of ResNet-56, because 17 components of 16 channels cost more than they save.
     """
+    check_choice("init", init, INITS)
+    check_choice("inner_norm", inner_norm, INNER_NORMS)
     dense = resnet(depths, num_classes, in_chans, width, shortcut, shortcut_padding)
-    method = SharedBasis(shared, unique, bases, penalty_weight=penalty_weight)
-    return converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
+    norm = inner_norm == "on"
+    method = SharedBasis(shared, unique, bases, norm=norm, penalty_weight=penalty_weight, penalty_unique=penalty_unique)
+    model = converted(dense, method, "layer*.conv?", exclude=FIRST_BLOCKS)
+    if inner_norm == "release":
+        for name in [n for n, _ in model.named_modules() if re.fullmatch(r"layer\d\.[1-9]\d*\.bn1", n)]:
+            model.set_submodule(name, nn.Identity())
+    return normal_of_bases_(model) if init == "release" else model
 
 
 def basis_resnet34_imagenet(
@@ -135,6 +153,7 @@ def basis_mobilenetv2(
     images: Literal["small", "imagenet"] = "imagenet",
     places: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
     penalty_weight: float = PENALTY,
+    init: Init = "default",
 ) -> nn.Module:
     """MobileNetV2-Shared: in the stages of 32, 64, 96 and 160 channels, convolutions of all blocks but the first share weights.
 
@@ -147,16 +166,20 @@ def basis_mobilenetv2(
         penalty_weight: lambda of the orthogonality penalty. There is one mean over Gram entries for each kind of
             convolution, and the means are added. A depthwise 3x3 has nine columns and many more rows, so its mean stays
             far from zero.
+        init: "default", or "release": see `leanconv.models.released_init.torch_default_`.
 
     Raises:
         SettingError: an unknown place or kind of images.
 
-    Source: sections 4.1.2 and 4.2, Fig. 7.
+    Source: sections 4.1.2 and 4.2, Fig. 7. Not built: MobileNetV2-Shared++ of the README of 2021. It adds channel attention
+    (ECA) with 17 parameters in all; the versions of the release that we have do not show in which layers.
     """
     check_choice("places", places, tuple(INVERTED_PLACES))
+    check_choice("init", init, INITS)
     dense = MobileNetV2(num_classes, in_chans, images)
     where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in INVERTED_PLACES[places]]
-    return converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
+    model = converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
+    return torch_default_(model) if init == "release" else model
 
 
 def resnext50_cifar(num_classes: int = 100, in_chans: int = 3) -> nn.Module:
@@ -221,6 +244,7 @@ def basis_densenet121(
     bases: int = 1,
     penalty_weight: float = PENALTY,
     transition_relu: bool = True,
+    init: Init = "default",
 ) -> nn.Module:
     """DenseNet121-SsUu for small images: one basis for all 3x3 convolutions of each dense block, with equal ranks.
 
@@ -231,15 +255,18 @@ def basis_densenet121(
         num_classes, in_chans: outputs, and channels of the image.
         shared, unique, bases, penalty_weight: see `basis_cifar_resnet`; the ranks do not grow with the block.
         transition_relu: see `densenet121_cifar`.
+        init: "default", or "release": see `leanconv.models.released_init.torch_default_`.
 
     Raises:
         SettingError: the method refuses a setting.
 
     Source: section 4.1.2, there labelled "S64U4", which is the label of ResNeXt-50.
     """
+    check_choice("init", init, INITS)
     dense = densenet121_cifar(num_classes, in_chans, transition_relu)
     method = SharedBasis(shared, unique, bases, growth=1, penalty_weight=penalty_weight)
-    return converted(dense, method, "features.denseblock*.conv2")
+    model = converted(dense, method, "features.denseblock*.conv2")
+    return torch_default_(model) if init == "release" else model
 
 
 class SharedGroupedConv2d(nn.Module):
@@ -332,10 +359,14 @@ def _small(name: str, depths: tuple[int, ...], **settings: Any) -> ModelEntry:
     return ModelEntry(name, partial(basis_cifar_resnet, depths), settings, f"{PAPER}, section 4.1", SMALL)
 
 
+_R34: dict[str, Any] = {"num_classes": 100, "width": 64, "shortcut": "B"}
+_PLAIN = {"transition_relu": False}
 ENTRIES: tuple[ModelEntry, ...] = (
     _small("basis_resnet32", (5, 5, 5)),
     _small("basis_resnet56", (9, 9, 9)),
-    _small("basis_resnet34", (3, 4, 6, 3), num_classes=100, width=64, shortcut="B", shared=32),
+    _small("basis_resnet34", (3, 4, 6, 3), **_R34, shared=32),
+    _small("basis_resnet34_unnormed", (3, 4, 6, 3), **_R34, shared=16, inner_norm="off"),
+    _small("basis_resnet34_unnormed_release", (3, 4, 6, 3), **_R34, shared=16, inner_norm="release"),
     ModelEntry("basis_resnet34_imagenet", basis_resnet34_imagenet, {}, f"{PAPER}, section 4.2", IMAGENET),
     ModelEntry(
         "basis_resnet50_shared", partial(basis_bottleneck_resnet, (3, 4, 6, 3)), {}, f"{PAPER}, section 4.2", IMAGENET
@@ -346,12 +377,14 @@ ENTRIES: tuple[ModelEntry, ...] = (
     ),
     ModelEntry("basis_resnext50", basis_resnext50, {}, f"{PAPER}, section 4.1", SMALL),
     ModelEntry("basis_densenet121", basis_densenet121, {}, f"{PAPER}, section 4.1", SMALL, "hook"),
+    ModelEntry("basis_densenet121_release", basis_densenet121, _PLAIN, f"{PAPER}, its release", SMALL, "hook"),
     ModelEntry(
         "basis_mobilenetv2", basis_mobilenetv2, {"images": "small", "num_classes": 100}, f"{PAPER}, section 4.1", SMALL
     ),
     ModelEntry("basis_mobilenetv2_imagenet", basis_mobilenetv2, {}, f"{PAPER}, section 4.2", IMAGENET),
     ModelEntry("resnext50_cifar", resnext50_cifar, {}, f"{RESNEXT}, the baseline of {PAPER}", SMALL),
     ModelEntry("densenet121_cifar", densenet121_cifar, {}, f"DenseNet-121, the baseline of {PAPER}", SMALL, "hook"),
+    ModelEntry("densenet121_cifar_release", densenet121_cifar, _PLAIN, f"the baseline in the release of {PAPER}", SMALL, "hook"),
     ModelEntry(
         "mobilenetv2_cifar", MobileNetV2, {"images": "small", "num_classes": 100}, f"MobileNetV2, the baseline of {PAPER}", SMALL
     ),

@@ -15,10 +15,10 @@ from leanconv.core.affine import Affine
 from leanconv.core.errors import LeanconvWarning, RunError, SettingError
 from leanconv.core.method import Group, Method, Site, Skipped, by_stage
 from leanconv.core.operator import Forms, LinearOp
-from leanconv.core.penalty import orthonormal
+from leanconv.core.penalty import PenaltyTerm, gram_error, gram_of, orthonormal
 from leanconv.core.release import NamedLayer, Place
 from leanconv.core.settings import check_bool, check_int, check_weight
-from leanconv.core.sharing import lend
+from leanconv.core.sharing import lend, refuse_sharded
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.traits import SharedComponents
 from leanconv.core.weight import WeightView
@@ -48,7 +48,8 @@ class SharedBasisConv2d(LinearOp):
         norm: whether a BatchNorm2d is between components and coefficients.
         basis: the shared components; None makes new components (if shared > 0), which this layer owns.
         index: the index of the basis in `basis` that this layer uses.
-        penalty_weight: weight of the orthogonality penalty of a new basis; 0 for none.
+        penalty_weight: weight of the orthogonality penalty; 0 for none. A given `basis` keeps its own weight.
+        penalty_unique: whether the penalty includes the unique components, see `penalty_terms`.
 
     Shape:
         x: (N, I, H, W) -> (N, O, H', W'), H' and W' as in nn.Conv2d.
@@ -84,11 +85,13 @@ class SharedBasisConv2d(LinearOp):
         basis: FilterBasis | None = None,
         index: int = 0,
         penalty_weight: float = 10.0,
+        penalty_unique: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         if groups != 1:
             raise SettingError(f"groups={groups} must be 1: a basis spans all input channels")
-        SharedBasis(shared, unique, norm=norm, penalty_weight=penalty_weight)  # checks its settings
+        SharedBasis(shared, unique, norm=norm, penalty_weight=penalty_weight, penalty_unique=penalty_unique)  # checks
+        self.penalty_weight = penalty_weight if penalty_unique else 0.0
         filter_shape = (in_channels, *self.kernel_size)
         if shared and basis is None:
             self.basis = FilterBasis(1, shared, filter_shape, penalty_weight)
@@ -119,6 +122,17 @@ class SharedBasisConv2d(LinearOp):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def penalty_terms(self) -> list[PenaltyTerm]:
+        """With `penalty_unique`: ||S U^T||^2 and ||U U^T - I||^2 of shared (S) and unique (U) components, in S's mean."""
+        if not self.penalty_weight or self.unique is None:
+            return []
+        own = self.unique.flatten(1)
+        terms = [PenaltyTerm("shared_basis", self.penalty_weight, gram_error(own), len(own) ** 2)]
+        if self.shared:
+            shared = self.basis.weight.flatten(1)
+            terms.append(terms[0]._replace(total=gram_of(shared, own).square().sum(), entries=len(shared) * len(own)))
+        return terms
+
     def settings(self) -> dict[str, Any]:
         return {
             "shared": self.shared,
@@ -137,7 +151,10 @@ class SharedBasisConv2d(LinearOp):
             assert self.unique is not None
             return self.unique
         shared = self.basis.components(self.index)
-        return shared if self.unique is None else torch.cat([self.unique, shared])
+        if self.unique is None:
+            return shared
+        refuse_sharded(shared, self.unique)
+        return torch.cat([self.unique, shared])
 
     @property
     def weight(self) -> WeightView:
@@ -226,6 +243,8 @@ class SharedBasis(Method):
             widths of the network grow.
         norm: whether a BatchNorm2d is between components and coefficients.
         penalty_weight: weight of the orthogonality penalty on the shared components; 0 for none.
+        penalty_unique: whether the penalty includes the unique components. The caption of the paper's Fig. 3 says shared only;
+            the release's script for CIFAR-10 includes them.
 
     Source: "Learning deeply shared filter bases for efficient ConvNets", sections 3.1-3.3. The paper's networks ResNetL-SsUu
     keep the first block of every stage dense: use `where` or `exclude`.
@@ -237,6 +256,7 @@ class SharedBasis(Method):
     growth: int = 2
     norm: bool = True
     penalty_weight: float = 10.0
+    penalty_unique: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("shared", 0), ("unique", 0), ("bases", 1), ("growth", 1)):
@@ -244,6 +264,7 @@ class SharedBasis(Method):
         if self.shared + self.unique == 0:
             raise SettingError("shared=0 and unique=0 leave no filter; one of them must be at least 1")
         check_bool("norm", self.norm)
+        check_bool("penalty_unique", self.penalty_unique)
         check_weight("penalty_weight", self.penalty_weight)
 
     @classmethod
@@ -305,6 +326,8 @@ class SharedBasis(Method):
                 norm=self.norm,
                 basis=basis,
                 index=position % self.bases,
+                penalty_weight=self.penalty_weight,
+                penalty_unique=self.penalty_unique,
             )
             for position, spec in enumerate(specs)
         ]

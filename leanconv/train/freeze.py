@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import warnings
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from leanconv.conversion.globs import ParameterNames
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 
 
 @contextlib.contextmanager
@@ -18,6 +20,9 @@ def frozen(model: nn.Module, globs: Sequence[str]) -> Iterator[None]:
 
     A normalisation layer whose parameters are all frozen also keeps its running statistics, and normalises with them: it
     is in eval mode inside the block. A norm without parameters, or with a parameter that trains, is not changed.
+
+    A weight that several layers share is a parameter of the layer that owns it. If a glob matches a layer that borrows the
+    weight, and not the owner, a warning says that the weight still trains.
 
     Args:
         model: the network, in train mode.
@@ -35,6 +40,7 @@ def frozen(model: nn.Module, globs: Sequence[str]) -> Iterator[None]:
     """
     names = ParameterNames(model)
     matched = {parameter for glob in globs for parameter in names.matching("freeze", glob)}
+    _warn_of_borrowers(model, globs, matched)
     chosen = [parameter for parameter in matched if parameter.requires_grad]
     if chosen and len(chosen) == sum(parameter.requires_grad for parameter in names):
         raise SettingError(f"freeze={list(globs)} matches all parameters; leave some to train")
@@ -52,6 +58,27 @@ def frozen(model: nn.Module, globs: Sequence[str]) -> Iterator[None]:
             parameter.requires_grad_(True)
         for norm in norms:
             norm.training = True
+
+
+def _warn_of_borrowers(model: nn.Module, globs: Sequence[str], matched: set[nn.Parameter]) -> None:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    still: dict[str, str] = {}
+    for layer, module in model.named_modules():
+        for attribute, bank in module.__dict__.items():
+            for part, parameter in bank.named_parameters() if isinstance(bank, nn.Module) else ():
+                if parameter not in matched and any(
+                    fnmatch.fnmatchcase(f"{layer}.{attribute}.{part}", g) for g in globs
+                ):
+                    still[layer] = names.get(parameter, part)
+    if still:
+        layer, owned = next(iter(still.items()))
+        more = f" and {len(still) - 1} more layers" if len(still) > 1 else ""
+        warnings.warn(
+            f"freeze={list(globs)} matches {layer!r}{more}, but not the shared weight {owned!r} that it uses, which still "
+            f"trains; add {owned!r} to freeze it for all layers that share it",
+            LeanconvWarning,
+            stacklevel=3,
+        )
 
 
 def _all_in(norm: nn.Module, frozen: set[nn.Parameter]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import leanconv as lc
-from leanconv.core.errors import TieError
+from leanconv.core.errors import LeanconvWarning, RunError, TieError
+from leanconv.core.sharing import refuse_sharded
+from leanconv.train.freeze import frozen
 
 METHODS = [lc.DepthShared(), lc.SharedBasis(shared=4, bases=2), lc.DepthShared(scope="stage", blend=True)]
 each = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label())
@@ -158,3 +161,42 @@ def test_whole_network_compiles_and_exports_with_each_tensor_once(method):
     exported = torch.export.export(lean, (x,))
     assert len(exported.state_dict) == len(lean.state_dict())
     torch.testing.assert_close(exported.module()(x), lean(x))
+
+
+@pytest.mark.parametrize("name", ["basis_resnet32", "shard_resnet"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_torchscript_is_refused_with_a_way_out(name):
+    with pytest.raises(RunError, match=r"torch.jit.script cannot compile \w+; trace it with torch.jit.trace"):
+        torch.jit.script(lc.create_model(name))
+
+
+class DTensor(torch.Tensor):
+    """A weight of another unit of FSDP2, which stays sharded: a tensor of torch's class of this name."""
+
+
+def test_a_weight_that_another_unit_shards_is_refused():
+    shard, whole = torch.zeros(2).as_subclass(DTensor), torch.zeros(2)
+    with pytest.raises(TieError, match="Call fully_shard on a module that holds all layers that share the weight"):
+        refuse_sharded(shard, whole)
+    refuse_sharded(shard, shard)
+    refuse_sharded(whole, whole)
+    model = lc.create_model("basis_resnet32", shared=2)
+    basis = model.layer1[1].conv1.basis
+    basis.weight = torch.nn.Parameter(basis.weight.detach().as_subclass(DTensor))
+    with pytest.raises(TieError, match="a shared weight is sharded where a layer uses it"):
+        model.layer1[2].conv1(torch.zeros(1, 16, 4, 4))
+
+
+def test_freezing_a_layer_that_borrows_its_weight_warns():
+    model = lc.create_model("basis_resnet32", shared=2)
+    owned = "layer1.1.conv1.basis.weight"
+    told = pytest.warns(LeanconvWarning, match=f"matches 'layer1.2.conv1' and 1 more layers, but not .*{owned!r}")
+    with told, frozen(model, ["layer1.2.*"]):
+        assert model.layer1[1].conv1.basis.weight.requires_grad
+        assert not model.layer1[2].conv1.unique.requires_grad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with frozen(model, ["layer1.2.*", owned]):
+            assert not model.layer1[1].conv1.basis.weight.requires_grad
+        with frozen(model, ["layer1.2.bn1.*"]):
+            pass

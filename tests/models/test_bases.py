@@ -12,8 +12,9 @@ from torch import nn
 import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.core.notes import get_base
+from leanconv.core.penalty import penalty
 from leanconv.core.sharing import borrowed
-from leanconv.models.bases import ENTRIES
+from leanconv.models.bases import ENTRIES, transitions
 from leanconv.ops.depth_shared import ConvBank, DepthSharedConv2d
 from leanconv.ops.shared_basis import FilterBasis, SharedBasisConv2d
 
@@ -311,3 +312,68 @@ def test_depth_shared_layers_of_resnext_are_refused_by_data_parallel():
     layers = [m for m in meta("basis_resnext50").modules() if isinstance(m, DepthSharedConv2d)]
     with pytest.raises(lc.LeanconvError, match="DistributedDataParallel"):
         layers[1]._replicate_for_data_parallel()
+
+
+def release_penalty(model, stages, include_unique):
+    """The mean that train_cifar10.py of the release computes: shared with all components, unique within one layer."""
+    total, entries = torch.zeros(()), 0
+    for stage in stages:
+        layers = [m for m in model.get_submodule(stage).modules() if isinstance(m, SharedBasisConv2d)]
+        shared = layers[0].basis.weight.flatten(1)
+        rows = torch.cat([shared, *(m.unique.flatten(1) for m in layers)])
+        gram = (rows @ rows.T - torch.eye(len(rows))) ** 2
+        if not include_unique:
+            total, entries = total + gram[: len(shared), : len(shared)].sum(), entries + len(shared) ** 2
+            continue
+        total, entries = total + gram[: len(shared)].sum(), entries + len(shared) * len(rows)
+        place, own = len(shared), len(layers[0].unique)
+        for _ in layers:
+            total, entries = total + gram[place : place + own, place : place + own].sum(), entries + own**2
+            place += own
+    return 10 * total / entries
+
+
+@pytest.mark.parametrize("include_unique", [False, True])
+@pytest.mark.parametrize("bases", [1, 2])
+def test_the_penalty_of_the_release_on_cifar10(include_unique, bases):
+    torch.manual_seed(0)
+    model = lc.create_model("basis_resnet32", shared=3, unique=2, bases=bases, penalty_unique=include_unique)
+    for module in model.modules():
+        if isinstance(module, SharedBasisConv2d):
+            torch.nn.init.normal_(module.unique)
+    torch.nn.init.normal_(model.layer2[1].conv1.basis.weight)
+    wanted = release_penalty(model, ("layer1", "layer2", "layer3"), include_unique)
+    torch.testing.assert_close(penalty(model), wanted)
+
+
+def test_initial_weights_of_the_release():
+    torch.manual_seed(0)
+    model = lc.create_model("basis_resnet34", width=16, shared=8, init="release")
+    conv = model.layer4[1].conv1  # 8 unique components of 3x3, 128 outputs: fan_out 72 and 128
+    assert conv.unique.std().item() == pytest.approx((2 / (len(conv.unique) * 9)) ** 0.5, rel=0.05)
+    assert conv.coefficients.std().item() == pytest.approx((2 / conv.out_channels) ** 0.5, rel=0.05)
+    rows = conv.basis.weight.flatten(1)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), atol=1e-5, rtol=0)
+    for name in ("basis_mobilenetv2", "basis_densenet121"):
+        drawn = lc.create_model(name, init="release")
+        weights = [m.weight for m in drawn.modules() if isinstance(m, FilterBasis | ConvBank)]
+        for weight in weights:  # uniform in +-1 / sqrt(fan_in), as nn.Conv2d
+            bound = weight[0].numel() ** -0.5
+            assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        assert weights
+    with pytest.raises(SettingError, match="init='random' must be"):
+        lc.create_model("basis_resnet32", init="random")
+
+
+def test_the_switch_of_the_inner_norm():
+    with torch.device("meta"):
+        on, off, release = (
+            lc.create_model("basis_resnet34", shared=2, inner_norm=norm) for norm in ("on", "off", "release")
+        )
+        named = lc.create_model("basis_resnet34_unnormed_release")
+    assert on.layer1[1].conv1.norm is not None and off.layer1[1].conv1.norm is None
+    assert isinstance(off.layer1[1].bn1, torch.nn.BatchNorm2d) and isinstance(release.layer1[1].bn1, torch.nn.Identity)
+    assert isinstance(release.layer1[0].bn1, torch.nn.BatchNorm2d)  # the first block stays as it is
+    assert isinstance(release.layer1[1].bn2, torch.nn.BatchNorm2d)
+    assert isinstance(named.layer4[2].bn1, torch.nn.Identity) and named.layer1[1].conv1.shared == 16
+    assert not any(isinstance(m.act, torch.nn.ReLU) for m in transitions(lc.create_model("basis_densenet121_release")))
