@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanconv.analyse.figure import panels
-from leanconv.analyse.layers import conv_layers, outputs_of, use_of
+from leanconv.analyse.layers import block_layers, conv_layers, outputs_of, use_of
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
 
@@ -52,6 +52,19 @@ def last_layer(model: nn.Module) -> str:
     return (wide or list(layers))[-1]
 
 
+def last_maps(model: nn.Module, images: Tensor) -> str:
+    """The name of the last block, whose full output Grad-CAM looks at; without blocks, `last_layer`.
+
+    A network without blocks in its ``feature_info``, or whose blocks return no feature maps, has the latter.
+    """
+    for name in block_layers(model)[-1:]:
+        with evaluating(model), torch.no_grad(), outputs_of(model, name) as seen:
+            model(images[:1])
+        if seen and isinstance(seen[-1], Tensor) and seen[-1].ndim == 4:
+            return name
+    return last_layer(model)
+
+
 def grad_cam(
     model: nn.Module, images: Tensor, layer: str | None = None, *, classes: Sequence[int] | None = None, use: int = -1
 ) -> GradCam:
@@ -63,7 +76,8 @@ def grad_cam(
 
     Args:
         images: (N, C, H, W), as the network takes them.
-        layer: any layer that returns feature maps (N, C, h, w); None takes `last_layer`.
+        layer: any layer that returns feature maps (N, C, h, w); None takes `last_maps`, the output of the last block. It holds
+            all splits of a tied bottleneck, so it compares with the output of a dense one.
         classes: the class for each image; None takes the likeliest.
         use: the number of the call, for a layer that runs several times; -1 is the last. A shared convolution of leanconv
             is a separate layer at each use, so its name is enough.
@@ -73,7 +87,7 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, eqs. 1 and 2; Wang & Yu 2021, Fig. 8.
     """
-    layer = layer or last_layer(model)
+    layer = layer or last_maps(model, images)
     with evaluating(model), torch.enable_grad(), outputs_of(model, layer) as seen:
         # the image requires a gradient, so that the maps have one even if no parameter requires a gradient
         scores = model(images.detach().clone().requires_grad_())

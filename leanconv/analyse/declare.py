@@ -23,7 +23,8 @@ class Kind:
         name: the value of `--what`.
         says: a short description, for the list of all analyses.
         of: the kind of its subjects. Networks are passed as a mapping of names to modules, folders as names to paths.
-        function: takes the subjects, and those of `images`, `data`, `layers`, `classes` and `seed` that are its parameters.
+        function: takes the subjects, and those of `images`, `data`, `layers`, `classes`, `seed` and `average` that are its
+            parameters.
     """
 
     name: str

@@ -33,6 +33,26 @@ def conv_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def block_layers(model: nn.Module) -> list[str]:
+    """The blocks of the stages that `model` names in ``feature_info``, in order; [] if stages do not consist of blocks.
+
+    The output of a block holds all its convolutions. A tied bottleneck has one 3x3 for each split; a block of it compares with
+    a block of the dense network, and one split does not.
+
+    >>> from leanconv import create_model
+    >>> block_layers(create_model("resnet8"))
+    ['layer1.0', 'layer2.0', 'layer3.0']
+    """
+    modules, found = dict(model.named_modules()), []
+    for info in getattr(model, "feature_info", None) or ():
+        stage = info.get("module", "") if isinstance(info, dict) else ""
+        for name, child in modules[stage].named_children() if isinstance(modules.get(stage), nn.Sequential) else ():
+            inside = [m for m in child.modules() if isinstance(m, nn.Conv2d | ConvOp)]
+            if inside and inside[0] is not child:
+                found.append(f"{stage}.{name}")
+    return found
+
+
 def layer_of(model: nn.Module, name: str) -> nn.Module:
     """The module with the name `name`.
 
@@ -46,8 +66,11 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
     raise SettingError(f"no layer {name!r}; valid are, among others, {', '.join(close)}")
 
 
-def chosen(model: nn.Module, layers: Sequence[str], most: int) -> list[str]:
+def chosen(model: nn.Module, layers: Sequence[str], most: int, blocks: bool = False) -> list[str]:
     """The given layers; without any, at most `most` convolutions of the network, evenly spread.
+
+    Args:
+        blocks: choose among `block_layers`, where the network has blocks.
 
     Raises:
         SettingError: there is no such layer, or no convolution.
@@ -56,7 +79,9 @@ def chosen(model: nn.Module, layers: Sequence[str], most: int) -> list[str]:
         for name in layers:
             layer_of(model, name)
         return list(layers)
-    names = [name for name in conv_layers(model) if "shortcut" not in name and "downsample" not in name]
+    convs = conv_layers(model)
+    inner = [name for name in convs if "shortcut" not in name and "downsample" not in name]
+    names = (block_layers(model) if blocks else []) or inner
     if len(names) <= most:
         return names
     return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

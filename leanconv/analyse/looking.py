@@ -29,6 +29,7 @@ def look(
     classes: Sequence[int] = (),
     count: int = 8,
     seed: int = 0,
+    average: str = "patterns",
     command: str = "",
 ) -> Analysis:
     """Run an analysis of networks; the result has a table, a figure, and arrays.
@@ -45,6 +46,7 @@ def look(
         classes: for "cam", one class for all images or one for each; () takes the likeliest.
         count: the number of images.
         seed: the seed of random choices.
+        average: for "filters" and "matrices", what is averaged over the images, see `leanconv.analyse.filter_similarity`.
         command: the command line that the page shows.
 
     Raises:
@@ -63,7 +65,7 @@ def look(
     if kind.of.startswith("one") and len(subjects) > 1:
         noun = kind.of.removeprefix("one ")
         raise SettingError(f"{what} shows one {noun}, and {len(subjects)} are given; run it for each")
-    given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed}
+    given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed, "average": average}
     if "images" in kind.takes:
         given["images"] = _images(what, networks, images, count, seed)
     if "data" in kind.takes:
@@ -71,7 +73,7 @@ def look(
             raise SettingError(f"{what} needs labelled images: give --data, without --photos (images: a data set)")
         given["data"] = images
     found = kind.function(subjects, **{name: value for name, value in given.items() if name in kind.takes})
-    settings = {"images": count, "seed": seed}
+    settings = {"images": count, "seed": seed} | ({"average": average} if "average" in kind.takes else {})
     return replace(found, what=what, names=list(subjects), settings=settings, command=command)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from leanconv.analyse.layers import layer_of, outputs_of, use_of
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
 from leanconv.core.operator import LinearOp
+from leanconv.core.settings import check_choice
 from leanconv.report.tables import NONE
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from leanconv.analyse.analysis import Analysis
+
+
+Average = Literal["patterns", "cosines"]
+AVERAGES: tuple[Average, ...] = ("patterns", "cosines")
+PIXELS_AT_ONCE = 2**19  # of the copies of an image, one for each filter, that pass the network together
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,14 @@ class FilterSimilarity:
         filters: the output channels, in the order of the matrix.
         matrix: (k, k), cosines; NaN for a dead filter, which no image excites.
         images: the number of images in the mean; 0 for similarities of weights.
+        average: what was averaged over the images, see `filter_similarity`; "" for similarities of weights.
     """
 
     layer: str
     filters: tuple[int, ...]
     matrix: np.ndarray
     images: int
+    average: str = ""
 
     def pairs(self) -> np.ndarray:
         """The similarity of each pair of filters, once, without the pairs of dead filters."""
@@ -57,8 +66,9 @@ class FilterSimilarity:
         q25, median, q75 = (float(v) for v in np.quantile(pairs, (0.25, 0.5, 0.75))) if len(pairs) else (None,) * 3
         matrix = [[None if np.isnan(v) else round(float(v), 5) for v in row] for row in self.matrix]
         return {
-            "layer": self.layer, "images": self.images, "mean": float(pairs.mean()) if len(pairs) else None, "q25": q25,
-            "median": median, "q75": q75, "filters": list(self.filters), "matrix": matrix,
+            "layer": self.layer, "images": self.images, "average": self.average,
+            "mean": float(pairs.mean()) if len(pairs) else None, "q25": q25, "median": median, "q75": q75,
+            "filters": list(self.filters), "matrix": matrix,
         }  # fmt: skip
 
     def plot(self, axes: Axes | None = None) -> Axes:
@@ -72,40 +82,64 @@ class FilterSimilarity:
 
 
 def filter_similarity(
-    model: nn.Module, images: Tensor, layer: str, *, filters: int = 64, seed: int = 0, use: int = -1
-) -> FilterSimilarity:
-    """Cosine similarity between filters by their guided back-propagation patterns, a mean over images.
+    model: nn.Module, images: Tensor, layer: str, *, filters: int = 64, seed: int = 0, use: int = -1,
+    average: Average = "patterns",
+) -> FilterSimilarity:  # fmt: skip
+    """Cosine similarity between filters by their guided back-propagation patterns on images.
 
-    The pattern of a filter on an image is the gradient of the sum of its map with respect to the pixels, by guided
+    The pattern p_f(x) of a filter f on an image x is the gradient of the sum of its map with respect to the pixels, by guided
     back-propagation. Two filters are similar if the same pixels excite them.
+
+        "patterns":  cos(mean over x of p_f(x), mean over x of p_g(x))     as the caption of Fig. 1 says
+        "cosines":   mean over x of cos(p_f(x), p_g(x))
+
+    The first is higher where the images have something in common, such as a centred object; the second compares image by image.
 
     Args:
         images: (N, C, H, W), as the network takes them.
-        layer: a name of `leanconv.analyse.conv_layers`.
+        layer: a name of `leanconv.analyse.conv_layers`, or any layer that returns feature maps, such as a block.
         filters: the number of filters; if the layer has more, they are drawn at random.
         seed: the seed of the draw.
         use: the number of the call, for a layer that runs several times; -1 is the last.
+        average: "patterns" or "cosines".
 
     Raises:
         SettingError: there is no such layer or use, or an activation without a rule of guided back-propagation.
 
-    Source: Wang & Yu 2021, Figs. 1 and 9.
+    Source: Wang & Yu 2021, Figs. 1 and 9, "averaged on a set of images".
     """
+    check_choice("average", average, AVERAGES)
     with evaluating(model):
         with torch.no_grad(), outputs_of(model, layer) as seen:
             model(images[:1])
         channels = use_of(seen, layer, use).shape[1]
         order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
         chosen = order[: min(filters, channels)].sort().values
-        found = [_cosines(_patterns(model, image[None], layer, chosen, use)) for image in images]
-    cosines = torch.stack(found).double()
-    count = (~cosines.isnan()).sum(0)
-    mean = torch.where(count > 0, cosines.nansum(0) / count, float("nan"))
-    return FilterSimilarity(layer, tuple(chosen.tolist()), mean.cpu().numpy(), len(images))
+        patterns = (_patterns(model, image[None], layer, chosen, use) for image in images)
+        if average == "patterns":
+            mean = _cosines(sum_of(patterns))
+        else:
+            cosines = torch.stack([_cosines(rows) for rows in patterns]).double()
+            count = (~cosines.isnan()).sum(0)
+            mean = torch.where(count > 0, cosines.nansum(0) / count, float("nan"))
+    return FilterSimilarity(layer, tuple(chosen.tolist()), mean.cpu().numpy(), len(images), average)
+
+
+def sum_of(rows: Iterable[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, in float64, one after another."""
+    return reduce(lambda total, one: total + one.cpu().double(), rows, torch.zeros((), dtype=torch.float64))
 
 
 def _patterns(model: nn.Module, image: Tensor, layer: str, filters: Tensor, use: int) -> Tensor:
-    """The patterns of the filters, (k, pixels): with a copy of the image for each filter, one backward pass is enough."""
+    """The patterns of the filters, (k, pixels): with a copy of the image for each filter, one backward pass is enough.
+
+    The filters go through the network in chunks: 64 copies of an image of 224 pixels would need gigabytes.
+    """
+    chunks = filters.split(max(1, PIXELS_AT_ONCE // image[0, 0].numel()))
+    return torch.cat([_patterns_of(model, image, layer, chunk, use) for chunk in chunks])
+
+
+def _patterns_of(model: nn.Module, image: Tensor, layer: str, filters: Tensor, use: int) -> Tensor:
     copies = image.repeat(len(filters), 1, 1, 1).requires_grad_()
     with torch.enable_grad(), outputs_of(model, layer) as seen, Guided():
         model(copies)

@@ -53,6 +53,10 @@ def analyse(
         list[int] | None,
         typer.Option("--class", min=0, help="cam: the class, once or for each image; default: the likeliest."),
     ] = None,
+    average: Annotated[
+        Literal["patterns", "cosines"],
+        typer.Option("--average", help="filters, matrices: average the patterns of the images, or their cosines."),
+    ] = "patterns",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the figure: .svg, .png or .pdf.")
     ] = None,
@@ -75,7 +79,8 @@ def analyse(
         source = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=run)
     subjects: Any = targets if KINDS[what].of in FOLDERS else _networks(targets, pretrained, source)
     found = look(
-        what, subjects, source, layers=layer or (), classes=classes or (), count=images, seed=seed, command=command_line()
+        what, subjects, source, layers=layer or (), classes=classes or (), count=images, seed=seed, average=average,
+        command=command_line(),
     )  # fmt: skip
     if out is not None:
         say(f"wrote {found.save(out)}")

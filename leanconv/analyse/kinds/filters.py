@@ -12,16 +12,26 @@ if TYPE_CHECKING:
 
     from leanconv.analyse.analysis import Analysis
     from leanconv.analyse.images import Images
+    from leanconv.analyse.similarity import Average
 
 
 @analysis("the similarity of filters by the pixels that excite them, as histograms")
-def filters(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), seed: int = 0) -> Analysis:
+def filters(
+    models: Mapping[str, nn.Module],
+    images: Images,
+    layers: tuple[str, ...] = (),
+    seed: int = 0,
+    average: Average = "patterns",
+) -> Analysis:
     """Histograms of the cosines between the filters' guided gradients."""
     from leanconv.analyse.layers import chosen
     from leanconv.analyse.similarity import analysis_of, filter_similarity, plot_histograms
 
     found = {
-        label: [filter_similarity(model, images.tensor, name, seed=seed) for name in chosen(model, layers, 4)]
+        label: [
+            filter_similarity(model, images.tensor, name, seed=seed, average=average)
+            for name in chosen(model, layers, 4, blocks=True)
+        ]
         for label, model in models.items()
     }
     return analysis_of(found, plot_histograms(found))

@@ -12,17 +12,27 @@ if TYPE_CHECKING:
 
     from leanconv.analyse.analysis import Analysis
     from leanconv.analyse.images import Images
+    from leanconv.analyse.similarity import Average
 
 
 @analysis("the similarity of filters by the pixels that excite them, for each pair")
-def matrices(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = (), seed: int = 0) -> Analysis:
+def matrices(
+    models: Mapping[str, nn.Module],
+    images: Images,
+    layers: tuple[str, ...] = (),
+    seed: int = 0,
+    average: Average = "patterns",
+) -> Analysis:
     """A matrix of cosines for each layer."""
     from leanconv.analyse.figure import panels
     from leanconv.analyse.layers import chosen
     from leanconv.analyse.similarity import analysis_of, filter_similarity
 
     found = {
-        label: [filter_similarity(model, images.tensor, name, seed=seed) for name in chosen(model, layers, 4)]
+        label: [
+            filter_similarity(model, images.tensor, name, seed=seed, average=average)
+            for name in chosen(model, layers, 4, blocks=True)
+        ]
         for label, model in models.items()
     }
     figure, grid = panels(len(found), max(map(len, found.values())), 3.0, 2.7)
