@@ -155,3 +155,15 @@ def test_openvino_in_bfloat16() -> None:
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05 * float(expected.abs().max()))
     with pytest.raises(SettingError, match="on the CPU in float32 or bfloat16 only"):
         runtimes.prepare("openvino", model.half(), x.half(), 1)
+
+
+def test_the_figure_of_groups(call: Callable, tmp_path: Path) -> None:
+    command = ("bench", "--figure", "groups", "--input-size", "32,2,2", "--seconds", "0.1", "--threads", "1")
+    answer = call(*command, "-o", tmp_path / "groups.json", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert {row["groups"] for row in told["rows"]} == {1, 2, 4, 8, 16, 32} and told["kind"] == "group times"
+    assert told == json.loads((tmp_path / "groups.json").read_text())
+    assert "give a TARGET, or --figure groups" in call("bench", "resnet8", "--figure", "groups").err
+    assert "give a TARGET, or --figure groups" in call("bench").err
+    assert "takes one --batch" in call(*command, "--batch", "1,2").err

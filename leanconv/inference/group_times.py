@@ -1,0 +1,134 @@
+"""Time against the number of groups at fixed MACs: tied blocks in several forms, and a grouped convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanconv.core.copying import copied
+from leanconv.core.errors import SettingError
+from leanconv.core.machine import provenance
+from leanconv.core.meta import InputSize
+from leanconv.core.operator import ConvOp
+from leanconv.core.registry import find_method
+from leanconv.core.spec import ConvSpec
+from leanconv.report.page import Page, table_page
+from leanconv.report.result import Result
+from leanconv.report.tables import Row, integer, macs, ratio
+from leanconv.report.text_table import TextTable
+from leanconv.timing.latency import Latency, measure_latency
+
+COUNTS = (1, 2, 4, 8, 16, 32)
+INPUT_SIZE = (2048, 56, 56)  # of the figure
+RELEASE = "batch"  # the inference form that computes as the authors' release
+HEADS = ("Groups", "Filters", "Form", "MACs", "ms", "to one group")
+NOTE = "The MACs stay equal: twice the groups have twice the filters. A ratio compares with the ordinary convolution (one group)."
+
+
+@dataclass(frozen=True)
+class GroupTimes(Result):
+    """Measured times: a row for each number of groups and each form.
+
+    Args:
+        summary: the measurement: the machine, the settings and the rows.
+    """
+
+    summary: dict[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        rows: list[Row] = self.summary["rows"]
+        return rows
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                str(row["groups"]), integer(row["filters"]), row["form"], macs(row["macs"]), f"{row['median_ms']:.2f}",
+                ratio(row["ratio"]),
+            ]
+            for row in self.rows
+        ]  # fmt: skip
+
+    def table(self) -> TextTable:
+        return TextTable(HEADS, self._cells(), ("Form",), NOTE)
+
+    def page(self) -> Page:
+        title = "Time against the number of groups at fixed MACs"
+        return table_page(
+            title, "leanconv bench --figure groups", HEADS, self._cells(), notes=NOTE, summary=self.summary
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return self.summary
+
+
+def group_times(
+    counts: Sequence[int] = COUNTS,
+    *,
+    input_size: InputSize = INPUT_SIZE,
+    filters: int = 64,
+    kernel_size: int = 3,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    threads: int | None = None,
+    seconds: float = 10.0,
+    command: str = "leanconv.inference.group_times.group_times(...)",
+) -> GroupTimes:
+    """Time a k x k convolution with B groups, and tied blocks with B blocks, for each B in `counts`.
+
+    The input stays as it is, and B * `filters` filters keep the MACs equal. "grouped" is ``nn.Conv2d(groups=B)``. Tied blocks
+    run in the release's form, with the blocks as images of the batch, and in the other forms that `leanconv.optimize` tries.
+    All are timed interleaved.
+
+    Args:
+        counts: the numbers of groups B; 1, the ordinary convolution, is always timed.
+        input_size: (channels, height, width) of the input.
+        filters: the number of filters at B = 1; the paper does not give it.
+        kernel_size: k; the paper does not give it.
+        batch, dtype, device, threads, seconds: see `leanconv.timing.latency.measure_latency`.
+        command: the command that the result names as its origin.
+
+    Raises:
+        SettingError: a number of groups does not divide the channels.
+
+    Source: Wang & Yu 2021, Fig. 3, measured there on an RTX 2080 Ti.
+    """
+    channels = input_size[0]
+    for count in counts:
+        if count < 1 or channels % count:
+            raise SettingError(f"groups={count} must divide the {channels} channels of the input")
+    modules: dict[tuple[int, str], nn.Module] = {}
+    for count in dict.fromkeys((1, *counts)):
+        spec = ConvSpec(channels, filters * count, kernel_size, padding=kernel_size // 2, bias=False)
+        if count == 1:
+            modules[1, "ordinary"] = nn.Conv2d(**spec.kwargs())
+            continue
+        modules[count, "grouped"] = nn.Conv2d(**spec.kwargs() | {"groups": count})
+        (tied,) = find_method("tied_block")(blocks=count).build([spec])
+        assert isinstance(tied, ConvOp)
+        for name, make in tied.eval().inference_forms(None).items():
+            modules[count, f"tied, {name}{' (the release)' if name == RELEASE else ''}"] = copied(make())
+    found = measure_latency(
+        {f"{form} {count}": module for (count, form), module in modules.items()}, input_size,
+        batch=batch, device=device, dtype=dtype, threads=threads, seconds=seconds,
+    )  # fmt: skip
+    work = channels * filters * kernel_size**2 * input_size[1] * input_size[2]
+    rows = [_row(*key, filters, work, time) for key, time in zip(modules, found, strict=True)]
+    settings = {
+        "input_size": list(input_size), "filters": filters, "kernel_size": kernel_size, "batch": batch,
+        "dtype": str(dtype).removeprefix("torch."), "device": device, "threads": threads or torch.get_num_threads(),
+    }  # fmt: skip
+    head = provenance(command)
+    return GroupTimes(
+        {**head, "kind": "group times", "settings": settings, "n": found[0].rounds, "seeds": [0], "rows": rows}
+    )
+
+
+def _row(count: int, form: str, filters: int, work: int, time: Latency) -> Row:
+    times = {key: value for key, value in asdict(time).items() if key != "name"}
+    return {"groups": count, "form": form, "filters": filters * count, "macs": work, **times}
