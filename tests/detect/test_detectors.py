@@ -12,6 +12,7 @@ import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.detect import create_detector, feature_layers
 from leanconv.detect.cascade import BOX_WEIGHTS, CascadeRoIHeads
+from leanconv.detect.detector import describe_detector
 
 # name: parameters of the published networks on ResNet-50 with 91 classes (torchvision's), in millions
 PUBLISHED = {"retinanet": 34.01, "faster_rcnn": 41.76, "mask_rcnn": 44.40}
@@ -209,3 +210,23 @@ def test_backbones_of_all_kinds(name: str):
     detector = small("faster_rcnn", lc.create_model(name)).eval()
     with torch.no_grad():
         assert len(detector([torch.rand(3, 61, 90)])) == 1
+
+
+def test_the_sixth_level_of_retinanet_reads_the_backbone_or_the_pyramid():
+    """P6 is a 3x3 of stride 2: 9 c p + p parameters from the c channels of C5, and 9 p p + p from P5."""
+    torch.manual_seed(0)
+    width = 16
+    made = {
+        p6: create_detector("retinanet", "timm/resnet18", 3, pyramid_channels=width, p6=p6).eval()
+        for p6 in ("p5", "c5")
+    }
+    counts = {p6: sum(p.numel() for p in detector.parameters()) for p6, detector in made.items()}
+    assert counts["c5"] - counts["p5"] == 9 * width * (512 - width)
+    seen = []
+    made["c5"].backbone.fpn.extra_blocks.p6.register_forward_hook(lambda m, args, out: seen.append(args[0].shape))
+    made["c5"]([torch.rand(3, 64, 64)])
+    assert (
+        seen[0][1] == 512 and describe_detector(made["c5"])["p6"] == "c5" and "p6" not in describe_detector(made["p5"])
+    )
+    with pytest.raises(SettingError, match="p6='c5' is for retinanet"):
+        create_detector("faster_rcnn", "timm/resnet18", 3, p6="c5")
