@@ -43,7 +43,13 @@ class Counted(Result):
     def tables(self) -> Sequence[TextTable]:
         """One table a paper."""
         return [
-            TextTable(tables.HEADS, [tables.cells(row) for row in own], tables.TEXTS, tables.NOTE, title)
+            TextTable(
+                tables.HEADS,
+                [tables.cells(row) for row in own],
+                tables.TEXTS,
+                tables.NOTE,
+                f"{title}: {tables.summary(own)}",
+            )
             for name, title in catalogue.PAPERS.items()
             if (own := [row for row in self.printed if row.paper == name])
         ]
@@ -103,7 +109,7 @@ def reproduce(
         SettingError: an unknown paper, table or row, or data that are not there.
 
     >>> print(reproduce("spconv", "4").sentences()[0])
-    10 printed figures: 10 exact.
+    10 printed figures. Counted on our networks: 5 equal, 5 truncated.
     """
     if train is not None:
         from leanconv.papers.training import train_printed  # which loads what trains

@@ -12,8 +12,8 @@ from leanconv.papers.conventions import Counted, Measure, counted, macs
 
 SCALES = {"": 1.0, "x": 1.0, "%": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 Evidence = Literal["derived", "inferred", "fitted", "arithmetic", "quoted"]
-How = Literal["value", "share_pct", "saved_pct", "factor", "difference"]
-Verdict = Literal["exact", "close", "differs", "quoted"]
+How = Literal["value", "share_pct", "saved_pct", "more_pct", "factor", "difference"]
+Verdict = Literal["equal", "truncated", "close", "differs", "quoted"]
 CLOSE_PCT = 5.0
 
 
@@ -65,12 +65,24 @@ class Cell:
         digits, unit = self._parts()
         return float(digits) * SCALES[unit]
 
+    def equals(self, value: float) -> bool:
+        """Whether `value`, rounded to the printed digits, equals this figure."""
+        ours, printed, step = self._in_digits(value)
+        return abs(ours - printed) <= step / 2 + 1e-9 * max(1.0, abs(ours))
+
+    def truncates(self, value: float) -> bool:
+        """Whether `value`, cut off after the printed digits, equals this figure."""
+        ours, printed, step = self._in_digits(value)
+        return math.isclose(math.floor(ours / step + 1e-9) * step, printed)
+
     def agrees(self, value: float) -> bool:
         """Whether `value`, rounded or cut off to the printed digits, equals this figure."""
+        return self.equals(value) or self.truncates(value)
+
+    def _in_digits(self, value: float) -> tuple[float, float, float]:
+        """`value` in the unit of this figure, the figure, and the worth of its last digit."""
         digits, unit = self._parts()
-        ours, printed, step = value / SCALES[unit], float(digits), 10.0 ** -_decimals(digits)
-        tiny = 1e-9 * max(1.0, abs(ours))
-        return abs(ours - printed) <= step / 2 + tiny or math.isclose(math.floor(ours / step + 1e-9) * step, printed)
+        return value / SCALES[unit], float(digits), 10.0 ** -_decimals(digits)
 
     def rounds(self, value: float) -> float:
         """`value` with as many digits as this cell. If `value` agrees with the cell, the result is exactly the cell's figure.
@@ -92,7 +104,7 @@ class CountRule:
     Args:
         measure: what to count, a function of `leanconv.papers.conventions`.
         of, against: networks, or printed cells of networks that cannot be built.
-        how: "value": of; "share_pct": 100 of / against; "saved_pct": 100 (1 - of / against); "factor": against / of;
+        how: "value": of; "share_pct": 100 of / against; "saved_pct": 100 (1 - of / against); "more_pct": 100 (of / against - 1); "factor": against / of;
             "difference": of - against.
         rounded: the printed cells of (against, of). A paper that divides rounded cells needs them: our counts are rounded to
             the same digits first.
@@ -116,6 +128,11 @@ class CountRule:
             return None
         return macs(_counted(self.of)) / macs(_counted(base))
 
+    @property
+    def of_cells(self) -> bool:
+        """Whether the figure only divides printed cells, and no network of ours is counted."""
+        return isinstance(self.of, Cell) and isinstance(self.against, Cell)
+
     def value(self) -> float:
         """The figure, counted on our networks."""
         of = self._count(self.of, 1)
@@ -126,6 +143,7 @@ class CountRule:
         return {
             "share_pct": 100 * of / against,
             "saved_pct": 100 * (1 - of / against),
+            "more_pct": 100 * (of / against - 1),
             "factor": against / of,
             "difference": of - against,
         }[self.how]
@@ -150,7 +168,9 @@ class PrintedCount:
         config: how the network is built, in one line.
         evidence: where this structure comes from: "derived" from the text, "inferred" from several counts, "fitted" to this
             figure, "arithmetic" on printed cells, or "quoted" by the paper from others.
-        reason: why our figure differs; every row that is not exact has a reason.
+        reason: why our figure differs; every row that is close or differs has a reason.
+        again: a second construction of a printed cell. Another row counts the construction that the text describes; this row is
+            shown, and no sum counts it.
     """
 
     paper: str
@@ -163,6 +183,7 @@ class PrintedCount:
     config: str
     evidence: Evidence
     reason: str = ""
+    again: bool = False
 
     def ours(self) -> float | None:
         """Our figure in the unit of the row; None for a quoted row."""
@@ -180,14 +201,16 @@ class PrintedCount:
     def verdict(self) -> Verdict:
         """The result of the comparison.
 
-        "exact": our figure, rounded or cut off to the printed digits, equals the printed figure. "close": within 5 %. "differs":
-        anything else. "quoted": the paper only quotes others.
+        "equal": our figure, rounded to the printed digits, is the printed figure. "truncated": ours, cut off after the printed
+        digits, is the printed figure. "close": within 5 %. "differs": anything else. "quoted": nothing here is counted.
         """
         ours, printed = self.ours(), float(self.printed)
         if ours is None:
             return "quoted"
-        if Cell(self.printed).agrees(ours):
-            return "exact"
+        if Cell(self.printed).equals(ours):
+            return "equal"
+        if Cell(self.printed).truncates(ours):
+            return "truncated"
         return "close" if abs(ours / printed - 1) <= CLOSE_PCT / 100 else "differs"
 
     def to_json(self) -> dict[str, Any]:
@@ -203,6 +226,7 @@ class PrintedCount:
             "ours": self.ours(),
             "deviation_pct": self.deviation_pct(),
             "verdict": self.verdict(),
+            "again": self.again,
             "macs_ratio": self.macs_ratio(),
             "network": None if figure is None else str(figure.of if isinstance(figure.of, Network) else figure.against),
             "counted_as": None if figure is None else figure.measure.__name__,

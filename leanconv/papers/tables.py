@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from leanconv.papers import catalogue
+from leanconv.papers.contents import STATES, contents_table
 from leanconv.papers.rows import Accuracy, PrintedCount
 from leanconv.report.tables import NONE
 
@@ -12,8 +14,9 @@ HEADS = ("Table", "Row", "Figure", "Printed", "Ours", "Deviation", "MACs", "Verd
 RIGHT = ("Printed", "Ours", "Deviation", "MACs")
 TEXTS = tuple(head for head in HEADS if head not in RIGHT)
 NOTE = (
-    "exact: our figure, rounded or cut off to the printed digits, equals the printed figure. close: within 5 %. MACs: for a "
-    "figure that compares two networks, the MACs of the network divided by the MACs of the other network."
+    "equal: our figure, rounded to the printed digits, is the printed figure. truncated: our figure, cut off after the printed "
+    "digits, is the printed figure. close: within 5 %. (again): a second construction of a printed figure, which is shown and "
+    "not counted. MACs: for a figure that compares two networks, the MACs of the network divided by the MACs of the other network."
 )
 
 
@@ -29,7 +32,7 @@ def cells(row: PrintedCount) -> tuple[str, ...]:
         NONE if ours is None else f"{ours:,.{decimals}f}",
         NONE if deviation is None else f"{deviation:+.2f} %",
         NONE if compute is None else f"{compute:.2f} x",
-        row.verdict(),
+        f"{row.verdict()} (again)" if row.again else row.verdict(),
         NONE if figure is None else str(figure.of),
         row.evidence,
         row.reason,
@@ -37,12 +40,31 @@ def cells(row: PrintedCount) -> tuple[str, ...]:
 
 
 def summary(rows: Sequence[PrintedCount]) -> str:
-    """A sentence with the number of rows for each verdict."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.verdict()] = counts.get(row.verdict(), 0) + 1
-    parts = ", ".join(f"{counts[name]} {name}" for name in ("exact", "close", "differs", "quoted") if name in counts)
-    return f"{len(rows)} printed figures: {parts}."
+    """The number of rows for each verdict: each printed figure once, and fitted rows apart."""
+    once = [row for row in rows if not row.again]
+    fitted = [row for row in once if row.evidence == "fitted"]
+    cells = [row for row in once if row.figure is not None and row.figure.of_cells]
+    quoted = [row for row in once if row.figure is None]
+    counted = [row for row in once if row not in fitted and row not in cells and row not in quoted]
+    parts = [
+        f"{head}: {_verdicts(own)}."
+        for head, own in (
+            ("Counted on our networks", counted),
+            ("Counted on networks that were fitted to printed figures", fitted),
+            ("Divided from printed cells alone", cells),
+        )
+        if own
+    ]
+    if quoted:
+        parts.append(f"Quoted: {len(quoted)}.")
+    if len(once) < len(rows):
+        parts.append(f"Second constructions, not counted: {len(rows) - len(once)}.")
+    return " ".join([f"{len(once)} printed figures.", *parts])
+
+
+def _verdicts(rows: Sequence[PrintedCount]) -> str:
+    counts = Counter(row.verdict() for row in rows)
+    return ", ".join(f"{counts[name]} {name}" for name in ("equal", "truncated", "close", "differs") if counts[name])
 
 
 def markdown(rows: Sequence[PrintedCount]) -> str:
@@ -84,16 +106,21 @@ def page(paper: str) -> str:
     """
     rows, accuracies = catalogue.rows(paper), catalogue.accuracies(paper)
     return (
-        f"# {catalogue.PAPERS[paper]}\n\n"
+        f"# {catalogue.PAPERS[paper]}\n\n{summary(rows)}\n\n"
         f"<!-- written by `python -m tests.gates.update` from leanconv/papers/{paper}.py -->\n\n"
         f"```console\n$ leanconv reproduce {paper}                  # every printed figure beside ours\n"
         f"$ leanconv reproduce {paper} --train ROW      # train one of the printed accuracies\n```\n\n"
         f"{catalogue.about(paper)}\n\n"
-        f"## Counted\n\n{summary(rows)} `leanconv reproduce {paper}` prints them. Our figures are counted on the networks that "
+        f"## Contents\n\n{_states()}\n\n{contents_table(paper)}\n"
+        f"## Counted\n\n`leanconv reproduce {paper}` prints these rows. Our figures are counted on the networks that "
         f"`leanconv.create_model` builds. {NOTE}\n\n{markdown(rows)}\n"
         f"## Printed accuracies\n\nThe accuracies are in percent, as printed. `leanconv reproduce {paper} --train ROW` trains a "
         f"row that has a network and a recipe.\n\n{accuracy_markdown(accuracies)}"
     )
+
+
+def _states() -> str:
+    return " ".join(f"*{state}*: {meaning}." for state, meaning in STATES.items())
 
 
 def _escaped(text: str) -> str:

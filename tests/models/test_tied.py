@@ -322,3 +322,23 @@ def test_timm_cuts_the_stages(name):
 def test_a_mixer_says_what_it_is():
     assert "fusion='sum', output='add'" in repr(Mixer(2, 8, 16, "sum", "add"))
     assert all(entry.source.startswith(("Wang & Yu 2021", "Zhang et al.", "Cao et al.")) for entry in ENTRIES)
+
+
+def test_tied_attention_is_a_plan_rule_on_any_backbone():
+    """TiedSE: a rule for the two layers of SE gives the network of Table 3; TiedGCB: B^2 fewer weights in the two 1x1."""
+    with torch.device("meta"):
+        dense, named = lc.create_model("timm/seresnet50"), lc.create_model("tied_se_resnet50", blocks=2)
+        tied = lc.convert(dense, lc.plan(dense, lc.TiedBlock(blocks=2), where="*.se.*"))
+        context = lc.create_model("timm/resnet18", block_args={"attn_layer": "gca"})
+        lean = lc.convert(context, lc.plan(context, lc.TiedBlock(blocks=2), where="*.se.mlp*"))
+    assert sum(p.numel() for p in tied.parameters()) == sum(p.numel() for p in named.parameters())
+    weights = [
+        sum(
+            p.numel()
+            for n, p in model.named_parameters()
+            if ".se.mlp" in n and n.endswith(("fc1.weight", "fc2.weight"))
+        )
+        for model in (context, lean)
+    ]
+    assert weights[0] == 4 * weights[1] > 0
+    assert lean.layer1[0].se.conv_attn.weight.shape == (1, 64, 1, 1)  # the mask stays untied

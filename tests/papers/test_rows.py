@@ -19,16 +19,16 @@ def row(printed: str, figure: CountRule | None, unit: str = "M") -> PrintedCount
 @pytest.mark.parametrize(
     ("printed", "unit", "verdict"),
     [
-        ("0.27", "M", "exact"),
-        ("0.272", "M", "exact"),
-        ("272.5", "K", "exact"),
-        ("272.4", "K", "exact"),  # cut off
+        ("0.27", "M", "equal"),
+        ("0.272", "M", "equal"),
+        ("272.5", "K", "equal"),
+        ("272.4", "K", "truncated"),
         ("272.6", "K", "close"),
         ("0.271", "M", "close"),
         ("0.26", "M", "close"),
         ("0.25", "M", "differs"),
-        ("0.3", "M", "exact"),
-        ("0.2", "M", "exact"),  # cut off
+        ("0.3", "M", "equal"),
+        ("0.2", "M", "truncated"),
         ("0.4", "M", "differs"),
     ],
 )
@@ -38,9 +38,9 @@ def test_verdicts_of_272_474(printed, unit, verdict):
 
 def test_one_setting_flips_the_verdict():
     right = row("0.27", CountRule(params, R20))
-    assert right.verdict() == "exact"
+    assert right.verdict() == "equal"
     for wrong in (network("resnet20", shortcut="A", width=17), network("resnet20", width=15), network("resnet32")):
-        assert dataclasses.replace(right, figure=CountRule(params, wrong)).verdict() != "exact"
+        assert dataclasses.replace(right, figure=CountRule(params, wrong)).verdict() not in ("equal", "truncated")
 
 
 def test_figures_that_compare():
@@ -51,6 +51,7 @@ def test_figures_that_compare():
     assert CountRule(params, small, R20, "saved_pct").value() == pytest.approx(100 - 100 * b / a)
     assert CountRule(params, small, R20, "factor").value() == pytest.approx(a / b)
     assert CountRule(params, R20, small, "difference").value() == a - b
+    assert CountRule(params, R20, small, "more_pct").value() == pytest.approx(100 * a / b - 100)
     assert CountRule(params, small, Cell("21.30M"), "factor").value() == pytest.approx(21.3e6 / b)
     assert CountRule(params, small, R20, "factor", rounded=("0.3M", "78K")).value() == pytest.approx(300 / 78)
     assert CountRule(params, small, R20, "factor", rounded=("272K", "78.0K")).value() == pytest.approx(272 / 78)
