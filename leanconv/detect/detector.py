@@ -107,10 +107,7 @@ def create_detector(
         settings = {generator: _anchors(name, anchor_sizes)} | settings
     detector = DETECTORS[name](network, num_classes, common, settings)
     if p6 == "c5":
-        fpn = cast(PyramidBackbone, detector.backbone).fpn
-        last = cast(nn.Conv2d, cast(nn.Sequential, fpn.inner_blocks[-1])[0]).in_channels
-        fpn.extra_blocks = LastLevelP6P7(last, pyramid_channels)
-        fpn.extra_blocks.use_P5 = False  # torchvision would take P5 where both have as many channels
+        _read_backbone_(cast(PyramidBackbone, detector.backbone))
     if groups is not None:
         each = cast(AnchorGenerator, detector.anchor_generator).num_anchors_per_location()[0]
         norm = partial(nn.GroupNorm, groups)
@@ -120,6 +117,14 @@ def create_detector(
         if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
             module.register_forward_hook(_in_float32)
     return detector
+
+
+def _read_backbone_(backbone: PyramidBackbone) -> None:
+    """Compute the sixth level from the last map of the backbone, and not from the last level of the pyramid."""
+    fpn = backbone.fpn
+    last = cast(nn.Conv2d, cast(nn.Sequential, fpn.inner_blocks[-1])[0]).in_channels
+    fpn.extra_blocks = LastLevelP6P7(last, backbone.out_channels)
+    fpn.extra_blocks.use_P5 = False  # torchvision would take P5 where both have as many channels
 
 
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:

@@ -320,17 +320,11 @@ class SharedBasis(Method):
         basis = FilterBasis(self.bases, self.shared, filter_shape, self.penalty_weight) if self.shared else None
         modules: list[nn.Module] = [
             SharedBasisConv2d(
-                **spec.kwargs(),
-                shared=self.shared,
-                unique=self.unique,
-                norm=self.norm,
-                basis=basis,
-                index=position % self.bases,
-                penalty_weight=self.penalty_weight,
-                penalty_unique=self.penalty_unique,
+                **spec.kwargs(), shared=self.shared, unique=self.unique, norm=self.norm, basis=basis,
+                index=position % self.bases, penalty_weight=self.penalty_weight, penalty_unique=self.penalty_unique,
             )
             for position, spec in enumerate(specs)
-        ]
+        ]  # fmt: skip
         if basis is not None:
             lend(basis, modules, "basis")
         return modules

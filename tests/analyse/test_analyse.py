@@ -13,9 +13,7 @@ from torch.nn import functional as F
 import leanconv as lc
 from leanconv import analyse
 from leanconv.analyse import similarity as similarity_module
-from leanconv.analyse.cam import last_maps
 from leanconv.analyse.guided import Guided
-from leanconv.analyse.layers import block_layers, chosen
 from leanconv.core.errors import SettingError
 from leanconv.data import open_data
 from leanconv.train import TrainConfig, fit
@@ -138,23 +136,6 @@ def test_patterns_of_each_image_are_its_own(at_once, monkeypatch):
     assert default.average == default.to_json()["average"] == "patterns" and not np.allclose(default.matrix, found)
     with pytest.raises(SettingError, match="average='means' must be"):
         analyse.filter_similarity(net, images, "conv2", average="means")
-
-
-def test_a_block_is_the_unit_of_a_tied_and_of_a_dense_network():
-    """The default layers of both networks are the same blocks, and a tied block's output spans all of its splits."""
-    with torch.device("meta"):
-        dense, tied = lc.create_model("timm/resnet50"), lc.create_model("tied_resnet50_s")
-    blocks = [f"layer{stage}.{block}" for stage, depth in enumerate((3, 4, 6, 3), 1) for block in range(depth)]
-    assert block_layers(dense) == block_layers(tied) == blocks
-    assert chosen(dense, (), 4, blocks=True) == chosen(tied, (), 4, blocks=True) == [blocks[i] for i in (0, 5, 10, 15)]
-    assert block_layers(TwoLayers("function")) == []
-    vgg = lc.create_model("shard_vgg16", width=8)
-    assert block_layers(vgg) == [] and chosen(vgg, (), 4, blocks=True) == chosen(vgg, (), 4)
-    small = lc.create_model("resnet8").eval()
-    images = torch.randn(2, 3, 32, 32)
-    assert analyse.grad_cam(small, images).layer == "layer3.0"
-    assert analyse.grad_cam(small, images, "layer3.0.conv2").maps.shape == (2, 8, 8)
-    assert last_maps(vgg, images) == "block5.conv3"
 
 
 def test_grad_cam_is_its_definition():
