@@ -104,12 +104,14 @@ def group_times(
             raise SettingError(f"groups={count} must divide the {channels} channels of the input")
     modules: dict[tuple[int, str], nn.Module] = {}
     for count in dict.fromkeys((1, *counts)):
-        spec = ConvSpec(channels, filters * count, kernel_size, padding=kernel_size // 2, bias=False)
+        kernel, pad = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
+        spec = ConvSpec(channels, filters * count, kernel, padding=pad, bias=False)
         if count == 1:
             modules[1, "ordinary"] = nn.Conv2d(**spec.kwargs())
             continue
         modules[count, "grouped"] = nn.Conv2d(**spec.kwargs() | {"groups": count})
-        (tied,) = find_method("tied_block")(blocks=count).build([spec])
+        method: Any = find_method("tied_block")
+        (tied,) = method(blocks=count).build([spec])
         assert isinstance(tied, ConvOp)
         for name, make in tied.eval().inference_forms(None).items():
             modules[count, f"tied, {name}{' (the release)' if name == RELEASE else ''}"] = copied(make())

@@ -234,11 +234,11 @@ class LowRank(Method):
         if factors_error(self.factors, spec):
             return self  # `reject` says why
         wanted, most = replace(self, align=1).ranks(spec), full_rank(self.factors, spec)
-        whole = tuple(min(rank, limit) // align * align for rank, limit in zip(wanted, most, strict=True))
-        if min(whole) == 0:
+        inner, outer = (min(rank, limit) // align * align for rank, limit in zip(wanted, most, strict=True))
+        if min(inner, outer) == 0:
             rank = min(min(wanted), min(most))
             return f"its rank {rank} is below align={align}; a higher rank or a smaller align would do"
-        return replace(self, ratio=None, rank=whole if self.factors == "tucker" else whole[0])
+        return replace(self, ratio=None, rank=(inner, outer) if self.factors == "tucker" else inner)
 
     def ranks(self, spec: ConvSpec) -> Pair:
         """The (inner, outer) ranks for one convolution; 0 where even rank 1 has more MACs than `ratio` allows."""
