@@ -37,8 +37,11 @@ def names(op: lc.ConvOp) -> list[str]:
 
 
 def test_which_forms_there_are():
-    assert names(lc.TiedBlockConv2d(8, 8, 3, blocks=4)) == ["grouped", "grouped(2)", "dense", "batch", "module"]
-    assert names(lc.TiedBlockConv2d(8, 8, 1, blocks=2))[2:5] == ["batch", "rows", "product"]
+    assert names(lc.TiedBlockConv2d(8, 8, 3, blocks=4)) == [
+        "grouped", "grouped(2)", "dense", "padded(16)", "batch", "module",
+    ]  # fmt: skip
+    assert names(lc.TiedBlockConv2d(32, 32, 3, blocks=2)) == ["grouped", "dense", "batch", "module"]
+    assert names(lc.TiedBlockConv2d(8, 8, 1, blocks=2))[3:6] == ["batch", "rows", "product"]
     assert "batch" not in names(lc.TiedBlockConv2d(8, 8, 3, groups=2, blocks=2))
     assert names(lc.SharedBasisConv2d(8, 8, 3, shared=3)) == ["factors", "factors, padded", "dense", "module"]
     assert names(lc.SharedBasisConv2d(8, 8, 3, shared=15))[:2] == ["factors", "dense"]
