@@ -55,7 +55,7 @@ def last_layer(model: nn.Module) -> str:
 def last_maps(model: nn.Module, images: Tensor) -> str:
     """The name of the last block, whose full output Grad-CAM looks at; without blocks, `last_layer`.
 
-    A network without blocks in its ``feature_info``, or whose blocks return no feature maps, has the latter.
+    A network without blocks in its ``feature_info``, or whose blocks return no feature maps, gives `last_layer`.
     """
     for name in block_layers(model)[-1:]:
         with evaluating(model), torch.no_grad(), outputs_of(model, name) as seen:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from leanconv.analyse.kinds import KINDS
+from leanconv.cli import options
 from leanconv.cli.options import DataRoot, Download, Json, MaxPixels, OnBad, Pretrained, Report, Seed, TestSplit
 from leanconv.cli.output import command_line, present, say
 
@@ -53,10 +54,7 @@ def analyse(
         list[int] | None,
         typer.Option("--class", min=0, help="cam: the class, once or for each image; default: the likeliest."),
     ] = None,
-    average: Annotated[
-        Literal["patterns", "cosines"],
-        typer.Option("--average", help="filters, matrices: average the patterns of the images, or their cosines."),
-    ] = "patterns",
+    average: options.Average = "patterns",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the figure: .svg, .png or .pdf.")
     ] = None,

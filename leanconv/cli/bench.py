@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Exclude, Json, Report, Size, Where, input_size
+from leanconv.cli.options import Exclude, Figure, Json, Report, Size, Where, input_size
 from leanconv.cli.output import command_line, present, say
 from leanconv.core.errors import SettingError
 
@@ -38,12 +38,7 @@ def bench(
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Seconds of measurement for each table.")] = 10.0,
-    figure: Annotated[
-        Literal["groups"] | None,
-        typer.Option(
-            "--figure", help="In place of TARGET: the time against the number of groups at fixed MACs (TBC's Fig. 3)."
-        ),
-    ] = None,
+    figure: Figure = None,
     where: Where = None,
     exclude: Exclude = None,
     size: Size = None,
@@ -65,21 +60,23 @@ def bench(
     from leanconv.core.atomic import write_json
     from leanconv.files.target import open_target
     from leanconv.inference.bench import bench as measure
+    from leanconv.inference.group_times import group_times
 
     every = [*([against] if against else []), *(targets or [])]
     if (figure is None) == (not every):
         raise SettingError("give a TARGET, or --figure groups without one")
-    for target in every:
-        if every.count(target) > 1:
-            raise SettingError(f"{target} is given twice; leave one out")
+    for target in (name for name in every if every.count(name) > 1):
+        raise SettingError(f"{target} is given twice; leave one out")
     for path in (out, report):
         if path is not None and path.is_dir():
             raise SettingError(f"{path} is a folder; give a file in it: {path / 'bench.json'}")
-    result: Result = _groups(size, batches, precision, device, threads, seconds) if figure is not None else measure(
+    timed: dict[str, Any] = {
+        "batch": _batches(batches), "input_size": input_size(size), "precision": precision, "device": device,
+        "threads": threads, "seconds": seconds, "command": command_line(),
+    }  # fmt: skip
+    result: Result = group_times(**timed) if figure is not None else measure(
         {target: partial(open_target, target) for target in every}, list(parse_methods(methods).values()),
-        where=where or "*", exclude=exclude or (), runtimes="all" if names == "all" else _listed(names),
-        batch=_batches(batches), input_size=input_size(size), precision=precision, device=device, threads=threads,
-        seconds=seconds, progress=say, command=command_line(),
+        where=where or "*", exclude=exclude or (), runtimes=_listed(names), progress=say, **timed,
     )  # fmt: skip
     if out is not None:
         write_json(out, result.to_json())
@@ -87,21 +84,6 @@ def bench(
     present(result, report, as_json)
     if figure is None and not any(row["latency_ms"] for row in result.rows):
         raise typer.Exit(1)
-
-
-def _groups(size: str | None, batches: str, precision: str, device: str, threads: int | None, seconds: float) -> Result:
-    from leanconv.core.settings import check_choice
-    from leanconv.inference.bench import PRECISIONS
-    from leanconv.inference.group_times import INPUT_SIZE, group_times
-
-    check_choice("precision", precision, tuple(PRECISIONS))
-    several = _batches(batches)
-    if len(several) > 1:
-        raise SettingError(f"--figure groups takes one --batch, and {batches!r} has {len(several)}")
-    return group_times(
-        input_size=input_size(size) or INPUT_SIZE, batch=several[0], dtype=PRECISIONS[precision], device=device,
-        threads=threads, seconds=seconds, command=command_line(),
-    )  # fmt: skip
 
 
 def _batches(text: str) -> list[int]:
@@ -114,5 +96,5 @@ def _batches(text: str) -> list[int]:
     return found
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _listed(text: str) -> str | list[str]:
+    return text if text == "all" else [part.strip() for part in text.split(",") if part.strip()]

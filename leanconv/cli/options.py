@@ -169,6 +169,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page with the results: page.html.")
 ]
+Average = Annotated[
+    Literal["patterns", "cosines"],
+    typer.Option("--average", help="filters, matrices: average the patterns of the images, or their cosines."),
+]
+Figure = Annotated[
+    Literal["groups"] | None,
+    typer.Option(
+        "--figure", help="In place of TARGET: the time against the number of groups at fixed MACs (TBC's Fig. 3)."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The seed of all random numbers.")]
 
 

@@ -21,7 +21,7 @@ from leanconv.cli.options import (
     OnBad,
     Seed,
     TestSplit,
-)  # fmt: skip
+)
 from leanconv.cli.output import show, show_json
 
 
@@ -58,7 +58,7 @@ def prune(
     from leanconv.files.load import load
     from leanconv.files.save import MODEL_FILE, save
     from leanconv.report.tables import size
-    from leanconv.search.importance import NEEDS_DATA
+    from leanconv.search.pruning import prune_counted
     from leanconv.train.prepared import check_fits, labelled_batches, scores_of, task_on
 
     if (macs is None) == (fraction is None):
@@ -71,8 +71,10 @@ def prune(
         pruned, done, said = _blending(model, fraction)
     else:
         asked = {"criterion": criterion, "align": align, "seed": seed, "input_size": (len(task.mean), *task.image_size)}
-        asked["allocate"] = allocate or ("scores" if criterion in NEEDS_DATA else "uniform")
-        pruned, done, said = _channels(model, macs, asked | {"data": labelled_batches(images, task, count, seed)})
+        pruned, done = prune_counted(model, macs, allocate, **asked, data=labelled_batches(images, task, count, seed))
+        said = (
+            f"MACs {done['macs_before']:,} -> {done['macs_after']:,} ({done['macs_after'] / done['macs_before']:.2f})"
+        )
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
     sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), save(pruned, out))]
     found = {
@@ -92,16 +94,3 @@ def _blending(model: Any, fraction: Any) -> tuple[Any, dict[str, Any], str]:
     pruned = prune_blending(model, fraction)
     left = sum(int((weight != 0).sum()) for weight in blending_weights(pruned).values())
     return pruned, {"fraction": fraction, "blending_weights": left}, f"{left:,} blending weights left"
-
-
-def _channels(model: Any, share: float, asked: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
-    from leanconv.core.count import count_macs
-    from leanconv.search.pruning import prune
-
-    pruned = prune(model, share, **asked)
-    before, after = (count_macs(network, asked["input_size"]) for network in (model, pruned))
-    done = {name: asked[name] for name in ("criterion", "allocate", "align")} | {
-        "macs_before": before,
-        "macs_after": after,
-    }
-    return pruned, done, f"MACs {before:,} -> {after:,} ({after / before:.2f})"

@@ -15,7 +15,9 @@ from leanconv.core.machine import provenance
 from leanconv.core.meta import InputSize
 from leanconv.core.operator import ConvOp
 from leanconv.core.registry import find_method
+from leanconv.core.settings import check_choice
 from leanconv.core.spec import ConvSpec
+from leanconv.inference.bench import PRECISIONS
 from leanconv.report.page import Page, table_page
 from leanconv.report.result import Result
 from leanconv.report.tables import Row, integer, macs, ratio
@@ -69,11 +71,11 @@ class GroupTimes(Result):
 def group_times(
     counts: Sequence[int] = COUNTS,
     *,
-    input_size: InputSize = INPUT_SIZE,
+    input_size: InputSize | None = None,
     filters: int = 64,
     kernel_size: int = 3,
-    batch: int = 1,
-    dtype: torch.dtype = torch.float32,
+    batch: int | Sequence[int] = 1,
+    precision: str = "fp32",
     device: str = "cpu",
     threads: int | None = None,
     seconds: float = 10.0,
@@ -87,21 +89,27 @@ def group_times(
 
     Args:
         counts: the numbers of groups B; 1, the ordinary convolution, is always timed.
-        input_size: (channels, height, width) of the input.
+        input_size: (channels, height, width) of the input; None takes the figure's 2048, 56, 56.
         filters: the number of filters at B = 1; the paper does not give it.
         kernel_size: k; the paper does not give it.
-        batch, dtype, device, threads, seconds: see `leanconv.timing.latency.measure_latency`.
+        batch, precision, device, threads, seconds: see `leanconv.bench`; only one batch.
         command: the command that the result names as its origin.
 
     Raises:
-        SettingError: a number of groups does not divide the channels.
+        SettingError: a number of groups does not divide the channels, or there are several batches.
 
     Source: Wang & Yu 2021, Fig. 3, measured there on an RTX 2080 Ti.
     """
+    check_choice("precision", precision, tuple(PRECISIONS))
+    batches = [batch] if isinstance(batch, int) else list(batch)
+    if len(batches) != 1:
+        raise SettingError(f"--figure groups takes one --batch, and {batches} are {len(batches)}")
+    input_size = input_size or INPUT_SIZE
     channels = input_size[0]
     for count in counts:
         if count < 1 or channels % count:
             raise SettingError(f"groups={count} must divide the {channels} channels of the input")
+    method: Any = find_method("tied_block")
     modules: dict[tuple[int, str], nn.Module] = {}
     for count in dict.fromkeys((1, *counts)):
         kernel, pad = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
@@ -110,20 +118,19 @@ def group_times(
             modules[1, "ordinary"] = nn.Conv2d(**spec.kwargs())
             continue
         modules[count, "grouped"] = nn.Conv2d(**spec.kwargs() | {"groups": count})
-        method: Any = find_method("tied_block")
         (tied,) = method(blocks=count).build([spec])
         assert isinstance(tied, ConvOp)
         for name, make in tied.eval().inference_forms(None).items():
             modules[count, f"tied, {name}{' (the release)' if name == RELEASE else ''}"] = copied(make())
     found = measure_latency(
         {f"{form} {count}": module for (count, form), module in modules.items()}, input_size,
-        batch=batch, device=device, dtype=dtype, threads=threads, seconds=seconds,
+        batch=batches[0], device=device, dtype=PRECISIONS[precision], threads=threads, seconds=seconds,
     )  # fmt: skip
     work = channels * filters * kernel_size**2 * input_size[1] * input_size[2]
     rows = [_row(*key, filters, work, time) for key, time in zip(modules, found, strict=True)]
     settings = {
-        "input_size": list(input_size), "filters": filters, "kernel_size": kernel_size, "batch": batch,
-        "dtype": str(dtype).removeprefix("torch."), "device": device, "threads": threads or torch.get_num_threads(),
+        "input_size": list(input_size), "filters": filters, "kernel_size": kernel_size, "batch": batches[0],
+        "precision": precision, "device": device, "threads": threads or torch.get_num_threads(),
     }  # fmt: skip
     head = provenance(command)
     return GroupTimes(

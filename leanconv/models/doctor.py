@@ -25,7 +25,6 @@ FOR_DEVELOPERS = ("dev", "docs")
 ADDS = {  # what each extra adds, for a reader who does not know the packages
     "onnx": "files for ONNX Runtime, and int8",
     "openvino": "files for OpenVINO, and its times",
-    "int8": "int8 files for OpenVINO",
     "coco": "detection: COCO's scores",
     "pandas": "results as data frames",
     "tensorboard": "metrics for TensorBoard",
@@ -34,8 +33,6 @@ ADDS = {  # what each extra adds, for a reader who does not know the packages
     "ray": "runs of a comparison or a search as jobs of a Ray cluster",
     "slurm": "runs of a comparison or a search as jobs of Slurm",
     "datasets": "folders of Hugging Face's datasets, and large parquet files",
-    "ray": "a comparison or a search on a cluster of Ray",
-    "slurm": "a comparison or a search on a cluster of SLURM",
 }
 
 

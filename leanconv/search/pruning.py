@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,22 @@ def prune(
         assert data is not None
         return repaired(unwrapped(model), plan, data, sequential=True)
     return apply_channels_(copied(unwrapped(model)), plan)
+
+
+def prune_counted(
+    model: nn.Module, macs: float, allocate: Allocation | None, *, input_size: InputSize, **settings: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of `prune`, and what was done: criterion, allocation, align, and the MACs before and after.
+
+    Args:
+        allocate: None takes "scores" if the scores compare between sets, and "uniform" otherwise.
+        model, macs, input_size, settings: as for `prune`.
+    """
+    allocate = allocate or ("scores" if settings["criterion"] in NEEDS_DATA else "uniform")
+    pruned = prune(model, macs, allocate=allocate, input_size=input_size, **settings)
+    done = {"criterion": settings["criterion"], "allocate": allocate, "align": settings["align"]}
+    counts = {"macs_before": count_macs(model, input_size), "macs_after": count_macs(pruned, input_size)}
+    return pruned, done | counts
 
 
 def plan_channels(
