@@ -56,11 +56,14 @@ MUTANTS: list[Mutant] = [
         (".movedim(-1, 1).flatten(0, 2))", ".movedim(-1, 2).flatten(0, 2))"),
     ),
     *area(
-        "operators", "ops/split.py", f"tests/ops/test_split.py {CONTRACT} 'split and not lego and {QUICK}'",
+        "operators", "ops/split_fit.py", f"tests/ops/test_split.py {CONTRACT} 'split and not lego and {QUICK}'",
         ("weight = conv.weight * (2 if gated else 1)", "weight = conv.weight"),
         ("norm.weight.fill_((1 + norm.eps) ** 0.5)", "norm.weight.fill_(1)"),
         ("norm.bias.copy_(conv.bias if gated or len(norms) == 1 else conv.bias / 2)", "norm.bias.copy_(conv.bias)"),
         ("rows = [i for i in range(kh) if 0 <= i * dh - top < sh]", "rows = [i for i in range(kh) if i * dh == top]"),
+    ),
+    *area(
+        "operators", "ops/split.py", f"tests/ops/test_split.py {CONTRACT} 'split and not lego and {QUICK}'",
         ("o * (taps * used // groups + point + rest)", "o * (taps * used // groups + point)"),
         ("return gated_sum(u3, u1) if self.fusion else u3 + u1", "return u3 + u1"),
     ),
@@ -312,7 +315,7 @@ MUTANTS: list[Mutant] = [
     *area(
         "export", "deploy/formats.py", SCORED,
         ("    made.model.metadata_props.update(task_text(model))\n", ""),
-        ("return {} if task is None else {TASK: json.dumps(task.to_json())}", "return {}"),
+        ("found = {} if task is None else {TASK: task.to_json()}", "found = {}"),
     ),
     # inference forms
     *area(

@@ -90,13 +90,18 @@ def fit_branches_(module: SplitConv2d, conv: nn.Conv2d, moments: Moments) -> Non
 
 def _pooled_taps(module: SplitConv2d) -> list[int] | None:
     """The taps of the kernel under the pixels that the 1x1 convolutions average; None if some are not under the kernel."""
-    spec = module.spec
+    rows, columns = _under(module.spec)
+    whole = (len(rows), len(columns)) == module.spec.stride
+    return [i * module.spec.kernel_size[1] + j for i in rows for j in columns] if whole else None
+
+
+def _under(spec: ConvSpec) -> tuple[list[int], list[int]]:
+    """The rows and the columns of the kernel that lie on the pixels (0..sh-1, 0..sw-1) of each stride."""
     left, _, top, _ = spec.pads
     (kh, kw), (dh, dw), (sh, sw) = spec.kernel_size, spec.dilation, spec.stride
     rows = [i for i in range(kh) if 0 <= i * dh - top < sh]
     columns = [j for j in range(kw) if 0 <= j * dw - left < sw]
-    whole = len(rows) == sh and len(columns) == sw
-    return [i * kw + j for i in rows for j in columns] if whole else None
+    return rows, columns
 
 
 def _averages(channels: int, kernel: int, taps: list[int], like: Tensor) -> Tensor:
@@ -131,8 +136,5 @@ def _pooled_tap(weight: Tensor, spec: ConvSpec) -> Tensor:
     The average has weight 1 / (sh sw) on the pixels (0..sh-1, 0..sw-1). The least-squares solution is the sum of the kernel's
     taps at these pixels.
     """
-    left, _, top, _ = spec.pads
-    (kh, kw), (dh, dw), (sh, sw) = spec.kernel_size, spec.dilation, spec.stride
-    rows = [i for i in range(kh) if 0 <= i * dh - top < sh]
-    columns = [j for j in range(kw) if 0 <= j * dw - left < sw]
+    rows, columns = _under(spec)
     return weight[:, :, rows][:, :, :, columns].sum((2, 3))
