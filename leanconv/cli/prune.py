@@ -70,7 +70,8 @@ def prune(
     if macs is None:
         pruned, done, said = _blending(model, fraction)
     else:
-        asked = {"criterion": criterion, "align": align, "seed": seed, "input_size": (len(task.mean), *task.image_size)}
+        asked: dict[str, Any] = {"criterion": criterion, "align": align, "seed": seed}
+        asked["input_size"] = (len(task.mean), *task.image_size)
         pruned, done = prune_counted(model, macs, allocate, **asked, data=labelled_batches(images, task, count, seed))
         said = (
             f"MACs {done['macs_before']:,} -> {done['macs_after']:,} ({done['macs_after'] / done['macs_before']:.2f})"
