@@ -77,7 +77,7 @@ def train(
     from leanconv.experiment.fit import fit
     from leanconv.files.target import is_saved
 
-    task = given_task({name: settings.pop(name) for name in ("classes", "mean", "std", "like")})
+    task = given_task({name: settings.pop(name, None) for name in ("classes", "mean", "std", "like")})
     trained_before = target if is_saved(target) else None
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=trained_before)
     try:

@@ -122,7 +122,7 @@ def test_mistakes_name_the_way_out(tmp_path: Path):
         lc.export(lean("split"), tmp_path / "net", to="tflite")
     with pytest.raises(SettingError, match=r"end the path in \.onnx, \.pt2"):
         lc.export(lean("split"), tmp_path / "net.bin")
-    with pytest.raises(SettingError, match="form='small' must be 'compact' or 'fast'"):
+    with pytest.raises(SettingError, match="form='small' must be 'compact', 'fast' or 'measured'"):
         lc.export(lean("split"), tmp_path / "net.pt2", form="small")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="pass example="):
         lc.export(nn.Conv2d(3, 8, 3), tmp_path / "net.pt2")
