@@ -48,7 +48,7 @@ def test_settings_round_trip_and_methods_are_hashable(method):
         (lambda: lc.Split(ratio=1.5), "ratio=1.5 must be a number above 0 and at most 1"),
         (lambda: lc.Split(ratio="half"), "ratio='half' must be a number"),
         (lambda: lc.Split(groups=0), "groups=0 must be a whole number of at least 1"),
-        (lambda: lc.Split(fusion="yes"), "fusion='yes' must be true or false"),
+        (lambda: lc.Split(fusion="yes"), "fusion='yes' must be true, false or 'static'"),
         (lambda: lc.Split(representative="both"), "must be 'sum', 'chain' or 'full'"),
         (lambda: lc.TiedBlock.from_settings({"block": 2}), "tied_block has no setting 'block'; it has blocks"),
     ],
