@@ -152,7 +152,7 @@ SPOIL = {
         lambda t, i: t.update({"fc.bias": torch.ones(3)}),
         r"'fc.bias' has shape \(3,\) where .* \(10,\)",
     ),
-    "a newer format": (lambda t, i: i.update(version=99), "format 99; this leanconv reads up to 3"),
+    "a newer format": (lambda t, i: i.update(version=99), "format 99; this leanconv reads up to 4"),
     "a task of another kind": (lambda t, i: i.update(task={"mean": 3}), "must hold mean, std, image_size and classes"),
     "no version": (lambda t, i: i.pop("version"), "metadata cannot be read"),
     "an unknown network": (lambda t, i: i["base"].update(name="nope"), "unknown network 'nope'"),
