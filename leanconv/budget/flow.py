@@ -36,6 +36,8 @@ class Found:
         networks: the dense network, the lean network, and the controls.
         rows: the values of each network, as in the table.
         layers: what each layer became, why, and what it costs.
+        starts: the best choice from the dense network and from each network with fewer channels, with its divergence as predicted
+            and after the conversion; [] if there was one start.
         frontier: the predicted frontier: for each choice, the limited measure, the predicted values and the summed scores.
         achieved: the points that were converted and trained while a budget of max_drop was searched.
         notes: what could not be done.
@@ -46,6 +48,7 @@ class Found:
     networks: dict[str, Made]
     rows: list[dict[str, Any]]
     layers: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
     frontier: list[dict[str, Any]]
     achieved: list[dict[str, Any]]
     notes: list[str]
@@ -78,6 +81,7 @@ class Flow:
         self.setup, self.folder, self.say, self.progress = setup, folder, say, progress
         self.dense = Stages(setup, DENSE, folder, say)
         self.achieved: list[dict[str, Any]] = []
+        self.starts: list[dict[str, Any]] = []
         self.notes: list[str] = []
 
     def run(self) -> Found:
@@ -98,7 +102,8 @@ class Flow:
         prediction = self.dense.stored("prediction.json", self.predict) if check else None
         exported = self.export(lean)
         notes = [*self.notes, *dict.fromkeys(note for stages in every for note in stages.notes)]
-        return Found(networks, rows, layer_rows(choice, costs), frontier, self.achieved, notes, prediction, exported)
+        layers = layer_rows(choice, costs)
+        return Found(networks, rows, layers, self.starts, frontier, self.achieved, notes, prediction, exported)
 
     def narrower(self, costs: Costs) -> list[Stages]:
         """The stages from networks with fewer channels; what cannot be done is noted."""
@@ -116,7 +121,19 @@ class Flow:
     def lean(self, every: Sequence[Stages], most: Mapping[str, float]) -> tuple[Choice, Made]:
         """The lean network: of the choices within the limits, the one with the least divergence after its conversion."""
         found = within(every, lambda stages: stages.choice(most))
-        best = min(found, key=lambda one: one.stages.real(one)) if len(found) > 1 else found[0]
+        if len(found) == 1:
+            return found[0], self._make("lean", found[0])
+        real = [one.stages.real(one) for one in found]
+        self.starts = [
+            {
+                "from": one.stages.name,
+                "predicted": one.solution.predicted,
+                "divergence": one.divergence,
+                "converted": value,
+            }
+            for one, value in zip(found, real, strict=True)
+        ]
+        best = found[real.index(min(real))]
         return best, self._make("lean", best)
 
     def within_drop(self, every: Sequence[Stages], most: Mapping[str, float]) -> tuple[Choice, Made]:

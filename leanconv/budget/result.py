@@ -148,6 +148,11 @@ class LeanResult(Result):
             f"({lean['quality'] - dense['quality']:+.2f}), with {lean['params'] / dense['params']:.2f} of the parameters, "
             f"{lean['macs'] / dense['macs']:.2f} of the MACs and {lean['ratio']:.2f} of the time."
         ]
+        if starts := self.summary.get("starts"):  # an earlier version had one start
+            said = ", ".join(f"{one['from']} {one['converted']:.3g}" for one in starts)
+            found.append(
+                f"Divergence after the conversion, by the network that the search started from: {said}; the least was taken."
+            )
         for name in self.controls:
             if rows[name]["quality"] > lean["quality"]:
                 found.append(f"{name} is better than lean here: {rows[name]['quality']:.2f}.")

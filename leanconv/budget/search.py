@@ -204,6 +204,7 @@ def _summary(setup: Setup, found: Found, command: str) -> dict[str, Any]:
         "seeds": [setup.config.seed],
         "rows": found.rows,
         "layers": found.layers,
+        "starts": found.starts,
         "frontier": found.frontier,
         "achieved": found.achieved,
         "prediction": found.prediction,

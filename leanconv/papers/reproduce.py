@@ -109,7 +109,7 @@ def reproduce(
         SettingError: an unknown paper, table or row, or data that are not there.
 
     >>> print(reproduce("spconv", "4").sentences()[0])
-    10 printed figures. Counted on our networks: 5 equal, 5 truncated.
+    10 printed figures. Counted on our networks: 6 equal, 4 truncated.
     """
     if train is not None:
         from leanconv.papers.training import train_printed  # which loads what trains

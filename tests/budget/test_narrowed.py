@@ -96,6 +96,9 @@ def test_the_better_of_both_starts_is_taken(trained, data, tmp_path):
     assert len(real) == 2
     best = min(real, key=lambda name: real[name])
     assert bool(lc.channel_plans(found.network)) == best.startswith("narrowed")
+    starts = {one["from"]: one["converted"] for one in found.summary["starts"]}
+    assert sorted(starts.values()) == sorted(real.values()) and {*starts} == {"dense", *names(tmp_path)}
+    assert f"dense {starts['dense']:.3g}" in " ".join(found.sentences())
 
 
 def test_a_drop_budget_searches_both_frontiers(trained, data, tmp_path):
