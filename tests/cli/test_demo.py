@@ -12,7 +12,7 @@ from leanconv.cli import demo
 
 
 def test_demo_makes_a_trained_network_lean(call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TARGET": "fast_vgg(width=0.125)", "BUDGET": "macs=0.5", "CONTROLS": "random"}.items():
+    for name, value in {"TARGET": "fast_vgg(width=0.125)", "BUDGET": "macs=0.5", "CONTROLS": "pruned"}.items():
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr("leanconv.budget.flow.FINAL_SECONDS", 0.02)
     monkeypatch.setattr(demo, "find_spec", lambda name: None)  # without a runtime there is no file to export
@@ -20,9 +20,9 @@ def test_demo_makes_a_trained_network_lean(call: Callable, tmp_path: Path, monke
     answer = call("demo", "--out", out, "--epochs", 1)
     assert answer.code == 0, answer.err
     rows = {row["network"]: row for row in json.loads((out / "lean" / "summary.json").read_text())["rows"]}
-    assert [*rows] == ["dense", "lean", "random"]
-    assert max(rows["lean"]["macs"], rows["random"]["macs"]) <= 0.5 * rows["dense"]["macs"]
-    assert (out / "lean" / "report.html").exists() and "random" in answer.out
+    assert [*rows] == ["dense", "lean", "pruned"]
+    assert max(rows["lean"]["macs"], rows["pruned"]["macs"]) <= 0.5 * rows["dense"]["macs"]
+    assert (out / "lean" / "report.html").exists() and "pruned" in answer.out
     assert f"leanconv lean {out / 'dense'} --data digits --budget macs=0.5" in answer.err.replace("\n", " ")
 
 
