@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from leanconv.analyse.figure import panel, panels
 from leanconv.analyse.guided import Guided
-from leanconv.analyse.layers import layer_of, outputs_of, use_of
+from leanconv.analyse.layers import chosen, layer_of, outputs_of, use_of
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
 from leanconv.core.operator import LinearOp
@@ -200,6 +200,19 @@ def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figur
 
 def _styles() -> list[str]:
     return ["-", "--", ":", "-."] * 4
+
+
+def similarities(
+    models: Mapping[str, nn.Module], images: Tensor, layers: Sequence[str], seed: int, average: Average
+) -> dict[str, list[FilterSimilarity]]:
+    """The similarities in some layers of each network: those named, or four blocks spread over the depth."""
+    return {
+        label: [
+            filter_similarity(model, images, name, seed=seed, average=average)
+            for name in chosen(model, layers, 4, blocks=True)
+        ]
+        for label, model in models.items()
+    }
 
 
 def analysis_of(found: Mapping[str, Sequence[FilterSimilarity]], figure: Figure) -> Analysis:

@@ -102,7 +102,7 @@ class Flow:
         prediction = self.dense.stored("prediction.json", self.predict) if check else None
         exported = self.export(lean)
         notes = [*self.notes, *dict.fromkeys(note for stages in every for note in stages.notes)]
-        layers = layer_rows(choice, costs)
+        layers = layer_rows(choice, self.dense)
         return Found(networks, rows, layers, self.starts, frontier, self.achieved, notes, prediction, exported)
 
     def narrower(self, costs: Costs) -> list[Stages]:
@@ -302,20 +302,20 @@ def best_points(
     return found[::-1]
 
 
-def layer_rows(choice: Choice, dense: Costs) -> list[dict[str, Any]]:
+def layer_rows(choice: Choice, dense: Stages) -> list[dict[str, Any]]:
     """What each layer became: a row for each layer, in the order of execution. Costs of a group are in its first row.
 
     Args:
         choice: the candidates, and the network that they change.
-        dense: the costs of the dense network's layers.
+        dense: the stages from the dense network, for the costs of its layers.
     """
     rows, stages = {}, choice.stages
     why = reasons(stages.space, stages.costs, stages.scores, choice.solution.chosen)
-    layers = {site.name: site.layer for site in stages.dense_space.sites}
+    layers = {site.name: site.layer for site in dense.setup.space.sites}
     for candidate in choice.solution.chosen:
         cost = stages.costs.by_key[candidate.key]
         for number, site in enumerate(candidate.sites):
-            before = dense.by_key[Candidate((site,)).key]
+            before = dense.costs.by_key[Candidate((site,)).key]
             own = number == 0
             narrower = f"{site.layer}, " if site.layer != layers[site.name] else ""
             rows[site.name] = {

@@ -13,11 +13,10 @@ from leanconv.budget.limits import Budget
 from leanconv.budget.parts import affordable
 from leanconv.budget.setup import Setup
 from leanconv.conversion.calibrate import reestimate_norms_
-from leanconv.conversion.channel_plan import ChannelPlan, Selection
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import SettingError
 from leanconv.files.save import MODEL_FILE
-from leanconv.search.pruning import Work, best, removable_graph, widths_by_scores
+from leanconv.search.pruning import Work, plan_of_widths, removable_graph, widths_by_scores
 from leanconv.search.reconstruction import reconstruction_scores, repaired
 
 LEAST = 0.25  # the share of a budget that limits only the loss of accuracy
@@ -68,8 +67,7 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
     work, limits = Work(setup.teacher, graph), setup.budget.limits
     size = work.weights if limits and limits[0].measure in ("params", "bytes") else work.macs
     widths = widths_by_scores(size, sets, scores, {}, share, setup.config.align)
-    cut = [found for found in sets if widths[found.name] < found.size]
-    plan = ChannelPlan(tuple(Selection(found, best(found, widths[found.name], scores[found.name])) for found in cut))
+    plan = plan_of_widths(sets, widths, scores)
     sequential = affordable(setup.teacher, len(setup.space.sites), setup.batches)
     network = repaired(setup.teacher, plan, setup.batches, sequential=sequential)
     if not sequential:  # a sequential fit meets the old outputs, and so the old statistics

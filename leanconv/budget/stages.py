@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from leanconv.budget.controls import from_teacher
+from leanconv.budget.controls import from_teacher, real_divergence
 from leanconv.budget.costs import Costs, formula_costs
 from leanconv.budget.events import Say, Stage
 from leanconv.budget.measured import time_limit
 from leanconv.budget.narrowed import narrowed
-from leanconv.budget.parts import converted
 from leanconv.budget.prediction import measured_ms
 from leanconv.budget.scores import fit_all, score_all
 from leanconv.budget.setup import Setup
@@ -68,11 +67,6 @@ class Stages:
     def __init__(self, setup: Setup, name: str, folder: Path, say: Say, dense: Costs | None = None) -> None:
         self.setup, self.name, self.folder, self.say, self._dense = setup, name, folder, say, dense
         self.notes: list[str] = []
-
-    @property
-    def dense_space(self) -> Space:
-        """The candidates for the dense network."""
-        return self.setup.space if self._dense is None else self.setup.from_(self.setup.teacher).space
 
     def stored(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The JSON object in a file of the folder; it is computed and written if there is none."""
@@ -167,13 +161,18 @@ class Stages:
         """The choices on the frontier, within limits."""
         return [Choice(self, one) for one in self.problem.frontier(self.measure, self.setup.config.points, most)]
 
+    @cached_property
+    def whole_path(self) -> list[Choice]:
+        """The choices on the frontier without limits."""
+        return self.path()
+
     def frontier(self) -> list[dict[str, Any]]:
         """The predicted frontier along one measure."""
 
         def points() -> dict[str, Any]:
             found = [
                 {"measure": self.measure, "from": self.name, "divergence": one.divergence, **one.solution.predicted}
-                for one in self.path()
+                for one in self.whole_path
             ]
             return {"points": found}
 
@@ -212,14 +211,9 @@ class Stages:
 
     def real(self, choice: Choice) -> float:
         """The divergence of the network of a choice, converted but not trained, from the dense network."""
-
-        def work() -> dict[str, Any]:
-            plan = self.setup.space.plan(choice.solution.chosen)
-            return {
-                "divergence": from_teacher(self.setup, converted(self.setup.start, plan, self.setup.batches).eval())
-            }
-
-        found = float(self.stored("choice.json", work)["divergence"])
+        chosen = choice.solution.chosen
+        stored = self.stored("choice.json", lambda: {"divergence": real_divergence(self.setup, chosen)})
+        found = float(stored["divergence"])
         self.say(Stage("solve", f"{self.name}: divergence {found:.4g} after the conversion"))
         return found
 
@@ -235,7 +229,9 @@ def narrower_stages(share: float, dense: Stages) -> Stages:
     """
     setup, folder = dense.setup, dense.folder
     asked = [one if isinstance(one, str) else one.name for one in setup.methods]
-    used = {one.group.method.name for choice in dense.path() for one in choice.solution.chosen if one.group is not None}
+    used = {
+        one.group.method.name for choice in dense.whole_path for one in choice.solution.chosen if one.group is not None
+    }
     methods = [one for one, name in zip(setup.methods, asked, strict=True) if name in used] or sorted(used)
     name = f"narrowed-{share:.2f}"
     network = narrowed(setup, share, folder / name)

@@ -143,6 +143,12 @@ def plan_channels(
     cut = [found for found in sets if widths.get(found.name, found.size) < found.size]
     if macs is None or allocate != "scores":
         scores = channel_scores(model, cut, criterion, data, seed=seed)
+    return plan_of_widths(cut, widths, scores)
+
+
+def plan_of_widths(sets: Sequence[ChannelSet], widths: Mapping[str, int], scores: Mapping[str, Tensor]) -> ChannelPlan:
+    """The plan that keeps, of each set that gets narrower, the channels with the highest scores."""
+    cut = [found for found in sets if widths.get(found.name, found.size) < found.size]
     return ChannelPlan(tuple(Selection(found, best(found, widths[found.name], scores[found.name])) for found in cut))
 
 

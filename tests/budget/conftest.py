@@ -38,6 +38,18 @@ class Untraceable(Small):
         return super().forward(x if float(x.detach().sum()) > -1e9 else -x)
 
 
+class Stop:
+    """Interrupts at an event of a stage, like Ctrl-C."""
+
+    def __init__(self, stage: str, number: int) -> None:
+        self.stage, self.left = stage, number
+
+    def __call__(self, event: Any) -> None:
+        self.left -= getattr(event, "stage", "") == self.stage
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
 def striped(count: int) -> tuple[Tensor, Tensor]:
     """uint8 (N, 1, 8, 8) and labels: horizontal stripes, vertical stripes or none, under noise."""
     draw = torch.Generator().manual_seed(count)

@@ -12,7 +12,7 @@ import leanconv as lc
 from leanconv.budget.scores import Lines
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.experiment import where
-from tests.budget.conftest import QUICK, Small, Untraceable, quick_timing, striped
+from tests.budget.conftest import QUICK, Small, Stop, Untraceable, quick_timing, striped
 from tests.experiment.test_where import Here
 
 
@@ -57,18 +57,6 @@ def test_a_users_network_and_tensors_meet_several_limits_at_once(trained, data, 
 
 def options(**more: Any) -> dict[str, Any]:
     return {**QUICK, **more}
-
-
-class Stop:
-    """Interrupts at an event of a stage, like Ctrl-C."""
-
-    def __init__(self, stage: str, number: int) -> None:
-        self.stage, self.left = stage, number
-
-    def __call__(self, event: Any) -> None:
-        self.left -= getattr(event, "stage", "") == self.stage
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

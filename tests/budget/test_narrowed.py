@@ -13,8 +13,7 @@ from leanconv.budget.flow import best_points
 from leanconv.budget.limits import Budget
 from leanconv.budget.narrowed import shares
 from leanconv.core.errors import SettingError
-from tests.budget.conftest import QUICK, Small, quick_timing, striped
-from tests.budget.test_flow import Stop
+from tests.budget.conftest import QUICK, Small, Stop, quick_timing, striped
 
 
 def options(**more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from leanconv.data import open_data
 from leanconv.deploy.formats import FORMATS, _compiled, run_onnx
 from leanconv.deploy.int8 import calibration, held_for_check, quantize
 from leanconv.deploy.opened import open_exported
+from tests.deploy.quick import trained_on
 from tests.ops.contract import unsettle_
 
 pytestmark = pytest.mark.skipif(
@@ -88,15 +89,7 @@ def trained() -> nn.Module:
     dense = lc.create_model("resnet8", width=32, in_chans=1)
     model = lc.convert(dense, lc.plan(dense, lc.TiedBlock(2), exclude="conv1"))
     lc.set_task(model, lc.Task(data.mean, data.std, (8, 8), data.classes))
-    x = (data.train.images.float() / 255 - data.mean[0]) / data.std[0]
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for step in range(30):
-        rows = torch.randint(len(x), (128,), generator=torch.Generator().manual_seed(step))
-        loss = nn.functional.cross_entropy(model.train()(x[rows]), data.train.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
+    return trained_on(model, data, 30)
 
 
 @openvino

@@ -21,6 +21,7 @@ from leanconv.data import open_data
 from leanconv.deploy.formats import FORMATS
 from leanconv.timing.runtimes import openvino_core
 from leanconv.train.prepared import scores_of, task_on
+from tests.deploy.quick import trained_on
 
 HERE = [name for name, kind in FORMATS.items() if all(map(importlib.util.find_spec, kind.packages))]
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
@@ -35,15 +36,7 @@ def trained() -> nn.Module:
     assert input_size_of(model) == (1, 32, 32)
     task = lc.Task(data.mean, data.std, (8, 8), data.classes)
     lc.set_task(model, task)
-    x = (data.train.images.float() / 255 - task.mean[0]) / task.std[0]
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for step in range(60):
-        rows = torch.randint(len(x), (128,), generator=torch.Generator().manual_seed(step))
-        loss = nn.functional.cross_entropy(model.train()(x[rows]), data.train.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
+    return trained_on(model, data, 60)
 
 
 def onnx_file(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Any]:

@@ -19,6 +19,7 @@ from leanconv.detect.budget.photos import calibration_photos, input_size_of
 from leanconv.detect.budget.recovery import recover
 from leanconv.detect.distill import MapsDistillation, maps_loss
 from leanconv.detect.maps import maps_of, with_maps
+from tests.budget.conftest import Stop
 
 from .sample import write_coco
 
@@ -184,18 +185,6 @@ def test_features_alone_leave_the_heads_alone(folder: Path, tmp_path: Path):
     assert history[0]["distill_loss"] > 0
     with pytest.raises(SettingError, match="distill_weight=1 needs a teacher"):
         fit_detector(student, data, CONFIG.replace(distill_weight=1), tmp_path / "b", progress=False)
-
-
-class Stop:
-    """Interrupts at an event of a stage, like Ctrl-C."""
-
-    def __init__(self, stage: str, number: int) -> None:
-        self.stage, self.left = stage, number
-
-    def __call__(self, event: Any) -> None:
-        self.left -= getattr(event, "stage", "") == self.stage
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def search(dense: Any, data: Any, out: Path | None, budget: Any = "macs=0.7", **more: Any) -> Any:

@@ -24,14 +24,7 @@ def filters(
     average: Average = "patterns",
 ) -> Analysis:
     """Histograms of the cosines between the filters' guided gradients."""
-    from leanconv.analyse.layers import chosen
-    from leanconv.analyse.similarity import analysis_of, filter_similarity, plot_histograms
+    from leanconv.analyse.similarity import analysis_of, plot_histograms, similarities
 
-    found = {
-        label: [
-            filter_similarity(model, images.tensor, name, seed=seed, average=average)
-            for name in chosen(model, layers, 4, blocks=True)
-        ]
-        for label, model in models.items()
-    }
+    found = similarities(models, images.tensor, layers, seed, average)
     return analysis_of(found, plot_histograms(found))

@@ -25,19 +25,12 @@ def matrices(
 ) -> Analysis:
     """A matrix of cosines for each layer."""
     from leanconv.analyse.figure import panels
-    from leanconv.analyse.layers import chosen
-    from leanconv.analyse.similarity import analysis_of, filter_similarity
+    from leanconv.analyse.similarity import analysis_of, similarities
 
-    found = {
-        label: [
-            filter_similarity(model, images.tensor, name, seed=seed, average=average)
-            for name in chosen(model, layers, 4, blocks=True)
-        ]
-        for label, model in models.items()
-    }
+    found = similarities(models, images.tensor, layers, seed, average)
     figure, grid = panels(len(found), max(map(len, found.values())), 3.0, 2.7)
-    for (label, similarities), row in zip(found.items(), grid, strict=True):
-        for similarity, axes in zip(similarities, row, strict=False):
+    for (label, layers_found), row in zip(found.items(), grid, strict=True):
+        for similarity, axes in zip(layers_found, row, strict=False):
             similarity.plot(axes)
         row[0].set_ylabel(label)
     return analysis_of(found, figure)
