@@ -14,7 +14,7 @@ from leanconv.conversion.following import Following
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize, dry_run
 from leanconv.core.notes import image_size, input_size_of
-from leanconv.core.wrappers import unwrapped
+from leanconv.core.wrappers import unscripted, unwrapped
 
 WRITTEN = "its number of channels may be written in the code"
 
@@ -55,7 +55,7 @@ class ChannelSet:
     """Channels that are free to change their order among themselves, and everywhere where they lie.
 
     Args:
-        name: the layer that makes the channels first.
+        name: the layer that makes the channels first, or its parameter if it makes several sets.
         size: the number of channels.
         places: where they lie. Each holds every channel, the same number of times.
         cells: for each channel the number of the cell it must stay in: the groups of a grouped convolution or norm. ()
@@ -182,7 +182,7 @@ def follow(model: nn.Module, size: InputSize) -> tuple[ChannelGraph, dict[tuple[
         following.end(out)
         return following
 
-    following = dry_run(model, size, run)
+    following = dry_run(unscripted(model, "change"), size, run)
     return _graph(following, [name for name, _ in model.named_modules()], size)
 
 
@@ -252,6 +252,7 @@ def _sets(
         for found in (following.written, following.cut)
     )
     sets: list[ChannelSet] = []
+    taken: set[str] = set()
     for found, places in where.items():
         makes = [axis for axis in places if axis in following.producers]
         reads = [axis for axis in places if axis in following.consumers]
@@ -262,14 +263,18 @@ def _sets(
         numbers = numbers[member[numbers] == found]  # in the order in which the first layer makes them
         cells = _cells(following.cells, channel, numbers.tolist())
         own = tuple(Place(*axis, len(axes[axis]), _positions(axes[axis], numbers, following.size)) for axis in places)
-        name, first = makes[0][0].rpartition(".")[0], own[places.index(makes[0])].index[0]
+        tensor, first = makes[0][0], own[places.index(makes[0])].index[0]
         whole_set = len(numbers) == len(axes[makes[0]])
         why = WRITTEN if written.intersection(numbers.tolist()) else None
         why = "the code divides it" if cut.intersection(numbers.tolist()) else why
         if cells is not None and len(set(np.bincount(cells).tolist())) > 1:
             why = "its cells differ in size"
         made, read = tuple(axis[0] for axis in makes), tuple(axis[0] for axis in reads)
-        name = name if whole_set else f"{name}[{first}]"
+        part = "" if whole_set else f"[{first}]"
+        name = tensor.rpartition(".")[0] + part
+        if name == part or name in taken:  # the parameter of no layer, or one of several
+            name = tensor + part
+        taken.add(name)
         sets.append(ChannelSet(name, len(numbers), own, tuple(cells or ()), why, made, read))
     return sets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -33,6 +34,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
             inner = inner._orig_mod
         else:
             return inner
+
+
+def unscripted(model: nn.Module, do: str) -> nn.Module:
+    """The network inside wrappers, as `unwrapped` finds it, whose layers can be seen.
+
+    Args:
+        do: what the caller does with the layers: "prune".
+
+    Raises:
+        SettingError: the network is scripted or traced by ``torch.jit``, or is no network.
+    """
+    model = unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        kind = getattr(model, "original_name", type(model).__name__)
+        raise SettingError(
+            f"{kind} is scripted, which hides its layers; {do} the network first, and script it afterwards"
+        )
+    return model
 
 
 def _is_wrapper(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.notes import get_task
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
-from leanconv.core.wrappers import unwrapped
+from leanconv.core.wrappers import unscripted
 from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
@@ -68,7 +68,7 @@ def optimize(
         progress: called with (done, all) before each layer that is measured.
 
     Raises:
-        SettingError: the network does not run on the example, or gives another output at each call.
+        SettingError: the network does not run on the example, gives another output at each call, or is scripted.
 
     >>> fast = optimize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.zeros(1, 3, 8, 8), measured=False)
     >>> [type(layer).__name__ for layer in fast.children()]
@@ -78,7 +78,7 @@ def optimize(
         raise SettingError(
             f"example is {type(example).__name__}, not a tensor; optimize takes networks of one input, (N, C, H, W)"
         )
-    model = unwrapped(model)
+    model = unscripted(model, "optimize")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     example = with_layout(example, layout)
     twins = _twins(model, example, layout)

@@ -105,7 +105,7 @@ def _taylor(
             for parameter in parameters:
                 parameter.requires_grad_()
             for images, labels in data:
-                loss = cross_entropy(model(images), labels)
+                loss = cross_entropy(_classes(model(images)), labels)
                 gradients = torch.autograd.grad(loss, parameters)
                 products = {n: p.detach() * g for n, p, g in zip(names, parameters, gradients, strict=True)}
                 for found in sets:
@@ -114,6 +114,16 @@ def _taylor(
             for parameter, flag in zip(parameters, flags, strict=True):
                 parameter.requires_grad_(flag)
     return total
+
+
+def _classes(out: object) -> Tensor:
+    if not isinstance(out, Tensor) or out.dim() < 2:
+        found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise SettingError(
+            f"criterion='taylor' needs one tensor of class scores, (N, classes), and the network gives {found}; use "
+            "'activation' or 'reconstruction', which look at layers"
+        )
+    return out
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_channels_
 from leanconv.conversion.channels import ChannelGraph, ChannelSet, follow, sized
@@ -23,6 +24,9 @@ from leanconv.core.wrappers import unwrapped
 from leanconv.search.importance import NEEDS_DATA, Batches, Criterion, channel_scores
 from leanconv.search.reconstruction import repaired
 
+PRODUCTS = {
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul", "__matmul__",
+}  # fmt: skip
 STEPS = 30  # halvings of the share of channels that stay
 Allocation = Literal["uniform", "scores"]
 
@@ -190,8 +194,8 @@ def best(found: ChannelSet, width: int, scores: Tensor) -> tuple[int, ...]:
 class Work:
     """The MACs of a network as its sets get narrower, from one forward pass.
 
-    A convolution or linear layer has one multiply-add for each weight at each position, so the positions of its output tell
-    what the removed weights save.
+    A convolution or a matrix product has one multiply-add for each element of its weight at each position, so the positions of
+    its output tell what the removed weights save. Calls of torch's functions count as layers do.
 
     >>> from leanconv.conversion.channels import channel_graph
     >>> two = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
@@ -204,29 +208,14 @@ class Work:
         self.graph = graph
         self.dense = count_macs(model, graph.input_size)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        names = {place.tensor for found in graph.sets for place in found.places if place.tensor.endswith("weight")}
-        layers = {name.rpartition(".")[0] for name in names}
+        names = {place.tensor for found in graph.sets for place in found.places}
 
         def run(twin: nn.Module, images: Tensor) -> dict[str, int]:
-            positions: dict[str, int] = {}
-
-            def hook(name: str) -> None:
-                layer = twin.get_submodule(name)
-
-                def note(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-                    seen = args[0] if getattr(layer, "transposed", False) else out
-                    dim = -1 if isinstance(layer, nn.Linear) else 1
-                    positions[name] = positions.get(name, 0) + seen.numel() // seen.shape[dim] // len(images)
-
-                if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-                    weight: Tensor = layer.weight
-                    self.shapes[f"{name}.weight"] = tuple(weight.shape)
-                    layer.register_forward_hook(note)
-
-            for name in layers:
-                hook(name)
-            twin(images)
-            return positions
+            weights = {name: weight for name, weight in twin.named_parameters() if name in names}
+            with _Products(weights) as products:
+                twin(images)
+            self.shapes = {name: tuple(weights[name].shape) for name in products.positions}
+            return {name: seen // len(images) for name, seen in products.positions.items()}
 
         self.positions = dry_run(model, graph.input_size, run)
 
@@ -250,8 +239,32 @@ class Work:
         removed = 0
         for name, shape in self.shapes.items():
             share = left.get((name, 0), 1.0) * left.get((name, 1), 1.0)
-            removed += round(math.prod(shape) * (1 - share)) * times.get(name.rpartition(".")[0], 0)
+            removed += round(math.prod(shape) * (1 - share)) * times[name]
         return removed
+
+
+class _Products(TorchFunctionMode):
+    """Notes at how many positions convolutions and matrix products use each of some weights.
+
+    Args:
+        weights: by name.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.positions: dict[str, int] = {}
+        self._names = {id(weight): name for name, weight in weights.items()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        called = getattr(func, "__name__", "")
+        weight = (kwargs or {}).get("weight", args[1] if len(args) > 1 else None)
+        if called in PRODUCTS and id(weight) in self._names:
+            seen = args[0] if "transpose" in called else out
+            name = self._names[id(weight)]
+            channels = seen.shape[1 if called.startswith("conv") else -1]
+            self.positions[name] = self.positions.get(name, 0) + seen.numel() // channels
+        return out
 
 
 def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str, float]) -> dict[str, float]:

@@ -175,3 +175,57 @@ def test_a_narrower_network_has_no_filters_of_zeros():
     for name, module in thin.named_modules():
         if isinstance(module, nn.Conv2d) and name != "whiten":
             assert module.weight.flatten(1).abs().sum(1).min() > 0, name
+
+
+class Functional(nn.Module):
+    """Weights of no layer: a convolution and two matrix products by torch's functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.kernel = nn.Parameter(torch.randn(16, 16, 3, 3))
+        self.up, self.down = nn.Parameter(torch.randn(16, 32)), nn.Parameter(torch.randn(32, 16))
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = nn.functional.conv2d(self.conv(x).relu(), self.kernel).relu().flatten(2).transpose(1, 2)
+        return self.fc(torch.matmul((x @ self.up).relu(), self.down).mean(1))
+
+
+def test_calls_of_torchs_functions_count_as_layers():
+    model = Functional()
+    graph = removable_graph(model, SIZE)
+    assert sorted(found.name for found in graph.sets) == ["conv", "down", "kernel", "up"]
+    for share in (0.8, 0.5, 0.3):
+        plan = plan_channels(model, share, align=2, input_size=SIZE)
+        thin = lc.apply_channels_(lc.prune(model, 1.0, input_size=SIZE), plan)
+        widths = {item.set.name: len(item.index) for item in plan.selections}
+        counted = lc.count(thin, SIZE).macs
+        assert Work(model, graph).macs(widths) == counted
+        assert 0.7 * share < counted / lc.count(model, SIZE).macs <= share
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.heads = small().float(), nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 2)])
+
+    def forward(self, x):
+        x = self.body(x)
+        return {"a": self.heads[0](x), "b": self.heads[1](x)}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_what_cannot_be_scored_or_seen_is_refused():
+    data = [(image(2).float(), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(SettingError, match=r"needs one tensor of class scores, .* and the network gives a dict"):
+        lc.prune(Two(), 0.5, "taylor", align=2, data=data, input_size=SIZE)
+    assert lc.prune(Two(), 0.5, "activation", align=2, data=data, input_size=SIZE)(image(1).float())["b"].shape == (
+        1,
+        2,
+    )
+    scripted = torch.jit.trace(small(), image(1))
+    with pytest.raises(SettingError, match="Sequential is scripted, which hides its layers; change the network first"):
+        lc.prune(scripted, 0.5, input_size=SIZE)
+    with pytest.raises(SettingError, match=r"is scripted, .*; optimize the network first"):
+        lc.optimize(scripted, image(1), measured=False)
