@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,15 +16,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from leanconv.core.errors import SettingError
 from leanconv.core.record import get_record, set_record
-from leanconv.core.settings import check_choice, check_int, check_names
+from leanconv.core.settings import check_choice, check_int, check_names, check_weight
 from leanconv.core.wrappers import unwrapped
 from leanconv.data.classes import class_names
 from leanconv.detect.backbone import PyramidBackbone
+from leanconv.detect.box_loss import SmoothRegressionHead, SmoothRoIHeads
 from leanconv.detect.cascade import CascadeRoIHeads
 from leanconv.models.create import create_model
 
@@ -44,6 +47,8 @@ def create_detector(
     anchor_sizes: Sequence[int] | None = None,
     norm_head: bool = False,
     norm_groups: int | None = None,
+    box_beta: float | None = None,
+    mask_heads: int = 1,
     p6: str = "p5",
     classes: Sequence[str] = (),
     **settings: Any,
@@ -66,6 +71,12 @@ def create_detector(
         norm_head: add group norms to RetinaNet's head, as in torchvision's second version. Without group norms RetinaNet
             learns little from scratch.
         norm_groups: number of groups of these group norms; None takes `groups_of`.
+        box_beta: of the smooth L1 loss of the boxes in the heads, see `leanconv.detect.box_loss.box_losses`. None takes
+            torchvision's: 1 / 9, and 0, the L1 loss, in RetinaNet. The toolbox of TBC has 1, and 0.11 in RetinaNet. The region
+            proposals have 1 / 9 in both.
+        mask_heads: of cascade_mask_rcnn: 1, which is trained on the samples of the first stage; or 3 as in the toolbox of TBC,
+            one for each stage. With 91 classes, 3 heads have 5.29 M more parameters: 2 (4 (9 * 256 + 1) 256 + (4 * 256 + 1) 256
+            + 257 * 91).
         p6: for RetinaNet, what its sixth level is computed from: "p5", the last level of the pyramid, as torchvision does; or
             "c5", the last map of the backbone, as the toolbox of TBC does. On ResNet-50, "c5" has 4.13 M more parameters:
             9 * 256 * (2048 - 256).
@@ -94,29 +105,62 @@ def create_detector(
     groups = _groups_of_head(name, norm_head, norm_groups, pyramid_channels)
     if groups is not None:
         note["norm_groups"] = groups
-    check_choice("p6", p6, P6)
-    if p6 != "p5":
-        if name != "retinanet":
-            raise SettingError(f"p6={p6!r} is for retinanet; {name} has no such level")
-        note["p6"] = p6
+    asked = _as_in_the_toolbox(name, box_beta, mask_heads, p6)
+    note |= asked
     common: dict[str, Any] = {"layers": layers, "frozen_norms": frozen_norms, "frozen": frozen}
     note |= common | {"pyramid_channels": pyramid_channels, "settings": dict(settings)}
     common |= {"out_channels": pyramid_channels}
     if anchor_sizes is not None:
         generator = "anchor_generator" if name == "retinanet" else "rpn_anchor_generator"
         settings = {generator: _anchors(name, anchor_sizes)} | settings
+    if "cascade" in name:
+        settings = settings | asked  # its heads take them
     detector = DETECTORS[name](network, num_classes, common, settings)
     if p6 == "c5":
         _read_backbone_(cast(PyramidBackbone, detector.backbone))
-    if groups is not None:
-        each = cast(AnchorGenerator, detector.anchor_generator).num_anchors_per_location()[0]
-        norm = partial(nn.GroupNorm, groups)
-        detector.head = RetinaNetHead(pyramid_channels, each, num_classes, norm_layer=norm)
+    if name == "retinanet":
+        _set_head_(detector, pyramid_channels, num_classes, groups, box_beta)
+    elif box_beta is not None and "cascade" not in name:
+        detector.roi_heads = SmoothRoIHeads(cast(RoIHeads, detector.roi_heads), box_beta)
     set_record(detector, replace(get_record(detector), detector=note))
     for module_name, module in detector.named_modules():
         if module_name in ("rpn.head", "head") or module_name.endswith(("box_predictor", "mask_predictor")):
             module.register_forward_hook(_in_float32)
     return detector
+
+
+def _as_in_the_toolbox(name: str, box_beta: float | None, mask_heads: int, p6: str) -> dict[str, Any]:
+    """The settings that the toolbox of TBC has otherwise than torchvision, without those that are torchvision's.
+
+    Raises:
+        SettingError: a setting is out of its range, or is for another detector.
+    """
+    found: dict[str, Any] = {}
+    if box_beta is not None:
+        check_weight("box_beta", box_beta)
+        found["box_beta"] = box_beta
+    if mask_heads not in (1, 3):
+        raise SettingError(f"mask_heads={mask_heads!r} must be 1 or 3, one for each stage")
+    if mask_heads > 1:
+        if name != "cascade_mask_rcnn":
+            raise SettingError(f"mask_heads={mask_heads} is for cascade_mask_rcnn; {name} has no three stages with masks")
+        found["mask_heads"] = mask_heads
+    check_choice("p6", p6, P6)
+    if p6 != "p5":
+        if name != "retinanet":
+            raise SettingError(f"p6={p6!r} is for retinanet; {name} has no such level")
+        found["p6"] = p6
+    return found
+
+
+def _set_head_(detector: nn.Module, channels: int, num_classes: int, groups: int | None, beta: float | None) -> None:
+    """Give a RetinaNet a head with group norms, and with another beta, where they are asked for."""
+    each = cast(AnchorGenerator, detector.anchor_generator).num_anchors_per_location()[0]
+    norm = None if groups is None else partial(nn.GroupNorm, groups)
+    if norm is not None:
+        detector.head = RetinaNetHead(channels, each, num_classes, norm_layer=norm)
+    if beta is not None:
+        cast(RetinaNetHead, detector.head).regression_head = SmoothRegressionHead(channels, each, norm, beta)
 
 
 def _read_backbone_(backbone: PyramidBackbone) -> None:
@@ -238,24 +282,29 @@ def _cascade_rcnn(
 ) -> nn.Module:
     own = {
         f"box_{name}": settings.pop(f"box_{name}")
-        for name in ("score_thresh", "nms_thresh", "detections_per_img", "batch_size_per_image", "positive_fraction")
+        for name in ("score_thresh", "nms_thresh", "detections_per_img", "batch_size_per_image", "positive_fraction", "beta")
         if f"box_{name}" in settings
     }
+    later = settings.pop("mask_heads", 1) - 1
     backbone = PyramidBackbone(network, extra=LastLevelMaxPool(), **common)
     # these heads are replaced below, so the smallest possible ones are built
     detector = FasterRCNN(backbone, box_head=nn.Identity(), box_predictor=FastRCNNPredictor(1, 2), **settings)
     channels = backbone.out_channels
     parts: dict[str, Any] = {}
     if masks:
-        parts = {
-            "mask_roi_pool": MultiScaleRoIAlign(LEVELS, output_size=14, sampling_ratio=2),
-            "mask_head": MaskRCNNHeads(channels, (256, 256, 256, 256), 1),
-            "mask_predictor": MaskRCNNPredictor(256, 256, num_classes),
-        }
+        parts = {"mask_roi_pool": MultiScaleRoIAlign(LEVELS, output_size=14, sampling_ratio=2)}
+        parts |= _mask_head(channels, num_classes)
+        parts["later_masks"] = [nn.Sequential(_mask_head(channels, num_classes)) for _ in range(later)]
     pool = MultiScaleRoIAlign(LEVELS, output_size=7, sampling_ratio=2)
     named = {name.removeprefix("box_"): value for name, value in own.items()}
     detector.roi_heads = CascadeRoIHeads(pool, channels, num_classes, **named, **parts)
     return detector
+
+
+def _mask_head(channels: int, num_classes: int) -> OrderedDict[str, nn.Module]:
+    """Mask R-CNN's mask head on a pyramid, and the layers behind it that give a mask for each class."""
+    head, predictor = MaskRCNNHeads(channels, (256, 256, 256, 256), 1), MaskRCNNPredictor(256, 256, num_classes)
+    return OrderedDict(mask_head=head, mask_predictor=predictor)
 
 
 def _cascade_mask_rcnn(

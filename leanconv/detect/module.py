@@ -100,7 +100,10 @@ def loss_names(detector: nn.Module) -> tuple[str, ...]:
     if isinstance(detector, RetinaNet):
         return "classification", "bbox_regression"
     heads: Any = detector.roi_heads
-    stages = [f"_{stage}" for stage in range(len(heads.stages))] if isinstance(heads, CascadeRoIHeads) else [""]
+    cascade = isinstance(heads, CascadeRoIHeads)
+    stages = [f"_{stage}" for stage in range(len(heads.stages))] if cascade else [""]
     boxes = [f"{name}{stage}" for stage in stages for name in ("loss_classifier", "loss_box_reg")]
     masks = ["loss_mask"] if heads.mask_head is not None else []
+    if cascade and heads.mask_heads > 1:
+        masks = [f"loss_mask{stage}" for stage in stages]
     return "loss_objectness", "loss_rpn_box_reg", *boxes, *masks

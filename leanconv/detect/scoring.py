@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvWarning, SettingError
 from leanconv.core.modes import evaluating
 from leanconv.detect.classes import photos_for
 from leanconv.detect.data import Photo
@@ -26,6 +27,7 @@ from leanconv.train.together import Together
 Kind = Literal["bbox", "segm"]
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")  # COCOeval's order
 ALONE = Together()
+LITTLE = 0.1  # an occlusion ratio below this counts as almost none
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -144,6 +146,7 @@ def evaluate_detector(
     Raises:
         SettingError: pycocotools is missing, `edges` do not rise, or the photos have a class that the detector does not know.
         DataError: the photos have no object at all.
+        LeanconvWarning: by masks, more than half of the photos have a ratio below 0.1.
     """
     check_request(photos, by, edges)
     photos = photos_for(detector, photos)
@@ -194,6 +197,8 @@ def score(
     slices: list[Slice] = []
     if by is not None:
         ratios = np.array([occlusion(photo, by) for photo in photos])
+        if by == "masks":
+            _warn_of_hidden(ratios)
         bins = [(low, high) for low, high in zip(edges, [*edges[1:], None], strict=True)]
         for low, high in [*bins, *((low, None) for low in edges[:-1])]:
             inside = ratios >= low if high is None else (ratios >= low) & (ratios < high)
@@ -203,6 +208,18 @@ def score(
             short = {kind: {name: found[name] for name in ("AP", "AP75")} for kind, found in of.items()}
             slices.append(Slice(low, high, len(chosen), sum(len(photo.objects) for photo in chosen), short))
     return Evaluation(len(photos), objects, overall, tuple(slices), tuple(detections.unread))
+
+
+def _warn_of_hidden(ratios: np.ndarray) -> None:
+    """Warn if most photos seem to have no occlusion: masks of visible pixels never overlap where an object hides another."""
+    little = int((ratios < LITTLE).sum())
+    if 2 * little > len(ratios):
+        warnings.warn(
+            f"{little} of {len(ratios)} photos have an occlusion ratio below {LITTLE} by masks; masks that show only what is "
+            "visible, such as COCO's, hide occlusion: measure boxes (--occlusion boxes, by='boxes')",
+            LeanconvWarning,
+            stacklevel=3,
+        )
 
 
 class _Scorer:

@@ -109,7 +109,8 @@ def evaluate(
     Args:
         detectors: folders that a run was saved in, or detectors by name.
         data: photos with labelled objects, or their folder.
-        by: occlusion by masks or by boxes, or "none"; None takes masks where the data has some that can overlap.
+        by: occlusion by masks or by boxes, or "none"; None takes masks where the data has some that can overlap. Masks of
+            visible pixels, such as COCO's, hide occlusion; a warning says so. Boxes do not depend on what is visible.
         edges: where bins of the occlusion ratio begin.
         precision: "bf16" computes in bfloat16.
         tell: called with lines about what is done.

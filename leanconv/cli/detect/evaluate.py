@@ -19,7 +19,9 @@ def evaluate(
     occlusion: Annotated[
         Literal["masks", "boxes", "none"] | None,
         typer.Option(
-            "--occlusion", help="Measure overlap by masks or boxes. Default: masks, if the data has masks that overlap."
+            "--occlusion",
+            help="Measure overlap by masks or boxes. COCO's masks show only what is visible and hide occlusion: take boxes "
+            "there. Default: masks, if the data has masks that overlap.",
         ),
     ] = None,
     edges: Annotated[
