@@ -146,7 +146,7 @@ def evaluate_detector(
     Raises:
         SettingError: pycocotools is missing, `edges` do not rise, or the photos have a class that the detector does not know.
         DataError: the photos have no object at all.
-        LeanconvWarning: by masks, more than half of the photos have a ratio below 0.1.
+        LeanconvWarning: by masks, more than half of the photos have a ratio below 0.1, and fewer photos have it by boxes.
     """
     check_request(photos, by, edges)
     photos = photos_for(detector, photos)
@@ -198,7 +198,7 @@ def score(
     if by is not None:
         ratios = np.array([occlusion(photo, by) for photo in photos])
         if by == "masks":
-            _warn_of_hidden(ratios)
+            _warn_of_hidden(ratios, np.array([occlusion(photo, "boxes") for photo in photos]))
         bins = [(low, high) for low, high in zip(edges, [*edges[1:], None], strict=True)]
         for low, high in [*bins, *((low, None) for low in edges[:-1])]:
             inside = ratios >= low if high is None else (ratios >= low) & (ratios < high)
@@ -210,13 +210,13 @@ def score(
     return Evaluation(len(photos), objects, overall, tuple(slices), tuple(detections.unread))
 
 
-def _warn_of_hidden(ratios: np.ndarray) -> None:
-    """Warn if most photos seem to have no occlusion: masks of visible pixels never overlap where an object hides another."""
-    little = int((ratios < LITTLE).sum())
-    if 2 * little > len(ratios):
+def _warn_of_hidden(by_masks: np.ndarray, by_boxes: np.ndarray) -> None:
+    """Warn if most photos have almost no occlusion by masks, and fewer by boxes: masks of visible pixels do not overlap."""
+    little, of_boxes = (int((ratios < LITTLE).sum()) for ratios in (by_masks, by_boxes))
+    if 2 * little > len(by_masks) and of_boxes < little:
         warnings.warn(
-            f"{little} of {len(ratios)} photos have an occlusion ratio below {LITTLE} by masks; masks that show only what is "
-            "visible, such as COCO's, hide occlusion: measure boxes (--occlusion boxes, by='boxes')",
+            f"{little} of {len(by_masks)} photos have an occlusion ratio below {LITTLE} by masks, and {of_boxes} by boxes; masks "
+            "that show only what is visible, such as COCO's, hide occlusion: measure boxes (--occlusion boxes, by='boxes')",
             LeanconvWarning,
             stacklevel=3,
         )

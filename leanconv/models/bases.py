@@ -154,6 +154,7 @@ def basis_mobilenetv2(
     places: Literal["expand", "expand_project", "expand_depthwise"] = "expand_project",
     penalty_weight: float = PENALTY,
     init: Init = "default",
+    attention: bool = False,
 ) -> nn.Module:
     """MobileNetV2-Shared: in the stages of 32, 64, 96 and 160 channels, convolutions of all blocks but the first share weights.
 
@@ -167,16 +168,16 @@ def basis_mobilenetv2(
             convolution, and the means are added. A depthwise 3x3 has nine columns and many more rows, so its mean stays
             far from zero.
         init: "default", or "release": see `leanconv.models.released_init.torch_default_`.
+        attention: see `leanconv.models.mobilenet.MobileNetV2`.
 
     Raises:
         SettingError: an unknown place or kind of images.
 
-    Source: sections 4.1.2 and 4.2, Fig. 7. Not built: MobileNetV2-Shared++ of the README of 2021. It adds channel attention
-    (ECA) with 17 parameters in all; the versions of the release that we have do not show in which layers.
+    Source: sections 4.1.2 and 4.2, Fig. 7. MobileNetV2-Shared++ of the README of 2021 is "expand_project" with `attention`.
     """
     check_choice("places", places, tuple(INVERTED_PLACES))
     check_choice("init", init, INITS)
-    dense = MobileNetV2(num_classes, in_chans, images)
+    dense = MobileNetV2(num_classes, in_chans, images, attention=attention)
     where = [f"layer{stage}.{name}" for stage in ("3*", "4*", "5*", "6*") for name in INVERTED_PLACES[places]]
     model = converted(dense, DepthShared("stage", penalty_weight=penalty_weight), where, exclude=FIRST_BLOCKS)
     return torch_default_(model) if init == "release" else model
@@ -382,6 +383,10 @@ ENTRIES: tuple[ModelEntry, ...] = (
         "basis_mobilenetv2", basis_mobilenetv2, {"images": "small", "num_classes": 100}, f"{PAPER}, section 4.1", SMALL
     ),
     ModelEntry("basis_mobilenetv2_imagenet", basis_mobilenetv2, {}, f"{PAPER}, section 4.2", IMAGENET),
+    ModelEntry(
+        "basis_mobilenetv2_imagenet_eca", basis_mobilenetv2, {"attention": True},
+        f"{PAPER}, its README of 2021; the place of the attention was fitted to its number of parameters", IMAGENET,
+    ),
     ModelEntry("resnext50_cifar", resnext50_cifar, {}, f"{RESNEXT}, the baseline of {PAPER}", SMALL),
     ModelEntry("densenet121_cifar", densenet121_cifar, {}, f"DenseNet-121, the baseline of {PAPER}", SMALL, "hook"),
     ModelEntry("densenet121_cifar_release", densenet121_cifar, _PLAIN, f"the baseline in the release of {PAPER}", SMALL, "hook"),

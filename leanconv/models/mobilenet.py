@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.settings import check_choice
+from leanconv.core.settings import check_bool, check_choice
 from leanconv.models.layers import ImageNetwork, at_least_one, init_convs_
 
 # expansion, channels, blocks, stride of the first block (on ImageNet)
@@ -74,6 +74,10 @@ class MobileNetV2(ImageNetwork):
         images: "small" (32 pixels: a 1x1 stem that pads by one pixel, three halvings, projection shortcuts) or "imagenet"
             (224 pixels: a 3x3 stem of stride 2, five halvings).
         dropout: probability before the classifier; None takes the release's value: 0.2 on ImageNet, 0 on small images.
+        attention: efficient channel attention (ECA, Wang et al. 2020) behind each stage of several blocks, layer2 to layer6.
+            The release's network for MobileNetV2-Shared++ has 17 parameters of ECA. The versions of the release that we have do not
+            show in which layers, so the place is fitted to this number: the kernels for 24, 32, 64, 96 and 160 channels have
+            3 + 3 + 3 + 3 + 5 weights.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
@@ -88,9 +92,13 @@ class MobileNetV2(ImageNetwork):
         in_chans: int = 3,
         images: Literal["small", "imagenet"] = "imagenet",
         dropout: float | None = None,
+        attention: bool = False,
     ) -> None:
         at_least_one(num_classes=num_classes, in_chans=in_chans)
         check_choice("images", images, ("small", "imagenet"))
+        check_bool("attention", attention)
+        from timm.layers import EcaModule
+
         small = images == "small"
         if dropout is None:
             dropout = 0.0 if small else 0.2
@@ -107,7 +115,8 @@ class MobileNetV2(ImageNetwork):
             reduction *= first_stride
             blocks = [InvertedResidual(channels, width, expansion, first_stride, small)]
             blocks += [InvertedResidual(width, width, expansion, 1, small) for _ in range(depth - 1)]
-            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            behind = [EcaModule(width)] if attention and depth > 1 else []
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks, *behind))
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"layer{index + 1}"})
             channels = width
         self.head_conv = nn.Conv2d(channels, 1280, 1)

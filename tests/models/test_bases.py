@@ -42,6 +42,7 @@ COUNTS = [
     ("basis_mobilenetv2", {"places": "expand"}, 2_163_812, 67_356_736),
     ("basis_mobilenetv2", {"places": "expand_depthwise"}, 2_141_348, 67_356_736),
     ("basis_mobilenetv2_imagenet", {}, 2_978_888, 313_619_328),
+    ("basis_mobilenetv2_imagenet_eca", {}, 2_978_905, None),  # 17 more, as in the release's code
     ("basis_mobilenetv2_imagenet", {"places": "expand"}, 3_243_080, None),
     ("basis_mobilenetv2_imagenet", {"places": "expand_depthwise"}, 3_220_616, None),
     ("resnext50_cifar", {}, 23_177_124, 1_344_151_552),
@@ -286,9 +287,24 @@ def test_mobilenet_is_the_releases():
     assert {name for name in names if isinstance(large.get_submodule(name), nn.Conv2d)} == {"conv1", "head_conv"}
 
 
+def test_the_attention_weights_the_channels_behind_each_stage_of_several_blocks():
+    """ECA: x * sigmoid(conv over the channels of the mean of x), with 17 weights in all."""
+    from timm.layers import EcaModule
+
+    model = lc.create_model("basis_mobilenetv2", attention=True).eval()
+    found = {name: module for name, module in model.named_modules() if isinstance(module, EcaModule)}
+    assert list(found) == ["layer2.2", "layer3.3", "layer4.4", "layer5.3", "layer6.3"]
+    assert sum(p.numel() for module in found.values() for p in module.parameters()) == 17
+    x, eca = torch.randn(2, 24, 8, 8), found["layer2.2"]
+    mean = torch.nn.functional.pad(x.mean((2, 3)), (1, 1)).unfold(1, 3, 1)  # (2, 24, 3)
+    gate = (mean @ eca.conv.weight[0, 0]).sigmoid()
+    assert torch.allclose(eca(x), x * gate[:, :, None, None], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("mobilenetv2_cifar", {"attention": 1}, "attention=1 must be true or false"),
         ("basis_resnext50", {"unique": 1}, "unique=1 must be a multiple of 4; 4 is"),
         ("basis_resnext50", {"shared": 40}, "shared=40 must be a multiple of 16; 48 is"),
         ("basis_resnet50_shared", {"places": "all"}, "places='all' must be 'code', 'text' or 'spatial'"),
