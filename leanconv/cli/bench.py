@@ -22,7 +22,7 @@ def bench(
         typer.Argument(metavar="TARGET...", help="One network or several; the others are compared with the first."),
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", help='Time each TARGET with each method: "dense,tied_block(blocks=2)".')
+        str, typer.Option("--methods", help='Time each TARGET, or the --figure, with each method: "dense,tied_block(blocks=2)".')
     ] = "dense",
     against: Annotated[
         str | None,
@@ -74,8 +74,9 @@ def bench(
         "batch": _batches(batches), "input_size": input_size(size), "precision": precision, "device": device,
         "threads": threads, "seconds": seconds, "command": command_line(),
     }  # fmt: skip
-    result: Result = group_times(**timed) if figure is not None else measure(
-        {target: partial(open_target, target) for target in every}, list(parse_methods(methods).values()),
+    given = list(parse_methods(methods).values())
+    result: Result = group_times(methods=[type(m) for m in given if m], **timed) if figure is not None else measure(
+        {target: partial(open_target, target) for target in every}, given,
         where=where or "*", exclude=exclude or (), runtimes=_listed(names), progress=say, **timed,
     )  # fmt: skip
     if out is not None:
@@ -87,11 +88,8 @@ def bench(
 
 
 def _batches(text: str) -> list[int]:
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
+    found = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if min(found) < 1:
         raise SettingError(f"--batch {text!r} must be whole numbers separated by commas: 1,16")
     return found
 

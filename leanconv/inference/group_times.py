@@ -1,9 +1,9 @@
-"""Time against the number of groups at fixed MACs: tied blocks in several forms, and a grouped convolution."""
+"""Time against the number of groups at fixed MACs: a grouped convolution, and methods in all their forms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.meta import InputSize
+from leanconv.core.method import Method
 from leanconv.core.operator import ConvOp
-from leanconv.core.registry import find_method
 from leanconv.core.settings import check_choice
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.bench import PRECISIONS
@@ -26,7 +26,6 @@ from leanconv.timing.latency import Latency, measure_latency
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 INPUT_SIZE = (2048, 56, 56)  # of the figure
-RELEASE = "batch"  # the inference form that computes as the authors' release
 HEADS = ("Groups", "Filters", "Form", "MACs", "ms", "to one group")
 NOTE = "The MACs stay equal: twice the groups have twice the filters. A ratio compares with the ordinary convolution (one group)."
 
@@ -70,6 +69,7 @@ class GroupTimes(Result):
 
 def group_times(
     counts: Sequence[int] = COUNTS,
+    methods: Sequence[type[Method]] = (),
     *,
     input_size: InputSize | None = None,
     filters: int = 64,
@@ -81,14 +81,14 @@ def group_times(
     seconds: float = 10.0,
     command: str = "leanconv.inference.group_times.group_times(...)",
 ) -> GroupTimes:
-    """Time a k x k convolution with B groups, and tied blocks with B blocks, for each B in `counts`.
+    """Time a k x k convolution with B groups, and methods with B groups or blocks, for each B in `counts`.
 
-    The input stays as it is, and B * `filters` filters keep the MACs equal. "grouped" is ``nn.Conv2d(groups=B)``. Tied blocks
-    run in the release's form, with the blocks as images of the batch, and in the other forms that `leanconv.optimize` tries.
-    All are timed interleaved.
+    The input stays as it is, and B * `filters` filters keep the MACs equal. "grouped" is ``nn.Conv2d(groups=B)``. A method is
+    timed in all forms that `leanconv.optimize` tries. All are timed interleaved.
 
     Args:
         counts: the numbers of groups B; 1, the ordinary convolution, is always timed.
+        methods: classes of methods. Their first setting is the number of groups or blocks, which divides the MACs.
         input_size: (channels, height, width) of the input; None takes the figure's 2048, 56, 56.
         filters: the number of filters at B = 1; the paper does not give it.
         kernel_size: k; the paper does not give it.
@@ -96,9 +96,10 @@ def group_times(
         command: the command that the result names as its origin.
 
     Raises:
-        SettingError: a number of groups does not divide the channels, or there are several batches.
+        SettingError: a number of groups does not divide the channels, there are several batches, or a method with B groups has
+            other MACs than a grouped convolution.
 
-    Source: Wang & Yu 2021, Fig. 3, measured there on an RTX 2080 Ti.
+    Source: Wang & Yu 2021, Fig. 3, measured there on an RTX 2080 Ti with tied blocks.
     """
     check_choice("precision", precision, tuple(PRECISIONS))
     batches = [batch] if isinstance(batch, int) else list(batch)
@@ -109,7 +110,6 @@ def group_times(
     for count in counts:
         if count < 1 or channels % count:
             raise SettingError(f"groups={count} must divide the {channels} channels of the input")
-    method: Any = find_method("tied_block")
     modules: dict[tuple[int, str], nn.Module] = {}
     for count in dict.fromkeys((1, *counts)):
         kernel, pad = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
@@ -118,10 +118,9 @@ def group_times(
             modules[1, "ordinary"] = nn.Conv2d(**spec.kwargs())
             continue
         modules[count, "grouped"] = nn.Conv2d(**spec.kwargs() | {"groups": count})
-        (tied,) = method(blocks=count).build([spec])
-        assert isinstance(tied, ConvOp)
-        for name, make in tied.eval().inference_forms(None).items():
-            modules[count, f"tied, {name}{' (the release)' if name == RELEASE else ''}"] = copied(make())
+        for kind in methods:
+            for form, module in _forms(kind, spec, count, input_size[1:]).items():
+                modules[count, f"{kind.name}, {form}"] = module
     found = measure_latency(
         {f"{form} {count}": module for (count, form), module in modules.items()}, input_size,
         batch=batches[0], device=device, dtype=PRECISIONS[precision], threads=threads, seconds=seconds,
@@ -129,13 +128,30 @@ def group_times(
     work = channels * filters * kernel_size**2 * input_size[1] * input_size[2]
     rows = [_row(*key, filters, work, time) for key, time in zip(modules, found, strict=True)]
     settings = {
-        "input_size": list(input_size), "filters": filters, "kernel_size": kernel_size, "batch": batches[0],
+        "methods": [kind.name for kind in methods], "input_size": list(input_size), "filters": filters, "kernel_size": kernel_size, "batch": batches[0],
         "precision": precision, "device": device, "threads": threads or torch.get_num_threads(),
     }  # fmt: skip
     head = provenance(command)
     return GroupTimes(
         {**head, "kind": "group times", "settings": settings, "n": found[0].rounds, "seeds": [0], "rows": rows}
     )
+
+
+def _forms(kind: type[Method], spec: ConvSpec, count: int, out_hw: tuple[int, int]) -> dict[str, nn.Module]:
+    """The operator of a method with `count` groups or blocks, in each of its forms."""
+    setting, *_ = (field.name for field in fields(kind)) or ("",)
+    method = kind.from_settings({setting: count})
+    if (reason := method.reject(spec)) is not None:
+        raise SettingError(f"{method.label()} cannot be timed: {reason}")
+    found, wanted = method.macs([spec], 0, out_hw), spec.macs(out_hw) // count
+    if found != wanted:
+        raise SettingError(
+            f"{method.label()} has {found:,} MACs where {count} groups have {wanted:,}; give a method whose first setting divides "
+            "the MACs"
+        )
+    (operator,) = method.build([spec])
+    assert isinstance(operator, ConvOp)
+    return {form: copied(make()) for form, make in operator.eval().inference_forms(None).items()}
 
 
 def _row(count: int, form: str, filters: int, work: int, time: Latency) -> Row:

@@ -40,7 +40,7 @@ TBC = (
     Item("eqs. 1-4", "TBC, TGC and their parameters", "reproduced", "inspect timm/resnet50 --method 'tied_block(blocks=2)'"),
     Item("Fig. 1", "filters of VGG-16 become more similar with depth", "smaller scale", "analyse RUN --what matrices --data cifar10", "on CIFAR-10 with ResNet-20; docs/analysis.md. --average patterns is the caption's mean"),
     Item("Fig. 2", "the operator", "reproduced", "reproduce tbc", "a drawing; the operator and its equations are tested"),
-    Item("Fig. 3", "time against the number of groups, 56 x 56 x 2048", "quoted", "bench --figure groups", "the figure prints no numbers and was measured on a GPU; the command measures its setting on a CPU or on CUDA"),
+    Item("Fig. 3", "time against the number of groups, 56 x 56 x 2048", "quoted", "bench --figure groups --methods tied_block", "the figure prints no numbers and was measured on a GPU; the command measures its setting on a CPU or on CUDA, where the form `batch` is that of the release"),
     Item("Fig. 4", "bottlenecks of TiedResNet, TiedResNeXt and TiedResNeSt", "reproduced", "models", "built; what is fitted is marked"),
     Item("Fig. 5", "TiedSE and TiedGCB", "reproduced", "models", "built: tied_se_resnet50, tied_gc_resnet50"),
     Item("Fig. 6", "parameters of backbones against AP on COCO", "counted only", "reproduce tbc", f"the figure prints no numbers; {COCO}"),

@@ -16,6 +16,7 @@ from leanconv.core.count import unique
 from leanconv.core.notes import input_size_of
 from leanconv.models.create import create_model
 from leanconv.papers.tally import Tally, tally
+from leanconv.search.pruning import prune
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -36,7 +37,7 @@ class Counted:
 Measure = Callable[[Counted], float]
 
 
-def counted(name: str, settings: dict[str, object]) -> Counted:
+def counted(name: str, settings: dict[str, object], kept_macs: float | None = None) -> Counted:
     """Build a network by name on the meta device, and count it at the image size that it was designed for.
 
     >>> c = counted("resnet20", {})
@@ -45,9 +46,13 @@ def counted(name: str, settings: dict[str, object]) -> Counted:
 
     Args:
         name, settings: for `leanconv.create_model`.
+        kept_macs: prune it to this share of its MACs first, with the same share of channels in every layer; the counts do not
+            depend on the weights.
     """
-    with torch.device("meta"):
+    with torch.device("meta" if kept_macs is None else "cpu"):  # pruning compares weights
         model = create_model(name, **settings)  # type: ignore[arg-type]
+    if kept_macs is not None:
+        model = prune(model, kept_macs, align=1).to("meta")
     size = input_size_of(model)
     assert size is not None, name
     return Counted(model, tally(model, size))

@@ -36,6 +36,7 @@ IMAGENET = "imagenet_filter_bases"  # the recipe
 FLOPS = ptflops_without_relu_doubled
 R34_100 = network("resnet34_cifar", num_classes=100)
 R32, R56 = network("resnet32"), network("resnet56")
+PRUNED_56 = Network("resnet56", kept_macs=0.72)
 R34 = network("timm/resnet34")
 R50 = network("timm/resnet50")
 
@@ -179,7 +180,7 @@ TABLE_3 = [
     _row(T3, "MobileNetV2-Shared, expand only", "params", "3.24", "M", params, MOBILE_EXPAND_LARGE, README),
     _row(T3, "MobileNetV2-SharedDouble", "params", "2.98", "M", params, MOBILE_LARGE, f"{README}; its code adds 17 parameters of a hidden attention"),
     _row(
-        T3, "MobileNetV2-Shared++ (2021)", "params", "2.98", "M", params, MOBILE_ECA, f"{README}; with 17 parameters of channel attention", evidence="fitted",
+        T3, "MobileNetV2-SharedDouble, as Shared++ of 2021", "params", "2.98", "M", params, MOBILE_ECA, f"{README}; with 17 parameters of channel attention", evidence="fitted",
         reason="the place of the attention is fitted to its 17 parameters", again=True,
     ),
     _row(T3, "MobileNetV2-Shared", "flops", "0.33", "G", ptflops_without_relu, MOBILE_LARGE, f"{README}; MACs"),
@@ -213,6 +214,13 @@ QUOTED = [
     )
     for metric, printed, unit in (("params", held, "M"), ("flops", done, "G"))
 ]
+QUOTED += [
+    _row(
+        "2 (CIFAR-10)", "Filter pruning, here", metric, printed, unit, measure, PRUNED_56, "ResNet-56 pruned to the printed FLOPs, every layer by the same share",
+        reason="an own baseline that can be run: `leanconv compare resnet56 --methods 'dense,pruned(macs=0.72,align=1)' --data cifar10`", again=True,
+    )
+    for metric, printed, unit, measure in (("params", "0.77", "M", params), ("flops", "0.18", "G", FLOPS))
+]  # fmt: skip
 QUOTED.append(
     PrintedCount(
         "filter_bases", "section 4.2", "ResNet34-S48U1", "latency more", "14", "%", None, "Jetson TX2, GPU, batches of 1", "quoted",

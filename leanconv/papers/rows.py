@@ -19,14 +19,22 @@ CLOSE_PCT = 5.0
 
 @dataclass(frozen=True)
 class Network:
-    """The name of a network, and its settings."""
+    """The name of a network, and its settings.
+
+    Args:
+        name, settings: for `leanconv.create_model`.
+        kept_macs: the share of its MACs that structured pruning keeps (`leanconv.prune` with the same share in every layer, whole
+            channels); None for a network that is not pruned.
+    """
 
     name: str
     settings: tuple[tuple[str, Any], ...] = ()
+    kept_macs: float | None = None
 
     def __str__(self) -> str:
         given = ", ".join(f"{key}={value!r}" for key, value in self.settings)
-        return f"{self.name}({given})" if given else self.name
+        pruned = "" if self.kept_macs is None else f", pruned(macs={self.kept_macs}, align=1)"
+        return (f"{self.name}({given})" if given else self.name) + pruned
 
 
 def network(name: str, **settings: Any) -> Network:
@@ -40,7 +48,7 @@ def network(name: str, **settings: Any) -> Network:
 
 @cache
 def _counted(of: Network) -> Counted:
-    return counted(of.name, dict(of.settings))
+    return counted(of.name, dict(of.settings), of.kept_macs)
 
 
 @dataclass(frozen=True)

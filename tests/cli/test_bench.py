@@ -159,10 +159,12 @@ def test_openvino_in_bfloat16() -> None:
 
 def test_the_figure_of_groups(call: Callable, tmp_path: Path) -> None:
     command = ("bench", "--figure", "groups", "--input-size", "32,2,2", "--seconds", "0.1", "--threads", "1")
+    command += ("--methods", "tied_block")
     answer = call(*command, "-o", tmp_path / "groups.json", "--json")
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
     assert {row["groups"] for row in told["rows"]} == {1, 2, 4, 8, 16, 32} and told["kind"] == "group times"
+    assert any(row["form"] == "tied_block, batch" for row in told["rows"]) and told["settings"]["methods"] == ["tied_block"]
     assert told == json.loads((tmp_path / "groups.json").read_text())
     assert "give a TARGET, or --figure groups" in call("bench", "resnet8", "--figure", "groups").err
     assert "give a TARGET, or --figure groups" in call("bench").err

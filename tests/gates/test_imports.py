@@ -215,8 +215,12 @@ OPS = ("leanconv.ops", "leanconv.ops.METHODS", "leanconv.ops.find_method", "lean
 
 
 def operators_named(source: str, module: str) -> list[str]:
-    """What `source` imports of `leanconv.ops` beside the lookup of methods."""
+    """What `source` imports of `leanconv.ops` beside the lookup of methods, and the methods that it looks up by a fixed name."""
     found = {target for _, target in imported(source, module) if f"{target}.".startswith("leanconv.ops.")}
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name == "find_method" and isinstance(call.args[0], ast.Constant):
+            found.add(str(call.args[0].value))
     return sorted(found - {*OPS})
 
 
@@ -235,6 +239,8 @@ def test_the_gate_sees_operators():
         "leanconv.ops.split.SplitConv2d"
     ]
     assert operators_named("from leanconv.ops import TiedBlock", "leanconv.files") == ["leanconv.ops.TiedBlock"]
+    assert operators_named('registry.find_method("split")()', "leanconv.files") == ["split"]
+    assert operators_named("find_method(name)()", "leanconv.files") == []
     assert operators_named("from leanconv import ops\nimport leanconv.ops", "leanconv.files") == []
 
 

@@ -82,3 +82,10 @@ def test_the_gate_of_a_split_counts_both_averages():
     gated, plain = (lc.convert(conv, lc.plan(conv, lc.Split(fusion=fusion))) for fusion in (True, False))
     more = [c.early_thop(c.Counted(model, tally(model, (8, 5, 5)))) for model in (gated, plain)]
     assert more[0] - more[1] == 2 * 6 * (25 + 1)
+
+
+def test_a_pruned_network_has_the_macs_that_it_keeps():
+    dense, pruned = conventions.counted("resnet20", {}), conventions.counted("resnet20", {}, 0.5)
+    assert 0.45 * conventions.macs(dense) < conventions.macs(pruned) <= 0.5 * conventions.macs(dense)
+    assert conventions.params(pruned) < 0.6 * conventions.params(dense)
+    assert str(Network("resnet20", kept_macs=0.5)) == "resnet20, pruned(macs=0.5, align=1)"

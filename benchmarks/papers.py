@@ -1,0 +1,65 @@
+"""Train what the papers claim, at a small scale: ``python benchmarks/papers.py SET --data cifar10 --runs DIR -o FILE``.
+
+The sets: "bases" (the penalty and the initial weights of the filter bases), "shardnet" (accuracy against compression),
+"tied" (ResNet-20, dense and tied, whose filters `benchmarks/similarity.py` compares), "vgg" (a VGG-like network for the same), and
+"pruning" (a trained ResNet-20, trained further as it is and after structured pruning; "tied" trains it before). Finished runs in
+DIR are read back. Rows of a set are trained for equally many epochs, which are few: they show an order, not a final accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import leanconv as lc
+from leanconv.core.atomic import write_json
+
+SETS: dict[str, tuple[list[str], list[str] | None, str]] = {  # networks, methods, recipe
+    "bases": (
+        [
+            "basis_resnet32(shared=8)",
+            "basis_resnet32(shared=8,penalty_unique=True)",
+            "basis_resnet32(shared=8,penalty_weight=0)",
+            "basis_resnet32(shared=8,init='release')",
+        ],
+        None,
+        "cifar_fast",
+    ),
+    "shardnet": (
+        [f"{name}(width={width})" for width in (32, 64) for name in ("shard_vgg16_e", "shard_vgg16", "shard_vgg16_s")],
+        None,
+        "cifar_fast",
+    ),
+    "tied": (["resnet20"], ["dense", "tied_block(blocks=2)"], "cifar_fast"),
+    "vgg": (["fast_vgg(width=0.5)"], None, "cifar_speed"),
+    "pruning": ([], ["dense", "pruned(macs=0.72,align=1)"], "cifar_fast"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--note", default="")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    given = parser.parse_args()
+    networks, methods, recipe = SETS[given.set]
+    models: Any = networks
+    if given.set == "pruning":
+        models = str(given.runs / "tied" / "dense" / "seed0")
+    found = lc.compare(
+        models, given.data, recipe, given.runs / given.set, methods=methods, latency=False, epochs=given.epochs,
+        validation=0.0, threads=1, **({"lr": 0.1} if given.set == "pruning" else {}),
+        command=shlex.join(["python", "benchmarks/papers.py", *sys.argv[1:]]),
+    )  # fmt: skip
+    print(found)
+    write_json(given.out, found.to_json() | ({"notes": given.note} if given.note else {}))
+
+
+if __name__ == "__main__":
+    main()
