@@ -64,7 +64,10 @@ GC_CONFIG = "reduction 4, the 13 blocks of c3 to c5, LayerNorm, mask untied, bot
 
 FITTED_PARAMS = "the structure was fitted; no simple structure gives every row of Tables 1, 5 and 6"
 FITTED_FLOPS = "the structure was fitted to parameters, not to FLOPs; the paper does not say what its FLOPs include"
-PRUNING = "an own baseline that can be run: `leanconv compare timm/resnet50 --methods 'dense,pruned(macs=0.56,align=1)' --data FOLDER`"
+PRUNING = (
+    "an own baseline that can be run: `leanconv compare timm/resnet50 --pretrained --methods 'dense,pruned(macs=0.56,align=1)' "
+    "--data FOLDER`"
+)
 QUOTED = "the paper quotes this figure from others; not rebuilt for this table"
 RECIPES = {"coco": "coco_1x", "cityscapes": "tbc_cityscapes"}  # for the Mask R-CNNs in Tables 2 and 4
 

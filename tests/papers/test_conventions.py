@@ -7,6 +7,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.papers import conventions as c
+from leanconv.papers.rows import Network
 from leanconv.papers.tally import Tally, tally
 
 
@@ -85,7 +86,7 @@ def test_the_gate_of_a_split_counts_both_averages():
 
 
 def test_a_pruned_network_has_the_macs_that_it_keeps():
-    dense, pruned = conventions.counted("resnet20", {}), conventions.counted("resnet20", {}, 0.5)
-    assert 0.45 * conventions.macs(dense) < conventions.macs(pruned) <= 0.5 * conventions.macs(dense)
-    assert conventions.params(pruned) < 0.6 * conventions.params(dense)
+    dense, pruned = c.counted("resnet20", {}), c.counted("resnet20", {}, 0.5)
+    assert 0.45 * c.macs(dense) < c.macs(pruned) <= 0.5 * c.macs(dense)
+    assert c.params(pruned) < 0.6 * c.params(dense)
     assert str(Network("resnet20", kept_macs=0.5)) == "resnet20, pruned(macs=0.5, align=1)"
