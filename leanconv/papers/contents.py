@@ -57,11 +57,11 @@ TBC = (
 )  # fmt: skip
 FILTER_BASES = (
     Item("eqs. 1-3", "a convolution as components and coefficients", "reproduced", "inspect resnet56 --method 'shared_basis(shared=16)'"),
-    Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script"),
+    Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script; both were trained for two epochs in docs/training.md"),
     Item("Fig. 1", "the operator", "reproduced", "models", "a drawing; the operator and its equations are tested"),
     Item("Fig. 2", "gradients with and without penalty and inner norm", "smaller scale", "analyse RUN --what gradients", "on CIFAR-10 with a smaller network in docs/analysis.md; basis_resnet34_unnormed switches the norm off"),
     Item("Fig. 3", "similarity of components and of coefficients", "smaller scale", "analyse RUN --what bases", "on CIFAR-10 with a smaller network in docs/analysis.md"),
-    Item("Fig. 4", "errors for several numbers of components s and u", "counted only", "train basis_resnet34 --data cifar100", "each point is a training of 300 epochs; the network has the settings shared and unique"),
+    Item("Fig. 4", "errors for several numbers of components s and u", "smaller scale", "train 'basis_resnet34(shared=8,unique=2)' --data cifar100", "eight points of s and u with ResNet-20 on CIFAR-10 for three epochs in docs/analysis.md, under Error over the rank; each point of the figure is a training of 300 epochs"),
     Item("Figs. 5-7", "blocks that share", "reproduced", "models", "built, in the forms of the text and of the release"),
     Item("Table 1", "CIFAR-100", "counted only", "reproduce filter_bases --table '1 (CIFAR-100)'", "300 epochs of networks of a GPU's size"),
     Item("Table 2", "CIFAR-10", "smaller scale", "reproduce filter_bases --table '2 (CIFAR-10)'", "ResNet-56 and its bases with fewer epochs in docs/training.md"),
@@ -70,7 +70,7 @@ FILTER_BASES = (
 )  # fmt: skip
 SHARDNET = (
     Item("Fig. 1", "one convolution applied repeatedly", "reproduced", "models", "built; the sharing is tested"),
-    Item("Fig. 2", "accuracy against compression, S-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "two widths with fewer epochs in docs/training.md; MACs are printed beside the factor"),
+    Item("Fig. 2", "accuracy against compression, S-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "two widths of the dense, the S- and the SL-network for two epochs in docs/training.md, MACs beside them; `benchmarks/papers.py shardnet` trains them, and `compare` with the widths and epochs of the figure takes days on a CPU"),
     Item("Fig. 3", "accuracy against compression, S- and SL-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "as Fig. 2"),
     Item("Figs. 4, 7, 8", "lowest and highest blending weights", "smaller scale", "analyse RUN --what blending", "for one network in docs/analysis.md"),
     Item("Fig. 5", "60 % of the linear layers of SL-ResNet-50 pruned: factor 1.4 to 2.6", "smaller scale", "analyse RUN --what pruning --data cifar10", "the factor is counted (`reproduce shardnet --table 'Fig. 5'`); the accuracy is that of a smaller network in docs/analysis.md"),
