@@ -10,6 +10,7 @@ import typer
 
 from leanconv.cli.options import Exclude, Figure, Json, Report, Size, Where, input_size
 from leanconv.cli.output import command_line, present, say
+from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ def bench(
     be timed.
     """
     from leanconv.conversion.methods import parse_methods
-    from leanconv.core.atomic import write_json
     from leanconv.files.target import open_target
     from leanconv.inference.bench import bench as measure
     from leanconv.inference.group_times import group_times

@@ -128,8 +128,8 @@ def group_times(
     work = channels * filters * kernel_size**2 * input_size[1] * input_size[2]
     rows = [_row(*key, filters, work, time) for key, time in zip(modules, found, strict=True)]
     settings = {
-        "methods": [kind.name for kind in methods], "input_size": list(input_size), "filters": filters, "kernel_size": kernel_size, "batch": batches[0],
-        "precision": precision, "device": device, "threads": threads or torch.get_num_threads(),
+        "methods": [kind.name for kind in methods], "input_size": list(input_size), "filters": filters,
+        "kernel_size": kernel_size, "batch": batches[0], "precision": precision, "device": device, "threads": threads or torch.get_num_threads(),
     }  # fmt: skip
     head = provenance(command)
     return GroupTimes(
@@ -146,8 +146,8 @@ def _forms(kind: type[Method], spec: ConvSpec, count: int, out_hw: tuple[int, in
     found, wanted = method.macs([spec], 0, out_hw), spec.macs(out_hw) // count
     if found != wanted:
         raise SettingError(
-            f"{method.label()} has {found:,} MACs where {count} groups have {wanted:,}; give a method whose first setting divides "
-            "the MACs"
+            f"{method.label()} has {found:,} MACs where {count} groups have {wanted:,}; give a method whose first setting "
+            "divides the MACs"
         )
     (operator,) = method.build([spec])
     assert isinstance(operator, ConvOp)

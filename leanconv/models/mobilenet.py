@@ -75,9 +75,9 @@ class MobileNetV2(ImageNetwork):
             (224 pixels: a 3x3 stem of stride 2, five halvings).
         dropout: probability before the classifier; None takes the release's value: 0.2 on ImageNet, 0 on small images.
         attention: efficient channel attention (ECA, Wang et al. 2020) behind each stage of several blocks, layer2 to layer6.
-            The release's network for MobileNetV2-Shared++ has 17 parameters of ECA. The versions of the release that we have do not
-            show in which layers, so the place is fitted to this number: the kernels for 24, 32, 64, 96 and 160 channels have
-            3 + 3 + 3 + 3 + 5 weights.
+            The release's network for MobileNetV2-Shared++ has 17 parameters of ECA. The versions of the release that we have
+            do not show in which layers, so the place is fitted to this number: the kernels for 24, 32, 64, 96 and 160 channels
+            have 3 + 3 + 3 + 3 + 5 weights.
 
     Shape:
         x: (N, in_chans, H, W) -> (N, num_classes).
