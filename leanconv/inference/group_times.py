@@ -129,7 +129,8 @@ def group_times(
     rows = [_row(*key, filters, work, time) for key, time in zip(modules, found, strict=True)]
     settings = {
         "methods": [kind.name for kind in methods], "input_size": list(input_size), "filters": filters,
-        "kernel_size": kernel_size, "batch": batches[0], "precision": precision, "device": device, "threads": threads or torch.get_num_threads(),
+        "kernel_size": kernel_size, "batch": batches[0], "precision": precision, "device": device,
+        "threads": threads or torch.get_num_threads(),
     }  # fmt: skip
     head = provenance(command)
     return GroupTimes(
