@@ -1,7 +1,7 @@
 """How alike a network's filters are, over depth: ``python benchmarks/similarity.py LABEL:RUN... --data cifar10 -o FILE``.
 
-Each network is looked at with both means, of patterns and of cosines, at the outputs of four blocks (TBC, Figs. 1 and 9). --figure
-writes the histograms of the mean of patterns.
+Each network is looked at with both means, of patterns and of cosines, at the outputs of four blocks (TBC, Figs. 1 and 9).
+--figure writes the histograms of the mean of patterns.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> None:
     head = provenance(shlex.join(["python", "benchmarks/similarity.py", *sys.argv[1:]]))
     settings = {"data": given.data, "images": given.images, "threads": torch.get_num_threads()}
     more = {"notes": given.note} if given.note else {}
-    write_json(given.out, {**head, "kind": "analysis", "settings": settings, "n": 1, "seeds": [0], "rows": rows, **more})
+    write_json(
+        given.out, {**head, "kind": "analysis", "settings": settings, "n": 1, "seeds": [0], "rows": rows, **more}
+    )
 
 
 if __name__ == "__main__":

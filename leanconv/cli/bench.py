@@ -23,7 +23,10 @@ def bench(
         typer.Argument(metavar="TARGET...", help="One network or several; the others are compared with the first."),
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", help='Time each TARGET, or the --figure, with each method: "dense,tied_block(blocks=2)".')
+        str,
+        typer.Option(
+            "--methods", help='Time each TARGET, or the --figure, with each method: "dense,tied_block(blocks=2)".'
+        ),
     ] = "dense",
     against: Annotated[
         str | None,

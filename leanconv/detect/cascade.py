@@ -164,7 +164,9 @@ class CascadeRoIHeads(nn.Module):
         """The number of mask heads."""
         return 0 if self.mask_head is None else 1 + len(self.later_masks)
 
-    def _mask_logits(self, features: dict[str, Tensor], image_shapes: Sizes, number: int, boxes: list[Tensor]) -> Tensor:
+    def _mask_logits(
+        self, features: dict[str, Tensor], image_shapes: Sizes, number: int, boxes: list[Tensor]
+    ) -> Tensor:
         assert self.mask_roi_pool is not None and self.mask_head is not None and self.mask_predictor is not None
         pooled = self.mask_roi_pool(features, boxes, image_shapes)
         logits: Tensor = (

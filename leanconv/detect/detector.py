@@ -143,7 +143,9 @@ def _as_in_the_toolbox(name: str, box_beta: float | None, mask_heads: int, p6: s
         raise SettingError(f"mask_heads={mask_heads!r} must be 1 or 3, one for each stage")
     if mask_heads > 1:
         if name != "cascade_mask_rcnn":
-            raise SettingError(f"mask_heads={mask_heads} is for cascade_mask_rcnn; {name} has no three stages with masks")
+            raise SettingError(
+                f"mask_heads={mask_heads} is for cascade_mask_rcnn; {name} has no three stages with masks"
+            )
         found["mask_heads"] = mask_heads
     check_choice("p6", p6, P6)
     if p6 != "p5":
@@ -282,7 +284,14 @@ def _cascade_rcnn(
 ) -> nn.Module:
     own = {
         f"box_{name}": settings.pop(f"box_{name}")
-        for name in ("score_thresh", "nms_thresh", "detections_per_img", "batch_size_per_image", "positive_fraction", "beta")
+        for name in (
+            "score_thresh",
+            "nms_thresh",
+            "detections_per_img",
+            "batch_size_per_image",
+            "positive_fraction",
+            "beta",
+        )
         if f"box_{name}" in settings
     }
     later = settings.pop("mask_heads", 1) - 1

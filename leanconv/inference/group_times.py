@@ -140,8 +140,9 @@ def group_times(
 
 def _forms(kind: type[Method], spec: ConvSpec, count: int, out_hw: tuple[int, int]) -> dict[str, nn.Module]:
     """The operator of a method with `count` groups or blocks, in each of its forms."""
-    setting, *_ = (field.name for field in fields(kind)) or ("",)
-    method = kind.from_settings({setting: count})
+    if not fields(kind):
+        raise SettingError(f"{kind.name} has no setting that could be the number of groups; leave it out")
+    method = kind.from_settings({fields(kind)[0].name: count})
     if (reason := method.reject(spec)) is not None:
         raise SettingError(f"{method.label()} cannot be timed: {reason}")
     found, wanted = method.macs([spec], 0, out_hw), spec.macs(out_hw) // count

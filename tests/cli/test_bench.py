@@ -164,7 +164,9 @@ def test_the_figure_of_groups(call: Callable, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
     assert {row["groups"] for row in told["rows"]} == {1, 2, 4, 8, 16, 32} and told["kind"] == "group times"
-    assert any(row["form"] == "tied_block, batch" for row in told["rows"]) and told["settings"]["methods"] == ["tied_block"]
+    assert any(row["form"] == "tied_block, batch" for row in told["rows"]) and told["settings"]["methods"] == [
+        "tied_block"
+    ]
     assert told == json.loads((tmp_path / "groups.json").read_text())
     assert "give a TARGET, or --figure groups" in call("bench", "resnet8", "--figure", "groups").err
     assert "give a TARGET, or --figure groups" in call("bench").err

@@ -41,7 +41,9 @@ def test_groups_must_divide_the_channels():
 
 
 def test_a_method_must_divide_the_macs():
-    with pytest.raises(SettingError, match=r"shared_basis\(shared=2\) has .* MACs where 2 groups have .*; give a method whose"):
+    with pytest.raises(
+        SettingError, match=r"shared_basis\(shared=2\) has .* MACs where 2 groups have .*; give a method whose"
+    ):
         group_times((2,), [lc.SharedBasis], input_size=(8, 5, 5), filters=4)
     with pytest.raises(SettingError, match="ratio=2 must be a number above 0 and at most 1"):
         group_times((2,), [lc.LowRank], input_size=(8, 5, 5), filters=4)
