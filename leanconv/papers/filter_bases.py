@@ -217,7 +217,7 @@ QUOTED = [
 QUOTED += [
     _row(
         "2 (CIFAR-10)", "Filter pruning, here", metric, printed, unit, measure, PRUNED_56, "ResNet-56 pruned to the printed FLOPs, every layer by the same share",
-        reason="an own baseline that can be run: `leanconv train resnet56 --data cifar10 -o RUN`, then `leanconv compare RUN --methods 'dense,pruned(macs=0.72,align=1)' --data cifar10`", again=True,
+        reason="an own baseline that can be run: `leanconv train resnet56 --data cifar10 -o RUN`, then `leanconv compare RUN --methods 'dense,pruned(macs=0.72,align=1)' --data cifar10`; each layer loses the same share here, and the quoted network keeps some layers", again=True,
     )
     for metric, printed, unit, measure in (("params", "0.77", "M", params), ("flops", "0.18", "G", FLOPS))
 ]  # fmt: skip
