@@ -2,8 +2,9 @@
 
 The sets: "bases" (the penalty and the initial weights of the filter bases), "shardnet" (accuracy against compression),
 "tied" (ResNet-20, dense and tied, whose filters `benchmarks/similarity.py` compares), "vgg" (a VGG-like network for the same),
-and "pruning" (a trained ResNet-20, trained further as it is and after structured pruning; "tied" trains it before). Finished runs
-in DIR are read back. With ``--data digits`` the sets train on the embedded digits, in a minute or two on a quiet core. Rows of a set are trained for equally many epochs, which are few: they show an order, not a final accuracy.
+and "pruning" (a trained ResNet-20, trained further as it is and after structured pruning; "tied" trains it before). Finished
+runs in DIR are read back. With ``--data digits`` the sets train on the embedded digits, in a minute or two on a quiet core.
+Rows of a set are trained for equally many epochs, which are few: they show an order, not a final accuracy.
 """
 
 from __future__ import annotations
