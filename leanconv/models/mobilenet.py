@@ -97,7 +97,7 @@ class MobileNetV2(ImageNetwork):
         at_least_one(num_classes=num_classes, in_chans=in_chans)
         check_choice("images", images, ("small", "imagenet"))
         check_bool("attention", attention)
-        from timm.layers import EcaModule
+        from timm.layers.eca import EcaModule
 
         small = images == "small"
         if dropout is None:
