@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvWarning, SettingError
 from leanconv.detect import Instance, Photo, occlusion
 from leanconv.detect.data.masks import encode
 from leanconv.detect.scoring import EDGES, METRICS, Detections, _append, evaluate_detector, score
@@ -62,6 +62,22 @@ def test_masks_are_compared_as_masks():
     detections.masks = [{"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": encode(half)}]
     metrics = score(detections, [one]).metrics
     assert metrics["bbox"]["AP"] == pytest.approx(100) and metrics["segm"]["AP"] == pytest.approx(10)
+
+
+def test_masks_of_visible_pixels_are_warned_of():
+    """The front object hides the other half of the second: the masks do not overlap, the boxes do."""
+    front, behind = np.zeros((2, 100, 100), dtype=bool)
+    front[10:50, 10:40] = True
+    behind[10:50, 40:60] = True  # of the box from 20 to 60
+    instances = (
+        Instance((10, 10, 40, 50), 1, 1200.0, encode(front)),
+        Instance((20, 10, 60, 50), 1, 800.0, encode(behind)),
+    )
+    hidden = [Photo(number, Path("none"), 100, 100, instances) for number in (1, 2)]
+    with pytest.warns(LeanconvWarning, match=r"2 of 3 photos have an occlusion ratio below 0.1 by masks, and 0 by boxes"):
+        score(Detections(), [*hidden, photo(3, (10, 10, 50, 50), (10, 10, 50, 50))], by="masks")
+    score(Detections(), hidden, by="boxes")  # warnings are errors here
+    score(Detections(), [photo(1, (10, 10, 50, 50)), photo(2, (10, 10, 50, 50))], by="masks")  # nothing overlaps at all
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...], crowd: bool) -> float:
