@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=300_000)
     parser.add_argument("--shards", type=int, default=100)
     parser.add_argument("--images", type=int, default=10_000, help="in each shard")
+    parser.add_argument("--note", help="what a reader should know, for example another load on the machine")
     asked = parser.parse_args()
     made = {
         "parquet": lambda place: parquet(place, asked.rows),
@@ -130,7 +131,8 @@ def main() -> None:
         command = f"python benchmarks/data_index.py --rows {asked.rows} --files {asked.files} --shards {asked.shards}"
         settings = {"classes": CLASSES, "images_per_shard": asked.images}
         head = {**provenance(f"{command} --images {asked.images}"), "kind": "data_index", "settings": settings}
-        write_json(asked.results, {**head, "n": 1, "seeds": [], "rows": rows})
+        notes = {"notes": asked.note} if asked.note else {}
+        write_json(asked.results, {**head, "n": 1, "seeds": [], **notes, "rows": rows})
 
 
 if __name__ == "__main__":
