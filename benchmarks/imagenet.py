@@ -111,7 +111,8 @@ def stored_bytes(model: nn.Module, batch: int, precision: str) -> int:
         return value
 
     images = torch.randn(batch, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value), autocast(images.device, precision):  # type: ignore[arg-type]
+    kept = torch.autograd.graph.saved_tensors_hooks(note, lambda value: value)
+    with kept, autocast(images.device, precision):  # type: ignore[arg-type]
         loss = F.cross_entropy(model(images).float(), torch.arange(batch))
     total = sum(storage.nbytes() for storage in found.values())
     del loss

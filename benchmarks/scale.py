@@ -26,7 +26,7 @@ PROGRAM = """
 import json, resource, sys, time
 sys.path.insert(0, {benchmarks!r})
 import torch, scale
-import leanconv.cli.train, leanconv.report.figures, matplotlib.figure, lightning.pytorch
+import leanconv.experiment.compare, leanconv.experiment.fit, leanconv.report.figures, lightning.pytorch, matplotlib.figure
 torch.set_num_threads(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 start = time.perf_counter()

@@ -18,7 +18,10 @@ def markdown_of_opening(rows: Sequence[Row]) -> str:
         rows: of a results file of kind "data_index".
     """
     body = [
-        [row["source"], integer(row["images"]), duration(row["seconds"]), size(row["bytes"]), f"{row['bytes'] / row['images']:.0f}"]
+        [
+            row["source"], integer(row["images"]), duration(row["seconds"]), size(row["bytes"]),
+            f"{row['bytes'] / row['images']:.0f}",
+        ]
         for row in rows
     ]  # fmt: skip
     note = (
@@ -73,9 +76,9 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
         if row["part"] == "step"
     ]  # fmt: skip
     note = (
-        "Images/s are measured. Ratio: to the first network in the same precision. Stored: bytes for each image that the forward "
-        "pass keeps for the backward pass, measured. State: float32 weights, gradients and momentum, 12 bytes for each parameter, "
-        "computed."
+        "Images/s are measured. Ratio: to the first network in the same precision. Stored: bytes for each image that the "
+        "forward pass keeps for the backward pass, measured. State: float32 weights, gradients and momentum, 12 bytes for each "
+        "parameter, computed."
     )
     heads = ("Network", "Precision", "Parameters", "MACs", "Images/s", "ratio", "Stored", "State")
     return markdown_text(heads, body, note, left=2)
@@ -96,8 +99,8 @@ def markdown_of_needs(rows: Sequence[Row]) -> str:
             f"{together * core['file_bytes'] / 1e6:,.0f} MB/s", f"{EPOCHS * IMAGENET / together / 3600:.1f} h",
         ])  # fmt: skip
     note = (
-        f"Computed. Cores: the images a second of all GPUs, divided by the {core['images_per_s']:.0f} images a second that one core "
-        f"of the measured machine decodes. Read: this rate times the mean file. Time: {EPOCHS} x {IMAGENET:,} images."
+        f"Computed. Cores: the images a second of all GPUs, divided by the {core['images_per_s']:.0f} images a second that one "
+        f"core of the measured machine decodes. Read: this rate times the mean file. Time: {EPOCHS} x {IMAGENET:,} images."
     )
     heads = ("Images/s of one GPU", f"of {GPUS} GPUs", "Cores that decode", "Read from storage", f"{EPOCHS} epochs")
     return markdown_text(heads, body, note, left=0)
