@@ -135,6 +135,14 @@ def test_submitit_runs_a_killed_job_again(tmp_path: Path) -> None:
     assert isinstance(ended["x"], RunError) and "ended too often" in str(ended["x"])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_submitit_gives_the_serial_table(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    serial = lc.compare(**CALL, out=tmp_path / "serial")
+    assert_same(lc.compare(**CALL, out=tmp_path / "slurm", on="slurm(cluster='local')"), serial, tmp_path)
+
+
 def ports() -> dict[str, int]:
     """Ports of a node's agents. With chosen ports, Ray waits longer for the agents, which a busy machine needs."""
     names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")

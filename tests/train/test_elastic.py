@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,20 +25,24 @@ from tests.gates.tree import ROOT
 from tests.train.conftest import Unread, stripes
 from tests.train.test_resume import CtrlC, untimed
 
+LONGEST = 250  # seconds that a run may take on a busy machine
 CONFIG = TrainConfig(epochs=2, batch_size=32, lr=0.1, augment="crop_flip", validation=0.2, threads=1)
 
 
 class Stop(nn.Module):
-    """Ends every process of the run in its forward pass of this number."""
+    """Ends every process of the run in its forward pass of this number, or kills the second machine."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, kills: bool = False) -> None:
         super().__init__()
-        self.step = step
+        self.step, self.kills = step, kills
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.step -= self.training
-        if self.step == -1:
+        if self.step == -1 and not self.kills:
             raise KeyboardInterrupt
+        if self.step == -1 and os.environ["RANK"] == "1":
+            for process in (os.getppid(), os.getpid()):  # the agent of torchrun, and its only process
+                os.kill(process, signal.SIGKILL)
         return x
 
 
@@ -64,9 +69,9 @@ def stripes_data() -> ImageData:
 
 def main(folder: str, step: int, more: dict[str, Any]) -> None:
     """What each process does."""
-    last = [Spare()] if more.pop("spare", False) else []
+    last, kills = [Spare()] if more.pop("spare", False) else [], more.pop("kills", False)
     strategy = {"strategy": "ddp_find_unused_parameters_true"} if last else {}
-    model, config = network(*last, Stop(step)), CONFIG.replace(**more)
+    model, config = network(*last, Stop(step, kills)), CONFIG.replace(**more)
     try:
         fit(model, stripes_data(), config, folder, resume=True, progress=False, accelerator="cpu", **strategy)
     except KeyboardInterrupt:
@@ -102,8 +107,12 @@ def torchrun(folder: Path, step: int, machines: int, processes: int, **more: Any
         )
         for number in range(1, machines + 1)
     ]  # fmt: skip
-    told = [process.communicate(timeout=250)[0] for process in launched]
-    assert all(process.returncode == 0 for process in launched), "\n".join(told)[-4000:]
+    told = [process.communicate(timeout=LONGEST)[0] for process in launched]
+    ended = [process.returncode for process in launched]
+    if more.get("kills"):
+        assert -signal.SIGKILL in ended and 0 not in ended, "the other machine must not go on alone, or wait"
+    else:
+        assert not any(ended), "\n".join(told)[-4000:]
 
 
 def whole(folder: Path, **more: Any) -> tuple[nn.Module, list[dict[str, Any]]]:
@@ -151,6 +160,16 @@ def test_a_run_goes_from_one_process_within_an_epoch_to_two_and_to_four_machines
         for rank in range(machines * processes):  # each image counts once, and each process has all scores
             scores = json.loads((tmp_path / name / f"scores{rank}.json").read_text())
             assert scores == pytest.approx(expected, rel=1e-4) and scores["n"] == 101
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_machine_that_is_killed_ends_the_run_which_another_continues(tmp_path: Path) -> None:
+    model, history = whole(tmp_path / "whole")
+    torchrun(tmp_path / "run", 6, machines=2, processes=1, kills=True)  # in the second epoch
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    fit(network(nn.Identity()), stripes_data(), CONFIG, tmp_path / "run", resume=True, progress=False)
+    check_same(tmp_path / "run", model, history)
 
 
 @pytest.mark.slow
