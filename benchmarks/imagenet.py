@@ -5,7 +5,8 @@
 - step: the forward pass, the backward pass and the SGD update on one batch in memory, in channels_last, as `leanconv train`
   does it; and the bytes that the forward pass stores for the backward pass.
 
-The steps of all networks are interleaved.
+Both are timed in processor time of one core, which other programs on the machine change less than the wall time. The steps of
+all networks are interleaved.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from training_step import step_of
+from training_step import processor_times, step_of
 
 import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.data import open_data
 from leanconv.data.loader import make_loader
-from leanconv.timing.latency import threads_set, time_interleaved
+from leanconv.timing.latency import threads_set
 from leanconv.train.scoring import autocast
 
 HEIGHT, WIDTH, SIDE = 375, 500, 224
@@ -65,37 +65,26 @@ def write_photos(folder: Path, count: int) -> int:
     return total // count
 
 
-def input_rates(folder: Path, workers: int, epochs: int) -> Iterator[float]:
-    """Images a second in each epoch after the first, with `workers` processes; 0 decodes in this process."""
-    data = open_data(str(folder))
-    loader = make_loader(
-        data.train, mean=MEAN, std=STD, batch_size=64, augment="random_resized_crop", image_size=SIDE, train=True,
-        workers=workers,
-    )  # fmt: skip
-    for epoch in range(epochs + 1):
-        start, seen, first = time.perf_counter(), 0, 0
-        for images, _ in loader:
-            if not seen:  # from the first batch on: workers start once in an epoch, which has 20,000 batches in ImageNet
-                start, first = time.perf_counter(), len(images)
-            seen += len(images)
-        if epoch:
-            yield (seen - first) / (time.perf_counter() - start)
-
-
-def input_rows(count: int, epochs: int, workers: list[int]) -> list[dict[str, Any]]:
-    """A row for each number of workers."""
-    rows = []
+def input_rows(count: int, epochs: int) -> list[dict[str, Any]]:
+    """Images a second that one core reads, decodes, crops and normalises, in each epoch after the first."""
     with tempfile.TemporaryDirectory() as place:
         size = write_photos(Path(place), count)
-        for many in workers:
-            rates = sorted(input_rates(Path(place), many, epochs))
-            low, middle, high = np.quantile(rates, (0.25, 0.5, 0.75))
-            rows.append({
-                "part": "input", "workers": many, "file_bytes": size, "images": count, "n": len(rates),
-                "images_per_s": middle, "images_per_s_q25": low, "images_per_s_q75": high,
-            })  # fmt: skip
-            print(rows[-1], file=sys.stderr)
-    return rows
+        data = open_data(place)
+        loader = make_loader(
+            data.train, mean=MEAN, std=STD, batch_size=64, augment="random_resized_crop", image_size=SIDE, train=True
+        )
+        rates = []
+        for _ in range(epochs + 1):
+            start = time.process_time()
+            seen = sum(len(images) for images, _ in loader)
+            rates.append(seen / (time.process_time() - start))
+    low, middle, high = np.quantile(rates[1:], (0.25, 0.5, 0.75))
+    row = {
+        "part": "input", "file_bytes": size, "images": count, "n": epochs,
+        "images_per_s": middle, "images_per_s_q25": low, "images_per_s_q75": high,
+    }  # fmt: skip
+    print(row, file=sys.stderr)
+    return [row]
 
 
 def stored_bytes(model: nn.Module, batch: int, precision: str) -> int:
@@ -129,7 +118,7 @@ def step_rows(networks: list[str], batch: int, precisions: list[str], seconds: f
             about[key]["stored_bytes"] = stored_bytes(lc.create_model(name), 4, precision)
             calls[key] = step_of(lc.create_model(name), (3, SIDE, SIDE), batch, precision, compiled=False)
     rows = []
-    for entry in time_interleaved(calls, min_rounds=5, seconds=seconds, warm_up=1):
+    for entry in processor_times(calls, 5, seconds):
         own = about[entry.name]
         counted = lc.count(lc.create_model(own["network"]), (3, SIDE, SIDE))
         rows.append({
@@ -146,22 +135,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["timm/resnet50", "tied_resnet50_s"])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--photos", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=10.0, help="at least; and at least five rounds")
+    parser.add_argument("--photos", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--note", help="what a reader should know, for example another load on the machine")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     torch.manual_seed(0)
-    with threads_set(1):  # one core for each process that decodes
-        rows = input_rows(given.photos, given.epochs, given.workers)
-    with threads_set(given.threads):
+    with threads_set(1):
+        rows = input_rows(given.photos, given.epochs)
         rows += step_rows(given.networks, given.batch, given.precisions, given.seconds)
-    names = ("networks", "precisions", "batch", "threads", "photos", "epochs", "workers")
-    settings = {name: getattr(given, name) for name in names} | {"height": HEIGHT, "width": WIDTH, "side": SIDE}
+    names = ("networks", "precisions", "batch", "photos", "epochs")
+    fixed = {"threads": 1, "clock": "processor time", "height": HEIGHT, "width": WIDTH, "side": SIDE}
+    settings = {name: getattr(given, name) for name in names} | fixed
     head = {**provenance(shlex.join(["python", "benchmarks/imagenet.py", *sys.argv[1:]])), "kind": "imagenet"}
     notes = {"notes": given.note} if given.note else {}
     n = max(row["n"] for row in rows)

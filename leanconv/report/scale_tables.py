@@ -19,16 +19,16 @@ def markdown_of_opening(rows: Sequence[Row]) -> str:
     """
     body = [
         [
-            row["source"], integer(row["images"]), duration(row["seconds"]), size(row["bytes"]),
-            f"{row['bytes'] / row['images']:.0f}",
+            row["source"], integer(row["images"]), duration(row["seconds"]), duration(row["cpu_seconds"]),
+            size(row["bytes"]), f"{row['bytes'] / row['images']:.0f}",
         ]
         for row in rows
     ]  # fmt: skip
     note = (
-        "Opened in a process of its own until the first image is read. Memory: the peak above the memory of the imports. The "
-        "files are in the page cache of the system."
+        "Opened in a process of its own. Time: on a machine with other programs. Processor time: of all threads. Memory: the peak "
+        "above the memory of the imports. The files are in the page cache of the system."
     )
-    return markdown_text(("Data", "Images", "Time", "Memory", "Bytes an image"), body, note)
+    return markdown_text(("Data", "Images", "Time", "Processor time", "Memory", "Bytes an image"), body, note)
 
 
 def markdown_of_long(rows: Sequence[Row]) -> str:
@@ -42,23 +42,30 @@ def markdown_of_long(rows: Sequence[Row]) -> str:
         "runs": "finished runs, read and compared: table, report and page",
         "convolutions": "convolutions planned",
     }
-    body = [[integer(row["count"]), said[row["work"]], duration(row["seconds"]), size(row["bytes"])] for row in rows]
-    note = "Each in a process of its own. Memory: the peak above the memory of the imports."
-    return markdown_text(("Number", "What", "Time", "Memory"), body, note, left=("What",))
+    body = [
+        [
+            integer(row["count"]), said[row["work"]], duration(row["seconds"]), duration(row["cpu_seconds"]), size(row["bytes"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    note = (
+        "Each in a process of its own. Time: on a machine with other programs. Memory: the peak above the memory of the imports."
+    )
+    return markdown_text(("Number", "What", "Time", "Processor time", "Memory"), body, note, left=("What",))
 
 
 def markdown_of_input(rows: Sequence[Row]) -> str:
-    """Images a second that are read, decoded, cropped and normalised.
+    """Images a second that one core reads, decodes, crops and normalises.
 
     Args:
         rows: of a results file of kind "imagenet".
     """
-    body = [[integer(row["workers"]), _rate(row), size(row["file_bytes"])] for row in rows if row["part"] == "input"]
+    body = [[_rate(row), size(row["file_bytes"])] for row in rows if row["part"] == "input"]
     note = (
-        "Measured, with the quartiles of the epochs. 0 workers: one core does everything. JPEG files of 500x375 pixels, random "
-        "crops of 224x224."
+        "Measured in processor time of one core, with the quartiles of the epochs: JPEG files of 500x375 pixels, random crops of "
+        "224x224."
     )
-    return markdown_text(("Workers", "Images/s", "Mean file"), body, note)
+    return markdown_text(("Images/s of a core", "Mean file"), body, note, left=0)
 
 
 def markdown_of_steps(rows: Sequence[Row]) -> str:
@@ -76,7 +83,7 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
         if row["part"] == "step"
     ]  # fmt: skip
     note = (
-        "Images/s are measured. Ratio: to the first network in the same precision. Stored: bytes for each image that the "
+        "Images/s of one core are measured, in its processor time. Ratio: to the first network in the same precision. Stored: bytes for each image that the "
         "forward pass keeps for the backward pass, measured. State: float32 weights, gradients and momentum, 12 bytes for each "
         "parameter, computed."
     )
@@ -90,7 +97,7 @@ def markdown_of_needs(rows: Sequence[Row]) -> str:
     Args:
         rows: of a results file of kind "imagenet".
     """
-    core = next(row for row in rows if row["part"] == "input" and row["workers"] == 0)
+    core = next(row for row in rows if row["part"] == "input")
     body = []
     for rate in RATES:
         together = GPUS * rate

@@ -9,8 +9,7 @@ from leanconv.report.results import TABLES
 INPUT = {"part": "input", "file_bytes": 100_000, "images": 640, "n": 5, "images_per_s_q25": 90.0, "images_per_s_q75": 110.0}
 STEP = {"part": "step", "macs": 4_000_000_000, "params": 25_000_000, "stored_bytes": 80_000_000, "precision": "fp32"}
 IMAGENET = [
-    {**INPUT, "workers": 0, "images_per_s": 100.0},
-    {**INPUT, "workers": 2, "images_per_s": 180.0},
+    {**INPUT, "images_per_s": 100.0},
     {**STEP, "network": "dense", "images_per_s": 4.0},
     {**STEP, "network": "lean", "images_per_s": 5.0},
     {**STEP, "network": "dense", "images_per_s": 8.0, "precision": "bf16"},
@@ -24,7 +23,7 @@ def cells(table: str, kind: str, rows: list[dict[str, object]]) -> list[list[str
 
 
 def test_input_and_steps() -> None:
-    assert cells("input", "imagenet", IMAGENET)[1] == ["2", "180 (90–110)", "100.0 kB"]
+    assert cells("input", "imagenet", IMAGENET) == [["100 (90–110)", "100.0 kB"]]
     steps = cells("steps", "imagenet", IMAGENET)
     assert [line[:2] for line in steps] == [["dense", "fp32"], ["lean", "fp32"], ["dense", "bf16"], ["lean", "bf16"]]
     assert [line[5] for line in steps] == ["1.00", "1.25", "1.00", "1.50"]
@@ -39,10 +38,10 @@ def test_what_eight_gpus_need_follows_from_one_core() -> None:
 
 @pytest.mark.parametrize("work", ["records", "runs", "convolutions"])
 def test_long_runs(work: str) -> None:
-    (line,) = cells("main", "scale", [{"work": work, "count": 2000, "seconds": 1.25, "bytes": 3_000_000}])
-    assert line[0] == "2,000" and line[2:] == ["1.2 s", "3.00 MB"]
+    (line,) = cells("main", "scale", [{"work": work, "count": 2000, "seconds": 1.75, "cpu_seconds": 1.5, "bytes": 3_000_000}])
+    assert line[0] == "2,000" and line[2:] == ["1.8 s", "1.5 s", "3.00 MB"]
 
 
 def test_opening() -> None:
-    row = {"source": "files", "images": 300_000, "seconds": 130.0, "bytes": 60_000_000, "peak_bytes": 400_000_000}
-    assert cells("main", "data_index", [row]) == [["files", "300,000", "2.2 min", "60.00 MB", "200"]]
+    row = {"source": "files", "images": 300_000, "seconds": 132.0, "cpu_seconds": 60.0, "bytes": 60_000_000}
+    assert cells("main", "data_index", [row]) == [["files", "300,000", "2.2 min", "60.0 s", "60.00 MB", "200"]]

@@ -25,7 +25,7 @@ from tests.gates.tree import ROOT
 from tests.train.conftest import Unread, stripes
 from tests.train.test_resume import CtrlC, untimed
 
-LONGEST = 250  # seconds that a run may take on a busy machine
+LONGEST = 800  # seconds that a run may take on a busy machine
 CONFIG = TrainConfig(epochs=2, batch_size=32, lr=0.1, augment="crop_flip", validation=0.2, threads=1)
 
 
@@ -137,7 +137,7 @@ def settings_of(folder: Path) -> TrainConfig:
     return CONFIG.replace(**{name: stored[name] for name in ("accumulate", "clip") if name in stored})
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_two_machines_start_a_run_that_one_process_finishes(tmp_path: Path) -> None:
     model, history = whole(tmp_path / "whole")
     torchrun(tmp_path / "run", 6, machines=2, processes=1)  # stops in the second epoch
@@ -147,7 +147,7 @@ def test_two_machines_start_a_run_that_one_process_finishes(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_run_goes_from_one_process_within_an_epoch_to_two_and_to_four_machines(tmp_path: Path) -> None:
     model, history = whole(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -163,7 +163,7 @@ def test_a_run_goes_from_one_process_within_an_epoch_to_two_and_to_four_machines
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_machine_that_is_killed_ends_the_run_which_another_continues(tmp_path: Path) -> None:
     model, history = whole(tmp_path / "whole")
     torchrun(tmp_path / "run", 6, machines=2, processes=1, kills=True)  # in the second epoch
@@ -173,7 +173,7 @@ def test_a_machine_that_is_killed_ends_the_run_which_another_continues(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_parts_of_a_step_with_unused_parameters(tmp_path: Path) -> None:
     more = {"accumulate": 4, "clip": 0.5}
     model, history = whole(tmp_path / "whole", spare=True, **more)

@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "shards": ({"strategy": "fsdp"}, "strategy='fsdp' must be one of auto, ddp"),
     "shards, and the way out": ({"strategy": "fsdp"}, "write a loop of your own with leanconv.train.fsdp.shard_"),
     "sharding object": ({"strategy": FSDPStrategy()}, "FSDPStrategy(...) must be a DDPStrategy"),
-    "the way out of an object": ({"strategy": ModelParallelStrategy()}, "write a loop of your own with leanconv.train.fsdp.shard_"),
+    "the way out of an object": ({"strategy": ModelParallelStrategy()}, "with leanconv.train.fsdp.shard_"),
     "spawns": ({"strategy": DDPStrategy(start_method="spawn")}, "start_method='popen'"),
 }  # fmt: skip
 
