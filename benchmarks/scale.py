@@ -99,8 +99,9 @@ def write_runs(folder: Path, count: int) -> None:
 
 def convolutions(folder: Path, count: int) -> dict[str, Any]:
     """Build and plan a chain of `count` convolutions."""
-    import leanconv as lc
     from tool import chain
+
+    import leanconv as lc
 
     dense = chain(count)
     start, used = time.perf_counter(), time.process_time()

@@ -25,8 +25,8 @@ def markdown_of_opening(rows: Sequence[Row]) -> str:
         for row in rows
     ]  # fmt: skip
     note = (
-        "Opened in a process of its own. Time: on a machine with other programs. Processor time: of all threads. Memory: the peak "
-        "above the memory of the imports. The files are in the page cache of the system."
+        "Opened in a process of its own. Time: on a machine with other programs. Processor time: of all threads. Memory: the "
+        "peak above the memory of the imports. The files are in the page cache of the system."
     )
     return markdown_text(("Data", "Images", "Time", "Processor time", "Memory", "Bytes an image"), body, note)
 
@@ -83,9 +83,9 @@ def markdown_of_steps(rows: Sequence[Row]) -> str:
         if row["part"] == "step"
     ]  # fmt: skip
     note = (
-        "Images/s of one core are measured, in its processor time. Ratio: to the first network in the same precision. Stored: bytes for each image that the "
-        "forward pass keeps for the backward pass, measured. State: float32 weights, gradients and momentum, 12 bytes for each "
-        "parameter, computed."
+        "Images/s of one core are measured, in its processor time. Ratio: to the first network in the same precision. Stored: "
+        "bytes for each image that the forward pass keeps for the backward pass, measured. State: float32 weights, gradients and "
+        "momentum, 12 bytes for each parameter, computed."
     )
     heads = ("Network", "Precision", "Parameters", "MACs", "Images/s", "ratio", "Stored", "State")
     return markdown_text(heads, body, note, left=2)

@@ -76,7 +76,7 @@ def test_a_block_that_fails_fails_the_test() -> None:
         [["train", "x", "--out", "a"]],
         {"train": ["--epochs", "1"]},
     )
-    torchrun = "torchrun --nproc-per-node 2 --no-python leanconv train x".split()
+    torchrun = ["torchrun", "--nproc-per-node", "2", "--no-python", "leanconv", "train", "x"]
     assert commands(f"$ {' '.join(torchrun)}\n") == [torchrun] and flags_for(torchrun, flags) == ["--epochs", "1"]
     for other in ("rm -r x", "torchrun --no-python rm x"):
         with pytest.raises(AssertionError, match="own commands only"):

@@ -6,7 +6,14 @@ import pytest
 
 from leanconv.report.results import TABLES
 
-INPUT = {"part": "input", "file_bytes": 100_000, "images": 640, "n": 5, "images_per_s_q25": 90.0, "images_per_s_q75": 110.0}
+INPUT = {
+    "part": "input",
+    "file_bytes": 100_000,
+    "images": 640,
+    "n": 5,
+    "images_per_s_q25": 90.0,
+    "images_per_s_q75": 110.0,
+}
 STEP = {"part": "step", "macs": 4_000_000_000, "params": 25_000_000, "stored_bytes": 80_000_000, "precision": "fp32"}
 IMAGENET = [
     {**INPUT, "images_per_s": 100.0},
@@ -38,7 +45,9 @@ def test_what_eight_gpus_need_follows_from_one_core() -> None:
 
 @pytest.mark.parametrize("work", ["records", "runs", "convolutions"])
 def test_long_runs(work: str) -> None:
-    (line,) = cells("main", "scale", [{"work": work, "count": 2000, "seconds": 1.75, "cpu_seconds": 1.5, "bytes": 3_000_000}])
+    (line,) = cells(
+        "main", "scale", [{"work": work, "count": 2000, "seconds": 1.75, "cpu_seconds": 1.5, "bytes": 3_000_000}]
+    )
     assert line[0] == "2,000" and line[2:] == ["1.8 s", "1.5 s", "3.00 MB"]
 
 
