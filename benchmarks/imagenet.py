@@ -39,7 +39,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def photo(number: int) -> bytes:
-    """A JPEG file of about 110 kB, the mean of ImageNet: smooth colours, coarse noise and fine noise."""
+    """A JPEG file of about 100 kB (the mean of ImageNet is 110 kB): smooth colours, coarse noise and fine noise."""
     from PIL import Image
 
     draw = np.random.default_rng(number)
