@@ -201,6 +201,6 @@ def test_jobs_of_a_machine_that_ends_run_on_another(tmp_path: Path, ray_of_two: 
         time.sleep(0.1)
     ray_of_two.remove_node(ray_of_two.worker_nodes.copy().pop(), allow_graceful=False)
     (tmp_path / "go").touch()
-    waiting.join(300)
+    waiting.join(900)
     assert sorted(found) == ["a", "b"] and len(set(found.values())) == 1
     assert len(list(tmp_path.glob("?-*"))) == 3
