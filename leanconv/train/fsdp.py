@@ -78,5 +78,5 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    found: dict[str, Tensor] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    found: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     return {name: value.detach().cpu() for name, value in found.items()}
