@@ -148,6 +148,7 @@ AGENT = "dashboard_agent_listen_port"
 PATIENCE = {  # of Ray, on a busy machine
     "RAY_agent_register_timeout_ms": "600000",
     "RAY_worker_register_timeout_seconds": "600",
+    "RAY_worker_niceness": "0",  # Ray starts its workers with 15: they wait for every other program
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
