@@ -1,4 +1,4 @@
-"""Time and memory of opening large data sets: rows of parquet, image files, WebDataset shards.
+"""Time, processor time and memory of opening large data sets: rows of parquet, image files, WebDataset shards.
 
     python benchmarks/data_index.py --folder DIR --results results/data_index-opening-DATE.json
 
@@ -27,12 +27,13 @@ import torch
 from leanconv.data import encoded, open_data, gather
 gather.MEMORY_LIMIT = 0  # images of ImageNet's size would not fit into memory: keep these encoded too
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-start = time.perf_counter()
+start, used = time.perf_counter(), time.process_time()
 data = open_data(sys.argv[1], test_split=0.1)
-seconds = time.perf_counter() - start
+seconds, cpu = time.perf_counter() - start, time.process_time() - used
 assert isinstance(data.train[len(data.train) // 2][0], torch.Tensor)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"images": len(data.train) + len(data.test), "seconds": seconds, "bytes": peak - before, "peak_bytes": peak}))
+images = len(data.train) + len(data.test)
+print(json.dumps({"images": images, "seconds": seconds, "cpu_seconds": cpu, "bytes": peak - before, "peak_bytes": peak}))
 """
 
 
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=300_000)
     parser.add_argument("--shards", type=int, default=100)
     parser.add_argument("--images", type=int, default=10_000, help="in each shard")
+    parser.add_argument("--note", help="what a reader should know, for example another load on the machine")
     asked = parser.parse_args()
     made = {
         "parquet": lambda place: parquet(place, asked.rows),
@@ -130,7 +132,8 @@ def main() -> None:
         command = f"python benchmarks/data_index.py --rows {asked.rows} --files {asked.files} --shards {asked.shards}"
         settings = {"classes": CLASSES, "images_per_shard": asked.images}
         head = {**provenance(f"{command} --images {asked.images}"), "kind": "data_index", "settings": settings}
-        write_json(asked.results, {**head, "n": 1, "seeds": [], "rows": rows})
+        notes = {"notes": asked.note} if asked.note else {}
+        write_json(asked.results, {**head, "n": 1, "seeds": [], **notes, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.sharing import whole
+
 
 class PenaltyTerm(NamedTuple):
     """The part of one module in the mean over all modules of the same kind; see `penalty`.
@@ -41,6 +43,7 @@ def gram_of(rows: Tensor, others: Tensor) -> Tensor:
     tensor([[3.],
             [4.]])
     """
+    rows, others = whole(rows), whole(others)
     with torch.autocast(rows.device.type, enabled=False):  # in bf16, rounding is larger than the error of a penalty
         exact = torch.float64 if rows.dtype == others.dtype == torch.float64 else torch.float32
         return rows.to(exact) @ others.to(exact).T

@@ -45,6 +45,12 @@ def refuse_sharded(weight: Tensor, beside: Tensor) -> None:
         )
 
 
+def whole(weight: Tensor) -> Tensor:
+    """`weight`, gathered from all processes if FSDP2 has divided it; the gradient reaches each part."""
+    gathered: Tensor = weight.full_tensor() if _is_shard(weight) else weight  # type: ignore[attr-defined]
+    return gathered
+
+
 def _is_shard(tensor: Tensor) -> bool:
     return type(tensor).__name__ == "DTensor"  # importing the class would load torch.distributed
 

@@ -65,15 +65,20 @@ class Loader(Epochs):
 
     Args:
         images, sampling: which images, in which order.
-        finish: changes a whole batch at the end.
+        finish: changes a whole batch at the end, on the device of the batch.
+        raw: leave `finish` to the caller.
         mirrors: the images that an alternating flip mirrors in even epochs, bool (N,); in odd epochs it mirrors the others.
     """
 
     def __init__(
-        self, images: LabelledImages, sampling: Sampling, finish: Transform, mirrors: Tensor | None = None
+        self, images: LabelledImages, sampling: Sampling, finish: Transform, raw: bool, mirrors: Tensor | None = None
     ) -> None:
         super().__init__(sampling)
-        self.images, self.finish, self.mirrors = images, finish, mirrors
+        self.images, self.finish, self.raw, self.mirrors = images, finish, raw, mirrors
+
+    def finished(self, images: Tensor) -> Tensor:
+        """A batch as this loader yields it."""
+        return images if self.raw else self.finish(images)
 
     def mirrored(self, epoch: int) -> Tensor | None:
         """The images that are mirrored in an epoch; None without an alternating flip."""
@@ -94,10 +99,11 @@ class MemoryLoader(Loader):
         images: TensorImages,
         sampling: Sampling,
         finish: Transform,
+        raw: bool,
         change: Callable[..., Tensor],
         mirrors: Tensor | None = None,
     ) -> None:
-        super().__init__(images, sampling, finish, mirrors)
+        super().__init__(images, sampling, finish, raw, mirrors)
         self.change = change
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -107,7 +113,7 @@ class MemoryLoader(Loader):
         draw, mirrored = generator(self.sampling.seed, epoch, 0, 1), self.mirrored(epoch)
         for rows in torch.split(self.sampling.order(epoch), self.sampling.batch_size)[: len(self)]:
             own = {} if mirrored is None else {"mirror": mirrored[rows]}
-            yield self.finish(self.change(self.images.images[rows], draw, **own)), self.images.labels[rows]
+            yield self.finished(self.change(self.images.images[rows], draw, **own)), self.images.labels[rows]
 
 
 class ItemLoader(Loader):
@@ -118,11 +124,12 @@ class ItemLoader(Loader):
         images: LabelledImages,
         sampling: Sampling,
         finish: Transform,
+        raw: bool,
         transform: Transform,
         workers: int,
         mirrors: Tensor | None = None,
     ) -> None:
-        super().__init__(images, sampling, finish, mirrors)
+        super().__init__(images, sampling, finish, raw, mirrors)
         self.transform, self.workers = transform, workers
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -147,7 +154,7 @@ class ItemLoader(Loader):
         )
         try:
             for images, labels in loader:
-                yield self.finish(images), labels
+                yield self.finished(images), labels
         except DataError as error:
             if not self.workers:
                 raise
@@ -194,6 +201,7 @@ def make_loader(
     ten_crop: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    raw: bool = False,
 ) -> Loader:
     """A loader that yields batches of (float32 images (N, C, H, W), int64 labels (N,)). See `Epochs` for its epochs.
 
@@ -221,6 +229,8 @@ def make_loader(
         drop_last: leave out a last batch that is not full.
         ten_crop: if `train` is false, yield (N, 10, C, H, W): the four corners and the centre, then the same mirrored.
         rank, world_size: the index of this process, and the number of processes.
+        raw: yield the images before normalisation, uint8 as a rule: a quarter of the bytes to move to a GPU. ``loader.finish``
+            then normalises a batch, on its device.
 
     Raises:
         SettingError: a setting is out of its range.
@@ -247,12 +257,12 @@ def make_loader(
     if isinstance(images, TensorImages) and size == own and not one_by_one:
         if train and augment != "none":
             change = partial(random_crop_flip, flip=flips(augment), crop=crop, share=(rank, world_size))
-            return MemoryLoader(images, sampling, finish, change, mirrors)
+            return MemoryLoader(images, sampling, finish, raw, change, mirrors)
         view = eval_transform(size, resize=False, ten_crop=ten_crop)
-        return MemoryLoader(images, sampling, finish, partial(_view, view=view))
+        return MemoryLoader(images, sampling, finish, raw, partial(_view, view=view))
     resize = size != own
     transform = train_transform(augment, size, resize, crop, extra) if train else eval_transform(size, resize, ten_crop)
-    return ItemLoader(images, sampling, finish, transform, workers, mirrors)
+    return ItemLoader(images, sampling, finish, raw, transform, workers, mirrors)
 
 
 def _view(images: Tensor, _: torch.Generator, view: Transform) -> Tensor:

@@ -231,6 +231,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], chann
     """
     scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
     shift = -torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
+    scale, shift = scale.to(images.device), shift.to(images.device)
     layout = torch.channels_last if channels_last and images.ndim == 4 else torch.contiguous_format
     return images.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
 

@@ -17,6 +17,7 @@ from leanconv.core.moments import Moments
 from leanconv.core.operator import LinearOp
 from leanconv.core.penalty import PenaltyTerm
 from leanconv.core.settings import check_choice, check_int, check_share, check_weight
+from leanconv.core.sharing import whole
 from leanconv.core.spec import ConvSpec, Pair, aligned_share, alternatives, divisors
 from leanconv.ops.least_squares import Stats, descended, each, fill_bias, metric_of
 
@@ -186,10 +187,11 @@ class LegoConv2d(LinearOp):
         """
         if not self.balance:
             return []
-        counts = self.chosen().flatten().bincount(minlength=self.legos).to(self.selector.dtype)
+        selector = whole(self.selector)
+        counts = selector.argmax(2).flatten().bincount(minlength=self.legos).to(selector.dtype)
         mean = self.splits * self.out_channels / self.legos
         excess = (counts - math.ceil(mean)).clamp(min=0) + (counts - math.floor(mean)).clamp(max=0)
-        return [PenaltyTerm(f"lego {id(self)}", self.balance, (self.selector * excess).sum(), 1)]
+        return [PenaltyTerm(f"lego {id(self)}", self.balance, (selector * excess).sum(), 1)]
 
     def weight_dense(self) -> Tensor:
         return (self._selected()[:, :, None, None, None] * self.weight[self.chosen()]).flatten(1, 2)

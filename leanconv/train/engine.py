@@ -27,6 +27,7 @@ SETTING_OF: dict[type[Callback], str] = {
     BatchSizeFinder: "batch_size",
     LearningRateFinder: "lr",
 }
+DIVIDED = "for divided weights (FSDP2) write a loop of your own with leanconv.train.fsdp.shard_"
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
@@ -105,12 +106,13 @@ def check_strategy(strategy: str | Strategy | None) -> str | Strategy:
     names = ", ".join(STRATEGIES)
     if isinstance(strategy, str):
         if strategy not in STRATEGIES:
-            raise SettingError(
-                f"strategy={strategy!r} must be one of {names}: each process needs all weights, and last.ckpt holds them whole"
-            )
+            why = f"each process needs all weights, and last.ckpt holds them whole; {DIVIDED}"
+            raise SettingError(f"strategy={strategy!r} must be one of {names}: {why}")
     elif not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
         kind = type(strategy).__name__
-        raise SettingError(f"strategy={kind}(...) must be a DDPStrategy or a SingleDeviceStrategy, or one of {names}")
+        raise SettingError(
+            f"strategy={kind}(...) must be a DDPStrategy or a SingleDeviceStrategy, or one of {names}; {DIVIDED}"
+        )
     elif getattr(strategy, "_start_method", "popen") not in (None, "popen"):
         raise SettingError(
             "strategy: DDPStrategy must start processes by start_method='popen'; others lose the history"

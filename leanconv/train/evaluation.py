@@ -59,14 +59,15 @@ def evaluate(
     outputs, where = outputs_for(names, images)
     loader = make_loader(
         images, mean=mean, std=std, batch_size=batch_size, image_size=image_size, train=False,
-        workers=workers, channels_last=channels_last, ten_crop=ten_crop, rank=shared.rank, world_size=shared.processes,
+        workers=workers, channels_last=channels_last, ten_crop=ten_crop, rank=shared.rank, world_size=shared.processes, raw=True,
     )  # fmt: skip
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     total = torch.zeros(4, device=device)
     with evaluating(model), torch.inference_mode(), autocast(device, precision), failures():
         for batch, labels in loader:
+            seen = loader.finish(batch.to(device))
             logits = _fitting(
-                log_probabilities(model, batch.to(device)), outputs or int(images.labels.max()) + 1, not outputs, names
+                log_probabilities(model, seen), outputs or int(images.labels.max()) + 1, not outputs, names
             )
             total += tally(logits, (labels if where is None else where[labels]).to(device))
     return Scores.of(shared.summed(total))

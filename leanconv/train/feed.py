@@ -12,7 +12,7 @@ from torch import Tensor
 from leanconv.core.errors import SettingError
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.data.loader import Epochs
-from leanconv.data.transforms import Crop, extra_transforms
+from leanconv.data.transforms import Crop, extra_transforms, normalise
 from leanconv.train.config import TrainConfig
 from leanconv.train.prepared import parts_of
 
@@ -59,6 +59,8 @@ class Resumable:
 class Feed(pl.LightningDataModule):
     """The train part of `data` without the images that `config` holds out for validation; never the test part.
 
+    Batches move to the device as uint8, and are normalised there.
+
     Args:
         data: the data set.
         config: the settings of the run.
@@ -69,6 +71,10 @@ class Feed(pl.LightningDataModule):
         self.config = config
         self.mean, self.std = data.mean, data.std
         self.train, self.validation = parts_of(data, config)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return normalise(images, self.mean, self.std, self.config.channels_last), labels
 
     def train_dataloader(self) -> Resumable:
         trainer, batch_size = self._trainer(), self.config.batch_size
@@ -105,7 +111,7 @@ class Feed(pl.LightningDataModule):
         config, trainer = self.config, self._trainer()
         return make_loader(
             images, mean=self.mean, std=self.std, image_size=config.image_size, workers=config.workers,
-            channels_last=config.channels_last, rank=trainer.global_rank, world_size=trainer.world_size, **options,
+            channels_last=config.channels_last, rank=trainer.global_rank, world_size=trainer.world_size, raw=True, **options,
         )  # fmt: skip
 
     def _trainer(self) -> pl.Trainer:

@@ -2,13 +2,16 @@
 
 A weight that several layers share must be whole whenever one of them runs. So its owner and all its users must be in one unit,
 the part of the network whose weights are gathered together.
+
+`leanconv.fit` trains with DDP, and refuses a strategy that divides weights. The state of a convolutional network is small
+beside its feature maps, which FSDP2 does not divide, and last.ckpt, averaged weights and their checks need whole weights.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.sharing import borrowed
@@ -47,7 +50,8 @@ def units_of(model: nn.Module) -> list[str]:
 def shard_(model: nn.Module, **options: Any) -> nn.Module:
     """Divide the weights of `model` between the processes, in place, by torch's fully_shard; returns `model`.
 
-    Create the optimizer afterwards. `lc.penalty(model)` and `lc.check(model)` work as before.
+    Create the optimizer afterwards. `lc.penalty(model)`, before or after the forward pass, and `lc.check(model)` work as before.
+    The weights become contiguous, because torch divides no others; channels_last images are fine.
 
     Args:
         model: the network, on the device of the training.
@@ -58,7 +62,21 @@ def shard_(model: nn.Module, **options: Any) -> nn.Module:
     """
     from torch.distributed.fsdp import fully_shard
 
-    for name in units_of(model):
+    units = units_of(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
+    for name in units:
         fully_shard(model.get_submodule(name), **options)
     fully_shard(model, **options | {"reshard_after_forward": False})  # its weights are whole for all blocks of a step
     return model
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a divided network with whole tensors on the CPU; every process must call this, and each gets all.
+
+    Load it into a network that is not divided to save or export it: ``fresh.load_state_dict(whole_state(model))``.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    found: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return {name: value.detach().cpu() for name, value in found.items()}

@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import leanconv as lc
+from leanconv.detect import create_detector, save_detector
+from tests.detect.sample import write_coco
 from tests.gates.tree import ROOT
 
 from .conftest import TINY, one_line
@@ -80,3 +83,19 @@ def test_torchrun_trains_one_run_and_measures_once(tmp_path: Path) -> None:
         "top1_pct",
         "n",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_torchrun_shares_the_photos_of_a_detector(tmp_path: Path) -> None:
+    """Three photos on two processes: each is counted once, and the scores are those of one process."""
+    photos = write_coco(tmp_path / "shapes", val=3)
+    torch.manual_seed(0)
+    sizes = {"min_size": (48,), "max_size": 64, "anchor_sizes": (8, 16, 24, 32, 48), "pyramid_channels": 16}
+    network = lc.create_model("timm/test_resnet")
+    save_detector(create_detector("faster_rcnn", network, classes=("box", "disc"), **sizes), tmp_path / "detector")
+    command = ("detect", "eval", tmp_path / "detector", "--data", photos, "--threads", 1, "--device", "cpu", "--json")
+    (alone,), (shared,) = (
+        json.loads(shell(tmp_path / "start.py", *command, launch=launch).stdout)["rows"] for launch in ((), TWO)
+    )
+    assert shared == alone and alone["val"]["photos"] == 3

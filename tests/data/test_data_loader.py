@@ -57,6 +57,15 @@ def test_evaluation_shows_each_image_once_in_order_and_normalised() -> None:
     assert len(batches) == len(list(batches)) == 3
 
 
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "random_resized_crop"])
+def test_raw_batches_are_bytes_until_they_are_finished(augment: str) -> None:
+    settings = {"augment": augment, "seed": 3}
+    raw = loader(raw=True, **settings)
+    (expected, labels), (shown, again) = run(loader(**settings)), run(raw)
+    assert shown.dtype == torch.uint8 and torch.equal(labels, again)
+    assert torch.equal(raw.finish(shown), expected)
+
+
 def test_training_shuffles_and_epochs_differ() -> None:
     batches = loader(augment="none")
     (first, order), (_, second) = run(batches), run(batches)

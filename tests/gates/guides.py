@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.gates import tree
 
+LAUNCHER = "torchrun"
 PAGES = [tree.ROOT / "docs" / "start.md", *sorted((tree.ROOT / "docs" / "guides").glob("*.md"))]
 BLOCK = re.compile(r"((?:^<!-- [^\n]+ -->\n)*)^```(console|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SLOW = re.compile(r"<!-- slow: (.+?) -->")
@@ -26,15 +27,18 @@ def blocks(text: str) -> Iterator[tuple[str, str, dict[str, list[str]]]]:
 
 
 def commands(code: str) -> list[list[str]]:
-    """The words of each command of a console block, without `leanconv`."""
+    """The words of each command of a console block, without `leanconv`; a command of torchrun has all of its words."""
     lines = code.replace("\\\n", " ").splitlines()
     found = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
-    assert all(words[0] == "leanconv" for words in found), "a guide shows leanconv's own commands only"
-    return [words[1:] for words in found]
+    own = [words[0] == "leanconv" or (words[0] == LAUNCHER and "leanconv" in words) for words in found]
+    assert all(own), "a guide shows leanconv's own commands only"
+    return [words[words[0] == "leanconv" :] for words in found]
 
 
 def flags_for(words: list[str], flags: dict[str, list[str]]) -> list[str]:
     """The flags that are added to a command."""
+    if words[0] == LAUNCHER:
+        words = words[words.index("leanconv") + 1 :]
     return next((found for verb, found in flags.items() if words[: len(verb.split())] == verb.split()), [])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from leanconv.cli import main
 from tests import walk
 from tests.gates import tree
-from tests.gates.guides import PAGES, SLOW, blocks, commands, files_of_a_user, flags_for
+from tests.gates.guides import LAUNCHER, PAGES, SLOW, blocks, commands, files_of_a_user, flags_for
 
 
 def pages() -> list[Any]:
@@ -42,9 +45,20 @@ def test_what_a_page_shows_runs(path: Path, tmp_path: Path, monkeypatch: pytest.
             continue
         for words in commands(code):
             more = flags_for(words, flags)
+            if words[0] == LAUNCHER:
+                launched([*words[1:], *more])
+                continue
             with pytest.raises(SystemExit) as end:
                 main([*words, *more])
             assert not end.value.code, f"leanconv {shlex.join([*words, *more])} ended with {end.value.code}"
+
+
+def launched(words: list[str]) -> None:
+    """Run a command of torchrun with the `leanconv` of this tree."""
+    paths = {"PYTHONPATH": str(tree.ROOT), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    start = [sys.executable, "-m", "torch.distributed.run"]
+    done = subprocess.run([*start, *words], env=os.environ | paths, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_pages_are_found() -> None:
@@ -62,5 +76,8 @@ def test_a_block_that_fails_fails_the_test() -> None:
         [["train", "x", "--out", "a"]],
         {"train": ["--epochs", "1"]},
     )
-    with pytest.raises(AssertionError, match="own commands only"):
-        commands("$ rm -r x\n")
+    torchrun = ["torchrun", "--nproc-per-node", "2", "--no-python", "leanconv", "train", "x"]
+    assert commands(f"$ {' '.join(torchrun)}\n") == [torchrun] and flags_for(torchrun, flags) == ["--epochs", "1"]
+    for other in ("rm -r x", "torchrun --no-python rm x"):
+        with pytest.raises(AssertionError, match="own commands only"):
+            commands(f"$ {other}\n")

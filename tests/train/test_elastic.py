@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,20 +25,24 @@ from tests.gates.tree import ROOT
 from tests.train.conftest import Unread, stripes
 from tests.train.test_resume import CtrlC, untimed
 
+LONGEST = 800  # seconds that a run may take on a busy machine
 CONFIG = TrainConfig(epochs=2, batch_size=32, lr=0.1, augment="crop_flip", validation=0.2, threads=1)
 
 
 class Stop(nn.Module):
-    """Ends every process of the run in its forward pass of this number."""
+    """Ends every process of the run in its forward pass of this number, or kills the second machine."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, kills: bool = False) -> None:
         super().__init__()
-        self.step = step
+        self.step, self.kills = step, kills
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.step -= self.training
-        if self.step == -1:
+        if self.step == -1 and not self.kills:
             raise KeyboardInterrupt
+        if self.step == -1 and os.environ["RANK"] == "1":
+            for process in (os.getppid(), os.getpid()):  # the agent of torchrun, and its only process
+                os.kill(process, signal.SIGKILL)
         return x
 
 
@@ -64,9 +69,9 @@ def stripes_data() -> ImageData:
 
 def main(folder: str, step: int, more: dict[str, Any]) -> None:
     """What each process does."""
-    last = [Spare()] if more.pop("spare", False) else []
+    last, kills = [Spare()] if more.pop("spare", False) else [], more.pop("kills", False)
     strategy = {"strategy": "ddp_find_unused_parameters_true"} if last else {}
-    model, config = network(*last, Stop(step)), CONFIG.replace(**more)
+    model, config = network(*last, Stop(step, kills)), CONFIG.replace(**more)
     try:
         fit(model, stripes_data(), config, folder, resume=True, progress=False, accelerator="cpu", **strategy)
     except KeyboardInterrupt:
@@ -102,8 +107,12 @@ def torchrun(folder: Path, step: int, machines: int, processes: int, **more: Any
         )
         for number in range(1, machines + 1)
     ]  # fmt: skip
-    told = [process.communicate(timeout=250)[0] for process in launched]
-    assert all(process.returncode == 0 for process in launched), "\n".join(told)[-4000:]
+    told = [process.communicate(timeout=LONGEST)[0] for process in launched]
+    ended = [process.returncode for process in launched]
+    if more.get("kills"):
+        assert -signal.SIGKILL in ended and 0 not in ended, "the other machine must not go on alone, or wait"
+    else:
+        assert not any(ended), "\n".join(told)[-4000:]
 
 
 def whole(folder: Path, **more: Any) -> tuple[nn.Module, list[dict[str, Any]]]:
@@ -128,7 +137,7 @@ def settings_of(folder: Path) -> TrainConfig:
     return CONFIG.replace(**{name: stored[name] for name in ("accumulate", "clip") if name in stored})
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_two_machines_start_a_run_that_one_process_finishes(tmp_path: Path) -> None:
     model, history = whole(tmp_path / "whole")
     torchrun(tmp_path / "run", 6, machines=2, processes=1)  # stops in the second epoch
@@ -138,7 +147,7 @@ def test_two_machines_start_a_run_that_one_process_finishes(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_run_goes_from_one_process_within_an_epoch_to_two_and_to_four_machines(tmp_path: Path) -> None:
     model, history = whole(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -154,7 +163,17 @@ def test_a_run_goes_from_one_process_within_an_epoch_to_two_and_to_four_machines
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
+def test_a_machine_that_is_killed_ends_the_run_which_another_continues(tmp_path: Path) -> None:
+    model, history = whole(tmp_path / "whole")
+    torchrun(tmp_path / "run", 6, machines=2, processes=1, kills=True)  # in the second epoch
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    fit(network(nn.Identity()), stripes_data(), CONFIG, tmp_path / "run", resume=True, progress=False)
+    check_same(tmp_path / "run", model, history)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_parts_of_a_step_with_unused_parameters(tmp_path: Path) -> None:
     more = {"accumulate": 4, "clip": 0.5}
     model, history = whole(tmp_path / "whole", spare=True, **more)

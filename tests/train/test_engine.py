@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from leanconv.core.errors import LeanconvWarning, SettingError
@@ -164,7 +164,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no logger": ({"logger": "tensorbord"}, "logger 'tensorbord' does not exist; there are tensorboard, csv, wandb"),
     "another logger": ({"logger": [3]}, "logger=3 must be one of tensorboard, csv, wandb, or a Logger"),
     "shards": ({"strategy": "fsdp"}, "strategy='fsdp' must be one of auto, ddp"),
+    "shards, and the way out": ({"strategy": "fsdp"}, "write a loop of your own with leanconv.train.fsdp.shard_"),
     "sharding object": ({"strategy": FSDPStrategy()}, "FSDPStrategy(...) must be a DDPStrategy"),
+    "the way out of an object": ({"strategy": ModelParallelStrategy()}, "with leanconv.train.fsdp.shard_"),
     "spawns": ({"strategy": DDPStrategy(start_method="spawn")}, "start_method='popen'"),
 }  # fmt: skip
 

@@ -380,3 +380,15 @@ def test_a_network_that_starts_from_images_gets_train_images(data: ImageData, tm
     first = data.split(0.5, SMALL.seed)[0].subset(torch.arange(3)).images
     expected = normalise(first, data.mean, data.std, channels_last=False)
     torch.testing.assert_close(model.given[:3], expected)
+
+
+def test_images_move_to_the_device_as_bytes(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = set()
+
+    def move(self: Feed, batch: tuple[Tensor, Tensor], device: torch.device, index: int) -> tuple[Tensor, Tensor]:
+        moved.add(batch[0].dtype)
+        return batch
+
+    monkeypatch.setattr(Feed, "transfer_batch_to_device", move)
+    fit(Net(), data, SMALL.replace(epochs=1), tmp_path / "run", progress=False)
+    assert moved == {torch.uint8}

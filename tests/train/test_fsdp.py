@@ -16,29 +16,50 @@ from torch.nn import functional as F
 
 import leanconv as lc
 from leanconv.core.errors import SettingError
-from leanconv.train.fsdp import shard_, units_of
+from leanconv.core.method import Method
+from leanconv.train.fsdp import shard_, units_of, whole_state
 from tests.gates.tree import ROOT
 
 BLOCKS = [f"1.{number}" for number in range(4)]
 
 
-def net(*where: str) -> nn.Module:
-    """Four blocks; the layers of each glob share one weight."""
+Rules = list[tuple[str, Method]]
+
+
+def net(rules: Rules) -> nn.Module:
+    """Four blocks, converted."""
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)) for _ in range(4)]
     dense = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sequential(*blocks), nn.Flatten(), nn.Linear(256, 3))
-    rules = [(glob, lc.DepthShared(scope="network")) for glob in where]
     return lc.convert(dense, lc.plan(dense, rules, input_size=(1, 8, 8)), "fresh")
 
 
-NETS = {"within a block": tuple(f"{block}.*" for block in BLOCKS), "of two blocks": ("1.[13].*",)}
+def shared(*where: str) -> Rules:
+    """The layers of each glob share one weight."""
+    return [(glob, lc.DepthShared(scope="network")) for glob in where]
+
+
+def basis(*where: str) -> Rules:
+    """The layers of each glob share a filter basis, which has a penalty."""
+    return [(glob, lc.SharedBasis(shared=2, unique=1, norm=False)) for glob in where]
+
+
+NETS: dict[str, Rules] = {
+    "within a block": shared(*(f"{block}.*" for block in BLOCKS)),
+    "of two blocks": shared("1.[13].*"),
+    "a penalty within a block": basis("1.0.*", "1.2.*"),
+    "a penalty of two blocks": basis("1.[13].*"),
+    "a penalty that counts": [("1.*", lc.Lego(balance=0.1))],
+}
 
 
 def test_owner_and_users_are_in_one_unit() -> None:
-    assert units_of(net(*NETS["within a block"])) == BLOCKS
-    assert units_of(net(*NETS["of two blocks"])) == ["1.0", "1.2"], "the others belong to the whole network"
+    for sharing in ("within a block", "a penalty within a block"):
+        assert units_of(net(NETS[sharing])) == BLOCKS
+    for sharing in ("of two blocks", "a penalty of two blocks"):
+        assert units_of(net(NETS[sharing])) == ["1.0", "1.2"], "the others belong to the whole network"
     with pytest.raises(SettingError, match=r"cannot be divided: its blocks share weights with each other, .*; use DDP"):
-        units_of(net("1.*"))
+        units_of(net(shared("1.*")))
     with pytest.raises(SettingError, match="cannot be divided: it has no blocks of several layers"):
         units_of(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)))
 
@@ -48,7 +69,9 @@ def steps(model: nn.Module, rank: int = 0, processes: int = 1) -> None:
     draw = torch.Generator().manual_seed(1)
     for _ in range(4):
         images, labels = torch.randn(8, 1, 8, 8, generator=draw), torch.randint(3, (8,), generator=draw)
-        loss = F.cross_entropy(model(images[rank::processes]), labels[rank::processes]) + lc.penalty(model)
+        extra = lc.penalty(model) / 2  # all weights are divided here; after the forward pass some are whole
+        loss = F.cross_entropy(model(images[rank::processes]), labels[rank::processes])
+        loss = loss + extra + lc.penalty(model) / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -56,17 +79,18 @@ def steps(model: nn.Module, rank: int = 0, processes: int = 1) -> None:
 
 def main() -> None:
     """What each process does."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.device_mesh import init_device_mesh
 
     dist.init_process_group("gloo")
-    for globs in NETS.values():
-        model = net(*globs)
+    for rules in NETS.values():
+        model = net(rules)
         alone = copy.deepcopy(model)
+        model.to(memory_format=torch.channels_last)
         shard_(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
         steps(model, dist.get_rank(), dist.get_world_size())
         steps(alone)
-        found: dict[str, Tensor] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        found = whole_state(model)
+        assert {type(value) for value in found.values()} == {Tensor}
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
     dist.barrier()
