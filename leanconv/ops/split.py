@@ -225,7 +225,8 @@ class SplitConv2d(ConvOp):
         u1 = self.redundant(rest)
         if self.training and self.fusion != "static" and can_normed_sum(u3, u1, self.norm3, self.norm1):
             return normed_sum(u3, u1, self.norm3, self.norm1, bool(self.fusion))
-        u3, u1 = self.norm3(u3), self.norm1(u1)
+        u3 = self.norm3(u3)  # one after the other: the first map is freed before the second norm makes its own
+        u1 = self.norm1(u1)
         if self.fusion == "static":
             share3, share1 = (share.view(-1, 1, 1) for share in self.shares())
             return share3 * u3 + share1 * u1
