@@ -73,16 +73,16 @@ def quantize(
         path: the file; the suffix is optional.
         images: batches in the network's input format, (N, C, H, W); a few hundred training images, never test images.
         runtime: "onnxruntime" or "openvino".
-        form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact" for
-            OpenVINO, a weight that layers share is quantised once, and the file holds it once; but in int8, tied blocks that are
-            folded into the batch lost much accuracy, so compare the accuracy or give `max_drop`.
+        form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact", a weight
+            that layers share is quantised once, and the file holds it once. For OpenVINO, a compact network with tied blocks
+            then takes images of the size of `images` only.
         example: as for `leanconv.export`.
         check, max_drop: for OpenVINO, batches of labelled training images, and the largest loss of accuracy on them in points.
             Layers that lose more stay in float32.
 
     Raises:
         SettingError: a package is missing, there are no images, or the exporter does not support the network.
-        CheckError: the float32 file differs from PyTorch.
+        CheckError: the float32 file differs from PyTorch, or OpenVINO's int8 outputs depend on whether sizes are open.
     """
     check_choice("runtime", runtime, get_args(Runtime))
     if max_drop is not None and runtime != "openvino":

@@ -22,6 +22,7 @@ from leanconv.report import (
     memory_tables,
     rival_tables,
     tables,
+    tool_tables,
     training_tables,
     trust_tables,
 )
@@ -30,6 +31,7 @@ from leanconv.report.tables import Row
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "compare": {"main": tables.markdown},
     "latency": {"main": latency_tables.markdown, "best": latency_tables.markdown_of_best},
+    "chunks": {"main": latency_tables.markdown_of_chunks},
     "layers": {"main": layer_tables.markdown, "shapes": layer_tables.markdown_of_shapes},
     "fits": {
         "main": fit_tables.markdown,
@@ -42,7 +44,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "profile": {"main": layer_tables.markdown_of_profile},
     "steps": {"main": layer_tables.markdown_of_steps},
     "sizes": {"main": file_tables.markdown_of_sizes, "reloads": file_tables.markdown_of_reloads},
-    "int8": {"main": file_tables.markdown_of_int8},
+    "int8": {"main": file_tables.markdown_of_int8, "networks": file_tables.markdown_of_int8_networks},
     "detection": {"main": detection.markdown, "occlusion": detection.markdown_of_slices},
     "detection_steps": {"main": detection.markdown_of_steps},
     "channels": {
@@ -52,6 +54,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     },
     "memory": {"main": memory_tables.markdown, "layers": memory_tables.markdown_of_layers},
     "rivals": {"main": rival_tables.markdown},
+    "tool": {"main": tool_tables.markdown},
     "training": {"main": training_tables.markdown},
     "sweep": {"main": trust_tables.markdown_of_sweep},
     "mutation": {"main": trust_tables.markdown_of_mutants},
