@@ -20,7 +20,7 @@ import leanconv as lc
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import provenance
 from leanconv.deploy.formats import FORMATS, run_onnx, run_openvino
-from leanconv.deploy.int8 import FORMAT_OF, quantize
+from leanconv.deploy.int8 import FORMAT_OF, quantize_file
 from leanconv.testing import unsettle_
 from leanconv.timing import runtimes
 from leanconv.timing.latency import threads_set, time_interleaved
@@ -43,8 +43,9 @@ def prepare(given: argparse.Namespace) -> None:
         torch.manual_seed(0)
         network = NETWORKS[label]().eval()
         unsettle_(network)  # so that no branch is 0
-        images = [torch.randn(4, *SIZE) for _ in range(given.calibrate // 4)]
-        quantize(network, given.files / path.name.removesuffix(f".int8{path.suffix}"), images, runtime=given.runtime)
+        before = file_of(given.files, label, "float32", given.runtime)
+        lc.export(network, before, form="fast", example=torch.randn(2, *SIZE), verify=False)
+        quantize_file(before, path, [torch.randn(2, *SIZE) for _ in range(given.calibrate // 2)], given.runtime)
         print(f"wrote {path.name}", flush=True)
 
 
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--files", type=Path, required=True, help="folder of the files, which stay")
     parser.add_argument("--prepare", action="store_true", help="only write the files")
     parser.add_argument("--runtime", choices=FORMAT_OF, default="openvino")
-    parser.add_argument("--calibrate", type=int, default=32, help="random images for the ranges")
+    parser.add_argument("--calibrate", type=int, default=8, help="random images for the ranges")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=60.0, help="of timing, for each batch size")

@@ -109,11 +109,7 @@ def quantize(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / target.name
         shown = itertools.chain([first], batches)
-        if runtime == "openvino":
-            quantize_openvino(exported.path, made, shown, check, max_drop)
-        else:
-            _quantize(exported.path, made, shown)
-            made.with_suffix(OPTIONS).write_text(exported.path.with_suffix(OPTIONS).read_text())
+        quantize_file(exported.path, made, shown, runtime, check, max_drop)
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):
@@ -122,7 +118,18 @@ def quantize(
     return Quantized(target, exported, size, loaded, runtime)
 
 
-def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
+def quantize_file(
+    path: Path, made: Path, images: Iterable[Tensor], runtime: Runtime, check: Sequence[Labelled] = (), max_drop: float | None = None
+) -> None:
+    """Write an exported float32 file `path` as the int8 file `made`; the other arguments are as for `quantize`."""
+    if runtime == "openvino":
+        quantize_openvino(path, made, images, check, max_drop)
+        return
+    _quantize_onnx(path, made, images)
+    made.with_suffix(OPTIONS).write_text(path.with_suffix(OPTIONS).read_text())
+
+
+def _quantize_onnx(path: Path, made: Path, images: Iterable[Tensor]) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

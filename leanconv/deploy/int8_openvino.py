@@ -51,11 +51,11 @@ def quantize_openvino(
             f"max_drop={max_drop} needs labelled training images, on which the accuracy is compared; give check"
         )
     batches = [batch.contiguous().numpy() for batch in images]
+    model = openvino_core().read_model(path)
+    _close_channels_(model, batches[0])
     with _nncf() as nncf:
         import openvino
 
-        model = openvino_core().read_model(path)
-        _close_channels_(model, batches[0])
         ranges, number = nncf.Dataset(batches, lambda batch: batch), len(batches)
         if max_drop is None:
             quantized = nncf.quantize(model, ranges, subset_size=number)
