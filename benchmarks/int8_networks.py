@@ -92,7 +92,7 @@ def main() -> None:
             name: run_onnx(path, given.threads) if given.runtime == "onnxruntime" else run_openvino(path, given.threads, x.shape)
             for name, path in files.items()
         }  # fmt: skip
-        calls = {name: lambda run=run: run(x) for name, run in runs.items()}
+        calls = {name: lambda run=run, x=x: run(x) for name, run in runs.items()}
         with threads_set(given.threads):
             found = {entry.name: entry for entry in time_interleaved(calls, seconds=given.seconds)}
         for name, (label, weights) in names.items():

@@ -119,7 +119,8 @@ def network_rows(names: list[str], batches: list[int], threads: int) -> list[dic
                     path = folder / f"net{SUFFIX.get(runtime, '')}"
                     made = None
                     if runtime in SUFFIX:
-                        made = lc.export(network, path, form=form, example=torch.randn(2, *SIZE), verify=False)  # type: ignore[arg-type]
+                        x = torch.randn(2, *SIZE)
+                        made = lc.export(network, path, form=form, example=x, verify=False)  # type: ignore[arg-type]
                     for batch in batches:
                         asked = [name, runtime, form, str(path), str(batch), str(threads)]
                         said = subprocess.run(

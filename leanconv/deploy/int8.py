@@ -119,8 +119,9 @@ def quantize(
 
 
 def quantize_file(
-    path: Path, made: Path, images: Iterable[Tensor], runtime: Runtime, check: Sequence[Labelled] = (), max_drop: float | None = None
-) -> None:
+    path: Path, made: Path, images: Iterable[Tensor], runtime: Runtime, check: Sequence[Labelled] = (),
+    max_drop: float | None = None,
+) -> None:  # fmt: skip
     """Write an exported float32 file `path` as the int8 file `made`; the other arguments are as for `quantize`."""
     if runtime == "openvino":
         quantize_openvino(path, made, images, check, max_drop)

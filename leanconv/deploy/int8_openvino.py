@@ -74,6 +74,9 @@ def _close_channels_(model: Any, batch: np.ndarray) -> None:
     OpenVINO 2026.4 fuses a scale for each channel into the quantisation behind it, and uses wrong scales if the number of
     channels is open when the network is compiled. Blocks that are folded into the batch leave it open behind a stride.
     """
+    asked = model.input(0).get_partial_shape()
+    asked[1] = batch.shape[1]
+    model.reshape(asked)
     outputs = (output for node in model.get_ops() for output in node.outputs())
     shapes = [output.get_partial_shape() for output in outputs]
     if not any(shape.rank.is_static and len(shape) == 4 and shape[1].is_dynamic for shape in shapes):

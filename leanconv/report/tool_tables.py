@@ -18,7 +18,8 @@ def markdown(rows: Sequence[Row]) -> str:
     found = {(row["step"], row["network"]): row for row in rows}
     networks = list(dict.fromkeys(row["network"] for row in rows))
     body = [
-        [step, *(_cell(found.get((step, name))) for name in networks)] for step in dict.fromkeys(row["step"] for row in rows)
+        [step, *(_cell(found.get((step, name))) for name in networks)]
+        for step in dict.fromkeys(row["step"] for row in rows)
     ]
     return markdown_text(("Step", *(name or "no network" for name in networks)), body, NOTE)
 

@@ -138,7 +138,9 @@ def test_blocks_folded_into_the_batch_keep_the_accuracy_at_a_fixed_size(trained:
 
 
 @openvino
-def test_outputs_that_depend_on_open_sizes_are_refused(trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_outputs_that_depend_on_open_sizes_are_refused(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from leanconv.deploy import int8_openvino
 
     def outputs(model: Any, batch: np.ndarray) -> np.ndarray:
