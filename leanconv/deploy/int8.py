@@ -73,16 +73,16 @@ def quantize(
         path: the file; the suffix is optional.
         images: batches in the network's input format, (N, C, H, W); a few hundred training images, never test images.
         runtime: "onnxruntime" or "openvino".
-        form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact" for
-            OpenVINO, a weight that layers share is quantised once, and the file holds it once; but in int8, tied blocks that are
-            folded into the batch lost much accuracy, so compare the accuracy or give `max_drop`.
+        form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact", a weight
+            that layers share is quantised once, and the file holds it once. For OpenVINO, a compact network with tied blocks
+            then takes images of the size of `images` only.
         example: as for `leanconv.export`.
         check, max_drop: for OpenVINO, batches of labelled training images, and the largest loss of accuracy on them in points.
             Layers that lose more stay in float32.
 
     Raises:
         SettingError: a package is missing, there are no images, or the exporter does not support the network.
-        CheckError: the float32 file differs from PyTorch.
+        CheckError: the float32 file differs from PyTorch, or OpenVINO's int8 outputs depend on whether sizes are open.
     """
     check_choice("runtime", runtime, get_args(Runtime))
     if max_drop is not None and runtime != "openvino":
@@ -109,11 +109,7 @@ def quantize(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / target.name
         shown = itertools.chain([first], batches)
-        if runtime == "openvino":
-            quantize_openvino(exported.path, made, shown, check, max_drop)
-        else:
-            _quantize(exported.path, made, shown)
-            made.with_suffix(OPTIONS).write_text(exported.path.with_suffix(OPTIONS).read_text())
+        quantize_file(exported.path, made, shown, runtime, check, max_drop)
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):
@@ -122,7 +118,19 @@ def quantize(
     return Quantized(target, exported, size, loaded, runtime)
 
 
-def _quantize(path: Path, made: Path, images: Iterable[Tensor]) -> None:
+def quantize_file(
+    path: Path, made: Path, images: Iterable[Tensor], runtime: Runtime, check: Sequence[Labelled] = (),
+    max_drop: float | None = None,
+) -> None:  # fmt: skip
+    """Write an exported float32 file `path` as the int8 file `made`; the other arguments are as for `quantize`."""
+    if runtime == "openvino":
+        quantize_openvino(path, made, images, check, max_drop)
+        return
+    _quantize_onnx(path, made, images)
+    made.with_suffix(OPTIONS).write_text(path.with_suffix(OPTIONS).read_text())
+
+
+def _quantize_onnx(path: Path, made: Path, images: Iterable[Tensor]) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

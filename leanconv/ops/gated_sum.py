@@ -134,9 +134,11 @@ def gated_sum(a: Tensor, b: Tensor) -> Tensor:
     >>> gated_sum(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).flatten()
     tensor([1., 1., 1., 1.])
     """
-    plain = torch.compiler.is_compiling() or is_tracing()  # a compiler or a trace derives its own backward pass
-    if plain or not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+    if torch.compiler.is_compiling() or is_tracing():  # a compiler or a trace derives its own backward pass
         y: Tensor = _GatedSum.forward(a, b, 0)[0]
+    elif not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+        difference = a - b
+        y = difference.mul_(_means(difference, 0).sigmoid()).add_(b)  # in place: one new map
     elif _channels_last(a) and _channels_last(b):
         n, c, h, w = a.shape
         y = _GatedSum.apply(_as_rows(a), _as_rows(b), c)[0].view(n, h, w, c).permute(0, 3, 1, 2)

@@ -225,10 +225,13 @@ class SplitConv2d(ConvOp):
         u1 = self.redundant(rest)
         if self.training and self.fusion != "static" and can_normed_sum(u3, u1, self.norm3, self.norm1):
             return normed_sum(u3, u1, self.norm3, self.norm1, bool(self.fusion))
-        u3, u1 = self.norm3(u3), self.norm1(u1)
+        u3 = self.norm3(u3)  # one after the other: a map is freed before the next one is made
+        u1 = self.norm1(u1)
         if self.fusion == "static":
-            share3, share1 = (share.view(-1, 1, 1) for share in self.shares())
-            return share3 * u3 + share1 * u1
+            share3, share1 = self.shares()
+            u3 = share3.view(-1, 1, 1) * u3
+            u1 = share1.view(-1, 1, 1) * u1
+            return u3 + u1
         return gated_sum(u3, u1) if self.fusion else u3 + u1
 
     def shares(self) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, markdown_text, quartiles, size
+from leanconv.report.tables import Row, macs, markdown_text, quartiles, ratio, size
 
 SIZES_NOTE = (
     "Unique: the network's parameters and buffers, each counted once; all other sizes are multiples of this size. Loaded: the "
@@ -60,5 +60,28 @@ def markdown_of_int8(rows: Sequence[Row]) -> str:
     note = (
         "File size, test accuracy, and milliseconds a call, all in ONNX Runtime. Each row is one trained network (n = 1). "
         "The int8 ranges come from training images."
+    )
+    return markdown_text(heads, body, note, left=2)
+
+
+def markdown_of_int8_networks(rows: Sequence[Row]) -> str:
+    """The time of networks in float32 and in int8, in one runtime: one line for each network and batch."""
+    body = []
+    for batch, network in dict.fromkeys((row["batch"], row["network"]) for row in rows):
+        before, after = (
+            next(row for row in rows if (row["batch"], row["network"], row["weights"]) == (batch, network, weights))
+            for weights in ("float32", "int8")
+        )
+        body.append([
+            str(batch), network, macs(before["macs"]), size(before["file_bytes"]), size(after["file_bytes"]),
+            quartiles(before, "latency_ms"), ratio(before["of_dense"]), quartiles(after, "latency_ms"), ratio(after["of_dense"]),
+            ratio(after["of_float32"]),
+        ])  # fmt: skip
+    heads = (
+        "Batch", "Network", "MACs", "float32", "int8", "ms float32", "of dense", "ms int8", "of dense", "int8 of float32",
+    )  # fmt: skip
+    note = (
+        "Bytes of the files, and milliseconds a call, median and quartiles; all rows of a batch were timed in one interleaved "
+        "run. of dense: the time as a share of the first network's with the same weights."
     )
     return markdown_text(heads, body, note, left=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from leanconv.report.tables import Row, integer, macs, quartiles, ratio
+from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio
 from leanconv.report.text_table import TextTable
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
@@ -70,3 +70,19 @@ def markdown(rows: Sequence[Row]) -> str:
 def markdown_of_best(rows: Sequence[Row]) -> str:
     """The table of the fastest row of each network, as Markdown."""
     return markdown(best(rows))
+
+
+def markdown_of_chunks(rows: Sequence[Row]) -> str:
+    """The time of a batch as one call and as several calls: one line for each network, one column for each part."""
+    parts = list(dict.fromkeys(row["images_a_call"] for row in rows))
+    body = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = {row["images_a_call"]: row for row in rows if row["network"] == network}
+        cells = [f"{quartiles(own[part], 'latency_ms')}, {own[part]['ratio']:.2f}" for part in parts]
+        body.append([network, macs(own[parts[0]]["macs"]), *cells])
+    heads = ("Network", "MACs", *(f"{part} a call" for part in parts))
+    note = (
+        f"ms for {rows[0]['batch']} images, median and quartiles over interleaved rounds, and the ratio to the first network in "
+        "the first column."
+    )
+    return markdown_text(heads, body, note)

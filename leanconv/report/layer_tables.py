@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio
+from leanconv.report.tables import NONE, Row, integer, macs, markdown_text, quartiles, ratio
 
 NOTE = (
     "The time of the lean layer as a share of the dense convolution's time, in the same runtime: the geometric mean over the "
@@ -99,10 +99,14 @@ def markdown_of_predictions(rows: Sequence[Row]) -> str:
 
 def markdown_of_profile(rows: Sequence[Row]) -> str:
     """The table of a runtime's own profile: the time of each kind of layer."""
-    heads = ("Network", "Precision", "Kind of layer", "ms", "share")
+    heads = ["Network", "Precision", "Kind of layer", "ms", "share"]
     body = [
         [row["network"], row["precision"], row["layer"], f"{row['layer_ms']:.2f}", ratio(row["share"])] for row in rows
     ]
+    if all("layers" in row for row in rows):
+        heads += ["layers", "GMAC/s"]
+        for cells, row in zip(body, rows, strict=True):
+            cells += [str(row["layers"]), NONE if row["gmac_per_s"] is None else f"{row['gmac_per_s']:.0f}"]
     return markdown_text(
         heads, body, "Times are medians over calls. Kinds of layers under 1 % of the time are left out.", left=3
     )

@@ -19,9 +19,11 @@ from leanconv.report import (
     latency_tables,
     layer_tables,
     lean_tables,
+    memory_tables,
     rival_tables,
     scale_tables,
     tables,
+    tool_tables,
     training_tables,
     trust_tables,
 )
@@ -30,6 +32,7 @@ from leanconv.report.tables import Row
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "compare": {"main": tables.markdown},
     "latency": {"main": latency_tables.markdown, "best": latency_tables.markdown_of_best},
+    "chunks": {"main": latency_tables.markdown_of_chunks},
     "layers": {"main": layer_tables.markdown, "shapes": layer_tables.markdown_of_shapes},
     "fits": {
         "main": fit_tables.markdown,
@@ -42,7 +45,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "profile": {"main": layer_tables.markdown_of_profile},
     "steps": {"main": layer_tables.markdown_of_steps},
     "sizes": {"main": file_tables.markdown_of_sizes, "reloads": file_tables.markdown_of_reloads},
-    "int8": {"main": file_tables.markdown_of_int8},
+    "int8": {"main": file_tables.markdown_of_int8, "networks": file_tables.markdown_of_int8_networks},
     "detection": {"main": detection.markdown, "occlusion": detection.markdown_of_slices},
     "detection_steps": {"main": detection.markdown_of_steps},
     "channels": {
@@ -50,6 +53,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
         "fits": channel_tables.markdown_of_fits,
         "pruning": channel_tables.markdown_of_pruning,
     },
+    "memory": {"main": memory_tables.markdown, "layers": memory_tables.markdown_of_layers},
     "rivals": {"main": rival_tables.markdown},
     "data_index": {"main": scale_tables.markdown_of_opening},
     "scale": {"main": scale_tables.markdown_of_long},
@@ -58,6 +62,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
         "steps": scale_tables.markdown_of_steps,
         "needs": scale_tables.markdown_of_needs,
     },
+    "tool": {"main": tool_tables.markdown},
     "training": {"main": training_tables.markdown},
     "sweep": {"main": trust_tables.markdown_of_sweep},
     "mutation": {"main": trust_tables.markdown_of_mutants},

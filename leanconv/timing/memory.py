@@ -1,4 +1,4 @@
-"""Measure how much memory a call needs beyond what the process already holds."""
+"""Measure how much memory a process holds, and how much a call needs beyond it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ import torch
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+def held_bytes() -> int | None:
+    """Resident memory of this process in bytes, after freed memory went back; None if the system does not show it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # memory that malloc kept would be reused and not be counted
+        trim(0)
+    try:
+        return _resident("VmRSS")
+    except OSError:
+        return None
+
+
 def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int | None:
     """Peak memory during `call` minus the memory before it, in bytes; None if the system does not show it.
 
@@ -23,24 +35,23 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
         device: where it allocates.
     """
     device = torch.device(device)
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        allocated = torch.cuda.memory_allocated(device)
         call()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return torch.cuda.max_memory_allocated(device) - allocated
+    before = held_bytes()
     try:
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:  # memory that malloc kept would be reused and not be counted
-            trim(0)
         CLEAR.write_text("5")
-        before = _resident("VmRSS")
-        call()
-        return max(0, _resident("VmHWM") - before)
     except OSError:
         return None
+    if before is None:
+        return None
+    call()
+    return max(0, _resident("VmHWM") - before)
 
 
 def _resident(field: str) -> int:

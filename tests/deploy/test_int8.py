@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.cli import main
-from leanconv.core.errors import FileError, SettingError
+from leanconv.core.errors import CheckError, FileError, LeanconvWarning, SettingError
 from leanconv.data import open_data
 from leanconv.deploy.formats import FORMATS, _compiled, run_onnx
 from leanconv.deploy.int8 import calibration, held_for_check, quantize
@@ -121,6 +122,34 @@ def test_a_weight_that_layers_share_is_quantised_once(tmp_path: Path):
     lean = lc.convert(dense, lc.plan(dense, lc.DepthShared(), input_size=(32, 8, 8)))
     made = quantize(lean, tmp_path / "net", [torch.randn(4, 32, 8, 8)], runtime="openvino", form="compact")
     assert 9 * 32 * 32 < made.path.with_suffix(".bin").stat().st_size < 1.1 * 9 * 32 * 32  # one byte for each weight
+
+
+@openvino
+def test_blocks_folded_into_the_batch_keep_the_accuracy_at_a_fixed_size(trained: nn.Module, tmp_path: Path):
+    data, task = open_data("digits"), lc.get_task(trained)
+    with pytest.warns(LeanconvWarning, match="takes images of 8x8 only"):
+        made = quantize(trained, tmp_path / "net", calibration(data, task, 128), runtime="openvino", form="compact")
+    opened = open_exported(made.path)
+    assert lc.get_task(opened) == task
+    before, after = (lc.evaluate(model, data).top1_pct for model in (trained, opened))
+    assert before > 60 and after > before - 3
+    with pytest.raises(RuntimeError):
+        opened(torch.randn(1, 1, 16, 16))
+
+
+@openvino
+def test_outputs_that_depend_on_open_sizes_are_refused(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from leanconv.deploy import int8_openvino
+
+    def outputs(model: Any, batch: np.ndarray) -> np.ndarray:
+        return np.full(3, 1.0 if model.inputs[0].get_partial_shape().is_dynamic else 1.2)
+
+    monkeypatch.setattr(int8_openvino, "_outputs", outputs)
+    with pytest.raises(CheckError, match=r"differ by 0\.17 of their norm"):
+        quantize(trained, tmp_path / "net", [torch.randn(4, 1, 8, 8)], runtime="openvino")
+    assert not (tmp_path / "net.int8.xml").exists()
 
 
 @openvino

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
+from leanconv.budget.memory import inner_bytes
 from leanconv.core.affine import Affine
 from leanconv.core.errors import SettingError
 from leanconv.inference.forms import forms_of
@@ -146,3 +147,28 @@ def test_layers_that_compute_the_same_have_one_signature_and_others_another():
     for method in (lc.SharedBasis(), lc.DepthShared(), lc.SoftShared()):
         owner, borrower = method.build([spec, spec])
         assert signature(owner) == signature(borrower)
+
+
+@pytest.mark.parametrize("settings", [{}, {"fusion": "static"}, {"representative": "chain"}, {"stride": 2}], ids=str)
+def test_split_makes_two_maps_and_its_module_three(settings: dict[str, object]):
+    """Of the output's size; the sums are in place of a branch. A strided one has the small maps of its pool too."""
+    op = lc.SplitConv2d(32, 32, 3, padding=1, **settings).eval()
+    x = torch.randn(1, 32, 32, 32)
+    with torch.no_grad():
+        output = op(x)
+        size = output.untyped_storage().nbytes()
+        for name, build in forms_of(op, Affine.of(nn.BatchNorm2d(32).eval())).items():
+            module = build()
+            kept, found = x.clone(), module(x)
+            assert torch.equal(x, kept) and found.shape == output.shape
+            maps = 1 + inner_bytes(module, x) / size
+            assert maps <= {"branches": 2.1, "merged": 2.1, "module": 3.1}[name] + (op.pool is not None)
+
+
+def test_a_split_in_place_of_its_branches_still_has_gradients():
+    """Someone may differentiate an optimised network by its input."""
+    op = settled(lc.SplitConv2d(8, 8, 3, padding=1))
+    x = torch.randn(2, 8, 5, 6).double().requires_grad_()
+    expected = torch.autograd.grad(op(x).square().sum(), x)[0]
+    for build in forms_of(op).values():
+        torch.testing.assert_close(torch.autograd.grad(build()(x).square().sum(), x)[0], expected)

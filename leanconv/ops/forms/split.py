@@ -39,6 +39,8 @@ class FoldedSplit(nn.Module):
     and with a static one, the scale and the shares of the branches are in the weights. With a gate, `grouped` and `point`
     compute -a, so that b - a is a sum: runtimes can add to a convolution's output, but cannot subtract from it.
 
+    The sums are in place of their first term, so a call makes two maps of the output's size: one more than a convolution.
+
     Args:
         affine: the norm after the operator; None without a norm.
         merged: whether one k x k convolution replaces the grouped and the 1x1 convolution.
@@ -74,22 +76,22 @@ class FoldedSplit(nn.Module):
         if self.pool is not None and (self.point is not None or self.redundant is not None):
             used, rest = self.pool(x).split(self.parts, 1)
         if self.point is not None:
-            a = self.point(a) if self.chained else a + self.point(used)
+            a = self.point(a) if self.chained else a.add_(self.point(used))
         if self.redundant is None:
             return a
         b = self.redundant(rest)
         if not self.gated:
-            return a + b
+            return a.add_(b)
         if self.kernel and usable(x):
             from leanconv.ops.kernels.gated_sum import gated_difference
 
             scale, shift = (None, None) if self.behind is None else (self.behind.scale, self.behind.shift)
             y: Tensor = gated_difference(a, b, scale, shift)
             return y
-        difference = a + b  # b - a
-        gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()
-        fused = torch.addcmul(b, difference, gate, value=-1)
-        return fused if self.behind is None else self.behind(fused)
+        a.add_(b)  # b - a, in place of the branch
+        b.addcmul_(a, (-a.mean((2, 3), keepdim=True)).sigmoid(), value=-1)
+        del a
+        return b if self.behind is None else self.behind(b)
 
 
 def _representative(op: Branches, affine: Affine, merged: bool) -> tuple[nn.Conv2d, nn.Conv2d | None]:
