@@ -11,8 +11,9 @@ from torch import nn
 
 from leanconv.budget.memory import alive, inner_bytes
 from leanconv.budget.space import Candidate, Space
-from leanconv.core.count import count, unique
-from leanconv.core.meta import built_on_meta
+from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
+from leanconv.core.count import Count, count, unique
+from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.method import Group
 
 NOISE = 0.02  # part of a layer's time that two measurements of it may differ by
@@ -95,7 +96,7 @@ class Costs:
         found = {}
         for measure in self.network:
             if measure != "memory":
-                saved = (self._saving(candidate, measure) for candidate in chosen if candidate.group is not None)
+                saved = (self._saving(candidate, measure) for candidate in chosen if candidate.changes)
                 found[measure] = self.network[measure] - sum(saved)
         if "memory" in self.network:
             inner = [self.alive[name] + size for one in chosen for name, size in self.by_key[one.key].inner.items()]
@@ -146,6 +147,9 @@ def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:
         costs[candidate.key] = Cost(own, candidate.macs(), own * size, inner)
     known: dict[tuple[object, ...], tuple[float, list[float]]] = {}
     for candidate in space.lean:
+        if candidate.block is not None:
+            costs[candidate.key] = _without(candidate, whole, model, space, size)
+            continue
         assert candidate.group is not None
         alike = (candidate.group.method, *((site.spec, site.sizes, site.kind) for site in candidate.sites))
         if alike not in known:
@@ -155,6 +159,28 @@ def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:
         inner = {} if held is None else dict(zip(names, maps, strict=True))
         costs[candidate.key] = Cost(candidate.params(), candidate.macs(), weights, inner)
     return Costs(network, {} if held is None else {name: float(value) for name, value in held.at.items()}, costs)
+
+
+def _without(candidate: Candidate, whole: Count, model: nn.Module, space: Space, size: int) -> Cost:
+    """The cost of a removed block: what its searched layers cost, less all that the network saves, its norms included.
+
+    The cost is negative if the block holds more than the searched layers.
+
+    Args:
+        candidate: the removal.
+        whole: the counts of the network.
+        model: the network.
+        space: all candidates.
+        size: bytes of a floating-point number.
+    """
+    assert candidate.block is not None
+    rest = count(apply_channels_(on_meta(model), ChannelPlan(removed=(candidate.block,))), space.input_size)
+    params, macs = (sum(getattr(site, name)() for site in candidate.sites) for name in ("params", "macs"))
+    return Cost(
+        float(params - (whole.params - rest.params)),
+        float(macs - ((whole.macs or 0) - (rest.macs or 0))),
+        float(params * size - (whole.bytes - rest.bytes)),
+    )
 
 
 def _built(group: Group, size: int, batch: int) -> tuple[float, list[float]]:

@@ -258,7 +258,7 @@ class Flow:
         """Compare predictions with real networks, made from the dense network."""
         dense = self.dense
         return sampled(
-            self.setup, dense.costs, dense.space, dense.scores, self.setup.config.check,
+            self.setup, dense.costs, dense.space, dense.scores, self.setup.config.check, self.folder,
             lambda done, total, text: self.say(Stage("verify", f"prediction: {text}", done, total)),
         )  # fmt: skip
 
@@ -316,14 +316,15 @@ def layer_rows(choice: Choice, dense: Stages) -> list[dict[str, Any]]:
         cost = stages.costs.by_key[candidate.key]
         for number, site in enumerate(candidate.sites):
             before = dense.costs.by_key[Candidate((site,)).key]
-            own = number == 0
+            removed = candidate.block is not None
+            own = number == 0 and not removed  # a removed layer costs nothing
             narrower = f"{site.layer}, " if site.layer != layers[site.name] else ""
             rows[site.name] = {
                 "layer": site.name,
                 "conv": layers[site.name],
                 "becomes": narrower + candidate.label,
-                "with": candidate.sites[0].name if not own else None,
-                "divergence": stages.scores.get(candidate.key, 0.0) if own else None,
+                "with": candidate.sites[0].name if number else None,
+                "divergence": None if number else stages.scores.get(candidate.key, 0.0),
                 "params_dense": before.params,
                 "params": cost.params if own else 0,
                 "macs_dense": before.macs,

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from leanconv.budget.space import Candidate
 from leanconv.conversion import calibrate
-from leanconv.conversion.apply import build
+from leanconv.conversion.apply import build, convert
+from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
 from leanconv.conversion.plan import Plan
 from leanconv.conversion.targets import Target
+from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import LeanconvWarning
 from leanconv.core.moments import Moments
@@ -64,16 +66,27 @@ def fitted(candidate: Candidate, model: nn.Module, stats: Sequence[Moments]) -> 
     return [module.eval().requires_grad_(False) for module in build(candidate.group, convs, "fit", target)]
 
 
-def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor]) -> nn.Module:
+def converted(
+    model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, removed: Sequence[str] = ()
+) -> nn.Module:
     """A lean copy of `model`, fitted to outputs on `batches`, on which its batch norms are estimated again.
 
     The fit is sequential (see `leanconv.convert`) if its forward passes, two of the whole network for each group, have at
     most `SEQUENTIAL` MACs.
+
+    Args:
+        model: the network.
+        plan: of its layers.
+        batches: images; None gives the lean layers new weights, for a network whose time is measured.
+        removed: the residual blocks that are removed first.
     """
-    sequential = affordable(model, len(plan.groups), batches)
+    base = apply_channels_(copied(model), ChannelPlan(removed=tuple(removed))) if removed else model
     with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
         warnings.simplefilter("ignore", LeanconvWarning)
-        return calibrate.fitted(model, plan, "fit", batches, sequential=sequential)
+        if batches is None:
+            return convert(base, plan)
+        sequential = affordable(base, len(plan.groups), batches)
+        return calibrate.fitted(base, plan, "fit", batches, sequential=sequential)
 
 
 def affordable(model: nn.Module, layers: int, batches: Sequence[Tensor]) -> bool:

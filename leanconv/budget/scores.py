@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from leanconv.budget.costs import Cost, Costs
 from leanconv.budget.parts import fitted
 from leanconv.budget.space import Candidate, Space
-from leanconv.budget.walk import Walk
+from leanconv.budget.walk import Walk, replaced
 from leanconv.conversion.apply import build
+from leanconv.conversion.calibrate import normalising_by_batch
 from leanconv.conversion.moments import collect
 from leanconv.core.atomic import replacing
 from leanconv.experiment.where import Where
@@ -145,11 +146,11 @@ def fit_all(
         progress: called with (done, all, layer) after each layer.
 
     Returns:
-        the keys of the remaining candidates.
+        the keys of the remaining candidates. Removed blocks have no weights, and all remain.
     """
     lines, walk = Lines(folder / "fits.jsonl"), Walk(model, images)
     for number, site in enumerate(space.sites, 1):
-        own = [one for one in space.lean if one.sites[0] == site]
+        own = [one for one in space.lean if one.sites[0] == site and one.group is not None]
         if any(one.key not in lines.records for one in own) or not _file(folder, site.name).exists():
             walk.go(site.name)
             channel = 1 if site.kind == "conv" else -1
@@ -174,7 +175,8 @@ def fit_all(
             for one in own:
                 lines.add(one.key, error=errors.get(one.key), kept=one.key in left)
         progress(number, len(space.sites), site.name)
-    return [key for key, record in lines.records.items() if record["kept"]]
+    left = {key for key, record in lines.records.items() if record["kept"]}
+    return [one.key for one in space.lean if one.block is not None or one.key in left]
 
 
 def undominated(
@@ -213,6 +215,8 @@ def score_all(
     """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
 
     Only the forward pass from the candidate's first layer on is computed. Each score is stored in scores.jsonl when it is known.
+    For a removed block, all batch norms normalise with the statistics of the images, as if they were estimated again, and so
+    do those of the dense network that it is compared with.
 
     Args:
         model: the dense network, in eval mode.
@@ -242,13 +246,21 @@ def scored(model: nn.Module, space: Space, images: Tensor, folder: Path) -> Iter
     """(key, score) of each candidate, as soon as it is computed; arguments as for `score_all`."""
     walk = Walk(model, images)
     reference: Any = None
+    estimated: Any = None  # the reference of removed blocks
     for site in space.sites:
         own = [one for one in space.lean if one.sites[0] == site]
         if own:
             reference = walk.output() if reference is None else reference
             walk.go(site.name)
         for one in own:
-            yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
+            if one.block is None:
+                yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
+                continue
+            with normalising_by_batch(model):
+                estimated = model(images) if estimated is None else estimated
+                with replaced(model, {one.block: nn.Identity()}):
+                    output = model(images)
+            yield one.key, divergence(output, estimated)
 
 
 def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on: Where) -> Iterator[tuple[str, float]]:

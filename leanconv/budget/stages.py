@@ -21,7 +21,6 @@ from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem, Solution
 from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import measured_costs
-from leanconv.conversion.apply import convert
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
 from leanconv.experiment.where import where_of
@@ -50,7 +49,7 @@ class Choice:
     @property
     def changes(self) -> bool:
         """Whether the choice is anything but the dense network."""
-        return self.stages.name != DENSE or any(one.group is not None for one in self.solution.chosen)
+        return self.stages.name != DENSE or any(one.changes for one in self.solution.chosen)
 
 
 class Stages:
@@ -186,8 +185,7 @@ class Stages:
             return dict(most)
 
         def measured(chosen: Sequence[Candidate]) -> float:
-            network = convert(self.setup.start, self.setup.space.plan(chosen), "fresh").eval()
-            ms = measured_ms(self.setup, self.costs, network)
+            ms = measured_ms(self.setup, self.costs, self.setup.network(chosen, fit=False).eval())
             self.say(Stage("solve", f"a choice takes {ms:.3g} ms as measured, of {most['time']:.3g} ms"))
             return ms
 
@@ -242,5 +240,5 @@ def narrower_stages(share: float, dense: Stages) -> Stages:
 def _said(choice: Choice, costs: Costs) -> str:
     solution = choice.solution
     parts = (f"{name} {value / costs.dense[name]:.3f}" for name, value in solution.predicted.items())
-    lean = sum(one.group is not None for one in solution.chosen)
+    lean = sum(one.changes for one in solution.chosen)
     return f"{lean} lean choices, predicted {', '.join(parts)} of dense; divergence {choice.divergence:.4g}"
