@@ -66,9 +66,7 @@ def fitted(candidate: Candidate, model: nn.Module, stats: Sequence[Moments]) -> 
     return [module.eval().requires_grad_(False) for module in build(candidate.group, convs, "fit", target)]
 
 
-def converted(
-    model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, removed: Sequence[str] = ()
-) -> nn.Module:
+def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, removed: Sequence[str] = ()) -> nn.Module:
     """A lean copy of `model`, fitted to outputs on `batches`, on which its batch norms are estimated again.
 
     The fit is sequential (see `leanconv.convert`) if its forward passes, two of the whole network for each group, have at

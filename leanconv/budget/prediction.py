@@ -72,9 +72,7 @@ def sampled(
     }
 
 
-def _choice(
-    setup: Setup, costs: Costs, space: Space, values: Sequence[float], measure: str
-) -> tuple[Candidate, ...]:
+def _choice(setup: Setup, costs: Costs, space: Space, values: Sequence[float], measure: str) -> tuple[Candidate, ...]:
     """A random choice.
 
     Args:

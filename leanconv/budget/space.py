@@ -203,9 +203,7 @@ def _of(model: nn.Module, sites: Sequence[Site], asked: Sequence[str | Method], 
     return list(found.values())
 
 
-def _removals(
-    model: nn.Module, sites: Sequence[Site], every: Iterable[str], input_size: InputSize
-) -> list[Candidate]:
+def _removals(model: nn.Module, sites: Sequence[Site], every: Iterable[str], input_size: InputSize) -> list[Candidate]:
     """The residual blocks that may be removed.
 
     Args:
