@@ -36,7 +36,7 @@ class LeanConfig(Config):
         least=2,
     )
     measure_minutes: float = setting(
-        "Longest time for measuring layers; the rest stays unmeasured.", default=8.0, above=0
+        "Longest time for measuring layers, of all starts together; the rest stays unmeasured.", default=8.0, above=0
     )
     minimise: Literal["time", "macs", "params", "bytes", "memory"] = setting(
         "What a budget of max_drop makes small.", default="time"

@@ -51,6 +51,7 @@ class Costs:
         by_key: the cost of each candidate, by its key.
         unmeasured: the number of candidates without a time, because the time for measuring was over.
         reference: the values of the dense network, of which parts are shown, if `network` has fewer channels.
+        seconds: what the measuring of times took.
     """
 
     network: dict[str, float]
@@ -58,6 +59,7 @@ class Costs:
     by_key: dict[str, Cost]
     unmeasured: int = 0
     reference: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def dense(self) -> dict[str, float]:
@@ -117,7 +119,11 @@ class Costs:
     def from_json(cls, value: Mapping[str, Any]) -> Costs:
         """The costs that `to_json` gave."""
         costs = {key: Cost(**own) for key, own in value["by_key"].items()}
-        rest = value["unmeasured"], dict(value.get("reference", {}))
+        rest = (
+            value["unmeasured"],
+            dict(value.get("reference", {})),
+            value.get("seconds", 0.0),
+        )  # earlier files lack these
         return cls(dict(value["network"]), dict(value["alive"]), costs, *rest)
 
 

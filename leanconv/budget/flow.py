@@ -79,7 +79,8 @@ class Flow:
 
     def __init__(self, setup: Setup, folder: Path, say: Say, progress: bool) -> None:
         self.setup, self.folder, self.say, self.progress = setup, folder, say, progress
-        self.dense = Stages(setup, DENSE, folder, say)
+        self.seconds = 60 * setup.config.measure_minutes  # for measuring layers; half of it, if there are other starts
+        self.dense = Stages(setup, DENSE, folder, say, self.seconds / (2 if setup.config.narrowed else 1))
         self.achieved: list[dict[str, Any]] = []
         self.starts: list[dict[str, Any]] = []
         self.notes: list[str] = []
@@ -107,11 +108,12 @@ class Flow:
 
     def narrower(self, costs: Costs) -> list[Stages]:
         """The stages from networks with fewer channels; what cannot be done is noted."""
-        found = []
+        found: list[Stages] = []
         count = self.setup.config.narrowed
-        for share in shares(self.setup.budget, costs.network, count) if count else ():
+        for number, share in enumerate(shares(self.setup.budget, costs.network, count) if count else ()):
+            left = self.seconds - sum(stages.costs.seconds for stages in [self.dense, *found])
             try:
-                stages = narrower_stages(share, self.dense)
+                stages = narrower_stages(share, self.dense, max(0.0, left) / (count - number))
                 stages.space  # noqa: B018  whether there is a candidate
                 found.append(stages)
             except SettingError as error:

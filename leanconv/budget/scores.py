@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanconv.budget.costs import Cost, Costs
-from leanconv.budget.parts import fitted
+from leanconv.budget.parts import fitted, without
 from leanconv.budget.space import Candidate, Space
-from leanconv.budget.walk import Walk, replaced
+from leanconv.budget.walk import Walk
 from leanconv.conversion.apply import build
 from leanconv.conversion.calibrate import normalising_by_batch
 from leanconv.conversion.moments import collect
@@ -29,6 +29,7 @@ from leanconv.inference.compare import leaves
 JOBS = 16  # on a cluster; each holds the network and the images
 JOB_FOLDER = ".jobs"
 BATCH = 64  # images of a forward pass that measures the inputs of layers
+REPAIR = 1e12  # MACs of all forward passes that fit the layers behind a removed block
 EPS = 1e-5  # of a variance, as in nn.BatchNorm2d
 Progress = Callable[[int, int, str], None]
 
@@ -215,8 +216,8 @@ def score_all(
     """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
 
     Only the forward pass from the candidate's first layer on is computed. Each score is stored in scores.jsonl when it is known.
-    For a removed block, all batch norms normalise with the statistics of the images, as if they were estimated again, and so
-    do those of the dense network that it is compared with.
+    Without a block, the layers behind it are fitted to their old outputs (`leanconv.budget.parts.without`), and all batch norms
+    normalise with the statistics of the images, as if they were estimated again; those of the dense network do so too.
 
     Args:
         model: the dense network, in eval mode.
@@ -256,11 +257,16 @@ def scored(model: nn.Module, space: Space, images: Tensor, folder: Path) -> Iter
             if one.block is None:
                 yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
                 continue
-            with normalising_by_batch(model):
-                estimated = model(images) if estimated is None else estimated
-                with replaced(model, {one.block: nn.Identity()}):
-                    output = model(images)
-            yield one.key, divergence(output, estimated)
+            if estimated is None:
+                estimated = _by_batch(model, images)
+            lean = without(model, [one.block], images.split(BATCH), REPAIR)
+            yield one.key, divergence(_by_batch(lean, images), estimated)
+
+
+def _by_batch(model: nn.Module, images: Tensor) -> Any:
+    """The output of `model` if its norms are estimated on the images."""
+    with normalising_by_batch(model):
+        return model(images)
 
 
 def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on: Where) -> Iterator[tuple[str, float]]:

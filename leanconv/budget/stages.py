@@ -60,11 +60,15 @@ class Stages:
         name: of the network.
         folder: where the stages are stored.
         say: called after each step.
+        seconds: the longest time for measuring the times of layers.
         dense: the costs of the stages from the dense network; None for these stages themselves.
     """
 
-    def __init__(self, setup: Setup, name: str, folder: Path, say: Say, dense: Costs | None = None) -> None:
+    def __init__(
+        self, setup: Setup, name: str, folder: Path, say: Say, seconds: float, dense: Costs | None = None
+    ) -> None:
         self.setup, self.name, self.folder, self.say, self._dense = setup, name, folder, say, dense
+        self.seconds = seconds
         self.notes: list[str] = []
 
     def stored(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -94,7 +98,7 @@ class Stages:
         )
         if found.unmeasured:
             self.notes.append(
-                f"{found.unmeasured} candidates were not timed within {self.setup.config.measure_minutes:g} minutes and were "
+                f"{self.name}: {found.unmeasured} candidates were not timed within {self.seconds / 60:.2g} minutes and were "
                 "left out; raise measure_minutes"
             )
         return found
@@ -105,7 +109,7 @@ class Stages:
         if setup.timed:
             costs = measured_costs(
                 costs, setup.space, setup.start, runtime=config.runtime, batch=config.batch, threads=config.threads,
-                seconds=60 * config.measure_minutes, cache=setup.cache,
+                seconds=self.seconds, cache=setup.cache,
                 progress=lambda done, total, text: self.say(Stage("measure", text, done, total)),
             )  # fmt: skip
         if self._dense is None:
@@ -216,7 +220,7 @@ class Stages:
         return found
 
 
-def narrower_stages(share: float, dense: Stages) -> Stages:
+def narrower_stages(share: float, dense: Stages, seconds: float) -> Stages:
     """The stages from the dense network with the part `share` of its size, without the channels that others replace best.
 
     Only methods are tried that are on the frontier of the dense network, which saves time.
@@ -224,6 +228,7 @@ def narrower_stages(share: float, dense: Stages) -> Stages:
     Args:
         share: of the size.
         dense: the stages from the dense network.
+        seconds: as in `Stages`.
     """
     setup, folder = dense.setup, dense.folder
     asked = [one if isinstance(one, str) else one.name for one in setup.methods]
@@ -234,7 +239,7 @@ def narrower_stages(share: float, dense: Stages) -> Stages:
     name = f"narrowed-{share:.2f}"
     network = narrowed(setup, share, folder / name)
     torch.manual_seed(setup.config.seed)
-    return Stages(setup.from_(network, methods), name, folder / name, dense.say, dense.costs)
+    return Stages(setup.from_(network, methods), name, folder / name, dense.say, seconds, dense.costs)
 
 
 def _said(choice: Choice, costs: Costs) -> str:

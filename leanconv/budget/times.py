@@ -71,7 +71,7 @@ def measured_costs(
         SettingError: the runtime is unknown or not installed.
     """
     runtimes.check(runtime)
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
     store = TimeStore(default_store() if cache == "default" else cache)
     shapes: dict[tuple[object, ...], list[Site]] = {}
     for site in space.sites:
@@ -81,7 +81,7 @@ def measured_costs(
     ratios: dict[str, dict[str, float]] = {one.key: {} for one in space.lean}
     with threads_set(threads):
         for number, sites in enumerate(order, 1):
-            if time.monotonic() > end:
+            if time.monotonic() > begin + seconds:
                 break
             own = _of_shape(space, sites)
             found = [
@@ -96,7 +96,8 @@ def measured_costs(
                         ratios[one.key][site.name] = lean / sum(base for base, _ in found)
             store.write()
             progress(number, len(order), f"{len(own)} operators for {sites[0].layer}")
-    return _with_times(replace(costs, network=costs.network | {"time": network}), space, dense, ratios)
+    found = replace(costs, network=costs.network | {"time": network}, seconds=time.monotonic() - begin)
+    return _with_times(found, space, dense, ratios)
 
 
 def baseline(
