@@ -36,7 +36,7 @@ class LeanConfig(Config):
         least=2,
     )
     measure_minutes: float = setting(
-        "Longest time for measuring layers; the rest stays unmeasured.", default=8.0, above=0
+        "Longest time for measuring layers, of all starts together; the rest stays unmeasured.", default=8.0, above=0
     )
     minimise: Literal["time", "macs", "params", "bytes", "memory"] = setting(
         "What a budget of max_drop makes small.", default="time"
@@ -44,6 +44,7 @@ class LeanConfig(Config):
     narrowed: int = setting(
         "Networks with fewer channels, fitted to the dense one, in which candidates are tried too.", default=2, least=0
     )
+    remove_blocks: bool = setting("Try to remove residual blocks too.", default=True)
     points: int = setting("Budgets on the frontier.", default=9, least=2)
     validation: float = setting(
         "Part of train that is held out for choices; a run's own part is used again.", default=0.1, above=0, below=1

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from leanconv.budget.costs import Costs
-from leanconv.budget.parts import converted
 from leanconv.budget.scores import divergence
 from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem
@@ -77,7 +76,7 @@ def everywhere(space: Space, costs: Costs, method: str, level: int) -> tuple[Can
 @torch.no_grad()
 def real_divergence(setup: Setup, chosen: tuple[Candidate, ...]) -> float:
     """The divergence of a converted network, with new statistics, from the dense network on the calibration images."""
-    return from_teacher(setup, converted(setup.start, setup.space.plan(chosen), setup.batches).eval())
+    return from_teacher(setup, setup.network(chosen).eval())
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from torch import nn
 
 from leanconv.budget.memory import alive, inner_bytes
 from leanconv.budget.space import Candidate, Space
-from leanconv.core.count import count, unique
-from leanconv.core.meta import built_on_meta
+from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
+from leanconv.core.count import Count, count, unique
+from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.method import Group
 
 NOISE = 0.02  # part of a layer's time that two measurements of it may differ by
@@ -50,6 +51,7 @@ class Costs:
         by_key: the cost of each candidate, by its key.
         unmeasured: the number of candidates without a time, because the time for measuring was over.
         reference: the values of the dense network, of which parts are shown, if `network` has fewer channels.
+        seconds: what the measuring of times took.
     """
 
     network: dict[str, float]
@@ -57,6 +59,7 @@ class Costs:
     by_key: dict[str, Cost]
     unmeasured: int = 0
     reference: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def dense(self) -> dict[str, float]:
@@ -95,7 +98,7 @@ class Costs:
         found = {}
         for measure in self.network:
             if measure != "memory":
-                saved = (self._saving(candidate, measure) for candidate in chosen if candidate.group is not None)
+                saved = (self._saving(candidate, measure) for candidate in chosen if candidate.changes)
                 found[measure] = self.network[measure] - sum(saved)
         if "memory" in self.network:
             inner = [self.alive[name] + size for one in chosen for name, size in self.by_key[one.key].inner.items()]
@@ -116,7 +119,11 @@ class Costs:
     def from_json(cls, value: Mapping[str, Any]) -> Costs:
         """The costs that `to_json` gave."""
         costs = {key: Cost(**own) for key, own in value["by_key"].items()}
-        rest = value["unmeasured"], dict(value.get("reference", {}))
+        rest = (
+            value["unmeasured"],
+            dict(value.get("reference", {})),
+            value.get("seconds", 0.0),
+        )  # earlier files lack these
         return cls(dict(value["network"]), dict(value["alive"]), costs, *rest)
 
 
@@ -146,6 +153,9 @@ def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:
         costs[candidate.key] = Cost(own, candidate.macs(), own * size, inner)
     known: dict[tuple[object, ...], tuple[float, list[float]]] = {}
     for candidate in space.lean:
+        if candidate.block is not None:
+            costs[candidate.key] = _without(candidate, whole, model, space, size)
+            continue
         assert candidate.group is not None
         alike = (candidate.group.method, *((site.spec, site.sizes, site.kind) for site in candidate.sites))
         if alike not in known:
@@ -155,6 +165,28 @@ def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:
         inner = {} if held is None else dict(zip(names, maps, strict=True))
         costs[candidate.key] = Cost(candidate.params(), candidate.macs(), weights, inner)
     return Costs(network, {} if held is None else {name: float(value) for name, value in held.at.items()}, costs)
+
+
+def _without(candidate: Candidate, whole: Count, model: nn.Module, space: Space, size: int) -> Cost:
+    """The cost of a removed block: what its searched layers cost, less all that the network saves, its norms included.
+
+    The cost is negative if the block holds more than the searched layers.
+
+    Args:
+        candidate: the removal.
+        whole: the counts of the network.
+        model: the network.
+        space: all candidates.
+        size: bytes of a floating-point number.
+    """
+    assert candidate.block is not None
+    rest = count(apply_channels_(on_meta(model), ChannelPlan(removed=(candidate.block,))), space.input_size)
+    params, macs = (sum(getattr(site, name)() for site in candidate.sites) for name in ("params", "macs"))
+    return Cost(
+        float(params - (whole.params - rest.params)),
+        float(macs - ((whole.macs or 0) - (rest.macs or 0))),
+        float(params * size - (whole.bytes - rest.bytes)),
+    )
 
 
 def _built(group: Group, size: int, batch: int) -> tuple[float, list[float]]:

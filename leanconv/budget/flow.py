@@ -79,7 +79,8 @@ class Flow:
 
     def __init__(self, setup: Setup, folder: Path, say: Say, progress: bool) -> None:
         self.setup, self.folder, self.say, self.progress = setup, folder, say, progress
-        self.dense = Stages(setup, DENSE, folder, say)
+        self.seconds = 60 * setup.config.measure_minutes  # for measuring layers; half of it, if there are other starts
+        self.dense = Stages(setup, DENSE, folder, say, self.seconds / (2 if setup.config.narrowed else 1))
         self.achieved: list[dict[str, Any]] = []
         self.starts: list[dict[str, Any]] = []
         self.notes: list[str] = []
@@ -107,11 +108,12 @@ class Flow:
 
     def narrower(self, costs: Costs) -> list[Stages]:
         """The stages from networks with fewer channels; what cannot be done is noted."""
-        found = []
+        found: list[Stages] = []
         count = self.setup.config.narrowed
-        for share in shares(self.setup.budget, costs.network, count) if count else ():
+        for number, share in enumerate(shares(self.setup.budget, costs.network, count) if count else ()):
+            left = self.seconds - sum(stages.costs.seconds for stages in [self.dense, *found])
             try:
-                stages = narrower_stages(share, self.dense)
+                stages = narrower_stages(share, self.dense, max(0.0, left) / (count - number))
                 stages.space  # noqa: B018  whether there is a candidate
                 found.append(stages)
             except SettingError as error:
@@ -258,7 +260,7 @@ class Flow:
         """Compare predictions with real networks, made from the dense network."""
         dense = self.dense
         return sampled(
-            self.setup, dense.costs, dense.space, dense.scores, self.setup.config.check,
+            self.setup, dense.costs, dense.space, dense.scores, self.setup.config.check, self.folder,
             lambda done, total, text: self.say(Stage("verify", f"prediction: {text}", done, total)),
         )  # fmt: skip
 
@@ -316,14 +318,15 @@ def layer_rows(choice: Choice, dense: Stages) -> list[dict[str, Any]]:
         cost = stages.costs.by_key[candidate.key]
         for number, site in enumerate(candidate.sites):
             before = dense.costs.by_key[Candidate((site,)).key]
-            own = number == 0
+            removed = candidate.block is not None
+            own = number == 0 and not removed  # a removed layer costs nothing
             narrower = f"{site.layer}, " if site.layer != layers[site.name] else ""
             rows[site.name] = {
                 "layer": site.name,
                 "conv": layers[site.name],
                 "becomes": narrower + candidate.label,
-                "with": candidate.sites[0].name if not own else None,
-                "divergence": stages.scores.get(candidate.key, 0.0) if own else None,
+                "with": candidate.sites[0].name if number else None,
+                "divergence": None if number else stages.scores.get(candidate.key, 0.0),
                 "params_dense": before.params,
                 "params": cost.params if own else 0,
                 "macs_dense": before.macs,

@@ -39,7 +39,7 @@ def time_limit(
     tried: list[dict[str, float]] = []
     for _ in range(TRIES):
         solution = problem.solve({**most, "time": limit})
-        ms = measured(solution.chosen) if any(one.group is not None for one in solution.chosen) else dense
+        ms = measured(solution.chosen) if any(one.changes for one in solution.chosen) else dense
         tried.append({"limit": limit, "measured": ms})
         if (1 - NEAR) * budget <= ms <= budget or (ms <= budget and solution.score == 0):
             break

@@ -12,7 +12,6 @@ from torch import nn
 
 from leanconv.budget.events import Say, Stage
 from leanconv.budget.ordinary import NARROWER, of_share
-from leanconv.budget.parts import converted
 from leanconv.budget.setup import Setup
 from leanconv.budget.space import Candidate
 from leanconv.conversion.calibrate import reestimate_norms_
@@ -62,9 +61,8 @@ def make(
         say: called after each step.
         progress: show the progress of the training.
     """
-    keys = [candidate.key for candidate in chosen if candidate.group is not None]
-    plan = setup.space.plan(chosen, reasons)
-    work = partial(_recovered, setup, name, lambda: converted(setup.start, plan, setup.batches))
+    keys = [candidate.key for candidate in chosen if candidate.changes]
+    work = partial(_recovered, setup, name, lambda: setup.network(chosen, reasons))
     return _kept(setup, name, keys, predicted, work, folder, say, progress)
 
 

@@ -11,17 +11,21 @@ from torch import Tensor, nn
 
 from leanconv.budget.space import Candidate
 from leanconv.conversion import calibrate
-from leanconv.conversion.apply import build
+from leanconv.conversion.apply import build, convert
+from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
 from leanconv.conversion.plan import Plan
 from leanconv.conversion.targets import Target
+from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import LeanconvWarning
 from leanconv.core.moments import Moments
 from leanconv.data import ImageData
+from leanconv.search.reconstruction import repaired
 from leanconv.train.config import TrainConfig
 from leanconv.train.run import fit
 
 SEQUENTIAL = 1e13  # MACs of all forward passes of a sequential fit: about a minute on two cores
+LEAST = 32  # images of a fit of dense layers
 
 
 class Recovery(Protocol):
@@ -64,16 +68,50 @@ def fitted(candidate: Candidate, model: nn.Module, stats: Sequence[Moments]) -> 
     return [module.eval().requires_grad_(False) for module in build(candidate.group, convs, "fit", target)]
 
 
-def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor]) -> nn.Module:
+def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, removed: Sequence[str] = ()) -> nn.Module:
     """A lean copy of `model`, fitted to outputs on `batches`, on which its batch norms are estimated again.
 
     The fit is sequential (see `leanconv.convert`) if its forward passes, two of the whole network for each group, have at
     most `SEQUENTIAL` MACs.
+
+    Args:
+        model: the network.
+        plan: of its layers.
+        batches: images; None gives the lean layers new weights, for a network whose time is measured.
+        removed: the residual blocks that are removed first, see `without`.
     """
-    sequential = affordable(model, len(plan.groups), batches)
+    base = without(model, removed, batches or ()) if removed else model
     with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
         warnings.simplefilter("ignore", LeanconvWarning)
-        return calibrate.fitted(model, plan, "fit", batches, sequential=sequential)
+        if batches is None:
+            return convert(base, plan)
+        sequential = affordable(base, len(plan.groups), batches)
+        return calibrate.fitted(base, plan, "fit", batches, sequential=sequential, teacher=model)
+
+
+def without(model: nn.Module, blocks: Sequence[str], batches: Sequence[Tensor], most: float = SEQUENTIAL) -> nn.Module:
+    """A copy of `model` without some residual blocks, whose layers behind them are fitted to their old outputs.
+
+    The fit is sequential, on as many images as its forward passes have at most `most` MACs. With fewer than `LEAST` images
+    there is no fit, because it would fit their noise.
+
+    Args:
+        model: the network.
+        blocks: the names of the blocks.
+        batches: images; none for a network without a fit.
+        most: MACs of all forward passes.
+    """
+    plan, taken = ChannelPlan(removed=tuple(blocks)), []
+    if batches:
+        layers = sum(isinstance(part, nn.Conv2d | nn.Linear) for part in model.modules())
+        channels, height, width = batches[0].shape[1:]
+        left = int(most / (2 * layers * count_macs(model, (channels, height, width))))
+        for batch in batches if left >= LEAST else ():
+            taken += [batch[:left]] if left > 0 else []
+            left -= len(batch)
+    if sum(map(len, taken)) < LEAST:
+        return apply_channels_(copied(model), plan)
+    return repaired(model, plan, taken, sequential=True)
 
 
 def affordable(model: nn.Module, layers: int, batches: Sequence[Tensor]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import nn
 
 from leanconv.budget.controls import real_divergence
 from leanconv.budget.costs import Costs
-from leanconv.budget.parts import converted
+from leanconv.budget.scores import Lines
 from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem
-from leanconv.budget.space import Space
+from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import network_ms
 from leanconv.core.errors import LeanconvWarning, SettingError
 
@@ -24,18 +25,19 @@ TIMED = 5  # networks of which the time is measured
 
 
 def sampled(
-    setup: Setup, costs: Costs, space: Space, scores: Mapping[str, float], count: int,
+    setup: Setup, costs: Costs, space: Space, scores: Mapping[str, float], count: int, folder: Path,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare predictions with real networks on `count` random choices.
 
     Each choice meets a random limit on MACs or parameters, with random scores. It is converted, its statistics are estimated
-    again, and its divergence from the dense network is measured. If the layers were timed, the times of some networks are
-    measured too.
+    again, and its divergence from the dense network is measured. If the layers were timed, the times of the first five
+    networks are measured too.
 
     Args:
         setup, costs, space, scores: of the search.
         count: the number of choices, at least 3.
+        folder: where each choice is stored when it is measured; choices that it holds already are used.
         progress: called with (done, all, text) after each choice.
 
     Returns:
@@ -47,26 +49,20 @@ def sampled(
     if count < 3:
         raise SettingError(f"check={count} must be at least 3 choices, or 0 for none")
     draw = torch.Generator().manual_seed(setup.config.seed + 1)
-    pairs: list[list[float]] = []
-    times: list[list[float]] = []
+    lines = Lines(folder / "prediction.jsonl")
     for number in range(count):
-        measure = ("macs", "params")[number % 2]
         values = torch.rand(len(space.lean) + 1, generator=draw).tolist()
-        known = {
-            one.key: value
-            for one, value in zip(space.lean, values, strict=False)
-            if not _untimed(one.key, costs, setup)
-        }
-        problem = Problem(space, costs, known)
-        dense = costs.network[measure]
-        least = problem.least(measure)
-        chosen = problem.solve({measure: least + values[-1] * (dense - least)}).chosen
-        total = sum(scores[one.key] for one in chosen if one.group is not None)
-        pairs.append([total, real_divergence(setup, chosen)])
-        if setup.timed and len(times) < TIMED:
-            lean = converted(setup.start, space.plan(chosen), setup.batches)
-            times.append([costs.total(space, chosen)["time"], measured_ms(setup, costs, lean)])
-        progress(number + 1, count, f"summed scores {total:.3g}, real divergence {pairs[-1][1]:.3g}")
+        if str(number) not in lines.records:
+            chosen = _choice(setup, costs, space, values, ("macs", "params")[number % 2])
+            total = sum(scores[one.key] for one in chosen if one.changes)
+            time = [costs.total(space, chosen)["time"]] if setup.timed and number < TIMED else []
+            if time:
+                time.append(measured_ms(setup, costs, setup.network(chosen, fit=False).eval()))
+            lines.add(str(number), pair=[total, real_divergence(setup, chosen)], time=time)
+        total, real = lines.records[str(number)]["pair"]
+        progress(number + 1, count, f"summed scores {total:.3g}, real divergence {real:.3g}")
+    found = [lines.records[str(number)] for number in range(count)]
+    pairs, times = [one["pair"] for one in found], [one["time"] for one in found if one["time"]]
     errors = [abs(predicted / measured - 1) * 100 for predicted, measured in times]
     return {
         "spearman": spearman(np.array(pairs)),
@@ -74,6 +70,22 @@ def sampled(
         "times": times,
         "time_error_pct": float(np.median(errors)) if errors else None,
     }
+
+
+def _choice(setup: Setup, costs: Costs, space: Space, values: Sequence[float], measure: str) -> tuple[Candidate, ...]:
+    """A random choice.
+
+    Args:
+        setup, costs, space: of the search.
+        values: random numbers: a score for each candidate, and the place of the limit between the leanest choice and dense.
+        measure: what is limited.
+    """
+    known = {
+        one.key: value for one, value in zip(space.lean, values, strict=False) if not _untimed(one.key, costs, setup)
+    }
+    problem = Problem(space, costs, known)
+    least = problem.least(measure)
+    return problem.solve({measure: least + values[-1] * (costs.network[measure] - least)}).chosen
 
 
 def measured_ms(setup: Setup, costs: Costs, network: nn.Module) -> float:

@@ -138,7 +138,9 @@ class LeanResult(Result):
     def figures(self) -> dict[str, Sequence[str]]:
         """The figures of the page (SVG), by the title of their section."""
         networks = lean_tables.accuracy_figure(self.rows, self.quality)
-        return {"Frontier, and networks": [_figure(self.frontier, self.unit), networks]}
+        found = {"Frontier, and networks": [_figure(self.frontier, self.unit), networks]}
+        prediction = self.summary["prediction"]
+        return found | ({} if prediction is None else {"Predictions": [_predicted(prediction["pairs"], self.unit)]})
 
     def sentences(self) -> Sequence[str]:
         rows = {row["network"]: row for row in self.rows}
@@ -232,3 +234,20 @@ def _figure(points: Sequence[Mapping[str, Any]], unit: str) -> str:
         axes.grid(alpha=0.25, color=INK, linewidth=0.5)
 
     return svg(draw, f"Predicted frontier of {measure}")
+
+
+def _predicted(pairs: Sequence[Sequence[float]], unit: str) -> str:
+    """The summed scores of random choices, and the divergences of their networks, as a figure (SVG)."""
+    from leanconv.report.figures import COLOURS, INK, svg
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot(*zip(*pairs, strict=True), marker="o", linestyle="", color=COLOURS[0])
+        axes.set_xlabel(f"Summed scores, {unit}")
+        axes.set_ylabel(f"Divergence of the network, {unit}")
+        if all(value > 0 for pair in pairs for value in pair):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+
+    return svg(draw, "Predicted and real divergence of random choices")

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanconv.budget.costs import Cost, Costs
-from leanconv.budget.parts import fitted
+from leanconv.budget.parts import fitted, without
 from leanconv.budget.space import Candidate, Space
 from leanconv.budget.walk import Walk
 from leanconv.conversion.apply import build
+from leanconv.conversion.calibrate import normalising_by_batch
 from leanconv.conversion.moments import collect
 from leanconv.core.atomic import replacing
 from leanconv.experiment.where import Where
@@ -28,6 +29,7 @@ from leanconv.inference.compare import leaves
 JOBS = 16  # on a cluster; each holds the network and the images
 JOB_FOLDER = ".jobs"
 BATCH = 64  # images of a forward pass that measures the inputs of layers
+REPAIR = 1e12  # MACs of all forward passes that fit the layers behind a removed block
 EPS = 1e-5  # of a variance, as in nn.BatchNorm2d
 Progress = Callable[[int, int, str], None]
 
@@ -145,11 +147,11 @@ def fit_all(
         progress: called with (done, all, layer) after each layer.
 
     Returns:
-        the keys of the remaining candidates.
+        the keys of the remaining candidates. Removed blocks have no weights, and all remain.
     """
     lines, walk = Lines(folder / "fits.jsonl"), Walk(model, images)
     for number, site in enumerate(space.sites, 1):
-        own = [one for one in space.lean if one.sites[0] == site]
+        own = [one for one in space.lean if one.sites[0] == site and one.group is not None]
         if any(one.key not in lines.records for one in own) or not _file(folder, site.name).exists():
             walk.go(site.name)
             channel = 1 if site.kind == "conv" else -1
@@ -174,7 +176,8 @@ def fit_all(
             for one in own:
                 lines.add(one.key, error=errors.get(one.key), kept=one.key in left)
         progress(number, len(space.sites), site.name)
-    return [key for key, record in lines.records.items() if record["kept"]]
+    left = {key for key, record in lines.records.items() if record["kept"]}
+    return [one.key for one in space.lean if one.block is not None or one.key in left]
 
 
 def undominated(
@@ -213,6 +216,8 @@ def score_all(
     """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
 
     Only the forward pass from the candidate's first layer on is computed. Each score is stored in scores.jsonl when it is known.
+    Without a block, the layers behind it are fitted to their old outputs (`leanconv.budget.parts.without`), and all batch norms
+    normalise with the statistics of the images, as if they were estimated again; those of the dense network do so too.
 
     Args:
         model: the dense network, in eval mode.
@@ -242,13 +247,26 @@ def scored(model: nn.Module, space: Space, images: Tensor, folder: Path) -> Iter
     """(key, score) of each candidate, as soon as it is computed; arguments as for `score_all`."""
     walk = Walk(model, images)
     reference: Any = None
+    estimated: Any = None  # the reference of removed blocks
     for site in space.sites:
         own = [one for one in space.lean if one.sites[0] == site]
         if own:
             reference = walk.output() if reference is None else reference
             walk.go(site.name)
         for one in own:
-            yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
+            if one.block is None:
+                yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
+                continue
+            if estimated is None:
+                estimated = _by_batch(model, images)
+            lean = without(model, [one.block], images.split(BATCH), REPAIR)
+            yield one.key, divergence(_by_batch(lean, images), estimated)
+
+
+def _by_batch(model: nn.Module, images: Tensor) -> Any:
+    """The output of `model` if its norms are estimated on the images."""
+    with normalising_by_batch(model):
+        return model(images)
 
 
 def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on: Where) -> Iterator[tuple[str, float]]:

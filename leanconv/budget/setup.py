@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from leanconv.budget.config import EXECUTION, LeanConfig
 from leanconv.budget.limits import Budget
-from leanconv.budget.parts import Metric
-from leanconv.budget.space import Space, candidates_of
+from leanconv.budget.parts import Metric, converted
+from leanconv.budget.space import Candidate, Space, candidates_of
 from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.plan import Include
@@ -198,8 +198,22 @@ class Setup(ABC):
         """All candidates."""
         return candidates_of(
             self.start, self.input_size, methods=self.methods, align=self.config.align, where=self.where or "*",
-            exclude=self.exclude, include=self.include or (), required=self.start is self.teacher,
+            exclude=self.exclude, include=self.include or (), blocks=self.config.remove_blocks,
+            required=self.start is self.teacher,
         )  # fmt: skip
+
+    def network(
+        self, chosen: Sequence[Candidate], reasons: Mapping[str, str] | None = None, *, fit: bool = True
+    ) -> nn.Module:
+        """The module of a choice: `start`, converted.
+
+        Args:
+            chosen: candidates that contain each layer once.
+            reasons: why a layer stays dense, by its name.
+            fit: fit the lean layers to the dense outputs, and estimate the norms again; otherwise they have new weights.
+        """
+        plan, removed = self.space.plan(chosen, reasons), self.space.removed(chosen)
+        return converted(self.start, plan, self.batches if fit else None, removed)
 
     @torch.no_grad()
     def scored(self, network: nn.Module) -> Scored:

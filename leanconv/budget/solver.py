@@ -49,8 +49,8 @@ class Problem:
 
     def __init__(self, space: Space, costs: Costs, scores: Mapping[str, float]) -> None:
         self.space, self.costs = space, costs
-        self.candidates = [one for one in space.candidates if one.group is None or one.key in scores]
-        self.scores = np.array([0.0 if one.group is None else scores[one.key] for one in self.candidates])
+        self.candidates = [one for one in space.candidates if not one.changes or one.key in scores]
+        self.scores = np.array([scores[one.key] if one.changes else 0.0 for one in self.candidates])
         names = [site.name for site in space.sites]
         self.cover = np.array(
             [[any(site.name == name for site in one.sites) for one in self.candidates] for name in names], dtype=float
@@ -197,7 +197,7 @@ def reasons(space: Space, costs: Costs, scores: Mapping[str, float], chosen: Seq
         for site in candidate.sites:
             others = [one for one in space.lean if site in one.sites and one.key in scores and one is not candidate]
             best = min(others, key=lambda one: scores[one.key], default=None)
-            if candidate.group is not None:
+            if candidate.changes:
                 found[site.name] = f"adds {scores[candidate.key]:.3g} to the divergence"
             elif best is None:
                 found[site.name] = "no candidate saves anything here"

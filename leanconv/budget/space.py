@@ -1,4 +1,4 @@
-"""The candidates of a search: for each layer, or for layers that share weights, every method at its grid of settings."""
+"""The candidates of a search: every method at its grid of settings for each layer, and the removal of residual blocks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,34 @@ from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Group, Method, Site, Skipped
 from leanconv.ops import find_method, list_methods
+from leanconv.search.controls import residual_blocks
+
+REMOVED = "removed"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One choice: a layer stays dense, or a group of layers becomes lean together.
+    """One choice: a layer stays dense, a group of layers becomes lean together, or a residual block is removed.
 
     Args:
         sites: the layers, in the order of execution.
-        group: the group with its method; None for a layer that stays dense.
+        group: the group with its method; None for a layer that stays dense, and for a removed block.
+        block: the name of the residual block that is removed with all its layers, so that its input passes; None for no block.
     """
 
     sites: tuple[Site, ...]
     group: Group | None = None
+    block: str | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether the candidate is anything but a dense layer."""
+        return self.group is not None or self.block is not None
 
     @property
     def label(self) -> str:
-        """The method as text, or "dense"."""
-        return label_of(None if self.group is None else self.group.method)
+        """The method as text, "removed" or "dense"."""
+        return label_of(None if self.group is None else self.group.method) if self.block is None else REMOVED
 
     @property
     def key(self) -> str:
@@ -39,11 +49,15 @@ class Candidate:
         return f"{self.label} @ {' '.join(site.name for site in self.sites)}"
 
     def params(self) -> int:
-        """Parameters by formula."""
+        """Parameters of the layers by formula; 0 for a removed block."""
+        if self.block is not None:
+            return 0
         return self.sites[0].params() if self.group is None else self.group.params()
 
     def macs(self) -> int:
-        """MACs of one image by formula."""
+        """MACs of one image in the layers by formula; 0 for a removed block."""
+        if self.block is not None:
+            return 0
         return self.sites[0].macs() if self.group is None else sum(self.group.macs())
 
 
@@ -79,7 +93,7 @@ class Space:
         return replace(self, lean=tuple(candidate for candidate in self.lean if candidate.key in known))
 
     def plan(self, chosen: Sequence[Candidate], reasons: Mapping[str, str] | None = None) -> Plan:
-        """The plan of a choice.
+        """The plan of a choice, for the network without the blocks that it removes.
 
         Args:
             chosen: candidates that contain each layer once.
@@ -87,10 +101,16 @@ class Space:
         """
         named = [site.name for candidate in chosen for site in candidate.sites]
         assert sorted(named) == sorted(site.name for site in self.sites)
-        dense = [candidate.sites[0] for candidate in chosen if candidate.group is None]
+        dense = [candidate.sites[0] for candidate in chosen if not candidate.changes]
         stay = [Skipped(site, (reasons or {}).get(site.name, "the search keeps it dense")) for site in dense]
         groups = tuple(candidate.group for candidate in chosen if candidate.group is not None)
-        return Plan(groups, (*self.kept, *stay), self.input_size)
+        gone = tuple(f"{block}." for block in self.removed(chosen))
+        kept = tuple(item for item in self.kept if not item.site.name.startswith(gone))
+        return Plan(groups, (*kept, *stay), self.input_size)
+
+    def removed(self, chosen: Sequence[Candidate]) -> tuple[str, ...]:
+        """The blocks that a choice removes."""
+        return tuple(candidate.block for candidate in chosen if candidate.block is not None)
 
 
 def candidates_of(
@@ -102,19 +122,22 @@ def candidates_of(
     where: Where = "*",
     exclude: Where = (),
     include: Include | Sequence[Include] = (),
+    blocks: bool = False,
     required: bool = True,
 ) -> Space:
     """The layers of `model` that may become lean, and the candidates for them.
 
     Layers of one weight shape are offered to each method together, with each setting of the method's grid. A method that
     shares weights makes groups of them, and such a group is one candidate. A candidate that saves neither parameters nor MACs
-    is left out.
+    is left out. A residual block is a candidate for removal if the network runs without it (`leanconv.search.residual_blocks`),
+    all its layers may become lean, and it shares no weight with the rest of the network.
 
     Args:
         input_size: (channels, height, width) of one image.
         methods: names of methods, or methods with settings; () takes every method that leanconv knows.
         align: the channels of a whole vector, see `leanconv.Method.grid`.
         where, exclude, include: as in `leanconv.plan`.
+        blocks: whether residual blocks may be removed.
         required: raise if there is no candidate.
 
     Raises:
@@ -132,6 +155,7 @@ def candidates_of(
     sites = tuple(sorted(offered, key=lambda site: order[site.name]))
     asked = tuple(methods) or tuple(list_methods())
     found = [candidate for alike in _alike(sites) for candidate in _of(model, alike, asked, align)]
+    found += _removals(model, sites, order, known.input_size or input_size) if blocks else []
     if required and not found:
         raise SettingError(
             f"none of the {len(sites)} layers has a candidate; name other methods, or a smaller align than {align}"
@@ -177,3 +201,26 @@ def _of(model: nn.Module, sites: Sequence[Site], asked: Sequence[str | Method], 
                     same = (method.name, candidate.params(), candidate.macs(), *(site.name for site in group.sites))
                     found.setdefault(same, candidate)
     return list(found.values())
+
+
+def _removals(model: nn.Module, sites: Sequence[Site], every: Iterable[str], input_size: InputSize) -> list[Candidate]:
+    """The residual blocks that may be removed.
+
+    Args:
+        sites: the layers that may become lean.
+        every: the names of these layers, and of those that `where` and `exclude` keep.
+    """
+    asked, found = {site.name for site in sites}, []
+    for block in residual_blocks(model, input_size):
+        inside = f"{block.name}."
+        own = tuple(site for site in sites if site.name.startswith(inside))
+        if own and all(name in asked for name in every if name.startswith(inside)) and not _shares(model, inside):
+            found.append(Candidate(own, block=block.name))
+    return found
+
+
+def _shares(model: nn.Module, inside: str) -> bool:
+    """Whether a parameter of the modules whose names start with `inside` belongs to another module too."""
+    named = [*model.named_parameters(remove_duplicate=False)]
+    own = {id(parameter) for name, parameter in named if name.startswith(inside)}
+    return any(id(parameter) in own for name, parameter in named if not name.startswith(inside))

@@ -21,7 +21,6 @@ from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem, Solution
 from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import measured_costs
-from leanconv.conversion.apply import convert
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
 from leanconv.experiment.where import where_of
@@ -50,7 +49,7 @@ class Choice:
     @property
     def changes(self) -> bool:
         """Whether the choice is anything but the dense network."""
-        return self.stages.name != DENSE or any(one.group is not None for one in self.solution.chosen)
+        return self.stages.name != DENSE or any(one.changes for one in self.solution.chosen)
 
 
 class Stages:
@@ -61,11 +60,15 @@ class Stages:
         name: of the network.
         folder: where the stages are stored.
         say: called after each step.
+        seconds: the longest time for measuring the times of layers.
         dense: the costs of the stages from the dense network; None for these stages themselves.
     """
 
-    def __init__(self, setup: Setup, name: str, folder: Path, say: Say, dense: Costs | None = None) -> None:
+    def __init__(
+        self, setup: Setup, name: str, folder: Path, say: Say, seconds: float, dense: Costs | None = None
+    ) -> None:
         self.setup, self.name, self.folder, self.say, self._dense = setup, name, folder, say, dense
+        self.seconds = seconds
         self.notes: list[str] = []
 
     def stored(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class Stages:
         )
         if found.unmeasured:
             self.notes.append(
-                f"{found.unmeasured} candidates were not timed within {self.setup.config.measure_minutes:g} minutes and were "
+                f"{self.name}: {found.unmeasured} candidates were not timed within {self.seconds / 60:.2g} minutes and were "
                 "left out; raise measure_minutes"
             )
         return found
@@ -106,7 +109,7 @@ class Stages:
         if setup.timed:
             costs = measured_costs(
                 costs, setup.space, setup.start, runtime=config.runtime, batch=config.batch, threads=config.threads,
-                seconds=60 * config.measure_minutes, cache=setup.cache,
+                seconds=self.seconds, cache=setup.cache,
                 progress=lambda done, total, text: self.say(Stage("measure", text, done, total)),
             )  # fmt: skip
         if self._dense is None:
@@ -186,8 +189,7 @@ class Stages:
             return dict(most)
 
         def measured(chosen: Sequence[Candidate]) -> float:
-            network = convert(self.setup.start, self.setup.space.plan(chosen), "fresh").eval()
-            ms = measured_ms(self.setup, self.costs, network)
+            ms = measured_ms(self.setup, self.costs, self.setup.network(chosen, fit=False).eval())
             self.say(Stage("solve", f"a choice takes {ms:.3g} ms as measured, of {most['time']:.3g} ms"))
             return ms
 
@@ -218,7 +220,7 @@ class Stages:
         return found
 
 
-def narrower_stages(share: float, dense: Stages) -> Stages:
+def narrower_stages(share: float, dense: Stages, seconds: float) -> Stages:
     """The stages from the dense network with the part `share` of its size, without the channels that others replace best.
 
     Only methods are tried that are on the frontier of the dense network, which saves time.
@@ -226,6 +228,7 @@ def narrower_stages(share: float, dense: Stages) -> Stages:
     Args:
         share: of the size.
         dense: the stages from the dense network.
+        seconds: as in `Stages`.
     """
     setup, folder = dense.setup, dense.folder
     asked = [one if isinstance(one, str) else one.name for one in setup.methods]
@@ -236,11 +239,11 @@ def narrower_stages(share: float, dense: Stages) -> Stages:
     name = f"narrowed-{share:.2f}"
     network = narrowed(setup, share, folder / name)
     torch.manual_seed(setup.config.seed)
-    return Stages(setup.from_(network, methods), name, folder / name, dense.say, dense.costs)
+    return Stages(setup.from_(network, methods), name, folder / name, dense.say, seconds, dense.costs)
 
 
 def _said(choice: Choice, costs: Costs) -> str:
     solution = choice.solution
     parts = (f"{name} {value / costs.dense[name]:.3f}" for name, value in solution.predicted.items())
-    lean = sum(one.group is not None for one in solution.chosen)
+    lean = sum(one.changes for one in solution.chosen)
     return f"{lean} lean choices, predicted {', '.join(parts)} of dense; divergence {choice.divergence:.4g}"

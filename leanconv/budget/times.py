@@ -71,7 +71,7 @@ def measured_costs(
         SettingError: the runtime is unknown or not installed.
     """
     runtimes.check(runtime)
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
     store = TimeStore(default_store() if cache == "default" else cache)
     shapes: dict[tuple[object, ...], list[Site]] = {}
     for site in space.sites:
@@ -81,7 +81,7 @@ def measured_costs(
     ratios: dict[str, dict[str, float]] = {one.key: {} for one in space.lean}
     with threads_set(threads):
         for number, sites in enumerate(order, 1):
-            if time.monotonic() > end:
+            if time.monotonic() > begin + seconds:
                 break
             own = _of_shape(space, sites)
             found = [
@@ -96,7 +96,8 @@ def measured_costs(
                         ratios[one.key][site.name] = lean / sum(base for base, _ in found)
             store.write()
             progress(number, len(order), f"{len(own)} operators for {sites[0].layer}")
-    return _with_times(replace(costs, network=costs.network | {"time": network}), space, dense, ratios)
+    found = replace(costs, network=costs.network | {"time": network}, seconds=time.monotonic() - begin)
+    return _with_times(found, space, dense, ratios)
 
 
 def baseline(
@@ -158,7 +159,7 @@ def _with_times(
     unmeasured = 0
     for one in space.lean:
         own = ratios[one.key]
-        if len(own) == len(one.sites):
+        if one.block is not None or len(own) == len(one.sites):  # removed layers take no time
             by_key[one.key] = replace(by_key[one.key], time=sum(dense[name] * ratio for name, ratio in own.items()))
         else:
             unmeasured += 1
@@ -173,16 +174,15 @@ def _of_shape(space: Space, sites: Sequence[Site]) -> dict[str, Callable[[], nn.
         for index, site in enumerate(one.sites):
             if site.name in names:
                 text = _signature(one, site)
-                assert text is not None
-                found.setdefault(text, lambda one=one, index=index, site=site: _default_form(one, index, site))  # type: ignore[misc]
+                if text is not None:
+                    found.setdefault(text, lambda one=one, index=index, site=site: _default_form(one, index, site))  # type: ignore[misc]
     return found
 
 
 def _signature(one: Candidate, site: Site) -> str | None:
-    """What decides the time of a candidate at one of its layers; None if the layer is another candidate's."""
-    if site not in one.sites:
+    """What decides the time of a candidate at one of its layers; None if the layer is another candidate's or is removed."""
+    if site not in one.sites or one.group is None:
         return None
-    assert one.group is not None
     # layers of a group differ in speed if their specs differ, or if their places have another setting, such as a blend
     place = one.sites.index(site) if len(one.sites) > 1 else 0
     return f"{one.label} {len(one.sites)} {place}"

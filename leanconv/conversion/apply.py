@@ -75,6 +75,7 @@ def convert(
     *,
     data: Iterable[Any] | None = None,
     sequential: bool = False,
+    teacher: nn.Module | None = None,
     progress: Progress | None = None,
     where: Where = "*",
     exclude: Where = (),
@@ -97,6 +98,8 @@ def convert(
             `leanconv.reestimate_norms_` with the same images afterwards.
         sequential: fit the groups of layers in the order in which the network calls them, each to the dense outputs, given
             the inputs that the lean layers before it produce. It reads `data` once for each group.
+        teacher: with `data`, the dense network to whose outputs the layers are fitted, by default `model`. It may have more
+            blocks than `model`; the layers have the same names and shapes in both.
         progress: with `data`, called with the number of fitted groups and the number of all groups.
         where, exclude, settings: arguments of `leanconv.plan`, if `plan` is a method or rules.
 
@@ -113,7 +116,7 @@ def convert(
     >>> lean.weight.shape
     torch.Size([8, 4, 3, 3])
     """
-    _check_init(init, data, sequential)
+    _check_init(init, data, sequential or teacher is not None)
     model = unwrapped(model)
     if plan_of(model) is not None:
         raise SettingError(
@@ -136,9 +139,10 @@ def convert(
     for group in plan.groups:  # on the original, because a copy has no gradient hooks
         _check_group(model, group)
     lean = copied(model)
-    in_turn = targets(model, plan.groups, data)
+    source = model if teacher is None else unwrapped(teacher)
+    in_turn = targets(source, plan.groups, data)
     if sequential and data is not None:
-        in_turn = in_order(model, lean, plan.groups, data)
+        in_turn = in_order(source, lean, plan.groups, data)
     new: dict[int, nn.Module] = {}
     for done, (group, target) in enumerate(in_turn, 1):
         convs = [_layer_at(lean, site) for site in group.sites]
@@ -157,13 +161,13 @@ def convert(
     return lean
 
 
-def _check_init(init: Init, data: Iterable[Any] | None, sequential: bool) -> None:
+def _check_init(init: Init, data: Iterable[Any] | None, outputs: bool) -> None:
     if init not in ("fresh", "fit"):
         raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
     if data is not None and init != "fit":
         raise SettingError(f"data is for a fit, and init={init!r}; take init='fit', or leave data out")
-    if sequential and data is None:
-        raise SettingError("sequential=True fits to outputs; give images, data=batches")
+    if outputs and data is None:
+        raise SettingError("sequential=True and teacher fit to outputs; give images, data=batches")
 
 
 def _check_group(model: nn.Module, group: Group) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,18 +70,8 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     kept = {norm for norm in _inside_operators(model) if norm.affine and not _trained(norm)}
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     sums = {norm: InputSums() for norm in norms}
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    with evaluating(model):
-        for norm in norms:
-            norm.momentum = 0.0  # normalise with the batch, and leave the running statistics
-            norm.num_batches_tracked = None
-            norm.train(norm not in kept)
-        try:
-            _measure(model, sums, batches)
-        finally:
-            for norm, momentum, tracked in before:
-                norm.momentum = momentum
-                norm.num_batches_tracked = tracked
+    with normalising_by_batch(model, kept):
+        _measure(model, sums, batches)
     for norm, found in sums.items():
         if not found.count:
             continue
@@ -92,6 +83,31 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(var)
     return model
+
+
+@contextmanager
+def normalising_by_batch(model: nn.Module, kept: Container[nn.Module] = ()) -> Iterator[None]:
+    """Within the block, batch norms normalise with the statistics of the batch, and keep their running statistics.
+
+    All other layers are in eval mode.
+
+    Args:
+        model: the network.
+        kept: norms that normalise with their running statistics.
+    """
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    with evaluating(model):
+        for norm in norms:
+            norm.momentum = 0.0  # leaves the running statistics
+            norm.num_batches_tracked = None
+            norm.train(norm not in kept)
+        try:
+            yield
+        finally:
+            for norm, momentum, tracked in before:
+                norm.momentum = momentum
+                norm.num_batches_tracked = tracked
 
 
 def fitted(model: nn.Module, plan: Plan, init: Init, batches: Sequence[Any] | None, **settings: Any) -> nn.Module:

@@ -176,7 +176,10 @@ def _narrowed(base: nn.Module, plans: Any, path: Path) -> nn.Module:
     if not isinstance(plans, list):
         raise FileError(f"{path.name}: its channels are no list of plans; save it again")
     found = [ChannelPlan.from_json(plan) for plan in plans]
-    if not found or [plan.to_json() for plan in channel_plans(base)] == [plan.to_json() for plan in found]:
+    applied = [plan.to_json() for plan in channel_plans(base)]
+    if applied == [plan.to_json() for plan in found[: len(applied)]]:  # the given network may be narrower already
+        found = found[len(applied) :]
+    if not found:
         return base
     base = copied(base)
     for plan in found:

@@ -158,7 +158,8 @@ def repaired(model: nn.Module, plan: ChannelPlan, batches: Iterable[Any], *, seq
     """A copy of `model` to which `plan` is applied, whose layers are fitted to their old outputs by least squares.
 
     A convolution without groups or a linear layer that reads removed channels gets the weights W' with the least
-    E||W u - W' u'||², where u' are the inputs that stay. Its bias keeps the mean of its output.
+    E||W u - W' u'||², where u' are the inputs that stay. Its bias keeps the mean of its output. Without a block, this needs the
+    inputs that the network without it gives: so all layers behind the block are fitted if `sequential` is set, and none if not.
 
     Args:
         model: the network.
@@ -171,15 +172,27 @@ def repaired(model: nn.Module, plan: ChannelPlan, batches: Iterable[Any], *, seq
     lean = apply_channels_(copied(model), plan)
     kept = indices(plan.selections)
     names = [name for name, layer in model.named_modules() if (f"{name}.weight", 1) in kept and _fits(layer)]
+    if sequential:
+        names = [*dict.fromkeys([*names, *_behind(model, plan.removed, batches)])]
     names = [name for name in names if f"{name}.weight" in lean.state_dict()]  # its block may be removed
     if sequential:
         for name in first_calls(model, names, batches) if names else ():
-            seen = paired(model, lean, [name], batches, 0)[name]
-            _set_(lean, name, seen.best(_reading(model.get_submodule(name), kept[f"{name}.weight", 1])), kept)
+            seen, layer = paired(model, lean, [name], batches, 0)[name], model.get_submodule(name)
+            inputs = kept.get((f"{name}.weight", 1), torch.arange(layer.weight.shape[1]))  # type: ignore[union-attr,arg-type]
+            _set_(lean, name, seen.best(_reading(layer, inputs)), kept)
     else:
         for name, moments in collect(model, names, batches).items() if names else ():
             _set_(lean, name, _best(model.get_submodule(name), moments, kept[f"{name}.weight", 1]), kept)
     return lean
+
+
+def _behind(model: nn.Module, blocks: Sequence[str], batches: Iterable[Any]) -> list[str]:
+    """The layers that can be fitted and are called behind the first of some blocks."""
+    inside = tuple(f"{block}." for block in blocks)
+    names = [name for name, layer in model.named_modules() if _fits(layer)]
+    called = first_calls(model, names, batches) if blocks else []
+    first = next((number for number, name in enumerate(called) if name.startswith(inside)), len(called))
+    return [name for name in called[first:] if not name.startswith(inside)]
 
 
 def _fits(layer: nn.Module) -> bool:

@@ -101,11 +101,16 @@ def groups_of(student: nn.Module, blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def _different(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """The layers of `student` that have another class or other shapes than in `teacher`, without layers inside of them."""
+    """The layers of `student` with another class or other shapes than in `teacher`, without layers inside of them.
+
+    Layers without parameters have nothing to learn, and are left out.
+    """
     others = dict(teacher.named_modules())
     found: list[str] = []
     for name, module in student.named_modules():
         if not name or name not in others or any(around in found for around in _around(name)):
+            continue
+        if next(module.parameters(), None) is None:  # such as a residual block that was removed
             continue
         if type(module) is not type(others[name]) or _own_shapes(module) != _own_shapes(others[name]):
             found.append(name)
