@@ -99,7 +99,9 @@ def test_runtimes_take_half_of_eager():
     for row in rows("latency-resnet50-runtimes"):
         times = found.setdefault(row["network"], {})
         times[row["runtime"]] = min(row["latency_ms"], times.get(row["runtime"], math.inf))
-    assert all(0.35 < times[name] / times["eager"] < 0.55 for times in found.values() for name in ("openvino", "onnxruntime"))
+    assert all(
+        0.35 < times[name] / times["eager"] < 0.55 for times in found.values() for name in ("openvino", "onnxruntime")
+    )
 
 
 def test_training_is_not_slower_than_dense_but_for_split():

@@ -78,14 +78,6 @@ def test_a_plain_loop(tmp_path: Path) -> None:
     torch.testing.assert_close(lc.load(tmp_path, model=small()).eval()(x), model.eval()(x))
 
 
-def test_the_loop_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## Your own loop")[2]
-    code = text.partition("```python\n")[2].partition("```")[0]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/training.md", "exec"), {})
-    lc.check(lc.load("out"))
-
-
 class Mine(pl.LightningModule):
     """Somebody's own module, which knows nothing of leanconv."""
 
