@@ -1,4 +1,4 @@
-"""What the reader of a document has: photos, checkpoints, trained networks, and the names that the text around the lines explains."""
+"""What the reader of a document has: photos, checkpoints, trained networks, and the names that the text explains."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The small sizes at which the tests run what the documents show. Everything that is changed in a document's block is listed here,
-or in a comment beside the block."""
+"""The small sizes at which the tests run what the documents show.
+
+Everything that is changed in a block of a document is listed here, or in a comment beside the block.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blocks that the tests of `test_shown.py` do not run: their commands and flags exist, and so do the names in their Python lines."""
+"""Blocks of documents that `test_shown.py` does not run: their commands, flags and names exist."""
 
 from __future__ import annotations
 

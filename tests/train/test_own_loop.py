@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import leanconv as lc
 from leanconv.core.errors import SettingError, TieError
 from leanconv.train import LeanCallback
-from tests.gates.tree import ROOT
 from tests.train.conftest import assert_same, state, stripes
 
 METHOD = lc.SharedBasis(shared=4, unique=1, penalty_weight=3.0)
