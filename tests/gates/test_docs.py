@@ -59,6 +59,7 @@ def test_names_in_python_lines_exist(page: str, block: Block) -> None:
     imported = [node for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)]
     own = {node.id for node in ast.walk(parsed) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     own |= {node.name for node in ast.walk(parsed) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    own |= {node.arg for node in ast.walk(parsed) if isinstance(node, ast.arg)}
     own |= {alias.asname or alias.name for node in imported for alias in node.names}
     core: Any = importlib.import_module("leanconv.core.method"), importlib.import_module("leanconv.core.sharing")
     for node in ast.walk(parsed):

@@ -16,7 +16,7 @@ from tests.gates.shown import PAGES, Block, blocks, names_of, read_paths, texts_
 
 BLOCKS = {tree.name(path): blocks(path.read_text(encoding="utf-8")) for path in PAGES}
 # Blocks that no test runs, by page. Each says why; a new one is counted here.
-NOT_RUN: dict[str, int] = {}
+NOT_RUN = {"CONTRIBUTING.md": 2, "docs/detection.md": 1, "docs/scale.md": 1, "docs/speed.md": 1}
 
 
 def pages() -> list[Any]:
