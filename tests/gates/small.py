@@ -20,12 +20,18 @@ TEXTS = {
     " --pretrained": "",
     "cifar10": "digits",
     "basis_resnet56(bases=2)": "basis_resnet32(bases=2)",
-    "resnet56": "resnet8",
     "resnet20": "resnet8",
+    "resnet56": "resnet20",
     "tied_resnet50_s": "spconv_resnet20",
     "fast_vgg(width=0.5)": "fast_vgg(width=0.25)",
     "train fast_vgg": 'train "fast_vgg(width=0.25)"',
+    "--like timm": "--like timm --image-size 32",
+    'like="timm"': 'like="timm", image_size=32',
+    "batch=(1, 16)": "batch=(1,)",
     "time=0.5": "macs=0.7",
+    "macs=0.5,params=0.25": "macs=0.8,params=0.8",  # the small searches try one method
+    '"params": 0.25': '"params": 0.8',
+    "--max-drop 1.0": "--max-drop 90",
     "1, 3, 224, 224": "1, 3, 32, 32",
     "DetectConfig(epochs=12": "DetectConfig(threads=1, min_size=(64,), max_size=64, epochs=1",
 }
@@ -57,7 +63,7 @@ def text(shown: str) -> str:
     """A block with the small texts.
 
     >>> text("compare resnet56 timm/resnet50 --data cifar10")
-    'compare resnet8 timm/test_resnet --data digits'
+    'compare resnet20 timm/test_resnet --data digits'
     """
     for old, new in TEXTS.items():
         start = r"(?<![\w/])" if old[0].isalnum() else ""  # whole words
