@@ -108,9 +108,9 @@ def page(paper: str) -> str:
     return (
         f"# {catalogue.PAPERS[paper]}\n\n{summary(rows)}\n\n"
         f"<!-- written by `python -m tests.gates.update` from leanconv/papers/{paper}.py -->\n\n"
-        f"```console\n$ leanconv reproduce {paper}                  # every printed figure beside ours\n```\n\n"
         f"<!-- run by: tests/cli/test_reproduce.py -->\n"
-        f"```console\n$ leanconv reproduce {paper} --train ROW      # train one of the printed accuracies\n```\n\n"
+        f"```console\n$ leanconv reproduce {paper}                  # every printed figure beside ours\n"
+        f"$ leanconv reproduce {paper} --train ROW      # train one of the printed accuracies\n```\n\n"
         f"{catalogue.about(paper)}\n\n"
         f"## Contents\n\n{_states()}\n\n{contents_table(paper)}\n"
         f"## Counted\n\n`leanconv reproduce {paper}` prints these rows. Our figures are counted on the networks that "

@@ -121,7 +121,7 @@ def explained(wanted: set[str]) -> dict[str, Any]:
     dense = lc.create_model("resnet8", num_classes=3).eval()
     plan = lc.plan(dense, lc.TiedBlock(blocks=2), exclude="conv1")
     labels = torch.arange(48) % 3
-    train = torch.rand(48, 3, 32, 32) / 2 + labels[:, None, None, None] / 4, labels
+    train = (torch.rand(48, 3, 32, 32) * 100 + 60 * labels[:, None, None, None]).to(torch.uint8), labels
     test = train[0][:9], labels[:9]
     found: dict[str, Any] = {
         "lc": lc, "torch": torch, "dense": dense, "model": dense, "plan": plan, "lean": lc.convert(dense, plan),

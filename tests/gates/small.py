@@ -18,10 +18,12 @@ TEXTS = {
     "timm/resnet10t": "timm/test_resnet",
     '"resnet50"': '"test_resnet"',
     " --pretrained": "",
+    "--exclude conv1 -o lean/": "--exclude 'conv1*' -o lean/",  # the stem of test_resnet has three convolutions
     "cifar10": "digits",
     "basis_resnet56(bases=2)": "basis_resnet32(bases=2)",
-    "resnet20": "resnet8",
-    "resnet56": "resnet20",
+    " resnet20": " resnet8",
+    " resnet56": " resnet20",
+    "shallower(macs=0.5)": "shallower(macs=0.8)",  # resnet8 has one block that can go
     "tied_resnet50_s": "spconv_resnet20",
     "fast_vgg(width=0.5)": "fast_vgg(width=0.25)",
     "train fast_vgg": 'train "fast_vgg(width=0.25)"',
