@@ -21,13 +21,16 @@ from typing import Any
 
 from tests.gates import small, tree
 from tests.gates.reader import HAS
-from tests.gates.shown import blocks
+from tests.gates.shown import Block, blocks
 
 GUIDES = ("docs/guides/checkpoint.md", "docs/guides/module.md")
 PAGES = ("README.md", *GUIDES)
-FIRST = 1  # of README's blocks, after the make commands: the way from a trained network to a lean ONNX file
-LAST = 3
 Step = dict[str, Any]
+
+
+def walked(page: str, shown: list[Block]) -> list[Block]:
+    """The blocks of a page that the walk runs: of README, the way from a trained network to a lean ONNX file."""
+    return shown[1:3] if page == "README.md" else shown if page in GUIDES else []
 
 
 def walk(clone: Path, run: Callable[[list[str]], None], python: Callable[[str], None]) -> list[Step]:
@@ -51,13 +54,14 @@ def walk(clone: Path, run: Callable[[list[str]], None], python: Callable[[str], 
     for page in PAGES:
         shown = blocks((clone / page).read_text(encoding="utf-8"))
         lines = ""
-        for block in shown[FIRST:LAST] if page == "README.md" else shown:
+        for block in walked(page, shown):
             if block.language == "python":
                 lines += block.small  # the blocks of a page are one program
                 continue
             for words in block.commands():
                 step(page, shlex.join(["leanconv", *words]), lambda words=words: run(words))
-        step(page, "its Python lines", lambda lines=lines: python(lines))
+        if lines:
+            step(page, "its Python lines", lambda lines=lines: python(lines))
     return steps
 
 
