@@ -27,13 +27,13 @@ def photos(folder: Path) -> None:
                 Image.fromarray(pixels).save(own / f"{number}.png")
 
 
-def checkpoint(path: Path, network: str = "timm/test_resnet", **settings: Any) -> None:
-    """A checkpoint as a training script writes it."""
+def checkpoint(path: Path, network: str = "timm/test_resnet", *, averaged: bool = False, **settings: Any) -> None:
+    """A checkpoint as a training script writes it, with the moving average of its weights if `averaged`."""
     import torch
 
     torch.manual_seed(0)
     state = lc.create_model(network, **(settings or {"num_classes": len(NAMES)})).state_dict()
-    torch.save({"state_dict": state}, path)
+    torch.save({"state_dict": state} | ({"state_dict_ema": state} if averaged else {}), path)
 
 
 def names(path: Path) -> None:
@@ -72,6 +72,7 @@ HAS: dict[str, Callable[[Path], None]] = {
     "names.txt": names,
     "my.pth": checkpoint,
     "mine.pth": checkpoint,
+    "timm_run.pth": lambda path: checkpoint(path, averaged=True),
     "resnet34_s32u1.pth": lambda path: checkpoint(path, "basis_resnet34", shared=32),
     "resnet56_s16u1.pth": lambda path: checkpoint(path, "basis_resnet56", shared=16, bases=2),
     "spconv.pth": lambda path: checkpoint(path, "spconv_resnet50"),

@@ -15,6 +15,7 @@ from typing import Any
 # A text of a command or of Python lines, and what is run in its place: a smaller network, fewer epochs, no downloaded weights
 TEXTS = {
     "timm/resnet50": "timm/test_resnet",
+    "timm/resnet18": "timm/test_resnet",
     "timm/resnet10t": "timm/test_resnet",
     '"resnet50"': '"test_resnet"',
     " --pretrained": "",

@@ -83,7 +83,7 @@ def test_what_is_not_run_says_why() -> None:
     found = {page: sum(block.said("not run") is not None for block in shown) for page, shown in BLOCKS.items()}
     assert {page: count for page, count in found.items() if count} == NOT_RUN
     assert sum(block.runs for shown in BLOCKS.values() for block in shown) >= 50
-    assert sum(bool(page.marks) for page in pages()) <= 2
+    assert sum(bool(page.marks) for page in pages()) <= 3
 
 
 @pytest.mark.parametrize("page", [page for page in BLOCKS if any(block.said("run by") for block in BLOCKS[page])])
