@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -20,25 +19,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.gates import tree
-from tests.gates.guides import blocks, commands, files_of_a_user, flags_for
+from tests.gates import small, tree
+from tests.gates.reader import HAS
+from tests.gates.shown import Block, blocks
 
 GUIDES = ("docs/guides/checkpoint.md", "docs/guides/module.md")
-# README shows real sizes; the walk takes small ones
-SMALL = {"time=0.5": "macs=0.5", "fast_vgg(width=0.5)": "fast_vgg(width=0.25)"}
-ADDED = {
-    "train": ["--epochs", "1", "--threads", "1"],
-    "lean": shlex.split(
-        "--recovery-epochs 1 --images 16 --controls none --methods tied_block --points 2 --runtime eager --batch 1"
-    ),
-}
+PAGES = ("README.md", *GUIDES)
 Step = dict[str, Any]
 
 
-def readme_commands(text: str) -> list[list[str]]:
-    """The commands of README's first screen that train a network, make it lean and use it."""
-    block = next(code for code in re.findall(r"```console\n(.*?)```", text, re.DOTALL) if "leanconv train" in code)
-    return [[SMALL.get(word, word) for word in words] + flags_for(words, ADDED) for words in commands(block)]
+def walked(page: str, shown: list[Block]) -> list[Block]:
+    """The blocks of a page that the walk runs: of README, the way from a trained network to a lean ONNX file."""
+    return shown[1:3] if page == "README.md" else shown if page in GUIDES else []
 
 
 def walk(clone: Path, run: Callable[[list[str]], None], python: Callable[[str], None]) -> list[Step]:
@@ -57,19 +49,19 @@ def walk(clone: Path, run: Callable[[list[str]], None], python: Callable[[str], 
         steps.append({"page": page, "step": what, "seconds": round(time.perf_counter() - start, 2)})
         print(f"{steps[-1]['seconds']:8.1f} s  {page}: {what}", file=sys.stderr, flush=True)
 
-    files_of_a_user()
-    for words in readme_commands((clone / "README.md").read_text(encoding="utf-8")):
-        step("README.md", shlex.join(["leanconv", *words]), lambda words=words: run(words))
-    for page in GUIDES:
+    for name in ("photos", "my.pth", "names.txt"):
+        HAS[name](Path(name))
+    for page in PAGES:
+        shown = blocks((clone / page).read_text(encoding="utf-8"))
         lines = ""
-        for language, code, flags in blocks((clone / page).read_text(encoding="utf-8")):
-            if language == "python":
-                lines += code  # the blocks of a page are one program
+        for block in walked(page, shown):
+            if block.language == "python":
+                lines += block.small  # the blocks of a page are one program
                 continue
-            for words in commands(code):
-                asked = [*words, *flags_for(words, flags)]
-                step(page, shlex.join(["leanconv", *asked]), lambda asked=asked: run(asked))
-        step(page, "its Python lines", lambda lines=lines: python(lines))
+            for words in block.commands():
+                step(page, shlex.join(["leanconv", *words]), lambda words=words: run(words))
+        if lines:
+            step(page, "its Python lines", lambda lines=lines: python(lines))
     return steps
 
 
@@ -83,7 +75,7 @@ def in_processes(clone: Path) -> tuple[Callable[[list[str]], None], Callable[[st
         )
 
     def python(lines: str) -> None:
-        Path("lines.py").write_text(lines, encoding="utf-8")
+        Path("lines.py").write_text(f"from tests.gates import small\n\nsmall.replace()\n{lines}", encoding="utf-8")
         subprocess.run([sys.executable, "lines.py"], env=environment, check=True, stdout=subprocess.DEVNULL)
 
     return run, python
@@ -92,6 +84,8 @@ def in_processes(clone: Path) -> tuple[Callable[[list[str]], None], Callable[[st
 def in_this_process() -> tuple[Callable[[list[str]], None], Callable[[str], None]]:
     """Commands and lines run here."""
     from leanconv.cli import main as leanconv
+
+    small.replace()
 
     def run(words: list[str]) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task, set_task
 from leanconv.core.task import Task
+from leanconv.core.task_settings import TaskSettings
 from leanconv.data import ImageData, LabelledImages, describe
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS
@@ -29,7 +30,9 @@ from leanconv.deploy.opened import Called
 from leanconv.experiment.settings import read_config, settings_for
 from leanconv.files.load import load
 from leanconv.files.save import save
-from leanconv.files.target import Network, is_saved, network_name, open_target
+from leanconv.files.target import Network, is_saved, network_name
+from leanconv.files.weights import open_with_weights
+from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
 from leanconv.train.prepared import check_fits, scores_of, side_of, some_batches, task_on
 
@@ -61,6 +64,11 @@ class ClassifierSetup(Setup):
     def input_size(self) -> InputSize:
         return (self.task.channels, *self.task.image_size)
 
+    @property
+    def as_trained(self) -> ImageData:
+        """The images, normalised as in the dense network's training."""
+        return self.data if self.data.prepared else replace(self.data, mean=self.task.mean, std=self.task.std)
+
     def whole(self, part: nn.Module) -> nn.Module:
         if not self.data.prepared:
             set_task(part, self.task)
@@ -78,7 +86,7 @@ class ClassifierSetup(Setup):
         recipe = self.scratch if scratch else self.recipe
         if recipe is None:
             return 0
-        self.recover(network, self.teacher, self.data, recipe, folder, progress=progress)
+        self.recover(network, self.teacher, self.as_trained, recipe, folder, progress=progress)
         return recipe.epochs
 
     @property
@@ -112,21 +120,32 @@ class ClassifierSetup(Setup):
     def identity(self) -> dict[str, Any]:
         facts = describe(self.data)
         recipe = None if self.recipe is None else self.recipe.to_json()
-        return super().identity() | {"data": facts | {"classes": len(facts["classes"])}, "recipe": recipe}
+        found = super().identity() | {"data": facts | {"classes": len(facts["classes"])}, "recipe": recipe}
+        told = [[*self.as_trained.mean], [*self.as_trained.std]]
+        return found | ({} if told == [[*self.data.mean], [*self.data.std]] else {"normalised": told})
 
 
-def teacher_of(model: Network, data: ImageData, pretrained: bool) -> nn.Module:
-    """The dense network of a target, a copy in eval mode and in channels_last.
+def teacher_of(
+    model: Network, data: ImageData, pretrained: bool, weights: str | Path | None, state: str | None, task: TaskSettings
+) -> nn.Module:
+    """The dense network of a target, a copy in eval mode and in channels_last, with the task that the user tells.
 
     Raises:
-        SettingError: the network is lean already, or is a single layer.
+        SettingError: the network is lean already, or is a single layer; a checkpoint comes without the preparation of its
+            images, or with a module.
+        FileError: the checkpoint does not fit the network.
     """
-    if isinstance(model, nn.Module):
-        found = copied(model)
-    elif isinstance(model, str):
-        found = open_target(model, pretrained=pretrained, num_classes=len(data.classes), in_chans=data.channels)
+    if isinstance(model, str):
+        classes = len(data.classes) if weights is None else None  # a trained network keeps the classes that it has
+        found = open_with_weights(
+            model, weights, state=state, pretrained=pretrained, num_classes=classes, in_chans=data.channels
+        )
+    elif weights is not None:
+        raise SettingError("weights= is for networks by name; fill this one with lc.load_checkpoint(model, path)")
     else:
-        found = model()
+        found = copied(model) if isinstance(model, nn.Module) else model()
+    if weights is not None or task.given:
+        set_task(found, task_from(found, task))
     if plan_of(found) is not None:
         raise SettingError(f"{network_name(model)} is lean already; give the trained dense network")
     if isinstance(found, nn.Conv2d | nn.Linear):
@@ -173,32 +192,31 @@ def recipe_of(
 
 
 def prepared(
-    model: Network, data: ImageData, budget: Budget, config: LeanConfig, recipe: TrainConfig | str | Path | None,
-    *, pretrained: bool, methods: Sequence[str | Method], controls: dict[str, Control | None], **more: Any,
+    teacher: nn.Module, data: ImageData, budget: Budget, config: LeanConfig, recipe: TrainConfig | str | Path | None,
+    *, target: Network, methods: Sequence[str | Method], controls: dict[str, Control | None], **more: Any,
 ) -> ClassifierSetup:  # fmt: skip
-    """The setup of a search.
+    """The setup of a search for the network `teacher`, which `teacher_of` made from `target`.
 
     Raises:
-        SettingError: the network does not fit the images, or is lean already.
+        SettingError: the network does not fit the images.
     """
-    teacher = teacher_of(model, data, pretrained)
     noted = get_task(teacher)
     if noted is not None:
         data = data.for_classes(noted.classes)
     task = task_on(teacher, data)
     check_fits(teacher, data, task.image_size)
-    splits, recovery = recipe_of(model, data, recipe, config)
+    splits, recovery = recipe_of(target, data, recipe, config)
     side = None if data.prepared else side_of(data, task)
     if side is not None and splits.image_size is None:  # the network takes another size than that of the data
         splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
     total = splits.epochs + (recovery.epochs if recovery else 0)
     scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts
     reason = "those of the dense network's run and of the recovery"
-    if own_run(model) is None:
+    if own_run(target) is None:
         reason = "those of the recipe and of the recovery, because the dense network's own are unknown"
     train, validation = data.split(splits.validation, splits.seed)
     return ClassifierSetup(
-        name=title_of(model), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,
+        name=title_of(target), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,
         budget=budget, config=config, recipe=recovery, scratch=scratch, reason=reason, methods=tuple(methods),
         controls=controls, **more,
     )  # fmt: skip

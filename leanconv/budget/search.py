@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from leanconv.budget.classifier import prepared
+from leanconv.budget.classifier import prepared, teacher_of
 from leanconv.budget.config import EXECUTION, LeanConfig
 from leanconv.budget.controls import RANDOM, UNIFORM
 from leanconv.budget.flow import Flow, Found
@@ -27,6 +27,7 @@ from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
+from leanconv.core.task_settings import TaskSettings
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, Waiting, teller
 from leanconv.experiment.where import where_of
@@ -54,6 +55,9 @@ def lean(
     controls: Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
     recover: Recovery = distil,
     pretrained: bool = False,
+    weights: str | Path | None = None,
+    state: str | None = None,
+    task: TaskSettings | None = None,
     test_split: float | None = None,
     resume: bool = False,
     progress: Progress = True,
@@ -89,6 +93,10 @@ def lean(
             `Setup` that return a network. () compares with nothing.
         recover: the training after the conversion, see `leanconv.budget.parts.Recovery`.
         pretrained: start from published weights, for networks by name.
+        weights, state: the checkpoint that holds the trained weights, for networks by name; the part of it, as in
+            `leanconv.load_checkpoint`.
+        task: what a checkpoint does not hold: its classes and how its images were prepared. `weights` needs it; in Python,
+            `leanconv.note_task` tells the same of a module.
         test_split: as in `leanconv.fit`.
         resume: continue the unfinished search in `out`.
         progress: True prints a line for each step; a function is called with each event.
@@ -114,8 +122,9 @@ def lean(
     asked, chosen = Budget.of(budget), LeanConfig(**settings)
     images = as_images(data, test_split=test_split)
     setup = prepared(
-        model, images, asked, chosen, config, pretrained=pretrained, methods=methods, controls=named_controls(controls),
-        where=tuple(where), exclude=tuple(exclude), include=include, metric=metric, recover=recover, cache=cache,
+        teacher_of(model, images, pretrained, weights, state, task or TaskSettings()), images, asked, chosen, config,
+        target=model, methods=methods, controls=named_controls(controls), where=tuple(where), exclude=tuple(exclude),
+        include=include, metric=metric, recover=recover, cache=cache,
     )  # fmt: skip
     return searched(setup, LeanResult, out, resume=resume, progress=progress, command=command)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from leanconv.core.errors import SettingError
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the search and of the lean network.")]
 Budgets = Annotated[
@@ -31,3 +34,11 @@ Recipe = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")]
 Pyramid = Annotated[bool, typer.Option("--pyramid", help="Of a detector: make the feature pyramid lean too.")]
+
+
+def refuse_for_detector(target: str, given: Mapping[str, Any]) -> None:
+    """Raise SettingError if a flag that is for classifiers was given with a detector."""
+    unused = next((name for name, value in given.items() if value), None)
+    if unused is not None:
+        flag = f"--{unused.replace('_', '-')}"
+        raise SettingError(f"{target} holds a detector, and {flag} is for classifiers; leave it out")

@@ -108,6 +108,7 @@ def page(paper: str) -> str:
     return (
         f"# {catalogue.PAPERS[paper]}\n\n{summary(rows)}\n\n"
         f"<!-- written by `python -m tests.gates.update` from leanconv/papers/{paper}.py -->\n\n"
+        f"<!-- run by: tests/cli/test_reproduce.py -->\n"
         f"```console\n$ leanconv reproduce {paper}                  # every printed figure beside ours\n"
         f"$ leanconv reproduce {paper} --train ROW      # train one of the printed accuracies\n```\n\n"
         f"{catalogue.about(paper)}\n\n"

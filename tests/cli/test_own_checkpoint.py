@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,8 @@ import torch
 
 import leanconv as lc
 from leanconv.core.errors import LeanconvWarning, SettingError
-from leanconv.data import open_data
+from leanconv.core.task_settings import TaskSettings
+from leanconv.data import ImageData, open_data
 from leanconv.files.classifier import class_count
 from tests.gates.tree import ROOT
 
@@ -132,6 +134,44 @@ def test_other_classes_start_a_new_last_layer(call: Callable, tmp_path: Path) ->
     with pytest.warns(LeanconvWarning, match="has 3 classes and 10 are needed"):
         found = lc.fit("resnet8", "digits", weights=tmp_path / "three.pth", epochs=1, threads=1, progress=False)
     assert found.network.fc.out_features == 10
+
+
+QUICK = {"methods": ["tied_block"], "images": 16, "points": 2, "narrowed": 0, "controls": (), "threads": 1}
+QUICK_FLAGS = shlex.split("--methods tied_block --images 16 --points 2 --narrowed 0 --controls none --threads 1")
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    path = tmp_path / "my.pth"
+    torch.save(lc.create_model("resnet8", num_classes=10, in_chans=1, width=8).state_dict(), path)
+    return path
+
+
+def test_lean_takes_a_checkpoint(call: Callable, untrained: Path, tmp_path: Path) -> None:
+    order = open_data("digits").classes[::-1]
+    target = ("resnet8(in_chans=1, width=8)", "--weights", untrained, "--image-size", 8, "-o", tmp_path / "lean")
+    asked = ("--budget", "macs=0.8", "--recovery-epochs", 0, *QUICK_FLAGS)
+    answer = call("lean", *target, *asked, "--classes", ",".join(order))
+    assert answer.code == 2 and one_line(answer, "how the images were normalised", "--like timm")
+    answer = call("lean", *target, *asked, "--classes", ",".join(order), "--mean", 0.3, "--std", 0.4)
+    assert answer.code == 0, answer.err
+    assert lc.get_task(lc.load(tmp_path / "lean")) == lc.Task((0.3,), (0.4,), (8, 8), order)
+    summary = json.loads((tmp_path / "lean" / "summary.json").read_text())
+    assert summary["settings"]["target"] == target[0] and summary["settings"]["normalised"] == [[0.3], [0.4]]
+
+
+def test_a_lean_network_recovers_on_images_prepared_as_in_its_training(untrained: Path) -> None:
+    seen = []
+
+    def recover(student: object, teacher: object, data: ImageData, *more: object, progress: bool) -> None:
+        seen.append((data.mean, data.std, data.classes))
+
+    model = lc.load_checkpoint(lc.create_model("resnet8", num_classes=10, in_chans=1, width=8), untrained)
+    task = TaskSettings(classes=open_data("digits").classes[::-1], mean=(0.3,), std=(0.4,), image_size=8)
+    lc.lean(model, "digits", "macs=0.8", task=task, recovery_epochs=1, recover=recover, progress=False, **QUICK)
+    assert seen == [((0.3,), (0.4,), task.classes)]
+    with pytest.raises(SettingError, match="weights= is for networks by name"):
+        lc.lean(model, "digits", "macs=0.8", weights=untrained, progress=False, **QUICK)
 
 
 def test_a_file_without_a_task_is_named_by_export_and_by_the_server(

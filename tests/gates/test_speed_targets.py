@@ -1,4 +1,4 @@
-"""The figures in the last table of docs/speed.md, and those in its sentences, are those of the committed rows."""
+"""The figures in the sentences of docs/speed.md and its results, and in the table of targets, are those of the committed rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from tests.gates import tree
 
-TEXT = (tree.ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+PAGES = ("speed.md", "results/speed-resnet50.md", "results/speed-others.md")
+FIRST, *MORE = ((tree.ROOT / "docs" / page).read_text(encoding="utf-8") for page in PAGES)
+TEXT = "\n".join([FIRST, *MORE])
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -74,6 +76,32 @@ REACHED = {
 @pytest.mark.parametrize("target", REACHED)
 def test_the_table_of_targets(target: str):
     assert f"| {target} | {REACHED[target]()} |" in TEXT
+
+
+def test_the_page_says_the_findings_first():
+    """Five findings before the first table, with the figures of the rows."""
+    findings = " ".join(FIRST[: FIRST.index("## The evidence")].split())
+    assert findings.count("- **") >= 5 and "|" not in findings
+    tied, pruned = (f"{best(name)}" for name in ("ResNet-50, tied B = 2", "ResNet-50 pruned to ResNet-50, tied B = 2"))
+    assert f"take {tied} of the time" in findings and f"the same MACs ({pruned})" in findings
+    assert f"takes {best('TiedResNet50-S')} of the time" in findings
+    assert f"SPConv-ResNet50 {best('SPConv-ResNet50')} with" in findings
+    growth = {
+        row["method"]: f"{row['ratio']:.2f}"
+        for row in rows("growth-resnet_cifar")
+        if (row["axis"], row["value"]) == ("width", 8)
+    }
+    assert f"({growth['split(ratio=0.5)']} and {growth['shared_basis(shared=8)']} of the dense time)" in findings
+
+
+def test_runtimes_take_half_of_eager():
+    found: dict[str, dict[str, float]] = {}
+    for row in rows("latency-resnet50-runtimes"):
+        times = found.setdefault(row["network"], {})
+        times[row["runtime"]] = min(row["latency_ms"], times.get(row["runtime"], math.inf))
+    assert all(
+        0.35 < times[name] / times["eager"] < 0.55 for times in found.values() for name in ("openvino", "onnxruntime")
+    )
 
 
 def test_training_is_not_slower_than_dense_but_for_split():

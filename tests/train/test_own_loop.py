@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import leanconv as lc
 from leanconv.core.errors import SettingError, TieError
 from leanconv.train import LeanCallback
-from tests.gates.tree import ROOT
 from tests.train.conftest import assert_same, state, stripes
 
 METHOD = lc.SharedBasis(shared=4, unique=1, penalty_weight=3.0)
@@ -76,14 +75,6 @@ def test_a_plain_loop(tmp_path: Path) -> None:
     lc.save(model, tmp_path)
     x, _ = images()
     torch.testing.assert_close(lc.load(tmp_path, model=small()).eval()(x), model.eval()(x))
-
-
-def test_the_loop_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## Your own loop")[2]
-    code = text.partition("```python\n")[2].partition("```")[0]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/training.md", "exec"), {})
-    lc.check(lc.load("out"))
 
 
 class Mine(pl.LightningModule):
