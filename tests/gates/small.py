@@ -25,7 +25,8 @@ TEXTS = {
     " resnet20": " resnet8",
     " resnet56": " resnet20",
     "shallower(macs=0.5)": "shallower(macs=0.8)",  # resnet8 has one block that can go
-    "tied_resnet50_s": "spconv_resnet20",
+    " tied_resnet50_s": " spconv_resnet20",
+    '"tied_resnet50_s"': '"timm/test_resnet"',
     "fast_vgg(width=0.5)": "fast_vgg(width=0.25)",
     "train fast_vgg": 'train "fast_vgg(width=0.25)"',
     "--like timm": "--like timm --image-size 32",
