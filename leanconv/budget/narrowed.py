@@ -1,4 +1,8 @@
-"""Networks with fewer channels, from which a search may start: the channels that the others replace best are removed."""
+"""Networks with fewer channels, from which a search may start: the channels that the others replace best are removed.
+
+Widths are no candidates beside the operators: a narrower layer changes the layers that read it, so costs would be products of
+choices, and all layers that meet in a residual sum have one width. The solver needs choices whose costs and scores add up.
+"""
 
 from __future__ import annotations
 

@@ -162,11 +162,21 @@ def test_a_network_that_cannot_be_traced_and_a_control_of_a_users_own(data):
         lc.lean(model, data, "memory=0.8", None, **options())
 
 
-def test_predictions_are_compared_with_real_networks(trained, data):
-    found = lc.lean(trained, data, "macs=0.7", None, **options(check=3))
+def test_predictions_are_compared_with_real_networks_and_a_stopped_comparison_continues(trained, data, tmp_path, monkeypatch):
+    verified = 2  # events of the stage before the comparison: the dense and the lean network
+    with pytest.raises(KeyboardInterrupt):
+        lc.lean(trained, data, "macs=0.7", tmp_path, **options(check=3, progress=Stop("verify", verified + 2)))
+    stored = Lines(tmp_path / "prediction.jsonl").records
+    assert {*stored} == {"0", "1"}
+    real = []
+    monkeypatch.setattr("leanconv.budget.prediction.real_divergence", lambda *_: real.append(0.5) or 0.5)
+    found = lc.lean(trained, data, "macs=0.7", tmp_path, resume=True, **options(check=3))
     prediction = found.summary["prediction"]
-    assert len(prediction["pairs"]) == 3 and -1 <= prediction["spearman"] <= 1 and prediction["times"] == []
+    assert len(real) == 1 and prediction["pairs"][2][1] == 0.5
+    assert prediction["pairs"][:2] == [stored["0"]["pair"], stored["1"]["pair"]]
+    assert -1 <= prediction["spearman"] <= 1 and prediction["times"] == []
     assert any("Spearman" in sentence for sentence in found.sentences())
+    assert "Divergence of the network, nats" in (tmp_path / "report.html").read_text()
 
 
 def test_time_is_measured_with_the_dense_network_and_remembered(trained, data, tmp_path):
