@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
     "split 1/2": lc.Split(),
     "split 1/2, static gate": lc.Split(fusion="static"),
     "basis S16": lc.SharedBasis(16),
-    "low rank 16": lc.LowRank(16),
+    "low rank 1/2": lc.LowRank(0.5),
     "partial 1/2": lc.PartialConv(0.5),
 }
 CHOSEN = ("ResNet-50", "TiedResNet50-S", "SPConv-ResNet50", "SPConv-ResNet50, static gate", "ResNet-50, tied B = 2")
