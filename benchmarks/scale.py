@@ -1,8 +1,8 @@
 """Time and memory of long runs, large comparisons and deep networks: ``python benchmarks/scale.py -o FILE``.
 
-- records: a finished run with so many lines in metrics.jsonl is read and drawn into its page.
-- runs: a comparison of so many finished runs, 10 of each method, is made again from their folders, with its report and page.
-- convolutions: a chain of so many convolutions is planned.
+- records: a finished run with N lines in metrics.jsonl is read and drawn into its page.
+- runs: a comparison of N finished runs, 10 of each method, is made again from their folders, with its report and page.
+- convolutions: a chain of N convolutions is planned.
 
 Each is measured in a process of its own, whose processor time and peak of memory above that of its imports are measured too.
 """

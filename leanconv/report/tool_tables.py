@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from leanconv.report.tables import NONE, Row, markdown_text
 
-NOTE = "Seconds of each step and, in brackets, its budget. A chain is a network of so many convolutions, one after the other."
+NOTE = "Seconds of each step and, in brackets, its budget. A chain of N is a network of N convolutions, one after the other."
 
 
 def markdown(rows: Sequence[Row]) -> str:
