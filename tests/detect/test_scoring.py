@@ -74,7 +74,9 @@ def test_masks_of_visible_pixels_are_warned_of():
         Instance((20, 10, 60, 50), 1, 800.0, encode(behind)),
     )
     hidden = [Photo(number, Path("none"), 100, 100, instances) for number in (1, 2)]
-    with pytest.warns(LeanconvWarning, match=r"2 of 3 photos have an occlusion ratio below 0.1 by masks, and 0 by boxes"):
+    with pytest.warns(
+        LeanconvWarning, match=r"2 of 3 photos have an occlusion ratio below 0.1 by masks, and 0 by boxes"
+    ):
         score(Detections(), [*hidden, photo(3, (10, 10, 50, 50), (10, 10, 50, 50))], by="masks")
     score(Detections(), hidden, by="boxes")  # warnings are errors here
     score(Detections(), [photo(1, (10, 10, 50, 50)), photo(2, (10, 10, 50, 50))], by="masks")  # nothing overlaps at all
