@@ -31,7 +31,7 @@ TEXTS = {
     "train fast_vgg": 'train "fast_vgg(width=0.25)"',
     "--like timm": "--like timm --image-size 32",
     'like="timm"': 'like="timm", image_size=32',
-    "batch=(1, 16)": "batch=(1,)",
+    'runtimes=("eager", "openvino"), batch=(1, 16)': 'runtimes=("eager",), batch=(1,)',
     "time=0.5": "macs=0.7",
     "macs=0.5,params=0.25": "macs=0.8,params=0.8",  # the small searches try one method
     '"params": 0.25': '"params": 0.8',
@@ -60,7 +60,12 @@ KEYWORDS: dict[str, dict[str, Any]] = {
     "leanconv.detect.lean": {"recovery_epochs": 0, **FEW, "images": 4},
 }
 # Seconds of measurements inside a command
-VALUES = {"leanconv.experiment.compare.LATENCY_SECONDS": 0.05, "leanconv.budget.flow.FINAL_SECONDS": 0.05}
+VALUES = {
+    "leanconv.experiment.compare.LATENCY_SECONDS": 0.05,
+    "leanconv.budget.flow.FINAL_SECONDS": 0.05,
+    "leanconv.timing.modules.SECONDS": 0.01,
+    "leanconv.timing.modules.WARM_UP": 0.01,
+}
 
 
 def text(shown: str) -> str:
