@@ -20,6 +20,7 @@ TEXTS = {
     '"resnet50"': '"test_resnet"',
     " --pretrained": "",
     "--exclude conv1 -o lean/": "--exclude 'conv1*' -o lean/",  # the stem of test_resnet has three convolutions
+    'exclude=["conv1"]': 'exclude=["conv1.*"]',
     "cifar10": "digits",
     "basis_resnet56(bases=2)": "basis_resnet32(bases=2)",
     " resnet20": " resnet8",
@@ -29,6 +30,7 @@ TEXTS = {
     '"tied_resnet50_s"': '"timm/test_resnet"',
     "fast_vgg(width=0.5)": "fast_vgg(width=0.25)",
     "train fast_vgg": 'train "fast_vgg(width=0.25)"',
+    "--recipe cifar_speed": "--recipe cifar_speed --image-size 32",
     "--like timm": "--like timm --image-size 32",
     'like="timm"': 'like="timm", image_size=32',
     'runtimes=("eager", "openvino"), batch=(1, 16)': 'runtimes=("eager",), batch=(1,)',
