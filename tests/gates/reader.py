@@ -33,7 +33,8 @@ def checkpoint(path: Path, network: str = "timm/test_resnet", *, averaged: bool 
 
     torch.manual_seed(0)
     state = lc.create_model(network, **(settings or {"num_classes": len(NAMES)})).state_dict()
-    torch.save({"state_dict": state} | ({"state_dict_ema": state} if averaged else {}), path)
+    more = {"state_dict_ema": {name: value.clone() for name, value in state.items()}} if averaged else {}
+    torch.save({"state_dict": state, **more}, path)
 
 
 def names(path: Path) -> None:

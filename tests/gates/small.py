@@ -20,6 +20,7 @@ TEXTS = {
     '"resnet50"': '"test_resnet"',
     " --pretrained": "",
     "--exclude conv1 -o lean/": "--exclude 'conv1*' -o lean/",  # the stem of test_resnet has three convolutions
+    'exclude=["conv1"]': 'exclude=["conv1.*"]',
     "cifar10": "digits",
     "basis_resnet56(bases=2)": "basis_resnet32(bases=2)",
     " resnet20": " resnet8",
@@ -29,9 +30,10 @@ TEXTS = {
     '"tied_resnet50_s"': '"timm/test_resnet"',
     "fast_vgg(width=0.5)": "fast_vgg(width=0.25)",
     "train fast_vgg": 'train "fast_vgg(width=0.25)"',
+    "--recipe cifar_speed": "--recipe cifar_speed --image-size 32",
     "--like timm": "--like timm --image-size 32",
     'like="timm"': 'like="timm", image_size=32',
-    "batch=(1, 16)": "batch=(1,)",
+    'runtimes=("eager", "openvino"), batch=(1, 16)': 'runtimes=("eager",), batch=(1,)',
     "time=0.5": "macs=0.7",
     "macs=0.5,params=0.25": "macs=0.8,params=0.8",  # the small searches try one method
     '"params": 0.25': '"params": 0.8',
@@ -60,7 +62,12 @@ KEYWORDS: dict[str, dict[str, Any]] = {
     "leanconv.detect.lean": {"recovery_epochs": 0, **FEW, "images": 4},
 }
 # Seconds of measurements inside a command
-VALUES = {"leanconv.experiment.compare.LATENCY_SECONDS": 0.05, "leanconv.budget.flow.FINAL_SECONDS": 0.05}
+VALUES = {
+    "leanconv.experiment.compare.LATENCY_SECONDS": 0.05,
+    "leanconv.budget.flow.FINAL_SECONDS": 0.05,
+    "leanconv.timing.modules.SECONDS": 0.01,
+    "leanconv.timing.modules.WARM_UP": 0.01,
+}
 
 
 def text(shown: str) -> str:
