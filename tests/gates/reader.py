@@ -118,8 +118,6 @@ def explained(wanted: set[str]) -> dict[str, Any]:
     """
     import torch
 
-    from leanconv.train import TrainConfig
-
     dense = lc.create_model("resnet8", num_classes=3).eval()
     plan = lc.plan(dense, lc.TiedBlock(blocks=2), exclude="conv1")
     labels = torch.arange(48) % 3
@@ -128,8 +126,8 @@ def explained(wanted: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "lc": lc, "torch": torch, "dense": dense, "model": dense, "plan": plan, "lean": lc.convert(dense, plan),
         "net": lc.create_model("resnet20").eval(), "images": torch.rand(2, 3, 32, 32), "train": train, "test": test,
-        "data": (train, test), "metric": lambda network: 0.0,
-        "config": TrainConfig(epochs=1, threads=1, validation=0.25), "backbone": lc.create_model("timm/test_resnet"),
+        "metric": lambda network: 0.0,
+        "backbone": lc.create_model("timm/test_resnet"),
     }  # fmt: skip
     if "transformers" in wanted:
         import transformers

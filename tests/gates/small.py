@@ -39,6 +39,7 @@ TEXTS = {
     '"params": 0.25': '"params": 0.8',
     "--max-drop 1.0": "--max-drop 90",
     "1, 3, 224, 224": "1, 3, 32, 32",
+    "epochs=100": "epochs=2",
     "DetectConfig(epochs=12": "DetectConfig(threads=1, min_size=(64,), max_size=64, epochs=1",
 }
 # Flags that are added to each command of a verb; a flag that a command has already is replaced
