@@ -83,7 +83,7 @@ def runs(folder: Path, count: int) -> dict[str, Any]:
     """Compare; finished runs are read."""
     import leanconv as lc
 
-    methods = {f"tied {number}": "tied_block(blocks=2)" for number in range(count // SEEDS)}
+    methods = {f"tied {number}": lc.TiedBlock(blocks=2) for number in range(count // SEEDS)}
     found = lc.compare(
         "resnet8(width=4)", images(), methods=methods, seeds=SEEDS, epochs=1, batch_size=32, threads=1, latency=False,
         out=folder, progress=False,
