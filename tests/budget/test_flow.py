@@ -162,7 +162,9 @@ def test_a_network_that_cannot_be_traced_and_a_control_of_a_users_own(data):
         lc.lean(model, data, "memory=0.8", None, **options())
 
 
-def test_predictions_are_compared_with_real_networks_and_a_stopped_comparison_continues(trained, data, tmp_path, monkeypatch):
+def test_predictions_are_compared_with_real_networks_and_a_stopped_comparison_continues(
+    trained, data, tmp_path, monkeypatch
+):
     verified = 2  # events of the stage before the comparison: the dense and the lean network
     with pytest.raises(KeyboardInterrupt):
         lc.lean(trained, data, "macs=0.7", tmp_path, **options(check=3, progress=Stop("verify", verified + 2)))
