@@ -109,7 +109,7 @@ def network_rows(names: list[str], batches: list[int], threads: int) -> list[dic
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        for suffix in SUFFIX.values():
+        for suffix in SUFFIX.values() if names else ():
             lc.export(lc.create_model("resnet8"), folder / f"small{suffix}", form="fast")
         for name in names:
             network = NETWORKS[name]().eval()
