@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(CHOSEN))
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--parts", nargs="+", type=int, default=[16, 4, 1], help="images in a call; each divides the batch")
+    parser.add_argument(
+        "--parts", nargs="+", type=int, default=[16, 4, 1], help="images in a call; each divides the batch"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("-o", "--out", type=Path, required=True)

@@ -43,8 +43,10 @@ def photo(number: int) -> bytes:
     from PIL import Image
 
     draw = np.random.default_rng(number)
-    rows, columns = np.mgrid[0:1:HEIGHT * 1j, 0:1:WIDTH * 1j]
-    smooth = np.stack([draw.uniform(40, 200) + 80 * (rows * a + columns * b) for a, b in draw.uniform(-1, 1, (3, 2))], 2)
+    rows, columns = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
+    smooth = np.stack(
+        [draw.uniform(40, 200) + 80 * (rows * a + columns * b) for a, b in draw.uniform(-1, 1, (3, 2))], 2
+    )
     coarse = np.kron(draw.normal(0, 20, (HEIGHT // 15, WIDTH // 20, 3)), np.ones((15, 20, 1)))
     pixels = smooth + coarse + draw.normal(0, 17, (HEIGHT, WIDTH, 1))
     file = io.BytesIO()

@@ -107,7 +107,12 @@ def main() -> None:
                   f"{rows[-1]['of_float32']:.2f}, of dense {rows[-1]['of_dense']:.2f}", flush=True)  # fmt: skip
     head = provenance(shlex.join(["python", "benchmarks/int8_networks.py", *sys.argv[1:]]))
     head["versions"] |= runtimes.versions()
-    settings = {"runtime": given.runtime, "threads": given.threads, "input_size": list(SIZE), "calibrate": given.calibrate}
+    settings = {
+        "runtime": given.runtime,
+        "threads": given.threads,
+        "input_size": list(SIZE),
+        "calibrate": given.calibrate,
+    }
     rounds = max(row["rounds"] for row in rows)
     write_json(given.out, {**head, "kind": "int8", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
 

@@ -63,7 +63,9 @@ def layer_rows(batch: int) -> list[dict[str, Any]]:
         for label, method in METHODS.items():
             op = method.build([spec])[0].eval()
             built.append((label, "as it is", nn.Sequential(op, norm)))
-            built += [(label, form, build()) for form, build in forms_of(op, Affine.of(norm)).items() if form != "module"]
+            built += [
+                (label, form, build()) for form, build in forms_of(op, Affine.of(norm)).items() if form != "module"
+            ]
         for label, form, module in built:
             module = module.eval().to(memory_format=torch.channels_last)
             output = module(x)
