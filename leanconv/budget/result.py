@@ -138,7 +138,7 @@ class LeanResult(Result):
     def figures(self) -> dict[str, Sequence[str]]:
         """The figures of the page (SVG), by the title of their section."""
         networks = lean_tables.accuracy_figure(self.rows, self.quality)
-        found = {"Frontier, and networks": [_figure(self.frontier, self.unit), networks]}
+        found: dict[str, Sequence[str]] = {"Frontier, and networks": [_figure(self.frontier, self.unit), networks]}
         prediction = self.summary["prediction"]
         return found | ({} if prediction is None else {"Predictions": [_predicted(prediction["pairs"], self.unit)]})
 

@@ -96,8 +96,8 @@ def measured_costs(
                         ratios[one.key][site.name] = lean / sum(base for base, _ in found)
             store.write()
             progress(number, len(order), f"{len(own)} operators for {sites[0].layer}")
-    found = replace(costs, network=costs.network | {"time": network}, seconds=time.monotonic() - begin)
-    return _with_times(found, space, dense, ratios)
+    timed = replace(costs, network=costs.network | {"time": network}, seconds=time.monotonic() - begin)
+    return _with_times(timed, space, dense, ratios)
 
 
 def baseline(

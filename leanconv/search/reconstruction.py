@@ -178,7 +178,8 @@ def repaired(model: nn.Module, plan: ChannelPlan, batches: Iterable[Any], *, seq
     if sequential:
         for name in first_calls(model, names, batches) if names else ():
             seen, layer = paired(model, lean, [name], batches, 0)[name], model.get_submodule(name)
-            inputs = kept.get((f"{name}.weight", 1), torch.arange(layer.weight.shape[1]))  # type: ignore[union-attr,arg-type]
+            weight = layer.get_parameter("weight")
+            inputs = kept.get((f"{name}.weight", 1), torch.arange(weight.shape[1]))
             _set_(lean, name, seen.best(_reading(layer, inputs)), kept)
     else:
         for name, moments in collect(model, names, batches).items() if names else ():
