@@ -85,7 +85,7 @@ def launched(words: list[str]) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("default::leanconv.core.errors.LeanconvWarning")
+@pytest.mark.filterwarnings("default")  # of the libraries too: a reader sees them, and the page still works
 @pytest.mark.usefixtures("small_calls")
 @pytest.mark.parametrize("page", pages())
 def test_what_a_page_shows_runs(page: str, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
