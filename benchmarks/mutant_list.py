@@ -326,8 +326,8 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "inference", "ops/forms/split.py", "tests/inference/test_forms.py",
-        ("gate = (-difference.mean((2, 3), keepdim=True)).sigmoid()", "gate = difference.mean((2, 3), keepdim=True).sigmoid()"),
-        ("return fused if self.behind is None else self.behind(fused)", "return fused"),
+        ("(-a.mean((2, 3), keepdim=True)).sigmoid()", "a.mean((2, 3), keepdim=True).sigmoid()"),
+        ("return b if self.behind is None else self.behind(b)", "return b"),
     ),
     *area(
         "operators", "ops/gated_sum.py", "tests/ops/test_contract_autograd.py -k split",

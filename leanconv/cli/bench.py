@@ -24,9 +24,7 @@ def bench(
     ] = None,
     methods: Annotated[
         str,
-        typer.Option(
-            "--methods", help='Time each TARGET, or the --figure, with each method: "dense,tied_block(blocks=2)".'
-        ),
+        typer.Option("--methods", help='Time TARGET, or the --figure, with each method: "dense,tied_block(blocks=2)".'),
     ] = "dense",
     against: Annotated[
         str | None,
@@ -70,9 +68,8 @@ def bench(
         raise SettingError("give a TARGET, or --figure groups without one")
     for target in (name for name in every if every.count(name) > 1):
         raise SettingError(f"{target} is given twice; leave one out")
-    for path in (out, report):
-        if path is not None and path.is_dir():
-            raise SettingError(f"{path} is a folder; give a file in it: {path / 'bench.json'}")
+    for path in (path for path in (out, report) if path is not None and path.is_dir()):
+        raise SettingError(f"{path} is a folder; give a file in it: {path / 'bench.json'}")
     timed: dict[str, Any] = {
         "batch": _batches(batches), "input_size": input_size(size), "precision": precision, "device": device,
         "threads": threads, "seconds": seconds, "command": command_line(),

@@ -48,7 +48,7 @@ def markdown_of_long(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]  # fmt: skip
-    note = "Each in a process of its own. Time: on a machine with other programs. Memory: the peak above the memory of the imports."
+    note = "Each in a process of its own. Time: with other programs at work. Memory: the peak above the memory of the imports."
     return markdown_text(("Number", "What", "Time", "Processor time", "Memory"), body, note, left=("What",))
 
 

@@ -13,11 +13,11 @@ from tests.gates import blocks, cli_reference, drawings, surface, tree
 
 def main() -> None:
     texts = {surface.NAMES: surface.public_names(), surface.FLAGS: surface.cli_flags()}
-    texts[cli_reference.PATH] = cli_reference.cli_reference()
     texts |= {tree.ROOT / "docs" / "figures" / f"{name}.svg": text for name, text in drawings.figures().items()}
     texts[tree.PACKAGE / "models" / known.FILE] = known.all_counts()
     for path in tree.files("*.md"):
         texts[path] = blocks.rendered(path.read_text(encoding="utf-8"), tree.RESULTS, markdown_of)
+    texts[cli_reference.PATH] = cli_reference.cli_reference()
     for path in tree.results():
         for name, svg in results.figures_of(path).items():
             texts[tree.figure(path, name)] = svg
