@@ -110,7 +110,7 @@ def _different(student: nn.Module, teacher: nn.Module) -> list[str]:
     for name, module in student.named_modules():
         if not name or name not in others or any(around in found for around in _around(name)):
             continue
-        if next(module.parameters(), None) is None:  # such as a residual block that was removed
+        if not parameters_in_use([module]):  # such as a residual block that was removed
             continue
         if type(module) is not type(others[name]) or _own_shapes(module) != _own_shapes(others[name]):
             found.append(name)

@@ -146,7 +146,7 @@ def test_arguments_that_do_not_go_together_are_refused():
     model, x = nn.Sequential(nn.Conv2d(4, 4, 3)), torch.randn(2, 4, 5, 5)
     with pytest.raises(SettingError, match=r"data is for a fit, and init='fresh'"):
         lc.convert(model, lc.Grouped(), data=[x])
-    with pytest.raises(SettingError, match=r"sequential=True fits to outputs; give images"):
+    with pytest.raises(SettingError, match=r"sequential=True and teacher fit to outputs; give images"):
         lc.convert(model, lc.Grouped(), "fit", sequential=True)
     for sequential in (False, True):
         with pytest.raises(DataError, match="no batch"):
