@@ -119,12 +119,8 @@ class Costs:
     def from_json(cls, value: Mapping[str, Any]) -> Costs:
         """The costs that `to_json` gave."""
         costs = {key: Cost(**own) for key, own in value["by_key"].items()}
-        rest = (
-            value["unmeasured"],
-            dict(value.get("reference", {})),
-            value.get("seconds", 0.0),
-        )  # earlier files lack these
-        return cls(dict(value["network"]), dict(value["alive"]), costs, *rest)
+        reference, seconds = dict(value.get("reference", {})), value.get("seconds", 0.0)  # not in earlier files
+        return cls(dict(value["network"]), dict(value["alive"]), costs, value["unmeasured"], reference, seconds)
 
 
 def formula_costs(model: nn.Module, space: Space, batch: int = 1) -> Costs:
