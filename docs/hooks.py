@@ -5,10 +5,14 @@ mkdocs calls these functions. Each text has one source; this file only moves it 
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
+from types import ModuleType
 from typing import Any
 
 from mkdocs.structure.files import File
@@ -21,6 +25,22 @@ MOVED = {
     "results/README.md": "results/README.md",
 }
 COPIED = ("results/*.json", "examples/*.py", "examples/web/index.html", "examples/web/classify.js", "LICENSE")
+REFERENCE = {  # page: title, first line, modules
+    "api": ("Python reference", "Every name below is `lc.NAME` after `import leanconv as lc`.", ("leanconv",)),
+    "training": (
+        "leanconv.train",
+        "Training, recovery, and weights that several processes divide.",
+        ("leanconv.train", "leanconv.train.fsdp"),
+    ),
+    "search": (
+        "leanconv.search",
+        "Channels and blocks that go, orders of channels, and the layers that are faster lean.",
+        ("leanconv.search",),
+    ),
+    "analyse": ("leanconv.analyse", "The papers' pictures.", ("leanconv.analyse",)),
+    "detect": ("leanconv.detect", "Detectors on lean backbones.", ("leanconv.detect",)),
+    "testing": ("leanconv.testing", "The contract of all operators, for operators of your own.", ("leanconv.testing",)),
+}
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 SECTION = re.compile(r"<!-- section: (?P<file>\S+)#(?P<title>.+?) -->")
 
@@ -35,7 +55,8 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, name, abs_src_path=str(path)))
     for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path)))
-    files.append(File.generated(config, "reference/api.md", content=api()))
+    for name, page in REFERENCE.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=reference(*page)))
     return files
 
 
@@ -79,20 +100,31 @@ def notebook(path: Path) -> str:
     return "\n\n".join([*parts, f"[The notebook]({path.name})\n"])
 
 
-def api() -> str:
-    """The Python reference: every public name, from its docstring."""
-    import inspect
+def reference(title: str, head: str, modules: Sequence[str]) -> str:
+    """A page of the Python reference: the public names of some modules, from their docstrings.
 
+    A name that `leanconv` has too is on the first page only.
+    """
     import leanconv
 
+    first = [] if modules == ("leanconv",) else [getattr(leanconv, name) for name in leanconv.__all__]
     kinds: dict[str, list[str]] = {"Functions": [], "Classes": [], "Values": []}
-    for name in sorted(leanconv.__all__):
-        value = getattr(leanconv, name)
-        kind = "Classes" if inspect.isclass(value) else "Functions" if callable(value) else "Values"
-        where = getattr(value, "__module__", None)
-        if kind != "Values" and where is not None:
-            kinds[kind].append(f"::: {where}.{value.__name__}\n")
-        else:
-            kinds["Values"].append(f"`leanconv.{name}`: {type(value).__name__}\n")
-    head = "# Python reference\n\nEvery name below is `lc.NAME` after `import leanconv as lc`.\n"
-    return head + "".join(f"\n## {kind}\n\n" + "\n".join(lines) for kind, lines in kinds.items() if lines)
+    for module in map(import_module, modules):
+        for name in sorted(_public(module)):
+            value = getattr(module, name)
+            kind = "Classes" if inspect.isclass(value) else "Functions" if callable(value) else "Values"
+            where = getattr(value, "__module__", None)
+            if any(value is other for other in first):
+                continue
+            if kind != "Values" and where is not None:
+                kinds[kind].append(f"::: {where}.{value.__name__}\n")
+            else:
+                kinds["Values"].append(f"`{module.__name__}.{name}`: {type(value).__name__}\n")
+    body = "".join(f"\n## {kind}\n\n" + "\n".join(lines) for kind, lines in kinds.items() if lines)
+    return f"# {title}\n\n{head}\n{body}"
+
+
+def _public(module: ModuleType) -> Sequence[str]:
+    """The names of `__all__`, or the public functions and classes that the module defines."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return getattr(module, "__all__", [name for name in own if not name.startswith("_")])

@@ -1,14 +1,14 @@
 """A stranger's walk: README and two guides, from a fresh clone, with the seconds of each step.
 
-``python -m tests.walk`` runs each command in a process of its own, as a person types it. With ``--together`` all run in one
-process, which the tests do. ``--json FILE`` writes the steps. The sizes are small: the walk shows that the way is open, not how
+``python -m tests.walk`` runs each command in a process of its own, as a person types it. With ``--install`` the clone is first
+installed into an environment of its own, whose `leanconv` runs the commands. With ``--together`` all run in one process, as in
+the tests. ``-o FILE`` writes the steps as a results file. The sizes are small: the walk shows that the way is open, not how
 good a network becomes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from leanconv.core.atomic import write_json
+from leanconv.core.machine import provenance
 from tests.gates import small, tree
 from tests.gates.reader import HAS
 from tests.gates.shown import Block, blocks
@@ -65,18 +67,16 @@ def walk(clone: Path, run: Callable[[list[str]], None], python: Callable[[str], 
     return steps
 
 
-def in_processes(clone: Path) -> tuple[Callable[[list[str]], None], Callable[[str], None]]:
+def in_processes(clone: Path, interpreter: str) -> tuple[Callable[[list[str]], None], Callable[[str], None]]:
     """Commands and lines run in processes of their own, with the leanconv of the clone."""
     environment = {**os.environ, "PYTHONPATH": str(clone)}
 
     def run(words: list[str]) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "leanconv", *words], env=environment, check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run([interpreter, "-m", "leanconv", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
 
     def python(lines: str) -> None:
         Path("lines.py").write_text(f"from tests.gates import small\n\nsmall.replace()\n{lines}", encoding="utf-8")
-        subprocess.run([sys.executable, "lines.py"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([interpreter, "lines.py"], env=environment, check=True, stdout=subprocess.DEVNULL)
 
     return run, python
 
@@ -102,24 +102,33 @@ def in_this_process() -> tuple[Callable[[list[str]], None], Callable[[str], None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--together", action="store_true", help="run all in one process")
-    parser.add_argument("--json", type=Path, help="write the steps to this file")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--together", action="store_true", help="run all in one process")
+    how.add_argument("--install", action="store_true", help="install the clone first, with `make install`")
+    parser.add_argument("-o", "--out", type=Path, help="write the steps to this file")
     asked = parser.parse_args()
-    out = asked.json.resolve() if asked.json else None
+    out, interpreter = asked.out.resolve() if asked.out else None, sys.executable
     with tempfile.TemporaryDirectory() as folder:
         clone, work = Path(folder, "leanconv"), Path(folder, "work")
         start = time.perf_counter()
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", tree.ROOT.as_uri(), clone], check=True)
         steps = [{"page": "", "step": "git clone", "seconds": round(time.perf_counter() - start, 2)}]
+        if asked.install:
+            start = time.perf_counter()
+            subprocess.run(["make", "install"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+            steps.append({"page": "", "step": "make install", "seconds": round(time.perf_counter() - start, 2)})
+            interpreter = str(clone / ".venv" / "bin" / "python")
         work.mkdir()
         os.chdir(work)
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
         if asked.together:
             sys.path.insert(0, str(clone))
-        steps += walk(clone, *(in_this_process() if asked.together else in_processes(clone)))
+        steps += walk(clone, *(in_this_process() if asked.together else in_processes(clone, interpreter)))
         os.chdir(tree.ROOT)
     if out is not None:
-        out.write_text(json.dumps(steps, indent=1) + "\n", encoding="utf-8")
+        head = provenance("python -m tests.walk" + " --install" * asked.install)
+        settings = {"pages": list(PAGES), "install": asked.install}
+        write_json(out, {**head, "kind": "walk", "settings": settings, "n": 1, "seeds": [0], "rows": steps})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
 from leanconv.core.count import Count, count, unique
 from leanconv.core.meta import built_on_meta, on_meta
-from leanconv.core.method import Group
+from leanconv.core.method import DENSE, Group
 
 NOISE = 0.02  # part of a layer's time that two measurements of it may differ by
+NEGLIGIBLE = 0.05  # part of an average layer's cost; what saves less only costs accuracy, for example in a stem
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Costs:
         """The values of the dense network by measure."""
         return self.reference or self.network
 
+    @cached_property
+    def layers(self) -> int:
+        """The number of layers that may become lean."""
+        return sum(key.startswith(f"{DENSE} @ ") for key in self.by_key)
+
     def of_narrower(self, dense: Mapping[str, float], milliseconds: float) -> Costs:
         """These costs as those of a network with fewer channels.
 
@@ -81,15 +88,17 @@ class Costs:
         return replace(found, network=self.network | {"time": milliseconds}, by_key=scaled)
 
     def helps(self, candidate: Candidate, measures: Sequence[str]) -> bool:
-        """Whether a lean candidate saves anything in one of `measures`, and of time more than `NOISE`.
+        """Whether a lean candidate saves more of one of `measures` than `NEGLIGIBLE`, and of time more than `NOISE`.
 
         Memory is saved by smaller weights only. A candidate without a time saves no time.
         """
         cost, dense = self.by_key[candidate.key], [self.by_key[Candidate((site,)).key] for site in candidate.sites]
         for measure in measures:
             name = "bytes" if measure == "memory" else measure
-            own, others = cost.of(name), [one.of(name) for one in dense]
-            if own is not None and own < sum(value or 0.0 for value in others) * (1 - NOISE * (name == "time")):
+            own, others = cost.of(name), sum(one.of(name) or 0.0 for one in dense)
+            average = self.network.get(name, 0.0) / self.layers
+            least = max(NEGLIGIBLE * average, NOISE * others * (name == "time"))
+            if own is not None and others - own > least:
                 return True
         return False
 

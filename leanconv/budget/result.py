@@ -34,7 +34,9 @@ HEADS = (
     "{quality}",
     "Test top-1 %",
 )
-LAYER_HEADS = ("Layer", "Convolution", "Becomes", "Parameters", "after", "MACs", "after", "ms", "after", "Why")
+LAYER_HEADS = (
+    "Layer", "Convolution", "Becomes", "Parameters", "Parameters after", "MACs", "MACs after", "ms", "ms after", "Why",
+)  # fmt: skip
 FRONTIER_HEADS = ("{measure}", "of dense", "Parameters", "MACs", "ms", "Summed divergence")
 
 
@@ -179,7 +181,9 @@ class LeanResult(Result):
         return self.summary
 
     def page(self) -> Page:
+        from leanconv.budget.config import LeanConfig
         from leanconv.report.page import table_page
+        from leanconv.train.config import TrainConfig
 
         table = self.table()
         names = [row["network"] for row in self.rows]
@@ -187,9 +191,9 @@ class LeanResult(Result):
         details = [(name, found.heads, found.cells) for name, found in self.details().items()]
         return table_page(
             self.title, f"leanconv lean, {self.summary['created']}", table.heads, table.cells,
-            notes=" ".join([table.note, *self.sentences()]), sections=sections, details=details,
+            notes=table.note, sentences=self.sentences(), sections=sections, details=details,
             names=names, rows=[{"method": name, **row} for name, row in zip(names, self.rows, strict=True)],
-            summary=self.summary,
+            summary=self.summary, usual={"config": LeanConfig().to_json(), "recipe": TrainConfig().to_json()},
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanconv.cli.options import Exclude, Figure, Json, Report, Size, Where, input_size
+from leanconv.cli.options import Exclude, Figure, Json, Report, Size, Where, input_size, refuse
 from leanconv.cli.output import command_line, present, say
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
@@ -68,23 +68,28 @@ def bench(
         raise SettingError("give a TARGET, or --figure groups without one")
     for target in (name for name in every if every.count(name) > 1):
         raise SettingError(f"{target} is given twice; leave one out")
-    for path in (path for path in (out, report) if path is not None and path.is_dir()):
-        raise SettingError(f"{path} is a folder; give a file in it: {path / 'bench.json'}")
+    _check_files(out, report)
+    unused = {"--runtimes": names != "eager", "--where": where, "--exclude": exclude}
+    refuse("--figure groups", unused, figure is not None)
     timed: dict[str, Any] = {
-        "batch": _batches(batches), "input_size": input_size(size), "precision": precision, "device": device,
-        "threads": threads, "seconds": seconds, "command": command_line(),
+        "batch": _batches(batches), "input_size": input_size(size), "precision": precision, "device": device, "threads": threads,
+        "seconds": seconds, "command": command_line(),
     }  # fmt: skip
     given = list(parse_methods(methods).values())
-    result: Result = group_times(methods=[type(m) for m in given if m], **timed) if figure is not None else measure(
+    result: Result = group_times(methods=given, **timed) if figure is not None else measure(
         {target: partial(open_target, target) for target in every}, given,
-        where=where or "*", exclude=exclude or (), runtimes=_listed(names), progress=say, **timed,
+        where=where or "*", exclude=exclude or (), runtimes=names, progress=say, **timed,
     )  # fmt: skip
     if out is not None:
         write_json(out, result.to_json())
         say(f"written: {out}")
     present(result, report, as_json)
-    if figure is None and not any(row["latency_ms"] for row in result.rows):
-        raise typer.Exit(1)
+    raise typer.Exit(figure is None and not any(row["latency_ms"] for row in result.rows))
+
+
+def _check_files(*paths: Path | None) -> None:
+    for path in (path for path in paths if path is not None and path.is_dir()):
+        raise SettingError(f"{path} is a folder; give a file in it: {path / 'bench.json'}")
 
 
 def _batches(text: str) -> list[int]:
@@ -92,7 +97,3 @@ def _batches(text: str) -> list[int]:
     if min(found) < 1:
         raise SettingError(f"--batch {text!r} must be whole numbers separated by commas: 1,16")
     return found
-
-
-def _listed(text: str) -> str | list[str]:
-    return text if text == "all" else [part.strip() for part in text.split(",") if part.strip()]

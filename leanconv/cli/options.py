@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -193,3 +194,12 @@ def input_size(text: str | None) -> InputSize | None:
     if min(channels, height, width) < 1:
         raise SettingError(f"--input-size {text!r} must be three numbers of at least 1: 3,224,224")
     return channels, height, width
+
+
+def refuse(of: str, flags: Mapping[str, object], when: bool = True) -> None:
+    """Raise an error that names the first flag that was given and that `of` does not use; nothing happens unless `when`.
+
+    >>> refuse("--figure groups", {"--where": None})
+    """
+    for flag in (flag for flag, given in flags.items() if when and given):
+        raise SettingError(f"{of} does not use {flag}; leave it out")

@@ -6,10 +6,12 @@ continues from its last checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
+import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,8 @@ from leanconv.core.method import NamedSettings
 from leanconv.core.settings import check_int, check_weight
 
 Job = Callable[[], Any]
-LOOK_EVERY = 0.5  # seconds between two looks at the jobs of Slurm
+LOOK_EVERY = 0.5  # seconds between two looks at the files that the jobs of Slurm leave
+QUEUE_EVERY = 10.0  # seconds between two looks at Slurm's queue; an administrator does not want more
 
 
 class Where(NamedSettings, ABC):
@@ -111,17 +114,20 @@ class Slurm(Where):
         with executor.batch():
             waiting = {name: executor.submit(_call, job) for name, job in jobs.items()}
         tries = dict.fromkeys(waiting, 0)
+        queue = Queue() if self.cluster == "slurm" else None
         try:
             while waiting:
+                left = queue.left([started.job_id for started in waiting.values()]) if queue else set()
                 for name, started in list(waiting.items()):
-                    if not started.done():
+                    killed = started.job_id in left and not started.paths.result_pickle.exists()
+                    if not killed and not started.done():
                         continue
-                    if _was_ended(started) and tries[name] < self.retries:
+                    if (killed or _was_ended(started)) and tries[name] < self.retries:
                         tries[name] += 1
                         waiting[name] = executor.submit(_call, jobs[name])
                         continue
                     del waiting[name]
-                    yield name, _result(started.result)
+                    yield name, _result(partial(_raise_killed, started) if killed else started.result)
                 time.sleep(LOOK_EVERY)
         finally:
             for started in waiting.values():
@@ -142,6 +148,29 @@ class Slurm(Where):
             **{name: value for name, value in more.items() if value is not None},
         )  # fmt: skip
         return executor
+
+
+class Queue:
+    """Which jobs have left Slurm's queue.
+
+    submitit asks Slurm's accounting, which many clusters do not have, and asks every ten minutes. Every cluster has `squeue`.
+    """
+
+    def __init__(self) -> None:
+        self._looked = -math.inf
+        self._missed: set[str] = set()
+
+    def left(self, jobs: Collection[str]) -> set[str]:
+        """Those of `jobs` that two looks, `QUEUE_EVERY` seconds apart, did not find; none between two looks."""
+        if time.monotonic() < self._looked + QUEUE_EVERY:
+            return set()
+        asked = ["squeue", "--me", "--array", "--noheader", "--format", "%i"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        self._looked = time.monotonic()
+        if found.returncode:  # the cluster does not answer just now
+            return set()
+        before, self._missed = self._missed, set(jobs) - set(found.stdout.split())
+        return before & self._missed
 
 
 PLACES: dict[str, type[Where]] = {kind.name: kind for kind in (Ray, Slurm)}
@@ -201,6 +230,10 @@ def _was_ended(started: Any) -> bool:
     from submitit.core.utils import UncompletedJobError
 
     return isinstance(started.exception(), UncompletedJobError)  # `_call` raises nothing
+
+
+def _raise_killed(started: Any) -> None:
+    raise RunError(started.stderr() or "killed")
 
 
 def _missing(package: str, extra: str | None = None) -> SettingError:

@@ -93,7 +93,8 @@ def bench(
         models: networks by name, or the functions that build them; the others are compared with the first.
         methods: each network is timed under each method; None leaves it unchanged. The first convolution stays dense.
         where, exclude: which convolutions the methods convert, see `leanconv.plan`.
-        runtimes: one or several of eager, compile, onnxruntime and openvino; "all" takes all that are installed.
+        runtimes: one or several of eager, compile, onnxruntime and openvino; "all" takes all that are installed. Several may
+            be one text, separated by commas.
         batch: images in a call, or several such numbers.
         input_size: (channels, height, width); default: the networks' own input size.
         precision: fp32, bf16 or fp16.
@@ -148,7 +149,7 @@ def _runtimes(asked: str | Sequence[str]) -> Sequence[str]:
     """The names of runtimes; "all" means those that are installed."""
     if asked == "all":
         return [name for name in known.RUNTIMES if known.available(name)]
-    return (asked,) if isinstance(asked, str) else asked
+    return [name.strip() for name in asked.split(",") if name.strip()] if isinstance(asked, str) else asked
 
 
 def _named(models: nn.Module | Sequence[nn.Module] | Mapping[str, Network]) -> Mapping[str, Network]:

@@ -18,16 +18,15 @@ from leanconv.core.operator import ConvOp
 from leanconv.core.settings import check_choice
 from leanconv.core.spec import ConvSpec
 from leanconv.inference.bench import PRECISIONS
+from leanconv.report import latency_tables
 from leanconv.report.page import Page, table_page
 from leanconv.report.result import Result
-from leanconv.report.tables import Row, integer, macs, ratio
+from leanconv.report.tables import Row
 from leanconv.report.text_table import TextTable
 from leanconv.timing.latency import Latency, measure_latency
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 INPUT_SIZE = (2048, 56, 56)  # of the figure
-HEADS = ("Groups", "Filters", "Form", "MACs", "ms", "to one group")
-NOTE = "The MACs stay equal: twice the groups have twice the filters. A ratio compares with the ordinary convolution (one group)."
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,15 @@ class GroupTimes(Result):
         rows: list[Row] = self.summary["rows"]
         return rows
 
-    def _cells(self) -> list[list[str]]:
-        return [
-            [
-                str(row["groups"]), integer(row["filters"]), row["form"], macs(row["macs"]), f"{row['median_ms']:.2f}",
-                ratio(row["ratio"]),
-            ]
-            for row in self.rows
-        ]  # fmt: skip
-
     def table(self) -> TextTable:
-        return TextTable(HEADS, self._cells(), ("Form",), NOTE)
+        cells = latency_tables.texts_of_groups(self.rows)
+        return TextTable(latency_tables.GROUP_HEADS, cells, ("Form",), latency_tables.GROUP_NOTE)
 
     def page(self) -> Page:
         title = "Time against the number of groups at fixed MACs"
-        return table_page(
-            title, "leanconv bench --figure groups", HEADS, self._cells(), notes=NOTE, summary=self.summary
-        )
+        table = self.table()
+        said = "leanconv bench --figure groups"
+        return table_page(title, said, table.heads, table.cells, notes=table.note, summary=self.summary)
 
     def to_json(self) -> dict[str, Any]:
         return self.summary
@@ -69,7 +60,7 @@ class GroupTimes(Result):
 
 def group_times(
     counts: Sequence[int] = COUNTS,
-    methods: Sequence[type[Method]] = (),
+    methods: Sequence[Method | type[Method] | None] = (),
     *,
     input_size: InputSize | None = None,
     filters: int = 64,
@@ -88,7 +79,8 @@ def group_times(
 
     Args:
         counts: the numbers of groups B; 1, the ordinary convolution, is always timed.
-        methods: classes of methods. Their first setting is the number of groups or blocks, which divides the MACs.
+        methods: classes, or methods with their default settings; None is the grouped convolution. The first setting is the
+            number of groups or blocks, which divides the MACs.
         input_size: (channels, height, width) of the input; None takes the figure's 2048, 56, 56.
         filters: the number of filters at B = 1; the paper does not give it.
         kernel_size: k; the paper does not give it.
@@ -96,8 +88,8 @@ def group_times(
         command: the command that the result names as its origin.
 
     Raises:
-        SettingError: a number of groups does not divide the channels, there are several batches, or a method with B groups has
-            other MACs than a grouped convolution.
+        SettingError: a number of groups does not divide the channels, there are several batches, or a method has settings, or
+            other MACs with B groups than a grouped convolution.
 
     Source: Wang & Yu 2021, Fig. 3, measured there on an RTX 2080 Ti with tied blocks.
     """
@@ -110,6 +102,7 @@ def group_times(
     for count in counts:
         if count < 1 or channels % count:
             raise SettingError(f"groups={count} must divide the {channels} channels of the input")
+    kinds = [_kind(method) for method in methods if method is not None]
     modules: dict[tuple[int, str], nn.Module] = {}
     for count in dict.fromkeys((1, *counts)):
         kernel, pad = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
@@ -118,7 +111,7 @@ def group_times(
             modules[1, "ordinary"] = nn.Conv2d(**spec.kwargs())
             continue
         modules[count, "grouped"] = nn.Conv2d(**spec.kwargs() | {"groups": count})
-        for kind in methods:
+        for kind in kinds:
             for form, module in _forms(kind, spec, count, input_size[1:]).items():
                 modules[count, f"{kind.name}, {form}"] = module
     found = measure_latency(
@@ -128,14 +121,24 @@ def group_times(
     work = channels * filters * kernel_size**2 * input_size[1] * input_size[2]
     rows = [_row(*key, filters, work, time) for key, time in zip(modules, found, strict=True)]
     settings = {
-        "methods": [kind.name for kind in methods], "input_size": list(input_size), "filters": filters,
+        "methods": [kind.name for kind in kinds], "input_size": list(input_size), "filters": filters,
         "kernel_size": kernel_size, "batch": batches[0], "precision": precision, "device": device,
         "threads": threads or torch.get_num_threads(),
     }  # fmt: skip
     head = provenance(command)
     return GroupTimes(
-        {**head, "kind": "group times", "settings": settings, "n": found[0].rounds, "seeds": [0], "rows": rows}
+        {**head, "kind": "group_times", "settings": settings, "n": found[0].rounds, "seeds": [0], "rows": rows}
     )
+
+
+def _kind(method: Method | type[Method]) -> type[Method]:
+    if isinstance(method, type):
+        return method
+    if method != type(method)():
+        raise SettingError(
+            f"{method.label()}: --figure groups chooses the settings; give the name alone, {method.name}"
+        )
+    return type(method)
 
 
 def _forms(kind: type[Method], spec: ConvSpec, count: int, out_hw: tuple[int, int]) -> dict[str, nn.Module]:

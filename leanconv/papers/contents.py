@@ -9,8 +9,8 @@ from typing import Literal
 State = Literal["reproduced", "smaller scale", "counted only", "quoted"]
 STATES: dict[State, str] = {
     "reproduced": "computed here in full, and compared with the paper",
-    "smaller scale": "run here with smaller networks, fewer images or fewer epochs; the command runs the full size too",
-    "counted only": "parameters and MACs are computed here, and nothing was trained; the command trains it",
+    "smaller scale": "run here with smaller networks, fewer images or fewer epochs",
+    "counted only": "parameters and MACs are computed here, and nothing was trained; `leanconv reproduce PAPER --train ROW` trains a row that has a recipe",
     "quoted": "shown as the paper prints it",
 }
 TRAINING = "the training on ImageNet takes weeks on one GPU"
@@ -40,7 +40,7 @@ TBC = (
     Item("eqs. 1-4", "TBC, TGC and their parameters", "reproduced", "inspect timm/resnet50 --method 'tied_block(blocks=2)'"),
     Item("Fig. 1", "filters of VGG-16 become more similar with depth", "smaller scale", "analyse RUN --what matrices --data cifar10", "on CIFAR-10 with ResNet-20; docs/analysis.md, whose figure has the mean of cosines. --average patterns is the caption's mean; `benchmarks/similarity.py` draws both for networks of `benchmarks/papers.py tied` and `vgg`; not run yet for want of a quiet core"),
     Item("Fig. 2", "the operator", "reproduced", "reproduce tbc", "a drawing; the operator and its equations are tested"),
-    Item("Fig. 3", "time against the number of groups, 56 x 56 x 2048", "quoted", "bench --figure groups --methods tied_block", "the figure prints no numbers and was measured on a GPU; the command measures its setting on a CPU or on CUDA, where the form `batch` is that of the release"),
+    Item("Fig. 3", "time against the number of groups, 56 x 56 x 2048", "smaller scale", "bench --figure groups --methods tied_block", "measured on a CPU in docs/results/speed-others.md; the figure prints no numbers and was measured on a GPU. The command runs on CUDA too; the form `batch` is that of the release"),
     Item("Fig. 4", "bottlenecks of TiedResNet, TiedResNeXt and TiedResNeSt", "reproduced", "models", "built; what is fitted is marked"),
     Item("Fig. 5", "TiedSE and TiedGCB", "reproduced", "models", "built: tied_se_resnet50, tied_gc_resnet50"),
     Item("Fig. 6", "parameters of backbones against AP on COCO", "counted only", "reproduce tbc", f"the figure prints no numbers; {COCO}"),
@@ -59,14 +59,14 @@ FILTER_BASES = (
     Item("eqs. 1-3", "a convolution as components and coefficients", "reproduced", "inspect resnet56 --method 'shared_basis(shared=16)'"),
     Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script. `benchmarks/papers.py bases` trains both, no penalty, and init='release' side by side; not run yet: two epochs take half an hour on a quiet core"),
     Item("Fig. 1", "the operator", "reproduced", "models", "a drawing; the operator and its equations are tested"),
-    Item("Fig. 2", "gradients with and without penalty and inner norm", "smaller scale", "analyse RUN --what gradients", "on CIFAR-10 with a smaller network in docs/analysis.md; basis_resnet34_unnormed switches the norm off"),
+    Item("Fig. 2", "gradients with and without penalty and inner norm", "smaller scale", "analyse RUN --what gradients", "train with --record-gradients; on CIFAR-10 with a smaller network in docs/analysis.md; basis_resnet34_unnormed switches the norm off"),
     Item("Fig. 3", "similarity of components and of coefficients", "smaller scale", "analyse RUN --what bases", "on CIFAR-10 with a smaller network in docs/analysis.md"),
     Item("Fig. 4", "errors for several numbers of components s and u", "smaller scale", "train 'basis_resnet34(shared=8,unique=2)' --data cifar100", "eight points of s and u with ResNet-20 on CIFAR-10 for three epochs in docs/analysis.md, under Error over the rank; each point of the figure is a training of 300 epochs"),
     Item("Figs. 5-7", "blocks that share", "reproduced", "models", "built, in the forms of the text and of the release"),
     Item("Table 1", "CIFAR-100", "counted only", "reproduce filter_bases --table '1 (CIFAR-100)'", "300 epochs of networks of a GPU's size"),
     Item("Table 2", "CIFAR-10", "smaller scale", "reproduce filter_bases --table '2 (CIFAR-10)'", "ResNet-56 and its bases with fewer epochs in docs/results/training.md; pruning is a row that can be run, and `benchmarks/papers.py pruning` trains a small one; not run yet"),
     Item("Table 3", "ImageNet", "counted only", "reproduce filter_bases --table '3 (ImageNet)'", TRAINING),
-    Item("section 4.2", "14 % more latency on a Jetson TX2", "quoted", "bench basis_resnet34_imagenet timm/resnet34", "no Jetson is at hand; the command measures the ratio on your device"),
+    Item("section 4.2", "14 % more latency on a Jetson TX2", "quoted", "bench timm/resnet34 basis_resnet34_imagenet", "no Jetson is at hand; the command measures the ratio on your device"),
 )  # fmt: skip
 SHARDNET = (
     Item("Fig. 1", "one convolution applied repeatedly", "reproduced", "models", "built; the sharing is tested"),
@@ -84,7 +84,7 @@ SHARDNET = (
 )  # fmt: skip
 SPCONV = (
     Item("eqs. 1-9", "the operator and its parameters", "reproduced", "inspect resnet20 --method 'split(ratio=0.5)'"),
-    Item("Fig. 1", "similar feature maps in ResNet-50", "smaller scale", "analyse RUN --what maps --data cifar10", "on CIFAR-10 in docs/analysis.md, where no near-duplicates are found"),
+    Item("Fig. 1", "similar feature maps in ResNet-50", "smaller scale", "analyse RUN --what maps --data cifar10", "on CIFAR-10 in docs/analysis.md, where only one layer has near-duplicates (12 % of its maps)"),
     Item("Fig. 2", "the operator", "reproduced", "models", "a drawing; the operator and its equations are tested"),
     Item("Table 1", "ResNet-20 and VGG-16 on CIFAR-10", "smaller scale", "reproduce spconv --table 1", "ResNet-20 with fewer epochs in docs/results/training.md; VGG-16 is counted only"),
     Item("Table 2", "ResNet-50 on ImageNet", "counted only", "reproduce spconv --table 2", f"{TRAINING}; GPU times stay quoted until such a GPU measures them"),

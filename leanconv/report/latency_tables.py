@@ -8,12 +8,17 @@ from typing import Any
 from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio
 from leanconv.report.text_table import TextTable
 
-HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "ratio", "ms", "ratio")
+HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "MACs, ratio", "ms", "ms, ratio")
 LEFT = 4
 LATENCY_IN = "latency_ms in "  # followed by the runtime: one measure for each
 NOTE = (
     "ms: milliseconds a call, median and quartiles over interleaved rounds. Ratios compare with the first network of the same "
     "batch; ratios of time compare with the fastest entry of that network. MACs are for one image; 1 MAC = one multiply-add."
+)
+
+GROUP_HEADS = ("Groups", "Filters", "Form", "MACs", "ms", "to one group")
+GROUP_NOTE = (
+    "The MACs stay equal: twice the groups have twice the filters. A ratio compares with the ordinary convolution."
 )
 
 
@@ -70,6 +75,22 @@ def markdown(rows: Sequence[Row]) -> str:
 def markdown_of_best(rows: Sequence[Row]) -> str:
     """The table of the fastest row of each network, as Markdown."""
     return markdown(best(rows))
+
+
+def texts_of_groups(rows: Sequence[Row]) -> list[list[str]]:
+    """The cells of `GROUP_HEADS` for the rows of `leanconv bench --figure groups`."""
+    return [
+        [
+            str(row["groups"]), integer(row["filters"]), row["form"], macs(row["macs"]), f"{row['median_ms']:.2f}",
+            ratio(row["ratio"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
+def markdown_of_groups(rows: Sequence[Row]) -> str:
+    """The time against the number of groups at equal MACs: one line for each number and form."""
+    return markdown_text(GROUP_HEADS, texts_of_groups(rows), GROUP_NOTE, left=("Form",))
 
 
 def markdown_of_chunks(rows: Sequence[Row]) -> str:

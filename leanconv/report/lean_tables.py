@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leanconv.report.figures import INK, colours_of, label_of, legend, svg
-from leanconv.report.tables import NONE, Row, integer, macs, markdown_text
+from leanconv.report.tables import NONE, Row, duration, integer, macs, markdown_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADS = ("Network", "Parameters", "ratio", "MACs", "ratio", "ms", "ratio", "before training", "Validation %", "Test %")
+HEADS = (
+    "Network", "Parameters", "Parameters, ratio", "MACs", "MACs, ratio", "ms", "ms, ratio", "before training", "Validation %",
+    "Test %",
+)  # fmt: skip
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -33,6 +36,27 @@ def markdown(rows: Sequence[Row]) -> str:
         "for each network. One run of each (n = 1)."
     )
     return markdown_text(HEADS, body, note)
+
+
+def markdown_of_search(rows: Sequence[Row]) -> str:
+    """What a search cost: the time of each stage, in a column for each network that the search started from.
+
+    Args:
+        rows: of a results file of kind "search"; the last one is the sum.
+    """
+    *steps, total = rows
+    found = {(row["stage"], row["start"]): row for row in steps}
+    starts = list(dict.fromkeys(row["start"] for row in steps))
+    body = [
+        [stage, *(duration(row["seconds"]) if (row := found.get((stage, start))) else NONE for start in starts)]
+        for stage in dict.fromkeys(row["stage"] for row in steps)
+    ]
+    note = (
+        f"{duration(total['seconds'])} in all, {duration(total['cpu_seconds'])} of all threads together; at most "
+        f"{total['peak_mib'] / 1024:.1f} GiB of memory. Start 1 is the dense network, each other one has fewer channels. The "
+        "last column includes the stages after the choice of a start."
+    )
+    return markdown_text(("Stage", *(f"start {start}" for start in starts)), body, note)
 
 
 def accuracy_figure(rows: Sequence[Row], quality: str | None = None) -> str:

@@ -36,7 +36,18 @@ def markdown(rows: Sequence[Row]) -> str:
         ]
         for row in sorted(own, key=lambda row: row["batch"])
     ]  # fmt: skip
-    heads = ("Batch", "Network", "Runtime", "Form", "weights", "file", "working", "ratio", "peak", "ratio")
+    heads = (
+        "Batch",
+        "Network",
+        "Runtime",
+        "Form",
+        "weights",
+        "file",
+        "working",
+        "working, ratio",
+        "peak",
+        "peak, ratio",
+    )
     return markdown_text(heads, body, NOTE, left=4)
 
 

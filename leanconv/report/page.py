@@ -162,6 +162,8 @@ def table_page(
     names: Sequence[str] = (),
     rows: Sequence[Row] = (),
     summary: Mapping[str, Any] | None = None,
+    sentences: Sequence[str] = (),
+    usual: Mapping[str, Any] = {},
 ) -> Page:
     """A page with one table of texts, and figures. Each cell is sorted by the number at its start.
 
@@ -170,8 +172,9 @@ def table_page(
     [['a', 1500.0], ['b', 2000000.0]]
 
     Args:
-        title, subtitle, heads, cells, notes, left, sections, details, names, rows: see `Page`.
+        title, subtitle, heads, cells, notes, left, sections, details, names, rows, sentences: see `Page`.
         summary: a dict from which settings, machine, versions and command are read.
+        usual: as for `facts`.
     """
     values = [[tables.leading_number(text) for text in line] for line in cells]
     said: Mapping[str, Any] = summary or {}
@@ -185,16 +188,22 @@ def table_page(
         notes,
         names=names,
         rows=rows,
+        sentences=sentences,
         sections=sections,
         details=details,
-        facts=facts(said),
+        facts=facts(said, usual),
         command=said.get("command", ""),
     )
 
 
-def facts(summary: Mapping[str, Any]) -> list[Facts]:
-    """The settings, the machine and the versions in a summary, for `Page`; missing ones are left out."""
-    plain_run = dict(_facts(TrainConfig().to_json(), "train."))
+def facts(summary: Mapping[str, Any], usual: Mapping[str, Any] = {}) -> list[Facts]:
+    """The settings, the machine and the versions in a summary, for `Page`; missing ones are left out.
+
+    Args:
+        summary: of any verb.
+        usual: default values of settings besides those of the training; settings that have them are folded.
+    """
+    plain_run = dict(_facts({"train": TrainConfig().to_json(), **usual}))
     found: list[Facts] = []
     for key in FACTS:
         if summary.get(key):

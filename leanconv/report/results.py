@@ -32,6 +32,7 @@ from leanconv.report.tables import Row
 TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "compare": {"main": tables.markdown},
     "latency": {"main": latency_tables.markdown, "best": latency_tables.markdown_of_best},
+    "group_times": {"main": latency_tables.markdown_of_groups},
     "chunks": {"main": latency_tables.markdown_of_chunks},
     "layers": {"main": layer_tables.markdown, "shapes": layer_tables.markdown_of_shapes},
     "fits": {
@@ -41,6 +42,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     },
     "growth": {"main": growth.markdown},
     "lean": {"main": lean_tables.markdown},
+    "search": {"main": lean_tables.markdown_of_search},
     "prediction": {"main": layer_tables.markdown_of_predictions},
     "profile": {"main": layer_tables.markdown_of_profile},
     "steps": {"main": layer_tables.markdown_of_steps},
@@ -65,6 +67,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     "tool": {"main": tool_tables.markdown},
     "training": {"main": training_tables.markdown},
     "sweep": {"main": trust_tables.markdown_of_sweep},
+    "walk": {"main": trust_tables.markdown_of_walk},
     "mutation": {"main": trust_tables.markdown_of_mutants},
     "analysis": {
         name: getattr(analysis_tables, name)

@@ -12,7 +12,7 @@ from leanconv.report.tables import NONE, Row, macs, markdown_text, quartiles, ra
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADS = ("Batch", "Network", "Published top-1 %", "at px", "MACs", "ratio", "ms", "ratio", "GMAC/s")
+HEADS = ("Batch", "Network", "Published top-1 %", "at px", "MACs", "MACs, ratio", "ms", "ms, ratio", "GMAC/s")
 NOTE = (
     "Each row is the faster form of a network; all rows of a batch were timed in one interleaved run at one image size. ms: "
     "milliseconds a call, median and quartiles. Ratios compare with the first network. The accuracy was published for other "

@@ -1,10 +1,10 @@
-"""Tables of two checks of the library: every network of timm and torchvision, and deliberate faults (mutants)."""
+"""Tables of three checks: every network of timm and torchvision, deliberate faults (mutants), and a stranger's walk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leanconv.report.tables import Row, markdown_text
+from leanconv.report.tables import NONE, Row, duration, markdown_text
 
 
 def markdown_of_sweep(rows: Sequence[Row]) -> str:
@@ -31,3 +31,15 @@ def markdown_of_mutants(rows: Sequence[Row]) -> str:
     body.append(["all", f"{len(rows)}", f"{total}"])
     note = "A mutant is one changed line that computes something else. Seen: a test fails, or does not end."
     return markdown_text(("Area", "Mutants", "Seen by the tests"), body, note)
+
+
+def markdown_of_walk(rows: Sequence[Row]) -> str:
+    """The seconds of each step of a stranger's walk through the documents.
+
+    Args:
+        rows: of a results file of kind "walk".
+    """
+    body = [[row["page"] or NONE, row["step"], f"{row['seconds']:.1f}"] for row in rows]
+    total = sum(row["seconds"] for row in rows)
+    note = f"{duration(total)} in all, at the small sizes of the tests; each command is a process of its own."
+    return markdown_text(("Page", "Step", "Seconds"), body, note, left=("Page", "Step"))

@@ -124,3 +124,14 @@ def test_grids_of_new_operators_have_whole_vectors_and_save(method, settings):
         if one.sites[0].name == "layer3.0.conv2"
     ]
     assert [round(share, 2) for share in sorted(shares)] == pytest.approx([0.25, 0.35, 0.5, 0.65], abs=0.06)
+
+
+def test_what_saves_next_to_nothing_does_not_help():
+    """A stem has few parameters and many MACs: making it lean helps with MACs only."""
+    stem, body = nn.Conv2d(3, 8, 2, padding=1), nn.Conv2d(8, 128, 3, stride=8)
+    space = candidates_of(nn.Sequential(stem, body).eval(), SIZE, methods=[lc.LowRank(rank=2)], align=2)
+    costs = formula_costs(nn.Sequential(stem, body).eval(), space)
+    by_name = {one.sites[0].name: one for one in space.lean}
+    assert by_name["0"].params() < stem.weight.numel() + 8
+    assert [costs.helps(by_name[name], ["params"]) for name in ("0", "1")] == [False, True]
+    assert [costs.helps(by_name[name], ["macs"]) for name in ("0", "1")] == [True, True]

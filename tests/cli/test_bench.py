@@ -163,11 +163,15 @@ def test_the_figure_of_groups(call: Callable, tmp_path: Path) -> None:
     answer = call(*command, "-o", tmp_path / "groups.json", "--json")
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
-    assert {row["groups"] for row in told["rows"]} == {1, 2, 4, 8, 16, 32} and told["kind"] == "group times"
+    assert {row["groups"] for row in told["rows"]} == {1, 2, 4, 8, 16, 32} and told["kind"] == "group_times"
     assert any(row["form"] == "tied_block, batch" for row in told["rows"]) and told["settings"]["methods"] == [
         "tied_block"
     ]
     assert told == json.loads((tmp_path / "groups.json").read_text())
     assert "give a TARGET, or --figure groups" in call("bench", "resnet8", "--figure", "groups").err
     assert "give a TARGET, or --figure groups" in call("bench").err
+    assert "does not use --runtimes" in call("bench", "--figure", "groups", "--runtimes", "all").err
+    assert "does not use --where" in call("bench", "--figure", "groups", "--where", "conv*").err
+    settings = call("bench", "--figure", "groups", "--methods", "tied_block(blocks=4)")
+    assert settings.code == 2 and "give the name alone, tied_block" in settings.err
     assert "takes one --batch" in call(*command, "--batch", "1,2").err

@@ -22,7 +22,7 @@ from leanconv.data import open_data
 from leanconv.experiment.elsewhere import Shipped
 from leanconv.experiment.grid import jobs_of, methods_of
 from leanconv.experiment.job import Job
-from leanconv.experiment.where import PLACES, Ray, Slurm, Where, where_of
+from leanconv.experiment.where import PLACES, Queue, Ray, Slurm, Where, where_of
 from tests.gates.tree import ROOT
 
 LOCAL = Slurm(cluster="local", minutes=5)
@@ -232,3 +232,19 @@ def test_jobs_of_a_machine_that_ends_run_on_another(tmp_path: Path, ray_of_two: 
     waiting.join(900)
     assert sorted(found) == ["a", "b"] and {*found.values()} == {ray_of_two.head_node.node_id}
     assert len(list(tmp_path.glob("?-*"))) == 3
+
+
+def test_a_job_that_left_the_queue_without_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake `squeue` lists one job: the other counts as gone after two looks, and none while Slurm does not answer."""
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 7_0\nexit ${FAILS:-0}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("leanconv.experiment.where.QUEUE_EVERY", 0.0)
+    queue = Queue()
+    monkeypatch.setenv("FAILS", "1")
+    assert [queue.left(["7_0", "7_1"]) for _ in range(3)] == [set()] * 3
+    monkeypatch.setenv("FAILS", "0")
+    assert queue.left(["7_0", "7_1"]) == set()
+    assert queue.left(["7_0", "7_1"]) == {"7_1"}
+    monkeypatch.setattr("leanconv.experiment.where.QUEUE_EVERY", 60.0)
+    assert queue.left(["7_0", "7_1"]) == set()

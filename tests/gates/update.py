@@ -1,7 +1,9 @@
 """``python -m tests.gates.update``: write anew what the gates compare with: names, flags, counts of networks,
-and tables and figures in documents."""
+and tables and figures in documents. ``--no-counts`` leaves out the counts of networks, which take two minutes."""
 
 from __future__ import annotations
+
+import argparse
 
 from leanconv.core.atomic import write_text
 from leanconv.models import known
@@ -12,9 +14,13 @@ from tests.gates import blocks, cli_reference, drawings, surface, tree
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--no-counts", action="store_true")
+    asked = parser.parse_args()
     texts = {surface.NAMES: surface.public_names(), surface.FLAGS: surface.cli_flags()}
     texts |= {tree.ROOT / "docs" / "figures" / f"{name}.svg": text for name, text in drawings.figures().items()}
-    texts[tree.PACKAGE / "models" / known.FILE] = known.all_counts()
+    if not asked.no_counts:
+        texts[tree.PACKAGE / "models" / known.FILE] = known.all_counts()
     for path in tree.files("*.md"):
         texts[path] = blocks.rendered(path.read_text(encoding="utf-8"), tree.RESULTS, markdown_of)
     texts[cli_reference.PATH] = cli_reference.cli_reference()

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
+from leanconv.core.processes import rank
 from leanconv.data import ImageData
 from leanconv.data.loader import make_loader
 from leanconv.data.sampling import Sampling
@@ -40,8 +41,11 @@ class Stop(nn.Module):
         self.step -= self.training
         if self.step == -1 and not self.kills:
             raise KeyboardInterrupt
-        if self.step == -1 and os.environ["RANK"] == "1":
-            for process in (os.getppid(), os.getpid()):  # the agent of torchrun, and its only process
+        if self.step == -1 and rank() == 1:
+            for process in (
+                os.getppid(),
+                os.getpid(),
+            ):  # the agent of torchrun or the step of Slurm, and its only process
                 os.kill(process, signal.SIGKILL)
         return x
 
@@ -77,7 +81,7 @@ def main(folder: str, step: int, more: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         return
     scores = lc.evaluate(model, odd_images(), together=True)
-    (Path(folder) / f"scores{os.environ['RANK']}.json").write_text(json.dumps(vars(scores)))
+    (Path(folder) / f"scores{rank()}.json").write_text(json.dumps(vars(scores)))
 
 
 def odd_images() -> ImageData:
@@ -157,8 +161,8 @@ def test_a_run_goes_from_one_process_within_an_epoch_to_two_and_to_four_machines
     for name, machines, processes in (("run", 2, 1), ("four", 2, 2)):
         torchrun(tmp_path / name, 100, machines, processes)
         check_same(tmp_path / name, model, history)
-        for rank in range(machines * processes):  # each image counts once, and each process has all scores
-            scores = json.loads((tmp_path / name / f"scores{rank}.json").read_text())
+        for number in range(machines * processes):  # each image counts once, and each process has all scores
+            scores = json.loads((tmp_path / name / f"scores{number}.json").read_text())
             assert scores == pytest.approx(expected, rel=1e-4) and scores["n"] == 101
 
 

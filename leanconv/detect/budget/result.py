@@ -24,13 +24,13 @@ HEADS = (
     "AP50",
     "AP75",
     "Parameters",
-    "ratio",
+    "Parameters, ratio",
     "MACs",
-    "ratio",
+    "MACs, ratio",
     "ms",
-    "ratio",
+    "ms, ratio",
 )
-DETECTOR_HEADS = ("Parameters of the detector", "ms of the detector", "ratio")
+DETECTOR_HEADS = ("Parameters of the detector", "ms of the detector", "ms of the detector, ratio")
 
 
 @dataclass
