@@ -72,7 +72,7 @@ class Run(Result):
         return [{**named, **self.counts, **self.summary["train"], **_prefixed(self.summary["test"])}]
 
     def table(self) -> TextTable:
-        return TextTable(HEADS, lines(self.summary), title=f"{self.job.target}, {self.job.label}")
+        return TextTable(HEADS, lines(self.summary), title=f"{self.job.target}, {self.summary['method']}")
 
     def __str__(self) -> str:
         test, took = self.summary["test"], self.summary["train"]["train_seconds"]

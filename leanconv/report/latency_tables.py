@@ -49,6 +49,28 @@ def best(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["best"]]
 
 
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """What the measurement found: the fastest entry of each network beside that of the first network of the same batch."""
+    found = []
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        reference = next(row["network"] for row in rows if row["batch"] == batch)
+        first, *others = [row for row in best(rows) if row["batch"] == batch] or [{"network": None}]
+        for row in others if first["network"] == reference else ():
+            if row["ratio_q75"] < 1:
+                verdict = f"is faster than {first['network']}"
+            else:
+                verdict = (
+                    f"is slower than {first['network']}"
+                    if row["ratio_q25"] > 1
+                    else f"is as fast as {first['network']}"
+                )
+            found.append(
+                f"Batch {batch}: {row['network']} {verdict}: {quartiles(row, 'ratio')} of its time, each in its fastest form "
+                f"({row['runtime']}, {row['form']}; {first['runtime']}, {first['form']})."
+            )
+    return found
+
+
 def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows for the HTML page. The fastest row of a network and batch also gets the network's best time in each runtime."""
     found = []

@@ -144,6 +144,7 @@ def of_latency(summary: Mapping[str, Any]) -> Page:
         names=names,
         reference=first,
         rows=latency_tables.across_runtimes(rows),
+        sentences=latency_tables.sentences(rows),
         facts=facts(summary),
         command=summary["command"],
     )

@@ -47,3 +47,14 @@ def test_only_the_best(tmp_path: Path) -> None:
 def test_the_best_are_bold() -> None:
     table = latency_tables.table(ROWS, "times").__rich__()
     assert [drawn.style for drawn in table.rows] == ["bold", None, "bold", None]
+
+
+def test_sentences_compare_the_fastest_entries() -> None:
+    (found,) = latency_tables.sentences(ROWS)
+    assert found.startswith("Batch 1: lean is faster than dense: 0.75 (0.74-0.76) of its time")
+    slower = [row("dense", 2.0, True), row("lean", 2.1, True), row("same", 2.01, True)]
+    assert [sentence.split(": ")[1] for sentence in latency_tables.sentences(slower)] == [
+        "lean is slower than dense",
+        "same is as fast as dense",
+    ]
+    assert latency_tables.sentences([row("dense", 0, False, "no such operation"), row("lean", 1.5, True)]) == []
