@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import leanconv as lc
+from leanconv.budget.config import LeanConfig
 from leanconv.budget.scores import Lines
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.experiment import where
+from leanconv.report.page import table_page
 from tests.budget.conftest import QUICK, Small, Stop, Untraceable, quick_timing, striped
 from tests.experiment.test_where import Here
 
@@ -46,6 +48,9 @@ def test_a_users_network_and_tensors_meet_several_limits_at_once(trained, data, 
     assert became and all(label in text for label in became) and "of the MACs" in text
     page = (tmp_path / "a" / "report.html").read_text()
     assert page.count("<svg") >= 2 and "to the divergence" in page
+    assert page.index("What got better") < page.index("of the MACs and") < page.index("<table"), "the conclusion first"
+    shown = table_page("", "", [], [], summary=found.summary, usual={"config": LeanConfig().to_json()}).facts[0]
+    assert "config.align" in dict(shown[1]) and "config.batch" in dict(shown[2]), "default settings are folded"
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert summary["rows"] == json.loads(json.dumps(found.to_json()["rows"]))
     again = lc.lean(
