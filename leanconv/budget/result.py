@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ HEADS = (
     "Weights",
     "predicted ms",
     "ms",
-    "ratio",
+    "ms, ratio",
     "before training",
     "{quality}",
     "Test top-1 %",
@@ -152,6 +153,8 @@ class LeanResult(Result):
             f"({lean['quality'] - dense['quality']:+.2f}), with {lean['params'] / dense['params']:.2f} of the parameters, "
             f"{lean['macs'] / dense['macs']:.2f} of the MACs and {lean['ratio']:.2f} of the time."
         ]
+        if chance := self._chance():
+            found.append(chance)
         if starts := self.summary.get("starts"):  # an earlier version had one start
             said = ", ".join(f"{one['from']} {one['converted']:.3g}" for one in starts)
             found.append(
@@ -175,6 +178,22 @@ class LeanResult(Result):
         if exported is not None and exported["val_top1_pct"] is not None:
             found.append(f"{exported['path']}: {exported['val_top1_pct']:.2f} % on validation.")
         return [*found, *self.summary["notes"]]
+
+    def _chance(self) -> str | None:
+        """The test accuracies, and how large a difference must be to mean anything; None without a test part."""
+        rows = {row["network"]: row for row in self.rows}
+        shares = [rows[name].get("test_top1_pct") for name in ("dense", "lean")]
+        images = self.summary["settings"]["data"].get("test")
+        if None in shares or not images:
+            return None
+        dense, lean = (share / 100 for share in shares)
+        least = 196 * math.sqrt(
+            (dense * (1 - dense) + lean * (1 - lean)) / images
+        )  # in percent; a normal approximation
+        return (
+            f"Test: {shares[1]:.2f} % against {shares[0]:.2f} % ({shares[1] - shares[0]:+.2f}). With {images:,} images and one "
+            f"run of each network, a difference under {least:.1f} points may be chance (95 % interval)."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The values of summary.json."""

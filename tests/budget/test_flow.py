@@ -46,6 +46,7 @@ def test_a_users_network_and_tensors_meet_several_limits_at_once(trained, data, 
     text = str(found)
     became = {row["becomes"] for row in found.layers} - {"dense"}
     assert became and all(label in text for label in became) and "of the MACs" in text
+    assert "points may be chance" in text
     page = (tmp_path / "a" / "report.html").read_text()
     assert page.count("<svg") >= 2 and "to the divergence" in page
     assert page.index("What got better") < page.index("of the MACs and") < page.index("<table"), "the conclusion first"
