@@ -62,8 +62,9 @@ class Cluster:
 
     def srun(self, *command: str, tasks: int = 2, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command in as many tasks, one on each machine."""
-        start = ["srun", "--nodes", str(tasks), "--ntasks-per-node", "1", "--cpus-per-task", "1", *command]
-        return subprocess.run(start, env=self.environment | more, capture_output=True, text=True, timeout=900)
+        each = ["--ntasks-per-node", "1", "--cpus-per-task", "1", "--kill-on-bad-exit"]
+        start = ["srun", "--nodes", str(tasks), *each, *command]
+        return subprocess.run(start, env=self.environment | more, capture_output=True, text=True, timeout=600)
 
 
 def missing() -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.core.processes import rank
+from leanconv.core.processes import rank, started
 from leanconv.data import ImageData
 from leanconv.data.loader import make_loader
 from leanconv.data.sampling import Sampling
@@ -42,11 +42,9 @@ class Stop(nn.Module):
         if self.step == -1 and not self.kills:
             raise KeyboardInterrupt
         if self.step == -1 and rank() == 1:
-            for process in (
-                os.getppid(),
-                os.getpid(),
-            ):  # the agent of torchrun or the step of Slurm, and its only process
-                os.kill(process, signal.SIGKILL)
+            if started().launcher == "torchrun":  # type: ignore[union-attr]
+                os.kill(os.getppid(), signal.SIGKILL)  # its agent, which would start the process again
+            os.kill(os.getpid(), signal.SIGKILL)
         return x
 
 
