@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leanconv.conversion.apply import Init, convert
 from leanconv.conversion.moments import inputs_of
 from leanconv.conversion.plan import Plan
+from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import DataError
 from leanconv.core.modes import evaluating
 from leanconv.core.operator import ConvOp
@@ -67,6 +68,7 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     >>> reestimate_norms_(model, [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)])[0].running_mean
     tensor([2.])
     """
+    refuse_lazy(model)
     kept = {norm for norm in _inside_operators(model) if norm.affine and not _trained(norm)}
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     sums = {norm: InputSums() for norm in norms}

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from leanconv.conversion.apply import plan_of, set_plan, swap
+from leanconv.conversion.faults import hooks_of
 from leanconv.core.copying import copied
+from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
 from leanconv.core.method import Skipped
 from leanconv.core.operator import LinearOp
@@ -25,7 +27,7 @@ def to_dense(lean: nn.Module) -> nn.Module:
     training of the lean network.
 
     Raises:
-        SettingError: a dense weight holds NaN or infinity, or the model cannot be copied.
+        SettingError: a dense weight holds NaN or infinity, a lean layer has hooks, or the model cannot be copied.
 
     >>> import leanconv as lc
     >>> to_dense(lc.convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4)))
@@ -38,6 +40,8 @@ def to_dense(lean: nn.Module) -> nn.Module:
     inside = {id(part) for m in dense.modules() if isinstance(m, LeanLinear) for part in m.modules() if part is not m}
     new: dict[int, nn.Module] = {}
     for module in dense.modules():
+        if isinstance(module, LeanLinear | LinearOp) and (what := hooks_of(module)) is not None:
+            raise SettingError(f"{names[id(module)]!r} has {what}, which a plain layer would lose; remove them first")
         if isinstance(module, LeanLinear) and module.equals_dense:
             new[id(module)] = module.to_linear()
         elif isinstance(module, LinearOp) and id(module) not in inside:

@@ -60,13 +60,12 @@ def fault(conv: Layer) -> str | None:
         return (
             "its weight is computed from other tensors (weight_norm, spectral_norm, pruning, FSDP); make it plain first"
         )
-    for what, names in HOOKS.items():
-        if any(getattr(conv, name, None) for name in names):
-            return f"it has {what}, which a new module would lose; remove them first"
+    if (what := hooks_of(conv)) is not None:
+        return f"it has {what}, which a new module would lose; remove them first"
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and any(getattr(parameter, hooks, None) for hooks in TENSOR_HOOKS):
             return f"its {name} has gradient hooks, which a new tensor would lose; remove them first"
-    if "forward" in conv.__dict__:
+    if {"forward", "_conv_forward"} & conv.__dict__.keys():
         return "its forward was replaced on the object; convert first, and replace it afterwards"
     more = [*(set(conv._parameters) - {"weight", "bias"}), *conv._buffers, *conv._modules]
     more += [key for key, value in conv.__dict__.items() if key not in PLAIN and isinstance(value, nn.Module)]
@@ -82,6 +81,11 @@ def fault(conv: Layer) -> str | None:
             f"its weight is {_name(weight.dtype)} on {weight.device} and its bias {_name(bias.dtype)} on {bias.device}"
         )
     return None
+
+
+def hooks_of(module: nn.Module) -> str | None:
+    """The kind of hooks that `module` has; None without hooks."""
+    return next((what for what, names in HOOKS.items() if any(getattr(module, name, None) for name in names)), None)
 
 
 def _name(dtype: torch.dtype) -> str:

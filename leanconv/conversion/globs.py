@@ -26,8 +26,8 @@ class Names:
             self._all.setdefault(self._first[id(module)], []).append(name)
 
     def matches(self, name: str, glob: str) -> bool:
-        """Whether `glob` matches any name of the layer `name`."""
-        return any(fnmatch.fnmatchcase(one, glob) for one in self._all.get(name, (name,)))
+        """Whether `glob` matches any name of the layer `name`, or equals it: a name may hold brackets."""
+        return any(one == glob or fnmatch.fnmatchcase(one, glob) for one in self._all.get(name, (name,)))
 
     def named(self, name: str, globs: Sequence[str]) -> bool:
         """Whether one of `globs` equals a full name of the layer `name`."""

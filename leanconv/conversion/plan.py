@@ -213,7 +213,9 @@ def plan(
     rules = _rules(method, where)
     if align is not None:
         check_int("align", align)
-    if not isinstance(stages, Mapping | None) or not all(type(number) is int for number in (stages or {}).values()):
+    if not isinstance(stages, Mapping | None) or not all(
+        isinstance(glob, str) and type(number) is int for glob, number in (stages or {}).items()
+    ):
         raise SettingError(f"stages={stages!r} must be {{glob: whole number}}")
     kinds = tuple(subclasses) if isinstance(subclasses, Sequence) else (subclasses,)
     if not all(isinstance(kind, type) and issubclass(kind, nn.Conv2d | nn.Linear) for kind in kinds):

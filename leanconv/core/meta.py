@@ -38,12 +38,12 @@ def on_meta(model: nn.Module) -> nn.Module:
     return _twin(model, _to_meta)
 
 
-def _twin(model: nn.Module, how: Callable[[Tensor], Tensor]) -> nn.Module:
+def _twin(model: nn.Module, how: Callable[[Tensor], Tensor], hooks: bool = False) -> nn.Module:
     refuse_lazy(model)
     twin = copied(model, how)
-    for module in twin.modules():  # a user's hook may count its calls, or need real values
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            hooks.clear()
+    for module in twin.modules() if not hooks else ():  # a user's hook may count its calls, or need real values
+        for own in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            own.clear()
     return twin.eval()
 
 
@@ -76,6 +76,9 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
     and the copy is deleted after the run. A network that refuses a single image gets two images, so `run` divides by
     ``len(images)`` if it counts. The model, its flags and all random number generators are unchanged afterwards.
 
+    Hooks are left out, because they may count their calls. Only a network that runs in none of these ways is tried with its
+    hooks, which may bring its inputs into shape.
+
     Args:
         input_size: (channels, height, width).
         run: called with the copy and the images, (1, C, H, W) or (2, C, H, W).
@@ -89,19 +92,20 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
     model = unwrapped(model)
     parameter = next(model.parameters(), None)
     own = torch.device("cpu") if parameter is None or parameter.is_meta else parameter.device
-    attempts = [(torch.device("meta"), 1), (torch.device("cpu"), 1)]
-    attempts += [(own, 1)] * (own.type != "cpu") + [(own, 2)]
-    failures: dict[tuple[torch.device, int], Exception] = {}
+    attempts = [(torch.device("meta"), 1, False), (torch.device("cpu"), 1, False)]
+    attempts += [(own, 1, False)] * (own.type != "cpu") + [(own, 2, False)]
+    attempts += [(own, 1, True)] * any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    failures: dict[tuple[torch.device, int, bool], Exception] = {}
     with _as_it_was(own):
-        for device, batch in attempts:
+        for device, batch, hooks in attempts:
             try:
-                twin = on_meta(model) if device.type == "meta" else _twin(model, _on(device))
+                twin = on_meta(model) if device.type == "meta" else _twin(model, _on(device), hooks)
                 return run(twin, example_input(twin, input_size, batch, str(device)))
             except LeanconvError:
                 raise
             except Exception as error:
-                failures[device, batch] = error.with_traceback(None)  # the traceback would keep the copy alive
-    failure = failures[own, 1]
+                failures[device, batch, hooks] = error.with_traceback(None)  # the traceback would keep the copy alive
+    failure = failures[own, 1, False]
     raise SettingError(
         f"{type(model).__name__} does not run on an input of {tuple(input_size)} ({first_line(failure)}); "
         f"{_way_out(failure)}"

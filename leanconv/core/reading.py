@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -15,6 +16,20 @@ from leanconv.core.errors import FileError, LeanconvError, first_line
 LONGEST = 600  # characters of an error; a hostile value may have a megabyte
 LARGEST = 4096  # bits of a whole number; the limit of Python is about three times higher
 DEEPEST = 64  # nested levels of lists and objects
+
+MARKS = (  # byte order marks; the mark of UTF-32 begins with that of UTF-16, so it comes first
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+
+
+def encoding_of(data: bytes) -> str:
+    r"""The encoding of a text: that of its byte order mark, else UTF-8.
+
+    >>> encoding_of(b"\xef\xbb\xbfcat")
+    'utf-8-sig'
+    """
+    return next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Literal
 
 from leanconv.core.config import Config, setting
 from leanconv.core.errors import SettingError
+from leanconv.core.reading import encoding_of
 
 
 class TaskSettings(Config):
@@ -53,7 +54,8 @@ def class_names(text: str) -> tuple[str, ...]:
     path = Path(text).expanduser()
     try:
         if len(text) < 1000 and path.is_file():
-            text = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
+            text = data.decode(encoding_of(data))
             if not text.lstrip().startswith("["):
                 return tuple(line.strip() for line in text.splitlines() if line.strip())
         if text.lstrip().startswith("["):

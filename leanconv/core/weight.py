@@ -19,7 +19,7 @@ _KIND = {
     "element_size", "get_device", "is_complex", "is_floating_point", "new_empty", "new_full", "new_ones", "new_tensor",
     "new_zeros",
 }  # fmt: skip
-_WRITES = {"data", "grad", "grad_fn", "is_leaf", "backward", "register_hook", "retain_grad"}
+_WRITES = {"data", "grad_fn", "is_leaf", "backward", "register_hook", "retain_grad"}
 
 
 class WeightView:
@@ -55,6 +55,15 @@ class WeightView:
     def requires_grad(self) -> bool:
         """Whether the operator's parameters are trained."""
         return self._like.requires_grad
+
+    @property
+    def grad(self) -> None:
+        """None: the operator's parameters have gradients, and this weight has none."""
+        return None
+
+    def is_contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> bool:
+        """Whether the dense weight has this layout; it is computed in the contiguous one."""
+        return memory_format == torch.contiguous_format
 
     def dim(self) -> int:
         """The number of dimensions."""

@@ -62,8 +62,8 @@ def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, 
     Raises:
         SettingError: `fraction` is not between 0 and 1, or every class has only one image.
     """
-    if not 0 < fraction < 1:
-        raise SettingError(f"fraction={fraction} must lie between 0 and 1; 0.1 holds out a tenth")
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise SettingError(f"fraction={fraction!r} must lie between 0 and 1; 0.1 holds out a tenth")
     draw = generator(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
     order = labels.argsort(stable=True)  # by class, so that the order of the random draws is fixed

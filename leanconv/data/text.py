@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import os
@@ -13,12 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from leanconv.core.errors import DataError
+from leanconv.core.reading import encoding_of
 
 MOST = 4 * 1024**3  # largest text file, in bytes
-MARKS = (  # byte order marks; the mark of UTF-32 begins with that of UTF-16, so it comes first
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -74,7 +70,7 @@ def text_of(data: bytes, name: str, way_out: str = "save it as UTF-8") -> str:
     Raises:
         DataError: the bytes are not such a text.
     """
-    encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
+    encoding = encoding_of(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import CheckError, LeanconvWarning, SettingError, first_line
 from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice
@@ -111,6 +111,7 @@ def export(
     path, to = _destination(Path(path), to)
     check_choice("form", form, get_args(Form))
     kind = FORMATS[to]
+    refuse_lazy(model)
     model = copied(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])
     example = _batch(torch.randn(2, *_size(model)) if example is None else example)
@@ -149,6 +150,8 @@ def _destination(path: Path, to: str | None) -> tuple[Path, str]:
 
 def _batch(example: Tensor) -> Tensor:
     """`example` as a batch of at least two images: the exporter would fix the batch size to one."""
+    if not isinstance(example, Tensor) or example.is_meta:
+        raise SettingError(f"example is {type(example).__name__} without values; give images as a tensor (N, C, H, W)")
     example = example.detach().cpu().float()
     if example.ndim != 4 or not len(example):
         raise SettingError(f"example has shape {tuple(example.shape)}; give images as (N, C, H, W)")

@@ -82,6 +82,9 @@ def predict(
             raise SettingError(
                 f"{len(names)} class names for {len(scores)} outputs; give one a line with --labels, in the order of training"
             )
+        if not scores.isfinite().all():
+            yield Prediction(path, error="the network's output holds NaN or infinity")
+            continue
         best = scores.topk(min(top, len(scores)))
         labels = tuple(names[index] for index in best.indices.tolist())
         yield Prediction(path, labels, tuple(best.values.tolist()))

@@ -12,7 +12,7 @@ from torch import nn
 from leanconv.conversion.apply import convert, plan_of
 from leanconv.conversion.plan import Where
 from leanconv.conversion.useful import stem, useful_plan
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.count import count, unique
 from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.machine import provenance
@@ -200,6 +200,7 @@ def _size_of(networks: Mapping[str, nn.Module]) -> InputSize:
 
 def _counts(name: str, model: nn.Module, size: InputSize, dtype: torch.dtype, say: Say) -> dict[str, Any]:
     """The counts, in the dtype of the measurement."""
+    refuse_lazy(model)
     own = copied(model).to(dtype=dtype)
     try:
         return count(own, size).to_json()

@@ -65,6 +65,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, LAYERS) or not any(isinstance(inside, LAYERS) for inside in m.modules()):
             return True  # it has no layer to rewrite, and may have any code
+        if has_hooks(m):
+            return True  # a graph of its layers would not call the hooks
         return super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:

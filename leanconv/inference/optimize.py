@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.notes import get_task
@@ -79,6 +79,7 @@ def optimize(
             f"example is {type(example).__name__}, not a tensor; optimize takes networks of one input, (N, C, H, W)"
         )
     model = unscripted(model, "optimize")
+    refuse_lazy(model)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     example = with_layout(example, layout)
     twins = _twins(model, example, layout)

@@ -190,6 +190,10 @@ def shallower(model: nn.Module, macs: float, *, input_size: InputSize | None = N
     size = sized(model, input_size)
     order = _order(residual_blocks(model, size))
     dense = count_macs(model, size)
+    if not dense:
+        raise SettingError(
+            "the network has no MACs, so none can be removed; give a network with convolutions or linear layers"
+        )
 
     def share(blocks: int) -> float:
         return count_macs(apply_channels_(on_meta(model), ChannelPlan(removed=tuple(order[:blocks]))), size) / dense

@@ -299,6 +299,10 @@ def _within(
     def widths(share: float) -> dict[str, int]:
         return {found.name: width_of(found, share, align) for found in free}
 
+    if not work.dense:
+        raise SettingError(
+            "the network has no MACs, so none can be removed; give a network with convolutions or linear layers"
+        )
     least = work.macs({**given, **widths(0)}) / work.dense
     _check_met(least, macs, align)
     low, high = 0.0, 1.0

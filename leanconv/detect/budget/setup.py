@@ -15,7 +15,7 @@ from leanconv.budget.classifier import title_of
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
 from leanconv.budget.ordinary import NARROWER, ORDINARY
-from leanconv.budget.setup import Control, Scored, Setup, recovery_of
+from leanconv.budget.setup import Control, Scored, Setup, on_threads, recovery_of
 from leanconv.budget.space import Space
 from leanconv.conversion.apply import plan_of
 from leanconv.core.copying import copied
@@ -114,7 +114,7 @@ class DetectorSetup(Setup):
         if self.recipe is None:
             return 0
         self.recover(
-            network, self.detector, self.data, self.recipe, folder, images=torch.cat(self.batches), pyramid=self.pyramid,
+            network, self.detector, self.data, on_threads(self.recipe, self.config.threads), folder, images=torch.cat(self.batches), pyramid=self.pyramid,
             device=self.device, progress=progress,
         )  # fmt: skip
         return self.recipe.epochs
