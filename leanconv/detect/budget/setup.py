@@ -113,8 +113,9 @@ class DetectorSetup(Setup):
         assert not scratch  # `prepared` refuses the control that is trained from scratch
         if self.recipe is None:
             return 0
+        recipe = on_threads(self.recipe, self.config.threads)
         self.recover(
-            network, self.detector, self.data, on_threads(self.recipe, self.config.threads), folder, images=torch.cat(self.batches), pyramid=self.pyramid,
+            network, self.detector, self.data, recipe, folder, images=torch.cat(self.batches), pyramid=self.pyramid,
             device=self.device, progress=progress,
         )  # fmt: skip
         return self.recipe.epochs
