@@ -182,17 +182,16 @@ class LeanResult(Result):
     def _chance(self) -> str | None:
         """The test accuracies, and how large a difference must be to mean anything; None without a test part."""
         rows = {row["network"]: row for row in self.rows}
-        shares = [rows[name].get("test_top1_pct") for name in ("dense", "lean")]
+        dense, lean = (rows[name].get("test_top1_pct") for name in ("dense", "lean"))
         images = self.summary["settings"]["data"].get("test")
-        if None in shares or not images:
+        if dense is None or lean is None or not images:
             return None
-        dense, lean = (share / 100 for share in shares)
-        least = 196 * math.sqrt(
-            (dense * (1 - dense) + lean * (1 - lean)) / images
-        )  # in percent; a normal approximation
+        variance = (
+            sum(share * (100 - share) for share in (dense, lean)) / images
+        )  # of the difference, in percent squared
         return (
-            f"Test: {shares[1]:.2f} % against {shares[0]:.2f} % ({shares[1] - shares[0]:+.2f}). With {images:,} images and one "
-            f"run of each network, a difference under {least:.1f} points may be chance (95 % interval)."
+            f"Test: {lean:.2f} % against {dense:.2f} % ({lean - dense:+.2f}). With {images:,} images and one run of each "
+            f"network, a difference under {1.96 * math.sqrt(variance):.1f} points may be chance (95 % interval, normal approximation)."
         )
 
     def to_json(self) -> dict[str, Any]:

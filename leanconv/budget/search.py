@@ -31,7 +31,7 @@ from leanconv.core.task_settings import TaskSettings
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, Waiting, teller
 from leanconv.experiment.where import where_of
-from leanconv.files.target import Network
+from leanconv.files.target import Network, as_text
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import SUMMARY_FILE, once
@@ -41,7 +41,7 @@ AnyResult = TypeVar("AnyResult", bound=LeanResult)
 
 
 def lean(
-    model: Network,
+    model: Network | Path,
     data: DataLike,
     budget: Budget | str | Mapping[str, Any],
     out: str | Path | None = None,
@@ -119,7 +119,7 @@ def lean(
     >>> found.rows[1]["macs"] <= 0.6 * found.rows[0]["macs"]
     True
     """
-    asked, chosen = Budget.of(budget), LeanConfig(**settings)
+    model, asked, chosen = as_text(model), Budget.of(budget), LeanConfig(**settings)
     images = as_images(data, test_split=test_split)
     setup = prepared(
         teacher_of(model, images, pretrained, weights, state, task or TaskSettings()), images, asked, chosen, config,

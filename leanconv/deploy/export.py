@@ -111,6 +111,10 @@ def export(
     path, to = _destination(Path(path), to)
     check_choice("form", form, get_args(Form))
     kind = FORMATS[to]
+    if not isinstance(model, nn.Module):
+        raise SettingError(
+            f"export takes a network, not {type(model).__name__}; load a folder with leanconv.load first"
+        )
     refuse_lazy(model)
     model = copied(unwrapped(model)).eval().cpu().float()
     held = unique_bytes([*model.parameters(), *model.buffers()])

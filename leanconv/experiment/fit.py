@@ -23,7 +23,7 @@ from leanconv.experiment.ready import check_options, prepare
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.settings import settings_for
 from leanconv.experiment.teacher import Teacher
-from leanconv.files.target import Network, open_target
+from leanconv.files.target import Network, as_text, open_target
 from leanconv.files.weights import Weights
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import finished
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def fit(
-    model: Network,
+    model: Network | Path,
     data: DataLike,
     config: TrainConfig | str | Path | None = None,
     out: str | Path | None = None,
@@ -107,7 +107,7 @@ def fit(
     asked = parse_method(method, CONTROLS) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(
-        model, asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include,
+        as_text(model), asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include,
         teacher=None if teacher is None else Teacher.open(teacher), align=align,
         weights=None if weights is None else Weights.open(weights, state), task=task or TaskSettings(),
     )  # fmt: skip

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 from leanconv.conversion.methods import label_of, parse_methods
 from leanconv.core.errors import SettingError
 from leanconv.core.method import DENSE, Method
 from leanconv.experiment.controls import CONTROLS, Control
 from leanconv.experiment.job import Job
-from leanconv.files.target import Network
+from leanconv.files.target import Network, as_text, network_name
 
 Methods = str | Sequence[str | Method | Control | None] | Mapping[str, Method | Control | None]
-Networks = Network | Sequence[str] | Mapping[str, Network]
+Networks = Network | Path | Sequence[str | Path] | Mapping[str, Network | Path]
 
 
 def jobs_of(models: Networks, methods: Mapping[str, Method | Control | None], job: Job, seeds: int) -> list[Job]:
@@ -34,7 +36,7 @@ def check_several(models: Networks, methods: Methods | None) -> None:
     several = isinstance(models, list | tuple | Mapping) and len(models) > 1
     if methods is None and not several:
         named = next(iter(models)) if isinstance(models, list | tuple | Mapping) else models
-        text = named if isinstance(named, str) else type(named).__name__
+        text = network_name(as_text(cast(Network | Path, named)))
         raise SettingError(
             f'nothing to compare {text} with; add --methods "dense,split(ratio=0.5)" (methods=) or another network'
         )
@@ -61,15 +63,17 @@ def _labelled(
     models: Networks, methods: Mapping[str, Method | Control | None]
 ) -> Iterator[tuple[str, Network, Method | Control | None]]:
     """The label, network and method of each run. With one network, the label is the method; else network and method."""
-    named = dict(models) if isinstance(models, Mapping) else None
-    if named is None and isinstance(models, list | tuple):
-        if len(set(models)) < len(models):
-            twice = next(model for model in models if models.count(model) > 1)
+    if isinstance(models, Mapping):
+        named = {name: as_text(model) for name, model in models.items()}
+    elif isinstance(models, list | tuple):
+        every = [as_text(model) for model in models]
+        if twice := next((model for model in every if every.count(model) > 1), None):
             raise SettingError(f"{twice} is given twice; leave one out")
-        named = {str(model): model for model in models} if len(models) > 1 else None
-        models = models[0]
-    if named is None:
-        yield from ((label, models, method) for label, method in methods.items())  # type: ignore[misc]
+        named = {str(model): model for model in every} if len(every) > 1 else {"": every[0]}
+    else:
+        named = {"": as_text(cast(Network | Path, models))}
+    if [*named] == [""]:
+        yield from ((label, named[""], method) for label, method in methods.items())
         return
     for name, network in named.items():
         for label, method in methods.items():

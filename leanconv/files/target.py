@@ -20,6 +20,15 @@ from leanconv.models import create_model
 Network = str | nn.Module | Callable[[], nn.Module]
 
 
+def as_text(network: Network | Path) -> Network:
+    """`network`, with a path as its text.
+
+    >>> as_text(Path("runs/dense"))
+    'runs/dense'
+    """
+    return str(network) if isinstance(network, Path) else network
+
+
 def network_name(network: Network) -> str:
     """The name of a network in tables: its text, or the name of its class or function.
 

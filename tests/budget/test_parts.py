@@ -133,6 +133,16 @@ def test_the_recovery_has_the_image_size_of_the_network(tmp_path):
     assert "image_size: 16" in (tmp_path / "networks" / "lean" / "recovery" / "config.yaml").read_text()
 
 
+def test_the_recovery_runs_on_the_threads_of_the_search(tmp_path):
+    """The dense network may have been trained on another machine. A folder may be a path."""
+    lc.fit(
+        "fast_vgg(width=0.125)", "digits", out=tmp_path / "dense", epochs=1, image_size=16, threads=2, progress=False
+    )
+    asked = {**QUICK, "methods": ["low_rank"], "recovery_epochs": 1, "threads": 1}
+    lc.lean(tmp_path / "dense", "digits", "params=0.5", tmp_path / "lean", **asked)
+    assert "threads: 1" in (tmp_path / "lean" / "networks" / "lean" / "recovery" / "config.yaml").read_text()
+
+
 def test_the_table_and_figure_of_a_results_file(trained, data, tmp_path):
     lc.lean(trained, data, "params=0.9", tmp_path, **{**QUICK, "controls": ("uniform",)})
     text = markdown_of(tmp_path / "summary.json")

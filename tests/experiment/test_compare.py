@@ -182,3 +182,14 @@ def test_200_finished_runs_are_read_back(tmp_path: Path) -> None:
     assert len((tmp_path / "report.html").read_text()) < 2_000_000
     with pytest.raises(SettingError, match=r"was run with other settings: train\.lr"):
         lc.compare("resnet8(width=4)", seeds=100, lr=0.3, **asked)
+
+
+def test_a_folder_may_be_a_path(tmp_path: Path) -> None:
+    quick = {"epochs": 1, "threads": 1, "progress": False}
+    lc.fit("resnet8(width=4)", "digits", out=tmp_path / "run", **quick)
+    again = lc.fit(tmp_path / "run", "digits", **quick)
+    assert again.counts["params"] == lc.count(lc.load(tmp_path / "run")).params
+    found = lc.compare([tmp_path / "run", "resnet8(width=4)"], "digits", latency=False, **quick)
+    assert [row["method"] for row in found.rows] == [str(tmp_path / "run"), "resnet8(width=4)"]
+    with pytest.raises(SettingError, match="load a folder with leanconv"):
+        lc.export(tmp_path / "run", tmp_path / "net.onnx")
