@@ -191,7 +191,7 @@ class LeanResult(Result):
         )  # of the difference, in percent squared
         return (
             f"Test: {lean:.2f} % against {dense:.2f} % ({lean - dense:+.2f}). With {images:,} images and one run of each "
-            f"network, a difference under {1.96 * math.sqrt(variance):.1f} points may be chance (95 % interval, normal approximation)."
+            f"network, a difference under {1.96 * math.sqrt(variance):.1f} points may be chance (95 % interval)."
         )
 
     def to_json(self) -> dict[str, Any]:
