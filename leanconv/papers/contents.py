@@ -38,7 +38,7 @@ class Item:
 
 TBC = (
     Item("eqs. 1-4", "TBC, TGC and their parameters", "reproduced", "inspect timm/resnet50 --method 'tied_block(blocks=2)'"),
-    Item("Fig. 1", "filters of VGG-16 become more similar with depth", "smaller scale", "analyse RUN --what matrices --data cifar10", "on CIFAR-10 with ResNet-20; docs/analysis.md, whose figure has the mean of cosines. --average patterns is the caption's mean; `benchmarks/similarity.py` draws both for networks of `benchmarks/papers.py tied` and `vgg`; not run yet for want of a quiet core"),
+    Item("Fig. 1", "filters of VGG-16 become more similar with depth", "smaller scale", "analyse RUN --what matrices --data cifar10", "on CIFAR-10 with ResNet-20; docs/analysis.md, whose figure has the mean of cosines. --average patterns is the caption's mean; `benchmarks/similarity.py` draws both for networks of `benchmarks/papers.py tied` and `vgg`"),
     Item("Fig. 2", "the operator", "reproduced", "reproduce tbc", "a drawing; the operator and its equations are tested"),
     Item("Fig. 3", "time against the number of groups, 56 x 56 x 2048", "smaller scale", "bench --figure groups --methods tied_block", "measured on a CPU in docs/results/speed-others.md; the figure prints no numbers and was measured on a GPU. The command runs on CUDA too; the form `batch` is that of the release"),
     Item("Fig. 4", "bottlenecks of TiedResNet, TiedResNeXt and TiedResNeSt", "reproduced", "models", "built; what is fitted is marked"),
@@ -57,20 +57,20 @@ TBC = (
 )  # fmt: skip
 FILTER_BASES = (
     Item("eqs. 1-3", "a convolution as components and coefficients", "reproduced", "inspect resnet56 --method 'shared_basis(shared=16)'"),
-    Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script. `benchmarks/papers.py bases` trains both, no penalty, and init='release' side by side; not run yet: two epochs take half an hour on a quiet core"),
+    Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script. `benchmarks/papers.py bases` trains both, no penalty, and init='release' side by side; on the digits they are equal within the spread (docs/results/training.md)"),
     Item("Fig. 1", "the operator", "reproduced", "models", "a drawing; the operator and its equations are tested"),
     Item("Fig. 2", "gradients with and without penalty and inner norm", "smaller scale", "analyse RUN --what gradients", "train with --record-gradients; on CIFAR-10 with a smaller network in docs/analysis.md; basis_resnet34_unnormed switches the norm off"),
     Item("Fig. 3", "similarity of components and of coefficients", "smaller scale", "analyse RUN --what bases", "on CIFAR-10 with a smaller network in docs/analysis.md"),
     Item("Fig. 4", "errors for several numbers of components s and u", "smaller scale", "train 'basis_resnet34(shared=8,unique=2)' --data cifar100", "eight points of s and u with ResNet-20 on CIFAR-10 for three epochs in docs/analysis.md, under Error over the rank; each point of the figure is a training of 300 epochs"),
     Item("Figs. 5-7", "blocks that share", "reproduced", "models", "built, in the forms of the text and of the release"),
     Item("Table 1", "CIFAR-100", "counted only", "reproduce filter_bases --table '1 (CIFAR-100)'", "300 epochs of networks of a GPU's size"),
-    Item("Table 2", "CIFAR-10", "smaller scale", "reproduce filter_bases --table '2 (CIFAR-10)'", "ResNet-56 and its bases with fewer epochs in docs/results/training.md; pruning is a row that can be run, and `benchmarks/papers.py pruning` trains a small one; not run yet"),
+    Item("Table 2", "CIFAR-10", "smaller scale", "reproduce filter_bases --table '2 (CIFAR-10)'", "ResNet-56 and its bases with fewer epochs in docs/results/training.md; pruning is a row that can be run, and `benchmarks/papers.py pruning` trains a small one, on the digits in docs/results/training.md"),
     Item("Table 3", "ImageNet", "counted only", "reproduce filter_bases --table '3 (ImageNet)'", TRAINING),
     Item("section 4.2", "14 % more latency on a Jetson TX2", "quoted", "bench timm/resnet34 basis_resnet34_imagenet", "no Jetson is at hand. On two CPU cores the lean network takes 0.99 of the dense time in OpenVINO (docs/results/speed-others.md); the command measures the ratio on your device"),
 )  # fmt: skip
 SHARDNET = (
     Item("Fig. 1", "one convolution applied repeatedly", "reproduced", "models", "built; the sharing is tested"),
-    Item("Fig. 2", "accuracy against compression, S-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "one width of the dense and an SL-network for ten epochs in docs/results/training.md, MACs beside them; `benchmarks/papers.py shardnet` trains the dense, the S- and the SL-network at two widths; not run yet: two epochs take half an hour on a quiet core, and the widths and epochs of the figure take days"),
+    Item("Fig. 2", "accuracy against compression, S-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "one width of the dense and an SL-network for ten epochs in docs/results/training.md, MACs beside them; `benchmarks/papers.py shardnet` trains the dense, the S- and the SL-network at two widths, on the digits in docs/results/training.md; the widths and epochs of the figure take days"),
     Item("Fig. 3", "accuracy against compression, S- and SL-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "as Fig. 2"),
     Item("Figs. 4, 7, 8", "lowest and highest blending weights", "smaller scale", "analyse RUN --what blending", "for one network in docs/analysis.md"),
     Item("Fig. 5", "60 % of the linear layers of SL-ResNet-50 pruned: factor 1.4 to 2.6", "smaller scale", "analyse RUN --what pruning --data cifar10", "the factor is counted (`reproduce shardnet --table 'Fig. 5'`); the accuracy is that of a smaller network in docs/analysis.md"),
