@@ -265,7 +265,7 @@ MUTANTS: list[Mutant] = [
     ),
     *area(
         "experiment", "experiment/where.py", "tests/experiment/test_where.py -k submitit",
-        ("if _was_ended(started) and tries[name] < self.retries:", "if False:"),
+        ("if (killed or _was_ended(started)) and tries[name] < self.retries:", "if False:"),
     ),
     *area(
         "data", "data/transforms.py", "tests/data/test_data_loader.py",

@@ -35,7 +35,7 @@ SETS: dict[str, tuple[list[str], list[str] | None, str]] = {  # networks, method
         "cifar_fast",
     ),
     "tied": (["resnet20"], ["dense", "tied_block(blocks=2)"], "cifar_fast"),
-    "vgg": (["fast_vgg(width=0.5)"], None, "cifar_speed"),
+    "vgg": (["fast_vgg(width=0.5)"], ["dense"], "cifar_speed"),
     "pruning": ([], ["dense", "pruned(macs=0.72,align=1)"], "cifar_fast"),
 }
 
