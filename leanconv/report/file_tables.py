@@ -43,6 +43,9 @@ def markdown_of_reloads(rows: Sequence[Row]) -> str:
     return markdown_text(("Network", *names), body, note)
 
 
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
 def markdown_of_int8(rows: Sequence[Row]) -> str:
     """File size, accuracy and latency in float32 and in int8: one line for each network."""
     body = []
@@ -57,8 +60,9 @@ def markdown_of_int8(rows: Sequence[Row]) -> str:
             quartiles(before, "latency_ms"), quartiles(after, "latency_ms"), quartiles(after, "ratio"),
         ])  # fmt: skip
     heads = ("Network", "Method", "float32", "int8", "Top-1 %", "int8", "change", "ms", "int8", "ratio")
+    runtime = RUNTIMES[rows[0].get("runtime", "onnxruntime")]  # earlier files have ONNX Runtime only
     note = (
-        "File size, test accuracy, and milliseconds a call, all in ONNX Runtime. Each row is one trained network (n = 1). "
+        f"File size, test accuracy, and milliseconds a call, all in {runtime}. Each row is one trained network (n = 1). "
         "The int8 ranges come from training images."
     )
     return markdown_text(heads, body, note, left=2)
