@@ -73,8 +73,10 @@ class Problem:
             ceil = {name: math.ceil(value / self.costs.dense[name] * 1000) / 1000 for name, value in nearest.items()}
             parts = ",".join(f"{name}={part:g}" for name, part in ceil.items())  # rounded up, so that it can be met
             asked = ",".join(f"{name}={shown(name, value)}" for name, value in most.items())
+            late = self.costs.unmeasured if "time" in most else 0
+            more = f"; {late} candidates were not timed, so more measure_minutes may help" if late else ""
             raise SettingError(
-                f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said})"
+                f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said}){more}"
             )
         return found
 
