@@ -65,8 +65,8 @@ def run(block: Block, reader: Reader, names: dict[str, Any]) -> None:
         Path("config.yaml").write_text(block.small, encoding="utf-8")
     for words in block.commands():
         reader.bring(read_paths(words))
-        if words[0] == LAUNCHER:
-            launched(words[1:])
+        if words[0] == LAUNCHER or "--devices" in words:  # Lightning starts the program anew, which must not be pytest
+            launched(words)
             continue
         with pytest.raises(SystemExit) as end:
             main(words)
@@ -74,13 +74,16 @@ def run(block: Block, reader: Reader, names: dict[str, Any]) -> None:
 
 
 def launched(words: list[str]) -> None:
-    """Run a command of torchrun with the `leanconv` of this tree."""
+    """Run a command of torchrun, or of leanconv, in a process of its own, with the `leanconv` of this tree."""
     paths = {
         "PYTHONPATH": str(tree.ROOT),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
-    start = [sys.executable, "-m", "torch.distributed.run"]
-    done = subprocess.run([*start, *words], env=os.environ | paths, capture_output=True, text=True, timeout=600)
+    torchrun = words[0] == LAUNCHER
+    module, given = ("torch.distributed.run", words[1:]) if torchrun else ("leanconv", words)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *given], env=os.environ | paths, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
