@@ -82,7 +82,7 @@ def test_the_page_says_the_findings_first():
     """Five findings before the first table, with the figures of the rows."""
     findings = " ".join(FIRST[: FIRST.index("## The evidence")].split())
     assert findings.count("- **") == 5 and "|" not in findings
-    found = json.loads((tree.RESULTS / "rivals-resnet50-openvino-2026-11-27.json").read_text())["rows"]
+    found = json.loads((tree.RESULTS / "rivals-quiet-openvino-2026-11-27.json").read_text())["rows"]
     known = {(row["network"], row["batch"]): f"{row['ratio']:.2f}" for row in found if row["best"]}
 
     def of(network: str, batch: int = 1) -> str:
@@ -97,6 +97,19 @@ def test_the_page_says_the_findings_first():
         f"SPConv-ResNet50 {of('SPConv-ResNet50')} with",
     ):
         assert said in findings, said
+    parts = json.loads((tree.RESULTS / "chunks-resnet50-openvino-2026-11-27.json").read_text())["rows"]
+    of_four = {row["network"]: row["latency_ms"] for row in parts if row["images_a_call"] == 4}
+    four = [f"{of_four[name] / of_four['ResNet-50']:.2f}" for name in (tied, pruned)]
+    assert f"they take {four[0]} and {four[1]}." in findings
+    modern = ("MobileNetV4-conv-medium", "ConvNeXt-tiny")
+    lean = [
+        float(row["latency_ms"]) / dense["latency_ms"]
+        for row in found
+        for dense in found
+        if row["best"] and dense["best"] and row["batch"] == dense["batch"] and dense["network"] in modern
+        and row["network"].startswith(f"{dense['network']}, ")
+    ]  # fmt: skip
+    assert len(lean) == 8 and f"take {min(lean):.2f} to {max(lean):.2f} of their own time" in findings
     saved = 1 - float(of("TiedResNet50-S, aligned")) / float(of("TiedResNet50-S"))
     assert abs(saved - 1 / 6) < 0.02
     growth = {
