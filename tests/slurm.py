@@ -52,19 +52,24 @@ class Cluster:
 
     Args:
         environment: what Slurm's commands need.
-        daemons: the processes of `slurmd`, by machine.
-        folder: logs and state.
     """
 
     environment: dict[str, str]
-    daemons: dict[str, subprocess.Popen[bytes]]
-    folder: Path
 
-    def srun(self, *command: str, tasks: int = 2, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in as many tasks, one on each machine."""
-        each = ["--ntasks-per-node", "1", "--cpus-per-task", "1", "--kill-on-bad-exit"]
-        start = ["srun", "--nodes", str(tasks), *each, *command]
-        return subprocess.run(start, env=self.environment | more, capture_output=True, text=True, timeout=600)
+    def srun(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as two tasks, one on each machine."""
+        start = [
+            "srun",
+            "--nodes",
+            "2",
+            "--ntasks-per-node",
+            "1",
+            "--cpus-per-task",
+            "1",
+            "--kill-on-bad-exit",
+            *command,
+        ]
+        return subprocess.run(start, env=self.environment, capture_output=True, text=True, timeout=600)
 
 
 def missing() -> list[str]:
@@ -80,20 +85,20 @@ def slurm_of_two() -> Iterator[Cluster]:
         config, environment = _written(folder), os.environ | {"PATH": _path(), "MASTER_ADDR": "127.0.0.1"}
         environment["SLURM_CONF"] = str(config)
 
-        def started(*command: str) -> subprocess.Popen[bytes]:
+        def start(*command: str) -> None:
             log = stack.enter_context((folder / f"{command[0]}.out").open("ab"))
             found = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             stack.callback(_stop, found)
-            return found
 
-        names = {"key": "key", "socket": "munge.socket", "pid": "munge.pid", "log": "munge.log", "seed": "munge.seed"}
-        options = [f"--{name}-file={folder / file}" for name, file in names.items() if name != "socket"]
-        started("munged", "--foreground", "--force", f"--socket={folder / names['socket']}", *options)
-        _wait(lambda: (folder / names["socket"]).exists(), folder)
-        started("slurmctld", "-D", "-f", str(config))
-        daemons = {name: started("slurmd", "-D", "-f", str(config), "-N", name) for name in ("n1", "n2")}
+        socket_file = folder / "munge.socket"
+        options = [f"--{name}-file={folder / 'munge'}.{name}" for name in ("key", "pid", "log", "seed")]
+        start("munged", "--foreground", "--force", f"--socket={socket_file}", *options)
+        _wait(socket_file.exists, folder)
+        start("slurmctld", "-D", "-f", str(config))
+        for name in ("n1", "n2"):
+            start("slurmd", "-D", "-f", str(config), "-N", name)
         _wait(lambda: _idle(environment) == 2, folder)
-        yield Cluster(environment, daemons, folder)
+        yield Cluster(environment)
         subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=False)
 
 
@@ -101,7 +106,7 @@ def _written(folder: Path) -> Path:
     (folder / "state").mkdir()
     for name in ("n1", "n2"):
         (folder / name).mkdir()
-    key = folder / "key"
+    key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
     with ExitStack() as stack:

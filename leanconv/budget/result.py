@@ -186,9 +186,7 @@ class LeanResult(Result):
         images = self.summary["settings"]["data"].get("test")
         if dense is None or lean is None or not images:
             return None
-        variance = (
-            sum(share * (100 - share) for share in (dense, lean)) / images
-        )  # of the difference, in percent squared
+        variance = (dense * (100 - dense) + lean * (100 - lean)) / images  # of the difference, in percent squared
         return (
             f"Test: {lean:.2f} % against {dense:.2f} % ({lean - dense:+.2f}). With {images:,} images and one run of each "
             f"network, a difference under {1.96 * math.sqrt(variance):.1f} points may be chance (95 % interval)."

@@ -65,16 +65,17 @@ def _labelled(
     """The label, network and method of each run. With one network, the label is the method; else network and method."""
     if isinstance(models, Mapping):
         named = {name: as_text(model) for name, model in models.items()}
-    elif isinstance(models, list | tuple):
-        every = [as_text(model) for model in models]
-        if twice := next((model for model in every if every.count(model) > 1), None):
-            raise SettingError(f"{twice} is given twice; leave one out")
-        named = {str(model): model for model in every} if len(every) > 1 else {"": every[0]}
     else:
-        named = {"": as_text(cast(Network | Path, models))}
-    if [*named] == [""]:
-        yield from ((label, named[""], method) for label, method in methods.items())
-        return
+        every = [
+            as_text(model) for model in (models if isinstance(models, list | tuple) else [cast(Network | Path, models)])
+        ]
+        twice = next((model for model in every if every.count(model) > 1), None)
+        if twice is not None:
+            raise SettingError(f"{twice} is given twice; leave one out")
+        if len(every) == 1:
+            yield from ((label, every[0], method) for label, method in methods.items())
+            return
+        named = {str(model): model for model in every}
     for name, network in named.items():
         for label, method in methods.items():
             yield name if label == DENSE else f"{name} {label}", network, method

@@ -106,9 +106,19 @@ def _sizes(
         flops_evidence: that of the FLOPs; None takes `evidence`.
     """
     kinds = (("params", "M", params, evidence), ("flops", "G", ptflops, flops_evidence or evidence))
-    figure = (lambda measure: None) if of is None else (lambda measure: CountRule(measure, of))
     return [
-        _row(table, row, metric, text, unit, figure(measure), config, origin, reason, again)
+        _row(
+            table,
+            row,
+            metric,
+            text,
+            unit,
+            None if of is None else CountRule(measure, of),
+            config,
+            origin,
+            reason,
+            again,
+        )
         for (metric, unit, measure, origin), text, reason in zip(kinds, printed, why, strict=True)
         if text
     ]

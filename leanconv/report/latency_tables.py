@@ -56,17 +56,10 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         reference = next(row["network"] for row in rows if row["batch"] == batch)
         first, *others = [row for row in best(rows) if row["batch"] == batch] or [{"network": None}]
         for row in others if first["network"] == reference else ():
-            if row["ratio_q75"] < 1:
-                verdict = f"is faster than {first['network']}"
-            else:
-                verdict = (
-                    f"is slower than {first['network']}"
-                    if row["ratio_q25"] > 1
-                    else f"is as fast as {first['network']}"
-                )
+            verdict = "faster than" if row["ratio_q75"] < 1 else "slower than" if row["ratio_q25"] > 1 else "as fast as"
             found.append(
-                f"Batch {batch}: {row['network']} {verdict}: {quartiles(row, 'ratio')} of its time, each in its fastest form "
-                f"({row['runtime']}, {row['form']}; {first['runtime']}, {first['form']})."
+                f"Batch {batch}: {row['network']} is {verdict} {reference}: {quartiles(row, 'ratio')} of its time, each in its "
+                f"fastest form ({row['runtime']}, {row['form']}; {first['runtime']}, {first['form']})."
             )
     return found
 

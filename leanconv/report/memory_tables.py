@@ -37,17 +37,8 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in sorted(own, key=lambda row: row["batch"])
     ]  # fmt: skip
     heads = (
-        "Batch",
-        "Network",
-        "Runtime",
-        "Form",
-        "weights",
-        "file",
-        "working",
-        "working, ratio",
-        "peak",
-        "peak, ratio",
-    )
+        "Batch", "Network", "Runtime", "Form", "weights", "file", "working", "working, ratio", "peak", "peak, ratio",
+    )  # fmt: skip
     return markdown_text(heads, body, NOTE, left=4)
 
 

@@ -20,7 +20,7 @@ from leanconv.core.meta import InputSize, dry_run, on_meta
 from leanconv.core.notes import get_base
 from leanconv.core.wrappers import unwrapped
 from leanconv.models.create import create_model
-from leanconv.search.pruning import plan_channels
+from leanconv.search.pruning import check_some, plan_channels
 
 
 def narrower(
@@ -190,10 +190,7 @@ def shallower(model: nn.Module, macs: float, *, input_size: InputSize | None = N
     size = sized(model, input_size)
     order = _order(residual_blocks(model, size))
     dense = count_macs(model, size)
-    if not dense:
-        raise SettingError(
-            "the network has no MACs, so none can be removed; give a network with convolutions or linear layers"
-        )
+    check_some(dense)
 
     def share(blocks: int) -> float:
         return count_macs(apply_channels_(on_meta(model), ChannelPlan(removed=tuple(order[:blocks]))), size) / dense

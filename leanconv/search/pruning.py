@@ -284,6 +284,14 @@ def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str,
     return named
 
 
+def check_some(macs: int) -> None:
+    """Raise SettingError if a network has no MACs, of which a share could be removed."""
+    if not macs:
+        raise SettingError(
+            "the network has no MACs, so none can be removed; give a network with convolutions or linear layers"
+        )
+
+
 def _check_met(least: float, macs: float, align: int) -> None:
     if least > macs:
         raise SettingError(
@@ -299,10 +307,7 @@ def _within(
     def widths(share: float) -> dict[str, int]:
         return {found.name: width_of(found, share, align) for found in free}
 
-    if not work.dense:
-        raise SettingError(
-            "the network has no MACs, so none can be removed; give a network with convolutions or linear layers"
-        )
+    check_some(work.dense)
     least = work.macs({**given, **widths(0)}) / work.dense
     _check_met(least, macs, align)
     low, high = 0.0, 1.0
