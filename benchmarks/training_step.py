@@ -1,6 +1,7 @@
 """Compare a training step of each method with dense: ``python benchmarks/training_step.py resnet20 -o FILE``.
 
-A step is the forward pass, the backward pass and the SGD update on one batch in memory, in channels_last, as in `leanconv train`.
+A step is the forward pass, the backward pass and the SGD update on one batch in memory, in channels_last, with
+freed memory kept, as in `leanconv train`.
 The steps of all methods are interleaved. ``wide`` is a network of three wide blocks, and ``--all`` takes every method.
 ``--clock cpu`` times the processor time of one thread, which other programs on the machine change less than the wall time.
 """
@@ -26,6 +27,7 @@ from leanconv.core.errors import LeanconvWarning
 from leanconv.core.machine import provenance
 from leanconv.ops import METHODS as REGISTERED
 from leanconv.timing.latency import Latency, threads_set, time_interleaved
+from leanconv.train.allocator import kept_memory
 from leanconv.train.scoring import autocast
 
 METHODS = {
@@ -140,7 +142,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeanconvWarning)  # a basis above its break-even is a row like any other
         networks, size = networks_of(given.network, given.all)
-    with threads_set(given.threads):
+    with threads_set(given.threads), kept_memory(torch.device("cpu")):
         calls = {
             label: step_of(model, size, given.batch, given.precision, given.compile)
             for label, model in networks.items()

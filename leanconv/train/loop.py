@@ -10,6 +10,7 @@ loggers. These modules add what a Trainer does not do:
   because our loaders share the images between processes, in an order that depends on the seed and the epoch.
 - `callbacks`: one record for each epoch in metrics.jsonl; a loss or a weight that is not finite ends the run with one line.
 - `best`: the weights of the best epoch belong to the history in last.ckpt, even if the run was killed.
+- `allocator`: the memory of a step stays with the process, which saves the system's work for each tensor.
 - `placement`: the variables of torchrun and srun are followed; Lightning mistakes a batch job of Slurm for several processes.
 - `progress`: one bar for the whole run, and lines if there is no terminal.
 - `caller`, `failures`: `fit` restores the state of the process, and a failure of the machine becomes one line.
@@ -45,6 +46,7 @@ from leanconv.core.machine import precision_of
 from leanconv.core.processes import leads
 from leanconv.core.state import versioned
 from leanconv.core.strided import safe_strides
+from leanconv.train.allocator import kept_memory
 from leanconv.train.base import Record, RunModule
 from leanconv.train.best import keep_best
 from leanconv.train.callbacks import LOOK_EVERY, AtomicCheckpoints, Interrupted, LastCheckpoint, Recorder
@@ -140,7 +142,8 @@ def train_loop(
             if config.channels_last:
                 to_channels_last(model)
             again = recomputed(work.module.recomputes, config.grad_checkpointing)
-            with _interruptible(recorder, trainer.world_size), failures(), safe_strides(model), again:
+            kept = kept_memory(trainer.strategy.root_device)
+            with _interruptible(recorder, trainer.world_size), failures(), safe_strides(model), again, kept:
                 resumed = folder.checkpoint if checkpoint is not None else None
                 trainer.fit(work.module, datamodule=work.feed, ckpt_path=resumed)
         return work.module.history
