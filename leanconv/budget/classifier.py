@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
 from leanconv.budget.parts import Recovery
-from leanconv.budget.setup import Control, Scored, Setup, on_threads, recovery_of
+from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
@@ -86,7 +86,7 @@ class ClassifierSetup(Setup):
         recipe = self.scratch if scratch else self.recipe
         if recipe is None:
             return 0
-        recipe = on_threads(recipe, self.config.threads)
+        recipe = recipe.replace(threads=self.config.train_threads)  # the dense network may have had others
         self.recover(network, self.teacher, self.as_trained, recipe, folder, progress=progress)
         return recipe.epochs
 

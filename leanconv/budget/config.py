@@ -6,7 +6,7 @@ from typing import Literal
 
 from leanconv.core.config import Config, setting
 
-EXECUTION = ("threads", "on")  # may change when a search is resumed
+EXECUTION = ("threads", "train_threads", "on")  # may change when a search is resumed
 
 
 class LeanConfig(Config):
@@ -23,7 +23,8 @@ class LeanConfig(Config):
         "The runtime in which the network will run, and in which time is measured.", default="eager"
     )
     batch: int = setting("Images in a call, for time and memory.", default=1, least=1)
-    threads: int | None = setting("CPU threads. Default: torch's.", default=None, least=1)
+    threads: int | None = setting("CPU threads of the calls that are timed. Default: torch's.", default=None, least=1)
+    train_threads: int | None = setting("CPU threads of the recovery. Default: torch's.", default=None, least=1)
     on: str | None = setting(
         "Score the candidates as jobs of a cluster: ray, or \"slurm(partition='cpu')\".", default=None
     )

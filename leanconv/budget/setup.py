@@ -252,11 +252,6 @@ def recovery_of(base: AnyConfig, epochs: int | None) -> AnyConfig | None:
     return shorter.replace(lr=base.lr * LR_SHARE, record_gradients=False)
 
 
-def on_threads(recipe: AnyConfig, threads: int | None) -> AnyConfig:
-    """`recipe` on the threads of the search; the dense network may have been trained on another number of them."""
-    return recipe if threads is None else recipe.replace(threads=threads)
-
-
 def weights_digest(model: nn.Module) -> str:
     """CRC-32 of all entries of the state dict."""
     value = 0

@@ -133,14 +133,16 @@ def test_the_recovery_has_the_image_size_of_the_network(tmp_path):
     assert "image_size: 16" in (tmp_path / "networks" / "lean" / "recovery" / "config.yaml").read_text()
 
 
-def test_the_recovery_runs_on_the_threads_of_the_search(tmp_path):
-    """The dense network may have been trained on another machine. A folder may be a path."""
+@pytest.mark.parametrize(("train_threads", "written"), [(1, 1), (None, "null")])
+def test_the_threads_of_the_recovery(tmp_path, train_threads, written):
+    """They are neither those of the timed calls nor those of the dense network's training. A folder may be a path."""
     lc.fit(
-        "fast_vgg(width=0.125)", "digits", out=tmp_path / "dense", epochs=1, image_size=16, threads=2, progress=False
+        "fast_vgg(width=0.125)", "digits", out=tmp_path / "dense", epochs=1, image_size=16, threads=3, progress=False
     )
-    asked = {**QUICK, "methods": ["low_rank"], "recovery_epochs": 1, "threads": 1}
+    asked = {**QUICK, "methods": ["low_rank"], "recovery_epochs": 1, "threads": 2, "train_threads": train_threads}
     lc.lean(tmp_path / "dense", "digits", "params=0.5", tmp_path / "lean", **asked)
-    assert "threads: 1" in (tmp_path / "lean" / "networks" / "lean" / "recovery" / "config.yaml").read_text()
+    recovery = tmp_path / "lean" / "networks" / "lean" / "recovery" / "config.yaml"
+    assert f"threads: {written}\n" in recovery.read_text()
 
 
 def test_the_table_and_figure_of_a_results_file(trained, data, tmp_path):

@@ -15,7 +15,7 @@ from leanconv.budget.classifier import title_of
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
 from leanconv.budget.ordinary import NARROWER, ORDINARY
-from leanconv.budget.setup import Control, Scored, Setup, on_threads, recovery_of
+from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.budget.space import Space
 from leanconv.conversion.apply import plan_of
 from leanconv.core.copying import copied
@@ -113,7 +113,7 @@ class DetectorSetup(Setup):
         assert not scratch  # `prepared` refuses the control that is trained from scratch
         if self.recipe is None:
             return 0
-        recipe = on_threads(self.recipe, self.config.threads)
+        recipe = self.recipe.replace(threads=self.config.train_threads)
         self.recover(
             network, self.detector, self.data, recipe, folder, images=torch.cat(self.batches), pyramid=self.pyramid,
             device=self.device, progress=progress,
