@@ -163,3 +163,11 @@ def test_blocks_then_distillation_stopped_and_continued(data: ImageData, tmp_pat
     read, _ = lean_and_dense(lc.TiedBlock(blocks=2))
     recover(read, teacher, data, config, tmp_path / "parts", progress=False, block_steps=4)
     assert_same(state(read), state(whole))
+
+
+def test_a_narrower_network_has_no_block_that_learns_alone(
+    data: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    teacher, student = (lc.create_model("resnet8", num_classes=3, in_chans=1, width=width) for width in (8, 4))
+    recover(student, teacher, data, SMALL.replace(epochs=1), tmp_path, block_steps=2)
+    assert "no block learns alone: none has the same input and output sizes" in capfd.readouterr().err
