@@ -38,6 +38,38 @@ def markdown(rows: Sequence[Row]) -> str:
     return markdown_text(HEADS, body, note)
 
 
+def markdown_of_seeds(rows: Sequence[Row]) -> str:
+    """Searches from several dense networks: means, and the points that each network lost against its own dense network.
+
+    Args:
+        rows: of a results file of kind "lean_seeds".
+    """
+    body = [
+        [
+            row["network"],
+            *(f"{row[key]:.2f}" for key in ("params_ratio", "macs_ratio", "latency_ratio")),
+            _mean(row, "test_top1_pct"),
+            NONE if row["network"] == "dense" else _mean(row, "test_top1_lost"),
+            NONE if row["network"] == "dense" else _mean(row, "validation_lost"),
+            str(row["n"]),
+        ]
+        for row in rows
+    ]
+    note = (
+        "Means over n dense networks, trained from different seeds, ± the standard deviation. Lost: points of accuracy, compared "
+        "with the dense network of the same seed. Parameters, MACs and time are parts of dense's; time is that of a call of "
+        f"{rows[0]['batch']} image(s) in {rows[0]['runtime']}, {rows[0]['threads']} thread(s), interleaved, median. The test part "
+        "was read once for each network."
+    )
+    heads = ("Network", "Parameters", "MACs", "Time", "Test %", "Lost, test", "Lost, validation", "n")
+    return markdown_text(heads, body, note)
+
+
+def _mean(row: Row, key: str) -> str:
+    deviation = row[f"{key}_std"]
+    return f"{row[key]:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
 def markdown_of_search(rows: Sequence[Row]) -> str:
     """What a search cost: the time of each stage, in a column for each network that the search started from.
 
@@ -59,6 +91,20 @@ def markdown_of_search(rows: Sequence[Row]) -> str:
     return markdown_text(("Stage", *(f"start {start}" for start in starts)), body, note)
 
 
+def seeds_figure(rows: Sequence[Row]) -> str:
+    """The mean test accuracy of each network against its time, with the standard deviation over the seeds, as SVG.
+
+    Args:
+        rows: of a results file of kind "lean_seeds".
+    """
+    found = [
+        {"network": f"{row['network']} (n = {row['n']})", "ratio": row["latency_ratio"]}
+        | {key: row[key] for key in ("test_top1_pct", "test_top1_pct_std")}
+        for row in rows
+    ]
+    return accuracy_figure(found)
+
+
 def accuracy_figure(rows: Sequence[Row], quality: str | None = None) -> str:
     """The accuracy of each network against its measured time, as SVG.
 
@@ -73,10 +119,10 @@ def accuracy_figure(rows: Sequence[Row], quality: str | None = None) -> str:
         axes = figure.add_subplot()
         for row in rows:
             name = row["network"]
-            marker = {"dense": "D", "lean": "*"}.get(name, "o")
-            axes.plot(
-                row["ratio"], row[key], marker=marker, markersize=11 if name == "lean" else 6, linestyle="",
-                color=colours[name], label=label_of(name),
+            marker = {"dense": "D", "lean": "*"}.get(name.split()[0], "o")
+            axes.errorbar(
+                row["ratio"], row[key], row.get(f"{key}_std"), marker=marker, markersize=11 if marker == "*" else 6,
+                linestyle="", capsize=3, color=colours[name], label=label_of(name),
             )  # fmt: skip
         axes.set_xlim(left=0)
         axes.set_xlabel("Measured time, of dense")

@@ -42,6 +42,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
     },
     "growth": {"main": growth.markdown},
     "lean": {"main": lean_tables.markdown},
+    "lean_seeds": {"main": lean_tables.markdown_of_seeds},
     "search": {"main": lean_tables.markdown_of_search},
     "prediction": {"main": layer_tables.markdown_of_predictions},
     "profile": {"main": layer_tables.markdown_of_profile},
@@ -79,6 +80,7 @@ TABLES: dict[str, dict[str, Callable[[Sequence[Row]], str]]] = {
 FIGURES: dict[str, dict[str, Callable[[Sequence[Row]], str | None]]] = {
     "rivals": {"speed": rival_tables.figure},
     "lean": {"accuracy": lean_tables.accuracy_figure},
+    "lean_seeds": {"accuracy": lean_tables.seeds_figure},
     "growth": {
         "time": lambda rows: growth.figure(rows, "latency_ms"),
         "memory": lambda rows: growth.figure(rows, "peak_bytes"),
