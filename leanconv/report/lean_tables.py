@@ -58,8 +58,8 @@ def markdown_of_seeds(rows: Sequence[Row]) -> str:
     note = (
         "Means over n dense networks, trained from different seeds, ± the standard deviation. Lost: points of accuracy, compared "
         "with the dense network of the same seed. Parameters, MACs and time are parts of dense's; time is that of a call of "
-        f"{rows[0]['batch']} image(s) in {rows[0]['runtime']}, {rows[0]['threads']} thread(s), interleaved, median. The test part "
-        "was read once for each network."
+        f"{rows[0]['batch']} image(s) in {rows[0]['runtime']}, {rows[0]['threads']} thread(s), interleaved, median. The "
+        "test part was read once for each network."
     )
     heads = ("Network", "Parameters", "MACs", "Time", "Test %", "Lost, test", "Lost, validation", "n")
     return markdown_text(heads, body, note)
