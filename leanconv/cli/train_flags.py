@@ -13,7 +13,7 @@ import typer
 from leanconv.core.config import Config, Setting
 from leanconv.core.errors import SettingError
 from leanconv.train.config import TrainConfig
-from leanconv.train.recipes import RECIPES, default_recipe
+from leanconv.train.recipes import RECIPES, SMALL, default_recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -56,9 +56,18 @@ def resolved(name: str) -> str:
 
     >>> resolved("momentum"), resolved("epochs")
     ('0.9', '12 for digits, else 30')
+    >>> resolved("lr")
+    '0.05 for digits, 0.3 for images of up to 64 pixels, else 0.025'
     """
-    digits, others = (_text(getattr(RECIPES[default_recipe(data)](), name)) for data in ("digits", ""))
-    return digits if digits == others else f"{digits or 'none'} for digits, else {others or 'none'}"
+    cases = {"digits": (8, 8), f"images of up to {SMALL} pixels": (SMALL, SMALL), "photos": None}
+    recipes = {case: RECIPES[default_recipe(case, size)]() for case, size in cases.items()}
+    values = {case: _text(getattr(recipe, name)) for case, recipe in recipes.items()}
+    last = values["photos"]
+    while values and list(values.values())[-1] == last:
+        values.popitem()
+    if not values:
+        return last
+    return ", ".join([*(f"{value or 'none'} for {case}" for case, value in values.items()), f"else {last or 'none'}"])
 
 
 def _text(value: Any) -> str:

@@ -31,20 +31,20 @@ def settings_for(
         SettingError: the recipe or a setting does not exist, or a value breaks its rule.
         FileError: the file cannot be read.
     """
-    chosen = _chosen(config, data.name, given)
+    chosen = _chosen(config, data, given)
     chosen = chosen.replace(precision=precision_of(chosen.precision, device))
     if data.prepared:
         chosen = chosen.replace(augment="none", auto_augment="none", erase=0.0, image_size=None, ten_crop=False)
     return chosen
 
 
-def _chosen(config: TrainConfig | str | Path | None, data_name: str, given: Mapping[str, Any]) -> TrainConfig:
+def _chosen(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
     if isinstance(config, TrainConfig):
         return config.replace(**given)
     if config is not None and Path(config).suffix in (".yaml", ".yml"):
         found, _ = read_config(config)
-        return _chosen(None, data_name, {**found, **given})
-    name = str(config) if config else default_recipe(data_name)
+        return _chosen(None, data, {**found, **given})
+    name = str(config) if config else default_recipe(data.name, data.image_size)
     if name not in RECIPES:
         raise SettingError(f"--recipe (config=) {name!r} does not exist; there are {', '.join(RECIPES)}")
     return RECIPES[name]().replace(**given)

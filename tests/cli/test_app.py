@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -71,13 +72,27 @@ def test_every_setting_is_a_flag_with_its_help_and_its_default(
         )
 
 
+def test_no_verb_declares_a_flag_twice() -> None:
+    """Of two options with one name, only the last would get a value."""
+
+    def verbs(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+        yield name, command
+        for inner, found in getattr(command, "commands", {}).items():
+            yield from verbs(found, f"{name} {inner}")
+
+    for name, command in verbs(get_command(app), "leanconv"):
+        spelled = [word for parameter in command.params for word in (*parameter.opts, *parameter.secondary_opts)]
+        twice = {word for word in spelled if spelled.count(word) > 1}
+        assert not twice, f"{name} declares {twice} twice"
+
+
 def test_the_help_shows_what_a_run_uses() -> None:
     """The values of the recipe that a run without flags takes, for digits and for other data."""
     flags = {parameter.name: parameter.help for parameter in get_command(app).commands["train"].params}  # type: ignore[attr-defined]
     digits = settings_for(None, open_data("digits"), {})
-    assert f"[{digits.lr} for digits, else 0.3]" in flags["lr"]
+    assert f"[{digits.lr} for digits, 0.3 for images of up to 64 pixels, else 0.025]" in flags["lr"]
     assert f"[{digits.epochs} for digits, else 30]" in flags["epochs"]
-    assert digits.precision == "bf16" and flags["precision"].endswith("[bf16]")
+    assert digits.precision == "bf16" and flags["precision"].endswith("[bf16 for digits, else auto]")
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_eval_predict(call: Callable, photos: Path, tmp_path: Path):
     lean = ("--method", "tied_block(blocks=2)", "--where", "layer*.conv[12]")
+    lean += ("--frozen-modules", "conv1", "--frozen-modules", "bn1")
     for name, more in (("dense", ()), ("tied", lean)):
         answer = call("detect", "train", "mask_rcnn", "--data", photos, "-o", tmp_path / name, *SMALL, *more)
         assert answer.code == 0, answer.err
         assert "AP75" in answer.out and "parameters" in answer.out
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("dense", "tied")]
     assert summaries[1]["counts"]["backbone_params"] < summaries[0]["counts"]["backbone_params"]
+    assert json.loads((tmp_path / "tied" / "run.json").read_text())["build"]["frozen"] == ["conv1", "bn1"]
     assert summaries[0]["val"]["part"] == "val" and set(summaries[0]["val"]["metrics"]) == {"bbox", "segm"}
     page = (tmp_path / "tied" / "report.html").read_text()
     assert "Losses by epoch" in page and "leanconv detect train" in page
