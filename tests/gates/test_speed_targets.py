@@ -117,7 +117,7 @@ def test_the_page_says_the_findings_first():
         for row in rows("growth-resnet_cifar")
         if (row["axis"], row["value"]) == ("width", 8)
     }
-    assert f"({growth['split(ratio=0.5)']} and {growth['shared_basis(shared=8)']} of the dense time)" in findings
+    assert f"take {growth['split(ratio=0.5)']} and {growth['shared_basis(shared=8)']} of the dense time" in findings
 
 
 def test_runtimes_take_half_of_eager():
