@@ -51,6 +51,7 @@ def largest_share(setup: Setup, name: str, costs: Costs, most: Mapping[str, floa
     Raises:
         SettingError: no share meets the limits.
     """
+    met: dict[tuple[int, ...], bool] = {}  # by the sizes of all parameters: near shares have the same whole vectors
     high = min(1.0, most.get("macs", costs.network["macs"]) / costs.network["macs"])
     if _meets(setup, of_share(setup, name, high), costs, most):
         return high
@@ -63,7 +64,10 @@ def largest_share(setup: Setup, name: str, costs: Costs, most: Mapping[str, floa
         except SettingError as error:  # so few channels cannot stay
             low, reason = middle, f" ({error})"
             continue
-        if _meets(setup, network, costs, most):
+        sizes = tuple(size for parameter in network.parameters() for size in parameter.shape)
+        if sizes not in met:
+            met[sizes] = _meets(setup, network, costs, most)
+        if met[sizes]:
             low = best = middle
         else:
             high = middle

@@ -20,7 +20,7 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import network_ms
 from leanconv.core.errors import LeanconvWarning, SettingError
 
-SECONDS = 4.0  # for the time of one network
+SECONDS = 2.5  # for the time of one network
 TIMED = 5  # networks of which the time is measured
 
 

@@ -49,7 +49,9 @@ Layers = Annotated[
 ]
 Frozen = Annotated[
     list[str] | None,
-    typer.Option("--frozen-modules", metavar="NAME", help="A module of the backbone that is not trained; may be repeated."),
+    typer.Option(
+        "--frozen-modules", metavar="NAME", help="A module of the backbone that is not trained; may be repeated."
+    ),
 ]
 FrozenNorms = Annotated[
     bool, typer.Option("--frozen-norms", help="Freeze the statistics and weights of the batch norms in the backbone.")
