@@ -44,7 +44,8 @@ def _chosen(config: TrainConfig | str | Path | None, data: ImageData, given: Map
     if config is not None and Path(config).suffix in (".yaml", ".yml"):
         found, _ = read_config(config)
         return _chosen(None, data, {**found, **given})
-    name = str(config) if config else default_recipe(data.name, data.image_size)
+    side = given.get("image_size")
+    name = str(config) if config else default_recipe(data.name, (side, side) if side else data.image_size)
     if name not in RECIPES:
         raise SettingError(f"--recipe (config=) {name!r} does not exist; there are {', '.join(RECIPES)}")
     return RECIPES[name]().replace(**given)

@@ -211,7 +211,7 @@ def default_recipe(data_name: str, image_size: tuple[int, int] | None) -> str:
 
     Args:
         data_name: the name of the data set.
-        image_size: (height, width) of all its images; None if they vary.
+        image_size: (height, width) of all its images as the run gets them; None if they vary.
 
     >>> default_recipe("digits", (8, 8)), default_recipe("cifar10", (32, 32)), default_recipe("birds", None)
     ('quick_digits', 'cifar_fast', 'photos')

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +94,16 @@ def test_the_help_shows_what_a_run_uses() -> None:
     assert f"[{digits.lr} for digits, 0.3 for images of up to 64 pixels, else 0.025]" in flags["lr"]
     assert f"[{digits.epochs} for digits, else 30]" in flags["epochs"]
     assert digits.precision == "bf16" and flags["precision"].endswith("[bf16 for digits, else auto]")
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "lr"),
+    [((32, 32), {}, 0.3), (None, {}, 0.025), ((224, 224), {}, 0.025), (None, {"image_size": 32}, 0.3)],
+)
+def test_the_size_of_the_images_decides_on_the_recipe(size: Any, given: dict[str, int], lr: float) -> None:
+    """The size is that of the run: photos that are scaled to 32 pixels are small images."""
+    data = SimpleNamespace(name="mine", image_size=size, prepared=False)
+    assert settings_for(None, data, given).lr == lr  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
