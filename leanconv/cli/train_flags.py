@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -59,15 +59,20 @@ def resolved(name: str) -> str:
     >>> resolved("lr")
     '0.05 for digits, 0.3 for images of up to 64 pixels, else 0.025'
     """
-    cases = {"digits": (8, 8), f"images of up to {SMALL} pixels": (SMALL, SMALL), "photos": None}
-    recipes = {case: RECIPES[default_recipe(case, size)]() for case, size in cases.items()}
-    values = {case: _text(getattr(recipe, name)) for case, recipe in recipes.items()}
-    last = values["photos"]
-    while values and list(values.values())[-1] == last:
-        values.popitem()
-    if not values:
-        return last
-    return ", ".join([*(f"{value or 'none'} for {case}" for case, value in values.items()), f"else {last or 'none'}"])
+    digits, small, photos = (_text(getattr(recipe, name)) for recipe in _usual())
+    if digits == small == photos:
+        return photos
+    named = (
+        [("digits", digits)] if small == photos else [("digits", digits), (f"images of up to {SMALL} pixels", small)]
+    )
+    return ", ".join([*(f"{value or 'none'} for {case}" for case, value in named), f"else {photos or 'none'}"])
+
+
+@cache
+def _usual() -> tuple[TrainConfig, ...]:
+    """The default recipes: of the digits, of small images and of photos."""
+    cases = (("digits", None), ("", (SMALL, SMALL)), ("", None))
+    return tuple(RECIPES[default_recipe(*case)]() for case in cases)
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leanconv.report.figures import INK, colours_of, label_of, legend, svg
-from leanconv.report.tables import NONE, Row, duration, integer, macs, markdown_text
+from leanconv.report.tables import NONE, Row, duration, integer, macs, markdown_text, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,9 +48,11 @@ def markdown_of_seeds(rows: Sequence[Row]) -> str:
         [
             row["network"],
             *(f"{row[key]:.2f}" for key in ("params_ratio", "macs_ratio", "latency_ratio")),
-            _mean(row, "test_top1_pct"),
-            NONE if row["network"] == "dense" else _mean(row, "test_top1_lost"),
-            NONE if row["network"] == "dense" else _mean(row, "validation_lost"),
+            spread(row["test_top1_pct"], row["test_top1_pct_std"]),
+            *(
+                NONE if row["network"] == "dense" else spread(row[key], row[f"{key}_std"])
+                for key in ("test_top1_lost", "validation_lost")
+            ),
             str(row["n"]),
         ]
         for row in rows
@@ -63,11 +65,6 @@ def markdown_of_seeds(rows: Sequence[Row]) -> str:
     )
     heads = ("Network", "Parameters", "MACs", "Time", "Test %", "Lost, test", "Lost, validation", "n")
     return markdown_text(heads, body, note)
-
-
-def _mean(row: Row, key: str) -> str:
-    deviation = row[f"{key}_std"]
-    return f"{row[key]:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
 
 def markdown_of_search(rows: Sequence[Row]) -> str:
@@ -97,19 +94,14 @@ def seeds_figure(rows: Sequence[Row]) -> str:
     Args:
         rows: of a results file of kind "lean_seeds".
     """
-    found = [
-        {"network": f"{row['network']} (n = {row['n']})", "ratio": row["latency_ratio"]}
-        | {key: row[key] for key in ("test_top1_pct", "test_top1_pct_std")}
-        for row in rows
-    ]
-    return accuracy_figure(found)
+    return accuracy_figure([{**row, "ratio": row["latency_ratio"]} for row in rows])
 
 
 def accuracy_figure(rows: Sequence[Row], quality: str | None = None) -> str:
     """The accuracy of each network against its measured time, as SVG.
 
     Args:
-        rows: the dense network, the lean network and the controls.
+        rows: the dense network, the lean network and the controls; a row of several runs has "n", and its standard deviation.
         quality: what `quality` of a row is, for the label; None shows the accuracy on the test part.
     """
     key, label = ("test_top1_pct", "Test accuracy, %") if quality is None else ("quality", quality)
@@ -119,10 +111,11 @@ def accuracy_figure(rows: Sequence[Row], quality: str | None = None) -> str:
         axes = figure.add_subplot()
         for row in rows:
             name = row["network"]
-            marker = {"dense": "D", "lean": "*"}.get(name.split()[0], "o")
+            marker = {"dense": "D", "lean": "*"}.get(name, "o")
+            runs = f" (n = {row['n']})" if "n" in row else ""
             axes.errorbar(
-                row["ratio"], row[key], row.get(f"{key}_std"), marker=marker, markersize=11 if marker == "*" else 6,
-                linestyle="", capsize=3, color=colours[name], label=label_of(name),
+                row["ratio"], row[key], row.get(f"{key}_std"), marker=marker, markersize=11 if name == "lean" else 6,
+                linestyle="", capsize=3, color=colours[name], label=f"{label_of(name)}{runs}",
             )  # fmt: skip
         axes.set_xlim(left=0)
         axes.set_xlabel("Measured time, of dense")

@@ -55,13 +55,14 @@ def recover(
     task = task_on(teacher, data)
     if not data.prepared:
         data = replace(data, mean=task.mean, std=task.std)
+    tells = progress and leads()
     if block_steps and not RunFolder(root).checkpoint.exists():
         (images,) = some_batches(parts_of(data, config)[0], data, task, block_images, seed=config.seed)
         learned = recover_blocks_(
             student, teacher, images, steps=block_steps, inputs=block_inputs, seed=config.seed, folder=root / BLOCKS,
-            say=_print if progress and leads() else None,
+            say=_print if tells else None,
         )  # fmt: skip
-        if not learned and progress and leads():
+        if not learned and tells:
             print("no block learns alone: none has the same input and output sizes as in the teacher", file=sys.stderr)
     return fit(student, data, config, root, resume=True, progress=progress, teacher=teacher)
 
