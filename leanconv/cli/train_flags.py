@@ -17,11 +17,14 @@ from leanconv.train.recipes import RECIPES, SMALL, default_recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# the recipes that suit the digits, small images and photos
+USUAL = tuple(default_recipe(*case) for case in (("digits", None), ("", (SMALL, SMALL)), ("", None)))
 Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="Settings that the flags change. Default: quick_digits for digits, else cifar_fast; the [values] below are theirs.",
+        help=f"Settings that the flags change. Default: {USUAL[0]} for digits, {USUAL[1]} for images of up to {SMALL} pixels, "
+        f"else {USUAL[2]}; the [values] below are theirs.",
     ),
 ]
 Device = Annotated[
@@ -70,9 +73,7 @@ def resolved(name: str) -> str:
 
 @cache
 def _usual() -> tuple[TrainConfig, ...]:
-    """The default recipes: of the digits, of small images and of photos."""
-    cases = (("digits", None), ("", (SMALL, SMALL)), ("", None))
-    return tuple(RECIPES[default_recipe(*case)]() for case in cases)
+    return tuple(RECIPES[name]() for name in USUAL)
 
 
 def _text(value: Any) -> str:
