@@ -30,7 +30,11 @@ SETS: dict[str, tuple[list[str], list[str] | None, str]] = {  # networks, method
         "cifar_fast",
     ),
     "shardnet": (
-        [f"{name}(width={width})" for width in (32, 64) for name in ("shard_vgg16_e", "shard_vgg16", "shard_vgg16_s")],
+        [
+            f"{name}(width={width})"
+            for width in (16, 32, 64)
+            for name in ("shard_vgg16_e", "shard_vgg16", "shard_vgg16_s")
+        ],
         None,
         "cifar_fast",
     ),

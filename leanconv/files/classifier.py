@@ -10,7 +10,8 @@ from torch import nn
 from leanconv.core.meta import built_on_meta
 from leanconv.files.releases import places
 from leanconv.files.states import COUNTERS, WRAPPERS, State, read_states, without
-from leanconv.files.target import is_saved, open_target, parse_target
+from leanconv.files.target import is_saved, open_target
+from leanconv.models.create import parse_target
 
 Aliases = tuple[str, ...]  # the names that one tensor may have in a checkpoint
 

@@ -6,15 +6,14 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from leanconv.core.calls import parse_call
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.files.load import load
 from leanconv.models import create_model
+from leanconv.models.create import parse_target
 
 # a name or a folder, a network, or a function that builds a network
 Network = str | nn.Module | Callable[[], nn.Module]
@@ -57,22 +56,6 @@ def absolute(target: str) -> str:
     return str(Path(target).expanduser().resolve()) if is_saved(target) else target
 
 
-def parse_target(target: str) -> tuple[str, dict[str, Any]]:
-    """A network's name and settings, from ``basis_resnet56(bases=2)``; the text is parsed and never evaluated.
-
-    Raises:
-        SettingError: the text is not a name, or not a name with keywords in brackets.
-
-    >>> parse_target("basis_resnet56(bases=2)")
-    ('basis_resnet56', {'bases': 2})
-    """
-    if "(" not in target:
-        return target, {}
-    example = "a name, or a name with its settings by keyword: basis_resnet56(shared=16, bases=2)"
-    call = parse_call(target, "network", example)
-    return call.name, call.settings
-
-
 def open_target(
     target: str, *, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None
 ) -> nn.Module:
@@ -91,10 +74,9 @@ def open_target(
     5
     """
     if not is_saved(target):
-        name, settings = parse_target(target)
+        in_brackets = parse_target(target)[1]
         given = {"num_classes": num_classes, "in_chans": in_chans}
-        settings = {key: value for key, value in given.items() if value is not None} | settings
-        return create_model(name, pretrained, **settings)
+        return create_model(target, pretrained, **{key: given[key] for key in given if key not in in_brackets})
     if pretrained:
         raise SettingError(f"--pretrained is for networks by name; the folder {target} holds its own weights")
     return load(Path(target).expanduser())

@@ -12,7 +12,8 @@ from torch import nn
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.files.checkpoints import load_checkpoint
 from leanconv.files.classifier import class_count
-from leanconv.files.target import open_target, parse_target
+from leanconv.files.target import open_target
+from leanconv.models.create import parse_target
 
 
 @dataclass(frozen=True)

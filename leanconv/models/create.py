@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from leanconv.conversion.channel_plan import apply_channels_, channel_plans
+from leanconv.core.calls import parse_call
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta
 from leanconv.core.notes import get_base, set_base
@@ -47,6 +48,7 @@ MODELS: tuple[ModelEntry, ...] = (
     *spconv.ENTRIES,
     *peers.ENTRIES,
 )
+COUNTS = ("num_classes", "in_chans")  # None: the network's own
 RENAMED = {"form": "places"}  # settings whose name changed; older files and command lines have the old name
 _BY_NAME = {entry.name: entry for entry in MODELS}
 
@@ -58,6 +60,22 @@ def list_models() -> list[ModelEntry]:
     ['resnet8', 'resnet20', 'resnet32']
     """
     return list(MODELS)
+
+
+def parse_target(target: str) -> tuple[str, dict[str, Any]]:
+    """A network's name and settings, from ``basis_resnet56(bases=2)``; the text is parsed and never evaluated.
+
+    Raises:
+        SettingError: the text is not a name, or not a name with keywords in brackets.
+
+    >>> parse_target("basis_resnet56(bases=2)")
+    ('basis_resnet56', {'bases': 2})
+    """
+    if "(" not in target:
+        return target, {}
+    example = "a name, or a name with its settings by keyword: basis_resnet56(shared=16, bases=2)"
+    call = parse_call(target, "network", example)
+    return call.name, call.settings
 
 
 def create_model(
@@ -72,7 +90,8 @@ def create_model(
     278324
 
     Args:
-        name: one of `list_models`, ``timm/<name>`` or ``torchvision/<name>``.
+        name: one of `list_models`, ``timm/<name>`` or ``torchvision/<name>``, alone or with settings as on the command line:
+            ``"basis_resnet56(bases=2)"``.
         pretrained: load the published weights (timm and torchvision only). They are downloaded if they are not cached.
         num_classes: number of outputs; None keeps the network's default. With torchvision's pretrained weights, the network
             is built with their number of outputs first, and then the last linear layer is replaced.
@@ -80,16 +99,15 @@ def create_model(
         settings: passed to the builder.
 
     Raises:
-        SettingError: the name or a setting is unknown, or the builder refuses a setting.
+        SettingError: the name or a setting is unknown, a setting is given twice, or the builder refuses it.
         FileError: the pretrained weights could not be loaded.
     """
-    given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
-    given = {key: value for key, value in given.items() if value is not None}
-    kwargs = given | settings
+    name, kwargs = _with_brackets(name, {"num_classes": num_classes, "in_chans": in_chans} | settings)
     source, slash, short = name.partition("/")
-    if source == "timm" and num_classes == 0:
-        given.pop("num_classes")  # in timm, 0 means: features without a classifier
-    at_least_one(**given)
+    counts = {key: kwargs[key] for key in COUNTS if key in kwargs}
+    if source == "timm" and counts.get("num_classes") == 0:
+        del counts["num_classes"]  # in timm, 0 means: features without a classifier
+    at_least_one(**counts)
     if slash and source == "timm":
         return _timm(name, short, pretrained, kwargs)
     if slash and source == "torchvision":
@@ -112,6 +130,18 @@ def create_model(
     model = _build(name, False, partial(entry.builder, **(entry.settings | kwargs)))
     set_base(model, name, kwargs)
     return model
+
+
+def _with_brackets(text: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name in `text`, and the settings in its brackets with those that are `given`, without counts that are None."""
+    name, settings = parse_target(text)
+    if "pretrained" in settings:
+        raise SettingError(
+            f"pretrained in {text!r} is not a setting of the network; give pretrained=True or --pretrained"
+        )
+    if twice := sorted(key for key in settings if given.get(key) is not None):
+        raise SettingError(f"{', '.join(twice)} is given twice: in {text!r} and as an argument; give it once")
+    return name, {key: value for key, value in {**given, **settings}.items() if value is not None or key not in COUNTS}
 
 
 def rebuild_base(lean: nn.Module) -> nn.Module | None:

@@ -6,7 +6,7 @@ import pytest
 
 from leanconv.conversion.methods import label_of, parse_method, parse_methods
 from leanconv.core.errors import SettingError
-from leanconv.files.target import parse_target
+from leanconv.models.create import parse_target
 from leanconv.ops import METHODS, DepthShared, SharedBasis, Split, TiedBlock
 
 GOOD = [

@@ -13,6 +13,7 @@ from torch import nn
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.notes import get_base, input_size_of, set_base
 from leanconv.models import create_model, list_models
+from leanconv.models.create import parse_target
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,31 @@ def test_weights_out_of_reach_are_a_file_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torchvision.models, "get_model", offline)
     with pytest.raises(FileError, match="no route to host; try again online"):
         create_model("torchvision/resnet18", pretrained=True)
+
+
+@pytest.mark.parametrize("text", ["resnet20(width=8,num_classes=7)", "timm/resnet18(num_classes=7)"])
+def test_settings_in_brackets_are_those_by_keyword(text: str) -> None:
+    name, settings = parse_target(text)
+    with torch.device("meta"):
+        assert get_base(create_model(text)) == get_base(create_model(name, **settings))
+
+
+def test_none_in_brackets_is_the_default() -> None:
+    with torch.device("meta"):
+        assert get_base(create_model("resnet20(num_classes=None)")) == get_base(create_model("resnet20"))
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "error"),
+    [
+        ("resnet20(width=8)", {"width": 8}, r"width is given twice: in 'resnet20\(width=8\)' and as an argument"),
+        ("resnet20(num_classes=7)", {"num_classes": 7}, "num_classes is given twice"),
+        ("timm/resnet18(pretrained=True)", {}, "give pretrained=True or --pretrained"),
+        ("resnet20(name=3)", {}, "name is not a setting of resnet20"),
+        ("resnet20(width=8", {}, "is not a network; write a name"),
+        ("resnet20(num_classes=0)", {}, "num_classes=0 must be a whole number"),
+    ],
+)
+def test_settings_in_brackets_that_cannot_be(text: str, settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(SettingError, match=error):
+        create_model(text, **settings)
