@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -97,6 +97,17 @@ class Files:
         """
         most = max(BYTES_PER_PIXEL * self.max_pixels, 2**20)
         return read_bytes(self.name(index), "restore or drop this image", most)
+
+
+def stored(encoded: Encoded, places: Iterable[int]) -> list[bytes]:
+    """The encoded bytes of the images at `places`; empty for those that cannot be read."""
+    found = []
+    for place in places:
+        try:
+            found.append(encoded.read(place))
+        except DataError:
+            found.append(b"")
+    return found
 
 
 def decode(encoded: Encoded, index: int, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> Tensor:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,8 @@ from torch.utils.data import Dataset
 
 from leanconv.core.errors import DataError
 from leanconv.data.classes import class_indices, class_names
-from leanconv.data.encoded import MAX_PIXELS, Encoded, decode
+from leanconv.data.encoded import MAX_PIXELS, Encoded, decode, stored
+from leanconv.data.fingerprint import fingerprint
 from leanconv.data.problems import Problems
 from leanconv.data.split import HeldOut, stratified
 from leanconv.data.stats import channel_stats
@@ -71,6 +73,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     def pixels(self) -> Iterator[Tensor]:
         """Blocks of uint8 pixels (C, ...) for computing statistics."""
 
+    @abstractmethod
+    def contents(self, places: Sequence[int]) -> list[bytes]:
+        """What the images at `places` are recognised by, on any machine; empty if nothing is known of them."""
+
 
 class TensorImages(LabelledImages):
     """Images of one size, all decoded in memory.
@@ -116,6 +122,10 @@ class TensorImages(LabelledImages):
         """All pixels, in blocks of (C, n, H, W)."""
         return (block.movedim(1, 0) for block in torch.split(self.images, 4096))
 
+    def contents(self, places: Sequence[int]) -> list[bytes]:
+        """The pixels."""
+        return [self.images[place].contiguous().numpy().tobytes() for place in places]
+
 
 class FileImages(LabelledImages):
     """Images that stay encoded; each access decodes one to RGB and rotates it upright (EXIF). Sizes may vary.
@@ -157,6 +167,10 @@ class FileImages(LabelledImages):
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             for rows in torch.split(sample, AT_ONCE):
                 yield from pool.map(lambda row: self[row][0], rows.tolist())
+
+    def contents(self, places: Sequence[int]) -> list[bytes]:
+        """The encoded bytes; empty if they cannot be read."""
+        return stored(self.encoded, self.rows[list(places)].tolist())
 
 
 @dataclass(frozen=True)
@@ -223,6 +237,11 @@ class ImageData:
     def names(self) -> tuple[str, ...]:
         """The class names; () if the data set has only class numbers."""
         return self.classes if self.named else ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash by which a run recognises these images."""
+        return fingerprint(self.train, self.test)
 
     def for_classes(self, known: Sequence[str]) -> ImageData:
         """This data with its classes in the order of a network's classes; training that network needs this order.

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.data.fingerprint import LOOKED_AT, spread
 from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
+from leanconv.data.seeds import fixed_seed
 from leanconv.data.sources import open_data
 from leanconv.data.split import HeldOut
 
 Part = LabelledImages | Dataset[Any] | tuple[Tensor, Tensor]
 # a name or a folder; images that are open; (train, test); or (images, labels) to hold a test part out of
 DataLike = str | Path | ImageData | tuple[Part, Part]
-LOOKED_AT = 16  # items of a data set that are read to learn what it gives
 TEST_SPLIT = 0.2
 
 
@@ -38,8 +39,7 @@ class DatasetImages(LabelledImages):
         self.dataset = dataset
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.labels = labels
-        places = torch.linspace(0, len(self.rows) - 1, min(LOOKED_AT, len(self.rows))).long().tolist()
-        seen = [image_of(self.dataset[int(self.rows[place])]) for place in places]
+        seen = [image_of(self.dataset[int(self.rows[place])]) for place in spread(len(self.rows))]
         self._channels = seen[0].shape[0]
         self.prepared = seen[0].is_floating_point()
         sizes = {(image.shape[1], image.shape[2]) for image in seen}
@@ -69,6 +69,17 @@ class DatasetImages(LabelledImages):
 
     def relabelled(self, labels: Tensor) -> DatasetImages:
         return DatasetImages(self.dataset, labels, self.rows)
+
+    def contents(self, places: Sequence[int]) -> list[bytes]:
+        """The mean absolute values to three digits, with which the same items come again on another machine.
+
+        All are read twice, from the same random state. If one differs, the data set draws at random, and nothing is known of it.
+        """
+        read = []
+        for _ in range(2):
+            with fixed_seed():
+                read.append([float(self[place][0].double().abs().mean()) for place in places])
+        return [f"{value:.3g}".encode() for value in read[0]] if read[0] == read[1] else []
 
     def pixels(self) -> Iterator[Tensor]:
         sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()

@@ -55,7 +55,7 @@ def images_below(folder: Path, problems: Problems | None = None) -> list[str]:
         problems: collects images in formats that are not read.
     """
     found: list[tuple[str, list[str]]] = []
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), _folders_above(folder))]
     while waiting:
         place, above = waiting.pop()
         facts = os.stat(place)
@@ -74,3 +74,9 @@ def images_below(folder: Path, problems: Problems | None = None) -> list[str]:
                     problems.add("image of a kind that is not read", entry.path)
         found.append((place, sorted(files)))
     return [path for _, files in sorted(found) for path in files]
+
+
+def _folders_above(folder: Path) -> frozenset[tuple[int, int]]:
+    """The device and inode of each folder above, as the path is written and where it really is."""
+    above = {*folder.absolute().parents, *folder.resolve().parents}
+    return frozenset((facts.st_dev, facts.st_ino) for facts in map(os.stat, above))

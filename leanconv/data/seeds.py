@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -18,3 +22,18 @@ def mix(*key: int) -> int:
 def generator(*key: int) -> torch.Generator:
     """A CPU generator with the seed ``mix(*key)``."""
     return torch.Generator().manual_seed(mix(*key))
+
+
+@contextlib.contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Within the block, the random numbers of Python, numpy and torch (CPU) are those of seed 0; afterwards all is as before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

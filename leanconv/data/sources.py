@@ -12,6 +12,7 @@ from leanconv.core.settings import check_int
 from leanconv.data import arrow, cifar
 from leanconv.data.digits import digits
 from leanconv.data.encoded import MAX_PIXELS
+from leanconv.data.fingerprint import FINGERPRINT
 from leanconv.data.folder import SPLIT, TRAIN_PARTS, NoTestPart, image_folder, tiny_imagenet
 from leanconv.data.images import ImageData
 from leanconv.data.parquet import parquet_folder
@@ -119,4 +120,5 @@ def describe(data: ImageData) -> dict[str, Any]:
         "image_size": None if data.image_size is None else list(data.image_size),
         **({} if data.held_out is None else {"held_out": asdict(data.held_out)}),
         **({} if data.digest is None else {"digest": data.digest}),
+        FINGERPRINT: data.fingerprint,
     }

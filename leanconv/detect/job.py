@@ -18,6 +18,7 @@ from leanconv.core.copying import copied
 from leanconv.core.machine import device_of
 from leanconv.core.method import Method
 from leanconv.core.processes import leads
+from leanconv.data.fingerprint import FINGERPRINT
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData
 from leanconv.detect.data.records import Part
@@ -126,6 +127,7 @@ class DetectJob:
                 "classes": len(self.data.classes),
                 CLASS_NAMES: list(self.data.classes),
                 "train": len(self.data.train),
+                FINGERPRINT: self.data.fingerprint,
             },
             "where": list(self.where),
             "exclude": list(self.exclude),

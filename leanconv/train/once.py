@@ -12,12 +12,14 @@ from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
+from leanconv.data.fingerprint import FINGERPRINT
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
+LATER = (CLASS_NAMES, FINGERPRINT)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 
 
@@ -84,12 +86,14 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
     """
     for name in sorted({*found, *wanted} - {*ignore}):
         there, here = found.get(name), wanted.get(name)
-        if name == CLASS_NAMES and there is None:  # an older run
+        if name in LATER and there is None:
             continue
         if isinstance(there, dict) and isinstance(here, dict):
             inner = difference(there, here, prefix=f"{prefix}{name}.")
             if inner:
                 return inner
+        elif there != here and name == FINGERPRINT:
+            return "the data set of this name had other images there"
         elif there != here:
             return f"{prefix}{name} is {there!r} there and {here!r} here"
     return None

@@ -94,6 +94,12 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path, build: SimpleNames
     (folder / "train" / "dog" / "more").symlink_to(elsewhere)
     (folder / "train" / "cat" / "loop").symlink_to(folder / "train" / "cat")
     (elsewhere / "back").symlink_to(folder / "train" / "dog")
+    for place in (
+        folder / "train",
+        folder,
+        tmp_path,
+    ):  # each leads back to this class, with the other classes beside it
+        (folder / "train" / "cat" / f"up{len(place.parts)}").symlink_to(place)
     assert open_data(folder).train.labels.tolist() == [0] * 3 + [1] * 5
 
 

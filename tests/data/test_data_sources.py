@@ -37,6 +37,7 @@ def test_digits_are_all_there_and_always_divided_alike() -> None:
         "test": 355,
         "channels": 1,
         "image_size": [8, 8],
+        "images_digest": again.fingerprint,
     }
     assert torch.equal(images_of(data.test), images_of(again.test))
     source = load_digits()

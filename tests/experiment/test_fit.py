@@ -100,6 +100,10 @@ def test_a_finished_run_is_read_back_and_another_refused(net: Net, pair: tuple[L
     assert all(torch.equal(value, trained[name]) for name, value in again.network.state_dict().items())
     with pytest.raises(SettingError, match="holds another run: network is"):
         lc.fit(nn.Sequential(*Net(width=4)), pair, out=tmp_path / "run", **QUICK)
+    dark = Listed(120)
+    dark.images //= 2
+    with pytest.raises(SettingError, match="holds another run: the data set of this name had other images there"):
+        lc.fit(Net(), (dark, pair[1]), out=tmp_path / "run", **QUICK)
     with pytest.raises(SettingError, match=r"holds another run: data.digest is"):
         lc.fit(Net(), (Listed(120), Reversed(30)), out=tmp_path / "run", **QUICK)
     with pytest.raises(SettingError, match=r"train\.lr is"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,8 @@ import numpy as np
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
+from leanconv.data.encoded import Files, stored
+from leanconv.data.fingerprint import spread
 from leanconv.data.problems import Problems
 from leanconv.detect.data.masks import as_coco_mask, pycocotools_mask, run_lengths
 
@@ -124,6 +128,18 @@ class DetectionData:
     def num_classes(self) -> int:
         """The number of classes including the background, as in torchvision."""
         return len(self.classes) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all objects and of 16 photos of each part, by which a run recognises its data."""
+        total = hashlib.sha256()
+        for photos in (self.train, self.val):
+            objects = [(*found.box, found.label, found.crowd) for photo in photos for found in photo.instances]
+            total.update(np.array(objects, dtype=np.float64).tobytes())
+            places = spread(len(photos))
+            for content in stored(Files([str(photos[place].path) for place in places]), range(len(places))):
+                total.update(hashlib.sha256(content).digest())
+        return total.hexdigest()[:16]
 
     def part(self, name: Part) -> tuple[Photo, ...]:
         """The photos of "train" or "val".

@@ -1,0 +1,42 @@
+"""By which a run recognises its images: a folder of the same name may hold others, and so may a data set in Python."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from leanconv.data.images import LabelledImages
+
+FINGERPRINT = "images_digest"  # its name in a run's identity; older runs have none
+LOOKED_AT = 16  # images of each part
+
+
+def fingerprint(*parts: LabelledImages) -> str:
+    """A hash of all labels, and of 16 images of each part, spread evenly.
+
+    Files are compared as they are stored, wherever their folder is. One other image among many may stay unseen.
+
+    >>> from leanconv.data.images import TensorImages
+    >>> black, white = (torch.full((2, 3, 8, 8), value, dtype=torch.uint8) for value in (0, 255))
+    >>> labels = torch.tensor([0, 1])
+    >>> fingerprint(TensorImages(black, labels)) == fingerprint(TensorImages(white, labels))
+    False
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.labels.numpy().tobytes())
+        for content in part.contents(spread(len(part))):
+            total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()[:16]
+
+
+def spread(count: int, most: int = LOOKED_AT) -> list[int]:
+    """At most `most` of `count` places, evenly.
+
+    >>> spread(100, 3)
+    [0, 49, 99]
+    """
+    return torch.linspace(0, count - 1, min(most, count)).long().tolist()
