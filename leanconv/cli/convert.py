@@ -27,6 +27,7 @@ from leanconv.cli.options import (
     Weights,
     Where,
     input_size,
+    new_network,
 )  # fmt: skip
 from leanconv.cli.output import fitting, measuring, say, show, show_json
 from leanconv.cli.task_flags import opened, with_task_flags
@@ -74,6 +75,7 @@ def convert(
     from leanconv.search.faster import some_faster
     from leanconv.train.prepared import training_batches
 
+    new_network(out)
     how = parse_method(method)
     torch.manual_seed(seed)
     model = opened(target, weights, state, settings, pretrained=pretrained)
@@ -88,12 +90,13 @@ def convert(
     lean = model if plan is None else fitted(model, plan, init, batches, sequential=sequential, progress=fitting)
     folder = save(lean, out)
     found = describe(model, lean, plan, shape)
-    before, after = found["before"], found["after"]
     if as_json:
-        told = {"before": before, "after": after, "uncounted": found["uncounted"]}
+        told = {name: found[name] for name in ("before", "after", "uncounted")}
         show_json({"target": target, "method": label_of(how), "out": str(folder), **told})
     else:
-        show(f"{label_of(how)}: parameters {before['params']:,} -> {after['params']:,}; saved in {folder}")
+        show(
+            f"{label_of(how)}: parameters {found['before']['params']:,} -> {found['after']['params']:,}; saved in {folder}"
+        )
     if plan is not None and init == "fit":
         kind, far = ("weights", "far below") if data is None else ("outputs", "below")
         say(f"fitted to the dense {kind} and not trained: train it, its accuracy is {far} that of the dense network")

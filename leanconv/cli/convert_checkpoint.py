@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leanconv.cli.options import Exclude, Json, Size, State, Target, Where, input_size
+from leanconv.cli.options import Exclude, Json, Size, State, Target, Where, input_size, new_network
 from leanconv.cli.output import show, show_json
 
 
@@ -57,6 +57,7 @@ def convert_checkpoint(
     from leanconv.files.target import open_target
     from leanconv.models.resnet import pad_shortcuts
 
+    new_network(out)
     model = open_target(target, num_classes=None if fresh_classifier else class_count(target, checkpoint, state))
     asked = None if method is None else parse_method(method)
     if asked is not None:

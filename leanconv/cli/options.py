@@ -196,6 +196,17 @@ def input_size(text: str | None) -> InputSize | None:
     return channels, height, width
 
 
+def new_network(out: Path) -> None:
+    """Raise an error if the network that a verb writes to `out` would replace the trained network of a run.
+
+    >>> new_network(Path("missing"))
+    """
+    from leanconv.train.once import RUN_FILE
+
+    if (out / RUN_FILE).exists():
+        raise SettingError(f"{out} holds a run, whose network would be lost; choose another folder with -o")
+
+
 def refuse(of: str, flags: Mapping[str, object], when: bool = True) -> None:
     """Raise an error that names the first flag that was given and that `of` does not use; nothing happens unless `when`.
 

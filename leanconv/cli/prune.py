@@ -21,6 +21,7 @@ from leanconv.cli.options import (
     OnBad,
     Seed,
     TestSplit,
+    new_network,
 )
 from leanconv.cli.output import show, show_json
 
@@ -63,6 +64,7 @@ def prune(
 
     if (macs is None) == (fraction is None):
         raise SettingError("give --macs to remove channels, or --fraction to set blending weights to zero")
+    new_network(out)
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
     model = load(folder)
     task = task_on(model, images)

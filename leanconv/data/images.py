@@ -281,7 +281,7 @@ class ImageData:
         Raises:
             SettingError: `fraction` is not between 0 and 1, or holds out no image at all.
         """
-        train, validation = stratified(self.train.labels, fraction, seed)
+        train, validation = stratified(self.train.labels, fraction, seed, "validation")
         return self.train.subset(train), self.train.subset(validation)
 
 

@@ -41,11 +41,11 @@ class HeldOut:
         digest = hashlib.sha256()
         for name, label in zip(names, labels.tolist(), strict=True):
             digest.update(f"{label} {name}\n".encode("utf-8", "surrogateescape"))
-        kept, held = stratified(labels, fraction, seed)
+        kept, held = stratified(labels, fraction, seed, "test_split")
         return cls(fraction, seed, digest.hexdigest()[:16]), kept, held
 
 
-def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def stratified(labels: Tensor, fraction: float, seed: int = 0, name: str = "fraction") -> tuple[Tensor, Tensor]:
     """Hold out `fraction` of each class: (rows kept, rows held out), both sorted.
 
     A class with n images gives round(fraction * n) of them: at least one if n is 2 or more, and never all.
@@ -58,12 +58,13 @@ def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, 
         labels: integers (N,).
         fraction: between 0 and 1.
         seed: of the random choice.
+        name: the setting that gives `fraction`, for errors.
 
     Raises:
         SettingError: `fraction` is not between 0 and 1, or every class has only one image.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
-        raise SettingError(f"fraction={fraction!r} must lie between 0 and 1; 0.1 holds out a tenth")
+        raise SettingError(f"{name}={fraction!r} must lie between 0 and 1; 0.1 holds out a tenth")
     draw = generator(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
     order = labels.argsort(stable=True)  # by class, so that the order of the random draws is fixed
@@ -72,5 +73,6 @@ def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, 
         count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=draw)[:count]]] = True
     if not held.any():
-        raise SettingError(f"fraction={fraction} holds out nothing: every class has a single image; add images")
+        way_out = "add images" + (", or hold out none with validation=0" if name == "validation" else "")
+        raise SettingError(f"{name}={fraction} holds out nothing: every class has a single image; {way_out}")
     return (~held).nonzero().flatten(), held.nonzero().flatten()

@@ -230,6 +230,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _build(base: Any, path: Path) -> nn.Module:
     if not isinstance(base, dict) or not isinstance(base.get("name"), str) or not isinstance(base.get("kwargs"), dict):
         raise FileError(f"{path.name} does not say how to build its network; hand it in: load(dir, model=MyNet())")
+    if "(" in base["name"]:  # settings in brackets would escape the checks below
+        raise FileError(f"{path.name} asks for a network with settings in its name; save it again")
     bounded_settings(base["kwargs"], path.name)
     refused = FORBIDDEN & set(base["kwargs"])
     if refused:

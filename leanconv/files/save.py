@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -165,8 +166,13 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
         model: the network.
         info: the result of `description`; its ``ties`` are not stored, and its ``sparse`` is set.
         directory: the folder.
+
+    Raises:
+        SettingError: the folder has a ``model.safetensors`` that leanconv did not write.
     """
     directory = Path(directory)
+    if (directory / MODEL_FILE).exists() and METADATA_KEY not in _metadata(directory / MODEL_FILE):
+        raise SettingError(f"leanconv did not write {directory / MODEL_FILE} and keeps it; choose another folder")
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in info["ties"]}
     tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(model) if name in tensors))
     with replacing(directory / MODEL_FILE) as temporary:
@@ -175,6 +181,14 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
         save_file(tensors, temporary, metadata=noted)
     write_json(directory / PLAN_FILE, info)
     return directory
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def crc32_of(text: str, tensors: Mapping[str, Tensor]) -> str:

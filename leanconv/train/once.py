@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leanconv.core.atomic import remove_leftovers, write_json
-from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.core.errors import DataError, FileError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
 from leanconv.data.fingerprint import FINGERPRINT
@@ -21,6 +21,7 @@ LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
 LATER = (CLASS_NAMES, FINGERPRINT)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
+FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
 
 def once(
@@ -43,7 +44,8 @@ def once(
         waiting: called if another process works in the folder.
 
     Raises:
-        SettingError: the folder holds another run, or an unfinished run and `resume` is not set.
+        SettingError: the folder holds another run, or an unfinished run and `resume` is not set; or `work` refuses its
+            settings. If nothing was done by then, the folder is free again.
 
     >>> identity = {"seed": 0}
     >>> once(Path("a"), identity, lambda: {"status": "finished"}, resume=False, scores="test")
@@ -60,7 +62,20 @@ def once(
             if (folder / RUN_FILE).exists() and not resume:
                 raise SettingError(f"{folder} holds this run, unfinished; add --resume (resume=True) to continue it")
             write_json(folder / RUN_FILE, identity)
-        return work()
+        try:
+            return work()
+        except (SettingError, DataError):
+            if leads():
+                _forget(folder)
+            raise
+
+
+def _forget(folder: Path) -> None:
+    """Free the folder of a run that was refused before it did anything, for the corrected command."""
+    files = [path for path in folder.iterdir() if path.name != LOCK_FILE]
+    if all(path.name in FIRST_FILES for path in files):
+        for path in files:
+            path.unlink()
 
 
 def _check_folder(folder: Path, identity: dict[str, Any]) -> None:

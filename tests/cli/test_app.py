@@ -161,6 +161,18 @@ def test_a_folder_that_cannot_be_written_is_one_line(call: Callable, tmp_path: P
     assert one_line(answer, "choose another place")
 
 
+def test_a_network_is_not_written_over_a_run_or_over_a_file_of_others(call: Callable, tmp_path: Path) -> None:
+    convert = ("convert", "resnet8", "-m", "tied_block(blocks=2)", "-o")
+    for name in ("run.json", "model.safetensors"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        answer = call(*convert, tmp_path / name)
+        assert answer.code == 2 and one_line(answer, "choose another folder"), answer.err
+        assert (tmp_path / name / name).read_text() == "mine" and len(list((tmp_path / name).iterdir())) == 1
+    for _ in range(2):  # its own file may be written again
+        assert call(*convert, tmp_path / "net").code == 0
+
+
 def test_help_waits_for_nothing() -> None:
     heavy = ["torch", "lightning", "matplotlib", "timm", "pydantic", "sklearn"]
     done = subprocess.run([sys.executable, "-c", HELP.format(heavy)], capture_output=True, text=True, check=True)

@@ -225,7 +225,7 @@ def test_a_folder_without_a_test_part_is_divided_by_class_and_always_alike(
     assert open_data(moved, test_split=0.2).held_out == data.held_out
     build.write_images(Path(moved) / "cat" if flat else Path(moved) / "train" / "cat", 1, first=70)
     assert open_data(moved, test_split=0.2).held_out != data.held_out
-    with pytest.raises(SettingError, match=r"fraction=1\.5 must lie between 0 and 1"):
+    with pytest.raises(SettingError, match=r"test_split=1\.5 must lie between 0 and 1"):
         open_data(moved, test_split=1.5)
 
 

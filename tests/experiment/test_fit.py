@@ -34,6 +34,14 @@ def test_a_users_network_on_a_users_data_sets(net: Net, pair: tuple[Listed, List
     assert get_task(net) is None, "what its own transform does to an image is not known"
 
 
+def test_a_run_that_was_refused_at_its_start_leaves_its_folder_free(tmp_path: Path) -> None:
+    single = striped(3), striped(15)
+    with pytest.raises(SettingError, match=r"validation=0\.1 holds out nothing: .*; add images, or .* validation=0"):
+        lc.fit(Net(), single, out=tmp_path / "run", **QUICK)
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
+    assert lc.fit(Net(), single, out=tmp_path / "run", validation=0, **QUICK).scores.n == 15
+
+
 def test_what_a_data_set_prepares_is_not_changed(net: Net, pair: tuple[Listed, Listed], monkeypatch: Any) -> None:
     seen: list[torch.Tensor] = []
     forward = Net.forward

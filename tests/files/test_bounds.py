@@ -90,16 +90,17 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "settings by the hundred thousand": {"name": "timm/resnet18", "kwargs": {"layers": [1] * 100_000}},
     "another's weights": {"name": "torchvision/resnet18", "kwargs": {"weights_backbone": "DEFAULT"}},
     "a network of the hub": {"name": "timm/hf-hub:user/net", "kwargs": {}},
+    "settings in the name": {"name": "resnet8(width=16)", "kwargs": {}},
     "a folder": {"name": "timm/local-dir:/etc", "kwargs": {}},
 }
 
 
 def refused(folder: Path, model: nn.Module | None) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FileError) as error:
         lc.load(folder, model=model)
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
 
 
 @pytest.mark.parametrize("what", BOMBS)
