@@ -81,8 +81,7 @@ def convert(
     model = opened(target, weights, state, settings, pretrained=pretrained)
     shape = input_size(size) or input_size_of(model)
     plan = None if how is None else useful_plan(model, how, where or "*", exclude or (), shape, include or (), align)
-    if faster_only and plan is not None:
-        plan = some_faster(plan, progress=measuring)
+    plan = some_faster(plan, progress=measuring) if faster_only and plan is not None else plan
     batches = None
     if data is not None:
         batches = training_batches(model, open_images(data, data_root, download=False), images, seed=seed)
@@ -94,9 +93,8 @@ def convert(
         told = {name: found[name] for name in ("before", "after", "uncounted")}
         show_json({"target": target, "method": label_of(how), "out": str(folder), **told})
     else:
-        show(
-            f"{label_of(how)}: parameters {found['before']['params']:,} -> {found['after']['params']:,}; saved in {folder}"
-        )
+        params = " -> ".join(f"{found[when]['params']:,}" for when in ("before", "after"))
+        show(f"{label_of(how)}: parameters {params}; saved in {folder}")
     if plan is not None and init == "fit":
         kind, far = ("weights", "far below") if data is None else ("outputs", "below")
         say(f"fitted to the dense {kind} and not trained: train it, its accuracy is {far} that of the dense network")
