@@ -17,7 +17,7 @@ from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
-from leanconv.core.layout import to_channels_last
+from leanconv.core.layout import best_layout, to_layout
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task, set_task
@@ -129,7 +129,7 @@ class ClassifierSetup(Setup):
 def teacher_of(
     model: Network, data: ImageData, pretrained: bool, weights: str | Path | None, state: str | None, task: TaskSettings
 ) -> nn.Module:
-    """The dense network of a target, a copy in eval mode and in channels_last, with the task that the user tells.
+    """The dense network of a target, a copy in eval mode, with the task that the user tells.
 
     Raises:
         SettingError: the network is lean already, or is a single layer; a checkpoint comes without the preparation of its
@@ -151,7 +151,7 @@ def teacher_of(
         raise SettingError(f"{network_name(model)} is lean already; give the trained dense network")
     if isinstance(found, nn.Conv2d | nn.Linear):
         raise SettingError("the network is a single layer; wrap it: nn.Sequential(layer)")
-    return to_channels_last(found).eval()
+    return found.eval()
 
 
 def own_run(model: Network) -> Path | None:
@@ -206,6 +206,7 @@ def prepared(
         data = data.for_classes(noted.classes)
     task = task_on(teacher, data)
     check_fits(teacher, data, task.image_size)
+    to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
     splits, recovery = recipe_of(target, data, recipe, config)
     side = None if data.prepared else side_of(data, task)
     if side is not None and splits.image_size is None:  # the network takes another size than that of the data

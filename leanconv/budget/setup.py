@@ -21,6 +21,7 @@ from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.plan import Include
 from leanconv.core.count import count_macs
+from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.files.target import network_digest
@@ -59,7 +60,7 @@ class Setup(ABC):
 
     Args:
         name: the name of the network, for messages.
-        teacher: the dense module whose layers are searched, in eval mode, in channels_last; a copy of the user's.
+        teacher: the dense module whose layers are searched, in eval mode, in the layout that suits it; a copy of the user's.
         budget, config: the limits and the settings.
         methods, where, exclude, include: the candidates, as in `candidates_of`.
         metric: scores a network in place of the usual quality.
@@ -191,7 +192,7 @@ class Setup(ABC):
             asked = int(min(max(MACS // count_macs(self.teacher, self.input_size), IMAGES[0]), IMAGES[1]))
         found = self.calibration(times * asked)
         parameter = next(self.teacher.parameters())
-        return found.to(parameter.device, parameter.dtype).contiguous(memory_format=torch.channels_last)
+        return with_layout(found.to(parameter.device, parameter.dtype), layout_of(self.teacher))
 
     @cached_property
     def space(self) -> Space:

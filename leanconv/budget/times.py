@@ -16,7 +16,7 @@ from leanconv.budget.costs import Costs
 from leanconv.budget.space import Candidate, Space
 from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvError, SettingError, first_line
-from leanconv.core.layout import to_channels_last, with_layout
+from leanconv.core.layout import layout_of, to_layout, with_layout
 from leanconv.core.linear import LeanLinear
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Site
@@ -123,11 +123,12 @@ def baseline(
         SettingError: the network does not run in the runtime.
     """
     count = threads or torch.get_num_threads()
-    example = with_layout(torch.randn(batch, *input_size), torch.channels_last)
+    layout = layout_of(model)
+    example = with_layout(torch.randn(batch, *input_size), layout)
     calls: dict[str, runtimes.Call] = {}
     owners: dict[str, Sequence[Site]] = {}
     with threads_set(threads):
-        network = to_channels_last(copied(model)).eval()
+        network = to_layout(copied(model), layout).eval()
         try:
             folded = _folded(network, example, runtime, count).module
             calls[NETWORK] = runtimes.prepare(runtime, network if folded is None else folded, example, count)

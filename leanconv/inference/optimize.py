@@ -63,7 +63,7 @@ def optimize(
         runtime: the runtime that will run the network, one of `leanconv.timing.runtimes.RUNTIMES`; it measures the forms.
             "compile" needs some seconds for every form of every layer.
         threads: CPU threads for the measurement; None for torch's setting.
-        channels_last: keep feature maps channels_last, which is faster nearly everywhere.
+        channels_last: keep feature maps channels_last, which is faster nearly everywhere, if the network runs in it.
         cache: the file that remembers times; None for no file.
         progress: called with (done, all) before each layer that is measured.
 
@@ -81,8 +81,14 @@ def optimize(
     model = unscripted(model, "optimize")
     refuse_lazy(model)
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    try:
+        twins = _twins(model, with_layout(example, layout), layout)
+    except SettingError:
+        if not channels_last:
+            raise
+        layout = torch.contiguous_format
+        twins = _twins(model, with_layout(example, layout), layout)
     example = with_layout(example, layout)
-    twins = _twins(model, example, layout)
     parts, left = rewrite_parts(twins, layout, measured)
     whole = [part.name for part in parts] == [""]
     fast, parts, put_back = assemble(twins.base if whole or not measured else copied(twins.base), parts, twins)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import to_layout, with_layout
+from leanconv.core.layout import settled, to_layout, with_layout
 from leanconv.core.notes import input_size_of
 from leanconv.core.paired import median_interval
 from leanconv.timing.busy import Watch, warn_if_busy
@@ -102,7 +102,7 @@ def measure_latency(
         batch: images in a call; the latency is that of the whole batch.
         device: "cpu" or "cuda".
         dtype: of the input and the copies.
-        channels_last: use this memory format for the input and the copies.
+        channels_last: use this memory format for the input and the copies, if the network runs in it.
         compile: compile the copies first, with inductor.
         threads: CPU threads during the measurement; None leaves torch's setting.
         min_rounds, seconds: measure for `seconds` in all, after the warm-up, and for at least `min_rounds` rounds.
@@ -130,20 +130,23 @@ def measure_latency(
         raise SettingError(f"batch={batch} must be at least 1")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-    x = with_layout(torch.randn(batch, *size, generator=generator).to(device, dtype), layout)
+    x = torch.randn(batch, *size, generator=generator).to(device, dtype)
 
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
+        images = with_layout(x, layout)
         if isinstance(model, nn.Module):
             model = to_layout(copied(model).eval().to(device=device, dtype=dtype), layout)
+            if channels_last:
+                images = settled(model, x)
             if compile:
                 model.compile()
         try:
-            model(x)
+            model(images)
         except Exception as error:  # the network's own code may raise anything
             raise SettingError(
                 f"{name} does not run on an input of {tuple(x.shape)}: {first_line(error)}; check input_size"
             ) from error
-        return lambda: model(x)
+        return lambda: model(images)
 
     with threads_set(threads), torch.inference_mode():
         calls = {name: call_of(name, model) for name, model in models.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leanconv.core import settings
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.layout import to_channels_last, with_layout
+from leanconv.core.layout import settled
 from leanconv.timing import runtimes
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, threads_set, time_interleaved
@@ -116,7 +116,6 @@ def race(
     for name in names:
         runtimes.check(name)
     threads = threads or torch.get_num_threads()
-    example = with_layout(example, torch.channels_last)
     line = _Line(example, threads, say)
     with threads_set(threads):
         for network, model in networks.items():
@@ -137,7 +136,7 @@ class _Line:
         self.calls: dict[Key, runtimes.Call] = {}
         self.chosen: dict[Key, dict[str, int]] = {}
         self.failed: dict[Key, str] = {}
-        self.copies: dict[str, nn.Module] = {}  # of the current network
+        self.copies: dict[str, tuple[nn.Module, Tensor]] = {}  # of the current network, with the example in its layout
 
     def prepare(self, key: Key, model: nn.Module, make: Form) -> None:
         """Bring `model` into a form and a runtime, and call it once."""
@@ -145,7 +144,8 @@ class _Line:
         self.order[key] = None
         self.say(f"preparing {network}, {runtime}, {form}")
         try:
-            made = make(self._own(network, model), self.example, runtime, self.threads)
+            own, example = self._own(network, model)
+            made = make(own, example, runtime, self.threads)
             if made.failed is not None:
                 self.failed[key] = made.failed[:LONGEST]
             if made.module is None:
@@ -153,18 +153,19 @@ class _Line:
             key = (network, runtime, made.name or form)
             self.order[key] = None
             self.chosen[key] = made.forms
-            self.calls[key] = runtimes.prepare(runtime, made.module, self.example, self.threads)
+            self.calls[key] = runtimes.prepare(runtime, made.module, example, self.threads)
             self.calls[key]()
         except Exception as error:  # from the network's code, an exporter, a compiler or the device's memory
             self.calls.pop(key, None)
             self.failed[key] = first_line(error)[:LONGEST]
             self.say(f"{network}, {runtime}, {form} failed: {self.failed[key]}")
 
-    def _own(self, network: str, model: nn.Module) -> nn.Module:
-        """A copy of `model`; all runtimes and forms share the same copy."""
+    def _own(self, network: str, model: nn.Module) -> tuple[nn.Module, Tensor]:
+        """A copy of `model`, which all runtimes and forms share, and the example in its layout."""
         if network not in self.copies:
             own = copied(model).eval().to(device=self.example.device, dtype=self.example.dtype)
-            self.copies = {network: to_channels_last(own)}
+            example = settled(own, self.example)
+            self.copies = {network: (own, example)}
         return self.copies[network]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.layout import best_layout
 from leanconv.core.modes import evaluating
 from leanconv.core.notes import get_task
 from leanconv.core.shown import first_names
@@ -47,7 +48,7 @@ def evaluate(
         batch_size: images in a forward pass.
         ten_crop: average the probabilities over ten crops of each image.
         precision: "fp32" or "bf16" (autocast).
-        channels_last: use this memory format for the images.
+        channels_last: use this memory format for the images, if the network runs in it.
         image_size, workers: as in `make_loader`.
         shared: the processes that share this evaluation; each image is counted once. See `leanconv.train.together`.
         classes: names of the network's outputs; None takes the names in its task (`leanconv.core.notes.get_task`).
@@ -57,6 +58,9 @@ def evaluate(
     """
     names = _known(model) if classes is None else tuple(classes)
     outputs, where = outputs_for(names, images)
+    size = images.image_size if image_size is None else (image_size, image_size)
+    if channels_last and size is not None:
+        channels_last = best_layout(model, (images.channels, *size)) == torch.channels_last
     loader = make_loader(
         images, mean=mean, std=std, batch_size=batch_size, image_size=image_size, train=False,
         workers=workers, channels_last=channels_last, ten_crop=ten_crop, rank=shared.rank, world_size=shared.processes, raw=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from leanconv.core.atomic import write_json
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.layout import best_layout
 from leanconv.core.notes import get_task
 from leanconv.core.processes import devices_of, leads, started
 from leanconv.data import ImageData
@@ -22,6 +24,7 @@ from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import TEACHER, RunFolder
 from leanconv.train.loggers import check_loggers
 from leanconv.train.optimizers import check_parameters
+from leanconv.train.prepared import image_size_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -132,13 +135,14 @@ def fit(
         from leanconv.train.distill import distillation_for, watching
         from leanconv.train.loop import train_loop
 
-        distillation = distillation_for(teacher, model, data, config)
+        laid = _laid_out(config, [network for network in (model, teacher) if network is not None], data)
+        distillation = distillation_for(teacher, model, data, laid)
         folder = RunFolder(out)
         taught = {} if distillation is None else {TEACHER: distillation.digest}
         checkpoint = folder.open(config, data.name, resume, data.names, request, taught)
         with watching(distillation, model):
             history = train_loop(
-                model, partial(_work, model, data, config, distillation, checkpoint is None), config, folder, checkpoint,
+                model, partial(_work, model, data, laid, distillation, checkpoint is None), laid, folder, checkpoint,
                 progress=progress, accelerator=accelerator, devices=devices, **engine,
             )  # fmt: skip
         if config.keeps_best:
@@ -146,6 +150,21 @@ def fit(
 
             load_best(model, folder, history)
         return concluded(folder, checkpoint, history, config.select)
+
+
+def _laid_out(config: TrainConfig, networks: Sequence[nn.Module], data: ImageData) -> TrainConfig:
+    """`config`, without channels_last if a network does not run in it."""
+    if not config.channels_last:
+        return config
+    input_size = (data.channels, *image_size_of(data, config))
+    if all(best_layout(network, input_size) == torch.channels_last for network in networks):
+        return config
+    warnings.warn(
+        "the network does not run in channels_last, so it trains in the ordinary layout, which is slower; to flatten a "
+        "feature map, x.flatten(1) runs in both, and x.view(...) does not",
+        LeanconvWarning, stacklevel=3,
+    )  # fmt: skip
+    return config.replace(channels_last=False)
 
 
 def check_execution(config: RunConfig, accelerator: str, devices: int | str | None) -> int | str:
