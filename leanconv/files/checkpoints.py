@@ -63,7 +63,8 @@ def load_checkpoint(
     images are normalised; and the order of channels and of classes.
 
     Args:
-        path: a safetensors file, or a file of torch.save, which is read with ``weights_only=True``.
+        path: a safetensors file, or a file of torch.save, which is read with ``weights_only=True``; it may hold a run's
+            arguments and arrays of numpy.
         state: which part of the file to take, if several fit: its keys with dots, or a word of these keys ("ema"). The other
             parts of the file are left.
         shortcut_padding: "end" or "both", of option-A shortcuts, see `leanconv.models.resnet.PadShortcut`.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
+from leanconv.files.inert import stand_ins, tensor_of
 
 DEEPEST, MOST = 6, 1000  # searched levels of dicts, and dicts in all
 INFLATED = 20  # a zip file may unpack to at most this many times its size; torch does not compress
@@ -69,7 +70,8 @@ def read_states(path: Path) -> list[State]:
 
 def _loaded(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with stand_ins():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "weights_only" not in str(error):
             raise
@@ -86,9 +88,9 @@ def _safetensors(path: Path) -> State:
     return State("", tensors | {name: tensors[first] for name, first in same.items() if first in tensors})
 
 
-def _states(found: Any) -> Iterator[State]:
+def _states(root: Any) -> Iterator[State]:
     """The states breadth first, so that a file's own state dict comes before deeper dicts."""
-    level: list[tuple[str, Any]] = [("", found)]
+    level: list[tuple[str, Any]] = [("", root)]
     seen: set[int] = set()
     for _ in range(DEEPEST):
         below: list[tuple[str, Any]] = []
@@ -97,7 +99,7 @@ def _states(found: Any) -> Iterator[State]:
                 continue
             seen.add(id(value))
             named = {key: item for key, item in value.items() if isinstance(key, str)}
-            tensors = {key: item for key, item in named.items() if isinstance(item, Tensor)}
+            tensors = {key: found for key, item in named.items() if (found := tensor_of(item)) is not None}
             if tensors:
                 yield State(where, tensors, getattr(value, "_metadata", None) or {})
             below += [(f"{where}.{key}".strip("."), item) for key, item in named.items() if isinstance(item, Mapping)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import tarfile
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -62,6 +64,10 @@ def views(tensors: State) -> State:
     }
 
 
+def numpys(tensors: State) -> dict[str, Any]:
+    return {name: np.asfortranarray(tensor.numpy()) for name, tensor in tensors.items()}
+
+
 def optimizer() -> dict[str, Any]:
     model = Small()
     made = torch.optim.Adam(model.parameters())
@@ -90,6 +96,10 @@ FORMS: dict[str, Any] = {
     "the classifier under timm's name": {name.replace("fc.", "head.fc."): t for name, t in PLAIN.items()},
     "double precision": {name: t.double() if t.is_floating_point() else t for name, t in PLAIN.items()},
     "views of one storage": views(PLAIN),
+    "the run's arguments beside": {"state_dict": PLAIN, "args": argparse.Namespace(model="small", out=Path("runs"))},
+    "numpy's numbers beside": {"state_dict": PLAIN, "best_acc": np.float64(3), "seen": np.array(["a", {}], dtype=object)},
+    "arrays of numpy": {"params": numpys(PLAIN)},
+    "arrays of numpy, big end first": {name: a.astype(a.dtype.newbyteorder(">")) for name, a in numpys(PLAIN).items()},
     "the same twice": {"a": PLAIN, "b": dict(PLAIN)},
     "four dicts deep": {"a": {"b": {"c": {"d": PLAIN}}}},
 }  # fmt: skip
@@ -267,6 +277,33 @@ REFUSED: dict[str, Any] = {
 def test_what_is_no_network_is_one_line(what: str, tmp_path: Path):
     with pytest.raises(FileError, match=r"^net\.pth [^\n]+$"):
         loaded(REFUSED[what], tmp_path / "net.pth")
+
+
+class Calls:
+    """A pickle that calls a function with some arguments."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.pair = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.pair
+
+
+@pytest.mark.parametrize("call", [Calls(os.mkdir, "made"), Calls(np.save, "made", np.ones(1)), Calls(eval, "1")])
+def test_a_file_that_calls_functions_is_refused_beside_arguments_and_arrays(call: Calls, tmp_path: Path):
+    found = {"state_dict": numpys(PLAIN), "args": argparse.Namespace(out=call)}
+    with pytest.raises(FileError, match=r"^net\.pth holds .* cannot be read without running its code"):
+        loaded(found, tmp_path / "net.pth")
+    assert not list(Path().glob("made*"))
+
+
+def test_what_the_caller_lets_torch_read_stays_as_it_was(tmp_path: Path):
+    allowed = [np.ndarray, np.dtype, np.dtypes.Float64DType, np._core.multiarray.scalar]
+    with torch.serialization.safe_globals(allowed):
+        before = set(torch.serialization.get_safe_globals())
+        for found in ({"state_dict": PLAIN, "best_acc": np.float64(3)}, numpys(PLAIN)):
+            assert equal(loaded(found, tmp_path / "net.pth"), PLAIN)
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_files_that_are_none_are_one_line_and_quick(tmp_path: Path):
