@@ -14,7 +14,10 @@ from leanconv.cli.output import show, show_json
 def convert_checkpoint(
     checkpoint: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="The checkpoint of the release: .safetensors, or a file of torch.save."),
+        typer.Argument(
+            metavar="FILE",
+            help="The checkpoint of the release: .safetensors, an index of several, or a file of torch.save.",
+        ),
     ],
     target: Target,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the network.")],

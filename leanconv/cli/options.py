@@ -119,7 +119,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="A checkpoint to load into TARGET first: .safetensors, or a file of torch.save.",
+        help="A checkpoint to load into TARGET first: .safetensors, an index of several, or a file of torch.save.",
     ),
 ]
 Pretrained = Annotated[

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from leanconv.core.errors import LeanconvError, SettingError
@@ -43,6 +45,24 @@ def check_share(name: str, value: Any) -> None:
     """Raise SettingError unless `value` is a number above 0 and at most 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise SettingError(f"{name}={value!r} must be a number above 0 and at most 1")
+
+
+def check_path(name: str, value: Any, way_out: str = "") -> Path:
+    """`value` as a path, after a check that it is text or a path.
+
+    Args:
+        name: the name of the setting, for the error.
+        value: what the caller gave.
+        way_out: the end of the error, if there is more to say.
+
+    >>> check_path("directory", {})
+    Traceback (most recent call last):
+    leanconv.core.errors.SettingError: directory is a dict and must be a path, a string or a pathlib.Path
+    """
+    if not isinstance(value, str | os.PathLike):
+        more = f"; {way_out}" if way_out else ""
+        raise SettingError(f"{name} is a {type(value).__name__} and must be a path, a string or a pathlib.Path{more}")
+    return Path(value)
 
 
 def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError) -> tuple[str, ...]:

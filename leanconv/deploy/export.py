@@ -20,7 +20,7 @@ from leanconv.core.atomic import make_ordinary
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import CheckError, LeanconvWarning, SettingError, first_line
 from leanconv.core.notes import get_task, input_size_of, set_task
-from leanconv.core.settings import check_choice
+from leanconv.core.settings import check_choice, check_path
 from leanconv.core.wrappers import unwrapped
 from leanconv.deploy.compact import compact
 from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
@@ -108,7 +108,7 @@ def export(
     >>> result.path.name, result.max_error
     ('conv.safetensors', 0.0)
     """
-    path, to = _destination(Path(path), to)
+    path, to = _destination(check_path("path", path), to)
     check_choice("form", form, get_args(Form))
     kind = FORMATS[to]
     if not isinstance(model, nn.Module):

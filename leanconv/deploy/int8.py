@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
-from leanconv.core.settings import check_choice
+from leanconv.core.settings import check_choice, check_path
 from leanconv.core.task import Task
 from leanconv.data import ImageData, make_loader
 from leanconv.deploy.export import Exported, Form, export
@@ -90,7 +90,7 @@ def quantize(
             f"max_drop={max_drop} is NNCF's accuracy control; it needs runtime='openvino' (--runtime openvino)"
         )
     kind = FORMATS[FORMAT_OF[runtime]]
-    suffix, path = kind.files[0], Path(path)
+    suffix, path = kind.files[0], check_path("path", path)
     path = path if path.suffix == suffix else path.with_name(path.name + suffix)
     batches = iter(images)
     first = next(batches, None)

@@ -24,6 +24,7 @@ from leanconv.files.classifier import classifier_tensors
 from leanconv.files.load import refuse_meta
 from leanconv.files.origin import check_padding, origin_of, set_origin_
 from leanconv.files.releases import places
+from leanconv.files.shards import checkpoint_file, part_hint
 from leanconv.files.states import COUNTERS, WRAPPERS, State, read_states, without
 from leanconv.files.values import warn_of_bad_values
 
@@ -63,8 +64,8 @@ def load_checkpoint(
     images are normalised; and the order of channels and of classes.
 
     Args:
-        path: a safetensors file, or a file of torch.save, which is read with ``weights_only=True``; it may hold a run's
-            arguments and arrays of numpy.
+        path: a safetensors file; the index of several, ``model.safetensors.index.json``, or its folder; or a file of
+            torch.save, which is read with ``weights_only=True`` and may hold a run's arguments and arrays of numpy.
         state: which part of the file to take, if several fit: its keys with dots, or a word of these keys ("ema"). The other
             parts of the file are left.
         shortcut_padding: "end" or "both", of option-A shortcuts, see `leanconv.models.resnet.PadShortcut`.
@@ -76,14 +77,15 @@ def load_checkpoint(
     Raises:
         FileError: the file cannot be read without running code, its tensors are not those of `model`, or a setting is needed
             that the file does not show. `model` is then unchanged.
-        SettingError: shortcut_padding for a network that has no such shortcut, or a network on the meta device.
+        SettingError: `path` is no path, `shortcut_padding` is for a network that has no such shortcut, or the network is on the
+            meta device.
 
     >>> from torch import nn
     >>> torch.save({"state_dict": {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}}, "old.pt")
     >>> load_checkpoint(nn.Linear(2, 1), "old.pt").weight.tolist()
     [[1.0, 1.0]]
     """
-    path = Path(path)
+    path = checkpoint_file(path)
     check_bool("fresh_classifier", fresh_classifier)
     model = unwrapped(model)
     check_padding(model, shortcut_padding)
@@ -156,7 +158,7 @@ def _chosen(states: list[State], target: _Target, path: Path, state: str | None)
     if not whole:
         best = max(fits, key=lambda fit: (len(fit.found), -len(fit.label)))
         inside = f" (in {best.label!r})" if best.label else ""
-        raise FileError(f"{path.name}{inside} {best.problem}")
+        raise FileError(f"{path.name}{inside} {best.problem}{part_hint(path)}")
     plain = [fit for fit in whole if not AVERAGED.search(fit.label.lower())] or whole
     first = plain[0]
     other = next((fit for fit in plain[1:] if not _equal(fit.found, first.found)), None)

@@ -20,6 +20,7 @@ from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.notes import set_task
 from leanconv.core.reading import one_line, parse_json, reading
+from leanconv.core.settings import check_path
 from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
 from leanconv.core.task import Task
@@ -65,6 +66,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     Raises:
         FileError: the file is missing, damaged, changed, not leanconv's or of a newer version, or its tensors do not fit the
             network.
+        SettingError: `directory` is no path.
 
     >>> import leanconv as lc
     >>> folder = lc.save(lc.create_model("resnet20"), "plain")
@@ -92,7 +94,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
 
 
 def _file(directory: str | os.PathLike[str]) -> Path:
-    path = Path(directory)
+    path = check_path("directory", directory)
     return path / MODEL_FILE if path.is_dir() or not path.suffix else path
 
 

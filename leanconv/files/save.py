@@ -26,6 +26,7 @@ from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.notes import get_base, get_task
 from leanconv.core.record import get_record
 from leanconv.core.registry import check_loadable
+from leanconv.core.settings import check_path
 from leanconv.core.version import __version__
 from leanconv.core.wrappers import unwrapped
 from leanconv.files.origin import hidden_settings
@@ -95,7 +96,7 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
         TieError: a weight that the plan shares is no longer shared.
         SettingError: the network is optimised (its weights are expanded and its layers have another form), traced, quantised
             or without weights; a layer is lazy; `load` could not find a method; the network outputs NaN; or `directory` is
-            a file.
+            a file or no path.
 
     >>> import leanconv as lc
     >>> folder = lc.save(lc.create_model("resnet20"), "plain")
@@ -170,7 +171,7 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
     Raises:
         SettingError: the folder has a ``model.safetensors`` that leanconv did not write.
     """
-    directory = Path(directory)
+    directory = check_path("directory", directory)
     if (directory / MODEL_FILE).exists() and METADATA_KEY not in _metadata(directory / MODEL_FILE):
         raise SettingError(f"leanconv did not write {directory / MODEL_FILE} and keeps it; choose another folder")
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in info["ties"]}

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
+from leanconv.core.shown import first_names
 from leanconv.files.inert import stand_ins, tensor_of
+from leanconv.files.shards import checkpoint_file, is_index, parts_of
 
 DEEPEST, MOST = 6, 1000  # searched levels of dicts, and dicts in all
 INFLATED = 20  # a zip file may unpack to at most this many times its size; torch does not compress
@@ -44,13 +46,30 @@ class State:
 
 
 def read_states(path: Path) -> list[State]:
-    """All dicts of a checkpoint file that hold tensors by name.
+    """All dicts of a checkpoint file that hold tensors by name; an index of several files is read as one dict.
 
     Raises:
         FileError: the file is missing, broken, or cannot be read without running code.
     """
-    if not path.is_file():
-        raise FileError(f"no file {path}; give the checkpoint that the release offers")
+    path = checkpoint_file(path)
+    return [_joined(path)] if is_index(path) else _in_file(path)
+
+
+def _joined(index: Path) -> State:
+    """The tensors of all files that an index names."""
+    tensors: dict[str, Tensor] = {}
+    for part, names in parts_of(index).items():
+        held = next((state.tensors for state in _in_file(part) if not state.where), {})
+        missing = [name for name in names if name not in held]
+        if missing:
+            raise FileError(
+                f"{part.name} has nothing for {first_names(missing)}, which {index.name} places there; fetch it again"
+            )
+        tensors |= {name: held[name] for name in names}
+    return State("", tensors)
+
+
+def _in_file(path: Path) -> list[State]:
     if path.suffix == ".safetensors":
         with reading(path, "fetch it again"):
             return [_safetensors(path)]

@@ -10,8 +10,10 @@ from pathlib import Path
 from torch import nn
 
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.settings import check_path
 from leanconv.files.checkpoints import load_checkpoint
 from leanconv.files.classifier import class_count
+from leanconv.files.shards import checkpoint_file, files_of
 from leanconv.files.target import open_target
 from leanconv.models.create import parse_target
 
@@ -23,7 +25,7 @@ class Weights:
     Args:
         path: the file.
         state: the part of the file, as in `leanconv.load_checkpoint`.
-        digest: the first digits of the file's SHA-256.
+        digest: the first digits of the file's SHA-256, with the parts of an index.
     """
 
     path: Path
@@ -36,14 +38,18 @@ class Weights:
 
         Raises:
             SettingError: there is no such file.
+            FileError: a folder has no index of parts, or a part is missing.
         """
-        path = Path(path).expanduser()
-        if not path.is_file():
+        path = check_path("weights", path).expanduser()
+        if not path.exists():
             raise SettingError(
                 f"--weights (weights=) {path}: no such file; give a checkpoint, .safetensors or of torch.save"
             )
-        with open(path, "rb") as file:
-            return cls(path, state, hashlib.file_digest(file, "sha256").hexdigest()[:16])
+        total = hashlib.sha256()
+        for each in files_of(checkpoint_file(path)):
+            with open(each, "rb") as file:
+                hashlib.file_digest(file, lambda: total)
+        return cls(path, state, total.hexdigest()[:16])
 
 
 def open_with_weights(

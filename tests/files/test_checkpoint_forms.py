@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 import tarfile
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.files.weights import Weights
 
 State = dict[str, Tensor]
 
@@ -207,6 +209,60 @@ def test_tensors_that_a_network_has_under_two_names(tmp_path: Path):
 def test_a_safetensors_file_without_leanconvs_metadata(tmp_path: Path):
     save_file(behind("model.", PLAIN), tmp_path / "model.safetensors")
     assert equal(dict(lc.load_checkpoint(Small(), tmp_path / "model.safetensors").state_dict()), PLAIN)
+
+
+def in_parts(folder: Path, tensors: State) -> Path:
+    """The index of two safetensors files that hold the tensors."""
+    names = {f"model-0000{part + 1}-of-00002.safetensors": list(tensors)[part::2] for part in (0, 1)}
+    for file, held in names.items():
+        save_file({name: tensors[name] for name in held}, folder / file)
+    index = folder / "model.safetensors.index.json"
+    places = {name: file for file, held in names.items() for name in held}
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    return index
+
+
+def test_a_checkpoint_in_several_files_is_read_by_its_index_or_its_folder(tmp_path: Path):
+    index = in_parts(tmp_path, behind("model.", PLAIN))
+    for path in (index, tmp_path):
+        assert equal(dict(lc.load_checkpoint(Small(), path).state_dict()), PLAIN)
+    first = tmp_path / "model-00001-of-00002.safetensors"
+    with pytest.raises(FileError, match=r"part 1 of 2: give the index of all parts, model\.safetensors\.index\.json$"):
+        lc.load_checkpoint(Small(), first)
+    before = Weights.open(index).digest
+    save_file({"a": torch.ones(1)}, first)
+    assert Weights.open(index).digest == Weights.open(tmp_path).digest != before
+    with pytest.raises(FileError, match=r"model-00001-of-00002\.safetensors has nothing for 'model\.a"):
+        lc.load_checkpoint(Small(), index)
+    first.unlink()
+    with pytest.raises(FileError, match=r"names model-00001-of-00002\.safetensors, which is not in its folder"):
+        lc.load_checkpoint(Small(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"weight_map": {"a": 1}}', "[" * 10_000, *(json.dumps({"weight_map": {"a": file}}) for file in (
+        "../out/net.safetensors", "/etc/hostname", "..", "", "net.safetensors.index.json", "a\0",
+    ))],
+)  # fmt: skip
+def test_an_index_that_is_none_or_leaves_its_folder_is_one_line(text: str, tmp_path: Path):
+    file = tmp_path / "net.safetensors.index.json"
+    file.write_text(text)
+    with pytest.raises(FileError, match=r"^net\.safetensors\.index\.json [^\n]+$"):
+        lc.load_checkpoint(Small(), file)
+
+
+def test_a_folder_without_an_index_asks_for_the_file(tmp_path: Path):
+    with pytest.raises(FileError, match="is a folder with 0 indexes of parts"):
+        lc.load_checkpoint(Small(), tmp_path)
+
+
+def test_what_is_no_path_is_a_setting(tmp_path: Path):
+    with pytest.raises(SettingError, match=r"^path is a OrderedDict and must be a path.*model\.load_state_dict"):
+        lc.load_checkpoint(Small(), Small().state_dict())  # type: ignore[arg-type]
+    for call in (lc.load, lambda value: lc.save(Small(), value), lambda value: lc.export(Small(), value)):
+        with pytest.raises(SettingError, match="is a int and must be a path, a string or a pathlib"):
+            call(3)
 
 
 def test_a_wrapped_network_is_filled_and_one_on_the_meta_device_refused(tmp_path: Path):
