@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.core.shown import short
 from leanconv.data.fingerprint import LOOKED_AT, spread
 from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
 from leanconv.data.seeds import fixed_seed
@@ -27,6 +29,8 @@ TEST_SPLIT = 0.2
 class DatasetImages(LabelledImages):
     """A torch data set of (image, label): PIL images, uint8 tensors (C, H, W), or floats, which the network takes as they are.
 
+    An image may also be an array of numpy, uint8 (H, W, 3) or (H, W, 1). `label_of` says what may be a label.
+
     Args:
         dataset: one with a length whose items are read by number.
         rows: which items; None takes all.
@@ -39,7 +43,7 @@ class DatasetImages(LabelledImages):
         self.dataset = dataset
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.labels = labels
-        seen = [image_of(self.dataset[int(self.rows[place])]) for place in spread(len(self.rows))]
+        seen = [self._image(int(self.rows[place])) for place in spread(len(self.rows))]
         self._channels = seen[0].shape[0]
         self.prepared = seen[0].is_floating_point()
         sizes = {(image.shape[1], image.shape[2]) for image in seen}
@@ -55,13 +59,16 @@ class DatasetImages(LabelledImages):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         row = int(self.rows[index])
-        image = image_of(self.dataset[row])
+        image = self._image(row)
         if image.shape[0] != self._channels or self._size not in (None, image.shape[1:]):
             wanted = (self._channels, *(self._size or ("H", "W")))
             raise DataError(
                 f"item {row} of the data set is {tuple(image.shape)} and others are {wanted}; make them alike"
             )
         return image, int(self.labels[index])
+
+    def _image(self, row: int) -> Tensor:
+        return image_of(item_of(self.dataset, row)[0], row)
 
     def subset(self, rows: Tensor) -> DatasetImages:
         chosen = DatasetImages(self.dataset, self.labels[rows], self.rows[rows])
@@ -160,43 +167,94 @@ def part_of(part: Part, name: str) -> LabelledImages:
     return DatasetImages(cast(Dataset[Any], part), labels_of(cast(Dataset[Any], part)))
 
 
-def image_of(item: Any) -> Tensor:
-    """The image of an item (image, label) as a tensor (C, H, W), uint8 or float.
+def item_of(dataset: Dataset[Any], row: int) -> tuple[Any, Any]:
+    """The image and the label of an item, as the data set gives them.
 
     Raises:
-        DataError: it holds no image.
+        DataError: the item is no pair.
     """
-    image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
+    item = dataset[row]
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    found = f"a {type(item).__name__}"
+    if isinstance(item, Mapping):
+        found += f" of {', '.join(short(repr(key)) for key in list(item)[:4])}"
+    elif isinstance(item, tuple | list):
+        found += f" of {len(item)}"
+    raise DataError(
+        f"item {row} of the data set is {found}: give (image, label), in a data set around it whose __getitem__ "
+        "returns these two"
+    )
+
+
+def image_of(image: Any, row: int) -> Tensor:
+    """The image of an item as a tensor (C, H, W), uint8 or float.
+
+    Raises:
+        DataError: it is no image.
+    """
     if hasattr(image, "getbands"):  # PIL
         from torchvision.transforms.v2.functional import pil_to_tensor
 
         image = pil_to_tensor(image)
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3):
+        image = torch.from_numpy(image.transpose(2, 0, 1).copy())
     if (
         not isinstance(image, Tensor)
         or image.ndim != 3
         or not (image.dtype == torch.uint8 or image.is_floating_point())
     ):
-        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(item).__name__
         raise DataError(
-            f"an item of the data set is {found}: give (image, label) with a PIL image or a tensor (C, H, W), uint8 or float"
+            f"the image of item {row} of the data set is {_shown(image)}: give a PIL image, a tensor (C, H, W), uint8 or "
+            "float, or an array of numpy, uint8 (H, W, 3)"
         )
     return image if image.dtype == torch.uint8 else image.float()
 
 
+def label_of(label: Any, row: int) -> int:
+    """The label of an item: a whole number, also as a float or as a tensor or an array with one number.
+
+    Raises:
+        DataError: it is something else.
+
+    >>> label_of(torch.tensor([2]), 0), label_of(3.0, 1)
+    (2, 3)
+    """
+    numbers = (
+        label.numel() if isinstance(label, Tensor) else label.size if isinstance(label, np.ndarray | np.generic) else 0
+    )
+    value = label.item() if numbers == 1 else label
+    if isinstance(value, int | float) and value == value // 1 and abs(value) < 2**63:
+        return int(value)
+    one_hot = ", label.argmax() of one number for each class" if numbers > 1 else ""
+    raise DataError(
+        f"the label of item {row} of the data set is {_shown(value)}, no whole number: give the number of its class{one_hot}"
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{'' if isinstance(value, Tensor) else 'numpy.'}{value.dtype} {tuple(value.shape)}"
+    return short(repr(value)) if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
+
+
 def labels_of(dataset: Dataset[Any]) -> Tensor:
-    """The labels of all items: what the data set lists in ``targets`` or ``labels``, if its items agree, else read one by one."""
+    """The labels of all items: what the data set lists in ``targets`` or ``labels``, if its items agree, else read one by one.
+
+    Raises:
+        DataError: an item is no pair, or its label is no whole number.
+    """
     count = len(dataset)  # type: ignore[arg-type]
+
+    def read(row: int) -> int:
+        return label_of(item_of(dataset, row)[1], row)
+
     listed = _listed(dataset)
     if listed is not None and len(listed) == count:
         places = torch.linspace(0, count - 1, min(LOOKED_AT, count)).long().tolist()
-        if all(int(dataset[place][1]) == int(listed[place]) for place in places):
+        if all(read(place) == int(listed[place]) for place in places):
             return listed
-    try:
-        return torch.tensor([int(dataset[index][1]) for index in range(count)])
-    except (TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"a label of the data set is no whole number ({error}); give (image, number of its class)"
-        ) from error
+    return torch.tensor([read(row) for row in range(count)])
 
 
 def _listed(dataset: Any) -> Tensor | None:

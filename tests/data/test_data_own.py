@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, random_split
 
 from leanconv.core.errors import DataError, SettingError
@@ -107,6 +110,55 @@ class Grows(Listed):
         return torch.zeros(1, side, side), int(self.targets[index])
 
 
+class Items(Listed):
+    """Items as a function of image and label makes them; it lists its labels all the same."""
+
+    def __init__(self, count: int, make: Callable[[Tensor, int], Any]) -> None:
+        super().__init__(count)
+        self.make = make
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(*super().__getitem__(index))
+
+
+def items(make: Callable[[Tensor, int], Any] | None = None, label: Callable[[int], Any] = int) -> tuple[Items, Items]:
+    chosen = make or (lambda image, number: (image, label(number)))
+    return Items(9, chosen), Items(6, chosen)
+
+
+NO_LABELS: list[tuple[Callable[[int], Any], str]] = [
+    (
+        lambda label: label + 0.7,
+        "the label of item 0 of the data set is 0.7, no whole number: give the number of its class",
+    ),
+    (lambda label: "abc"[label], "is 'a', no whole number"),
+    (lambda label: None, "is None, no whole number"),
+    (lambda label: 1e300, "is 1e+300, no whole number"),
+    (lambda label: float("nan"), "is nan, no whole number"),
+    (
+        lambda label: torch.eye(3)[label],
+        "is torch.float32 (3,), no whole number: give the number of its class, label.argmax()",
+    ),
+]
+LABELS: list[Callable[[int], Any]] = [
+    float, np.int64, np.float32, np.array, torch.tensor, lambda label: torch.tensor([label]),
+    lambda label: torch.tensor(label).byte(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_may_be_any_whole_number(label: Callable[[int], Any]) -> None:
+    for train in (items(label=label)[0], Subset(TensorDataset(torch.zeros(3, 1, 8, 8), torch.arange(3.0)), [0, 1, 2])):
+        assert labels_of(train).tolist() == [index % 3 for index in range(len(train))]
+
+
+def test_arrays_of_numpy_are_images() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 6, 3), dtype=np.uint8)
+    train, test = items(lambda image, label: (pixels, label))
+    data = as_images((train, test))
+    assert torch.equal(data.train[2][0], torch.from_numpy(pixels).permute(2, 0, 1)) and not data.prepared
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -116,9 +168,23 @@ class Grows(Listed):
         ((Stream(), Listed(9)), "the train part is a Stream"),
         ((Listed(9), Listed(0)), "the test part has no image"),
         ((Listed(9), Listed(9, "pil")), "one part gives float tensors and the other does not"),
-        ((TensorDataset(torch.zeros(4, 1, 8, 8)), Listed(9)), "no whole number (tuple index out of range)"),
+        (
+            (TensorDataset(torch.zeros(4, 1, 8, 8)), Listed(9)),
+            "item 0 of the data set is a tuple of 1: give (image, label)",
+        ),
         ((TensorDataset(torch.zeros(4, 8), torch.zeros(4)), Listed(9)), "torch.float32 (8,)"),
-        ((TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, 2)), Listed(9)), "no whole number"),
+        ((TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, 2)), Listed(9)), "torch.float32 (2,), no whole number"),
+        *((items(label=label), words) for label, words in NO_LABELS),
+        (
+            items(lambda image, label: {"image": image, "label": label}),
+            "item 0 of the data set is a dict of 'image', 'label': give",
+        ),
+        (items(lambda image, label: (image, label, 7)), "item 0 of the data set is a tuple of 3: give (image, label)"),
+        (items(lambda image, label: image), "item 0 of the data set is a Tensor: give (image, label)"),
+        (
+            items(lambda image, label: (image.numpy(), label)),
+            "the image of item 0 of the data set is numpy.float32 (1, 8, 8)",
+        ),
         (((torch.zeros(4, 1, 8, 8), torch.zeros(4).long()), striped(9)), "give uint8"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
