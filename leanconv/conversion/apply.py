@@ -106,7 +106,7 @@ def convert(
     Raises:
         SettingError: the plan was made for another model, a layer has changed and cannot be replaced, the model cannot be
             copied, or the model is already lean; `data` without ``init="fit"``, or `sequential` without `data`.
-        DataError: `data` has no batch, or the inputs of a layer are not finite.
+        DataError: `data` has no batch, the network does not take one, or the inputs of a layer are not finite.
 
     Warns:
         LeanconvWarning: the plan converts nothing, or a method keeps its fit to the weights although there is `data`.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanconv.conversion.apply import Init, convert
-from leanconv.conversion.moments import inputs_of
+from leanconv.conversion.moments import call, inputs_of
 from leanconv.conversion.plan import Plan
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import DataError
@@ -62,7 +62,7 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         `model` itself.
 
     Raises:
-        DataError: there is no batch, or the statistics are not finite.
+        DataError: there is no batch, the network does not take one, or the statistics are not finite.
 
     >>> model = nn.Sequential(nn.BatchNorm2d(1))
     >>> reestimate_norms_(model, [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)])[0].running_mean
@@ -155,7 +155,7 @@ def _measure(model: nn.Module, sums: dict[Any, InputSums], batches: Iterable[Any
     empty = True
     try:
         for batch in inputs_of(batches):
-            model(batch)
+            call(model, batch)
             empty = False
     finally:
         for hook in hooks:

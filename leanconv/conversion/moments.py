@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvError, SettingError, first_line
 from leanconv.core.modes import evaluating
 from leanconv.core.moments import Moments as Moments
+from leanconv.core.shown import kind
 from leanconv.core.spec import ConvSpec
 
 MEMORY = 2**30  # bytes of second moments that are held at a time
@@ -112,12 +113,12 @@ def run(model: nn.Module, batches: Iterable[Any]) -> None:
     """Run `model` in eval mode on all inputs; the outputs are not used.
 
     Raises:
-        DataError: there is no batch.
+        DataError: there is no batch, or the network does not take one.
     """
     empty = True
     with evaluating(model), torch.no_grad():
         for batch in inputs_of(batches):
-            model(batch)
+            call(model, batch)
             empty = False
     if empty:
         raise DataError("data has no batch of images (an iterator can be read only once); give a list or a DataLoader")
@@ -143,6 +144,34 @@ def inputs_of(batches: Iterable[Any]) -> Iterator[Any]:
     """The inputs of each batch: the batch itself, or the first of a pair such as (images, labels). A tensor is one batch."""
     for batch in [batches] if isinstance(batches, Tensor) else batches:
         yield batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The output of `model` for the inputs of a batch; floats get the dtype of the network's own.
+
+    Raises:
+        DataError: the network does not take the inputs.
+    """
+    if isinstance(inputs, Tensor) and inputs.is_floating_point():
+        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), inputs.dtype)
+        inputs = inputs.to(own)
+    try:
+        return model(inputs)
+    except (LeanconvError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a network raises anything for inputs that it does not take
+        raise DataError(
+            f"the network does not take a batch of {kind(inputs)} ({first_line(error)}); {_way_out(inputs)}"
+        ) from error
+
+
+def _way_out(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        images = [key for key, value in inputs.items() if getattr(value, "ndim", 0) == 4]
+        return f"give its images alone, [batch[{next(iter(images), 'image')!r}] for batch in loader]"
+    if isinstance(inputs, Tensor) and not inputs.is_floating_point():
+        return "divide the images by 255, and normalise them as in training"
+    return "give batches of images (N, C, H, W), prepared as in training"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +51,26 @@ def first_names(names: Sequence[str], most: int = 3) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
+
+
+def kind(value: object) -> str:
+    """What a value of a caller is, for an error: dtype and shape, a number or a text itself, the keys of a dict, or its class.
+
+    >>> import torch
+    >>> kind(torch.zeros(2, 3)), kind(0.7), kind({"image": 1}), kind((1, 2))
+    ('torch.float32 (2, 3)', '0.7', "a dict of 'image'", 'a tuple of 2')
+    """
+    if value is None or isinstance(value, int | float | str):
+        return short(repr(value))
+    name = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"a {name} of {first_names([short(str(key)) for key in value])}"
+    if isinstance(value, tuple | list):
+        return f"a {name} of {len(value)}"
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or not isinstance(shape, tuple):
+        return f"a {name}"
+    return f"{'' if str(dtype).startswith('torch.') else 'numpy.'}{dtype} {tuple(shape)}"
 
 
 def markdown(text: str) -> str:

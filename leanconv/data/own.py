@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.core.shown import short
-from leanconv.data.fingerprint import LOOKED_AT, spread
+from leanconv.core.shown import kind
+from leanconv.data.fingerprint import spread
 from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
 from leanconv.data.seeds import fixed_seed
 from leanconv.data.sources import open_data
@@ -176,13 +176,8 @@ def item_of(dataset: Dataset[Any], row: int) -> tuple[Any, Any]:
     item = dataset[row]
     if isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
-    found = f"a {type(item).__name__}"
-    if isinstance(item, Mapping):
-        found += f" of {', '.join(short(repr(key)) for key in list(item)[:4])}"
-    elif isinstance(item, tuple | list):
-        found += f" of {len(item)}"
     raise DataError(
-        f"item {row} of the data set is {found}: give (image, label), in a data set around it whose __getitem__ "
+        f"item {row} of the data set is {kind(item)}: give (image, label), in a data set around it whose __getitem__ "
         "returns these two"
     )
 
@@ -205,7 +200,7 @@ def image_of(image: Any, row: int) -> Tensor:
         or not (image.dtype == torch.uint8 or image.is_floating_point())
     ):
         raise DataError(
-            f"the image of item {row} of the data set is {_shown(image)}: give a PIL image, a tensor (C, H, W), uint8 or "
+            f"the image of item {row} of the data set is {kind(image)}: give a PIL image, a tensor (C, H, W), uint8 or "
             "float, or an array of numpy, uint8 (H, W, 3)"
         )
     return image if image.dtype == torch.uint8 else image.float()
@@ -228,14 +223,8 @@ def label_of(label: Any, row: int) -> int:
         return int(value)
     one_hot = ", label.argmax() of one number for each class" if numbers > 1 else ""
     raise DataError(
-        f"the label of item {row} of the data set is {_shown(value)}, no whole number: give the number of its class{one_hot}"
+        f"the label of item {row} of the data set is {kind(value)}, no whole number: give the number of its class{one_hot}"
     )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{'' if isinstance(value, Tensor) else 'numpy.'}{value.dtype} {tuple(value.shape)}"
-    return short(repr(value)) if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor:
@@ -251,7 +240,7 @@ def labels_of(dataset: Dataset[Any]) -> Tensor:
 
     listed = _listed(dataset)
     if listed is not None and len(listed) == count:
-        places = torch.linspace(0, count - 1, min(LOOKED_AT, count)).long().tolist()
+        places = spread(count)
         if all(read(place) == int(listed[place]) for place in places):
             return listed
     return torch.tensor([read(row) for row in range(count)])

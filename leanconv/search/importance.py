@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, unfold
 
 from leanconv.conversion.channels import ChannelSet
-from leanconv.core.errors import SettingError
+from leanconv.conversion.moments import call, inputs_of
+from leanconv.core.errors import DataError, SettingError, first_line
 from leanconv.core.settings import check_choice
+from leanconv.core.shown import kind
 from leanconv.search.reconstruction import reconstruction_scores
 
 Criterion = Literal["magnitude", "random", "first", "taylor", "activation", "reconstruction"]
@@ -48,12 +50,14 @@ def channel_scores(
 
     Raises:
         SettingError: the criterion is unknown, or needs data and there is none.
+        DataError: the network does not take a batch, or the criterion needs labels and a batch has none.
 
     Source: magnitude over all coupled weights, Fang et al. 2023, "DepGraph"; Taylor, Molchanov et al. 2019, eq. 8.
     """
     check_choice("criterion", criterion, get_args(Criterion))
     if criterion in NEEDS_DATA and data is None:
-        raise SettingError(f"criterion={criterion!r} needs data: batches of (images, labels)")
+        images = "(images, labels)" if criterion == "taylor" else "images, or of (images, labels)"
+        raise SettingError(f"criterion={criterion!r} needs data: batches of {images}")
     tensors = dict(model.named_parameters(remove_duplicate=False))
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
@@ -88,11 +92,6 @@ def _by_channel(values: Tensor, dim: int, size: int) -> Tensor:
     return values.unflatten(0, (groups, -1)).flatten(3).sum((1, 3)).flatten()
 
 
-def images_of(batch: Any) -> Tensor:
-    """The images of a batch, which is images or ``(images, labels)``."""
-    return batch if isinstance(batch, Tensor) else batch[0]
-
-
 def _taylor(
     model: nn.Module, tensors: dict[str, nn.Parameter], sets: Sequence[ChannelSet], data: Batches
 ) -> dict[str, Tensor]:
@@ -104,8 +103,8 @@ def _taylor(
         try:
             for parameter in parameters:
                 parameter.requires_grad_()
-            for images, labels in data:
-                loss = cross_entropy(_classes(model(images)), labels)
+            for images, labels in _labelled(data):
+                loss = _loss(_classes(call(model, images)), labels)
                 gradients = torch.autograd.grad(loss, parameters)
                 products = {n: p.detach() * g for n, p, g in zip(names, parameters, gradients, strict=True)}
                 for found in sets:
@@ -114,6 +113,26 @@ def _taylor(
             for parameter, flag in zip(parameters, flags, strict=True):
                 parameter.requires_grad_(flag)
     return total
+
+
+def _labelled(data: Batches) -> Iterator[tuple[Any, Tensor]]:
+    for batch in [data] if isinstance(data, Tensor) else data:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise DataError(
+                f"criterion='taylor' needs labels, and a batch is {kind(batch)}: give batches of (images, labels), or take "
+                "'activation' or 'reconstruction', which need images alone"
+            )
+        yield batch[0], batch[1]
+
+
+def _loss(out: Tensor, labels: Tensor) -> Tensor:
+    try:
+        return cross_entropy(out, labels)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"criterion='taylor': labels of {kind(labels)} do not fit outputs of {kind(out)} ({first_line(error)}); give "
+            "the number of its class for each image"
+        ) from error
 
 
 def _classes(out: object) -> Tensor:
@@ -149,8 +168,8 @@ def _activation(
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 hooks.append(layer.register_forward_hook(hook(tensor)))
         try:
-            for batch in data:
-                model(images_of(batch))
+            for images in inputs_of(data):
+                call(model, images)
         finally:
             for handle in hooks:
                 handle.remove()

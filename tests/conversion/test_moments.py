@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,3 +108,35 @@ def test_what_cannot_be_measured_is_told():
         collect(model, ["0"], [])
     with pytest.raises(DataError, match=r"inputs of '0' hold NaN"):
         collect(model, ["0"], [torch.full((1, 2, 4, 4), float("nan"))])
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"image": torch.zeros(1, 2, 4, 4), "label": 1}, r"a dict of 'image', 'label' .*\[batch\['image'\] for batch in loader\]"),
+    (torch.zeros(1, 2, 4, 4).byte(), r"torch\.uint8 \(1, 2, 4, 4\) .*divide the images by 255, and normalise"),
+    ((torch.zeros(1, 5, 4, 4), torch.zeros(1)), r"torch\.float32 \(1, 5, 4, 4\) .*expected input"),
+    ("photo.png", r"'photo\.png' .*give batches of images \(N, C, H, W\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "words"), REFUSED, ids=["dict", "uint8", "channels", "text"])
+def test_a_batch_that_the_network_does_not_take_is_named(batch: Any, words: str):
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3)
+    )
+    for read in (
+        lambda: lc.convert(model, lc.plan(model, lc.LowRank(rank=2), input_size=(2, 4, 4)), "fit", data=[batch]),
+        lambda: lc.reestimate_norms_(model, [batch]),
+        lambda: lc.prune(model, 0.5, "activation", align=1, data=[batch], input_size=(2, 4, 4)),
+        lambda: lc.prune(model, 0.5, "reconstruction", align=1, data=[batch], input_size=(2, 4, 4)),
+    ):
+        with pytest.raises(DataError, match=f"the network does not take a batch of {words}") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_images_of_another_precision_are_converted():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3))
+    x = torch.randn(2, 2, 6, 6)
+    wanted = collect(model, ["0"], [x])["0"].second
+    torch.testing.assert_close(collect(model, ["0"], [x.double()])["0"].second, wanted)
+    torch.testing.assert_close(collect(model.half(), ["0"], [x])["0"].second, wanted, rtol=1e-2, atol=1e-2)

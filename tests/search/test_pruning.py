@@ -7,7 +7,7 @@ from torch import nn
 import leanconv as lc
 from leanconv.conversion.channel_plan import Selection
 from leanconv.conversion.channels import channel_graph
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import DataError, SettingError
 from leanconv.search.controls import residual_blocks
 from leanconv.search.importance import channel_scores
 from leanconv.search.pruning import Work, best, plan_channels, removable_graph, width_of
@@ -224,6 +224,15 @@ def test_what_cannot_be_scored_or_seen_is_refused():
         1,
         2,
     )
+    for batch in (image(2), {"image": image(2)}, [image(2)]):
+        with pytest.raises(
+            DataError, match=r"'taylor' needs labels, and a batch is .*'reconstruction', which need images alone"
+        ):
+            lc.prune(small(), 0.5, "taylor", align=2, data=[batch], input_size=SIZE)
+    with pytest.raises(DataError, match=r"labels of torch\.float32 \(2,\) do not fit outputs of torch"):
+        lc.prune(small(), 0.5, "taylor", align=2, data=[(image(2), torch.zeros(2))], input_size=SIZE)
+    with pytest.raises(SettingError, match=r"needs data: batches of images, or of \(images, labels\)"):
+        lc.prune(small(), 0.5, "reconstruction", align=2, input_size=SIZE)
     scripted = torch.jit.trace(small(), image(1))
     with pytest.raises(SettingError, match="Sequential is scripted, which hides its layers; change the network first"):
         lc.prune(scripted, 0.5, input_size=SIZE)
