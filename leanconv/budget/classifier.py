@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
-from leanconv.budget.parts import Recovery
+from leanconv.budget.ordinary import NARROWER
+from leanconv.budget.parts import Recovery, distil
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
 from leanconv.core.copying import copied
@@ -205,9 +206,12 @@ def prepared(
     if noted is not None:
         data = data.for_classes(noted.classes)
     task = task_on(teacher, data)
-    check_fits(teacher, data, task.image_size)
-    to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
     splits, recovery = recipe_of(target, data, recipe, config)
+    # distil and the usual score read outputs as classes
+    untrained = recovery is None and NARROWER not in controls
+    own = more.get("metric") is not None and (untrained or more.get("recover") is not distil)
+    check_fits(teacher, data, task.image_size, classes=not own)
+    to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
     side = None if data.prepared else side_of(data, task)
     if side is not None and splits.image_size is None:  # the network takes another size than that of the data
         splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)

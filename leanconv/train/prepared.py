@@ -15,7 +15,7 @@ from leanconv.core.task import Task
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.train.config import TrainConfig
 from leanconv.train.evaluation import evaluate, outputs_for
-from leanconv.train.scoring import Scores
+from leanconv.train.scoring import Scores, logits_of
 
 
 def task_on(model: nn.Module, data: ImageData) -> Task:
@@ -50,18 +50,19 @@ def parts_of(data: ImageData, config: TrainConfig) -> tuple[LabelledImages, Labe
     return data.split(config.validation, config.seed) if config.validation else (data.train, None)
 
 
-def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int]) -> None:
+def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int], *, classes: bool = True) -> None:
     """Raise SettingError unless `model` takes images of `data` and has an output for each class, by the classes' names.
 
     Args:
         model: the network.
         data: the data set.
         size: (height, width) of the images.
+        classes: False checks the images alone, for a network with other outputs.
     """
     task = get_task(model)
     wanted, _ = outputs_for(() if task is None else task.classes, data.test)
     out, images = dry_run(model, (data.channels, *size), lambda twin, images: (twin(images), len(images)))
-    if tuple(out.shape) != (images, wanted):
+    if classes and tuple(logits_of(out).shape) != (images, wanted):
         raise SettingError(
             f"the network gives outputs of shape {tuple(out.shape[1:])} and {data.name} has {len(data.classes)} classes; "
             "take the data it was trained on"

@@ -154,6 +154,30 @@ def test_an_own_metric_decides_how_lean_the_network_becomes(trained, data, tmp_p
         lc.lean(trained, data, "max_drop=1", None, metric=metric, minimise="params", **options())
 
 
+class Pair(Small):
+    """Two outputs."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        found = super().forward(x)
+        return {"a": found, "b": 2 * found}
+
+
+def test_a_network_of_other_outputs_needs_a_metric_and_no_recovery_of_ours(data):
+    with pytest.raises(
+        SettingError, match=r"the network returns dict; give one that returns a single \(N, classes\) tensor"
+    ):
+        lc.evaluate(Pair(), data)
+    settings = QUICK | {"metric": lambda network: 1.0}
+    for wrong in (QUICK, settings | {"recovery_epochs": 1}, settings | {"controls": ("narrower",)}):
+        with pytest.raises(SettingError, match=r"the network returns dict"):
+            lc.lean(Pair(), data, "macs=0.8", **wrong)
+    found = lc.lean(Pair(), data, "macs=0.8", **settings | {"controls": ("uniform", "pruned")})
+    assert found.rows[1]["macs"] <= 0.8 * found.rows[0]["macs"] and found.rows[1]["quality"] == 1.0
+    trained = []
+    mine = settings | {"recovery_epochs": 1, "recover": lambda *_, **__: trained.append(1)}
+    assert set(lc.lean(Pair(), data, "macs=0.8", **mine).network(torch.zeros(1, 1, 8, 8))) == {"a", "b"} and trained
+
+
 def test_a_network_that_cannot_be_traced_and_a_control_of_a_users_own(data):
     torch.manual_seed(0)
     model = Untraceable().eval()
