@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import useful_plan
 from leanconv.core.atomic import write_json
 from leanconv.core.copying import copied
+from leanconv.core.errors import LeanconvWarning
 from leanconv.core.machine import device_of
 from leanconv.core.method import Method
 from leanconv.core.processes import leads
@@ -163,7 +165,7 @@ def run(
     check_parameters(detector, job.config)
     check_fits(detector, job.data)
     job.data.part("train")
-    check_request(job.data.part(job.part))
+    check_part(job.data)
 
     def work() -> dict[str, Any]:
         fit_detector(detector, job.data, job.config, folder, resume=True, progress=progress, **device)
@@ -175,6 +177,23 @@ def run(
 def part_to_score(data: DetectionData) -> Part:
     """The part of the data on which detectors are evaluated: val, or train if val has no object."""
     return "val" if any(photo.objects for photo in data.val) else "train"
+
+
+def check_part(data: DetectionData) -> None:
+    """Warn if detectors are evaluated on the photos on which they train, because val has no object.
+
+    Raises:
+        DataError: no photo has an object.
+    """
+    part = part_to_score(data)
+    check_request(data.part(part))
+    if part == "train" and leads():
+        warnings.warn(
+            f"val of {data.name} has no object to score ({len(data.val)} photos; crowd regions do not count): the detector "
+            "is evaluated on the train part, on which it trains",
+            LeanconvWarning,
+            stacklevel=3,
+        )
 
 
 def counts(detector: nn.Module) -> dict[str, int]:

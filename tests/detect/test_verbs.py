@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import leanconv as lc
-from leanconv.detect.job import DetectJob
+from leanconv.core.errors import LeanconvWarning
+from leanconv.detect.job import DetectJob, check_part, part_to_score
 from tests.detect.sample import write_coco
 
 SMALL = {"pyramid_channels": 16, "anchor_sizes": (8, 16, 24, 32, 48)}
@@ -55,3 +57,17 @@ def test_fit_evaluate_and_predict(photos: lc.detect.DetectionData, tmp_path: Pat
     found = list(lc.detect.predict({"mine": detector}, paths, data=photos, score=0.0, out=tmp_path / "drawn"))
     assert found[0].labelled and found[0].drawn is not None and found[0].drawn.exists()
     assert "error" in found[1].to_json()
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_val_without_an_object_is_told_before_the_train_part_is_scored(
+    photos: lc.detect.DetectionData, crowds: bool
+) -> None:
+    crowd = tuple(replace(one, crowd=True) for one in photos.val[0].instances)
+    bare = replace(photos, val=tuple(replace(photo, instances=crowd if crowds else ()) for photo in photos.val))
+    with pytest.warns(
+        LeanconvWarning, match=r"has no object to score \(2 photos; .*evaluated on the train part"
+    ) as found:
+        check_part(bare)
+    assert part_to_score(bare) == "train" and len(found) == 1
+    check_part(photos)  # says nothing

@@ -32,10 +32,10 @@ from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.detector import describe_detector
 from leanconv.detect.feed import read_image
 from leanconv.detect.files import load_detector, save_detector
-from leanconv.detect.job import counts, part_to_score
+from leanconv.detect.job import check_part, counts, part_to_score
 from leanconv.detect.maps import PYRAMID, clear_head_, maps_of, with_maps
 from leanconv.detect.recipes import recipe_of
-from leanconv.detect.scoring import check_request, evaluate_detector
+from leanconv.detect.scoring import evaluate_detector
 from leanconv.detect.train import check_fits
 from leanconv.experiment.settings import read_config
 from leanconv.files.target import Network, network_name
@@ -219,7 +219,7 @@ def prepared(
     check_fits(detector, data)
     data = for_detector(detector, data, whole=True)
     data.part("train")
-    check_request(data.part(part_to_score(data)))
+    check_part(data)
     recovery = recovery_of(recipe_for(target, detector, recipe), config.recovery_epochs)
     if pyramid:
         config = config.replace(narrowed=0)  # channels of a pyramid cannot be removed
