@@ -97,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 the run failed, 2 bad input, 3 a check was not met, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    _open_streams()
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="leanconv")
@@ -115,6 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _fail(f"{what}; check the path, its permissions and the space left")
         sys.exit(2)
+
+
+def _open_streams() -> None:
+    """Give a standard output or error that the caller closed (``>&-``) the null device; Python has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # left closed, its number would go to the next file that is opened
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open until the process ends
 
 
 def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:

@@ -194,6 +194,13 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert len(err.strip().splitlines()) <= 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes streams")
+@pytest.mark.parametrize(("closed", "verb", "code"), [(">&-", "models resnet8", 0), (">&- 2>&-", "inspect nothing", 2)])
+def test_closed_streams_are_no_traceback(closed: str, verb: str, code: int) -> None:
+    done = subprocess.run(f'"{sys.executable}" -m leanconv {verb} {closed}', shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 def test_python_dash_m() -> None:
     import leanconv
 
