@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leanconv.core.errors import RunError
 from leanconv.core.processes import leads
 from leanconv.core.shown import plain
 
@@ -36,9 +39,27 @@ def show(*parts: RenderableType) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON value for a program; of several processes, only the first prints it."""
+    """Print one JSON value for a program; of several processes, only the first prints it.
+
+    Raises:
+        RunError: a number of the value is NaN or infinite.
+    """
+    place = next(_not_finite(value), None)
+    if place is not None:
+        raise RunError(
+            f"{place[0]} of the result is {place[1]}, which JSON does not have; leave out --json to see the result"
+        )
     if leads():
         print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers that are NaN or infinite, with the keys that lead to them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield where or "the value", value
+    elif isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(item, f"{where}.{key}".strip("."))
 
 
 def say(message: str) -> None:

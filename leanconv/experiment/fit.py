@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from leanconv.conversion.methods import parse_method
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import RunError, SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
 from leanconv.core.task_settings import TaskSettings
@@ -154,6 +155,7 @@ def evaluate(
         SettingError: the network does not fit the images or has other classes.
         DataError: the images cannot be used.
         FileError: the folder has no saved network.
+        RunError: the loss is NaN.
 
     >>> import leanconv as lc
     >>> lc.evaluate(lc.create_model("resnet8", num_classes=10, in_chans=1), "digits").n
@@ -168,7 +170,13 @@ def evaluate(
         task = replace(task, image_size=(image_size, image_size))
     check_fits(network, images, task.image_size)
     with shared_by(together) as shared:
-        return scores_of(
+        scores = scores_of(
             network, images, task, images.test if part == "test" else images.train, batch_size=batch_size,
             ten_crop=ten_crop, precision=precision, workers=workers, shared=shared,
         )  # fmt: skip
+    if math.isnan(scores.loss):  # infinity may be the loss of a class with probability 0
+        raise RunError(
+            f"the loss on {images.name} is NaN: the network's outputs hold NaN or infinity; give finite weights, and "
+            "the images, mean and std of its training"
+        )
+    return scores

@@ -16,8 +16,10 @@ from typer.main import get_command
 from leanconv.cli import app
 from leanconv.cli.app import VERBS
 from leanconv.cli.detect.flags import UNUSED
+from leanconv.cli.output import show_json
 from leanconv.cli.train_flags import resolved
 from leanconv.core.config import Config
+from leanconv.core.errors import RunError
 from leanconv.data import open_data
 from leanconv.detect import DetectConfig
 from leanconv.experiment.settings import settings_for
@@ -192,6 +194,12 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert process.wait() == 1
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) <= 1
+
+
+def test_numbers_that_json_does_not_have_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=r"^rows\.1\.loss of the result is nan, which JSON does not have"):
+        show_json({"rows": [{"loss": 1.0}, {"loss": float("nan")}]})
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes streams")

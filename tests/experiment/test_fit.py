@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import leanconv as lc
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import RunError, SettingError
 from leanconv.core.notes import get_task
 from leanconv.experiment import EpochEnded
 from leanconv.experiment.settings import read_config
@@ -172,6 +172,13 @@ def test_a_mistake_is_one_line(net: Net, pair: tuple[Listed, Listed], settings: 
 def test_a_network_that_does_not_fit_is_refused_before_training(pair: tuple[Listed, Listed]) -> None:
     with pytest.raises(SettingError, match="outputs of shape"):
         lc.fit(Net(classes=7), pair, **QUICK)
+
+
+def test_outputs_that_are_not_finite_are_told(net: Net, pair: tuple[Listed, Listed]) -> None:
+    with torch.no_grad():
+        net[-1].bias[0] = float("nan")
+    with pytest.raises(RunError, match="the loss on Listed is NaN: the network's outputs hold NaN or infinity"):
+        lc.evaluate(net, pair)
 
 
 def test_evaluate_takes_a_folder_a_part_and_crops(tmp_path: Path) -> None:
