@@ -23,10 +23,12 @@ from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice, check_path
 from leanconv.core.wrappers import unwrapped
 from leanconv.deploy.compact import compact
-from leanconv.deploy.formats import FORMATS, Runner, unique_bytes
+from leanconv.deploy.formats import FORMATS, Runner, Sides, unique_bytes
 from leanconv.inference.compare import LEAST, TIMES, difference, refuse_unsteady
 from leanconv.inference.optimize import optimize
 
+LARGER = ((3, 32, 32), (2, 33, 17))  # images, and pixels added to height and width: a multiple of all strides, and not
+MOST_PIXELS = 2**22  # of an image that is tried beyond a limit in the network's code
 TOLERANCE = 1e-4  # part of the largest output; float32 sums in another order differ by about 1e-6 of it
 NO_TASK = (
     "the file holds no task, so a server does not know its classes and how images are prepared; give --classes and --like, "
@@ -127,8 +129,8 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name
-        kind.write(shaped, example, made, form == "compact", True)
-        error, any_size = _verified(made, shaped, example, to, form, answers) if verify else (None, None)
+        sides = kind.write(shaped, example, made, form == "compact", True)
+        error, any_size = _verified(made, shaped, example, to, form, answers, sides) if verify else (None, None)
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):  # the file that users open comes last
@@ -163,7 +165,7 @@ def _batch(example: Tensor) -> Tensor:
 
 
 class _Answers:
-    """PyTorch's outputs on the images of the comparison, and on larger images if the network supports them.
+    """PyTorch's outputs on the images of the comparison.
 
     Args:
         model: the network.
@@ -180,27 +182,41 @@ class _Answers:
             torch.randn(1, *example.shape[1:]),
             *(image.detach().cpu().float() for image in images),
         ]
-        self.larger = torch.randn(3, example.shape[1], example.shape[2] + 32, example.shape[3] + 32)
         self.expected = [_expected(model, x) for x in self.inputs]
         refuse_unsteady(model, difference(_expected(model, example), self.expected[0]), self.expected[0])
-        self.expected_larger: Tensor | None = None
-        with contextlib.suppress(SettingError):
-            self.expected_larger = _expected(model, self.larger)
+        self.model = model
         self.bounds = _Bounds(model)
 
-    def any_size(self, run: Runner) -> bool:
-        """Whether a file gives the right outputs on larger images; if so, these images are compared too."""
-        expected = self.expected_larger
-        found = None if expected is None else _output(run, self.larger)
-        if expected is None or found is None or not self.bounds.holds(found, self.larger, expected):
-            return False
-        self.inputs.append(self.larger)
-        self.expected.append(expected)
-        return True
+    def any_size(self, run: Runner, sides: Sides) -> bool:
+        """Whether a file gives the right outputs on larger images; if so, these images are compared too.
+
+        Args:
+            run: the file.
+            sides: the largest sides at which the network's code takes the way that the file holds; images beyond are tried.
+        """
+        channels, *own = self.inputs[0].shape[1:]
+        shapes = [(batch, own[0] + height, own[1] + width) for batch, height, width in LARGER]
+        if any(sides):
+            height, width = ((largest or side) + 33 for largest, side in zip(sides, own, strict=True))
+            if height * width > MOST_PIXELS:
+                return False
+            shapes.append((1, height, width))
+        pairs = []
+        for shape in shapes:
+            x = torch.randn(shape[0], channels, *shape[1:])
+            with contextlib.suppress(SettingError):  # PyTorch takes no such images
+                pairs.append((x, _expected(self.model, x)))
+        for x, expected in pairs:
+            found = _output(run, x)
+            if found is None or not self.bounds.holds(found, x, expected):
+                return False
+        self.inputs += [x for x, _ in pairs]
+        self.expected += [expected for _, expected in pairs]
+        return bool(pairs)
 
 
 def _verified(
-    made: Path, shaped: nn.Module, example: Tensor, to: str, form: str, answers: _Answers
+    made: Path, shaped: nn.Module, example: Tensor, to: str, form: str, answers: _Answers, sides: Sides
 ) -> tuple[float, bool]:
     """The largest difference between the file and PyTorch, and whether the file runs at any size.
 
@@ -208,7 +224,7 @@ def _verified(
     """
     kind = FORMATS[to]
     run = kind.run(made, shaped)
-    any_size = answers.any_size(run)
+    any_size = answers.any_size(run, sides)
     if not any_size and to != "state-dict":
         _fit_to(shaped, example)
         kind.write(shaped, example, made, form == "compact", False)

@@ -23,6 +23,8 @@ Runner = Callable[[Tensor], Tensor]
 # ONNX Runtime folds each normalisation layer into a copy of the shared weight before it; without these steps it does not
 KEEPS_SHARING = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantFolding")
 OPTIONS = ".session.json"
+UNLIMITED = 2**40
+Sides = tuple[int | None, int | None]
 TASK = (
     "task"  # key in a file's own metadata: classes, mean, std and image size as JSON, for programs that serve the file
 )
@@ -37,8 +39,8 @@ class Format:
     Args:
         files: suffixes of the written files; the first is the file to open.
         packages: packages that the format needs.
-        write: (model, example, path, compact, any_size) -> None; the task of the model (`leanconv.set_task`) is written to
-            the file's own metadata.
+        write: (model, example, path, compact, any_size) -> `largest_sides`; the task of the model (`leanconv.set_task`) is
+            written to the file's own metadata.
         run: (path, model) -> a call. It reads the options beside the file. The model is for formats without a graph.
         loaded: path -> bytes of the weights after loading; None if the runtime does not show them.
         read_task: path -> the task in the file's own metadata, as text; None without one. None for formats without a graph.
@@ -46,7 +48,7 @@ class Format:
 
     files: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Path, bool, bool], None]
+    write: Callable[[nn.Module, Tensor, Path, bool, bool], Sides]
     run: Callable[[Path, nn.Module], Runner]
     loaded: Callable[[Path], int | None]
     read_task: Callable[[Path], str | None] | None = None
@@ -61,18 +63,40 @@ def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torc
         any_size: whether to leave height and width open.
 
     Raises:
-        SettingError: torch.export does not support the network.
+        SettingError: torch.export does not support the network, or its code depends on the number of images.
     """
+    name = type(model).__name__
     auto = torch.export.Dim.AUTO
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 model, (example,), dynamic_shapes=({0: auto, 2: auto, 3: auto} if any_size else {0: auto},)
             )
     except Exception as error:  # the exporter raises anything
+        raise SettingError(f"{name} cannot be exported ({first_line(error)}); torch.export must support it") from error
+    images = _largest(program)[0]
+    if images is not None:
         raise SettingError(
-            f"{type(model).__name__} cannot be exported ({first_line(error)}); torch.export must support it"
-        ) from error
+            f"{name} computes over {images} images in another way, and a file holds one way; make it independent of the "
+            "number of images"
+        )
+    return program
+
+
+def largest_sides(program: torch.export.ExportedProgram) -> Sides:
+    """The largest height and width at which the network's code takes the way that the program holds; None without a limit."""
+    _, _, height, width = _largest(program)
+    return height, width
+
+
+def _largest(program: torch.export.ExportedProgram) -> list[int | None]:
+    """The largest value of each size of the input at which the network's code takes the same way; None without a limit."""
+    (name,) = program.graph_signature.user_inputs
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
+    ranges = [
+        program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None for size in shape
+    ]
+    return [None if found is None or found.upper > UNLIMITED else int(found.upper) for found in ranges]
 
 
 def task_text(model: nn.Module) -> dict[str, str]:
@@ -89,7 +113,7 @@ def task_text(model: nn.Module) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in (found | ({FORMS: forms} if forms else {})).items()}
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
     program = program_of(model, example, any_size)
     with quiet(), torch.no_grad():
         made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not compact)
@@ -103,6 +127,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, an
     path.with_suffix(OPTIONS).write_text(
         json.dumps({"disabled_optimizers": list(KEEPS_SHARING if compact else ())}) + "\n"
     )
+    return largest_sides(program)
 
 
 def _session(path: Path, optimized: Path | None = None, threads: int | None = None) -> Any:
@@ -154,8 +179,10 @@ def _loaded_onnx(path: Path) -> int:
     return sum(sizes) + sum(constants)
 
 
-def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
-    torch.export.save(program_of(model, example, any_size), path, extra_files=task_text(model))
+def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
+    program = program_of(model, example, any_size)
+    torch.export.save(program, path, extra_files=task_text(model))
+    return largest_sides(program)
 
 
 def _run_pt2(path: Path, model: nn.Module) -> Runner:
@@ -175,17 +202,19 @@ def _loaded_pt2(path: Path) -> int:
     return unique_bytes([tensor for tensor in tensors if isinstance(tensor, Tensor)])
 
 
-def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
+def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
     without_telemetry()
     import openvino
 
+    program = program_of(model, example, any_size)
     with quiet():
-        converted = openvino.convert_model(program_of(model, example, any_size))
+        converted = openvino.convert_model(program)
         if not any_size:  # the conversion loses the fixed size, so the file would run at any size
             converted.reshape([-1, *example.shape[1:]])
         for name, text in task_text(model).items():
             converted.set_rt_info(text, ["leanconv", name])
         openvino.save_model(converted, path, compress_to_fp16=False)
+    return largest_sides(program)
 
 
 def _compiled(path: Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Any:
@@ -230,8 +259,9 @@ def _loaded_openvino(path: Path) -> int:
     return sum(sizes)
 
 
-def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> None:
+def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
     save_model(model, str(path), metadata=task_text(model))
+    return None, None
 
 
 def _run_weights(path: Path, model: nn.Module) -> Runner:

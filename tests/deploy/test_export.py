@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import leanconv as lc
 from leanconv.core.errors import CheckError, SettingError
@@ -58,7 +59,7 @@ def test_it_computes_the_same(method: str, form: str, to: str, tmp_path: Path):
     model = lean(method)
     image = torch.rand(1, 3, 32, 32)
     found = lc.export(model, tmp_path / "net", to=to, form=form, images=[image])
-    assert found.compared == 4 and found.any_size and found.max_error is not None and found.max_error < 1e-4
+    assert found.compared == 5 and found.any_size and found.max_error is not None and found.max_error < 1e-4
     assert found.unique_bytes == 4 * sum(p.numel() for p in model.parameters()) + sum(
         b.numel() * b.element_size() for b in model.buffers()
     )
@@ -82,6 +83,43 @@ def test_a_graph_of_one_image_size_is_said_to_be_so(tmp_path: Path):
     """Its last maps are one pixel, from which torch.export concludes that images are no larger."""
     found = lc.export(lc.create_model("shard_vgg16", width=8).eval(), tmp_path / "net.pt2")
     assert found.any_size is False and found.compared == 2 and found.max_error is not None
+
+
+class Padded(nn.Module):
+    """Pads images to whole multiples of 32, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        if height % 32 or width % 32:
+            x = F.pad(x, (0, -width % 32, 0, -height % 32))
+        return self.conv(x).mean((2, 3))
+
+
+class Thinned(Padded):
+    """Takes every other pixel of images over 100 pixels."""
+
+    def forward(self, x):
+        return self.conv(x[..., ::2, ::2] if x.shape[-1] > 100 else x).mean((2, 3))
+
+
+@pytest.mark.parametrize("to", [name for name in HERE if name != "state-dict"])
+@pytest.mark.parametrize("network", [Padded, Thinned])
+def test_code_that_depends_on_the_size_fixes_the_size(network: type[nn.Module], to: str, tmp_path: Path):
+    found = lc.export(network(), tmp_path / "net", to=to, example=torch.randn(2, 3, 64, 64))
+    assert found.any_size is False and found.compared == 2
+
+
+def test_code_that_depends_on_the_number_of_images_is_refused(tmp_path: Path):
+    class Crowd(Padded):
+        def forward(self, x):
+            return self.conv(x if x.shape[0] > 4 else -x).mean((2, 3))
+
+    with pytest.raises(SettingError, match="Crowd computes over 4 images in another way, .* independent of the number"):
+        lc.export(Crowd(), tmp_path / "net.pt2", example=torch.randn(2, 3, 8, 8))
 
 
 def test_a_fresh_process_reads_it(tmp_path: Path):
