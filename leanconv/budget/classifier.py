@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
-from leanconv.budget.parts import Recovery
+from leanconv.budget.parts import Recovery, distil
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
 from leanconv.core.copying import copied
@@ -117,6 +117,10 @@ class ClassifierSetup(Setup):
         run = Called(FORMATS[to].run(made.path, network))
         scored = scores_of(run, self.data, self.task, self.validation).top1_pct if self.metric is None else None
         return made.to_json() | {"val_top1_pct": scored}
+
+    @property
+    def functions(self) -> dict[str, object]:
+        return super().functions | {"recover": None if self.recover is distil else self.recover}
 
     def identity(self) -> dict[str, Any]:
         facts = describe(self.data)

@@ -81,7 +81,8 @@ def lean(
             for time, macs, params, bytes (of the weights) and memory (weights and feature maps of a call). Or "max_drop=1.0":
             the leanest network, by `minimise`, that loses at most one point of validation accuracy.
         out: the folder of the search: each stage, the lean network, its exported file, summary.json and report.html. None
-            keeps no files.
+            keeps no files. A finished search is read from there, and another one refused: also one with other functions, see
+            `leanconv.core.functions.function_text`.
         config: settings of the training after the conversion, as in `leanconv.fit`; by default those of the network's own run, or
             else those that suit the data, for a tenth of the epochs and half of the learning rate.
         methods: names of methods, or methods with settings; () tries all.
@@ -171,14 +172,15 @@ def _search(
 ) -> AnyResult:
     say = teller(progress)
     found: list[Found] = []
+    identity = setup.identity()  # before the user's functions run, which may count their calls
 
     def work() -> dict[str, Any]:
         with undisturbed("cpu", alone=False):
             torch.manual_seed(setup.config.seed)
             found.append(Flow(setup, folder, say, progress is True).run())
-        return _summary(setup, found[0], command)
+        return _summary(setup, identity, found[0], command)
 
-    summary = once(folder, setup.identity(), work, resume=resume, scores="rows", waiting=lambda: say(Waiting(folder)))
+    summary = once(folder, identity, work, resume=resume, scores="rows", waiting=lambda: say(Waiting(folder)))
     lean, controls = _networks(setup, folder, summary, found[0] if found else None)
     result = kind(summary, lean, controls, folder)
     if found:
@@ -199,9 +201,8 @@ def _networks(
     return setup.load(folder), {name: setup.load(own) for name, own in folders.items() if has_network(own)}
 
 
-def _summary(setup: Setup, found: Found, command: str) -> dict[str, Any]:
+def _summary(setup: Setup, identity: Mapping[str, Any], found: Found, command: str) -> dict[str, Any]:
     """The result as ``results/schema.json`` wants it."""
-    identity = setup.identity()
     execution = {name: getattr(setup.config, name) for name in EXECUTION}
     settings = {**identity, "asked": str(setup.budget), "metric": setup.metric is not None, "execution": execution}
     return {

@@ -21,6 +21,7 @@ from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.plan import Include
 from leanconv.core.count import count_macs
+from leanconv.core.functions import function_text
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.files.target import network_digest
@@ -221,9 +222,15 @@ class Setup(ABC):
         network = network.eval()
         return self.usual(network) if self.metric is None else Scored(float(self.metric(network)))
 
+    @property
+    def functions(self) -> dict[str, object]:
+        """The functions of the user's that decide the result, by their arguments, in addition to the controls."""
+        return {"metric": self.metric}
+
     def identity(self) -> dict[str, Any]:
         """The search as JSON values: two searches with equal identities are the same search."""
         config = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
+        given = {name: function for name, function in self.functions.items() if function is not None}
         return {
             "target": self.name,
             "network": network_digest(self.dense),
@@ -234,8 +241,11 @@ class Setup(ABC):
             "where": list(self.where),
             "exclude": list(self.exclude),
             "include": self.include,
-            "controls": list(self.controls),
-        }
+            "controls": [
+                name if control is None else f"{name}: {function_text(control)}"
+                for name, control in self.controls.items()
+            ],
+        } | {name: function_text(function) for name, function in given.items()}
 
 
 def recovery_of(base: AnyConfig, epochs: int | None) -> AnyConfig | None:

@@ -14,6 +14,7 @@ from leanconv.budget.scores import Lines
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.experiment import where
 from leanconv.report.page import table_page
+from leanconv.train.once import difference
 from tests.budget.conftest import QUICK, Small, Stop, Untraceable, quick_timing, striped
 from tests.experiment.test_where import Here
 
@@ -132,6 +133,27 @@ def test_another_search_in_the_folder_is_refused(whole, trained, data):
         lc.lean(trained, data, "macs=0.7", folder, **options(recovery_epochs=1))
     with pytest.raises(SettingError, match="holds another run: weights"):
         lc.lean(Small(), data, "macs=0.6", folder, **options(recovery_epochs=1))
+
+
+def test_another_function_of_the_users_is_another_search(trained, data, tmp_path):
+    prepared = []
+
+    def identity(**given: Any) -> dict[str, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: prepared.append(setup.identity()))
+            lc.lean(trained, data, "macs=0.6", **QUICK | given)
+        return prepared[-1]
+
+    plain = identity(metric=None)
+    assert {"metric", "recover"}.isdisjoint(plain), "as older versions wrote it"
+    for name, first, second in (
+        ("metric", lambda network: 1.0, lambda network: 2.0),
+        ("recover", lambda *_, **__: None, lambda *_, **__: 0),
+        ("controls", {"own": lambda setup: setup.teacher}, {"own": lambda setup: setup.start}),
+    ):
+        assert "is None there" in str(difference(plain, identity(**{name: first}))) or name == "controls"
+        assert difference(identity(**{name: first}), identity(**{name: first})) is None
+        assert f"{name} is " in str(difference(identity(**{name: first}), identity(**{name: second})))
 
 
 def test_an_own_metric_decides_how_lean_the_network_becomes(trained, data, tmp_path):

@@ -25,7 +25,7 @@ from leanconv.core.machine import device_of
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.detect.budget.photos import calibration_photos, input_size_of, usual_size
-from leanconv.detect.budget.recovery import DetectorRecovery
+from leanconv.detect.budget.recovery import DetectorRecovery, recover
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
@@ -155,6 +155,10 @@ class DetectorSetup(Setup):
 
     def exported(self, network: nn.Module, folder: Path, to: str) -> dict[str, Any]:
         raise NotImplementedError  # `prepared` refuses runtimes that read a file
+
+    @property
+    def functions(self) -> dict[str, object]:
+        return super().functions | {"recover": None if self.recover is recover else self.recover}
 
     def identity(self) -> dict[str, Any]:
         data = {"name": self.data.name, "classes": len(self.data.classes), "train": len(self.data.train)}
