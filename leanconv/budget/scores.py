@@ -60,8 +60,8 @@ class Repaired(nn.Module):
         super().__init__()
         self.module, self.wanted, self.channel = module, wanted, channel
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.module(x)
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.module(input)
         found = Spread.of(y, self.channel)
         shape = [1] * y.dim()
         shape[self.channel] = -1

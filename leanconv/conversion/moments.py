@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanconv.core.errors import DataError, SettingError
-from leanconv.core.modes import evaluating
+from leanconv.core.modes import evaluating, input_of
 from leanconv.core.moments import Moments as Moments
 from leanconv.core.spec import ConvSpec
 
@@ -156,7 +156,7 @@ def watching(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
         def watch(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> None:
-            x = args[0] if args else named["input"]
+            x = input_of(args, named)
             for unfolded, outputs in unfold(_spec(layer), isinstance(layer, nn.Linear), x, out, positions, generator):
                 seen(name, unfolded, outputs)
 

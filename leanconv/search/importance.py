@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, unfold
 
 from leanconv.conversion.channels import ChannelSet
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import input_of
 from leanconv.core.settings import check_choice
 from leanconv.search.reconstruction import reconstruction_scores
 
@@ -136,8 +137,8 @@ def _activation(
     hooks = []
 
     def hook(name: str) -> Callable[..., None]:
-        def note(layer: Any, args: tuple[Tensor, ...], out: Tensor) -> None:
-            found, whole = _error_by_channel(layer, args[0], out)
+        def note(layer: Any, args: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor) -> None:
+            found, whole = _error_by_channel(layer, input_of(args, named), out)
             errors[name] = errors.get(name, torch.zeros(())) + found
             energy[name] = energy.get(name, 0.0) + whole
 
@@ -147,7 +148,7 @@ def _activation(
         for tensor, layer_name in reads.items():
             layer = model.get_submodule(layer_name)
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                hooks.append(layer.register_forward_hook(hook(tensor)))
+                hooks.append(layer.register_forward_hook(hook(tensor), with_kwargs=True))
         try:
             for batch in data:
                 model(images_of(batch))
