@@ -23,6 +23,7 @@ from leanconv.core.method import Method
 from leanconv.core.notes import get_task, set_task
 from leanconv.core.task import Task
 from leanconv.core.task_settings import TaskSettings
+from leanconv.core.wrappers import unwrapped
 from leanconv.data import ImageData, LabelledImages, describe
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS
@@ -30,7 +31,7 @@ from leanconv.deploy.opened import Called
 from leanconv.experiment.settings import read_config, settings_for
 from leanconv.files.load import load
 from leanconv.files.save import save
-from leanconv.files.target import Network, is_saved, network_name
+from leanconv.files.target import Network, built, is_saved, network_name
 from leanconv.files.weights import open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
@@ -148,7 +149,7 @@ def teacher_of(
     elif weights is not None:
         raise SettingError("weights= is for networks by name; fill this one with lc.load_checkpoint(model, path)")
     else:
-        found = copied(model) if isinstance(model, nn.Module) else model()
+        found = built(model)
     if weights is not None or task.given:
         set_task(found, task_from(found, task))
     if plan_of(found) is not None:
@@ -167,7 +168,9 @@ def own_run(model: Network) -> Path | None:
 def title_of(model: Network) -> str:
     """The name of a network in the result; of a folder, the last part of its path, which is the same on every machine."""
     folder = isinstance(model, str) and is_saved(model)
-    return Path(str(model)).expanduser().resolve().name if folder else network_name(model)
+    if folder:
+        return Path(str(model)).expanduser().resolve().name
+    return network_name(unwrapped(model) if isinstance(model, nn.Module) else model)
 
 
 def recipe_of(

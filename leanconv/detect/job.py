@@ -14,7 +14,6 @@ from leanconv.conversion.apply import convert
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import useful_plan
 from leanconv.core.atomic import write_json
-from leanconv.core.copying import copied
 from leanconv.core.machine import device_of
 from leanconv.core.method import Method
 from leanconv.core.processes import leads
@@ -25,7 +24,7 @@ from leanconv.detect.detector import create_detector
 from leanconv.detect.files import save_detector
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits, fit_detector
-from leanconv.files.target import Network, network_digest, network_name, open_target
+from leanconv.files.target import Network, built, network_digest, network_name, open_target
 from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
 from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution
@@ -70,10 +69,7 @@ def build(
         SettingError: an unknown detector, network or setting, or the method converts nothing.
     """
     torch.manual_seed(seed)
-    if isinstance(backbone, str):
-        network = open_target(backbone, pretrained=pretrained)
-    else:
-        network = copied(backbone) if isinstance(backbone, nn.Module) else backbone()
+    network = open_target(backbone, pretrained=pretrained) if isinstance(backbone, str) else built(backbone)
     if method is not None:
         network = convert(network, useful_plan(network, method, tuple(where) or "*", tuple(exclude), SIZE), init)
     return create_detector(detector, network, classes=tuple(classes), **settings)

@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 import leanconv as lc
+from leanconv.budget.classifier import teacher_of, title_of
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.scores import Lines
+from leanconv.core.copying import copied
 from leanconv.core.errors import CheckError, SettingError
+from leanconv.core.notes import get_task
+from leanconv.core.task_settings import TaskSettings
+from leanconv.data.own import as_images
 from leanconv.experiment import where
 from leanconv.report.page import table_page
 from leanconv.train.once import difference
@@ -238,14 +244,25 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         ({"align": 0}, "align=0 must be a whole number of at least 1"),
         ({"minimize": "time"}, "no such setting; did you mean minimise"),
         ({"model": torch.nn.Conv2d(1, 3, 8)}, "single layer|outputs of shape"),
+        ({"model": 3}, "a network must be a name, a folder, a torch.nn.Module or a function that returns one, not int"),
         ({"methods": ["tied"]}, "tied"),
     ],
-    ids=["budget", "control", "name", "check", "align", "setting", "model", "method"],
+    ids=["budget", "control", "name", "check", "align", "setting", "model", "number", "method"],
 )
 def test_wrong_input_says_the_way_out(asked, said, trained, data):
     given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}
     with pytest.raises(SettingError, match=said):
         lc.lean(**given)
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, torch.nn.DataParallel, torch.compile], ids=lambda wrap: wrap.__name__)
+def test_the_network_inside_a_wrapper_is_searched_and_its_task_is_kept(wrap, trained, data):
+    model = copied(trained)
+    lc.note_task(model, classes=("a", "b", "c"), mean=(0.4,), std=(0.3,), image_size=8)
+    images = as_images(data)
+    found = teacher_of(wrap(model), images, False, None, None, TaskSettings())
+    assert type(found) is Small and get_task(found) == get_task(model) and title_of(wrap(model)) == "Small"
+    assert {*found.state_dict()} == {*model.state_dict()}
 
 
 def test_a_lean_network_is_refused(trained, data):

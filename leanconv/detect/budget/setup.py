@@ -38,7 +38,7 @@ from leanconv.detect.recipes import recipe_of
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits
 from leanconv.experiment.settings import read_config
-from leanconv.files.target import Network, network_name
+from leanconv.files.target import Network, built, network_name
 from leanconv.timing.latency import threads_set, time_interleaved
 
 SECONDS = 10.0  # for the times of all detectors together
@@ -177,10 +177,7 @@ def detector_of(target: Network) -> nn.Module:
     Raises:
         SettingError: it is lean already, or `create_detector` did not build it.
     """
-    if isinstance(target, str):
-        found = load_detector(Path(target).expanduser())
-    else:
-        found = copied(target if isinstance(target, nn.Module) else target()).cpu()
+    found = load_detector(Path(target).expanduser()) if isinstance(target, str) else built(target).cpu()
     describe_detector(found)
     if any(plan_of(found.get_submodule(name)) is not None for name in ("backbone.network", "backbone.fpn")):
         raise SettingError(f"{network_name(target)} is lean already; give the trained dense detector")
