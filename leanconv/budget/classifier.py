@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.limits import Budget
+from leanconv.budget.ordinary import NARROWER
 from leanconv.budget.parts import Recovery, distil
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
@@ -90,6 +91,10 @@ class ClassifierSetup(Setup):
         recipe = recipe.replace(threads=self.config.train_threads)  # the dense network may have had others
         self.recover(network, self.teacher, self.as_trained, recipe, folder, progress=progress)
         return recipe.epochs
+
+    @property
+    def trains(self) -> bool:
+        return self.recipe is not None or (NARROWER, None) in self.controls.items()
 
     @property
     def effort(self) -> str:

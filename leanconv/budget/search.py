@@ -34,9 +34,11 @@ from leanconv.experiment.where import where_of
 from leanconv.files.target import Network, as_text
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
-from leanconv.train.once import SUMMARY_FILE, once
+from leanconv.train.once import SUMMARY_FILE, finished, once
+from leanconv.train.optimizers import check_trainable
 
 LEAN = "lean"
+SCORES = "rows"  # what a finished search has in its summary
 AnyResult = TypeVar("AnyResult", bound=LeanResult)
 
 
@@ -172,6 +174,8 @@ def _search(
 ) -> AnyResult:
     say = teller(progress)
     found: list[Found] = []
+    if setup.trains and not finished(folder, SCORES):
+        check_trainable(setup.dense, ", or leave the recovery out: recovery_epochs=0")
     identity = setup.identity()  # before the user's functions run, which may count their calls
 
     def work() -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _search(
             found.append(Flow(setup, folder, say, progress is True).run())
         return _summary(setup, identity, found[0], command)
 
-    summary = once(folder, identity, work, resume=resume, scores="rows", waiting=lambda: say(Waiting(folder)))
+    summary = once(folder, identity, work, resume=resume, scores=SCORES, waiting=lambda: say(Waiting(folder)))
     lean, controls = _networks(setup, folder, summary, found[0] if found else None)
     result = kind(summary, lean, controls, folder)
     if found:

@@ -138,6 +138,11 @@ class Setup(ABC):
 
     @property
     @abstractmethod
+    def trains(self) -> bool:
+        """Whether `train_` trains a network, the lean one or a control."""
+
+    @property
+    @abstractmethod
     def effort(self) -> str:
         """How long a network is trained from scratch, in words."""
 

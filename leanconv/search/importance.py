@@ -101,7 +101,7 @@ def _taylor(
     total = {found.name: torch.zeros(found.size, dtype=torch.float64) for found in sets}
     parameters = [tensors[name] for name in names]
     flags = [parameter.requires_grad for parameter in parameters]
-    with _in_eval(model):
+    with _in_eval(model), torch.enable_grad():
         try:
             for parameter in parameters:
                 parameter.requires_grad_()

@@ -265,6 +265,19 @@ def test_the_network_inside_a_wrapper_is_searched_and_its_task_is_kept(wrap, tra
     assert {*found.state_dict()} == {*model.state_dict()}
 
 
+def test_a_frozen_network_is_refused_before_the_search_unless_nothing_trains(trained, data, tmp_path):
+    frozen = copied(trained).requires_grad_(False)
+    said = r"all parameters of Small are frozen, so nothing trains; call model.requires_grad_\(True\), or leave the recovery out"
+    for more in ({"recovery_epochs": 1}, {"controls": ("narrower",)}):
+        with pytest.raises(SettingError, match=said):
+            lc.lean(frozen, data, "macs=0.6", tmp_path / "a", **options(**more))
+    assert not (tmp_path / "a").exists()
+    with torch.inference_mode(), pytest.raises(SettingError, match=r"nothing trains within torch\.inference_mode"):
+        lc.lean(trained, data, "macs=0.6", **options(recovery_epochs=1))
+    with torch.inference_mode():
+        assert lc.lean(frozen, data, "macs=0.6", **options()).rows[1]["macs"]
+
+
 def test_a_lean_network_is_refused(trained, data):
     lean = lc.convert(trained, lc.TiedBlock(2), where="c.0")
     with pytest.raises(SettingError, match="lean already; give the trained dense network"):

@@ -66,6 +66,15 @@ def test_the_taylor_score_is_the_square_of_the_change_that_the_gradient_predicts
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_taylor_score_needs_no_gradients_around_it():
+    model, data = small(), [(image(4), torch.tensor([0, 1, 2, 3]))]
+    sets = channel_graph(model, SIZE).sets
+    wanted = channel_scores(model, sets, "taylor", data)
+    with torch.no_grad():
+        found = channel_scores(model, sets, "taylor", data)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_the_magnitude_score_sums_over_all_weights_that_make_or_read_a_channel():
     model = small()
     scores = channel_scores(model, channel_graph(model, SIZE).sets, "magnitude")

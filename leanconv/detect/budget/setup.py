@@ -121,6 +121,10 @@ class DetectorSetup(Setup):
         return self.recipe.epochs
 
     @property
+    def trains(self) -> bool:
+        return self.recipe is not None
+
+    @property
     def effort(self) -> str:
         raise NotImplementedError
 
