@@ -187,9 +187,13 @@ class Setup(ABC):
 
     @cached_property
     def batches(self) -> list[Tensor]:
-        """`CONVERTED` times as many images in batches, for the fit of the chosen network and the statistics of its norms."""
+        """`CONVERTED` times as many images in batches, for the fit of the chosen network and the statistics of its norms.
+
+        No batch has a single image, unless there is no other: a batch norm may see one value of it, which has no variance.
+        """
         _, height, width = self.input_size
-        return list(self._images(CONVERTED).split(max(1, min(BATCH, PIXELS // (height * width)))))
+        images, size = self._images(CONVERTED), max(2, min(BATCH, PIXELS // (height * width)))
+        return list(images.tensor_split([*range(size, len(images) - 1, size)]))
 
     def _images(self, times: int) -> Tensor:
         asked = self.config.images

@@ -62,7 +62,7 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         `model` itself.
 
     Raises:
-        DataError: there is no batch, or the statistics are not finite.
+        DataError: there is no batch, a norm gets a single value for each channel, or the statistics are not finite.
 
     >>> model = nn.Sequential(nn.BatchNorm2d(1))
     >>> reestimate_norms_(model, [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)])[0].running_mean
@@ -136,9 +136,15 @@ class InputSums:
     def __init__(self) -> None:
         self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
 
-    def __call__(self, _: nn.Module, args: tuple[Tensor, ...], named: Mapping[str, Tensor] = {}) -> None:
-        x = input_of(args, named).double()
+    def __call__(self, norm: nn.Module, args: tuple[Tensor, ...], named: Mapping[str, Tensor] = {}) -> None:
+        given: Tensor = input_of(args, named)
+        x = given.double()
         x = x.movedim(1, 0).flatten(1) if x.dim() > 1 else x[:, None]
+        if norm.training and x.shape[1] < 2:
+            raise DataError(
+                f"a batch norm gets an input of shape {tuple(given.shape)}, one value for each channel, which has no variance; "
+                "give larger batches, as a DataLoader does with drop_last=True"
+            )
         self.count += x.shape[1]
         self.total = self.total.to(x.device) + x.sum(1)
         self.squares = self.squares.to(x.device) + x.square().sum(1)

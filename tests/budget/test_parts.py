@@ -54,6 +54,18 @@ def test_a_network_is_converted_layer_after_layer_if_this_is_cheap(sequential, t
     assert torch.equal(parts.converted(trained, plan, batches)(images), expected(images))
 
 
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (64, [64]), (65, [65]), (66, [64, 2]), (129, [64, 65]), (192, [64, 64, 64])]
+)
+def test_no_batch_has_a_single_image(count, sizes, trained, data, monkeypatch):
+    monkeypatch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: setup)
+    setup: Any = lc.lean(trained, data, "macs=0.6", **QUICK)
+    monkeypatch.setattr(type(setup), "_images", lambda self, times: torch.arange(count)[:, None])
+    assert [len(batch) for batch in setup.batches] == sizes and torch.cat(setup.batches).flatten().tolist() == [
+        *range(count)
+    ]
+
+
 def test_the_recovery_learns_from_the_dense_network(trained, data, tmp_path):
     recipe = TrainConfig(epochs=1, batch_size=40, distill="dist")
     lc.lean(trained, data, "macs=0.6", tmp_path, recipe, **{**QUICK, "recovery_epochs": 1})
