@@ -22,11 +22,12 @@ from leanconv.budget.parts import Metric, Recovery, distil
 from leanconv.budget.result import LeanResult
 from leanconv.budget.setup import Control, Setup
 from leanconv.budget.times import Cache
-from leanconv.conversion.plan import Include
+from leanconv.conversion.plan import Include, Where
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
+from leanconv.core.settings import several
 from leanconv.core.task_settings import TaskSettings
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, Waiting, teller
@@ -49,12 +50,12 @@ def lean(
     out: str | Path | None = None,
     config: TrainConfig | str | Path | None = None,
     *,
-    methods: Sequence[str | Method] = (),
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    methods: str | Method | Sequence[str | Method] = (),
+    where: Where = (),
+    exclude: Where = (),
     include: Include | None = None,
     metric: Metric | None = None,
-    controls: Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
+    controls: str | Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
     recover: Recovery = distil,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -126,19 +127,32 @@ def lean(
     images = as_images(data, test_split=test_split)
     setup = prepared(
         teacher_of(model, images, pretrained, weights, state, task or TaskSettings()), images, asked, chosen, config,
-        target=model, methods=methods, controls=named_controls(controls), where=tuple(where), exclude=tuple(exclude),
-        include=include, metric=metric, recover=recover, cache=cache,
+        target=model, methods=checked_methods(methods), controls=named_controls(controls), where=several(where),
+        exclude=several(exclude), include=include, metric=metric, recover=recover, cache=cache,
     )  # fmt: skip
     return searched(setup, LeanResult, out, resume=resume, progress=progress, command=command)
 
 
-def named_controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
+def checked_methods(given: str | Method | Sequence[str | Method]) -> tuple[str | Method, ...]:
+    """The methods as a tuple; one alone stands for itself.
+
+    Raises:
+        SettingError: something else is among them.
+    """
+    methods = several(given)
+    wrong = next((method for method in methods if not isinstance(method, str | Method)), None)
+    if wrong is not None:
+        raise SettingError(f"methods={wrong!r} must be a name, or a method such as TiedBlock(blocks=2)")
+    return methods
+
+
+def named_controls(given: str | Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
     """The controls by name; None for a built-in one.
 
     Raises:
         SettingError: a built-in control does not exist, or a name belongs to another network.
     """
-    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(several(given))
     for name, control in found.items():
         if control is None and name not in (built_in := (UNIFORM, RANDOM, *ORDINARY)):
             raise SettingError(

@@ -19,7 +19,7 @@ from leanconv.budget.parts import Metric, converted
 from leanconv.budget.space import Candidate, Space, candidates_of
 from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
-from leanconv.conversion.plan import Include
+from leanconv.conversion.plan import Include, Place
 from leanconv.core.count import count_macs
 from leanconv.core.functions import function_text
 from leanconv.core.meta import InputSize
@@ -77,8 +77,8 @@ class Setup(ABC):
     budget: Budget
     config: LeanConfig
     methods: tuple[str | Method, ...]
-    where: tuple[str, ...]
-    exclude: tuple[str, ...]
+    where: tuple[Place, ...]
+    exclude: tuple[Place, ...]
     include: Include | None
     metric: Metric | None
     controls: dict[str, Control | None]
@@ -247,8 +247,8 @@ class Setup(ABC):
             "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
             "config": config,
             "methods": [method if isinstance(method, str) else label_of(method) for method in self.methods],
-            "where": list(self.where),
-            "exclude": list(self.exclude),
+            "where": [place if isinstance(place, str) else function_text(place) for place in self.where],
+            "exclude": [place if isinstance(place, str) else function_text(place) for place in self.exclude],
             "include": self.include,
             "controls": [
                 name if control is None else f"{name}: {function_text(control)}"

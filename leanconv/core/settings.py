@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from leanconv.core.errors import LeanconvError, SettingError
@@ -43,6 +43,15 @@ def check_share(name: str, value: Any) -> None:
     """Raise SettingError unless `value` is a number above 0 and at most 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise SettingError(f"{name}={value!r} must be a number above 0 and at most 1")
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """`value` as a tuple; a text, or another single value, is one of a kind of which several may be given.
+
+    >>> several("a"), several(["a", "b"]), several(1)
+    (('a',), ('a', 'b'), (1,))
+    """
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError) -> tuple[str, ...]:

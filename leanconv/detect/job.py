@@ -12,6 +12,7 @@ from torch import nn
 
 from leanconv.conversion.apply import convert
 from leanconv.conversion.methods import label_of
+from leanconv.conversion.plan import Where
 from leanconv.conversion.useful import useful_plan
 from leanconv.core.atomic import write_json
 from leanconv.core.machine import device_of
@@ -46,8 +47,8 @@ def build(
     *,
     classes: Sequence[str],
     method: Method | None = None,
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    where: Where = (),
+    exclude: Where = (),
     init: Init = "fresh",
     pretrained: bool = False,
     seed: int = 0,
@@ -71,7 +72,7 @@ def build(
     torch.manual_seed(seed)
     network = open_target(backbone, pretrained=pretrained) if isinstance(backbone, str) else built(backbone)
     if method is not None:
-        network = convert(network, useful_plan(network, method, tuple(where) or "*", tuple(exclude), SIZE), init)
+        network = convert(network, useful_plan(network, method, where or "*", exclude, SIZE), init)
     return create_detector(detector, network, classes=tuple(classes), **settings)
 
 

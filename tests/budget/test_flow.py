@@ -141,6 +141,25 @@ def test_another_search_in_the_folder_is_refused(whole, trained, data):
         lc.lean(Small(), data, "macs=0.6", folder, **options(recovery_epochs=1))
 
 
+def test_one_value_stands_for_itself_and_functions_choose_layers(trained, data, monkeypatch):
+    monkeypatch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: setup)
+
+    def setup(**given: Any) -> Any:
+        return lc.lean(trained, data, "macs=0.9", **QUICK | given)
+
+    one = setup(where="[ab].0", exclude="b.0", methods="low_rank", controls="uniform")
+    assert (
+        one.identity()
+        == setup(where=["[ab].0"], exclude=["b.0"], methods=["low_rank"], controls=["uniform"]).identity()
+    )
+    assert [site.name for site in one.space.sites] == ["a.0"] and setup(methods=lc.LowRank(rank=4)).space.lean
+    narrow = lambda site: site.spec.out_channels == 8  # noqa: E731
+    for chosen in (narrow, [narrow], ["a.0", narrow]):
+        found = setup(where=chosen, exclude=lambda site: site.name == "b.0")
+        assert {site.name for site in found.space.sites} == {"first.0", "a.0"}
+        assert found.identity()["where"][-1].startswith("tests.budget.test_flow.") and json.dumps(found.identity())
+
+
 def test_another_function_of_the_users_is_another_search(trained, data, tmp_path):
     prepared = []
 
@@ -246,8 +265,24 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         ({"model": torch.nn.Conv2d(1, 3, 8)}, "single layer|outputs of shape"),
         ({"model": 3}, "a network must be a name, a folder, a torch.nn.Module or a function that returns one, not int"),
         ({"methods": ["tied"]}, "tied"),
+        ({"methods": lc.LowRank}, "methods=<class .*> must be a name, or a method such as"),
+        ({"where": lambda site: False}, "where=<function .*> matches none of the 4 convolutions"),
+        ({"config": {"epochs": 1}}, "config={'epochs': 1} must be TrainConfig"),
     ],
-    ids=["budget", "control", "name", "check", "align", "setting", "model", "number", "method"],
+    ids=[
+        "budget",
+        "control",
+        "name",
+        "check",
+        "align",
+        "setting",
+        "model",
+        "number",
+        "method",
+        "class",
+        "where",
+        "config",
+    ],
 )
 def test_wrong_input_says_the_way_out(asked, said, trained, data):
     given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}

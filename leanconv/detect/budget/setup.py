@@ -37,7 +37,7 @@ from leanconv.detect.maps import PYRAMID, clear_head_, maps_of, with_maps
 from leanconv.detect.recipes import recipe_of
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits
-from leanconv.experiment.settings import read_config
+from leanconv.experiment.settings import check_config, read_config
 from leanconv.files.target import Network, built, network_name
 from leanconv.timing.latency import threads_set, time_interleaved
 
@@ -196,6 +196,7 @@ def recipe_for(target: Network, detector: nn.Module, config: DetectConfig | str 
         target, detector: the dense detector.
         config: settings, the name of a recipe, or a file of settings.
     """
+    check_config(config, DetectConfig)
     own = Path(target).expanduser() / "config.yaml" if isinstance(target, str) else None
     if isinstance(config, DetectConfig):
         found = config
