@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ from leanconv.train.once import SUMMARY_FILE, finished, once
 from leanconv.train.optimizers import check_trainable
 
 LEAN = "lean"
+FOLDER = re.compile(r"[A-Za-z0-9][\w .+-]*")  # a name of a control
 SCORES = "rows"  # what a finished search has in its summary
 AnyResult = TypeVar("AnyResult", bound=LeanResult)
 
@@ -123,6 +125,7 @@ def lean(
     >>> found.rows[1]["macs"] <= 0.6 * found.rows[0]["macs"]
     True
     """
+    check_functions(metric, recover)
     model, asked, chosen = as_text(model), Budget.of(budget), LeanConfig(**settings)
     images = as_images(data, test_split=test_split)
     setup = prepared(
@@ -146,19 +149,39 @@ def checked_methods(given: str | Method | Sequence[str | Method]) -> tuple[str |
     return methods
 
 
+def check_functions(metric: object, recover: object) -> None:
+    """Raise SettingError unless both can be called; without a metric, it is None."""
+    if metric is not None and not callable(metric):
+        raise SettingError(f"metric={metric!r} must be a function of a network that returns a number, higher is better")
+    if not callable(recover):
+        raise SettingError(
+            f"recover={recover!r} must be a function that trains, see leanconv.budget.parts.Recovery; recovery_epochs=0 leaves "
+            "the training out"
+        )
+
+
 def named_controls(given: str | Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
     """The controls by name; None for a built-in one.
 
     Raises:
-        SettingError: a built-in control does not exist, or a name belongs to another network.
+        SettingError: a built-in control does not exist, a name is no name of a folder or belongs to another network, or a
+            function is none.
     """
     found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(several(given))
     for name, control in found.items():
+        if control is not None and not callable(control):
+            raise SettingError(
+                f"controls: {name!r} must be a function of the Setup that returns a network, not {control!r}"
+            )
+        if control is not None and not (isinstance(name, str) and FOLDER.fullmatch(name)):
+            raise SettingError(
+                f"controls={name!r} must be letters, digits, spaces and . _ + -, after a letter or digit: it names a folder"
+            )
         if control is None and name not in (built_in := (UNIFORM, RANDOM, *ORDINARY)):
             raise SettingError(
                 f"controls={name!r} must be {', '.join(built_in)}, or a name with a function: {{name: function}}"
             )
-        if name in ("dense", "lean"):
+        if name in ("dense", LEAN):
             raise SettingError(f"controls={name!r} is the name of a network that is shown anyway; choose another name")
     return found
 

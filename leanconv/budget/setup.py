@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.plan import Include, Place
 from leanconv.core.count import count_macs
+from leanconv.core.errors import SettingError
 from leanconv.core.functions import function_text
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
@@ -229,7 +231,7 @@ class Setup(ABC):
     def scored(self, network: nn.Module) -> Scored:
         """The quality of a network for choices: by the user's metric, or else the usual one."""
         network = network.eval()
-        return self.usual(network) if self.metric is None else Scored(float(self.metric(network)))
+        return self.usual(network) if self.metric is None else Scored(_number(self.metric(network)))
 
     @property
     def functions(self) -> dict[str, object]:
@@ -255,6 +257,23 @@ class Setup(ABC):
                 for name, control in self.controls.items()
             ],
         } | {name: function_text(function) for name, function in given.items()}
+
+
+def _number(value: object) -> float:
+    """What a metric returns, as a number.
+
+    Raises:
+        SettingError: it is no finite number.
+    """
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
+        found = math.nan
+    if not math.isfinite(found):
+        raise SettingError(
+            f"metric= gives {value!r:.80} for a network; it must return one finite number, higher is better"
+        )
+    return found
 
 
 def recovery_of(base: AnyConfig, epochs: int | None) -> AnyConfig | None:

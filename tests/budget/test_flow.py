@@ -268,6 +268,17 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         ({"methods": lc.LowRank}, "methods=<class .*> must be a name, or a method such as"),
         ({"where": lambda site: False}, "where=<function .*> matches none of the 4 convolutions"),
         ({"config": {"epochs": 1}}, "config={'epochs': 1} must be TrainConfig"),
+        (
+            {"controls": {"../x y": lambda setup: setup.teacher}},
+            r"controls='../x y' must be letters, digits, .* names a folder",
+        ),
+        ({"controls": {"own": 3}}, "controls: 'own' must be a function of the Setup that returns a network, not 3"),
+        (
+            {"recover": None},
+            "recover=None must be a function that trains, .* recovery_epochs=0 leaves the training out",
+        ),
+        ({"metric": "top1"}, "metric='top1' must be a function of a network that returns a number"),
+        ({"seed": 2**70}, r"seed=\d+ must be a whole number of at least 0 and at most 1.8\d*e\+19"),
     ],
     ids=[
         "budget",
@@ -282,12 +293,40 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         "class",
         "where",
         "config",
+        "folder",
+        "no control",
+        "recover",
+        "metric",
+        "seed",
     ],
 )
 def test_wrong_input_says_the_way_out(asked, said, trained, data):
     given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}
     with pytest.raises(SettingError, match=said):
         lc.lean(**given)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), torch.ones(2), "high"], ids=["None", "nan", "two", "text"])
+def test_a_metric_that_gives_no_number_fails_before_the_search(value, trained, data, tmp_path):
+    with pytest.raises(SettingError, match=r"metric= gives .* for a network; it must return one finite number"):
+        lc.lean(trained, data, "macs=0.6", tmp_path, metric=lambda network: value, **options())
+    assert not (tmp_path / "costs.json").exists()
+
+
+def test_a_control_gets_a_copy_of_the_dense_network_and_one_that_returns_none_is_noted(trained, data):
+    dense = []
+
+    def same(setup: Any) -> torch.nn.Module:
+        dense.append((setup.teacher, weights(setup.teacher)))
+        return setup.teacher
+
+    found = lc.lean(trained, data, "macs=0.6", **options(controls={"same": same, "none": lambda setup: None}))
+    ((teacher, before),) = dense
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert [row["network"] for row in found.rows] == ["dense", "lean", "same"]
+    assert found.summary["notes"] == [
+        "none: a network must be a torch.nn.Module, not NoneType; build it with create_model"
+    ]
 
 
 @pytest.mark.parametrize("wrap", [AveragedModel, torch.nn.DataParallel, torch.compile], ids=lambda wrap: wrap.__name__)

@@ -10,7 +10,7 @@ from leanconv.budget.config import LeanConfig
 from leanconv.budget.controls import RANDOM, UNIFORM
 from leanconv.budget.limits import Budget
 from leanconv.budget.parts import Metric
-from leanconv.budget.search import checked_methods, named_controls, searched
+from leanconv.budget.search import check_functions, checked_methods, named_controls, searched
 from leanconv.budget.setup import Control
 from leanconv.budget.times import Cache
 from leanconv.conversion.plan import Include, Where
@@ -84,6 +84,7 @@ def lean(
         CheckError: every detector loses more than max_drop.
         DataError: the photos cannot be used.
     """
+    check_functions(metric, recover)
     asked, chosen = Budget.of(budget), LeanConfig(**settings)
     photos = data if isinstance(data, DetectionData) else open_detection(data)
     setup = prepared(
