@@ -16,7 +16,7 @@ from leanconv.budget.ordinary import NARROWER
 from leanconv.budget.parts import Recovery, distil
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.core.layout import to_channels_last
 from leanconv.core.meta import InputSize
@@ -155,6 +155,7 @@ def teacher_of(
         raise SettingError("weights= is for networks by name; fill this one with lc.load_checkpoint(model, path)")
     else:
         found = built(model)
+    refuse_meta(found)
     if weights is not None or task.given:
         set_task(found, task_from(found, task))
     if plan_of(found) is not None:

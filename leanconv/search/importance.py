@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, unfold
 
 from leanconv.conversion.channels import ChannelSet
+from leanconv.core.copying import refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import input_of
 from leanconv.core.settings import check_choice
@@ -61,6 +62,7 @@ def channel_scores(
         return {found.name: torch.rand(found.size, generator=generator) for found in sets}
     if criterion == "first":
         return {found.name: -torch.arange(found.size, dtype=torch.float32) for found in sets}
+    refuse_meta(model)
     if criterion == "magnitude":
         squares = {name: tensor.detach().square() for name, tensor in tensors.items()}
         return {found.name: _sum(model, squares, found, (*found.makes, *found.reads)).sqrt() for found in sets}

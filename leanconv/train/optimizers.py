@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from leanconv.conversion.globs import ParameterNames
+from leanconv.core.copying import refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.train.config import RunConfig, parse_rule
 from leanconv.train.freeze import frozen
@@ -72,7 +73,7 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def check_trainable(model: nn.Module, else_: str = "") -> None:
-    """Raise SettingError if no parameter of `model` can be trained: all are frozen, or torch computes without gradients.
+    """Raise SettingError if `model` cannot be trained: it is frozen or on the meta device, or torch gives no gradients.
 
     Args:
         model: the network.
@@ -82,6 +83,7 @@ def check_trainable(model: nn.Module, else_: str = "") -> None:
     Traceback (most recent call last):
     leanconv.core.errors.SettingError: all parameters of Linear are frozen, so nothing trains; call model.requires_grad_(True)
     """
+    refuse_meta(model)
     name = type(model).__name__
     if torch.is_inference_mode_enabled():
         raise SettingError(f"nothing trains within torch.inference_mode; call leanconv outside of its block{else_}")

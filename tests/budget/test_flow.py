@@ -263,6 +263,10 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         ({"align": 0}, "align=0 must be a whole number of at least 1"),
         ({"minimize": "time"}, "no such setting; did you mean minimise"),
         ({"model": torch.nn.Conv2d(1, 3, 8)}, "single layer|outputs of shape"),
+        (
+            {"model": Small().to("meta")},
+            "'first.0.weight' is on the meta device, which holds no values; build it on the CPU",
+        ),
         ({"model": 3}, "a network must be a name, a folder, a torch.nn.Module or a function that returns one, not int"),
         ({"methods": ["tied"]}, "tied"),
         ({"methods": lc.LowRank}, "methods=<class .*> must be a name, or a method such as"),
@@ -288,6 +292,7 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         "align",
         "setting",
         "model",
+        "meta",
         "number",
         "method",
         "class",
@@ -304,6 +309,16 @@ def test_wrong_input_says_the_way_out(asked, said, trained, data):
     given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}
     with pytest.raises(SettingError, match=said):
         lc.lean(**given)
+
+
+def test_a_home_folder_is_expanded(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = lc.lean(trained, data, "macs=0.6", "~/a", **options())
+    assert found.folder == tmp_path / "a" and found.report("~/page.html") == tmp_path / "page.html"
+    lc.save(found.network, "~/b")
+    assert lc.plan_of(lc.load("~/b", Small())) == found.plan
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "page.html"}
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), torch.ones(2), "high"], ids=["None", "nan", "two", "text"])

@@ -14,7 +14,7 @@ from leanconv.budget import ordinary, parts
 from leanconv.budget.costs import formula_costs
 from leanconv.budget.scores import fit_all, stored_modules
 from leanconv.budget.space import candidates_of
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import DataError, SettingError
 from leanconv.report import markdown_of, results
 from leanconv.train import recover
 from leanconv.train.config import TrainConfig
@@ -42,6 +42,12 @@ def test_candidates_are_fitted_to_the_outputs_of_the_dense_layers(method, traine
         dense = module.module.weight_dense()
         torch.testing.assert_close(dense, expected.get_submodule(name).weight_dense(), rtol=1e-3, atol=1e-4)
         assert not torch.allclose(dense, to_weights.get_submodule(name).weight_dense(), atol=1e-3)
+
+
+def test_inputs_that_are_not_finite_name_their_layer(trained, images, tmp_path):
+    space = candidates_of(trained, SIZE, methods=["low_rank"], where="a.0", align=4)
+    with pytest.raises(DataError, match=r"the inputs of 'a\.0' hold NaN"):
+        fit_all(trained, space, formula_costs(trained, space), ["macs"], images * float("nan"), tmp_path)
 
 
 @pytest.mark.parametrize("sequential", [False, True])

@@ -224,6 +224,16 @@ class Two(nn.Module):
         return {"a": self.heads[0](x), "b": self.heads[1](x)}
 
 
+def test_networks_without_values_or_without_removable_channels_are_refused():
+    with pytest.raises(SettingError, match=r"'0\.weight' is on the meta device, which holds no values"):
+        lc.prune(small().to("meta"), 0.5, align=1, input_size=SIZE)
+    assert lc.prune(small().to("meta"), 0.5, "first", align=1, input_size=SIZE)[0].weight.is_meta
+    with pytest.raises(
+        SettingError, match=r"no channel of this network can be removed \('0': the network gives it out\)"
+    ):
+        lc.prune(nn.Sequential(nn.Conv2d(3, 8, 3)), ratios={"*": 0.5}, input_size=SIZE)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_what_cannot_be_scored_or_seen_is_refused():
     data = [(image(2).float(), torch.zeros(2, dtype=torch.long))]

@@ -325,6 +325,7 @@ def test_a_network_of_which_nothing_can_train_is_refused_before_a_folder_is_made
             Net().requires_grad_(False),
             r"all parameters of Net are frozen, so nothing trains; call model.requires_grad_\(True\)",
         ),
+        (Net().to("meta"), "is on the meta device, which holds no values"),
         (torch.inference_mode()(lambda: Net())(), "of Net was made within torch.inference_mode, so it cannot train"),
     ):
         with pytest.raises(SettingError, match=said):

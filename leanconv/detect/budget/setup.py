@@ -18,7 +18,7 @@ from leanconv.budget.ordinary import NARROWER, ORDINARY
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.budget.space import Space
 from leanconv.conversion.apply import plan_of
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.core.layout import to_channels_last
 from leanconv.core.machine import device_of
@@ -182,6 +182,7 @@ def detector_of(target: Network) -> nn.Module:
         SettingError: it is lean already, or `create_detector` did not build it.
     """
     found = load_detector(Path(target).expanduser()) if isinstance(target, str) else built(target).cpu()
+    refuse_meta(found)
     describe_detector(found)
     if any(plan_of(found.get_submodule(name)) is not None for name in ("backbone.network", "backbone.fpn")):
         raise SettingError(f"{network_name(target)} is lean already; give the trained dense detector")
