@@ -201,7 +201,7 @@ def searched(
     if where_of(setup.config.on) is not None and out is None:
         raise SettingError("on= needs out=: a folder that all machines see")
     if out is not None:
-        return _search(setup, result, Path(out), resume, progress, command)
+        return _search(setup, result, Path(out).expanduser(), resume, progress, command)
     with tempfile.TemporaryDirectory() as folder:
         return replace(_search(setup, result, Path(folder), resume, progress, command), folder=None)
 

@@ -108,7 +108,7 @@ def export(
     >>> result.path.name, result.max_error
     ('conv.safetensors', 0.0)
     """
-    path, to = _destination(Path(path), to)
+    path, to = _destination(Path(path).expanduser(), to)
     check_choice("form", form, get_args(Form))
     kind = FORMATS[to]
     if not isinstance(model, nn.Module):

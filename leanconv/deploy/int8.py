@@ -90,7 +90,7 @@ def quantize(
             f"max_drop={max_drop} is NNCF's accuracy control; it needs runtime='openvino' (--runtime openvino)"
         )
     kind = FORMATS[FORMAT_OF[runtime]]
-    suffix, path = kind.files[0], Path(path)
+    suffix, path = kind.files[0], Path(path).expanduser()
     path = path if path.suffix == suffix else path.with_name(path.name + suffix)
     batches = iter(images)
     first = next(batches, None)

@@ -80,7 +80,7 @@ def fit(
     chosen = config if isinstance(config, DetectConfig) else recipe_of(config)
     globs = (globs_only(where), globs_only(exclude, "exclude"))
     job = DetectJob(detector, backbone, method, photos, chosen, *globs, init, pretrained, dict(build or {}))
-    folder = Path(out)
+    folder = Path(out).expanduser()
     summary = run(job, folder, resume=resume, progress=progress, tell=tell, accelerator=device, devices=devices)
     if not leads():
         return None

@@ -140,7 +140,7 @@ def _are_methods(value: Any) -> bool:
 @contextmanager
 def _folder(out: str | Path | None) -> Iterator[Path]:
     if out is not None:
-        yield Path(out)
+        yield Path(out).expanduser()
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -71,7 +71,7 @@ def read_config(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[
         FileError: the file cannot be read, or is no mapping.
         SettingError: a setting breaks its rule.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         found = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -166,7 +166,7 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
         info: the result of `description`; its ``ties`` are not stored, and its ``sparse`` is set.
         directory: the folder.
     """
-    directory = Path(directory)
+    directory = Path(directory).expanduser()
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in info["ties"]}
     tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(model) if name in tensors))
     with replacing(directory / MODEL_FILE) as temporary:
