@@ -143,9 +143,9 @@ def checked_methods(given: str | Method | Sequence[str | Method]) -> tuple[str |
         SettingError: something else is among them.
     """
     methods = several(given)
-    wrong = next((method for method in methods if not isinstance(method, str | Method)), None)
-    if wrong is not None:
-        raise SettingError(f"methods={wrong!r} must be a name, or a method such as TiedBlock(blocks=2)")
+    for method in methods:
+        if not isinstance(method, str | Method):
+            raise SettingError(f"methods={method!r} must be a name, or a method such as TiedBlock(blocks=2)")
     return methods
 
 

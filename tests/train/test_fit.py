@@ -317,24 +317,6 @@ def test_the_validation_part_follows_the_seed_of_the_run(data: ImageData) -> Non
     assert isinstance(expected, TensorImages) and expected.images.flatten(1).tolist() == other[1]
 
 
-def test_a_network_of_which_nothing_can_train_is_refused_before_a_folder_is_made(
-    data: ImageData, tmp_path: Path
-) -> None:
-    for model, said in (
-        (
-            Net().requires_grad_(False),
-            r"all parameters of Net are frozen, so nothing trains; call model.requires_grad_\(True\)",
-        ),
-        (Net().to("meta"), "is on the meta device, which holds no values"),
-        (torch.inference_mode()(lambda: Net())(), "of Net was made within torch.inference_mode, so it cannot train"),
-    ):
-        with pytest.raises(SettingError, match=said):
-            fit(model, data, SMALL, tmp_path / "a", progress=False)
-    with torch.inference_mode(), pytest.raises(SettingError, match=r"nothing trains within torch\.inference_mode"):
-        fit(Net(), data, SMALL, tmp_path / "a", progress=False)
-    assert not (tmp_path / "a").exists()
-
-
 def test_the_network_must_suit_the_data(data: ImageData, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="has 7 outputs, the data 3 classes; build it with num_classes=3"):
         fit(Net(classes=7), data, SMALL, tmp_path, progress=False)
