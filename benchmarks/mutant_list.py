@@ -382,7 +382,15 @@ MUTANTS: list[Mutant] = [
         "experiment", "experiment/job.py",
         "tests/experiment/test_compare.py tests/cli/test_config_file.py -k 'anew or repeat or seeds'",
         ("kept = [stem(network)] if self.keep_stem and self.method is not None else []", "kept = []"),
-        ("return self.network if self.in_place else copied(self.network)", "return self.network"),
+        ("if self.in_place and isinstance(self.network, nn.Module)", "if isinstance(self.network, nn.Module)"),
+    ),
+    *area(
+        "search", "budget/networks.py", "tests/budget/test_flow.py -k control_gets",
+        ("return copied(part) if any(", "return part if any("),
+    ),
+    *area(
+        "search", "core/functions.py", "tests/core/test_functions.py",
+        ("[value.co_code, value.co_names, value.co_consts]", "[value.co_code, value.co_consts]"),
     ),
 ]
 # fmt: on

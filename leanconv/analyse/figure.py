@@ -59,7 +59,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     Raises:
         SettingError: the suffix is not .svg, .png or .pdf.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise SettingError(f"{path} must end in .svg, .png or .pdf")
     return path

@@ -61,7 +61,7 @@ def read_gradients(folder: str | os.PathLike[str]) -> GradientFlow:
     Raises:
         FileError: the folder has no such file, or the file is not valid.
     """
-    path = Path(folder) / FILE
+    path = Path(folder).expanduser() / FILE
     if not path.is_file():
         raise FileError(f"no {FILE} in {folder}; train a network with shared weights with --record-gradients")
     records: dict[int, dict[str, dict[str, float]]] = {}

@@ -49,7 +49,7 @@ def images_for(model: nn.Module, source: ImageData | Tensor | Path | str, count:
         return Images(source, task_of(model))
     if isinstance(source, str | Path):
         task = task_of(model)
-        return Images(torch.cat(image_tensors(Path(source), task, count)), task)
+        return Images(torch.cat(image_tensors(Path(source).expanduser(), task, count)), task)
     check_channels(model, source)
     task = task_on(model, source)
     return Images(next(some_batches(source.test, source, task, count, seed=seed)), task)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import input_of
 from leanconv.core.operator import ConvOp
 
 
@@ -92,12 +93,12 @@ def outputs_of(model: nn.Module, name: str, inputs: bool = False) -> Iterator[li
     """A list of the outputs of the layer `name`, or of its inputs: one for each call while the block runs."""
     seen: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        seen.append(args[0].clone() if inputs else output)
+    def keep(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor | None:
+        seen.append(input_of(args, named).clone() if inputs else output)
         # the network continues with a copy: an activation in place would change the kept tensor
         return output.clone() if not inputs and isinstance(output, Tensor) else None
 
-    handle = layer_of(model, name).register_forward_hook(keep)
+    handle = layer_of(model, name).register_forward_hook(keep, with_kwargs=True)
     try:
         yield seen
     finally:

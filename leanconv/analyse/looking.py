@@ -86,7 +86,7 @@ def _networks(models: Subjects) -> Mapping[str, nn.Module]:
 
 def _folders(folders: Subjects) -> Mapping[str, Path]:
     if isinstance(folders, Mapping):
-        return {name: Path(folder) for name, folder in folders.items()}
+        return {name: Path(folder).expanduser() for name, folder in folders.items()}
     if isinstance(folders, nn.Module):
         raise SettingError("this analysis reads the files of a run; give the folder of the run, and not a network")
     several = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
@@ -103,7 +103,9 @@ def _images(
         for model in networks.values():
             check_channels(model, source)
     first = next(iter(networks.values()))
-    return images_for(first, source if isinstance(source, ImageData | Tensor) else Path(source), count, seed)
+    return images_for(
+        first, source if isinstance(source, ImageData | Tensor) else Path(source).expanduser(), count, seed
+    )
 
 
 def labels_of(targets: Sequence[str]) -> list[str]:

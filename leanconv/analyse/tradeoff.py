@@ -88,7 +88,7 @@ def read_tradeoff(path: str | os.PathLike[str]) -> Tradeoff:
     Raises:
         FileError: the file does not exist or is not valid, or it has no tested network.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path = path / "summary.json" if path.is_dir() else path
     try:
         rows: Sequence[dict[str, Any]] = parse_json(path.read_text(encoding="utf-8"))["rows"]

@@ -16,7 +16,7 @@ from leanconv.budget.ordinary import NARROWER
 from leanconv.budget.parts import Recovery, distil
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.conversion.apply import plan_of
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.core.layout import best_layout, to_layout
 from leanconv.core.meta import InputSize
@@ -24,6 +24,7 @@ from leanconv.core.method import Method
 from leanconv.core.notes import get_task, set_task
 from leanconv.core.task import Task
 from leanconv.core.task_settings import TaskSettings
+from leanconv.core.wrappers import unwrapped
 from leanconv.data import ImageData, LabelledImages, describe
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS
@@ -31,7 +32,7 @@ from leanconv.deploy.opened import Called
 from leanconv.experiment.settings import read_config, settings_for
 from leanconv.files.load import load
 from leanconv.files.save import save
-from leanconv.files.target import Network, is_saved, network_name
+from leanconv.files.target import Network, built, is_saved, network_name
 from leanconv.files.weights import open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
@@ -92,6 +93,10 @@ class ClassifierSetup(Setup):
         return recipe.epochs
 
     @property
+    def trains(self) -> bool:
+        return self.recipe is not None or (NARROWER, None) in self.controls.items()
+
+    @property
     def effort(self) -> str:
         return f"{self.scratch.epochs} epochs: {self.reason}"
 
@@ -119,6 +124,10 @@ class ClassifierSetup(Setup):
         scored = scores_of(run, self.data, self.task, self.validation).top1_pct if self.metric is None else None
         return made.to_json() | {"val_top1_pct": scored}
 
+    @property
+    def functions(self) -> dict[str, object]:
+        return super().functions | {"recover": None if self.recover is distil else self.recover}
+
     def identity(self) -> dict[str, Any]:
         facts = describe(self.data)
         recipe = None if self.recipe is None else self.recipe.to_json()
@@ -145,7 +154,8 @@ def teacher_of(
     elif weights is not None:
         raise SettingError("weights= is for networks by name; fill this one with lc.load_checkpoint(model, path)")
     else:
-        found = copied(model) if isinstance(model, nn.Module) else model()
+        found = built(model)
+    refuse_meta(found)
     if weights is not None or task.given:
         set_task(found, task_from(found, task))
     if plan_of(found) is not None:
@@ -164,7 +174,9 @@ def own_run(model: Network) -> Path | None:
 def title_of(model: Network) -> str:
     """The name of a network in the result; of a folder, the last part of its path, which is the same on every machine."""
     folder = isinstance(model, str) and is_saved(model)
-    return Path(str(model)).expanduser().resolve().name if folder else network_name(model)
+    if folder:
+        return Path(str(model)).expanduser().resolve().name
+    return network_name(unwrapped(model) if isinstance(model, nn.Module) else model)
 
 
 def recipe_of(

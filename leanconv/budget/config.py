@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from leanconv.core.config import Config, setting
+from leanconv.core.config import LARGEST_SEED, Config, setting
 
 EXECUTION = ("threads", "train_threads", "on")  # may change when a search is resumed
 
@@ -58,4 +58,4 @@ class LeanConfig(Config):
         default=0,
         least=0,
     )
-    seed: int = setting("Seed of all random numbers.", default=0, least=0)
+    seed: int = setting("Seed of all random numbers.", default=0, least=0, most=LARGEST_SEED)

@@ -92,6 +92,8 @@ class Flow:
             SettingError: no choice meets the budget.
             CheckError: every network of a max_drop budget loses more.
         """
+        if self.setup.metric is not None:
+            self.quality()  # a metric that does not work fails before the search
         costs, setup = self.dense.costs, self.setup
         every = [self.dense, *self.narrower(costs)]
         frontier = best_points([point for stages in every for point in stages.frontier()])

@@ -16,6 +16,8 @@ from leanconv.budget.setup import Setup
 from leanconv.budget.space import Candidate
 from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.core.atomic import write_json
+from leanconv.core.copying import copied
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.save import MODEL_FILE
 from leanconv.train.once import read_json
 
@@ -84,8 +86,18 @@ def make_ordinary(setup: Setup, name: str, share: float, folder: Path, say: Say,
 def make_by(
     setup: Setup, name: str, control: Callable[[Setup], nn.Module], folder: Path, say: Say, progress: bool
 ) -> Made:
-    """Recover and score the network with the module that a user's function makes."""
-    return _recovered(setup, name, lambda: _estimated(setup, control(setup)), folder, say, progress)
+    """Recover and score the network with the module that a user's function makes.
+
+    Raises:
+        SettingError: the function returns something else.
+    """
+    return _recovered(setup, name, lambda: _estimated(setup, _own(setup, control(setup))), folder, say, progress)
+
+
+def _own(setup: Setup, part: nn.Module) -> nn.Module:
+    """The module of a control; a copy, if it holds weights of the dense network, which must stay as they are."""
+    part, dense = unwrapped(part), {id(parameter) for parameter in setup.teacher.parameters()}
+    return copied(part) if any(id(parameter) in dense for parameter in part.parameters()) else part
 
 
 def _estimated(setup: Setup, part: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.budget.walk import Walk
 from leanconv.conversion.apply import build
 from leanconv.conversion.calibrate import normalising_by_batch
-from leanconv.conversion.moments import collect
+from leanconv.conversion.moments import collect, measured
 from leanconv.core.atomic import replacing
 from leanconv.experiment.where import Where
 from leanconv.inference.compare import leaves
@@ -60,8 +60,8 @@ class Repaired(nn.Module):
         super().__init__()
         self.module, self.wanted, self.channel = module, wanted, channel
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.module(x)
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.module(input)
         found = Spread.of(y, self.channel)
         shape = [1] * y.dim()
         shape[self.channel] = -1
@@ -156,7 +156,8 @@ def fit_all(
             walk.go(site.name)
             channel = 1 if site.kind == "conv" else -1
             wanted = Spread.of(walk.dense, channel)
-            stats = {site.name: collect(model.get_submodule(site.name), [""], [walk.given])[""]}
+            layer = model.get_submodule(site.name)
+            stats = measured(layer, {site.name: layer}, [walk.given])
             if shared := {site.name for one in own for site in one.sites if len(one.sites) > 1}:
                 stats |= collect(model, sorted(shared), images.split(BATCH))
             modules = {one.key: fitted(one, model, [stats[site.name] for site in one.sites]) for one in own}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +23,12 @@ from leanconv.budget.parts import Metric, Recovery, distil
 from leanconv.budget.result import LeanResult
 from leanconv.budget.setup import Control, Setup
 from leanconv.budget.times import Cache
-from leanconv.conversion.plan import Include
+from leanconv.conversion.plan import Include, Where
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.method import Method
+from leanconv.core.settings import several
 from leanconv.core.task_settings import TaskSettings
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, Waiting, teller
@@ -34,9 +36,12 @@ from leanconv.experiment.where import where_of
 from leanconv.files.target import Network, as_text
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
-from leanconv.train.once import SUMMARY_FILE, once
+from leanconv.train.once import SUMMARY_FILE, finished, once
+from leanconv.train.optimizers import check_trainable
 
 LEAN = "lean"
+FOLDER = re.compile(r"[A-Za-z0-9][\w .+-]*")  # a name of a control
+SCORES = "rows"  # what a finished search has in its summary
 AnyResult = TypeVar("AnyResult", bound=LeanResult)
 
 
@@ -47,12 +52,12 @@ def lean(
     out: str | Path | None = None,
     config: TrainConfig | str | Path | None = None,
     *,
-    methods: Sequence[str | Method] = (),
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    methods: str | Method | Sequence[str | Method] = (),
+    where: Where = (),
+    exclude: Where = (),
     include: Include | None = None,
     metric: Metric | None = None,
-    controls: Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
+    controls: str | Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
     recover: Recovery = distil,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -81,7 +86,8 @@ def lean(
             for time, macs, params, bytes (of the weights) and memory (weights and feature maps of a call). Or "max_drop=1.0":
             the leanest network, by `minimise`, that loses at most one point of validation accuracy.
         out: the folder of the search: each stage, the lean network, its exported file, summary.json and report.html. None
-            keeps no files.
+            keeps no files. A finished search is read from there, and another one refused: also one with other functions, see
+            `leanconv.core.functions.function_text`.
         config: settings of the training after the conversion, as in `leanconv.fit`; by default those of the network's own run, or
             else those that suit the data, for a tenth of the epochs and half of the learning rate.
         methods: names of methods, or methods with settings; () tries all.
@@ -119,29 +125,63 @@ def lean(
     >>> found.rows[1]["macs"] <= 0.6 * found.rows[0]["macs"]
     True
     """
+    check_functions(metric, recover)
     model, asked, chosen = as_text(model), Budget.of(budget), LeanConfig(**settings)
     images = as_images(data, test_split=test_split)
     setup = prepared(
         teacher_of(model, images, pretrained, weights, state, task or TaskSettings()), images, asked, chosen, config,
-        target=model, methods=methods, controls=named_controls(controls), where=tuple(where), exclude=tuple(exclude),
-        include=include, metric=metric, recover=recover, cache=cache,
+        target=model, methods=checked_methods(methods), controls=named_controls(controls), where=several(where),
+        exclude=several(exclude), include=include, metric=metric, recover=recover, cache=cache,
     )  # fmt: skip
     return searched(setup, LeanResult, out, resume=resume, progress=progress, command=command)
 
 
-def named_controls(given: Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
+def checked_methods(given: str | Method | Sequence[str | Method]) -> tuple[str | Method, ...]:
+    """The methods as a tuple; one alone stands for itself.
+
+    Raises:
+        SettingError: something else is among them.
+    """
+    methods = several(given)
+    for method in methods:
+        if not isinstance(method, str | Method):
+            raise SettingError(f"methods={method!r} must be a name, or a method such as TiedBlock(blocks=2)")
+    return methods
+
+
+def check_functions(metric: object, recover: object) -> None:
+    """Raise SettingError unless both can be called; without a metric, it is None."""
+    if metric is not None and not callable(metric):
+        raise SettingError(f"metric={metric!r} must be a function of a network that returns a number, higher is better")
+    if not callable(recover):
+        raise SettingError(
+            f"recover={recover!r} must be a function that trains, see leanconv.budget.parts.Recovery; recovery_epochs=0 leaves "
+            "the training out"
+        )
+
+
+def named_controls(given: str | Sequence[str] | Mapping[str, Control | None]) -> dict[str, Control | None]:
     """The controls by name; None for a built-in one.
 
     Raises:
-        SettingError: a built-in control does not exist, or a name belongs to another network.
+        SettingError: a built-in control does not exist, a name is no name of a folder or belongs to another network, or a
+            function is none.
     """
-    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(several(given))
     for name, control in found.items():
+        if control is not None and not callable(control):
+            raise SettingError(
+                f"controls: {name!r} must be a function of the Setup that returns a network, not {control!r}"
+            )
+        if control is not None and not (isinstance(name, str) and FOLDER.fullmatch(name)):
+            raise SettingError(
+                f"controls={name!r} must be letters, digits, spaces and . _ + -, after a letter or digit: it names a folder"
+            )
         if control is None and name not in (built_in := (UNIFORM, RANDOM, *ORDINARY)):
             raise SettingError(
                 f"controls={name!r} must be {', '.join(built_in)}, or a name with a function: {{name: function}}"
             )
-        if name in ("dense", "lean"):
+        if name in ("dense", LEAN):
             raise SettingError(f"controls={name!r} is the name of a network that is shown anyway; choose another name")
     return found
 
@@ -161,7 +201,7 @@ def searched(
     if where_of(setup.config.on) is not None and out is None:
         raise SettingError("on= needs out=: a folder that all machines see")
     if out is not None:
-        return _search(setup, result, Path(out), resume, progress, command)
+        return _search(setup, result, Path(out).expanduser(), resume, progress, command)
     with tempfile.TemporaryDirectory() as folder:
         return replace(_search(setup, result, Path(folder), resume, progress, command), folder=None)
 
@@ -171,14 +211,17 @@ def _search(
 ) -> AnyResult:
     say = teller(progress)
     found: list[Found] = []
+    if setup.trains and not finished(folder, SCORES):
+        check_trainable(setup.dense, ", or leave the recovery out: recovery_epochs=0")
+    identity = setup.identity()  # before the user's functions run, which may count their calls
 
     def work() -> dict[str, Any]:
         with undisturbed("cpu", alone=False):
             torch.manual_seed(setup.config.seed)
             found.append(Flow(setup, folder, say, progress is True).run())
-        return _summary(setup, found[0], command)
+        return _summary(setup, identity, found[0], command)
 
-    summary = once(folder, setup.identity(), work, resume=resume, scores="rows", waiting=lambda: say(Waiting(folder)))
+    summary = once(folder, identity, work, resume=resume, scores=SCORES, waiting=lambda: say(Waiting(folder)))
     lean, controls = _networks(setup, folder, summary, found[0] if found else None)
     result = kind(summary, lean, controls, folder)
     if found:
@@ -199,9 +242,8 @@ def _networks(
     return setup.load(folder), {name: setup.load(own) for name, own in folders.items() if has_network(own)}
 
 
-def _summary(setup: Setup, found: Found, command: str) -> dict[str, Any]:
+def _summary(setup: Setup, identity: Mapping[str, Any], found: Found, command: str) -> dict[str, Any]:
     """The result as ``results/schema.json`` wants it."""
-    identity = setup.identity()
     execution = {name: getattr(setup.config, name) for name in EXECUTION}
     settings = {**identity, "asked": str(setup.budget), "metric": setup.metric is not None, "execution": execution}
     return {

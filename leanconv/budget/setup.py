@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,10 @@ from leanconv.budget.parts import Metric, converted
 from leanconv.budget.space import Candidate, Space, candidates_of
 from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
-from leanconv.conversion.plan import Include
+from leanconv.conversion.plan import Include, Place
 from leanconv.core.count import count_macs
+from leanconv.core.errors import SettingError
+from leanconv.core.functions import function_text
 from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
@@ -77,8 +80,8 @@ class Setup(ABC):
     budget: Budget
     config: LeanConfig
     methods: tuple[str | Method, ...]
-    where: tuple[str, ...]
-    exclude: tuple[str, ...]
+    where: tuple[Place, ...]
+    exclude: tuple[Place, ...]
     include: Include | None
     metric: Metric | None
     controls: dict[str, Control | None]
@@ -138,6 +141,11 @@ class Setup(ABC):
 
     @property
     @abstractmethod
+    def trains(self) -> bool:
+        """Whether `train_` trains a network, the lean one or a control."""
+
+    @property
+    @abstractmethod
     def effort(self) -> str:
         """How long a network is trained from scratch, in words."""
 
@@ -182,9 +190,13 @@ class Setup(ABC):
 
     @cached_property
     def batches(self) -> list[Tensor]:
-        """`CONVERTED` times as many images in batches, for the fit of the chosen network and the statistics of its norms."""
+        """`CONVERTED` times as many images in batches, for the fit of the chosen network and the statistics of its norms.
+
+        No batch has a single image, unless there is no other: a batch norm may see one value of it, which has no variance.
+        """
         _, height, width = self.input_size
-        return list(self._images(CONVERTED).split(max(1, min(BATCH, PIXELS // (height * width)))))
+        images, size = self._images(CONVERTED), max(2, min(BATCH, PIXELS // (height * width)))
+        return list(images.tensor_split([*range(size, len(images) - 1, size)]))
 
     def _images(self, times: int) -> Tensor:
         asked = self.config.images
@@ -220,11 +232,17 @@ class Setup(ABC):
     def scored(self, network: nn.Module) -> Scored:
         """The quality of a network for choices: by the user's metric, or else the usual one."""
         network = network.eval()
-        return self.usual(network) if self.metric is None else Scored(float(self.metric(network)))
+        return self.usual(network) if self.metric is None else Scored(_number(self.metric(network)))
+
+    @property
+    def functions(self) -> dict[str, object]:
+        """The functions of the user's that decide the result, by their arguments, in addition to the controls."""
+        return {"metric": self.metric}
 
     def identity(self) -> dict[str, Any]:
         """The search as JSON values: two searches with equal identities are the same search."""
         config = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
+        given = {name: function for name, function in self.functions.items() if function is not None}
         return {
             "target": self.name,
             "network": network_digest(self.dense),
@@ -232,11 +250,31 @@ class Setup(ABC):
             "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
             "config": config,
             "methods": [method if isinstance(method, str) else label_of(method) for method in self.methods],
-            "where": list(self.where),
-            "exclude": list(self.exclude),
+            "where": [place if isinstance(place, str) else function_text(place) for place in self.where],
+            "exclude": [place if isinstance(place, str) else function_text(place) for place in self.exclude],
             "include": self.include,
-            "controls": list(self.controls),
-        }
+            "controls": [
+                name if control is None else f"{name}: {function_text(control)}"
+                for name, control in self.controls.items()
+            ],
+        } | {name: function_text(function) for name, function in given.items()}
+
+
+def _number(value: object) -> float:
+    """What a metric returns, as a number.
+
+    Raises:
+        SettingError: it is no finite number.
+    """
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
+        found = math.nan
+    if not math.isfinite(found):
+        raise SettingError(
+            f"metric= gives {value!r:.80} for a network; it must return one finite number, higher is better"
+        )
+    return found
 
 
 def recovery_of(base: AnyConfig, epochs: int | None) -> AnyConfig | None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from leanconv.conversion.apply import swap
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import input_of
 from leanconv.inference.graph import Call, rooted, trace
 
 
@@ -57,13 +58,13 @@ class Walk:
         """
         seen: list[tuple[Tensor, Tensor]] = []
 
-        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def note(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
             if not seen:
-                seen.append((args[0].clone(), output.clone()))
+                seen.append((input_of(args, named).clone(), output.clone()))
 
         if self._steps is not None:
             self._steps.go(name)
-        hook = self.model.get_submodule(name).register_forward_hook(note)
+        hook = self.model.get_submodule(name).register_forward_hook(note, with_kwargs=True)
         try:
             if self._steps is None:
                 self.model(self.images)

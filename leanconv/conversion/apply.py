@@ -16,7 +16,7 @@ from leanconv.conversion.moments import Progress
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
 from leanconv.conversion.targets import Target, in_order, targets
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
@@ -132,10 +132,8 @@ def convert(
         reasons = list(dict.fromkeys(kept.reason for kept in plan.kept)) or ["the model has no convolution"]
         said = f"the plan converts nothing, so this is a plain copy: {'; '.join(reasons[:3])}"
         warnings.warn(said, LeanconvWarning, stacklevel=2)
-    if init == "fit" and any(parameter.is_meta for parameter in model.parameters()):
-        raise SettingError(
-            "init='fit' needs the dense weights, and some are on the meta device; load them, or init='fresh'"
-        )
+    if init == "fit":
+        refuse_meta(model, "load the dense weights for init='fit', or take init='fresh'")
     for group in plan.groups:  # on the original, because a copy has no gradient hooks
         _check_group(model, group)
     lean = copied(model)

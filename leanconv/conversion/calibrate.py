@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from leanconv.conversion.moments import call, inputs_of
 from leanconv.conversion.plan import Plan
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import DataError
-from leanconv.core.modes import evaluating
+from leanconv.core.modes import evaluating, input_of
 from leanconv.core.operator import ConvOp
 
 
@@ -62,7 +62,8 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         `model` itself.
 
     Raises:
-        DataError: there is no batch, the network does not take one, or the statistics are not finite.
+        DataError: there is no batch, the network does not take one, a norm gets a single value for each channel, or the
+            statistics are not finite.
 
     >>> model = nn.Sequential(nn.BatchNorm2d(1))
     >>> reestimate_norms_(model, [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)])[0].running_mean
@@ -136,9 +137,15 @@ class InputSums:
     def __init__(self) -> None:
         self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
 
-    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0].double()
+    def __call__(self, norm: nn.Module, args: tuple[Tensor, ...], named: Mapping[str, Tensor] = {}) -> None:
+        given: Tensor = input_of(args, named)
+        x = given.double()
         x = x.movedim(1, 0).flatten(1) if x.dim() > 1 else x[:, None]
+        if norm.training and x.shape[1] < 2:
+            raise DataError(
+                f"a batch norm gets an input of shape {tuple(given.shape)}, one value for each channel, which has no variance; "
+                "give larger batches, as a DataLoader does with drop_last=True"
+            )
         self.count += x.shape[1]
         self.total = self.total.to(x.device) + x.sum(1)
         self.squares = self.squares.to(x.device) + x.square().sum(1)
@@ -151,7 +158,7 @@ class InputSums:
 
 def _measure(model: nn.Module, sums: dict[Any, InputSums], batches: Iterable[Any]) -> None:
     """Run `model` on the inputs of `batches` in its present mode, with each norm counted in its sums."""
-    hooks = [norm.register_forward_pre_hook(found) for norm, found in sums.items()]
+    hooks = [norm.register_forward_pre_hook(found, with_kwargs=True) for norm, found in sums.items()]
     empty = True
     try:
         for batch in inputs_of(batches):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanconv.core.errors import DataError, LeanconvError, SettingError, first_line
-from leanconv.core.modes import evaluating
+from leanconv.core.modes import evaluating, input_of
 from leanconv.core.moments import Moments as Moments
 from leanconv.core.shown import kind
 from leanconv.core.spec import ConvSpec
@@ -67,18 +67,34 @@ def collect(
     batches = again(batches) if len(rounds) > 1 else batches
     found: dict[str, Moments] = {}
     for names_now in rounds:
-        sums = {name: _Sums(layers[name]) for name in names_now}
-        generator = torch.Generator().manual_seed(seed)
-
-        def add(name: str, unfolded: Tensor, _: Tensor, sums: dict[str, _Sums] = sums) -> None:
-            sums[name].add(unfolded)
-
-        with watching({name: layers[name] for name in names_now}, add, positions, generator):
-            run(model, batches)
-        found |= {name: _finite(name, made.moments()) for name, made in sums.items() if made.count}
+        found |= measured(model, {name: layers[name] for name in names_now}, batches, positions, seed)
         if progress is not None:
             progress(len(found), len(layers))
     return found
+
+
+def measured(
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    batches: Iterable[Any],
+    positions: int | None = POSITIONS,
+    seed: int = 0,
+) -> dict[str, Moments]:
+    """The moments of the inputs of some layers in one pass of `model`, which may be one of the layers.
+
+    Args:
+        model: the network.
+        layers: by the names that messages give them.
+        batches, positions, seed: as in `collect`.
+
+    Raises:
+        DataError: there is no batch, or the inputs of a layer are not finite.
+    """
+    sums = {name: _Sums(layer) for name, layer in layers.items()}
+    generator = torch.Generator().manual_seed(seed)
+    with watching(layers, lambda name, unfolded, _: sums[name].add(unfolded), positions, generator):
+        run(model, batches)
+    return {name: _finite(name, made.moments()) for name, made in sums.items() if made.count}
 
 
 def again(batches: Iterable[Any]) -> Iterable[Any]:
@@ -185,7 +201,7 @@ def watching(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
         def watch(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> None:
-            x = args[0] if args else named["input"]
+            x = input_of(args, named)
             for unfolded, outputs in unfold(_spec(layer), isinstance(layer, nn.Linear), x, out, positions, generator):
                 seen(name, unfolded, outputs)
 

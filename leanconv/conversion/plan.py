@@ -20,13 +20,15 @@ from leanconv.core.method import Group, Kind, Method, OtherLayer, Site, Skipped
 from leanconv.core.notes import image_size, input_size_of
 from leanconv.core.reading import levels, one_line
 from leanconv.core.registry import method_in_file, source_of
-from leanconv.core.settings import check_int
+from leanconv.core.settings import check_int, several
 from leanconv.core.spec import ConvSpec, Pair
 from leanconv.core.wrappers import unwrapped
 
 LARGEST, DEEPEST = 1_000_000, 32  # the largest number and the most levels in the file of a plan
-Where = str | Sequence[str] | Callable[[Site], bool]
+Place = str | Callable[[Site], bool]
+Where = Place | Sequence[Place]
 Rule = tuple[Where, Method | None]
+Places = tuple[tuple[Place, ...], Method | None]  # a rule, its `where` as a tuple
 Include = Literal["linear"]
 KEPT_BY_RULE = "a rule keeps it dense"
 CLASSIFIER = "it is the classifier; give its full name in where to convert it too"
@@ -185,7 +187,7 @@ def plan(
         method: one method, or rules ``[(where, method | None), ...]``. The first rule that matches a layer decides, even if
             its method rejects the layer. None keeps a layer dense.
         where: the layers to convert, for a single method: an fnmatch glob over the dotted name (``*`` matches dots too, and
-            the root is ``""``), several globs, or a function of a `Site`, whose ``kind`` is ``"conv"`` or ``"linear"``. A
+            the root is ``""``), a function of a `Site`, whose ``kind`` is ``"conv"`` or ``"linear"``, or several of these. A
             glob may match any name of a layer.
         exclude: layers that stay dense in any case.
         input_size: (channels, height, width); default: the input size of the model, if the model states it.
@@ -210,7 +212,7 @@ def plan(
     ('2', 'it is the classifier; give its full name in where to convert it too')
     """
     model = unwrapped(model)
-    rules = _rules(method, where)
+    rules, exclude = _rules(method, where), several(exclude)
     if align is not None:
         check_int("align", align)
     if not isinstance(stages, Mapping | None) or not all(
@@ -234,10 +236,13 @@ def plan(
     excluded = _matcher(exclude, names)
     matchers = [_matcher(rule_where, names) for rule_where, _ in rules]
     specified = [site for site in every if isinstance(site, Site)]
-    for (rule_where, _), matches in zip(rules, matchers, strict=True):
-        if not isinstance(rule_where, str) and not _globs(rule_where) and not any(map(matches, specified)):
+    for rule_where, _ in rules:
+        empty = [one for one in rule_where if callable(one) and not any(map(one, specified))]
+        if empty or not rule_where:
             shown = ", ".join(map(repr, layers[:3]))
-            raise SettingError(f"where={rule_where!r} matches none of the {len(layers)} {called} ({shown}, ...)")
+            raise SettingError(
+                f"where={empty[0] if empty else ()!r} matches none of the {len(layers)} {called} ({shown}, ...)"
+            )
     chosen, unchosen = _chosen(found, rules, matchers, excluded, names)
     groups, refused = _grouped(rules, chosen, align)
     kept += unchosen + refused
@@ -252,7 +257,7 @@ def plan(
 
 def _chosen(
     found: Found,
-    rules: Sequence[Rule],
+    rules: Sequence[Places],
     matchers: Sequence[Callable[[Site], bool]],
     excluded: Callable[[Site], bool],
     names: Names,
@@ -280,7 +285,7 @@ def _chosen(
 
 
 def _grouped(
-    rules: Sequence[Rule], chosen: Sequence[Sequence[Site]], align: int | None
+    rules: Sequence[Places], chosen: Sequence[Sequence[Site]], align: int | None
 ) -> tuple[list[Group], list[Skipped]]:
     """The groups that each rule's method makes of the rule's sites, and the sites that the method refuses.
 
@@ -320,16 +325,16 @@ def _aligned(
     return by_method, kept
 
 
-def _rules(method: Method | Sequence[Rule], where: Where) -> list[Rule]:
+def _rules(method: Method | Sequence[Rule], where: Where) -> list[Places]:
     if isinstance(method, Method):
-        return [(where, method)]
+        return [(several(where), method)]
     if isinstance(method, str):
         raise SettingError(
             f"method={method!r} must be a method such as TiedBlock(blocks=2) and no text, which the command line alone takes; "
             'by its name it is leanconv.find_method("tied_block")(blocks=2)'
         )
     try:
-        rules = [(rule_where, rule_method) for rule_where, rule_method in method]
+        rules = [(several(rule_where), rule_method) for rule_where, rule_method in method]
     except (TypeError, ValueError):
         rules = []
     if not rules or not all(isinstance(rule_method, Method | None) for _, rule_method in rules):
@@ -347,17 +352,30 @@ def _kinds(include: Include | Sequence[Include]) -> tuple[Kind, ...]:
     return ("conv", *dict.fromkeys(given))
 
 
-def _globs(where: Where, what: str = "where") -> Sequence[str]:
-    """The globs of `where`; an empty sequence for a function."""
-    if callable(where):
-        return ()
-    globs = (where,) if isinstance(where, str) else where
-    if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
-        raise SettingError(f"{what}={where!r} must be a glob, several globs, or a function of a Site")
-    return globs
+def _globs(where: Sequence[Place], what: str = "where") -> Sequence[str]:
+    """The globs of `where`, without its functions."""
+    if not all(isinstance(one, str) or callable(one) for one in where):
+        shown = where[0] if len(where) == 1 else where
+        raise SettingError(f"{what}={shown!r} must be a glob, several globs, or a function of a Site")
+    return [one for one in where if isinstance(one, str)]
 
 
-def _matcher(where: Where, names: Names) -> Callable[[Site], bool]:
-    if callable(where):
-        return where
-    return lambda site: any(names.matches(site.name, glob) for glob in _globs(where))
+def globs_only(where: Where, what: str = "where") -> tuple[str, ...]:
+    """`where` as a tuple of globs, for a run whose files name its layers; one glob may stand alone.
+
+    Raises:
+        SettingError: it is something else.
+
+    >>> globs_only("layer1.*")
+    ('layer1.*',)
+    """
+    given = several(where)
+    if not all(isinstance(one, str) for one in given):
+        raise SettingError(
+            f"{what}={where!r} must be a glob or several globs; for a function, convert the network first"
+        )
+    return given
+
+
+def _matcher(where: Sequence[Place], names: Names) -> Callable[[Site], bool]:
+    return lambda site: any(one(site) if callable(one) else names.matches(site.name, one) for one in where)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, dataclass_transform, get_args, get_origin
 from leanconv.core.errors import SettingError
 
 METADATA = "leanconv"
+LARGEST_SEED = 2**64 - 1  # that torch takes
 
 
 @dataclass(frozen=True)

@@ -110,3 +110,23 @@ def refuse_lazy(model: nn.Module) -> None:
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and nn.parameter.is_lazy(tensor):
                 raise SettingError(f"{name!r} is lazy and has no shape yet; run the model once on an image first")
+
+
+def refuse_meta(model: nn.Module, then: str = "build it on the CPU, and load its weights first") -> None:
+    """Raise an error if a parameter or buffer of `model` is on the meta device.
+
+    Args:
+        model: the network.
+        then: the way out, for the message.
+
+    Raises:
+        SettingError: a tensor holds no values.
+
+    >>> refuse_meta(nn.Linear(2, 2, device="meta"), "load it first")
+    Traceback (most recent call last):
+    leanconv.core.errors.SettingError: 'weight' is on the meta device, which holds no values; load it first
+    """
+    held = (*model.named_parameters(), *model.named_buffers())
+    name = next((name for name, tensor in held if not nn.parameter.is_lazy(tensor) and tensor.is_meta), None)
+    if name is not None:
+        raise SettingError(f"{name!r} is on the meta device, which holds no values; {then}")

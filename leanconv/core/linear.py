@@ -20,7 +20,7 @@ class LeanLinear(nn.Module):
     ``bias`` may have other shapes than in ``nn.Linear``; `weight_dense` always is the dense weight.
 
     Shape:
-        x: (*, I) -> (*, O), any leading dimensions.
+        input: (*, I) -> (*, O), any leading dimensions. The parameter of ``forward`` has this name, as in ``nn.Linear``.
 
     Raises:
         RunError: the last dimension of the input is not `in_features`.

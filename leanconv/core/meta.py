@@ -115,7 +115,7 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
 def _way_out(error: Exception) -> str:
     if isinstance(error, TypeError) and "argument" in str(error):
         return "its forward must take one batch of images; wrap the network in a module whose forward passes the rest"
-    return "pass the input_size=(channels, height, width) it expects"
+    return "it expects other (channels, height, width): pass them as input_size=, or take data with such images"
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Training and evaluation mode."""
+"""Training and evaluation mode, and what hooks get."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -29,3 +30,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         )  # some networks do more here than set a flag, such as torchvision's feature extractors
         for module, training in before:
             module.training = training
+
+
+def input_of(args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """The first input of a module, in a hook with keywords (``with_kwargs=True``): a network may pass it by its name.
+
+    >>> import torch
+    >>> seen = []
+    >>> layer = nn.Linear(1, 1)
+    >>> hook = layer.register_forward_pre_hook(lambda _, args, named: seen.append(input_of(args, named)), with_kwargs=True)
+    >>> _ = layer(input=torch.ones(1))
+    >>> seen
+    [tensor([1.])]
+    """
+    return args[0] if args else next(iter(named.values()))

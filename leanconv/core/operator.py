@@ -57,7 +57,7 @@ class ConvOp(nn.Module):
     ``op.bias`` is a tensor or None. `LinearOp.weight_dense` always is the dense weight.
 
     Shape:
-        x: (N, I, H, W) -> (N, O, H', W'), or (I, H, W) -> (O, H', W'). H' and W' are as in nn.Conv2d.
+        input: (N, I, H, W) -> (N, O, H', W'), or (I, H, W) -> (O, H', W'). H' and W' are as in nn.Conv2d.
 
     Raises:
         RunError: the input has another number of dimensions or channels.
@@ -109,18 +109,18 @@ class ConvOp(nn.Module):
         """The convolution as in nn.Conv2d, for code that passes a changed dense weight."""
         return self.conv2d(input, weight, bias, self.groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, Tensor):  # a proxy of FX is no tensor and has no rank: FX traces batches
-            if x.dim() == 3:
-                return self.forward(x.unsqueeze(0)).squeeze(0)
+    def forward(self, input: Tensor) -> Tensor:  # torch's name, by which a network may pass it
+        if isinstance(input, Tensor):  # a proxy of FX is no tensor and has no rank: FX traces batches
+            if input.dim() == 3:
+                return self.forward(input.unsqueeze(0)).squeeze(0)
             # under torch.jit.trace sizes are tensors
-            if x.dim() != 4 or not (_is_tracing() or x.shape[1] == self.in_channels):
+            if input.dim() != 4 or not (_is_tracing() or input.shape[1] == self.in_channels):
                 channels = self.in_channels
                 raise RunError(
-                    f"an input of shape {tuple(x.shape)} does not fit this {type(self).__name__}: it must be "
+                    f"an input of shape {tuple(input.shape)} does not fit this {type(self).__name__}: it must be "
                     f"(N, {channels}, H, W), or ({channels}, H, W) for one image"
                 )
-        return self.convolve(x)
+        return self.convolve(input)
 
     def convolve(self, x: Tensor) -> Tensor:
         """The operator on a batch: (N, I, H, W) -> (N, O, H', W')."""

@@ -26,7 +26,7 @@ class PointwiseLinear(LeanLinear):
         op: the operator of a 1x1 convolution: stride 1, no padding.
 
     Shape:
-        x: (*, I) -> (*, O), any leading dimensions.
+        input: (*, I) -> (*, O), any leading dimensions.
 
     Raises:
         SettingError: `op` replaces another convolution than a 1x1 convolution.
@@ -66,15 +66,15 @@ class PointwiseLinear(LeanLinear):
         """Initialise the parameters of the operator again."""
         self.op.reset_parameters()  # type: ignore[operator]
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
+    def forward(self, input: Tensor) -> Tensor:
+        self.check_input(input)
         # A convolution accepts an empty batch, and refuses an image of width 0
-        layout = "batch" if isinstance(x, Tensor) and x.numel() == 0 else self.layout
-        shape = x.shape[:-1] + (self.out_features,)
+        layout = "batch" if isinstance(input, Tensor) and input.numel() == 0 else self.layout
+        shape = input.shape[:-1] + (self.out_features,)
         if layout == "width":
-            y = self.op(x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = self.op(input.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         else:
-            y = self.op(x.reshape(-1, self.in_features, 1, 1))
+            y = self.op(input.reshape(-1, self.in_features, 1, 1))
         return y.reshape(shape)
 
     @property

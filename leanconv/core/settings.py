@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def check_share(name: str, value: Any) -> None:
 
 
 def check_path(name: str, value: Any, way_out: str = "") -> Path:
-    """`value` as a path, after a check that it is text or a path.
+    """`value` as a path, with `~` as the home folder, after a check that it is text or a path.
 
     Args:
         name: the name of the setting, for the error.
@@ -62,7 +62,16 @@ def check_path(name: str, value: Any, way_out: str = "") -> Path:
     if not isinstance(value, str | os.PathLike):
         more = f"; {way_out}" if way_out else ""
         raise SettingError(f"{name} is a {type(value).__name__} and must be a path, a string or a pathlib.Path{more}")
-    return Path(value)
+    return Path(value).expanduser()
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """`value` as a tuple; a text, or another single value, is one of a kind of which several may be given.
+
+    >>> several("a"), several(["a", "b"]), several(1)
+    (('a',), ('a', 'b'), (1,))
+    """
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def check_names(name: str, value: Any, error: type[LeanconvError] = SettingError) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from torch import nn
 
 from leanconv.conversion.apply import convert
 from leanconv.conversion.methods import label_of
+from leanconv.conversion.plan import Where
 from leanconv.conversion.useful import useful_plan
 from leanconv.core.atomic import write_json
-from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvWarning
 from leanconv.core.machine import device_of
 from leanconv.core.method import Method
@@ -28,7 +28,7 @@ from leanconv.detect.detector import create_detector
 from leanconv.detect.files import save_detector
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits, fit_detector
-from leanconv.files.target import Network, network_digest, network_name, open_target
+from leanconv.files.target import Network, built, network_digest, network_name, open_target
 from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
 from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution
@@ -50,8 +50,8 @@ def build(
     *,
     classes: Sequence[str],
     method: Method | None = None,
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    where: Where = (),
+    exclude: Where = (),
     init: Init = "fresh",
     pretrained: bool = False,
     seed: int = 0,
@@ -73,12 +73,9 @@ def build(
         SettingError: an unknown detector, network or setting, or the method converts nothing.
     """
     torch.manual_seed(seed)
-    if isinstance(backbone, str):
-        network = open_target(backbone, pretrained=pretrained)
-    else:
-        network = copied(backbone) if isinstance(backbone, nn.Module) else backbone()
+    network = open_target(backbone, pretrained=pretrained) if isinstance(backbone, str) else built(backbone)
     if method is not None:
-        network = convert(network, useful_plan(network, method, tuple(where) or "*", tuple(exclude), SIZE), init)
+        network = convert(network, useful_plan(network, method, where or "*", exclude, SIZE), init)
     return create_detector(detector, network, classes=tuple(classes), **settings)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from leanconv.conversion.plan import globs_only
 from leanconv.core.machine import device_of, provenance
 from leanconv.core.method import Method
 from leanconv.core.processes import leads, own_device
@@ -41,8 +42,8 @@ def fit(
     config: DetectConfig | str | None = None,
     *,
     method: Method | None = None,
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    where: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     init: Init = "fresh",
     pretrained: bool = False,
     build: Mapping[str, Any] | None = None,
@@ -77,9 +78,9 @@ def fit(
     """
     photos = data if isinstance(data, DetectionData) else open_detection(Path(data))
     chosen = config if isinstance(config, DetectConfig) else recipe_of(config)
-    globs = (tuple(where), tuple(exclude))
+    globs = (globs_only(where), globs_only(exclude, "exclude"))
     job = DetectJob(detector, backbone, method, photos, chosen, *globs, init, pretrained, dict(build or {}))
-    folder = Path(out)
+    folder = Path(out).expanduser()
     summary = run(job, folder, resume=resume, progress=progress, tell=tell, accelerator=device, devices=devices)
     if not leads():
         return None

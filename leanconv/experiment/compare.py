@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from leanconv.conversion.plan import globs_only
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import device_of
 from leanconv.core.method import NamedSettings
@@ -39,8 +40,8 @@ def compare(
     *,
     methods: Methods | None = None,
     seeds: int = 1,
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    where: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     include: Include | None = None,
     align: int | None = None,
     init: Init = "fresh",
@@ -107,7 +108,7 @@ def compare(
         )
     chosen = settings_for(config, images, settings, device)
     shared: dict[str, Any] = {
-        "where": tuple(where), "exclude": tuple(exclude), "include": include, "align": align, "init": init,
+        "where": globs_only(where), "exclude": globs_only(exclude, "exclude"), "include": include, "align": align, "init": init,
         "pretrained": pretrained,
     }  # fmt: skip
     jobs = jobs_of(models, methods_of(methods), Job("", None, images, chosen, **shared, keep_stem=keep_stem), seeds)
@@ -139,7 +140,7 @@ def _are_methods(value: Any) -> bool:
 @contextmanager
 def _folder(out: str | Path | None) -> Iterator[Path]:
     if out is not None:
-        yield Path(out)
+        yield Path(out).expanduser()
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from leanconv.conversion.methods import parse_method
+from leanconv.conversion.plan import globs_only
 from leanconv.core.errors import RunError, SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
@@ -44,8 +45,8 @@ def fit(
     out: str | Path | None = None,
     *,
     method: str | Method | Control | None = None,
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    where: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     include: Include | None = None,
     align: int | None = None,
     init: Init = "fresh",
@@ -108,7 +109,8 @@ def fit(
     asked = parse_method(method, CONTROLS) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
     job = Job(
-        as_text(model), asked, images, chosen, tuple(where), tuple(exclude), init, pretrained, in_place=in_place, include=include,
+        as_text(model), asked, images, chosen, globs_only(where), globs_only(exclude, "exclude"), init, pretrained,
+        in_place=in_place, include=include,
         teacher=None if teacher is None else Teacher.open(teacher), align=align,
         weights=None if weights is None else Weights.open(weights, state), task=task or TaskSettings(),
     )  # fmt: skip
@@ -116,8 +118,8 @@ def fit(
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}
     check_options(job, options)
     if out is not None:  # an error in `prepare` must not leave a folder
-        ready = None if finished(Path(out)) else prepare(job, options)
-        return run(job, ready, Path(out), resume=resume, progress=progress, **options)
+        ready = None if finished(Path(out).expanduser()) else prepare(job, options)
+        return run(job, ready, Path(out).expanduser(), resume=resume, progress=progress, **options)
     with tempfile.TemporaryDirectory() as folder:
         return replace(run(job, prepare(job, options), Path(folder), progress=progress, **options), folder=None)
 

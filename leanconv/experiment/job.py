@@ -13,7 +13,6 @@ from leanconv.conversion.apply import plan_of
 from leanconv.conversion.calibrate import fitted
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import stem, useful_plan
-from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task, set_task
@@ -22,7 +21,7 @@ from leanconv.core.task_settings import TaskSettings
 from leanconv.data import ImageData, describe
 from leanconv.experiment.controls import Control
 from leanconv.experiment.teacher import Teacher
-from leanconv.files.target import Network, absolute, network_digest, network_name
+from leanconv.files.target import Network, absolute, built, network_digest, network_name
 from leanconv.files.weights import Weights, open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import EXECUTION, TrainConfig
@@ -200,9 +199,7 @@ class Job:
             raise SettingError("weights= is for networks by name; fill this one with lc.load_checkpoint(model, path)")
         if self.pretrained:
             raise SettingError("pretrained=True is for networks by name; this one brings its weights")
-        if isinstance(self.network, nn.Module):
-            return self.network if self.in_place else copied(self.network)
-        return self.network()
+        return self.network if self.in_place and isinstance(self.network, nn.Module) else built(self.network)
 
     def in_order_of(self, model: nn.Module) -> Job:
         """The job with the classes of its data in the order of `model`, if `model` was trained before."""

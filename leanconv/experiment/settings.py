@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def settings_for(
 def _chosen(config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any]) -> TrainConfig:
     if isinstance(config, TrainConfig):
         return config.replace(**given)
+    check_config(config, TrainConfig)
     if config is not None and Path(config).suffix in (".yaml", ".yml"):
         found, _ = read_config(config)
         return _chosen(None, data, {**found, **given})
@@ -49,6 +51,15 @@ def _chosen(config: TrainConfig | str | Path | None, data: ImageData, given: Map
     if name not in RECIPES:
         raise SettingError(f"--recipe (config=) {name!r} does not exist; there are {', '.join(RECIPES)}")
     return RECIPES[name]().replace(**given)
+
+
+def check_config(config: object, kind: type[RunConfig]) -> None:
+    """Raise SettingError unless `config` is settings of `kind`, a text, a path or None."""
+    if not isinstance(config, kind | str | PathLike | None):
+        raise SettingError(
+            f"config={config!r} must be {kind.__name__}(...), the name of a recipe, or a file of settings; settings of a dict "
+            f"{{...}} are {kind.__name__}(**{{...}})"
+        )
 
 
 def read_config(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,7 +71,7 @@ def read_config(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[
         FileError: the file cannot be read, or is no mapping.
         SettingError: a setting breaks its rule.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         found = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.copying import refuse_lazy
+from leanconv.core.copying import refuse_lazy, refuse_meta
 from leanconv.core.errors import FileError
 from leanconv.core.reading import reading
 from leanconv.core.release import Place
@@ -21,7 +21,6 @@ from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
 from leanconv.core.wrappers import unwrapped
 from leanconv.files.classifier import classifier_tensors
-from leanconv.files.load import refuse_meta
 from leanconv.files.origin import check_padding, origin_of, set_origin_
 from leanconv.files.releases import places
 from leanconv.files.shards import checkpoint_file, part_hint
@@ -89,7 +88,7 @@ def load_checkpoint(
     check_bool("fresh_classifier", fresh_classifier)
     model = unwrapped(model)
     check_padding(model, shortcut_padding)
-    refuse_meta(model)
+    refuse_meta(model, "build the network on the CPU, then load")
     with reading(path):
         states = read_states(path)
         refuse_lazy(model)

@@ -15,8 +15,8 @@ from leanconv.conversion.apply import convert, plan_of, set_plan
 from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, channel_plans
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
-from leanconv.core.copying import copied
-from leanconv.core.errors import FileError, LeanconvError, SettingError
+from leanconv.core.copying import copied, refuse_meta
+from leanconv.core.errors import FileError, LeanconvError
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.notes import set_task
 from leanconv.core.reading import one_line, parse_json, reading
@@ -124,7 +124,7 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         SettingError: `model` is on the meta device.
     """
-    refuse_meta(model)
+    refuse_meta(model, "build the network on the CPU, then load")
     for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
     model.load_state_dict(versioned(model, tensors), strict=True)
@@ -274,13 +274,3 @@ def check_tensors(lean: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
 def _same_kind(wanted: Tensor, found: Tensor) -> bool:
     """Whether a tensor can fill an entry: real numbers may differ in precision, other types must be equal."""
     return found.dtype == wanted.dtype or (wanted.dtype in FLOATS and found.dtype in FLOATS)
-
-
-def refuse_meta(model: nn.Module) -> None:
-    """Raise SettingError for a network on the meta device: copying weights to it would silently do nothing."""
-    held = (*model.named_parameters(), *model.named_buffers())
-    name = next((name for name, tensor in held if not nn.parameter.is_lazy(tensor) and tensor.is_meta), None)
-    if name is not None:
-        raise SettingError(
-            f"{name!r} is on the meta device, which holds no values; build the network on the CPU, then load"
-        )

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import built_on_meta
+from leanconv.core.wrappers import unwrapped
 from leanconv.files.load import load
 from leanconv.models import create_model
 from leanconv.models.create import parse_target
@@ -35,6 +37,25 @@ def network_name(network: Network) -> str:
     ('resnet20', 'ReLU')
     """
     return network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
+
+
+def built(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """A copy of a network, or the network that a function returns; the network inside, if it is wrapped.
+
+    Raises:
+        SettingError: `network` is neither, or its function returns something else.
+
+    >>> built(nn.DataParallel(nn.ReLU())), built(nn.ReLU)
+    (ReLU(), ReLU())
+    """
+    if isinstance(network, nn.Module):
+        return copied(unwrapped(network))
+    if not callable(network):
+        raise SettingError(
+            "a network must be a name, a folder, a torch.nn.Module or a function that returns one, not "
+            f"{type(network).__name__}"
+        )
+    return unwrapped(network())
 
 
 def network_digest(network: nn.Module) -> str:

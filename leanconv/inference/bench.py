@@ -19,7 +19,7 @@ from leanconv.core.machine import provenance
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.core.notes import input_size_of
-from leanconv.core.settings import check_choice, check_int
+from leanconv.core.settings import check_choice, check_int, several
 from leanconv.inference.race import race
 from leanconv.report import latency_tables
 from leanconv.report.page import Page, of_latency
@@ -69,7 +69,7 @@ def bench(
     methods: Sequence[Method | None] = (None,),
     *,
     where: Where = "*",
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     runtimes: str | Sequence[str] = ("eager",),
     batch: int | Sequence[int] = 1,
     input_size: InputSize | None = None,
@@ -116,7 +116,7 @@ def bench(
     for name in names:  # before networks are built, which may take minutes
         known.check(name)
     _check_device(device)
-    built, unbuilt = _built(_named(models), methods, where, tuple(exclude))
+    built, unbuilt = _built(_named(models), methods, where, several(exclude))
     size = input_size or _size_of(built)
     dtype = PRECISIONS[precision]
     rows: list[Row] = []

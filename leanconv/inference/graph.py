@@ -110,9 +110,21 @@ def trace(module: nn.Module, call: Call) -> fx.GraphModule:
     tracer = _Tracer(call)
     try:
         graph = tracer.trace(module)
+        _by_position(tracer.root, graph)
         return fx.GraphModule(tracer.root, graph, type(module).__name__)
     except Exception as error:  # tracing runs the network's own code, which may raise anything
         raise SettingError(f"it cannot be traced: {first_line(error)}") from error
+
+
+def _by_position(root: nn.Module, graph: fx.Graph) -> None:
+    """Let `graph` pass layers their input by position: a module in the place of a layer may give it another name."""
+    for node in graph.nodes:
+        if (
+            node.op == "call_module"
+            and [*node.kwargs] == ["input"]
+            and isinstance(root.get_submodule(str(node.target)), LAYERS)
+        ):
+            node.args, node.kwargs = (node.kwargs["input"],), {}
 
 
 def given(node: fx.Node) -> fx.Node | None:

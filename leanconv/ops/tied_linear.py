@@ -28,7 +28,7 @@ class TiedBlockLinear(LeanLinear):
         blocks: B; divides in_features and out_features.
 
     Shape:
-        x: (..., I) -> (..., O), any leading dimensions.
+        input: (..., I) -> (..., O), any leading dimensions.
         weight: (O / B, I / B); bias: (O / B).
 
     Raises:
@@ -60,9 +60,9 @@ class TiedBlockLinear(LeanLinear):
             bound = 1 / math.sqrt(self.weight.shape[1])
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        blocks = x.unflatten(-1, (self.blocks, self.in_features // self.blocks))
+    def forward(self, input: Tensor) -> Tensor:
+        self.check_input(input)
+        blocks = input.unflatten(-1, (self.blocks, self.in_features // self.blocks))
         return nn.functional.linear(blocks, self.weight, self.bias).flatten(-2)
 
     def weight_dense(self) -> Tensor:

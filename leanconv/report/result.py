@@ -65,8 +65,9 @@ class Result(ABC):
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write the page to `path`, whole or not at all; returns the path."""
-        write_text(Path(path), self.page().html())
-        return Path(path)
+        path = Path(path).expanduser()
+        write_text(path, self.page().html())
+        return path
 
     def __str__(self) -> str:
         return "\n\n".join([*map(str, self.tables()), *(["\n".join(self.sentences())] if self.sentences() else [])])

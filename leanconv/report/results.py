@@ -105,7 +105,7 @@ def markdown_of(path: str | Path, table: str = "main") -> str:
         FileError: `path` is not a results file.
         SettingError: the file has no such table.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     rows, kind = _rows(path)
     known = TABLES.get(kind, {})
     if table not in known:
@@ -122,7 +122,7 @@ def figures_of(path: str | Path) -> dict[str, str]:
     Raises:
         FileError: `path` is not a results file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     rows, kind = _rows(path)
     mark = f"<!-- {source_mark(path)} -->"
     drawn = {name: draw(rows) for name, draw in FIGURES.get(kind, {}).items()}

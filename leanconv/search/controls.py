@@ -121,7 +121,10 @@ class _Sums(Following):
         self.ends: dict[str, list[tuple[Tensor, Tensor, tuple[int, ...], int]]] = {}
         for name, module in model.named_modules():
             module.register_forward_pre_hook(lambda module, args, name=name: self.running.append(name))
-            module.register_forward_hook(lambda module, args, out, name=name: self._ended(name, args, out))
+            module.register_forward_hook(
+                lambda module, args, named, out, name=name: self._ended(name, (*args, *named.values()), out),
+                with_kwargs=True,
+            )
 
     def _ended(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         self.running.pop()

@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy, unfold
 
 from leanconv.conversion.channels import ChannelSet
 from leanconv.conversion.moments import call, inputs_of
+from leanconv.core.copying import refuse_meta
 from leanconv.core.errors import DataError, SettingError, first_line
+from leanconv.core.modes import input_of
 from leanconv.core.settings import check_choice
 from leanconv.core.shown import kind
 from leanconv.search.reconstruction import reconstruction_scores
@@ -64,6 +66,7 @@ def channel_scores(
         return {found.name: torch.rand(found.size, generator=generator) for found in sets}
     if criterion == "first":
         return {found.name: -torch.arange(found.size, dtype=torch.float32) for found in sets}
+    refuse_meta(model)
     if criterion == "magnitude":
         squares = {name: tensor.detach().square() for name, tensor in tensors.items()}
         return {found.name: _sum(model, squares, found, (*found.makes, *found.reads)).sqrt() for found in sets}
@@ -99,7 +102,7 @@ def _taylor(
     total = {found.name: torch.zeros(found.size, dtype=torch.float64) for found in sets}
     parameters = [tensors[name] for name in names]
     flags = [parameter.requires_grad for parameter in parameters]
-    with _in_eval(model):
+    with _in_eval(model), torch.enable_grad():
         try:
             for parameter in parameters:
                 parameter.requires_grad_()
@@ -155,8 +158,8 @@ def _activation(
     hooks = []
 
     def hook(name: str) -> Callable[..., None]:
-        def note(layer: Any, args: tuple[Tensor, ...], out: Tensor) -> None:
-            found, whole = _error_by_channel(layer, args[0], out)
+        def note(layer: Any, args: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor) -> None:
+            found, whole = _error_by_channel(layer, input_of(args, named), out)
             errors[name] = errors.get(name, torch.zeros(())) + found
             energy[name] = energy.get(name, 0.0) + whole
 
@@ -166,7 +169,7 @@ def _activation(
         for tensor, layer_name in reads.items():
             layer = model.get_submodule(layer_name)
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                hooks.append(layer.register_forward_hook(hook(tensor)))
+                hooks.append(layer.register_forward_hook(hook(tensor), with_kwargs=True))
         try:
             for images in inputs_of(data):
                 call(model, images)

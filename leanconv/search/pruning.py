@@ -269,6 +269,9 @@ class _Products(TorchFunctionMode):
 
 def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str, float]) -> dict[str, float]:
     """{set: share} for the sets that a glob of `ratios` names; the first glob that matches decides."""
+    if ratios and not graph.sets:
+        said = "; ".join(f"{layer!r}: {reason}" for layer, reason in [*graph.fixed.items()][:3])
+        raise SettingError(f"ratios: no channel of this network can be removed ({said or 'it has no channels'})")
     for glob in ratios:
         matching = [found for found in graph.sets if fnmatchcase(found.name, glob)]
         if not matching:

@@ -32,6 +32,15 @@ def takes_one_image_without_a_batch(method: Method, spec: ConvSpec) -> None:
 
 
 @rule(SOME)
+def takes_its_input_by_name(method: Method, spec: ConvSpec) -> None:
+    """``op(input=x)`` is ``op(x)``, as with nn.Conv2d; define `convolve`, and not `forward`."""
+    lean, x = lean_network(method, spec), image(spec)
+    still_norms(lean, False)
+    for conv in lean.convs:
+        close(conv(input=x), conv(x), "an input that is given by its name changes the output")
+
+
+@rule(SOME)
 def takes_an_empty_batch(method: Method, spec: ConvSpec) -> None:
     """The forward and the backward pass accept an empty batch, as nn.Conv2d does."""
     lean, dense = lean_network(method, spec), network(spec)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from leanconv.core.config import Config, setting
+from leanconv.core.config import LARGEST_SEED, Config, setting
 from leanconv.core.errors import SettingError
 
 # These settings change how a run is executed, not what it computes: they may change on resuming
@@ -118,7 +118,7 @@ class RunConfig(Config):
     validation: float = setting(
         "Part of train that is held out to choose settings; 0 trains on all images.", default=0.0, least=0, below=1
     )
-    seed: int = setting("Seed of all random numbers.", default=0, least=0)
+    seed: int = setting("Seed of all random numbers.", default=0, least=0, most=LARGEST_SEED)
     deterministic: bool = setting("Use only deterministic algorithms of torch.", default=False)
     workers: int = setting("Processes that decode images.", default=0, least=0)
     threads: int | None = setting("CPU threads.", default=None, least=1)

@@ -34,7 +34,7 @@ class RunFolder:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.config = self.root / "config.yaml"
         self.env = self.root / "env.json"
         self.metrics = self.root / "metrics.jsonl"

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from leanconv.conversion.globs import ParameterNames
+from leanconv.core.copying import refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.train.config import RunConfig, parse_rule
 from leanconv.train.freeze import frozen
@@ -71,17 +72,44 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get(LR_FACTOR, 1.0)  # a checkpoint of an earlier version has no factor
 
 
+def check_trainable(model: nn.Module, else_: str = "") -> None:
+    """Raise SettingError if `model` cannot be trained: it is frozen or on the meta device, or torch gives no gradients.
+
+    Args:
+        model: the network.
+        else_: another way out than to make the parameters trainable, for the message.
+
+    >>> check_trainable(nn.Linear(2, 2).requires_grad_(False))
+    Traceback (most recent call last):
+    leanconv.core.errors.SettingError: all parameters of Linear are frozen, so nothing trains; call model.requires_grad_(True)
+    """
+    refuse_meta(model)
+    name = type(model).__name__
+    if torch.is_inference_mode_enabled():
+        raise SettingError(f"nothing trains within torch.inference_mode; call leanconv outside of its block{else_}")
+    made = next((key for key, tensor in model.state_dict().items() if tensor.is_inference()), None)
+    if made is not None:
+        raise SettingError(
+            f"{made!r} of {name} was made within torch.inference_mode, so it cannot train; build the network outside of its block"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SettingError(
+            f"all parameters of {name} are frozen, so nothing trains; call model.requires_grad_(True){else_}"
+        )
+
+
 def check_parameters(model: nn.Module, config: RunConfig) -> None:
     """Check the settings that name parameters, before a run writes anything.
 
     Raises:
-        SettingError: a glob of `freeze`, of a rule or of `muon_exclude` matches no parameter; no parameter is left to train;
-            or "muon" finds no matrix.
+        SettingError: a glob of `freeze`, of a rule or of `muon_exclude` matches no parameter; no parameter is left to train,
+            see `check_trainable`; or "muon" finds no matrix.
 
     >>> check_parameters(nn.Linear(2, 2), RunConfig(lr_rules=["biases=2"]))
     Traceback (most recent call last):
     leanconv.core.errors.SettingError: lr_rules='biases' matches none of the 2 parameters ('bias', ...)
     """
+    check_trainable(model)
     with frozen(model, config.freeze):
         parameter_groups(model, config)
 

@@ -51,7 +51,7 @@ def recover(
         SettingError: the networks, the images, the settings or the folder do not fit each other.
         RunError: training failed; the finished blocks and the last checkpoint are kept.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     task = task_on(teacher, data)
     if not data.prepared:
         data = replace(data, mean=task.mean, std=task.std)

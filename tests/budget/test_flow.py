@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 import leanconv as lc
+from leanconv.budget.classifier import teacher_of, title_of
 from leanconv.budget.config import LeanConfig
 from leanconv.budget.scores import Lines
+from leanconv.core.copying import copied
 from leanconv.core.errors import CheckError, SettingError
+from leanconv.core.notes import get_task
+from leanconv.core.task_settings import TaskSettings
+from leanconv.data.own import as_images
 from leanconv.experiment import where
 from leanconv.report.page import table_page
+from leanconv.train.once import difference
 from tests.budget.conftest import QUICK, Small, Stop, Untraceable, quick_timing, striped
 from tests.experiment.test_where import Here
 
@@ -134,6 +141,46 @@ def test_another_search_in_the_folder_is_refused(whole, trained, data):
         lc.lean(Small(), data, "macs=0.6", folder, **options(recovery_epochs=1))
 
 
+def test_one_value_stands_for_itself_and_functions_choose_layers(trained, data, monkeypatch):
+    monkeypatch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: setup)
+
+    def setup(**given: Any) -> Any:
+        return lc.lean(trained, data, "macs=0.9", **QUICK | given)
+
+    one = setup(where="[ab].0", exclude="b.0", methods="low_rank", controls="uniform")
+    assert (
+        one.identity()
+        == setup(where=["[ab].0"], exclude=["b.0"], methods=["low_rank"], controls=["uniform"]).identity()
+    )
+    assert [site.name for site in one.space.sites] == ["a.0"] and setup(methods=lc.LowRank(rank=4)).space.lean
+    narrow = lambda site: site.spec.out_channels == 8  # noqa: E731
+    for chosen in (narrow, [narrow], ["a.0", narrow]):
+        found = setup(where=chosen, exclude=lambda site: site.name == "b.0")
+        assert {site.name for site in found.space.sites} == {"first.0", "a.0"}
+        assert found.identity()["where"][-1].startswith("tests.budget.test_flow.") and json.dumps(found.identity())
+
+
+def test_another_function_of_the_users_is_another_search(trained, data, tmp_path):
+    prepared = []
+
+    def identity(**given: Any) -> dict[str, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: prepared.append(setup.identity()))
+            lc.lean(trained, data, "macs=0.6", **QUICK | given)
+        return prepared[-1]
+
+    plain = identity(metric=None)
+    assert {"metric", "recover"}.isdisjoint(plain), "as older versions wrote it"
+    for name, first, second in (
+        ("metric", lambda network: 1.0, lambda network: 2.0),
+        ("recover", lambda *_, **__: None, lambda *_, **__: 0),
+        ("controls", {"own": lambda setup: setup.teacher}, {"own": lambda setup: setup.start}),
+    ):
+        assert "is None there" in str(difference(plain, identity(**{name: first}))) or name == "controls"
+        assert difference(identity(**{name: first}), identity(**{name: first})) is None
+        assert f"{name} is " in str(difference(identity(**{name: first}), identity(**{name: second})))
+
+
 def test_an_own_metric_decides_how_lean_the_network_becomes(trained, data, tmp_path):
     seen: list[int] = []
 
@@ -240,14 +287,110 @@ def test_the_file_of_the_runtime_is_scored(trained, data, tmp_path):
         ({"align": 0}, "align=0 must be a whole number of at least 1"),
         ({"minimize": "time"}, "no such setting; did you mean minimise"),
         ({"model": torch.nn.Conv2d(1, 3, 8)}, "single layer|outputs of shape"),
+        (
+            {"model": Small().to("meta")},
+            "'first.0.weight' is on the meta device, which holds no values; build it on the CPU",
+        ),
+        ({"model": 3}, "a network must be a name, a folder, a torch.nn.Module or a function that returns one, not int"),
         ({"methods": ["tied"]}, "tied"),
+        ({"methods": None}, "methods=None must be a name, or a method such as"),
+        ({"methods": lc.LowRank}, "methods=<class .*> must be a name, or a method such as"),
+        ({"where": lambda site: False}, "where=<function .*> matches none of the 4 convolutions"),
+        ({"config": {"epochs": 1}}, "config={'epochs': 1} must be TrainConfig"),
+        (
+            {"controls": {"../x y": lambda setup: setup.teacher}},
+            r"controls='../x y' must be letters, digits, .* names a folder",
+        ),
+        ({"controls": {"own": 3}}, "controls: 'own' must be a function of the Setup that returns a network, not 3"),
+        (
+            {"recover": None},
+            "recover=None must be a function that trains, .* recovery_epochs=0 leaves the training out",
+        ),
+        ({"metric": "top1"}, "metric='top1' must be a function of a network that returns a number"),
+        ({"seed": 2**70}, r"seed=\d+ must be a whole number of at least 0 and at most 1.8\d*e\+19"),
     ],
-    ids=["budget", "control", "name", "check", "align", "setting", "model", "method"],
+    ids=[
+        "budget",
+        "control",
+        "name",
+        "check",
+        "align",
+        "setting",
+        "model",
+        "meta",
+        "number",
+        "method",
+        "None",
+        "class",
+        "where",
+        "config",
+        "folder",
+        "no control",
+        "recover",
+        "metric",
+        "seed",
+    ],
 )
 def test_wrong_input_says_the_way_out(asked, said, trained, data):
     given = {"model": trained, "data": data, "budget": "macs=0.6", **QUICK, **asked}
     with pytest.raises(SettingError, match=said):
         lc.lean(**given)
+
+
+def test_a_home_folder_is_expanded(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = lc.lean(trained, data, "macs=0.6", "~/a", **options())
+    assert found.folder == tmp_path / "a" and found.report("~/page.html") == tmp_path / "page.html"
+    lc.save(found.network, "~/b")
+    assert lc.plan_of(lc.load("~/b", Small())) == found.plan
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "page.html"}
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), torch.ones(2), "high"], ids=["None", "nan", "two", "text"])
+def test_a_metric_that_gives_no_number_fails_before_the_search(value, trained, data, tmp_path):
+    with pytest.raises(SettingError, match=r"metric= gives .* for a network; it must return one finite number"):
+        lc.lean(trained, data, "macs=0.6", tmp_path, metric=lambda network: value, **options())
+    assert not (tmp_path / "costs.json").exists()
+
+
+def test_a_control_gets_a_copy_of_the_dense_network_and_one_that_returns_none_is_noted(trained, data):
+    dense = []
+
+    def same(setup: Any) -> torch.nn.Module:
+        dense.append((setup.teacher, weights(setup.teacher)))
+        return setup.teacher
+
+    found = lc.lean(trained, data, "macs=0.6", **options(controls={"same": same, "none": lambda setup: None}))
+    ((teacher, before),) = dense
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert [row["network"] for row in found.rows] == ["dense", "lean", "same"]
+    assert found.summary["notes"] == [
+        "none: a network must be a torch.nn.Module, not NoneType; build it with create_model"
+    ]
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, torch.nn.DataParallel, torch.compile], ids=lambda wrap: wrap.__name__)
+def test_the_network_inside_a_wrapper_is_searched_and_its_task_is_kept(wrap, trained, data):
+    model = copied(trained)
+    lc.note_task(model, classes=("a", "b", "c"), mean=(0.4,), std=(0.3,), image_size=8)
+    images = as_images(data)
+    found = teacher_of(wrap(model), images, False, None, None, TaskSettings())
+    assert type(found) is Small and get_task(found) == get_task(model) and title_of(wrap(model)) == "Small"
+    assert {*found.state_dict()} == {*model.state_dict()}
+
+
+def test_a_frozen_network_is_refused_before_the_search_unless_nothing_trains(trained, data, tmp_path):
+    frozen = copied(trained).requires_grad_(False)
+    said = r"all parameters of Small are frozen, so nothing trains; call model.requires_grad_\(True\), or leave the recovery out"
+    for more in ({"recovery_epochs": 1}, {"controls": ("narrower",)}):
+        with pytest.raises(SettingError, match=said):
+            lc.lean(frozen, data, "macs=0.6", tmp_path / "a", **options(**more))
+    assert not (tmp_path / "a").exists()
+    with torch.inference_mode(), pytest.raises(SettingError, match=r"nothing trains within torch\.inference_mode"):
+        lc.lean(trained, data, "macs=0.6", **options(recovery_epochs=1))
+    with torch.inference_mode():
+        assert lc.lean(frozen, data, "macs=0.6", **options()).rows[1]["macs"]
 
 
 def test_a_lean_network_is_refused(trained, data):

@@ -14,7 +14,7 @@ from leanconv.budget import ordinary, parts
 from leanconv.budget.costs import formula_costs
 from leanconv.budget.scores import fit_all, stored_modules
 from leanconv.budget.space import candidates_of
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import DataError, SettingError
 from leanconv.report import markdown_of, results
 from leanconv.train import recover
 from leanconv.train.config import TrainConfig
@@ -44,6 +44,12 @@ def test_candidates_are_fitted_to_the_outputs_of_the_dense_layers(method, traine
         assert not torch.allclose(dense, to_weights.get_submodule(name).weight_dense(), atol=1e-3)
 
 
+def test_inputs_that_are_not_finite_name_their_layer(trained, images, tmp_path):
+    space = candidates_of(trained, SIZE, methods=["low_rank"], where="a.0", align=4)
+    with pytest.raises(DataError, match=r"the inputs of 'a\.0' hold NaN"):
+        fit_all(trained, space, formula_costs(trained, space), ["macs"], images * float("nan"), tmp_path)
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_network_is_converted_layer_after_layer_if_this_is_cheap(sequential, trained, images, monkeypatch):
     monkeypatch.setattr(parts, "SEQUENTIAL", 1e12 if sequential else 0)
@@ -52,6 +58,18 @@ def test_a_network_is_converted_layer_after_layer_if_this_is_cheap(sequential, t
     expected = lc.convert(trained, plan, "fit", data=batches, sequential=sequential)
     lc.reestimate_norms_(expected, batches)
     assert torch.equal(parts.converted(trained, plan, batches)(images), expected(images))
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (64, [64]), (65, [65]), (66, [64, 2]), (129, [64, 65]), (192, [64, 64, 64])]
+)
+def test_no_batch_has_a_single_image(count, sizes, trained, data, monkeypatch):
+    monkeypatch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: setup)
+    setup: Any = lc.lean(trained, data, "macs=0.6", **QUICK)
+    monkeypatch.setattr(type(setup), "_images", lambda self, times: torch.arange(count)[:, None])
+    assert [len(batch) for batch in setup.batches] == sizes and torch.cat(setup.batches).flatten().tolist() == [
+        *range(count)
+    ]
 
 
 def test_the_recovery_learns_from_the_dense_network(trained, data, tmp_path):

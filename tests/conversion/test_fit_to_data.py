@@ -214,3 +214,8 @@ def test_norms_without_images_are_refused():
             function(network(), [])
     with pytest.raises(DataError, match="NaN"):
         lc.reestimate_norms_(network(), [torch.full((2, 3, 8, 8), float("nan"))])
+    single = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    with pytest.raises(
+        DataError, match=r"shape \(1, 3, 1, 1\), one value for each channel.* larger batches.*drop_last=True"
+    ):
+        lc.reestimate_norms_(single, [torch.ones(2, 3, 8, 8), torch.ones(1, 3, 8, 8)])

@@ -51,6 +51,7 @@ def test_a_shared_layer_is_matched_by_any_of_its_names():
         (dict(where=()), r"where=\(\) matches none"),
         (dict(where=lambda site: site.spec.kernel_size == (7, 7)), "matches none"),
         (dict(exclude=[1]), "must be a glob"),
+        (dict(where=["*", lambda site: False]), "where=<function .* matches none of"),
     ],
 )
 def test_a_glob_that_matches_nothing_is_refused_with_the_nearest_names(settings, said):

@@ -118,7 +118,9 @@ def test_code_that_depends_on_the_number_of_images_is_refused(tmp_path: Path):
         def forward(self, x):
             return self.conv(x if x.shape[0] > 4 else -x).mean((2, 3))
 
-    with pytest.raises(SettingError, match=r"Crowd computes over 4 images in another way, .* independent of the number"):
+    with pytest.raises(
+        SettingError, match=r"Crowd computes over 4 images in another way, .* independent of the number"
+    ):
         lc.export(Crowd(), tmp_path / "net.pt2", example=torch.randn(2, 3, 8, 8))
 
 

@@ -169,6 +169,17 @@ def test_a_mistake_is_one_line(net: Net, pair: tuple[Listed, Listed], settings: 
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_one_glob_stands_for_itself_and_functions_are_refused(net: Net, pair: tuple[Listed, Listed]) -> None:
+    with pytest.raises(SettingError, match=r"where='nothing\.\*' matches none of"):
+        lc.fit(net, pair, method="tied_block(blocks=2)", where="nothing.*", epochs=1, progress=False)
+    for settings, said in (
+        ({"where": lambda site: True}, "where=<function .* must be a glob or several globs; for a function, convert"),
+        ({"config": {"epochs": 1}}, r"config={'epochs': 1} must be TrainConfig\(...\), the name of a recipe"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            lc.fit(net, pair, **settings)
+
+
 def test_a_network_that_does_not_fit_is_refused_before_training(pair: tuple[Listed, Listed]) -> None:
     with pytest.raises(SettingError, match="outputs of shape"):
         lc.fit(Net(classes=7), pair, **QUICK)

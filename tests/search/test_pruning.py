@@ -66,6 +66,15 @@ def test_the_taylor_score_is_the_square_of_the_change_that_the_gradient_predicts
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_taylor_score_needs_no_gradients_around_it():
+    model, data = small(), [(image(4), torch.tensor([0, 1, 2, 3]))]
+    sets = channel_graph(model, SIZE).sets
+    wanted = channel_scores(model, sets, "taylor", data)
+    with torch.no_grad():
+        found = channel_scores(model, sets, "taylor", data)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_the_magnitude_score_sums_over_all_weights_that_make_or_read_a_channel():
     model = small()
     scores = channel_scores(model, channel_graph(model, SIZE).sets, "magnitude")
@@ -213,6 +222,16 @@ class Two(nn.Module):
     def forward(self, x):
         x = self.body(x)
         return {"a": self.heads[0](x), "b": self.heads[1](x)}
+
+
+def test_networks_without_values_or_without_removable_channels_are_refused():
+    with pytest.raises(SettingError, match=r"'0\.weight' is on the meta device, which holds no values"):
+        lc.prune(small().to("meta"), 0.5, align=1, input_size=SIZE)
+    assert lc.prune(small().to("meta"), 0.5, "first", align=1, input_size=SIZE)[0].weight.is_meta
+    with pytest.raises(
+        SettingError, match=r"no channel of this network can be removed \('0': the network gives it out\)"
+    ):
+        lc.prune(nn.Sequential(nn.Conv2d(3, 8, 3)), ratios={"*": 0.5}, input_size=SIZE)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")

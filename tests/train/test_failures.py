@@ -273,3 +273,21 @@ def test_a_place_that_cannot_hold_a_run(data: ImageData, tmp_path: Path, monkeyp
     with pytest.raises(SettingError, match=r"closed: cannot hold a run \(Permission denied\); choose another folder"):
         fit(Net(), data, SMALL, tmp_path / "closed", progress=False)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_network_of_which_nothing_can_train_is_refused_before_a_folder_is_made(
+    data: ImageData, tmp_path: Path
+) -> None:
+    for model, said in (
+        (
+            Net().requires_grad_(False),
+            r"all parameters of Net are frozen, so nothing trains; call model.requires_grad_\(True\)",
+        ),
+        (Net().to("meta"), "is on the meta device, which holds no values"),
+        (torch.inference_mode()(lambda: Net())(), "of Net was made within torch.inference_mode, so it cannot train"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            fit(model, data, SMALL, tmp_path / "a", progress=False)
+    with torch.inference_mode(), pytest.raises(SettingError, match=r"nothing trains within torch\.inference_mode"):
+        fit(Net(), data, SMALL, tmp_path / "a", progress=False)
+    assert not (tmp_path / "a").exists()

@@ -80,7 +80,7 @@ def recover(
         SettingError: the detectors, the photos, the settings or the folder do not fit each other.
         RunError: training failed; the finished blocks and the last checkpoint are kept.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     if block_steps and len(images) > 1 and not RunFolder(root).checkpoint.exists():
         own, other = (
             detector.get_submodule("backbone.network").to(device_of(device)) for detector in (student, teacher)

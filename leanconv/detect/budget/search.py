@@ -10,11 +10,12 @@ from leanconv.budget.config import LeanConfig
 from leanconv.budget.controls import RANDOM, UNIFORM
 from leanconv.budget.limits import Budget
 from leanconv.budget.parts import Metric
-from leanconv.budget.search import named_controls, searched
+from leanconv.budget.search import check_functions, checked_methods, named_controls, searched
 from leanconv.budget.setup import Control
 from leanconv.budget.times import Cache
-from leanconv.conversion.plan import Include
+from leanconv.conversion.plan import Include, Where
 from leanconv.core.method import Method
+from leanconv.core.settings import several
 from leanconv.detect.budget.recovery import DetectorRecovery, recover
 from leanconv.detect.budget.result import LeanDetector
 from leanconv.detect.budget.setup import prepared
@@ -32,12 +33,12 @@ def lean(
     config: DetectConfig | str | Path | None = None,
     *,
     pyramid: bool = False,
-    methods: Sequence[str | Method] = (),
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    methods: str | Method | Sequence[str | Method] = (),
+    where: Where = (),
+    exclude: Where = (),
     include: Include | None = None,
     metric: Metric | None = None,
-    controls: Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
+    controls: str | Sequence[str] | Mapping[str, Control | None] = (UNIFORM, RANDOM),
     recover: DetectorRecovery = recover,
     device: str = "auto",
     resume: bool = False,
@@ -83,10 +84,12 @@ def lean(
         CheckError: every detector loses more than max_drop.
         DataError: the photos cannot be used.
     """
+    check_functions(metric, recover)
     asked, chosen = Budget.of(budget), LeanConfig(**settings)
     photos = data if isinstance(data, DetectionData) else open_detection(data)
     setup = prepared(
-        detector, photos, asked, chosen, config, pyramid=pyramid, methods=methods, controls=named_controls(controls),
-        where=tuple(where), exclude=tuple(exclude), include=include, metric=metric, recover=recover, device=device, cache=cache,
+        detector, photos, asked, chosen, config, pyramid=pyramid, methods=checked_methods(methods),
+        controls=named_controls(controls), where=several(where), exclude=several(exclude), include=include, metric=metric,
+        recover=recover, device=device, cache=cache,
     )  # fmt: skip
     return searched(setup, LeanDetector, out, resume=resume, progress=progress, command=command)

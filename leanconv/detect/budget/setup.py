@@ -18,14 +18,14 @@ from leanconv.budget.ordinary import NARROWER, ORDINARY
 from leanconv.budget.setup import Control, Scored, Setup, recovery_of
 from leanconv.budget.space import Space
 from leanconv.conversion.apply import plan_of
-from leanconv.core.copying import copied
+from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import SettingError
 from leanconv.core.layout import to_channels_last
 from leanconv.core.machine import device_of
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.detect.budget.photos import calibration_photos, input_size_of, usual_size
-from leanconv.detect.budget.recovery import DetectorRecovery
+from leanconv.detect.budget.recovery import DetectorRecovery, recover
 from leanconv.detect.classes import for_detector
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData, Photo
@@ -37,8 +37,8 @@ from leanconv.detect.maps import PYRAMID, clear_head_, maps_of, with_maps
 from leanconv.detect.recipes import recipe_of
 from leanconv.detect.scoring import evaluate_detector
 from leanconv.detect.train import check_fits
-from leanconv.experiment.settings import read_config
-from leanconv.files.target import Network, network_name
+from leanconv.experiment.settings import check_config, read_config
+from leanconv.files.target import Network, built, network_name
 from leanconv.timing.latency import threads_set, time_interleaved
 
 SECONDS = 10.0  # for the times of all detectors together
@@ -121,6 +121,10 @@ class DetectorSetup(Setup):
         return self.recipe.epochs
 
     @property
+    def trains(self) -> bool:
+        return self.recipe is not None
+
+    @property
     def effort(self) -> str:
         raise NotImplementedError
 
@@ -156,6 +160,10 @@ class DetectorSetup(Setup):
     def exported(self, network: nn.Module, folder: Path, to: str) -> dict[str, Any]:
         raise NotImplementedError  # `prepared` refuses runtimes that read a file
 
+    @property
+    def functions(self) -> dict[str, object]:
+        return super().functions | {"recover": None if self.recover is recover else self.recover}
+
     def identity(self) -> dict[str, Any]:
         data = {"name": self.data.name, "classes": len(self.data.classes), "train": len(self.data.train)}
         recipe = None if self.recipe is None else self.recipe.to_json()
@@ -173,10 +181,8 @@ def detector_of(target: Network) -> nn.Module:
     Raises:
         SettingError: it is lean already, or `create_detector` did not build it.
     """
-    if isinstance(target, str):
-        found = load_detector(Path(target).expanduser())
-    else:
-        found = copied(target if isinstance(target, nn.Module) else target()).cpu()
+    found = load_detector(Path(target).expanduser()) if isinstance(target, str) else built(target).cpu()
+    refuse_meta(found)
     describe_detector(found)
     if any(plan_of(found.get_submodule(name)) is not None for name in ("backbone.network", "backbone.fpn")):
         raise SettingError(f"{network_name(target)} is lean already; give the trained dense detector")
@@ -191,6 +197,7 @@ def recipe_for(target: Network, detector: nn.Module, config: DetectConfig | str 
         target, detector: the dense detector.
         config: settings, the name of a recipe, or a file of settings.
     """
+    check_config(config, DetectConfig)
     own = Path(target).expanduser() / "config.yaml" if isinstance(target, str) else None
     if isinstance(config, DetectConfig):
         found = config

@@ -46,7 +46,7 @@ def write_shapes(
     Raises:
         SettingError: the folder is not empty, or a number is too small.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise SettingError(f"{root} is not an empty folder; choose another folder")
     for name, value, least in (("train", train, 1), ("val", val, 1), ("height", size[0], 32), ("width", size[1], 32)):
