@@ -23,9 +23,7 @@ def convert_checkpoint(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to save the network.")],
     method: Annotated[
         str | None,
-        typer.Option(
-            "--method", "-m", help="If TARGET is a dense network: the method of its convolutions in the checkpoint."
-        ),
+        typer.Option("--method", "-m", help="If TARGET is dense: the method of its convolutions in the checkpoint."),
     ] = None,
     where: Where = None,
     exclude: Exclude = None,
