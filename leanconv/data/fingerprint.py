@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from leanconv.data.images import LabelledImages
+from torch import Tensor
 
 FINGERPRINT = "images_digest"  # its name in a run's identity; older runs have none
 LOOKED_AT = 16  # images of each part
 
 
-def fingerprint(*parts: LabelledImages) -> str:
+class Part(Protocol):
+    """Images with labels."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def contents(self, places: Sequence[int]) -> list[bytes]:
+        """What the images at `places` are recognised by."""
+
+
+def fingerprint(*parts: Part) -> str:
     """A hash of all labels, and of 16 images of each part, spread evenly.
 
     Files are compared as they are stored, wherever their folder is. One other image among many may stay unseen.
