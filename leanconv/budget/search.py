@@ -37,7 +37,7 @@ from leanconv.files.target import Network, as_text
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import SUMMARY_FILE, finished, once
-from leanconv.train.optimizers import check_trainable
+from leanconv.train.optimizers import check_float32, check_trainable
 
 LEAN = "lean"
 FOLDER = re.compile(r"[A-Za-z0-9][\w .+-]*")  # a name of a control
@@ -211,6 +211,7 @@ def _search(
 ) -> AnyResult:
     say = teller(progress)
     found: list[Found] = []
+    check_float32(setup.dense)
     if setup.trains and not finished(folder, SCORES):
         check_trainable(setup.dense, ", or leave the recovery out: recovery_epochs=0")
     identity = setup.identity()  # before the user's functions run, which may count their calls

@@ -23,6 +23,7 @@ from leanconv.files.target import network_digest
 from leanconv.train.checkpoint import sha256_of
 from leanconv.train.config import DISTILL, TrainConfig
 from leanconv.train.matching import Seen, Shape, outputs_of, same_outputs, traced
+from leanconv.train.optimizers import check_float32
 from leanconv.train.prepared import image_size_of
 
 TEMPERATURES = {"kl": 4.0, "kl_standardised": 2.0, "dist": 4.0}  # of the papers' experiments with small images
@@ -126,11 +127,12 @@ class Distillation:
         config: the settings of the run.
 
     Raises:
-        SettingError: the teacher has other classes, or does not take the images; or `config.distill` is "features" and the
-            networks have no such layers in common.
+        SettingError: the teacher has other classes, is not float32, or does not take the images; or `config.distill` is
+            "features" and the networks have no such layers in common.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, data: ImageData, config: TrainConfig) -> None:
+        check_float32(teacher)
         self.config = config
         self.digest = weights_digest(teacher)
         self.network = copied(teacher).eval().requires_grad_(False)

@@ -72,8 +72,22 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get(LR_FACTOR, 1.0)  # a checkpoint of an earlier version has no factor
 
 
+def check_float32(model: nn.Module) -> None:
+    """Raise SettingError if the network has floating-point weights of another type than float32.
+
+    >>> check_float32(nn.Linear(2, 2).half())
+    Traceback (most recent call last):
+    leanconv.core.errors.SettingError: 'weight' of Linear is torch.float16; leanconv trains float32: call model.float() first
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise SettingError(
+                f"{name!r} of {type(model).__name__} is {parameter.dtype}; leanconv trains float32: call model.float() first"
+            )
+
+
 def check_trainable(model: nn.Module, else_: str = "") -> None:
-    """Raise SettingError if `model` cannot be trained: it is frozen or on the meta device, or torch gives no gradients.
+    """Raise SettingError if `model` cannot be trained: it is frozen, on the meta device or not float32, or nothing has gradients.
 
     Args:
         model: the network.
@@ -84,6 +98,7 @@ def check_trainable(model: nn.Module, else_: str = "") -> None:
     leanconv.core.errors.SettingError: all parameters of Linear are frozen, so nothing trains; call model.requires_grad_(True)
     """
     refuse_meta(model)
+    check_float32(model)
     name = type(model).__name__
     if torch.is_inference_mode_enabled():
         raise SettingError(f"nothing trains within torch.inference_mode; call leanconv outside of its block{else_}")

@@ -61,6 +61,8 @@ def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     >>> log_probabilities(nn.Flatten(), torch.zeros(2, 3, 1, 1)).shape
     torch.Size([2, 3])
     """
+    own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
+    images = images.to(own)
     if images.ndim == 4:
         return logits_of(model(images))
     crops = images.shape[1]

@@ -247,3 +247,17 @@ def test_a_teacher_without_weights_is_refused(teacher: str) -> None:
         SettingError, match=f"teacher '{teacher}' is no folder of a trained network and no network with"
     ):
         lc.fit("resnet8", "digits", teacher=teacher)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_precision(net: Net, pair: tuple[Listed, Listed], dtype: torch.dtype) -> None:
+    assert lc.evaluate(copy.deepcopy(net).to(dtype), pair).top1_pct == pytest.approx(
+        lc.evaluate(net, pair).top1_pct, abs=10
+    )
+    message = rf"is {dtype}; leanconv trains float32: call model\.float\(\) first"
+    with pytest.raises(SettingError, match=message):
+        lc.fit(copy.deepcopy(net).to(dtype), pair, **QUICK)
+    with pytest.raises(SettingError, match=message):
+        lc.fit(net, pair, teacher=copy.deepcopy(net).to(dtype), **QUICK)
+    with pytest.raises(SettingError, match=message):
+        lc.lean(copy.deepcopy(net).to(dtype), pair, "macs=0.6", progress=False, cache=None)
