@@ -60,7 +60,7 @@ def open_data(
     if name == "digits":
         return replace(digits(), origin=origin)
     if name in cifar.NAMES:
-        place = Path("data" if root is None else root)
+        place = Path("data" if root is None else root).expanduser()
         return replace(cifar.cifar(str(name), place, download), origin=origin | {"data_root": str(place.resolve())})
     folder = Path(name).expanduser()
     pattern = str(name) if "://" in str(name) else os.path.abspath(folder)

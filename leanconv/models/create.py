@@ -71,9 +71,11 @@ def parse_target(target: str) -> tuple[str, dict[str, Any]]:
     >>> parse_target("basis_resnet56(bases=2)")
     ('basis_resnet56', {'bases': 2})
     """
+    example = "a name, or a name with its settings by keyword: basis_resnet56(shared=16, bases=2)"
+    if not isinstance(target, str):
+        raise SettingError(f"a network's name is a {type(target).__name__}; write {example}")
     if "(" not in target:
         return target, {}
-    example = "a name, or a name with its settings by keyword: basis_resnet56(shared=16, bases=2)"
     call = parse_call(target, "network", example)
     return call.name, call.settings
 

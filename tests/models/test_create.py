@@ -159,6 +159,7 @@ def test_none_in_brackets_is_the_default() -> None:
         ("timm/resnet18(pretrained=True)", {}, "give pretrained=True or --pretrained"),
         ("resnet20(name=3)", {}, "name is not a setting of resnet20"),
         ("resnet20(width=8", {}, "is not a network; write a name"),
+        ({}, {}, "a network.s name is a dict; write a name"),
         ("resnet20(num_classes=0)", {}, "num_classes=0 must be a whole number"),
     ],
 )
