@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanconv.core.errors import DataError, LeanconvError, SettingError, first_line
+from leanconv.core.meta import own_dtype
 from leanconv.core.modes import evaluating, input_of
 from leanconv.core.moments import Moments as Moments
 from leanconv.core.shown import kind
@@ -169,8 +170,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
         DataError: the network does not take the inputs.
     """
     if isinstance(inputs, Tensor) and inputs.is_floating_point():
-        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), inputs.dtype)
-        inputs = inputs.to(own)
+        inputs = inputs.to(own_dtype(model, inputs.dtype))
     try:
         return model(inputs)
     except (LeanconvError, MemoryError, torch.OutOfMemoryError):

@@ -38,9 +38,8 @@ def with_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
     if torch.nn.parameter.is_lazy(tensor) or tensor.dim() != 4:
         return tensor
     if layout == torch.contiguous_format and tensor.stride() != torch.empty(tensor.shape, device="meta").stride():
-        return tensor.clone(
-            memory_format=layout
-        )  # maps of one channel are in both layouts, and convolutions look at strides
+        # maps of one channel are in both layouts, and convolutions look at their strides
+        return tensor.clone(memory_format=layout)
     return tensor.contiguous(memory_format=layout)
 
 

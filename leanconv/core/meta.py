@@ -61,6 +61,15 @@ def _on(device: torch.device) -> Callable[[Tensor], Tensor]:
     return how
 
 
+def own_dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
+    """The dtype of the network's first floating-point parameter; `default` if it has none.
+
+    >>> own_dtype(nn.Linear(1, 1).double(), torch.float32), own_dtype(nn.ReLU(), torch.float32)
+    (torch.float64, torch.float32)
+    """
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), default)
+
+
 def example_input(model: nn.Module, input_size: InputSize, batch: int = 1, device: str = "meta") -> Tensor:
     """Images of zeros for `model`: (batch, *input_size), in the dtype of its first parameter."""
     parameter = next(model.parameters(), None)

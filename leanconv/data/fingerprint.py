@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -35,11 +35,20 @@ def fingerprint(*parts: Part) -> str:
     >>> fingerprint(TensorImages(black, labels)) == fingerprint(TensorImages(white, labels))
     False
     """
+    return digest(
+        piece for part in parts for piece in (part.labels.numpy().tobytes(), *part.contents(spread(len(part))))
+    )
+
+
+def digest(pieces: Iterable[bytes]) -> str:
+    """A short hash of several byte strings and their borders.
+
+    >>> digest([b"ab", b"c"]) == digest([b"a", b"bc"])
+    False
+    """
     total = hashlib.sha256()
-    for part in parts:
-        total.update(part.labels.numpy().tobytes())
-        for content in part.contents(spread(len(part))):
-            total.update(hashlib.sha256(content).digest())
+    for piece in pieces:
+        total.update(hashlib.sha256(piece).digest())
     return total.hexdigest()[:16]
 
 

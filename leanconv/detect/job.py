@@ -20,7 +20,6 @@ from leanconv.core.errors import LeanconvWarning
 from leanconv.core.machine import device_of
 from leanconv.core.method import Method
 from leanconv.core.processes import leads
-from leanconv.data.fingerprint import FINGERPRINT
 from leanconv.detect.config import DetectConfig
 from leanconv.detect.data import DetectionData
 from leanconv.detect.data.records import Part
@@ -121,13 +120,7 @@ class DetectJob:
             "backbone": self.target,
             **own,
             "method": label_of(self.method),
-            "data": {
-                "name": self.data.name,
-                "classes": len(self.data.classes),
-                CLASS_NAMES: list(self.data.classes),
-                "train": len(self.data.train),
-                FINGERPRINT: self.data.fingerprint,
-            },
+            "data": self.data.facts() | {CLASS_NAMES: list(self.data.classes)},
             "where": list(self.where),
             "exclude": list(self.exclude),
             "init": self.init,

@@ -118,8 +118,9 @@ def fit(
     options = {name: value for name, value in own.items() if value} | {"accelerator": device, "devices": devices}
     check_options(job, options)
     if out is not None:  # an error in `prepare` must not leave a folder
-        ready = None if finished(Path(out).expanduser()) else prepare(job, options)
-        return run(job, ready, Path(out).expanduser(), resume=resume, progress=progress, **options)
+        own_folder = Path(out).expanduser()
+        ready = None if finished(own_folder) else prepare(job, options)
+        return run(job, ready, own_folder, resume=resume, progress=progress, **options)
     with tempfile.TemporaryDirectory() as folder:
         return replace(run(job, prepare(job, options), Path(folder), progress=progress, **options), folder=None)
 

@@ -40,7 +40,7 @@ class Weights:
             SettingError: there is no such file.
             FileError: a folder has no index of parts, or a part is missing.
         """
-        path = check_path("weights", path).expanduser()
+        path = check_path("weights", path)
         if not path.exists():
             raise SettingError(
                 f"--weights (weights=) {path}: no such file; give a checkpoint, .safetensors or of torch.save"

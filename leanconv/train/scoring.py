@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from leanconv.core.errors import SettingError
 from leanconv.core.machine import precision_of
+from leanconv.core.meta import own_dtype
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     >>> log_probabilities(nn.Flatten(), torch.zeros(2, 3, 1, 1)).shape
     torch.Size([2, 3])
     """
-    own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
-    images = images.to(own)
+    images = images.to(own_dtype(model, images.dtype))
     if images.ndim == 4:
         return logits_of(model(images))
     crops = images.shape[1]

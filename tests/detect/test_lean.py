@@ -222,6 +222,9 @@ def test_a_detector_meets_its_budget_with_its_pyramid(whole: Any, folder: Path):
     assert "Under occlusion" in page and "relative squared error" in page
     summary = json.loads((out / "summary.json").read_text())
     assert summary["kind"] == "lean_detector" and summary["settings"]["data"]["input_size"] == [3, 64, 64]
+    assert summary["settings"]["data"]["images_digest"], (
+        "a search on a folder of the same name with other photos is another one"
+    )
     assert (out / "networks" / "lean" / "recovery" / "blocks" / "blocks.json").exists()
 
 

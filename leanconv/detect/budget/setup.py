@@ -165,10 +165,9 @@ class DetectorSetup(Setup):
         return super().functions | {"recover": None if self.recover is recover else self.recover}
 
     def identity(self) -> dict[str, Any]:
-        data = {"name": self.data.name, "classes": len(self.data.classes), "train": len(self.data.train)}
         recipe = None if self.recipe is None else self.recipe.to_json()
         more = {"part": part_to_score(self.data), "photos": len(self.photos), "input_size": list(self.input_size)}
-        return super().identity() | {"data": data | more, "recipe": recipe, "pyramid": self.pyramid}
+        return super().identity() | {"data": self.data.facts() | more, "recipe": recipe, "pyramid": self.pyramid}
 
 
 def _in_pyramid(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import numpy as np
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
 from leanconv.data.encoded import Files, stored
-from leanconv.data.fingerprint import spread
+from leanconv.data.fingerprint import FINGERPRINT, digest, spread
 from leanconv.data.problems import Problems
 from leanconv.detect.data.masks import as_coco_mask, pycocotools_mask, run_lengths
 
@@ -132,14 +131,17 @@ class DetectionData:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all objects and of 16 photos of each part, by which a run recognises its data."""
-        total = hashlib.sha256()
+        pieces: list[bytes] = []
         for photos in (self.train, self.val):
             objects = [(*found.box, found.label, found.crowd) for photo in photos for found in photo.instances]
-            total.update(np.array(objects, dtype=np.float64).tobytes())
-            places = spread(len(photos))
-            for content in stored(Files([str(photos[place].path) for place in places]), range(len(places))):
-                total.update(hashlib.sha256(content).digest())
-        return total.hexdigest()[:16]
+            looked_at = [str(photos[place].path) for place in spread(len(photos))]
+            pieces += [np.array(objects, dtype=np.float64).tobytes(), *stored(Files(looked_at), range(len(looked_at)))]
+        return digest(pieces)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run notes of its data, as JSON values: two runs with other facts are other runs."""
+        sizes = {"classes": len(self.classes), "train": len(self.train)}
+        return {"name": self.name, **sizes, FINGERPRINT: self.fingerprint}
 
     def part(self, name: Part) -> tuple[Photo, ...]:
         """The photos of "train" or "val".
