@@ -71,10 +71,8 @@ def own_dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
 
 
 def example_input(model: nn.Module, input_size: InputSize, batch: int = 1, device: str = "meta") -> Tensor:
-    """Images of zeros for `model`: (batch, *input_size), in the dtype of its first parameter."""
-    parameter = next(model.parameters(), None)
-    dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-    return torch.zeros((batch, *input_size), device=device, dtype=dtype)
+    """Images of zeros for `model`: (batch, *input_size), in the dtype of its first floating-point parameter."""
+    return torch.zeros((batch, *input_size), device=device, dtype=own_dtype(model, torch.float32))
 
 
 def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, Tensor], T]) -> T:

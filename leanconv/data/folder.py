@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvWarning, SettingError
+from leanconv.core.shown import first_names
 from leanconv.data.classes import closest_name
 from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, Files
 from leanconv.data.gather import gather
 from leanconv.data.images import ImageData, LabelledImages
 from leanconv.data.problems import Problems
-from leanconv.data.scan import find_part, folders_in, images_below
+from leanconv.data.scan import find_part, folders_in, images_below, images_in
 from leanconv.data.split import HeldOut
 from leanconv.data.text import read_lines
 
@@ -77,6 +79,7 @@ def image_folder(
         for (paths, labels), title in zip(parts, (train.name, test.name if test else "held out"), strict=True)
     ]
     problems.settle()
+    _name_outsiders(train, *([] if test is None else [test]))
     return ImageData.of(name, classes, *found, problems=problems, held_out=held_out)
 
 
@@ -137,6 +140,18 @@ def _test_part(parts: list[Path], kinds: Mapping[str, Path]) -> Path | None:
             raise DataError(f"{part / unknown[0]}: no such class in train{hint}; add it there or remove it here")
         return part
     return None
+
+
+def _name_outsiders(*parts: Path) -> None:
+    """Warn of images beside the class folders; they have no class."""
+    for part in parts:
+        outside = images_in(part)
+        if outside:
+            warnings.warn(
+                f"{part}: left out what lies beside the class folders ({first_names(outside)}); an image has the class of its "
+                "folder",
+                LeanconvWarning, stacklevel=4,
+            )  # fmt: skip
 
 
 def _no_test(folder: Path, parts: list[Path]) -> str:

@@ -45,6 +45,11 @@ def find_part(folder: Path, names: Sequence[str]) -> list[Path]:
     return [there[name] for name in names if name in there]
 
 
+def images_in(folder: Path) -> list[str]:
+    """The names of the image files directly in `folder`, sorted."""
+    return sorted(path.name for path in folder.iterdir() if is_image_name(path.name) and path.is_file())
+
+
 def images_below(folder: Path, problems: Problems | None = None) -> list[str]:
     """The image files in `folder` and in the folders below, in the order of torchvision's ImageFolder.
 

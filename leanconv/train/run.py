@@ -119,7 +119,7 @@ def fit(
         SettingError: `out` holds a run and `resume` is not set, or this run has other settings or classes; `devices`
             contradicts the launcher; a setting names a parameter that does not exist; a run cannot have a callback, logger
             or strategy; `model` and `data`, or `teacher` and `data`, have classes of different names (classes in another
-            order are accepted); or a setting is for a teacher, and there is none.
+            order are accepted); `data` has one class and there is no teacher; or a setting is for a teacher, and there is none.
         FileError: the checkpoint cannot be read or belongs to another network.
         RunError: the loss or a weight is no longer finite, a file cannot be written, a process that decodes images was
             killed, or memory ran out; last.ckpt is then the last complete checkpoint.
@@ -128,6 +128,11 @@ def fit(
     devices = check_execution(config, accelerator, devices)  # before the folder is created
     engine = checked_engine(callbacks, logger, strategy)
     check_parameters(model, config)
+    if len(data.classes) == 1 and teacher is None:
+        raise SettingError(
+            f"{data.name} has one class, {data.classes[0]!r}, so there is nothing to learn; in a folder, the classes are the "
+            "folders directly in train/"
+        )
     task = get_task(model)
     if task is not None:
         data = data.for_classes(task.classes)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvWarning, SettingError
 from leanconv.data import FileImages, TensorImages, open_data
 from leanconv.data import encoded as encoding
 from leanconv.data.encoded import Files, decode, decode_bytes, size_of
@@ -47,6 +47,18 @@ def litter(folder: Path, build: SimpleNamespace) -> None:
             (place / name).write_bytes(b"\0\5\x16\7")
         build.write_images(place / ".ipynb_checkpoints", 1, first=302)
         build.write_images(place / "__MACOSX", 1, first=303)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_image_beside_the_class_folders_is_named(tmp_path: Path, build: SimpleNamespace, part: str) -> None:
+    folder = build.class_set(tmp_path / "d")
+    before = open_data(folder)
+    shutil.copy(folder / "train" / "cat" / "000.png", folder / part / "sorted_later.png")
+    with pytest.warns(
+        LeanconvWarning, match=rf"{part}: left out what lies beside the class folders \('sorted_later.png'\)"
+    ):
+        after = open_data(folder)
+    assert len(after.train) == len(before.train) and len(after.test) == len(before.test)
 
 
 def test_what_systems_leave_is_no_image_and_no_class(tmp_path: Path, build: SimpleNamespace) -> None:

@@ -322,6 +322,14 @@ def test_the_network_must_suit_the_data(data: ImageData, tmp_path: Path) -> None
         fit(Net(classes=7), data, SMALL, tmp_path, progress=False)
 
 
+def test_one_class_is_nothing_to_learn(data: ImageData, tmp_path: Path) -> None:
+    alone = TensorImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    one = ImageData.of("photos", ("images",), alone, alone)
+    with pytest.raises(SettingError, match="photos has one class, 'images', so there is nothing to learn"):
+        fit(Net(classes=1), one, SMALL, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_fewer_images_than_a_batch(data: ImageData, tmp_path: Path) -> None:
     assert fit(Net(), data, SMALL.replace(batch_size=1000), tmp_path, progress=False).epochs == 3
 
