@@ -163,8 +163,9 @@ def _select_(model: nn.Module, kept: Sequence[Selection]) -> None:
             done.add(id(tensor))
             tensor.data = _picked(tensor.data, picked, _groups(model, name))
             tensor.grad = None
-    for owner in {name.rpartition(".")[0]: None for name in dims}:
-        _resize_(model.get_submodule(owner))
+    for layer in model.modules():  # two layers may hold one tensor
+        if not done.isdisjoint(map(id, (*layer._parameters.values(), *layer._buffers.values()))):
+            _resize_(layer)
 
 
 def indices(kept: Sequence[Selection]) -> dict[tuple[str, int], Tensor]:
@@ -239,7 +240,7 @@ def _resize_(layer: nn.Module) -> None:
         before = layer.in_channels, layer.out_channels, layer.groups
         if layer.transposed:
             sizes = {"in_channels": tensor.shape[0], "out_channels": tensor.shape[1] * layer.groups}
-        elif layer.groups > 1 and tensor.shape[1] == 1:
+        elif layer.groups > 1 and before[0] == before[2]:  # depthwise before: its filters are its input channels
             groups = tensor.shape[0] * before[0] // before[1]
             sizes = {"in_channels": groups, "out_channels": tensor.shape[0], "groups": groups}
         else:

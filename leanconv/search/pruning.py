@@ -17,8 +17,8 @@ from leanconv.conversion.moments import again
 from leanconv.conversion.narrowing import removable
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
-from leanconv.core.errors import SettingError
-from leanconv.core.meta import InputSize, dry_run
+from leanconv.core.errors import SettingError, first_line
+from leanconv.core.meta import InputSize, dry_run, on_meta
 from leanconv.core.settings import check_choice, check_int
 from leanconv.core.wrappers import unwrapped
 from leanconv.search.importance import NEEDS_DATA, Batches, Criterion, channel_scores
@@ -84,10 +84,23 @@ def prune(
         input_size=input_size,
         seed=seed,
     )
+    _check_runs(unwrapped(model), plan, input_size)
     if criterion == "reconstruction":
         assert data is not None
         return repaired(unwrapped(model), plan, data, sequential=True)
     return apply_channels_(copied(unwrapped(model)), plan)
+
+
+def _check_runs(model: nn.Module, plan: ChannelPlan, input_size: InputSize | None) -> None:
+    """Raise SettingError if the network does not run with the channels that remain, because its code says their number."""
+    try:
+        dry_run(apply_channels_(on_meta(model), plan), sized(model, input_size), lambda twin, images: twin(images))
+    except SettingError as error:
+        names = ", ".join(repr(item.set.name) for item in plan.selections[:3])
+        raise SettingError(
+            f"the network does not run with fewer channels ({first_line(error.__cause__ or error)}); its code says a number of "
+            f"channels: keep these whole by ratios={{glob: 1.0}}, or change the code; fewer remain in {names}, ..."
+        ) from error
 
 
 def prune_counted(

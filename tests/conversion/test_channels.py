@@ -201,6 +201,27 @@ def test_a_grouped_weight_picks_the_inputs_of_each_group():
     )
 
 
+def test_a_grouped_weight_with_one_input_left_in_each_group_keeps_its_groups():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1, groups=4), nn.Conv2d(12, 2, 1))
+    graph = lc.channel_graph(model, SIZE)
+    weight = model[1].weight.detach().clone()
+    lc.apply_channels_(model, lc.ChannelPlan((Selection(graph.of("0"), (0, 3, 5, 6)),)))
+    assert (model[1].in_channels, model[1].out_channels, model[1].groups) == (4, 12, 4)
+    assert torch.equal(model[1].weight[6:9], weight[6:9, [1]])
+    assert model(torch.randn(1, *SIZE)).shape[1] == 2
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_two_layers_that_hold_one_weight_say_the_same_sizes(groups):
+    first, second = (nn.Conv2d(8, 8, 3, padding=1, groups=groups, bias=False) for _ in range(2))
+    second.weight = first.weight
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), first, nn.ReLU(), second, nn.Conv2d(8, 2, 1))
+    lc.apply_channels_(model, lc.ChannelPlan((Selection(lc.channel_graph(model, SIZE).of("0"), (0, 2, 4, 5)),)))
+    assert second.weight is first.weight and second.in_channels == second.out_channels == 4
+    assert second.groups == first.groups == min(groups, 4)
+    assert model(torch.randn(1, *SIZE)).shape[1] == 2
+
+
 def test_a_channel_plan_is_json_and_fits_its_network_alone():
     model = Residual()
     plan = lc.ChannelPlan((Selection(lc.channel_graph(model, SIZE).of("stem"), (0, 2, 3)),))

@@ -234,6 +234,29 @@ def test_networks_without_values_or_without_removable_channels_are_refused():
         lc.prune(nn.Sequential(nn.Conv2d(3, 8, 3)), ratios={"*": 0.5}, input_size=SIZE)
 
 
+class Says(nn.Module):
+    """A network whose code says a number of channels, in a tensor of its own or in an assertion."""
+
+    def __init__(self, written: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.written = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), written
+
+    def forward(self, x):
+        y = self.first(x)
+        if self.written:
+            held = torch.zeros(len(x), 8, *x.shape[2:], dtype=x.dtype, device=x.device)
+            held[:] = y
+            return self.last(held)
+        assert y.shape[1] == 8, "takes 8 channels"
+        return self.last(y)
+
+
+def test_a_network_that_says_its_number_of_channels_is_not_pruned_into_one_that_does_not_run():
+    assert removable_graph(Says(written=True), SIZE).of("first").whole is not None
+    with pytest.raises(SettingError, match=r"fewer channels \(takes 8 channels\); .* keep these whole by ratios="):
+        lc.prune(Says(written=False), 0.5, align=1, input_size=SIZE)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_what_cannot_be_scored_or_seen_is_refused():
     data = [(image(2).float(), torch.zeros(2, dtype=torch.long))]
