@@ -343,7 +343,9 @@ class Following(Couplings):
     def _copy(self, out: Tensor, target: Tensor, source: Tensor, *_: Any) -> Entry | None:
         """``target.copy_(source)``: other views of the memory of `target` keep their labels."""
         entry = self._get(source)
-        if isinstance(entry, Tensor) and self._get(target) is None:  # the code made the target, with so many channels
+        if (
+            isinstance(entry, Tensor) and self._get(target) is None
+        ):  # the code made the target, and says its number of channels
             self.written.append(core_of(entry).unique().numpy())
         if target.numel() == target.untyped_storage().nbytes() // max(1, target.element_size()):
             return self._get(source)

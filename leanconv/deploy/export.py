@@ -7,7 +7,7 @@ import importlib.util
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.copying import copied, refuse_lazy
-from leanconv.core.errors import CheckError, LeanconvWarning, SettingError, first_line
+from leanconv.core.errors import CheckError, LeanconvError, LeanconvWarning, SettingError, first_line
 from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice, check_path
 from leanconv.core.wrappers import unwrapped
@@ -129,15 +129,31 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name
-        sides = kind.write(shaped, example, made, form == "compact", True)
-        error, any_size = _verified(made, shaped, example, to, form, answers, sides) if verify else (None, None)
-        loaded = kind.loaded(made)
+        with _refused(model, to):
+            sides = kind.write(shaped, example, made, form == "compact", True)
+            error, any_size = _verified(made, shaped, example, to, form, answers, sides) if verify else (None, None)
+            loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):  # the file that users open comes last
             make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
     compared = len(answers.inputs) if verify else 0
     return Exported(path, to, form, held, size, loaded, error, compared, any_size)
+
+
+@contextlib.contextmanager
+def _refused(model: nn.Module, to: str) -> Iterator[None]:
+    """Raise SettingError where the exporter or the runtime raises an error of its own inside the block."""
+    try:
+        yield
+    except (LeanconvError, OSError):
+        raise
+    except Exception as error:  # an operation that the format lacks
+        lines = [
+            line for line in str(error).splitlines() if "No conversion rule" in line
+        ]  # OpenVINO says it below others
+        reason = lines[0] if lines else first_line(error)
+        raise SettingError(f"{to} does not take {type(model).__name__} ({reason}); choose another format") from error
 
 
 def _destination(path: Path, to: str | None) -> tuple[Path, str]:

@@ -55,12 +55,22 @@ class Call:
         )
 
 
+def _casts() -> list[tuple[bool, torch.dtype]]:
+    """Whether autocast is on, and its dtype, for the devices of inference."""
+    return [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")]
+
+
 class _Tracer(fx.Tracer):
     """Traces a module with exactly the arguments of `call`; all others have their defaults."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
-        self.call = call
+        self.call, self.casts = call, _casts()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _casts() != self.casts:
+            raise SettingError("it switches autocast, which a graph of its layers would not do")
+        return super().create_node(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, LAYERS) or not any(isinstance(inside, LAYERS) for inside in m.modules()):
@@ -97,7 +107,7 @@ def trace(module: nn.Module, call: Call) -> fx.GraphModule:
 
     Raises:
         SettingError: the forward pass depends on values that are known only when it runs, or on arguments that are not
-            tensors, or the module has hooks.
+            tensors, or it switches autocast, or the module has hooks.
 
     >>> graph = trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), Call((torch.zeros(1, 3, 4, 4),)))
     >>> [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]

@@ -124,6 +124,23 @@ def test_code_that_depends_on_the_number_of_images_is_refused(tmp_path: Path):
         lc.export(Crowd(), tmp_path / "net.pt2", example=torch.randn(2, 3, 8, 8))
 
 
+@pytest.mark.parametrize("to", [name for name in HERE if name in ("onnx", "openvino")])
+def test_an_operation_that_the_format_lacks_is_said(to: str, tmp_path: Path):
+    class Cast(Padded):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # ONNX Runtime has no convolution in bfloat16
+                return self.conv(x).float()
+
+    class Smooth(Padded):
+        def forward(self, x):
+            return F.interpolate(self.conv(x), scale_factor=0.5, mode="bicubic", antialias=True)
+
+    kind, reason = {"onnx": (Cast, "bfloat16"), "openvino": (Smooth, "_upsample_bicubic2d_aa")}[to]
+    with pytest.raises(SettingError, match=f"{to} does not take {kind.__name__} .*{reason}.*choose another format"):
+        lc.export(kind(), tmp_path / "net", to=to, example=torch.randn(2, 3, 16, 16))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_fresh_process_reads_it(tmp_path: Path):
     model = lean("depth_shared")
     x = torch.randn(2, 3, 32, 32)

@@ -253,3 +253,27 @@ def test_what_it_is_for_is_kept() -> None:
     task = lc.Task((0.5,) * 3, (0.25,) * 3, (16, 16), tuple("abcdefghij"))
     lc.set_task(model, task)
     assert lc.get_task(quick(model, torch.randn(1, 3, 16, 16))) == task
+
+
+class Casts(nn.Module):
+    """A network that computes a part of itself in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = block(), block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.b(x)
+
+
+def test_autocast_in_a_forward_pass_is_kept() -> None:
+    torch.manual_seed(0)
+    model, x = Casts(), torch.randn(2, 4, 8, 8)
+    unsettle_(model)
+    model.eval()
+    fast = quick(model, x)
+    assert fast(x).dtype == model(x).dtype == torch.bfloat16
+    assert "it switches autocast" in not_rewritten(fast)[0].reason
+    assert norms(fast.a) == 0
