@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.core.meta import own_dtype
 from leanconv.core.settings import check_choice, check_int
 from leanconv.core.task import Task
 from leanconv.data.encoded import MAX_PIXELS
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS, Runner
 from leanconv.deploy.images import image_tensor
+from leanconv.train.scoring import logits_of
 
 Backend = Literal["pytorch", "onnxruntime", "openvino"]
 FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -60,7 +62,8 @@ def predict(
         max_pixels: an image file with more pixels cannot be read.
 
     Raises:
-        SettingError: the backend is unknown or not installed, or the number of class names differs from the number of outputs.
+        SettingError: the backend is unknown or not installed, the network does not return one tensor (N, classes), or the number
+            of class names differs from the number of outputs.
         CheckError: the runtime computes something else than PyTorch.
 
     >>> task = Task((0.5,), (0.5,), (8, 8), ("a", "b"))
@@ -76,7 +79,7 @@ def predict(
             yield Prediction(path, error=str(error))
             continue
         with torch.inference_mode():
-            scores = torch.softmax(run(x)[0].float(), 0)
+            scores = torch.softmax(logits_of(run(x))[0].float(), 0)
         names = task.classes or tuple(map(str, range(len(scores))))
         if len(names) != len(scores):
             raise SettingError(
@@ -104,7 +107,7 @@ def runner(model: nn.Module, task: Task, backend: Backend) -> Runner:
     check_choice("backend", backend, get_args(Backend))
     model = model.eval()
     if backend == "pytorch":
-        return lambda x: model(x)
+        return lambda x: model(x.to(own_dtype(model, x.dtype)))
     kind = FORMATS[FORMAT_OF[backend]]
     example = torch.randn(2, task.channels, *task.image_size)
     with tempfile.TemporaryDirectory() as folder:

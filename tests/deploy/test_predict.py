@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,36 @@ def test_every_backend_names_the_same(backend: str, network: nn.Module, photos: 
         best = wanted.argsort(descending=True)[:2].tolist()
         assert p.labels == tuple(TASK.classes[index] for index in best) and p.error is None
         np.testing.assert_allclose(p.confidences, wanted[best].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_in_any_precision_predicts(dtype: torch.dtype, network: nn.Module, photos: Path):
+    (found,) = predict(copy.deepcopy(network).to(dtype), [photos / "a.png"], TASK)
+    (wanted,) = predict(network, [photos / "a.png"], TASK)
+    assert found.labels == wanted.labels
+    np.testing.assert_allclose(found.confidences, wanted.confidences, atol=0.02)
+
+
+class Several(nn.Module):
+    """A network with an auxiliary head."""
+
+    def __init__(self, main: nn.Module) -> None:
+        super().__init__()
+        self.main = main
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.main(x), self.main(x)
+
+
+@pytest.mark.parametrize(
+    ("made", "what"), [(Several, "tuple"), (lambda net: nn.Conv2d(3, 3, 1), r"shape \(1, 3, 32, 32\)")]
+)
+def test_only_scores_of_classes_are_named(
+    made: Callable[[nn.Module], nn.Module], what: str, network: nn.Module, photos: Path
+):
+    plain = lc.Task(TASK.mean, TASK.std, (32, 32))
+    with pytest.raises(SettingError, match=f"the network returns {what}; give one that returns a single"):
+        list(predict(made(network), [photos / "a.png"], plain))
 
 
 def test_images_are_prepared_as_for_the_test(photos: Path):
