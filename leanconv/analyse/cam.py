@@ -15,6 +15,7 @@ from leanconv.analyse.figure import panels
 from leanconv.analyse.layers import block_layers, conv_layers, outputs_of, use_of
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import evaluating
+from leanconv.train.scoring import logits_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,14 +84,14 @@ def grad_cam(
             is a separate layer at each use, so its name is enough.
 
     Raises:
-        SettingError: there is no such layer, use or class.
+        SettingError: there is no such layer, use or class, or the network does not return one tensor (N, classes).
 
     Source: Selvaraju et al. 2017, eqs. 1 and 2; Wang & Yu 2021, Fig. 8.
     """
     layer = layer or last_maps(model, images)
     with evaluating(model), torch.enable_grad(), outputs_of(model, layer) as seen:
         # the image requires a gradient, so that the maps have one even if no parameter requires a gradient
-        scores = model(images.detach().clone().requires_grad_())
+        scores = logits_of(model(images.detach().clone().requires_grad_()))
         maps = use_of(seen, layer, use)
         asked = scores.argmax(1) if classes is None else torch.tensor(list(classes))
         if len(asked) != len(images) or not bool(((asked >= 0) & (asked < scores.shape[1])).all()):

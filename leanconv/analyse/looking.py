@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from leanconv.analyse.analysis import Analysis
 from leanconv.analyse.images import Images, check_channels, images_for
 from leanconv.analyse.kinds import KINDS
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
+from leanconv.core.meta import own_dtype
 from leanconv.data import ImageData
 
 FOLDERS = ("folders", "one folder")
@@ -61,13 +64,14 @@ def look(
         raise SettingError(f"--what {what} (what) must be one of {', '.join(KINDS)}")
     kind = KINDS[what]
     networks = {} if kind.of in FOLDERS else _networks(models)
-    subjects = _folders(models) if kind.of in FOLDERS else networks
+    subjects: Mapping[str, Any] = _folders(models) if kind.of in FOLDERS else networks
     if kind.of.startswith("one") and len(subjects) > 1:
         noun = kind.of.removeprefix("one ")
         raise SettingError(f"{what} shows one {noun}, and {len(subjects)} are given; run it for each")
     given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed, "average": average}
     if "images" in kind.takes:
-        given["images"] = _images(what, networks, images, count, seed)
+        given["images"] = shown = _images(what, networks, images, count, seed)
+        subjects = {label: _in_dtype(model, shown.tensor.dtype) for label, model in networks.items()}
     if "data" in kind.takes:
         if not isinstance(images, ImageData):
             raise SettingError(f"{what} needs labelled images: give --data, without --photos (images: a data set)")
@@ -82,6 +86,11 @@ def _networks(models: Subjects) -> Mapping[str, nn.Module]:
     if not isinstance(found, Mapping) or not all(isinstance(model, nn.Module) for model in found.values()):
         raise SettingError("models must be a network, or a mapping of names to networks")
     return cast(Mapping[str, nn.Module], found)
+
+
+def _in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`model`, or a copy in `dtype` if its weights have another: NumPy and the figures have no bfloat16."""
+    return model if own_dtype(model, dtype) == dtype else copied(model).to(dtype)
 
 
 def _folders(folders: Subjects) -> Mapping[str, Path]:

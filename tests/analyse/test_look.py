@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import subprocess
 import sys
@@ -31,6 +32,21 @@ def test_a_data_set_a_tensor_and_a_figure(model: torch.nn.Module, tmp_path: Path
     assert found.save(tmp_path / "a.svg").exists() and found.report(tmp_path / "a.html").exists()
     images = torch.randn(2, 1, 8, 8)
     assert len(lc.analyse.look("cam", model, images).to_json()["networks"]["CifarResNet"]["classes"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("what", ["cam", "filters", "maps"])
+def test_networks_in_any_precision(what: str, dtype: torch.dtype, model: torch.nn.Module) -> None:
+    other, images = copy.deepcopy(model).to(dtype), torch.randn(2, 1, 8, 8)
+    exact = copy.deepcopy(other).float()
+    assert lc.analyse.look(what, {"a": other}, images).rows == lc.analyse.look(what, {"a": exact}, images).rows
+    assert next(other.parameters()).dtype == dtype
+
+
+def test_grad_cam_takes_scores_of_classes(model: torch.nn.Module) -> None:
+    maps = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3))
+    with pytest.raises(SettingError, match=r"returns shape \(2, 4, 6, 6\); give one that returns a single"):
+        lc.analyse.grad_cam(maps, torch.randn(2, 1, 8, 8), "0")
 
 
 @pytest.mark.parametrize(
