@@ -45,7 +45,6 @@ def evaluate(
     Images are prepared as in the network's training; a checkpoint given by --weights needs --like, or --mean and --std.
     """
     from leanconv.cli.images import open_images
-    from leanconv.core.machine import precision_name
     from leanconv.core.notes import get_task
     from leanconv.deploy.opened import is_exported, open_exported
     from leanconv.experiment.fit import evaluate
@@ -68,5 +67,19 @@ def evaluate(
     else:
         show(
             f"{images.name} {part}: top-1 {scores.top1_pct:.2f} %, top-5 {scores.top5_pct:.2f} %, "
-            f"loss {scores.loss:.4f} on {scores.n:,} images in {precision_name(precision)}"
+            f"loss {scores.loss:.4f} on {scores.n:,} images{_numbers(model, precision)}"
         )
+
+
+def _numbers(model: Any, precision: str) -> str:
+    """The number format of the computation, in words; "" for an exported file, which has its own."""
+    import torch
+
+    from leanconv.core.machine import precision_name
+    from leanconv.core.meta import own_dtype
+    from leanconv.deploy.opened import Called
+
+    if isinstance(model, Called):
+        return ""
+    own = own_dtype(model, torch.float32)
+    return f" in {precision_name(precision) if own == torch.float32 else str(own).removeprefix('torch.')}"

@@ -79,7 +79,8 @@ def prune(
             f"MACs {done['macs_before']:,} -> {done['macs_after']:,} ({done['macs_after'] / done['macs_before']:.2f})"
         )
     before, after = (scores_of(network, images, task).top1_pct for network in (model, pruned))
-    sizes = [(path / MODEL_FILE).stat().st_size for path in (Path(folder), save(pruned, out))]
+    sizes = [(Path(folder) / MODEL_FILE).stat().st_size]  # before the save, which may be to the same folder
+    sizes.append((save(pruned, out) / MODEL_FILE).stat().st_size)
     found = {
         "model": folder, "out": str(out), "data": images.name, **done, "bytes_before": sizes[0],
         "bytes_after": sizes[1], "top1_pct_before": before, "top1_pct_after": after,

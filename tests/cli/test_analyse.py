@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,15 @@ def test_prune_channels(
     assert found["bytes_after"] < found["bytes_before"] and thin.conv1.out_channels % 4 == 0
     assert run("prune", target, "-o", tmp_path / "none") == 2
     assert "give --macs to remove channels, or --fraction" in capsys.readouterr().err
+
+
+def test_prune_into_the_same_folder_tells_both_sizes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target = tmp_path / "net"
+    shutil.copytree(folder / "dense", target)
+    settings = ["--macs", 0.7, "--align", 4, "--criterion", "magnitude"]
+    assert run("prune", target, *settings, "-o", target, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes_before"] == (folder / "dense" / "model.safetensors").stat().st_size > found["bytes_after"]
 
 
 def test_suggested_ratios(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -118,6 +118,8 @@ def test_train_eval_and_export_take_a_checkpoint(call: Callable, tmp_path: Path)
     noted = json.loads(call("eval", tmp_path / "run", "--json").out)["top1_pct"]
     shown = call("eval", *target, *told, "--image-size", 8)
     assert shown.code == 0 and f"top-1 {noted:.2f} %" in shown.out and "images in float32" in shown.out, shown.err
+    lc.save(trained.double(), tmp_path / "wide")
+    assert "images in float64" in call("eval", tmp_path / "wide").out
     swapped = json.loads(call("eval", *target, "--mean", 0.3, "--std", 0.4, "--image-size", 8, "--json").out)
     assert swapped["top1_pct"] < noted - 20
 
