@@ -13,6 +13,7 @@ from leanconv.conversion.calibrate import InputSums
 from leanconv.conversion.moments import again, first_calls, run
 from leanconv.core.operator import ConvOp
 from leanconv.core.pointwise import PointwiseLinear
+from leanconv.core.wrappers import unwrapped
 
 
 @torch.no_grad()
@@ -37,6 +38,7 @@ def repair_outputs_(lean: nn.Module, model: nn.Module, batches: Iterable[Any]) -
     Raises:
         DataError: there is no batch.
     """
+    lean, model = unwrapped(lean), unwrapped(model)
     batches = again(batches)
     names = list(members_of(lean))
     wanted = _statistics(model, names, batches)

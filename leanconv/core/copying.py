@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.wrappers import unwrapped
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
 
@@ -104,8 +105,9 @@ def refuse_lazy(model: nn.Module) -> None:
     """Raise an error if a parameter or buffer of `model` has no shape yet.
 
     Raises:
-        SettingError: a layer is lazy and has not run yet.
+        SettingError: a layer is lazy and has not run yet, or `model` is no network.
     """
+    unwrapped(model)
     for name, module in model.named_modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and nn.parameter.is_lazy(tensor):

@@ -22,7 +22,7 @@ class Count:
     """The size and the work of a network.
 
     Args:
-        params: parameters; each tensor counts once.
+        params: parameters; each tensor counts once. The weights of quantised layers count too.
         stored: parameters under all names of the state dict; more than `params` if one tensor has two names.
         macs: multiply-adds of convolutions and matrix products for one image (1 MAC = one multiply-add); norms,
             activations, pooling and interpolation add none. None when no input size is known.
@@ -107,6 +107,19 @@ def _counted(model: nn.Module, input_size: InputSize) -> tuple[int, tuple[str, .
     return dry_run(model, input_size, run)
 
 
+def _packed(module: Any) -> list[Tensor]:
+    """The weights and biases that torch's quantised layers hold, which are no parameters of these layers."""
+    home = type(module).__module__
+    if not (home.startswith("torch.ao.nn.") and ".quantized." in home):
+        return [tensor for child in module.children() for tensor in _packed(child)]
+    registered = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    values: Any = module.state_dict(keep_vars=True)
+    if hasattr(module, "get_weight"):  # recurrent layers, whose state dict hides the weights
+        values = (module.get_weight(), module.get_bias())
+    held = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [tensor for tensor in held if tensor.dim() and id(tensor) not in registered]
+
+
 def count(model: nn.Module, input_size: InputSize | None = None) -> Count:
     """Parameters (unique and stored), MACs for one image and bytes of `model`.
 
@@ -121,7 +134,7 @@ def count(model: nn.Module, input_size: InputSize | None = None) -> Count:
     """
     known = input_size_of(model)
     refuse_lazy(model)
-    parameters = [p for _, p in model.named_parameters(remove_duplicate=False)]
+    parameters = [p for _, p in model.named_parameters(remove_duplicate=False)] + _packed(model)
     buffers = [b for _, b in model.named_buffers(remove_duplicate=False)]
     size = known if input_size is None else image_size(input_size)
     macs, uncounted = (None, ()) if size is None else _counted(model, size)

@@ -66,7 +66,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     Raises:
         FileError: the file is missing, damaged, changed, not leanconv's or of a newer version, or its tensors do not fit the
             network.
-        SettingError: `directory` is no path.
+        SettingError: `directory` is no path, or `model` is no network.
 
     >>> import leanconv as lc
     >>> folder = lc.save(lc.create_model("resnet20"), "plain")
@@ -74,6 +74,8 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
     False
     """
     path = _file(directory)
+    if model is not None:
+        unwrapped(model)
     with reading(path):
         info, tensors, path = read_saved(path)
         if "detector" in info:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.core.notes import input_size_of
 from leanconv.core.settings import check_choice, check_int, several
+from leanconv.core.wrappers import unwrapped
 from leanconv.inference.race import race
 from leanconv.report import latency_tables
 from leanconv.report.page import Page, of_latency
@@ -155,6 +156,8 @@ def _runtimes(asked: str | Sequence[str]) -> Sequence[str]:
 def _named(models: nn.Module | Sequence[nn.Module] | Mapping[str, Network]) -> Mapping[str, Network]:
     if isinstance(models, Mapping):
         return models
+    if not isinstance(models, Iterable):
+        unwrapped(models)
     several = (models,) if isinstance(models, nn.Module) else tuple(models)
     return dict(zip(names_of(several), several, strict=True))
 

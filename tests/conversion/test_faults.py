@@ -192,3 +192,20 @@ def test_convert_plans_by_itself():
     plan = lc.plan(model, lc.TiedBlock(4), **asked)
     with pytest.raises(SettingError, match="the plan is made already"):
         lc.convert(model, plan, where="layer1*")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: lc.load(lc.save(lc.convert(nn.Conv2d(4, 8, 3), lc.TiedBlock(blocks=2)), "net"), model=nn.Conv2d),
+        lambda: lc.bench(nn.Conv2d),
+        lambda: lc.reestimate_norms_(nn.Conv2d, [torch.zeros(1, 3, 8, 8)]),
+        lambda: lc.repair_outputs_(nn.Conv2d, nn.Conv2d, [torch.zeros(1, 3, 8, 8)]),
+    ],
+)
+def test_a_class_in_place_of_a_network_is_said(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SettingError, match=r"a network must be a torch\.nn\.Module, not type; build it with create_model"
+    ):
+        call()

@@ -44,6 +44,21 @@ def test_bytes_follow_the_dtype():
     assert lc.count(model).macs is None
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_weights_of_quantised_layers_count():
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.LSTM(8, 4))
+    quantised = torch.ao.quantization.quantize_dynamic(dense, {nn.Linear, nn.LSTM})
+    found = lc.count(quantised)
+    assert found.params == lc.count(dense).params
+    assert found.bytes < lc.count(dense).bytes / 2
+
+    layers = nn.Sequential(torch.ao.quantization.QuantStub(), nn.Conv2d(4, 6, 3))
+    layers.qconfig = torch.ao.quantization.get_default_qconfig()
+    ready = torch.ao.quantization.prepare(layers.eval())
+    ready(torch.randn(1, 4, 8, 8))
+    assert lc.count(torch.ao.quantization.convert(ready)).params == 4 * 6 * 9 + 6
+
+
 def test_counting_leaves_the_model_alone():
     model = Tied().train()
     calls = []
