@@ -103,7 +103,8 @@ def normalising_by_batch(model: nn.Module, kept: Container[nn.Module] = ()) -> I
     with evaluating(model):
         for norm in norms:
             norm.momentum = 0.0  # leaves the running statistics
-            norm.num_batches_tracked = None
+            if norm.num_batches_tracked is not None:  # a norm that synchronises processes requires one
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
             norm.train(norm not in kept)
         try:
             yield

@@ -68,7 +68,8 @@ def optimize(
         progress: called with (done, all) before each layer that is measured.
 
     Raises:
-        SettingError: the network does not run on the example, gives another output at each call, or is scripted.
+        SettingError: the network does not run on the example, gives another output at each call, or is scripted; the example
+            holds no image.
 
     >>> fast = optimize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.zeros(1, 3, 8, 8), measured=False)
     >>> [type(layer).__name__ for layer in fast.children()]
@@ -78,6 +79,8 @@ def optimize(
         raise SettingError(
             f"example is {type(example).__name__}, not a tensor; optimize takes networks of one input, (N, C, H, W)"
         )
+    if not example.numel():
+        raise SettingError(f"example has shape {tuple(example.shape)} and no image; give at least one, (N, C, H, W)")
     model = unscripted(model, "optimize")
     refuse_lazy(model)
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -219,3 +219,13 @@ def test_norms_without_images_are_refused():
         DataError, match=r"shape \(1, 3, 1, 1\), one value for each channel.* larger batches.*drop_last=True"
     ):
         lc.reestimate_norms_(single, [torch.ones(2, 3, 8, 8), torch.ones(1, 3, 8, 8)])
+
+
+def test_norms_that_synchronise_processes_are_estimated_again():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    several, images = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain)), torch.randn(8, 3, 8, 8)
+    lc.reestimate_norms_(plain, [images])
+    lc.reestimate_norms_(several, [images])
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), several.buffers(), strict=True))
+    assert int(several[1].num_batches_tracked) == 0

@@ -191,6 +191,8 @@ def test_save_refuses_it(tmp_path):
 
 
 def test_errors_name_the_way_out():
+    with pytest.raises(SettingError, match=r"example has shape \(0, 3, 8, 8\) and no image; give at least one"):
+        quick(nn.Conv2d(3, 4, 3), torch.zeros(0, 3, 8, 8))
     with pytest.raises(SettingError, match="example is tuple, not a tensor; optimize takes networks of one input"):
         quick(settled("resnet8"), (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)))
     with pytest.raises(SettingError, match=r"does not run on an example of \(1, 4, 8, 8\)"):
