@@ -323,11 +323,9 @@ def test_the_network_must_suit_the_data(data: ImageData, tmp_path: Path) -> None
 
 
 def test_one_class_is_nothing_to_learn(data: ImageData, tmp_path: Path) -> None:
-    alone = TensorImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    one = ImageData.of("photos", ("images",), alone, alone)
+    one = TensorImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(SettingError, match="photos has one class, 'images', so there is nothing to learn"):
-        fit(Net(classes=1), one, SMALL, tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
+        fit(Net(classes=1), ImageData.of("photos", ("images",), one, one), SMALL, tmp_path, progress=False)
 
 
 def test_fewer_images_than_a_batch(data: ImageData, tmp_path: Path) -> None:
