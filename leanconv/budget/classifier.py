@@ -36,7 +36,7 @@ from leanconv.files.target import Network, built, is_saved, network_name
 from leanconv.files.weights import open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
-from leanconv.train.prepared import check_fits, scores_of, side_of, some_batches, task_on
+from leanconv.train.prepared import check_fits, check_trains, scores_of, side_of, some_batches, task_on
 
 
 @dataclass(frozen=True)
@@ -223,6 +223,8 @@ def prepared(
     untrained = recovery is None and NARROWER not in controls
     own = more.get("metric") is not None and (untrained or more.get("recover") is not distil)
     check_fits(teacher, data, task.image_size, classes=not own)
+    if not untrained and more.get("recover") is distil:
+        check_trains(teacher, (data.channels, *task.image_size))
     to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
     side = None if data.prepared else side_of(data, task)
     if side is not None and splits.image_size is None:  # the network takes another size than that of the data

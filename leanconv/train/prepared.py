@@ -69,6 +69,19 @@ def check_fits(model: nn.Module, data: ImageData, size: tuple[int, int], *, clas
         )
 
 
+def check_trains(model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Raise SettingError unless `model` returns scores of classes in training mode too, where some add auxiliary outputs.
+
+    Args:
+        model: the network; it is unchanged.
+        input_size: (channels, height, width).
+    """
+    try:
+        dry_run(model, input_size, lambda twin, images: logits_of(twin.train()(images)))
+    except SettingError as error:
+        raise SettingError(f"in training mode, {error}") from error
+
+
 def labelled_batches(data: ImageData, task: Task, count: int, seed: int = 0, batch_size: int = 64) -> Loader:
     """Batches of `count` random training images with their labels, prepared as `task` states; all if there are fewer."""
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count].sort().values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from leanconv.report import markdown_of, results
 from leanconv.train import recover
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import read_json
-from tests.budget.conftest import QUICK, striped
+from tests.budget.conftest import QUICK, Small, striped
 
 SIZE = (1, 8, 8)
 
@@ -170,3 +171,21 @@ def test_the_table_and_figure_of_a_results_file(trained, data, tmp_path):
     assert "| uniform |" in text and "a call of 1 image(s) in eager, 1 thread(s)" in text
     (svg,) = results.figures_of(tmp_path / "summary.json").values()
     assert "Test accuracy, % against measured time" in svg
+
+
+class Auxiliary(Small):
+    """A second output in training mode, like Inception's auxiliary head."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        found = super().forward(x)
+        return (found, found) if self.training else found
+
+
+def test_an_auxiliary_output_in_training_is_refused_before_the_search(data: Any, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {**QUICK, "methods": ("tied_block",), "out": tmp_path / "search"}
+    with pytest.raises(SettingError, match="in training mode, the network returns tuple"):
+        lc.lean(Auxiliary(), data, "macs=0.8", **asked | {"recovery_epochs": 1})
+    assert not (tmp_path / "search").exists()
+    assert (
+        lc.lean(Auxiliary(), data, "macs=0.8", **asked).rows[1]["macs"] > 0
+    )  # without a training of ours it is no matter
