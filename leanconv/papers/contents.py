@@ -38,7 +38,7 @@ class Item:
 
 TBC = (
     Item("eqs. 1-4", "TBC, TGC and their parameters", "reproduced", "inspect timm/resnet50 --method 'tied_block(blocks=2)'"),
-    Item("Fig. 1", "filters of VGG-16 become more similar with depth", "smaller scale", "analyse RUN --what matrices --data cifar10", "on CIFAR-10 with ResNet-20; docs/analysis.md, whose figure has the mean of cosines. --average patterns is the caption's mean; `benchmarks/similarity.py` draws both for networks of `benchmarks/papers.py tied` and `vgg`"),
+    Item("Fig. 1", "filters of VGG-16 become more similar with depth", "smaller scale", "analyse RUN --what matrices --data cifar10", "on CIFAR-10 with ResNet-20 and with a VGG-like network (`benchmarks/papers.py tied` and `vgg`, then `benchmarks/similarity.py`), both with the caption's mean of patterns and with the mean of cosines, in docs/analysis.md"),
     Item("Fig. 2", "the operator", "reproduced", "reproduce tbc", "a drawing; the operator and its equations are tested"),
     Item("Fig. 3", "time against the number of groups, 56 x 56 x 2048", "smaller scale", "bench --figure groups --methods tied_block", "measured on a CPU in docs/results/speed-others.md; the figure prints no numbers and was measured on a GPU. The command runs on CUDA too; the form `batch` is that of the release"),
     Item("Fig. 4", "bottlenecks of TiedResNet, TiedResNeXt and TiedResNeSt", "reproduced", "models", "built; what is fitted is marked"),
@@ -46,7 +46,7 @@ TBC = (
     Item("Fig. 6", "parameters of backbones against AP on COCO", "counted only", "reproduce tbc", f"the figure prints no numbers; {COCO}"),
     Item("Fig. 7", "AP under occlusion: +5.9, and AP75 +8.3 at r = 0.8", "smaller scale", "detect eval RUN --data COCO --occlusion boxes", f"drawn shapes in docs/detection.md; {COCO}"),
     Item("Fig. 8", "Grad-CAM of three networks", "smaller scale", "analyse RUN1 RUN2 --what cam --photos DIR", "on small images in docs/analysis.md; the output of the last block is compared"),
-    Item("Fig. 9", "TiedResNet has less similar filters than ResNet", "smaller scale", "analyse RUN1 RUN2 --what filters --data cifar10", "on CIFAR-10 in docs/analysis.md, with the mean of cosines (see Fig. 1); the networks of the figure are trained on ImageNet"),
+    Item("Fig. 9", "TiedResNet has less similar filters than ResNet", "smaller scale", "analyse RUN1 RUN2 --what filters --data cifar10", "on CIFAR-10 in docs/analysis.md, with both means (see Fig. 1); the networks of the figure are trained on ImageNet"),
     Item("Table 1", "parameters, FLOPs and accuracies on ImageNet", "counted only", "reproduce tbc --table 1", TRAINING),
     Item("Table 2", "Mask R-CNN on Cityscapes", "counted only", "reproduce tbc --table 2", "the training needs the data and GPUs"),
     Item("Table 3", "TiedSE", "counted only", "reproduce tbc --table 3", TRAINING),
