@@ -32,7 +32,7 @@ SETS: dict[str, tuple[list[str], list[str] | None, str]] = {  # networks, method
     "shardnet": (
         [
             f"{name}(width={width})"
-            for width in (16, 32, 64)
+            for width in (16, 24, 32)
             for name in ("shard_vgg16_e", "shard_vgg16", "shard_vgg16_s")
         ],
         None,

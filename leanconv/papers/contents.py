@@ -57,7 +57,7 @@ TBC = (
 )  # fmt: skip
 FILTER_BASES = (
     Item("eqs. 1-3", "a convolution as components and coefficients", "reproduced", "inspect resnet56 --method 'shared_basis(shared=16)'"),
-    Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script. `benchmarks/papers.py bases` trains both, no penalty, and init='release' side by side; on the digits they are equal within the spread (docs/results/training.md)"),
+    Item("eq. 8", "the orthogonality penalty", "reproduced", "train basis_resnet56 --data cifar10", "the mean of the release, not the printed sum; penalty_unique=True includes unique components as the release's CIFAR-10 script. `benchmarks/papers.py bases` trains both, no penalty, and init='release' side by side; on the digits they are equal within the spread, and on CIFAR-10 the first two and init='release' are within two points after three epochs of one seed (docs/results/training.md)"),
     Item("Fig. 1", "the operator", "reproduced", "models", "a drawing; the operator and its equations are tested"),
     Item("Fig. 2", "gradients with and without penalty and inner norm", "smaller scale", "analyse RUN --what gradients", "train with --record-gradients; on CIFAR-10 with a smaller network in docs/analysis.md; basis_resnet34_unnormed switches the norm off"),
     Item("Fig. 3", "similarity of components and of coefficients", "smaller scale", "analyse RUN --what bases", "on CIFAR-10 with a smaller network in docs/analysis.md"),
@@ -70,7 +70,7 @@ FILTER_BASES = (
 )  # fmt: skip
 SHARDNET = (
     Item("Fig. 1", "one convolution applied repeatedly", "reproduced", "models", "built; the sharing is tested"),
-    Item("Fig. 2", "accuracy against compression, S-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "one width of the dense and an SL-network for ten epochs in docs/results/training.md, MACs beside them; `benchmarks/papers.py shardnet` trains the dense, the S- and the SL-network at two widths, on the digits in docs/results/training.md; the widths and epochs of the figure take days"),
+    Item("Fig. 2", "accuracy against compression, S-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "one width of the dense and an SL-network for ten epochs in docs/results/training.md, MACs beside them; `benchmarks/papers.py shardnet` trains the dense, the S- and the SL-network at three widths on CIFAR-10 for three epochs, in docs/results/training.md, and on the digits; the widths and epochs of the figure take days"),
     Item("Fig. 3", "accuracy against compression, S- and SL-VGGNet", "smaller scale", "analyse RUN --what tradeoff", "as Fig. 2"),
     Item("Figs. 4, 7, 8", "lowest and highest blending weights", "smaller scale", "analyse RUN --what blending", "for one network in docs/analysis.md"),
     Item("Fig. 5", "60 % of the linear layers of SL-ResNet-50 pruned: factor 1.4 to 2.6", "smaller scale", "analyse RUN --what pruning --data cifar10", "the factor is counted (`reproduce shardnet --table 'Fig. 5'`); the accuracy is that of a smaller network in docs/analysis.md"),

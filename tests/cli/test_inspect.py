@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import leanconv as lc
-from leanconv.ops import METHODS
+from tests.ops.contract import OWN
 
 
 def test_split_on_resnet20_has_the_papers_count(call: Callable) -> None:
@@ -22,7 +22,7 @@ def test_split_on_resnet20_has_the_papers_count(call: Callable) -> None:
     assert answer.err == ""
 
 
-@pytest.mark.parametrize("method", [method.name for method in METHODS])
+@pytest.mark.parametrize("method", [method.name for method in OWN])
 def test_layers_add_up(call: Callable, method: str) -> None:
     found = json.loads(call("inspect", "resnet20", "--method", method, "--json").out)
     before, after, layers = found["before"], found["after"], found["layers"]

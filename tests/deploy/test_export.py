@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import leanconv as lc
 from leanconv.core.errors import CheckError, SettingError
 from leanconv.deploy import formats
-from tests.ops.contract import unsettle_
+from tests.ops.contract import OWN, unsettle_
 
 METHODS = {
     "tied_block": lc.TiedBlock(2),
@@ -25,7 +25,7 @@ METHODS = {
     "depth_shared": lc.DepthShared(),
     "adapters": lc.DepthShared(adapter_rank=1),
 }
-PEERS = {method().name: method() for method in lc.METHODS if method().name not in METHODS}
+PEERS = {method().name: method() for method in OWN if method().name not in METHODS}
 HERE = [
     name for name, kind in formats.FORMATS.items() if all(importlib.util.find_spec(needed) for needed in kind.packages)
 ]
