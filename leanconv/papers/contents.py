@@ -64,7 +64,7 @@ FILTER_BASES = (
     Item("Fig. 4", "errors for several numbers of components s and u", "smaller scale", "train 'basis_resnet34(shared=8,unique=2)' --data cifar100", "eight points of s and u with ResNet-20 on CIFAR-10 for three epochs in docs/analysis.md, under Error over the rank; each point of the figure is a training of 300 epochs"),
     Item("Figs. 5-7", "blocks that share", "reproduced", "models", "built, in the forms of the text and of the release"),
     Item("Table 1", "CIFAR-100", "counted only", "reproduce filter_bases --table '1 (CIFAR-100)'", "300 epochs of networks of a GPU's size"),
-    Item("Table 2", "CIFAR-10", "smaller scale", "reproduce filter_bases --table '2 (CIFAR-10)'", "ResNet-56 and its bases with fewer epochs in docs/results/training.md; pruning is a row that can be run, and `benchmarks/papers.py pruning` trains a small one, on the digits in docs/results/training.md"),
+    Item("Table 2", "CIFAR-10", "smaller scale", "reproduce filter_bases --table '2 (CIFAR-10)'", "ResNet-56 and its bases with fewer epochs in docs/results/training.md; pruning is a row that can be run, and `benchmarks/papers.py pruning` trains a small one, on CIFAR-10 and on the digits in docs/results/training.md"),
     Item("Table 3", "ImageNet", "counted only", "reproduce filter_bases --table '3 (ImageNet)'", TRAINING),
     Item("section 4.2", "14 % more latency on a Jetson TX2", "quoted", "bench timm/resnet34 basis_resnet34_imagenet", "no Jetson is at hand. On two CPU cores the lean network takes 0.99 of the dense time in OpenVINO (docs/results/speed-others.md); the command measures the ratio on your device"),
 )  # fmt: skip

@@ -166,11 +166,11 @@ def test_served_in_an_environment_of_its_own(network: nn.Module, photos: Path, t
         done = subprocess.run([*install, *needed], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     absent = "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('leanconv')"
-    subprocess.run([python, "-c", absent], check=True, cwd=tmp_path)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    subprocess.run([python, "-c", absent], check=True, cwd=tmp_path, env=environment)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     server = subprocess.Popen([python, "serve_onnx.py", "net.onnx", str(port)], cwd=tmp_path, env=environment)
     try:
         answer = None
