@@ -221,9 +221,9 @@ def prepared(
     splits, recovery = recipe_of(target, data, recipe, config)
     # distil and the usual score read outputs as classes
     untrained = recovery is None and NARROWER not in controls
-    own = more.get("metric") is not None and (untrained or more.get("recover") is not distil)
-    check_fits(teacher, data, task.image_size, classes=not own)
-    if not untrained and more.get("recover") is distil:
+    distilled = not untrained and more.get("recover") is distil
+    check_fits(teacher, data, task.image_size, classes=distilled or more.get("metric") is None)
+    if distilled:
         check_trains(teacher, (data.channels, *task.image_size))
     to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
     side = None if data.prepared else side_of(data, task)
