@@ -354,9 +354,11 @@ def _kinds(include: Include | Sequence[Include]) -> tuple[Kind, ...]:
 
 def _globs(where: Sequence[Place], what: str = "where") -> Sequence[str]:
     """The globs of `where`, without its functions."""
-    if not all(isinstance(one, str) or callable(one) for one in where):
+    if not all(isinstance(one, str) or (callable(one) and not isinstance(one, nn.Module)) for one in where):
         shown = where[0] if len(where) == 1 else where
-        raise SettingError(f"{what}={shown!r} must be a glob, several globs, or a function of a Site")
+        raise SettingError(
+            f"{what}={shown!r} must be a glob of the names of layers, such as 'layer1.*', several globs, or a function of a Site"
+        )
     return [one for one in where if isinstance(one, str)]
 
 

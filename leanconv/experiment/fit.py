@@ -155,7 +155,7 @@ def evaluate(
             them must make this call.
 
     Raises:
-        SettingError: the network does not fit the images or has other classes.
+        SettingError: `model` is no network, does not fit the images or has other classes.
         DataError: the images cannot be used.
         FileError: the folder has no saved network.
         RunError: the loss is NaN.
@@ -164,6 +164,11 @@ def evaluate(
     >>> lc.evaluate(lc.create_model("resnet8", num_classes=10, in_chans=1), "digits").n
     355
     """
+    if not isinstance(model, str | Path | nn.Module):
+        raise SettingError(
+            f"evaluate takes a torch.nn.Module or the folder of a saved network, not {type(model).__name__}; if {model!r} "
+            "builds a network, call it first"
+        )
     images = as_images(data, test_split=test_split)
     network = model if isinstance(model, nn.Module) else open_target(str(model))
     if image_size is None and images.image_size is None and get_task(network) is None:

@@ -72,7 +72,7 @@ def _warn_of_borrowers(model: nn.Module, globs: Sequence[str], matched: set[nn.P
                     still[layer] = names.get(parameter, part)
     if still:
         layer, owned = next(iter(still.items()))
-        more = f" and {len(still) - 1} more layers" if len(still) > 1 else ""
+        more = f" and {len(still) - 1} more" if len(still) > 1 else ""
         warnings.warn(
             f"freeze={list(globs)} matches {layer!r}{more}, but not the shared weight {owned!r} that it uses, which still "
             f"trains; add {owned!r} to freeze it for all layers that share it",

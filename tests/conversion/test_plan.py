@@ -183,7 +183,8 @@ def test_a_network_that_does_not_run_can_be_planned_where_no_stage_is_needed():
         (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), stages=[1]), r"stages=\[1\] must be"),
         (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), subclasses=nn.Conv1d), "must be subclasses of nn.Conv2d"),
         ("resnet20", dict(method=lc.Split()), "a network must be a torch.nn.Module, not str"),
-        (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), where=3), "must be a glob, several globs"),
+        (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), where=3), "must be a glob of the names of layers"),
+        (nn.Conv2d(4, 4, 3), dict(method=lc.Split(), where=nn.ReLU()), "must be a glob of the names of layers"),
         (nn.LazyConv2d(4, 3), dict(method=lc.Split()), "is lazy and has no shape yet; run the model once"),
     ],
 )

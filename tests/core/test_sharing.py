@@ -190,7 +190,7 @@ def test_a_weight_that_another_unit_shards_is_refused():
 def test_freezing_a_layer_that_borrows_its_weight_warns():
     model = lc.create_model("basis_resnet32", shared=2)
     owned = "layer1.1.conv1.basis.weight"
-    told = pytest.warns(LeanconvWarning, match=f"matches 'layer1.2.conv1' and 1 more layers, but not .*{owned!r}")
+    told = pytest.warns(LeanconvWarning, match=f"matches 'layer1.2.conv1' and 1 more, but not .*{owned!r}")
     with told, frozen(model, ["layer1.2.*"]):
         assert model.layer1[1].conv1.basis.weight.requires_grad
         assert not model.layer1[2].conv1.unique.requires_grad

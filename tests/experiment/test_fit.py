@@ -192,6 +192,11 @@ def test_outputs_that_are_not_finite_are_told(net: Net, pair: tuple[Listed, List
         lc.evaluate(net, pair)
 
 
+def test_evaluate_refuses_a_class() -> None:
+    with pytest.raises(SettingError, match=r"not type; if <class .*Net'> builds a network, call it first"):
+        lc.evaluate(Net, "digits")  # type: ignore[arg-type]
+
+
 def test_evaluate_takes_a_folder_a_part_and_crops(tmp_path: Path) -> None:
     result = lc.fit("resnet8(width=4)", "digits", out=tmp_path / "run", epochs=1, threads=1, progress=False)
     assert lc.evaluate(tmp_path / "run", "digits", precision="bf16").n == 355
