@@ -14,9 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from leanconv.train.base import RunModule
 from leanconv.train.callbacks import LOOK_EVERY
 
+LINE_EVERY = 60.0  # seconds between two lines of a log inside an epoch
+
 
 class RunProgress(ProgressBar):
-    """One bar for the whole run on a terminal; elsewhere one line for each epoch.
+    """One bar for the whole run on a terminal; elsewhere one line for each epoch, and one for each minute of a long epoch.
 
     Lightning's own bars show one epoch at a time, write no lines to a log file, and do not show the remaining time of the run.
     A `ProgressBar` among a user's callbacks replaces this bar.
@@ -35,7 +37,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.began, self.first_step = time.perf_counter(), trainer.global_step
-        self.last_epoch = ""
+        self.last_epoch, self.last_line = "", self.began
         if sys.stderr.isatty() and self.shown:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[info]}"))
             self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
@@ -45,21 +47,20 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is None or batch_idx % LOOK_EVERY:
+        if not self.shown or batch_idx % LOOK_EVERY:
             return
         assert isinstance(module, RunModule)
-        total = _steps(trainer)
-        per_step = (time.perf_counter() - self.began) / (trainer.global_step - self.first_step)
+        now, total = time.perf_counter(), _steps(trainer)
+        per_step = (now - self.began) / (trainer.global_step - self.first_step)
         speed = module.config.batch_size / per_step
         left = round((total - trainer.global_step) * per_step)
-        info = f"{speed:,.0f} images/s, {left // 60}:{left % 60:02} left{self.last_epoch}"
-        self.bar.update(
-            self.task,
-            completed=trainer.global_step,
-            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            info=info,
-            refresh=True,
-        )
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        info = f"{speed:,.0f} images/s, {left // 60}:{left % 60:02} left"
+        if self.bar is not None:
+            done = {"completed": trainer.global_step, "description": epoch, "info": info + self.last_epoch}
+            self.bar.update(self.task, **done, refresh=True)
+        elif now - self.last_line > LINE_EVERY:
+            self._line(f"{epoch}, step {batch_idx + 1}/{trainer.num_training_batches}, {info}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, RunModule)
@@ -70,13 +71,17 @@ class RunProgress(ProgressBar):
         self.last_epoch = f", loss {record['train_loss']:.3f}{val}"
         if self.bar is None:
             epoch = f"epoch {record['epoch']}/{trainer.max_epochs}"
-            print(f"{epoch}{self.last_epoch}, {record['images_per_s']:,.0f} images/s", file=sys.stderr, flush=True)
+            self._line(f"{epoch}{self.last_epoch}, {record['images_per_s']:,.0f} images/s")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self._close()
+
+    def _line(self, text: str) -> None:
+        self.last_line = time.perf_counter()
+        print(text, file=sys.stderr, flush=True)
 
     def _close(self) -> None:
         if self.bar is not None:

@@ -332,27 +332,6 @@ def test_fewer_images_than_a_batch(data: ImageData, tmp_path: Path) -> None:
     assert fit(Net(), data, SMALL.replace(batch_size=1000), tmp_path, progress=False).epochs == 3
 
 
-def test_progress_goes_to_standard_error(data: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fit(Net(), data, SMALL, tmp_path)
-    out, err = capfd.readouterr()
-    assert out == ""
-    lines = err.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("epoch 1/3, loss ")
-    assert lines[0].endswith(" images/s")
-
-
-def test_progress_bar_on_a_terminal(
-    data: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    fit(Net(), data, SMALL, tmp_path)
-    err = capfd.readouterr().err
-    for part in ("epoch 1/3", "images/s", "left"):
-        assert part in err
-
-
 def test_lookahead_returns_to_the_slow_average(data: ImageData, tmp_path: Path) -> None:
     """slow = d slow + (1 - d) weights with d = 0.95 (step / steps)^3 at each step; the last weights are the slow ones."""
     config = SMALL.replace(lookahead=1, epochs=1, precision="fp32", schedule="constant", momentum=0.0, nesterov=False)
