@@ -143,7 +143,7 @@ def decode_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, uprigh
     def pixels(image: Image.Image) -> np.ndarray:
         image.load()
         turn = TURNS.get(_orientation(image)) if upright else None
-        return np.array(_rgb(image if turn is None else image.transpose(turn)))
+        return np.array(as_rgb(image if turn is None else image.transpose(turn)))
 
     return torch.from_numpy(_opened(io.BytesIO(data), name, max_pixels, pixels)).permute(2, 0, 1)
 
@@ -229,7 +229,12 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """`image` in RGB with 8 bits a channel; grey values of 16 bits are scaled.
+
+    Raises:
+        DataError: its values have no known range.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.images import LabelledImages, TensorImages
 from leanconv.data.sampling import Sampling
-from leanconv.data.seeds import generator, mix
+from leanconv.data.seeds import fixed_seed, generator, mix
 from leanconv.data.transforms import (
     AUGMENTS,
     PAPERS,
@@ -175,9 +175,8 @@ class _Items(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix(*self.key, row))
-            image, label = self.images[row]  # a data set of the user's may draw too
+        with fixed_seed(mix(*self.key, row)):  # a data set of the user's may draw too
+            image, label = self.images[row]
             changed = self.transform(image)
             flip = self.mirrored is not None and bool(self.mirrored[row])
             return (changed.flip(-1) if flip else changed.contiguous()), label

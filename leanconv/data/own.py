@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.shown import kind
+from leanconv.data.classes import closest_name
+from leanconv.data.encoded import as_rgb
 from leanconv.data.fingerprint import spread
 from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
 from leanconv.data.seeds import fixed_seed
@@ -24,6 +26,7 @@ Part = LabelledImages | Dataset[Any] | tuple[Tensor, Tensor]
 # a name or a folder; images that are open; (train, test); or (images, labels) to hold a test part out of
 DataLike = str | Path | ImageData | tuple[Part, Part]
 TEST_SPLIT = 0.2
+PLAIN = ("L", "LA", "RGB", "RGBA")  # modes of PIL whose channels are kept; the others become RGB, as in a folder
 
 
 class DatasetImages(LabelledImages):
@@ -89,8 +92,10 @@ class DatasetImages(LabelledImages):
         return [f"{value:.3g}".encode() for value in read[0]] if read[0] == read[1] else []
 
     def pixels(self) -> Iterator[Tensor]:
-        sample = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
-        return (self[index][0] for index in sample.tolist())
+        for place in spread(len(self), SAMPLE):
+            with fixed_seed(place):  # a data set that draws at random gives the same statistics again
+                image = self[place][0]
+            yield image
 
 
 def as_images(data: DataLike, *, test_split: float | None = None) -> ImageData:
@@ -130,6 +135,9 @@ def _pair(train: Part, test: Part) -> ImageData:
     if prepared[0] != prepared[1]:
         raise DataError("one part gives float tensors and the other does not; give both the same transform")
     classes, named = _classes(train, *parts)
+    others, also_named = _names(test)
+    if named and also_named and others != classes:
+        parts = parts[0], _in_the_order_of(classes, parts[1], others)
     name = type(train).__name__ if isinstance(train, Dataset) else "images"
     facts: dict[str, Any] = {"named": named, "prepared": prepared[0], "digest": _digest(*parts)}
     if not prepared[0]:
@@ -191,7 +199,7 @@ def image_of(image: Any, row: int) -> Tensor:
     if hasattr(image, "getbands"):  # PIL
         from torchvision.transforms.v2.functional import pil_to_tensor
 
-        image = pil_to_tensor(image)
+        image = pil_to_tensor(image if image.mode in PLAIN else as_rgb(image))
     elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3):
         image = torch.from_numpy(image.transpose(2, 0, 1).copy())
     if (
@@ -230,6 +238,8 @@ def label_of(label: Any, row: int) -> int:
 def labels_of(dataset: Dataset[Any]) -> Tensor:
     """The labels of all items: what the data set lists in ``targets`` or ``labels``, if its items agree, else read one by one.
 
+    Sixteen items and one of each listed class are compared, which shows any change that depends on the class.
+
     Raises:
         DataError: an item is no pair, or its label is no whole number.
     """
@@ -240,7 +250,7 @@ def labels_of(dataset: Dataset[Any]) -> Tensor:
 
     listed = _listed(dataset)
     if listed is not None and len(listed) == count:
-        places = spread(count)
+        places = {*spread(count), *(int((listed == label).nonzero()[0]) for label in listed.unique())}
         if all(read(place) == int(listed[place]) for place in places):
             return listed
     return torch.tensor([read(row) for row in range(count)])
@@ -262,13 +272,41 @@ def _listed(dataset: Any) -> Tensor | None:
 
 def _classes(dataset: Any, train: LabelledImages, test: LabelledImages) -> tuple[tuple[str, ...], bool]:
     """The names of the classes, and whether the data set gives them; else their numbers."""
+    names, named = _names(dataset)
+    if names:
+        return names, named
+    count = 1 + max(int(part.labels.max()) if len(part) else 0 for part in (train, test))
+    return tuple(map(str, range(count))), False
+
+
+def _names(dataset: Any) -> tuple[tuple[str, ...], bool]:
+    """The classes that a data set lists, () if it lists none, and whether they are names and not numbers."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     names = getattr(dataset, "classes", ())
-    if isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names):
-        return tuple(names), not isinstance(dataset, LabelledImages) or dataset.named
-    count = 1 + max(int(part.labels.max()) if len(part) else 0 for part in (train, test))
-    return tuple(map(str, range(count))), False
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        return (), False
+    return tuple(names), not isinstance(dataset, LabelledImages) or dataset.named
+
+
+def _in_the_order_of(classes: tuple[str, ...], test: LabelledImages, own: tuple[str, ...]) -> LabelledImages:
+    """The test part, whose classes are `own`, with the labels of the train part's `classes`.
+
+    Raises:
+        DataError: the train part does not have a class, or a label has no name.
+    """
+    strangers = [name for name in own if name not in classes]
+    if strangers:
+        close = closest_name(strangers[0], classes)
+        hint = f" (is it {close!r}?)" if close else ""
+        raise DataError(
+            f"the test part has the class {strangers[0]!r}, which the train part does not have{hint}; name the classes alike"
+        )
+    if int(test.labels.max()) >= len(own):
+        raise DataError(
+            f"the test part has label {int(test.labels.max())} and {len(own)} classes; fix its labels or classes"
+        )
+    return test.relabelled(torch.tensor([classes.index(name) for name in own])[test.labels])
 
 
 def _digest(*parts: LabelledImages) -> str:

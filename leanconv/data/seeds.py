@@ -25,13 +25,13 @@ def generator(*key: int) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def fixed_seed() -> Iterator[None]:
-    """Within the block, the random numbers of Python, numpy and torch (CPU) are those of seed 0; afterwards all is as before."""
+def fixed_seed(seed: int = 0) -> Iterator[None]:
+    """In the block, the random numbers of Python, numpy and torch (CPU) are those of `seed`; afterwards all is as before."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:

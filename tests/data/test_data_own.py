@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -34,11 +35,31 @@ def test_names_of_classes_come_from_the_data_set() -> None:
     assert as_images((Subset(Listed(60), range(30)), Listed(15))).classes == data.classes
 
 
+def as_listed(classes: list[str], labels: list[int]) -> Listed:
+    part = Listed(len(labels))
+    part.classes, part.targets = classes, torch.tensor(labels)
+    return part
+
+
+def test_the_test_part_gets_the_order_of_the_classes_of_the_train_part() -> None:
+    train = as_listed(["ant", "bee", "cat"], [0, 1, 2])
+    data = as_images((train, as_listed(["ant", "cat"], [1, 1, 0])))
+    assert data.test.labels.tolist() == [2, 2, 0] and data.test[1][1] == 2 and data.classes == ("ant", "bee", "cat")
+    assert as_images((train, Subset(as_listed(["cat", "bee"], [0, 1]), [1, 0]))).test.labels.tolist() == [1, 2]
+    digits = open_data("digits")
+    turned = as_images((digits.train, digits.for_classes(digits.classes[::-1]).test))
+    assert torch.equal(turned.test.labels, digits.test.labels)
+    with pytest.raises(DataError, match=r"the test part has the class 'Bee', which .* not have \(is it 'bee'\?\)"):
+        as_images((train, as_listed(["ant", "Bee"], [0, 1])))
+    with pytest.raises(DataError, match="the test part has label 2 and 2 classes"):
+        as_images((train, as_listed(["ant", "cat"], [0, 2])))
+
+
 def test_labels_that_a_data_set_lists_are_not_read_one_by_one() -> None:
     listed = Listed(60)
-    assert labels_of(listed).tolist() == listed.targets.tolist() and listed.read == 16
+    assert labels_of(listed).tolist() == listed.targets.tolist() and listed.read == 18  # two first ones of a class more
     part = Subset(listed, range(40, 10, -1))
-    assert labels_of(part).tolist() == listed.targets[list(part.indices)].tolist() and listed.read == 32
+    assert labels_of(part).tolist() == listed.targets[list(part.indices)].tolist() and listed.read <= 18 + 19
     train, _ = random_split(Listed(60), [40, 20], torch.Generator().manual_seed(0))
     assert labels_of(train).tolist() == [int(train[index][1]) for index in range(40)]
 
@@ -50,6 +71,19 @@ def test_labels_that_the_items_contradict_are_read() -> None:
             return image, (label + 1) % 3
 
     assert labels_of(Shifted(30)).tolist() == ((Listed(30).targets + 1) % 3).tolist()
+
+    class Merged(Listed):
+        """The first of 100 classes also stands for the second."""
+
+        def __init__(self) -> None:
+            super().__init__(200)
+            self.targets = torch.arange(200) % 100
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            image, label = super().__getitem__(index)
+            return image, 0 if label == 1 else label
+
+    assert labels_of(Merged())[:3].tolist() == [0, 0, 2]
     assert labels_of(TensorDataset(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 1, 0]))).tolist() == [0, 1, 1, 0]
 
 
@@ -74,13 +108,16 @@ def test_parts_keep_their_images_and_labels() -> None:
             assert torch.equal(image, whole[0][row]) and label == int(whole[1][row])
 
 
-def test_draws_of_a_data_set_repeat_with_the_seed() -> None:
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()).item(), random.random, np.random.rand])
+def test_draws_of_a_data_set_repeat_with_the_seed(draw: Callable[[], float]) -> None:
     class Noisy(Listed):
         def __getitem__(self, index: int) -> tuple[Any, int]:
             image, label = super().__getitem__(index)
-            return image + torch.rand(()), label
+            return (image + draw() if self.kind == "float" else (image * draw()).byte()), label
 
     data = as_images((Noisy(30), Noisy(15)))
+    pixels = [as_images((Noisy(30, "uint8"), Noisy(15, "uint8"))) for _ in range(2)]
+    assert (pixels[0].mean, pixels[0].std) == (pixels[1].mean, pixels[1].std)
 
     def epoch(seed: int) -> torch.Tensor:
         loader = make_loader(data.train, mean=data.mean, std=data.std, batch_size=30, train=True, seed=seed)
@@ -150,6 +187,13 @@ LABELS: list[Callable[[int], Any]] = [
 def test_a_label_may_be_any_whole_number(label: Callable[[int], Any]) -> None:
     for train in (items(label=label)[0], Subset(TensorDataset(torch.zeros(3, 1, 8, 8), torch.arange(3.0)), [0, 1, 2])):
         assert labels_of(train).tolist() == [index % 3 for index in range(len(train))]
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "CMYK"])
+def test_pil_images_of_other_modes_become_rgb(mode: str) -> None:
+    shown = Image.new("RGB", (8, 6), (255, 0, 0)).convert(mode)
+    data = as_images(items(lambda image, label: (shown, label)))
+    assert torch.equal(data.train[0][0], torch.from_numpy(np.array(shown.convert("RGB"))).permute(2, 0, 1))
 
 
 def test_arrays_of_numpy_are_images() -> None:
