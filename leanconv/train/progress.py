@@ -57,8 +57,8 @@ class RunProgress(ProgressBar):
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         info = f"{speed:,.0f} images/s, {left // 60}:{left % 60:02} left"
         if self.bar is not None:
-            done = {"completed": trainer.global_step, "description": epoch, "info": info + self.last_epoch}
-            self.bar.update(self.task, **done, refresh=True)
+            done, told = trainer.global_step, info + self.last_epoch
+            self.bar.update(self.task, completed=done, description=epoch, info=told, refresh=True)
         elif now - self.last_line > LINE_EVERY:
             self._line(f"{epoch}, step {batch_idx + 1}/{trainer.num_training_batches}, {info}")
 
