@@ -16,7 +16,7 @@ from leanconv.core.processes import leads
 from leanconv.data import ImageData
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, teller
-from leanconv.experiment.grid import Methods, Networks, check_several, jobs_of, methods_of
+from leanconv.experiment.grid import Methods, Networks, check_several, jobs_of, methods_of, networks_of
 from leanconv.experiment.job import Job
 from leanconv.experiment.result import Comparison, compared
 from leanconv.experiment.series import slug, train_all
@@ -100,7 +100,7 @@ def compare(
     place = where_of(on)
     if place is not None and out is None:
         raise SettingError("on= needs out=: a folder that all machines see")
-    images = as_images(cast(DataLike, data), test_split=test_split)
+    images = as_images(cast(DataLike, data), test_split=test_split, networks=networks_of(models))
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}
     if any(not isinstance(logger, str) for logger in check_loggers(options.get("logger"))):
         raise SettingError(
