@@ -76,7 +76,8 @@ def fit(
             `teacher` is the folder of a run on these images, its test part stays the test part.
         config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
         out: the run's folder: settings, metrics of each epoch, a checkpoint, the network and the result. A finished run of
-            the same network, images and settings in this folder is read. None keeps no files.
+            the same network, images and settings in this folder is read. None keeps no files. A network in memory, and one
+            that a function returns, is the same if its layers are; its weights are not compared.
         method, where, exclude, include, align, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
             given network is then not changed, and ``result.network`` is the converted network.
         pretrained: start from published weights, for networks by name.

@@ -17,11 +17,11 @@ from leanconv.experiment.ready import Ready, check_options, prepare
 from leanconv.experiment.rows import MethodRuns
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.where import Where
-from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
+from leanconv.train.once import BUILT, RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")
 OWN = ("method", "seed")  # the keys that may differ between the runs of one comparison
-OF_NETWORKS = (*OWN, "target", "network")  # the keys that may differ if several networks are compared
+OF_NETWORKS = (*OWN, "target", "network", BUILT)  # the keys that may differ if several networks are compared
 
 
 def folder_of(label: str, seed: int) -> Path:
