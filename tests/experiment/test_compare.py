@@ -135,6 +135,25 @@ def test_a_failing_run_is_an_event_and_a_row(net: Net, pair: tuple[Listed, Liste
     assert str(failed) == "tied_block(blocks=2), seed 0 failed: ValueError: no such luck"
 
 
+def test_no_ratio_of_times_to_a_network_that_failed(net: Net, pair: tuple[Listed, Listed], monkeypatch: Any) -> None:
+    from leanconv.experiment import run
+
+    fit = run.fit
+
+    def fail(network: Any, *arguments: Any, **options: Any) -> Any:
+        if lc.plan_of(network) is None:
+            raise ValueError("no such luck")
+        return fit(network, *arguments, **options)
+
+    monkeypatch.setattr(run, "fit", fail)
+    found = lc.compare(net, pair, methods=["dense", "tied_block(blocks=2)", "split"], **QUICK)
+    assert [row["latency_ms"] is None for row in found.rows] == [True, False, False]
+    ratios = [value for row in found.rows for name, value in row.items() if name.startswith("latency_ratio")]
+    assert ratios == [None] * 3 * 5
+    assert "parameters" in found.sentences()[0] and not any("measured latency" in said for said in found.sentences())
+    assert found._repr_html_() and "dense" in str(found)
+
+
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = lc.compare("resnet8(width=4)", METHODS, latency=False, **DIGITS)
     monkeypatch.setitem(sys.modules, "pandas", None)
