@@ -64,8 +64,8 @@ def compare(
         data: as in `leanconv.fit`. A list of methods in this place means ``methods=``, and the data is digits.
         config, settings: as in `leanconv.fit`, with callbacks (copied for each run), logger and strategy.
         out: folder of the results: a folder for each run, summary.json, report.md and report.html. Finished runs in
-            this folder are read, and unfinished runs continue. Comparisons with the same settings may share a folder. None
-            keeps no files.
+            this folder are read, and unfinished runs continue. Comparisons with the same settings may share a folder, where
+            a label stands for one method on one network. None keeps no files.
         methods: how each network is converted: texts such as "tied_block(blocks=2)", `Method` objects, None or "dense" for the
             unconverted network; or a mapping of labels to methods. Controls take the place of a method: "narrower(macs=0.5)",
             "shallower(macs=0.5)", "pruned(macs=0.5)"; see `leanconv.experiment.controls`.
