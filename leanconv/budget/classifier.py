@@ -29,7 +29,7 @@ from leanconv.data import ImageData, LabelledImages, describe
 from leanconv.deploy.export import export
 from leanconv.deploy.formats import FORMATS
 from leanconv.deploy.opened import Called
-from leanconv.experiment.settings import read_config, settings_for
+from leanconv.experiment.settings import settings_for
 from leanconv.files.load import load
 from leanconv.files.save import save
 from leanconv.files.target import Network, built, is_saved, network_name
@@ -192,14 +192,11 @@ def recipe_of(
         config: settings, the name of a recipe or a file; None takes those of the run, or else those that suit the data.
         settings: how many epochs, the validation part and the seed.
     """
-    own = own_run(model)
-    given: dict[str, Any] = {}
-    if config is None and own is not None:
-        given = read_config(own)[0]
-    base = settings_for(config, data, given)
+    own = own_run(model) if config is None else None
+    base = settings_for(own or config, data, {})
     if not base.validation:
         base = base.replace(validation=settings.validation)
-    if not given:  # a network's own run has fixed which images are its validation part
+    if own is None:  # a network's own run has fixed which images are its validation part
         base = base.replace(seed=settings.seed)
     recovery = recovery_of(base, settings.recovery_epochs)
     return base, recovery and recovery.replace(select="last")

@@ -127,7 +127,7 @@ def lean(
     """
     check_functions(metric, recover)
     model, asked, chosen = as_text(model), Budget.of(budget), LeanConfig(**settings)
-    images = as_images(data, test_split=test_split)
+    images = as_images(data, test_split=test_split, networks=(model,))
     setup = prepared(
         teacher_of(model, images, pretrained, weights, state, task or TaskSettings()), images, asked, chosen, config,
         target=model, methods=checked_methods(methods), controls=named_controls(controls), where=several(where),

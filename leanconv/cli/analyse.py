@@ -67,14 +67,12 @@ def analyse(
     from leanconv.analyse.figure import check_suffix
     from leanconv.analyse.looking import FOLDERS, look
     from leanconv.cli.images import open_images
-    from leanconv.files.target import is_saved
 
     if out is not None:
         check_suffix(out)
     source: ImageData | Path | None = photos
     if data is not None and photos is None:
-        run = next((target for target in targets if is_saved(target)), None)
-        source = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=run)
+        source = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=targets)
     subjects: Any = targets if KINDS[what].of in FOLDERS else _networks(targets, pretrained, source)
     found = look(
         what, subjects, source, layers=layer or (), classes=classes or (), count=images, seed=seed, average=average,

@@ -76,7 +76,7 @@ def compare(
     from leanconv.experiment.grid import check_several
 
     check_several(targets, methods)  # checked before the images are read
-    images = open_images(data, data_root, download, on_bad, max_pixels, test_split)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=targets)
     folder = out or default_folder(targets, images)
     try:
         found = compare(

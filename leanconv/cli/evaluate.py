@@ -49,7 +49,7 @@ def evaluate(
     from leanconv.deploy.opened import is_exported, open_exported
     from leanconv.experiment.fit import evaluate
 
-    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(folder,))
     told = any(value is not None for value in settings.values())
     if is_exported(folder):
         model = open_exported(folder)

@@ -95,4 +95,4 @@ def _images(model: nn.Module, target: str, data: str, data_root: Path | None) ->
     from leanconv.analyse.images import images_for
     from leanconv.cli.images import open_images
 
-    return images_for(model, open_images(data, data_root, False, run=target), 32).tensor
+    return images_for(model, open_images(data, data_root, False, networks=(target,)), 32).tensor

@@ -91,7 +91,7 @@ def lean(
 
         if pyramid:
             raise SettingError(f"--pyramid is for detectors, and {target} holds none; leave it out")
-        images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=target)
+        images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(target,))
         found = search(target, images, budget, out, recipe, task=TaskSettings(**task), **opening, **common)
         present(found, None, as_json)
     except KeyboardInterrupt:

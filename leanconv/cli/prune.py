@@ -65,7 +65,7 @@ def prune(
     if (macs is None) == (fraction is None):
         raise SettingError("give --macs to remove channels, or --fraction to set blending weights to zero")
     new_network(out)
-    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(folder,))
     model = load(folder)
     task = task_on(model, images)
     check_fits(model, images, task.image_size)

@@ -61,7 +61,7 @@ def quantize(
     from leanconv.files.load import load
     from leanconv.train.prepared import check_fits, task_on
 
-    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=folder)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(folder,))
     model = load(folder)
     task = task_on(model, images)
     set_task(model, task)  # which is written into the metadata of the files

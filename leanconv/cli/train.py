@@ -75,11 +75,9 @@ def train(
     from leanconv.cli.images import open_images
     from leanconv.core.task_settings import TaskSettings
     from leanconv.experiment.fit import fit
-    from leanconv.files.target import is_saved
 
     task = given_task({name: settings.pop(name, None) for name in ("classes", "mean", "std", "like")})
-    trained_before = target if is_saved(target) else None
-    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, run=trained_before)
+    images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(target, teacher))
     try:
         run = fit(
             target, images, recipe, out, method=method, where=where or (),

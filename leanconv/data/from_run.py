@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,23 @@ RUN_FILE = "run.json"
 
 
 def open_as_in_run(
-    name: str | Path, run: str | Path | None, *, test_split: float | None = None, **options: Any
+    name: str | Path, networks: Iterable[object], *, test_split: float | None = None, **options: Any
 ) -> ImageData:
-    """`open_data`; data without a test part is divided as in the run.
+    """`open_data`; data without a test part is divided as in the run of the first network that has one.
 
     Args:
-        run: a folder that a network was trained in, or None.
+        networks: those that are scored, trained further or teach. Folders that a network was trained in count; the rest does not.
         options: of `open_data`.
 
     Raises:
         DataError: as there; or the data is not what the run divided.
-        SettingError: as there; or `test_split` is not the run's, so that images it was trained on would be tested on.
+        SettingError: as there, or of `check_as_in_runs`.
     """
-    noted = held_out(run)
+    runs = list(networks)
     try:
         images = open_data(name, test_split=test_split, **options)
     except NoTestPart:
+        run, noted = next(_divided(runs), (None, None))
         if noted is None:
             raise
         images = open_data(name, test_split=noted["fraction"], **options)
@@ -39,19 +41,36 @@ def open_as_in_run(
                 f"{name}: its images are not those that the run in {run} held out {noted['fraction']} of for its test; "
                 "give those, or --test-split (test_split=) for other ones"
             ) from None
-    held = images.held_out
-    if noted and held and held.images == noted["images"] and held.fraction != noted["fraction"]:
-        raise SettingError(
-            f"--test-split (test_split=) {held.fraction}: the run in {run} held out {noted['fraction']} of these images and was "
-            "trained on the others; leave --test-split out"
-        )
+    check_as_in_runs(images, runs)
     return images
 
 
-def held_out(run: str | Path | None) -> dict[str, Any] | None:
+def check_as_in_runs(images: ImageData, networks: Iterable[object]) -> None:
+    """Raise SettingError if the run of a network held out another part of `images`: some would be tested on after training.
+
+    Args:
+        networks: as in `open_as_in_run`.
+    """
+    held = images.held_out
+    for run, noted in _divided(networks):
+        if held and held.images == noted["images"] and held.fraction != noted["fraction"]:
+            raise SettingError(
+                f"--test-split (test_split=) {held.fraction}: the run in {run} held out {noted['fraction']} of these images "
+                f"and was trained on the others; test on those: --test-split {noted['fraction']}"
+            )
+
+
+def _divided(networks: Iterable[object]) -> Iterator[tuple[str | Path, dict[str, Any]]]:
+    """The folders among `networks` whose run divided its images, and how."""
+    for network in networks:
+        if isinstance(network, str | Path) and (noted := held_out(network)) is not None:
+            yield network, noted
+
+
+def held_out(run: str | Path) -> dict[str, Any] | None:
     """How the run divided its images; None where they came divided, or it does not say."""
-    path = None if run is None else Path(run).expanduser() / RUN_FILE
-    if path is None or not path.is_file():
+    path = Path(run).expanduser() / RUN_FILE
+    if not path.is_file():
         return None
     try:
         found = parse_json(path.read_text(encoding="utf-8"))["data"]["held_out"]

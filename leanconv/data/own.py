@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +17,9 @@ from leanconv.core.shown import kind
 from leanconv.data.classes import closest_name
 from leanconv.data.encoded import as_rgb
 from leanconv.data.fingerprint import spread
+from leanconv.data.from_run import check_as_in_runs, open_as_in_run
 from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
 from leanconv.data.seeds import fixed_seed
-from leanconv.data.sources import open_data
 from leanconv.data.split import HeldOut
 
 Part = LabelledImages | Dataset[Any] | tuple[Tensor, Tensor]
@@ -98,7 +98,7 @@ class DatasetImages(LabelledImages):
             yield image
 
 
-def as_images(data: DataLike, *, test_split: float | None = None) -> ImageData:
+def as_images(data: DataLike, *, test_split: float | None = None, networks: Iterable[object] = ()) -> ImageData:
     """`data` as leanconv trains and tests on it.
 
     A data set that gives float tensors is taken as it is: its own transform prepares the images, and nothing else changes or
@@ -108,13 +108,21 @@ def as_images(data: DataLike, *, test_split: float | None = None) -> ImageData:
         data: a name or a folder (`open_data`); an `ImageData`; (train, test), each a torch Dataset of (image, label) or a pair of
             tensors (uint8 images (N, C, H, W), labels (N,)); or one such pair of tensors.
         test_split: the fraction of each class to test on, where there is no test part; for a pair of tensors a fifth by default.
+        networks: as in `open_as_in_run`: what their runs held out of these images is the test part.
 
     Raises:
         DataError: it is something else, or cannot be used.
-        SettingError: `test_split` for data that has a test part.
+        SettingError: `test_split` for data that has a test part, or another one than that of a network's run.
     """
     if isinstance(data, str | Path):
-        return open_data(data, test_split=test_split)
+        return open_as_in_run(data, networks, test_split=test_split)
+    images = _handed_in(data, test_split)
+    check_as_in_runs(images, networks)
+    return images
+
+
+def _handed_in(data: DataLike, test_split: float | None) -> ImageData:
+    """Images that are no name and no folder."""
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         images, labels = cast(tuple[Tensor, Tensor], data)
         return _divided(TensorImages(images, labels), TEST_SPLIT if test_split is None else test_split)

@@ -12,7 +12,7 @@ from leanconv.core.settings import check_int
 from leanconv.data import arrow, cifar
 from leanconv.data.digits import digits
 from leanconv.data.encoded import MAX_PIXELS
-from leanconv.data.fingerprint import FINGERPRINT
+from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION
 from leanconv.data.folder import SPLIT, TRAIN_PARTS, NoTestPart, image_folder, tiny_imagenet
 from leanconv.data.images import ImageData
 from leanconv.data.parquet import parquet_folder
@@ -106,7 +106,7 @@ def _open_folder(folder: Path, problems: Problems, max_pixels: int, test_split: 
 
 
 def describe(data: ImageData) -> dict[str, Any]:
-    """Name, classes, sizes and split of a data set, as values for a JSON file.
+    """Name, classes, sizes, split and statistics of a data set, as values for a JSON file.
 
     >>> describe(open_data("digits"))["train"]
     1442
@@ -121,4 +121,5 @@ def describe(data: ImageData) -> dict[str, Any]:
         **({} if data.held_out is None else {"held_out": asdict(data.held_out)}),
         **({} if data.digest is None else {"digest": data.digest}),
         FINGERPRINT: data.fingerprint,
+        NORMALISATION: {"mean": [*data.mean], "std": [*data.std]},
     }

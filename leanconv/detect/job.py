@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,8 +28,8 @@ from leanconv.detect.detector import create_detector
 from leanconv.detect.files import save_detector
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits, fit_detector
-from leanconv.files.target import Network, built, network_digest, network_name, open_target
-from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
+from leanconv.files.target import Network, built, network_name, open_target
+from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, layers_of, once, read_json
 from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution
 
@@ -112,13 +113,16 @@ class DetectJob:
     def label(self) -> str:
         return f"{self.detector}, {self.target}" + ("" if self.method is None else f", {label_of(self.method)}")
 
+    @cached_property
+    def _layers(self) -> dict[str, Any]:
+        return layers_of(self.backbone)
+
     def identity(self) -> dict[str, Any]:
         """The same as values that JSON knows."""
-        own = {"network": network_digest(self.backbone)} if isinstance(self.backbone, nn.Module) else {}
         return {
             "detector": self.detector,
             "backbone": self.target,
-            **own,
+            **self._layers,
             "method": label_of(self.method),
             "data": self.data.facts() | {CLASS_NAMES: list(self.data.classes)},
             "where": list(self.where),

@@ -16,7 +16,7 @@ from leanconv.core.processes import leads
 from leanconv.data import ImageData
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.events import Progress, teller
-from leanconv.experiment.grid import Methods, Networks, check_several, jobs_of, methods_of
+from leanconv.experiment.grid import Methods, Networks, check_several, jobs_of, methods_of, networks_of
 from leanconv.experiment.job import Job
 from leanconv.experiment.result import Comparison, compared
 from leanconv.experiment.series import slug, train_all
@@ -64,8 +64,8 @@ def compare(
         data: as in `leanconv.fit`. A list of methods in this place means ``methods=``, and the data is digits.
         config, settings: as in `leanconv.fit`, with callbacks (copied for each run), logger and strategy.
         out: folder of the results: a folder for each run, summary.json, report.md and report.html. Finished runs in
-            this folder are read, and unfinished runs continue. Comparisons with the same settings may share a folder. None
-            keeps no files.
+            this folder are read, and unfinished runs continue. Comparisons with the same settings may share a folder, where
+            a label stands for one method on one network. None keeps no files.
         methods: how each network is converted: texts such as "tied_block(blocks=2)", `Method` objects, None or "dense" for the
             unconverted network; or a mapping of labels to methods. Controls take the place of a method: "narrower(macs=0.5)",
             "shallower(macs=0.5)", "pruned(macs=0.5)"; see `leanconv.experiment.controls`.
@@ -100,7 +100,7 @@ def compare(
     place = where_of(on)
     if place is not None and out is None:
         raise SettingError("on= needs out=: a folder that all machines see")
-    images = as_images(cast(DataLike, data), test_split=test_split)
+    images = as_images(cast(DataLike, data), test_split=test_split, networks=networks_of(models))
     options = {name: settings.pop(name) for name in ("callbacks", "logger", "strategy", "devices") if name in settings}
     if any(not isinstance(logger, str) for logger in check_loggers(options.get("logger"))):
         raise SettingError(

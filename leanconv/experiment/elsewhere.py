@@ -11,6 +11,7 @@ from typing import Any, cast
 from leanconv.core.errors import LeanconvError, RunError, SettingError
 from leanconv.core.processes import started
 from leanconv.data import ImageData, describe, open_data
+from leanconv.data.fingerprint import NORMALISATION
 from leanconv.experiment.job import Job
 from leanconv.experiment.ready import prepare
 from leanconv.experiment.run import run
@@ -23,6 +24,8 @@ FOLDER = ".jobs"  # in the folder of the comparison: what the scheduler writes
 @dataclass(frozen=True)
 class Shipped:
     """A job as it goes to another machine: images that were opened by a name or a folder are opened there again.
+
+    They keep the statistics that they have here, which may be the user's.
 
     Args:
         job: the job; without its images if `origin` says where they are.
@@ -51,9 +54,10 @@ class Shipped:
             return self.job
         options = dict(self.origin)
         images = open_data(options.pop("data"), root=options.pop("data_root", None), **options)
-        if describe(images) != self.found:
+        stats = self.found[NORMALISATION]
+        if describe(images) | {NORMALISATION: stats} != self.found:
             raise RunError(f"{self.origin['data']}: this machine has other images; give a folder that all machines see")
-        return replace(self.job, data=images)
+        return replace(self.job, data=replace(images, mean=tuple(stats["mean"]), std=tuple(stats["std"])))
 
 
 def train_elsewhere(jobs: Mapping[Path, Job], out: Path, where: Where, options: Mapping[str, Any]) -> dict[Path, str]:

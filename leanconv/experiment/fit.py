@@ -72,10 +72,12 @@ def fit(
         data: a name ("digits", "cifar10") or a folder as in `leanconv.data.open_data`; an `ImageData`; a pair (train, test),
             each a torch Dataset of (image, label) or a pair of tensors (images, labels); or one pair of tensors with
             `test_split`.
-        test_split: the fraction of the images that is held out as the test part, where the data has none.
+        test_split: the fraction of the images that is held out as the test part, where the data has none. If `model` or
+            `teacher` is the folder of a run on these images, its test part stays the test part.
         config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
         out: the run's folder: settings, metrics of each epoch, a checkpoint, the network and the result. A finished run of
-            the same network, images and settings in this folder is read. None keeps no files.
+            the same network, images and settings in this folder is read. None keeps no files. A network in memory, and one
+            that a function returns, is the same if its layers are; its weights are not compared.
         method, where, exclude, include, align, init: convert the network first, as `leanconv.plan` and `leanconv.convert` do. The
             given network is then not changed, and ``result.network`` is the converted network.
         pretrained: start from published weights, for networks by name.
@@ -104,7 +106,7 @@ def fit(
     >>> result.scores.n, len(result.history)
     (355, 1)
     """
-    images = as_images(data, test_split=test_split)
+    images = as_images(data, test_split=test_split, networks=(model, teacher))
     chosen = settings_for(config, images, settings, device)
     asked = parse_method(method, CONTROLS) if isinstance(method, str) else method
     in_place = asked is None and isinstance(model, nn.Module)
@@ -169,7 +171,7 @@ def evaluate(
             f"evaluate takes a torch.nn.Module or the folder of a saved network, not {type(model).__name__}; if {model!r} "
             "builds a network, call it first"
         )
-    images = as_images(data, test_split=test_split)
+    images = as_images(data, test_split=test_split, networks=(model,))
     network = model if isinstance(model, nn.Module) else open_target(str(model))
     if image_size is None and images.image_size is None and get_task(network) is None:
         raise SettingError(f"the images of {images.name} vary in size; give --image-size (image_size=), such as 224")

@@ -42,6 +42,17 @@ def check_several(models: Networks, methods: Methods | None) -> None:
         )
 
 
+def networks_of(models: Networks) -> list[Network | Path]:
+    """The networks without their labels.
+
+    >>> networks_of("resnet8"), networks_of({"a": "resnet8", "b": "resnet20"})
+    (['resnet8'], ['resnet8', 'resnet20'])
+    """
+    if isinstance(models, Mapping):
+        return list(models.values())
+    return list(models) if isinstance(models, list | tuple) else [cast(Network | Path, models)]
+
+
 def methods_of(methods: Methods | None) -> dict[str, Method | Control | None]:
     """The methods by label: their canonical text, or the key of a mapping. None means dense only."""
     if methods is None or isinstance(methods, str):
@@ -66,9 +77,7 @@ def _labelled(
     if isinstance(models, Mapping):
         named = {name: as_text(model) for name, model in models.items()}
     else:
-        every = [
-            as_text(model) for model in (models if isinstance(models, list | tuple) else [cast(Network | Path, models)])
-        ]
+        every = [as_text(model) for model in networks_of(models)]
         twice = next((model for model in every if every.count(model) > 1), None)
         if twice is not None:
             raise SettingError(f"{twice} is given twice; leave one out")

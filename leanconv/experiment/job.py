@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,11 +22,11 @@ from leanconv.core.task_settings import TaskSettings
 from leanconv.data import ImageData, describe
 from leanconv.experiment.controls import Control
 from leanconv.experiment.teacher import Teacher
-from leanconv.files.target import Network, absolute, built, network_digest, network_name
+from leanconv.files.target import Network, absolute, built, network_name
 from leanconv.files.weights import Weights, open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import EXECUTION, TrainConfig
-from leanconv.train.once import CLASS_NAMES
+from leanconv.train.once import CLASS_NAMES, layers_of
 from leanconv.train.prepared import check_fits, image_size_of, parts_of, some_batches
 
 if TYPE_CHECKING:
@@ -93,16 +94,19 @@ class Job:
     def input_size(self) -> tuple[int, int, int]:
         return (self.data.channels, *self.image_size)
 
+    @cached_property
+    def _layers(self) -> dict[str, Any]:
+        return layers_of(self.network)
+
     def identity(self) -> dict[str, Any]:
         """The job as JSON values: two runs with equal identities are the same run."""
         train = self.config.identity()
         seed = train.pop("seed")
         facts = describe(self.data)
-        own = {"network": network_digest(self.network)} if isinstance(self.network, nn.Module) else {}
         return (
             {
                 "target": self.target,
-                **own,
+                **self._layers,
                 "method": label_of(self.method),
                 "seed": seed,
                 "data": facts | {"classes": len(facts["classes"]), CLASS_NAMES: list(self.data.names)},

@@ -40,12 +40,15 @@ class MethodRuns:
 
 
 def make_rows(methods: Mapping[str, MethodRuns], latencies: Mapping[str, Latency]) -> list[Row]:
-    """A row for each method; ratios compare with dense, or else with the first method."""
+    """A row for each method; ratios compare with dense, or else with the first method.
+
+    Without a time of that network, there are no ratios of times: those in `latencies` compare with another network.
+    """
     base = methods.get(DENSE) or next(iter(methods.values()))
-    return [_row(runs, base, latencies.get(label)) for label, runs in methods.items()]
+    return [_row(runs, base, latencies.get(label), base.label in latencies) for label, runs in methods.items()]
 
 
-def _row(runs: MethodRuns, base: MethodRuns, latency: Latency | None) -> Row:
+def _row(runs: MethodRuns, base: MethodRuns, latency: Latency | None, to_base: bool) -> Row:
     done = [runs.done[seed].summary for seed in sorted(runs.done)]
     row: Row = {
         "method": runs.label,
@@ -61,7 +64,7 @@ def _row(runs: MethodRuns, base: MethodRuns, latency: Latency | None) -> Row:
     row |= _scores("val_top1_pct", {run["seed"]: run["train"]["val_top1_pct"] for run in done})
     for name in ("train_seconds", "images_per_s"):
         row[name] = mean(run["train"][name] for run in done) if done else None
-    row |= _latency(latency)
+    row |= _latency(latency, latency if to_base else None)
     seeds = ", ".join(map(str, sorted(runs.failed)))
     reasons = "; ".join(sorted(set(runs.failed.values())))
     return row | {"failed": f"seed {seeds}: {reasons}" if runs.failed else None}
@@ -76,9 +79,9 @@ def _scores(name: str, by_seed: Mapping[int, float | None]) -> Row:
     }
 
 
-def _latency(latency: Latency | None) -> Row:
+def _latency(latency: Latency | None, to_base: Latency | None) -> Row:
+    """The times of `latency`, and the ratios of `to_base`."""
     names = {"": "median_ms", "_q25": "q25_ms", "_q75": "q75_ms"}
     row: Row = {f"latency_ms{end}": getattr(latency, name, None) for end, name in names.items()}
-    row |= {f"latency_ratio{end}": getattr(latency, f"ratio{end}", None) for end in names}
-    more = {"latency_rounds": "rounds", "latency_ratio_low": "ratio_low", "latency_ratio_high": "ratio_high"}
-    return row | {key: getattr(latency, name, None) for key, name in (more | {"latency_busy": "busy"}).items()}
+    row |= {f"latency_ratio{end}": getattr(to_base, f"ratio{end}", None) for end in (*names, "_low", "_high")}
+    return row | {f"latency_{name}": getattr(latency, name, None) for name in ("rounds", "busy")}

@@ -17,11 +17,13 @@ from leanconv.experiment.ready import Ready, check_options, prepare
 from leanconv.experiment.rows import MethodRuns
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.where import Where
-from leanconv.train.once import RUN_FILE, difference, failure, finished, history, read_json
+from leanconv.train.once import BUILT, RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")
-OWN = ("method", "seed")  # the keys that may differ between the runs of one comparison
-OF_NETWORKS = (*OWN, "target", "network")  # the keys that may differ if several networks are compared
+NETWORK = ("target", "network", BUILT)  # the keys that say which network a run trained
+SEED = ("seed",)  # the key that may differ between the runs of one row
+OF_METHODS = (*SEED, "method")  # the keys that may differ between the rows of one comparison
+OF_NETWORKS = (*OF_METHODS, *NETWORK)  # the keys that may differ if several networks are compared
 
 
 def folder_of(label: str, seed: int) -> Path:
@@ -56,8 +58,7 @@ def train_all(
         SettingError: `out` contains runs with other settings, or a method cannot convert the network.
     """
     tell = teller(progress)
-    several = len({job.target for job in jobs}) > 1
-    refuse_others(out, jobs, OF_NETWORKS if several else OWN)
+    refuse_others(out, jobs)
     check_options(jobs[0], options)
     built: dict[str, Ready] = {}
     methods = {job.label: MethodRuns(job.label, {}) for job in jobs}
@@ -120,23 +121,32 @@ def _train(
         runs.done[seed] = done
 
 
-def refuse_others(out: Path, jobs: Sequence[Job], may_differ: tuple[str, ...] = OWN) -> None:
-    """Raise SettingError if `out` contains a run that differs from one of `jobs` in other keys than `may_differ`.
+def refuse_others(out: Path, jobs: Sequence[Job]) -> None:
+    """Raise SettingError if `out` contains a run that does not belong into one table with `jobs`.
 
-    Jobs that are equal in all other keys are compared once: a comparison of 200 runs has 200 folders.
+    The runs of one label come into one row, so only their seeds may differ. Runs of other labels may also have another method,
+    and another network if `jobs` have several.
     """
-    there = {folder: read_json(folder / RUN_FILE) for folder in _run_folders(out)}
-    kinds: dict[str, dict[str, Any]] = {}
-    for job in jobs if there else ():
-        wanted = {name: value for name, value in job.identity().items() if name not in may_differ}
-        kinds[json.dumps(wanted, sort_keys=True, default=str)] = wanted
-    for wanted in kinds.values():
-        for folder, found in there.items():
-            differs = difference(found, wanted, ignore=may_differ)
-            if differs:
-                raise SettingError(
-                    f"{folder} was run with other settings: {differs}; choose another folder with --out (out=)"
-                )
+    folders = _run_folders(out)
+    own = {slug(job.label): job for job in jobs} if folders else {}  # 200 runs of two methods are two rows
+    asked = [job.identity() for job in own.values()]
+    several = len({json.dumps([one.get(name) for name in NETWORK]) for one in asked}) > 1
+    rows = dict(zip(own, asked, strict=True))
+    for folder in folders:
+        found, row = read_json(folder / RUN_FILE), slug(_label(folder))
+        wanted, may_differ = ([rows[row]], SEED) if row in rows else (asked, OF_NETWORKS if several else OF_METHODS)
+        differs = next(filter(None, (difference(found, one, ignore=may_differ) for one in wanted)), None)
+        if differs:
+            raise SettingError(
+                f"{folder} was run with other settings: {differs}; choose another folder with --out (out=)"
+            )
+        rows.setdefault(row, found)
+
+
+def _label(folder: Path) -> str:
+    """The label of the run in `folder`, as far as its files say it."""
+    summary = finished(folder)
+    return folder.parent.name if summary is None else str(summary["method"])
 
 
 def _run_folders(out: Path) -> list[Path]:
@@ -144,7 +154,10 @@ def _run_folders(out: Path) -> list[Path]:
 
 
 def _of_others(out: Path, own: Mapping[str, MethodRuns], job: Job) -> dict[str, MethodRuns]:
-    """Finished runs in `out` that are not part of this comparison: other methods, and other seeds of its methods."""
+    """Finished runs in `out` that are not part of this comparison: other methods, and other seeds of its methods.
+
+    `refuse_others` has seen that the runs of a label differ in the seed alone.
+    """
     others: dict[str, MethodRuns] = {}
     for folder in _run_folders(out):
         summary = finished(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from leanconv.core.config import check_known
 from leanconv.core.errors import FileError, SettingError
@@ -16,6 +16,13 @@ from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import CLASSES, REQUEST, TEACHER
 from leanconv.train.recipes import RECIPES, default_recipe
 
+RECIPE = "recipe"  # the key of a configuration file that names the recipe whose settings the others replace
+# What else a run's file notes: its network and images, for the command line; in Python, arguments say these
+REQUESTED = (
+    "target", "method", "where", "exclude", "include", "align", "init", "pretrained", "teacher", "weights", "state", "classes",
+    "mean", "std", "like", "image_size", "data", "data_root", "on_bad", "max_pixels", "test_split", "device",
+)  # fmt: skip
+
 
 def settings_for(
     config: TrainConfig | str | Path | None, data: ImageData, given: Mapping[str, Any], device: str = "auto"
@@ -23,13 +30,14 @@ def settings_for(
     """The settings of a run on `data`. If a data set prepares its own images, the run does not change these images.
 
     Args:
-        config: settings, the name of a recipe, or a configuration file; None takes the recipe that suits the data.
+        config: settings, the name of a recipe, or a configuration file, whose `recipe` the settings there replace; None
+            takes the recipe that suits the data.
         data: the images.
         given: single settings, which replace those of `config`.
         device: where the run trains; it decides what ``precision="auto"`` means.
 
     Raises:
-        SettingError: the recipe or a setting does not exist, or a value breaks its rule.
+        SettingError: the recipe, a setting or a key of the file does not exist, or a value breaks its rule.
         FileError: the file cannot be read.
     """
     chosen = _chosen(config, data, given)
@@ -43,9 +51,9 @@ def _chosen(config: TrainConfig | str | Path | None, data: ImageData, given: Map
     if isinstance(config, TrainConfig):
         return config.replace(**given)
     check_config(config, TrainConfig)
-    if config is not None and Path(config).suffix in (".yaml", ".yml"):
-        found, _ = read_config(config)
-        return _chosen(None, data, {**found, **given})
+    if is_file(config):
+        recipe, found = settings_in(config)
+        return _chosen(recipe, data, {**found, **given})
     side = given.get("image_size")
     name = str(config) if config else default_recipe(data.name, (side, side) if side else data.image_size)
     if name not in RECIPES:
@@ -60,6 +68,30 @@ def check_config(config: object, kind: type[RunConfig]) -> None:
             f"config={config!r} must be {kind.__name__}(...), the name of a recipe, or a file of settings; settings of a dict "
             f"{{...}} are {kind.__name__}(**{{...}})"
         )
+
+
+def is_file(config: object) -> TypeGuard[str | Path]:
+    """Whether `config` is a configuration file, and no name of a recipe.
+
+    >>> is_file("runs/a/config.yaml"), is_file("cifar_fast")
+    (True, False)
+    """
+    return isinstance(config, str | PathLike) and Path(config).suffix in (".yaml", ".yml")
+
+
+def settings_in(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[str | None, dict[str, Any]]:
+    """The name of the recipe in a configuration file, or None, and the settings of `kind` that replace those of the recipe.
+
+    Raises:
+        FileError: the file cannot be read, or is no mapping.
+        SettingError: a setting breaks its rule, or a key is neither a setting nor what a run notes in its config.yaml.
+    """
+    settings, more = read_config(path, kind)
+    check_keys(path, more, {RECIPE: None, **dict.fromkeys(REQUESTED)}, kind)
+    recipe = more.get(RECIPE)
+    if is_file(recipe) or not isinstance(recipe, str | None):
+        raise SettingError(f"{path}: recipe={recipe!r} must be the name of a recipe; write the settings of a file here")
+    return recipe, settings
 
 
 def read_config(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,6 +131,8 @@ def read_config(path: str | Path, kind: type[RunConfig] = TrainConfig) -> tuple[
     return settings, {name: value for name, value in found.items() if name not in declared}
 
 
-def check_keys(path: str | Path, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise SettingError for a key that is neither a setting nor a key of `known`."""
-    check_known(given, {**known, **TrainConfig.settings()}, f"{path}: ")
+def check_keys(
+    path: str | Path, given: Mapping[str, Any], known: Mapping[str, Any], kind: type[RunConfig] = TrainConfig
+) -> None:
+    """Raise SettingError for a key that is neither a setting of `kind` nor a key of `known`."""
+    check_known(given, {**known, **kind.settings()}, f"{path}: ")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import DataError, FileError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
-from leanconv.data.fingerprint import FINGERPRINT
+from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION
+from leanconv.data.seeds import fixed_seed
+from leanconv.files.target import Network, built, network_digest
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
-LATER = (CLASS_NAMES, FINGERPRINT)  # what the identity of an older run lacks
+BUILT = "built"  # the layers that a function built; None for a network by name or in memory
+LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, BUILT)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
@@ -101,7 +107,7 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
     """
     for name in sorted({*found, *wanted} - {*ignore}):
         there, here = found.get(name), wanted.get(name)
-        if name in LATER and there is None:
+        if name in LATER and not (name in found and name in wanted):
             continue
         if isinstance(there, dict) and isinstance(here, dict):
             inner = difference(there, here, prefix=f"{prefix}{name}.")
@@ -109,9 +115,33 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
                 return inner
         elif there != here and name == FINGERPRINT:
             return "the data set of this name had other images there"
-        elif there != here:
+        elif there != here and not (prefix.endswith(f"{NORMALISATION}.") and _alike(there, here)):
             return f"{prefix}{name} is {there!r} there and {here!r} here"
     return None
+
+
+def _alike(there: Any, here: Any) -> bool:
+    """Whether two lists of statistics may be those of the same images, which each machine may decode a little differently."""
+    if not (isinstance(there, list) and isinstance(here, list) and len(there) == len(here)):
+        return False
+    pairs = list(zip(there, here, strict=True))
+    return all(isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-3) for a, b in pairs)
+
+
+def layers_of(network: Network) -> dict[str, Any]:
+    """What an identity says of a network's layers: a digest, for a network in memory and for what a function builds.
+
+    The function is called for this; random states stay as they are.
+
+    >>> layers_of("resnet20")
+    {'built': None}
+    """
+    if isinstance(network, str):
+        return {BUILT: None}
+    if isinstance(network, nn.Module):
+        return {"network": network_digest(network), BUILT: None}
+    with fixed_seed():
+        return {BUILT: network_digest(built(network))}
 
 
 def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:

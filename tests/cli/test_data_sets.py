@@ -146,7 +146,7 @@ def test_eval_tests_on_what_the_run_held_out(tmp_path: Path, call: Callable, fla
     evaluate = ("eval", tmp_path / "run", "--data", data)
     found = json.loads(call(*evaluate, "--json").out)
     assert found["n"] == 6 and found["top1_pct"] == test["top1_pct"] and found["loss"] == pytest.approx(test["loss"])
-    assert one_line(call(*evaluate, "--test-split", 0.5), "held out 0.3", "leave --test-split out")
+    assert one_line(call(*evaluate, "--test-split", 0.5), "held out 0.3", "test on those: --test-split 0.3")
     place = data / ("" if flat else "train") / "cat"
     Image.new("RGB", (8, 8)).save(place / "new.png")
     assert one_line(call(*evaluate), "its images are not those that the run")

@@ -38,6 +38,7 @@ def test_digits_are_all_there_and_always_divided_alike() -> None:
         "channels": 1,
         "image_size": [8, 8],
         "images_digest": again.fingerprint,
+        "normalisation": {"mean": list(again.mean), "std": list(again.std)},
     }
     assert torch.equal(images_of(data.test), images_of(again.test))
     source = load_digits()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from leanconv.data import open_data
-from leanconv.data.fingerprint import FINGERPRINT
+from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION
 from leanconv.data.own import as_images
 from leanconv.detect.data import open_detection
 from leanconv.train.once import difference
@@ -81,6 +81,15 @@ def test_a_run_of_other_images_is_refused_and_an_older_run_is_not() -> None:
         == "the data set of this name had other images there"
     )
     assert difference({"data": {"name": "photos"}}, now) is None
+
+
+def test_a_run_of_another_normalisation_is_refused_and_an_older_run_is_not() -> None:
+    def of(mean: float) -> dict[str, Any]:
+        return {"data": {"name": "photos", NORMALISATION: {"mean": [mean, 0.0], "std": [0.25, 0.2]}}}
+
+    assert difference(of(0.9), of(0.4)) == "data.normalisation.mean is [0.9, 0.0] there and [0.4, 0.0] here"
+    assert difference(of(0.4), of(0.40001)) is None, "another machine may decode a file a little differently"
+    assert difference({"data": {"name": "photos"}}, of(0.4)) is None
 
 
 def test_photos_with_other_objects_or_pixels(tmp_path: Path) -> None:

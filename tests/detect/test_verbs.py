@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,13 +32,12 @@ def test_a_backbone_that_was_handed_in_stays_as_it_is(photos: lc.detect.Detectio
 
 
 def test_two_backbones_of_one_class_are_two_runs(photos: lc.detect.DetectionData) -> None:
-    jobs = [
-        DetectJob(
-            "retinanet", torch.nn.Sequential(torch.nn.Conv2d(3, width, 1)), None, photos, lc.detect.DetectConfig()
-        )
-        for width in (4, 8)
-    ]
-    assert jobs[0].identity()["backbone"] == "Sequential" and jobs[0].identity() != jobs[1].identity()
+    def of(width: int) -> Any:
+        return lambda: torch.nn.Sequential(torch.nn.Conv2d(3, width, 1))
+
+    for named, backbones in (("Sequential", [of(width)() for width in (4, 8)]), ("<lambda>", [of(4), of(8)])):
+        jobs = [DetectJob("retinanet", made, None, photos, lc.detect.DetectConfig()) for made in backbones]
+        assert jobs[0].identity()["backbone"] == named and jobs[0].identity() != jobs[1].identity()
 
 
 def test_fit_evaluate_and_predict(photos: lc.detect.DetectionData, tmp_path: Path) -> None:

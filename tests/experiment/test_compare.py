@@ -135,6 +135,55 @@ def test_a_failing_run_is_an_event_and_a_row(net: Net, pair: tuple[Listed, Liste
     assert str(failed) == "tied_block(blocks=2), seed 0 failed: ValueError: no such luck"
 
 
+def test_one_row_holds_one_method_on_one_network(pair: tuple[Listed, Listed], tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"out": tmp_path, "latency": False, **QUICK, "epochs": 1}
+
+    def of(width: int) -> Any:
+        return lambda: Net(width)
+
+    lc.compare(
+        {"a": of(8), "b": of(4)}, pair, methods={"dense": None, "mine": lc.TiedBlock(blocks=2)}, seeds=2, **asked
+    )
+    more = lc.compare({"a": of(8), "b": of(4)}, pair, methods={"mine": lc.TiedBlock(blocks=2)}, seed=2, **asked)
+    assert {row["method"]: row["n"] for row in more.rows} == {"a mine": 3, "b mine": 3, "a": 2, "b": 2}
+    for models, method, said in (
+        (
+            {"a": of(8), "b": of(4)},
+            lc.Split(),
+            r"mine/seed\d was .*: method is 'tied_block\(blocks=2\)' there and 'split",
+        ),
+        ({"a": of(8), "b": of(16)}, lc.TiedBlock(blocks=2), r"b-mine/seed\d was run with other settings: built is"),
+        ({"a": Net(8), "b": of(4)}, lc.TiedBlock(blocks=2), r"a-mine/seed\d was run with other settings: built is"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            lc.compare(models, pair, methods={"mine": method}, seed=3, **asked)
+
+
+def test_two_networks_of_one_class_are_read_back(pair: tuple[Listed, Listed], tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"out": tmp_path, "latency": False, **QUICK, "epochs": 1}
+    first, again = (lc.compare({"a": Net(8), "b": Net(4)}, pair, **asked) for _ in range(2))
+    assert first.rows == again.rows
+
+
+def test_no_ratio_of_times_to_a_network_that_failed(net: Net, pair: tuple[Listed, Listed], monkeypatch: Any) -> None:
+    from leanconv.experiment import run
+
+    fit = run.fit
+
+    def fail(network: Any, *arguments: Any, **options: Any) -> Any:
+        if lc.plan_of(network) is None:
+            raise ValueError("no such luck")
+        return fit(network, *arguments, **options)
+
+    monkeypatch.setattr(run, "fit", fail)
+    found = lc.compare(net, pair, methods=["dense", "tied_block(blocks=2)", "split"], **QUICK)
+    assert [row["latency_ms"] is None for row in found.rows] == [True, False, False]
+    ratios = [value for row in found.rows for name, value in row.items() if name.startswith("latency_ratio")]
+    assert ratios == [None] * 3 * 5
+    assert "parameters" in found.sentences()[0] and not any("measured latency" in said for said in found.sentences())
+    assert found._repr_html_() and "dense" in str(found)
+
+
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = lc.compare("resnet8(width=4)", METHODS, latency=False, **DIGITS)
     monkeypatch.setitem(sys.modules, "pandas", None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import nn
 import leanconv as lc
 from leanconv.core.errors import RunError, SettingError
 from leanconv.core.notes import get_task
+from leanconv.data import open_data
 from leanconv.experiment import EpochEnded
 from leanconv.experiment.settings import read_config
 from leanconv.train import TrainConfig
@@ -116,6 +119,35 @@ def test_a_finished_run_is_read_back_and_another_refused(net: Net, pair: tuple[L
         lc.fit(Net(), (Listed(120), Reversed(30)), out=tmp_path / "run", **QUICK)
     with pytest.raises(SettingError, match=r"train\.lr is"):
         lc.fit(Net(), pair, out=tmp_path / "run", lr=0.01, **QUICK)
+
+
+def test_other_statistics_of_the_same_images_are_another_run(tmp_path: Path) -> None:
+    data = open_data("digits")
+    options: dict[str, Any] = {"epochs": 1, "threads": 1, "progress": False}
+    lc.fit("resnet8(width=4)", data, out=tmp_path, **options)
+    with pytest.raises(
+        SettingError, match=r"holds another run: data\.normalisation\.mean is \[0\.\d+\] there and \[0\.9\]"
+    ):
+        lc.fit("resnet8(width=4)", replace(data, mean=(0.9,)), out=tmp_path, **options)
+
+
+def test_another_function_of_the_same_name_is_another_run(pair: tuple[Listed, Listed], tmp_path: Path) -> None:
+    def of(width: int) -> Any:
+        def mine() -> Net:
+            return Net(width)
+
+        return mine
+
+    first = lc.fit(of(8), pair, out=tmp_path / "run", **QUICK)
+    before = torch.get_rng_state()
+    assert lc.fit(of(8), pair, out=tmp_path / "run", **QUICK).scores == first.scores
+    assert torch.equal(torch.get_rng_state(), before), "a function that is called for its layers draws nothing"
+    with pytest.raises(SettingError, match=r"holds another run: built is '\w+' there and '\w+' here"):
+        lc.fit(of(64), pair, out=tmp_path / "run", **QUICK)
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())
+    del noted["built"]  # a run of an older leanconv
+    (tmp_path / "run" / "run.json").write_text(json.dumps(noted))
+    assert lc.fit(of(8), pair, out=tmp_path / "run", **QUICK).scores == first.scores
 
 
 def test_progress_is_a_function(net: Net, pair: tuple[Listed, Listed], capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,9 @@ def test_images_are_opened_again_and_compared(tmp_path: Path) -> None:
     shipped = Shipped.of(job)
     assert shipped.job.data is None
     assert shipped.unpacked().identity() == job.identity()
+    own = replace(job, data=replace(data, mean=(0.9,), std=(0.01,)))
+    assert Shipped.of(own).unpacked().data.mean == (0.9,), "statistics of the user's go along"
+    assert Shipped.of(own).unpacked().identity() == own.identity() != job.identity()
     shipped.found["train"] += 1
     with pytest.raises(RunError, match="this machine has other images"):
         shipped.unpacked()

@@ -37,7 +37,7 @@ from leanconv.detect.maps import PYRAMID, clear_head_, maps_of, with_maps
 from leanconv.detect.recipes import recipe_of
 from leanconv.detect.scoring import evaluate_detector
 from leanconv.detect.train import check_fits
-from leanconv.experiment.settings import check_config, read_config
+from leanconv.experiment.settings import check_config, is_file, settings_in
 from leanconv.files.target import Network, built, network_name
 from leanconv.timing.latency import threads_set, time_interleaved
 
@@ -200,14 +200,20 @@ def recipe_for(target: Network, detector: nn.Module, config: DetectConfig | str 
     own = Path(target).expanduser() / "config.yaml" if isinstance(target, str) else None
     if isinstance(config, DetectConfig):
         found = config
-    elif config is not None and Path(config).suffix in (".yaml", ".yml"):
-        found = DetectConfig(**read_config(config, DetectConfig)[0])
+    elif is_file(config):
+        found = _read(config)
     elif config is None and own is not None and own.exists():
-        return DetectConfig(**read_config(own, DetectConfig)[0])
+        return _read(own)
     else:
         found = recipe_of(None if config is None else str(config))
     sizes: Any = detector.get_submodule("transform")
     return found.replace(min_size=tuple(sizes.min_size), max_size=sizes.max_size)
+
+
+def _read(file: str | Path) -> DetectConfig:
+    """The settings in a file."""
+    recipe, settings = settings_in(file, DetectConfig)
+    return recipe_of(recipe).replace(**settings)
 
 
 def prepared(
