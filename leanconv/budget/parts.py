@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from leanconv.budget.space import Candidate
-from leanconv.conversion import calibrate
-from leanconv.conversion.apply import build, convert
+from leanconv.conversion import apply
 from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
 from leanconv.conversion.plan import Plan
 from leanconv.conversion.targets import Target
@@ -65,13 +64,13 @@ def fitted(candidate: Candidate, model: nn.Module, stats: Sequence[Moments]) -> 
     assert candidate.group is not None
     convs: list[Any] = [model.get_submodule(site.name) for site in candidate.sites]
     target = None if candidate.group.method.ignores_inputs() else Target(convs, stats)
-    return [module.eval().requires_grad_(False) for module in build(candidate.group, convs, "fit", target)]
+    return [module.eval().requires_grad_(False) for module in apply.build(candidate.group, convs, "fit", target)]
 
 
 def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, removed: Sequence[str] = ()) -> nn.Module:
     """A lean copy of `model`, fitted to outputs on `batches`, on which its batch norms are estimated again.
 
-    The fit is sequential (see `leanconv.convert`) if its forward passes, two of the whole network for each group, have at
+    The fit is sequential (see `leanconv.convert`) if its forward passes, three of the whole network for each group, have at
     most `SEQUENTIAL` MACs.
 
     Args:
@@ -84,9 +83,9 @@ def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, re
     with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
         warnings.simplefilter("ignore", LeanconvWarning)
         if batches is None:
-            return convert(base, plan)
+            return apply.convert(base, plan)
         sequential = affordable(base, len(plan.groups), batches)
-        return calibrate.fitted(base, plan, "fit", batches, sequential=sequential, teacher=model)
+        return apply.fitted(base, plan, "fit", batches, sequential=sequential, teacher=model)
 
 
 def without(model: nn.Module, blocks: Sequence[str], batches: Sequence[Tensor], most: float = SEQUENTIAL) -> nn.Module:
@@ -115,8 +114,11 @@ def without(model: nn.Module, blocks: Sequence[str], batches: Sequence[Tensor], 
 
 
 def affordable(model: nn.Module, layers: int, batches: Sequence[Tensor]) -> bool:
-    """Whether two forward passes of `model` on all images for each of some layers have at most `SEQUENTIAL` MACs."""
-    passes = 2 * layers * sum(len(batch) for batch in batches)
+    """Whether three forward passes of `model` on all images for each of some layers have at most `SEQUENTIAL` MACs.
+
+    They give the dense outputs, the inputs behind the layers before, and the statistics of norms.
+    """
+    passes = 3 * layers * sum(len(batch) for batch in batches)
     channels, height, width = batches[0].shape[1:]
     return passes * count_macs(model, (channels, height, width)) <= SEQUENTIAL
 

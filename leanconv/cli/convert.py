@@ -67,7 +67,7 @@ def convert(
 
     from leanconv.analyse.converted import describe
     from leanconv.cli.images import open_images
-    from leanconv.conversion.calibrate import fitted
+    from leanconv.conversion.apply import fitted
     from leanconv.conversion.methods import label_of, parse_method
     from leanconv.conversion.useful import useful_plan
     from leanconv.core.notes import input_size_of

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leanconv.conversion.calibrate import has_norms, reestimate_norms_
 from leanconv.conversion.faults import Layer, carry, fault, mixed, spec_of
-from leanconv.conversion.moments import Progress
+from leanconv.conversion.moments import Progress, again
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
 from leanconv.conversion.targets import Target, in_order, targets
@@ -97,7 +98,8 @@ def convert(
             a DataLoader of some hundred training images: tensors (N, C, H, W), or pairs of such a tensor and anything. Call
             `leanconv.reestimate_norms_` with the same images afterwards.
         sequential: fit the groups of layers in the order in which the network calls them, each to the dense outputs, given
-            the inputs that the lean layers before it produce. It reads `data` once for each group.
+            the inputs that the lean layers before it produce. Batch norms are estimated again behind each group, as
+            `leanconv.reestimate_norms_` does, and so the result needs no further estimate. It reads `data` twice for each group.
         teacher: with `data`, the dense network to whose outputs the layers are fitted, by default `model`. It may have more
             blocks than `model`; the layers have the same names and shapes in both.
         progress: with `data`, called with the number of fitted groups and the number of all groups.
@@ -140,6 +142,7 @@ def convert(
     source = model if teacher is None else unwrapped(teacher)
     in_turn = targets(source, plan.groups, data)
     if sequential and data is not None:
+        data = again(data)
         in_turn = in_order(source, lean, plan.groups, data)
     new: dict[int, nn.Module] = {}
     for done, (group, target) in enumerate(in_turn, 1):
@@ -156,7 +159,23 @@ def convert(
             progress(done, len(plan.groups))
     lean = swap(lean, new)
     set_plan(lean, plan)
+    if sequential and data is not None and has_norms(lean):
+        reestimate_norms_(lean, data)
     return lean
+
+
+def fitted(
+    model: nn.Module,
+    plan: Plan,
+    init: Init,
+    batches: Sequence[Any] | None,
+    *,
+    sequential: bool = False,
+    **settings: Any,
+) -> nn.Module:
+    """`convert`, and with `batches` a fit to outputs on them, with the norms estimated again afterwards."""
+    lean = convert(model, plan, init, data=batches, sequential=sequential, **settings)
+    return lean if batches is None or sequential else reestimate_norms_(lean, batches)
 
 
 def _check_init(init: Init, data: Iterable[Any] | None, outputs: bool) -> None:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leanconv.conversion.apply import Init, convert
 from leanconv.conversion.moments import call, inputs_of
-from leanconv.conversion.plan import Plan
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import DataError
 from leanconv.core.modes import evaluating, input_of
@@ -88,6 +86,11 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     return model
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Whether `reestimate_norms_` has norms to estimate."""
+    return any(isinstance(part, _BatchNorm) and part.track_running_stats for part in model.modules())
+
+
 @contextmanager
 def normalising_by_batch(model: nn.Module, kept: Container[nn.Module] = ()) -> Iterator[None]:
     """Within the block, batch norms normalise with the statistics of the batch, and keep their running statistics.
@@ -112,12 +115,6 @@ def normalising_by_batch(model: nn.Module, kept: Container[nn.Module] = ()) -> I
             for norm, momentum, tracked in before:
                 norm.momentum = momentum
                 norm.num_batches_tracked = tracked
-
-
-def fitted(model: nn.Module, plan: Plan, init: Init, batches: Sequence[Any] | None, **settings: Any) -> nn.Module:
-    """`leanconv.convert`, and with `batches` a fit to outputs on them, with the norms estimated again afterwards."""
-    lean = convert(model, plan, init, data=batches, **settings)
-    return lean if batches is None else reestimate_norms_(lean, batches)
 
 
 def _inside_operators(model: nn.Module) -> Sequence[nn.BatchNorm2d]:

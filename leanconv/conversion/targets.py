@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.conversion.calibrate import has_norms, reestimate_norms_
 from leanconv.conversion.moments import (
     MEMORY,
     POSITIONS,
@@ -69,16 +70,19 @@ def in_order(
 
     With the dense output y = W u + b of a layer and the input ũ that the layer has in `lean`, the lean weights Ŵ are to have
     the least E||y - Ŵ ũ - b̂||². This is, up to a constant, E||(W* - Ŵ) ũ + b* - b̂||² with the dense weights W* that come
-    nearest to y: the group is fitted to W* on the moments of ũ.
+    nearest to y: the group is fitted to W* on the moments of ũ. Before, the batch norms of `lean` are estimated again behind
+    the groups that are lean already, because they will be in the end, and ũ depends on them.
 
     Args:
         lean: a copy of `model`, in which the caller replaces the layers of a group before asking for the next group.
     """
-    data = again(data)
-    for group in _by_first_call(model, groups, data):
+    data, norms = again(data), has_norms(lean)
+    for number, group in enumerate(_by_first_call(model, groups, data)):
         if not _uses_inputs(group):
             yield group, None
             continue
+        if norms and number:
+            reestimate_norms_(lean, data)
         names = [site.name for site in group.sites]
         found = paired(model, lean, names, data, seed)
         target = _target(model, group, {name: made.moments() for name, made in found.items() if made.count})

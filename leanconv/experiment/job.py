@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.apply import plan_of
-from leanconv.conversion.calibrate import fitted
+from leanconv.conversion.apply import fitted, plan_of
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.useful import stem, useful_plan
 from leanconv.core.errors import SettingError

@@ -20,11 +20,16 @@ from leanconv.core.spec import ConvSpec, Pair, pair
 from leanconv.core.weight import WeightView
 from leanconv.ops.forms.low_rank import forms
 from leanconv.ops.least_squares import Stats, balanced, each, fill_bias, metric_of, on_components, principal
+from leanconv.ops.spatial_fit import spatial_factors
 
 __all__ = ["LowRank", "LowRankConv2d"]
 
 Factors = Literal["pointwise", "spatial", "tucker"]
 FACTORS = ("pointwise", "spatial", "tucker")
+GRID: tuple[Factors, ...] = (
+    "pointwise",
+    "spatial",
+)  # of the candidates under a budget; tucker loses more at equal MACs
 SWEEPS = 20  # the most alternations of a Tucker fit
 ENOUGH = 1e-7  # a sweep that gains less than this part of the weight ends the fit
 
@@ -224,11 +229,14 @@ class LowRank(Method):
 
     @classmethod
     def grid(cls, specs: Sequence[ConvSpec], align: int) -> Sequence[Method]:
-        """Ranks in whole vectors, for about 0.25, 0.35, 0.5 and 0.65 of the dense MACs."""
-        spec = specs[0]
-        full = spec.macs((1, 1)) / cls(rank=1)._weights(spec, (1, 1))
-        ranks = sorted({round(part * full / align) * align for part in (0.25, 0.35, 0.5, 0.65)} - {0})
-        return [cls(rank=rank) for rank in ranks]
+        """Pointwise and spatial factors with ranks in whole vectors, for about 0.25, 0.35, 0.5 and 0.65 of the dense MACs."""
+        spec, found = specs[0], []
+        for factors in GRID:
+            if factors_error(factors, spec) is None:
+                full = spec.macs((1, 1)) / cls(rank=1, factors=factors)._weights(spec, (1, 1))
+                ranks = sorted({round(part * full / align) * align for part in (0.25, 0.35, 0.5, 0.65)} - {0})
+                found += [cls(rank=rank, factors=factors) for rank in ranks]
+        return found
 
     def aligned(self, spec: ConvSpec, align: int) -> Method | str:
         if factors_error(self.factors, spec):
@@ -320,8 +328,8 @@ class LowRank(Method):
 
         Without `stats`: a truncated SVD of the weight as an (O, F) matrix (pointwise) or an (O kw, I kh) matrix (spatial); for
         tucker, alternating SVDs of both sides from the SVD of each (higher-order orthogonal iteration).
-        With `stats`: pointwise U U^T W, where U are the leading eigenvectors of W S W^T. The first factor of spatial and of
-        tucker is the one without moments, and the other factors are the best ones behind it.
+        With `stats`: pointwise U U^T W, where U are the leading eigenvectors of W S W^T; spatial: see `spatial_factors`. The
+        first factor of tucker is the one without moments, and the other factors are the best ones behind it.
         """
         for module, conv, moments in zip(modules, convs, each(stats, convs), strict=True):
             assert isinstance(module, LowRankConv2d)
@@ -338,17 +346,7 @@ def _fit_pointwise(module: LowRankConv2d, weight: Tensor, metric: Tensor | None)
 
 
 def _fit_spatial(module: LowRankConv2d, weight: Tensor, metric: Tensor | None) -> tuple[Tensor, ...]:
-    _, width, kh, kw = module.spec.weight_shape
-    rank, blocks = module.rank[1], weight.unflatten(2, (width, kh, kw))  # (g, O, I, kh, kw)
-    matrix = blocks.permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)  # (g, O kw, I kh)
-    u = principal(matrix, None, rank)
-    rows, columns = balanced(u.mT @ matrix, u)
-    columns = columns.unflatten(1, (-1, kw)).transpose(2, 3)  # (g, O, r, kw)
-    if metric is not None:
-        taps = torch.eye(kw, dtype=weight.dtype, device=weight.device)
-        placed = torch.einsum("gria,bc->grbiac", rows.unflatten(2, (width, kh)), taps)  # each column of the kernel
-        columns = on_components(weight, metric, placed.flatten(3).flatten(1, 2)).unflatten(2, (rank, kw))
-    return rows, columns
+    return spatial_factors(weight, metric, module.spec.kernel_size, module.rank[1])
 
 
 def _fit_tucker(module: LowRankConv2d, weight: Tensor, metric: Tensor | None) -> tuple[Tensor, ...]:

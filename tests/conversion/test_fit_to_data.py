@@ -46,6 +46,17 @@ def test_images_bring_the_output_nearer_and_a_sequential_fit_brings_it_nearer_st
         assert in_turn < seen
 
 
+def test_norms_are_estimated_again_behind_each_group_of_a_sequential_fit(monkeypatch: pytest.MonkeyPatch):
+    model, more = network(), {"data": [images()], "sequential": True}
+    plan = lc.plan(model, lc.Grouped(), exclude="conv1")
+    lean = lc.convert(model, plan, "fit", **more)
+    again = lc.reestimate_norms_(copy.deepcopy(lean), [images()])
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(lean.state_dict()[name], value)
+    monkeypatch.setattr("leanconv.conversion.targets.reestimate_norms_", lambda *_: None)
+    assert logits_error(lean, model) < 0.9 * logits_error(lc.convert(model, plan, "fit", **more), model)
+
+
 @dataclass(frozen=True)
 class Unchanged(lc.Grouped):
     """Grouped with one group: the dense layer."""
