@@ -75,12 +75,12 @@ def everywhere(space: Space, costs: Costs, method: str, level: int) -> tuple[Can
 
 @torch.no_grad()
 def real_divergence(setup: Setup, chosen: tuple[Candidate, ...]) -> float:
-    """The divergence of a converted network, with new statistics, from the dense network on the calibration images."""
+    """The divergence of a converted network, with new statistics, from the dense network on images beside those of the fit."""
     return from_teacher(setup, setup.network(chosen).eval())
 
 
 @torch.no_grad()
 def from_teacher(setup: Setup, network: nn.Module) -> float:
-    """The divergence of a network in eval mode from the dense network on the calibration images."""
-    found = [divergence(network(batch), setup.teacher(batch)) * len(batch) for batch in setup.batches]
-    return sum(found) / sum(map(len, setup.batches))
+    """The divergence of a network in eval mode from the dense network on images beside those of the fit."""
+    found = [divergence(network(batch), setup.teacher(batch)) * len(batch) for batch in setup.in_batches(setup.held)]
+    return sum(found) / len(setup.held)

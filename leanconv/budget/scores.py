@@ -213,6 +213,8 @@ def score_all(
     folder: Path,
     progress: Progress = lambda *_: None,
     on: Where | None = None,
+    *,
+    fits: Tensor | None = None,
 ) -> dict[str, float]:
     """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
 
@@ -223,10 +225,11 @@ def score_all(
     Args:
         model: the dense network, in eval mode.
         space: the candidates; `fit_all` has stored their weights.
-        images: calibration images, (N, C, H, W).
+        images: images, (N, C, H, W), beside those on which `fit_all` fitted the candidates.
         folder: where the results are stored; scores that it holds already are used.
         progress: called with (done, all, candidate) after each candidate.
         on: where the scores are computed, as independent jobs that see `folder`; None computes them here.
+        fits: images for the fits behind a removed block; None takes `images`.
 
     Returns:
         the scores by key.
@@ -236,7 +239,10 @@ def score_all(
     """
     lines = Lines(folder / "scores.jsonl")
     left = space.only(one.key for one in space.lean if one.key not in lines.records)
-    found = scored(model, left, images, folder) if on is None else _elsewhere(model, left, images, folder, on)
+    fits = images if fits is None else fits
+    found = (
+        scored(model, left, images, folder, fits) if on is None else _elsewhere(model, left, images, folder, fits, on)
+    )
     for done, (key, value) in enumerate(found, 1 + len(space.lean) - len(left.lean)):
         lines.add(key, divergence=value)
         progress(done, len(space.lean), key)
@@ -244,7 +250,7 @@ def score_all(
 
 
 @torch.no_grad()
-def scored(model: nn.Module, space: Space, images: Tensor, folder: Path) -> Iterator[tuple[str, float]]:
+def scored(model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor) -> Iterator[tuple[str, float]]:
     """(key, score) of each candidate, as soon as it is computed; arguments as for `score_all`."""
     walk = Walk(model, images)
     reference: Any = None
@@ -260,7 +266,7 @@ def scored(model: nn.Module, space: Space, images: Tensor, folder: Path) -> Iter
                 continue
             if estimated is None:
                 estimated = _by_batch(model, images)
-            lean = without(model, [one.block], images.split(BATCH), REPAIR)
+            lean = without(model, [one.block], fits.split(BATCH), REPAIR)
             yield one.key, divergence(_by_batch(lean, images), estimated)
 
 
@@ -270,7 +276,9 @@ def _by_batch(model: nn.Module, images: Tensor) -> Any:
         return model(images)
 
 
-def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on: Where) -> Iterator[tuple[str, float]]:
+def _elsewhere(
+    model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor, on: Where
+) -> Iterator[tuple[str, float]]:
     """The same in at most `JOBS` jobs, each for candidates whose first layers follow each other."""
     firsts = [site for site in space.sites if any(one.sites[0] == site for one in space.lean)]
     size = max(1, -(-len(firsts) // JOBS))
@@ -278,7 +286,7 @@ def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on:
     for start in range(0, len(firsts), size):
         sites = firsts[start : start + size]
         part = space.only(one.key for one in space.lean if one.sites[0] in sites)
-        jobs[sites[0].name] = partial(_scores, model, part, images, folder.resolve())
+        jobs[sites[0].name] = partial(_scores, model, part, images, folder.resolve(), fits)
     failed: Exception | None = None
     for _, found in on.run(jobs, folder / JOB_FOLDER) if jobs else ():
         if isinstance(found, Exception):
@@ -289,8 +297,8 @@ def _elsewhere(model: nn.Module, space: Space, images: Tensor, folder: Path, on:
         raise failed
 
 
-def _scores(model: nn.Module, space: Space, images: Tensor, folder: Path) -> dict[str, float]:
-    return dict(scored(model, space, images, folder))
+def _scores(model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor) -> dict[str, float]:
+    return dict(scored(model, space, images, folder, fits))
 
 
 def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict[str, nn.Module]:

@@ -22,7 +22,7 @@ from leanconv.budget.times import Cache
 from leanconv.conversion.methods import label_of
 from leanconv.conversion.plan import Include, Place
 from leanconv.core.count import count_macs
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import DataError, SettingError
 from leanconv.core.functions import function_text
 from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.meta import InputSize
@@ -96,7 +96,7 @@ class Setup(ABC):
             methods: the candidates' methods; None leaves them.
         """
         found = replace(self, start=start, methods=self.methods if methods is None else tuple(methods))
-        found.__dict__.update({name: getattr(self, name) for name in ("images", "batches")})  # they are read once
+        found.__dict__.update({name: getattr(self, name) for name in ("_asked", "_drawn")})  # they are read once
         return found
 
     @property
@@ -184,9 +184,17 @@ class Setup(ABC):
         return torch.randn(self.config.batch, *self.input_size, generator=torch.Generator().manual_seed(0))
 
     @cached_property
+    def held(self) -> Tensor:
+        """The images on which candidates and networks are compared with the dense one, beside all of the fits: (N, C, H, W).
+
+        A fit has learned its own images: late layers of fast_vgg were up to seven times as good on them as on others.
+        """
+        return self._drawn[: self._held]
+
+    @cached_property
     def images(self) -> Tensor:
-        """The calibration images of fits and scores, from the train part without the validation part: (N, C, H, W)."""
-        return self._images(1)
+        """The calibration images of the candidates' fits, from the train part without the validation part: (N, C, H, W)."""
+        return self._drawn[self._held :][: self._asked]
 
     @cached_property
     def batches(self) -> list[Tensor]:
@@ -194,15 +202,32 @@ class Setup(ABC):
 
         No batch has a single image, unless there is no other: a batch norm may see one value of it, which has no variance.
         """
+        return self.in_batches(self._drawn[self._held :])
+
+    def in_batches(self, images: Tensor) -> list[Tensor]:
+        """`images` in batches that the memory holds."""
         _, height, width = self.input_size
-        images, size = self._images(CONVERTED), max(2, min(BATCH, PIXELS // (height * width)))
+        size = max(2, min(BATCH, PIXELS // (height * width)))
         return list(images.tensor_split([*range(size, len(images) - 1, size)]))
 
-    def _images(self, times: int) -> Tensor:
-        asked = self.config.images
-        if asked is None:
-            asked = int(min(max(MACS // count_macs(self.teacher, self.input_size), IMAGES[0]), IMAGES[1]))
-        found = self.calibration(times * asked)
+    @cached_property
+    def _asked(self) -> int:
+        if self.config.images is not None:
+            return self.config.images
+        return int(min(max(MACS // count_macs(self.teacher, self.input_size), IMAGES[0]), IMAGES[1]))
+
+    @property
+    def _held(self) -> int:
+        """How many images are held for comparisons: as many as a fit has, and at most a quarter of all, but at least one."""
+        return max(1, min(self._asked, len(self._drawn) // 4))
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        found = self.calibration((1 + CONVERTED) * self._asked)
+        if len(found) < 2:
+            raise DataError(
+                f"{self.name}: a search needs two images of the train part or more, and there is {len(found)}"
+            )
         parameter = next(self.teacher.parameters())
         return with_layout(found.to(parameter.device, parameter.dtype), layout_of(self.teacher))
 

@@ -139,8 +139,9 @@ class Stages:
     def scores(self) -> dict[str, float]:
         """The score of each candidate."""
         return score_all(
-            self.setup.start, self.space, self.setup.images, self.folder,
+            self.setup.start, self.space, self.setup.held, self.folder,
             lambda done, total, text: self.say(Stage("score", text, done, total)), where_of(self.setup.config.on),
+            fits=self.setup.images,
         )  # fmt: skip
 
     @cached_property

@@ -67,10 +67,19 @@ def test_a_network_is_converted_layer_after_layer_if_this_is_cheap(sequential, t
 def test_no_batch_has_a_single_image(count, sizes, trained, data, monkeypatch):
     monkeypatch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: setup)
     setup: Any = lc.lean(trained, data, "macs=0.6", **QUICK)
-    monkeypatch.setattr(type(setup), "_images", lambda self, times: torch.arange(count)[:, None])
-    assert [len(batch) for batch in setup.batches] == sizes and torch.cat(setup.batches).flatten().tolist() == [
-        *range(count)
-    ]
+    monkeypatch.setattr(type(setup), "_drawn", torch.arange(1 + count)[:, None])
+    monkeypatch.setattr(type(setup), "_held", 1)
+    assert [len(batch) for batch in setup.batches] == sizes
+    assert torch.cat(setup.batches).flatten().tolist() == [*range(1, 1 + count)]
+
+
+def test_scores_come_from_images_beside_those_of_the_fits(trained, data, monkeypatch):
+    monkeypatch.setattr("leanconv.budget.search.searched", lambda setup, *_, **__: setup)
+    for asked, held in ((8, 8), (60, 27)):  # of 108 images, at most a quarter
+        setup: Any = lc.lean(trained, data, "macs=0.6", **{**QUICK, "images": asked})
+        parts_of_all = [setup.held, setup.images, torch.cat(setup.batches)]
+        seen, fit, converted = ({image.numpy().tobytes() for image in part} for part in parts_of_all)
+        assert len(setup.held) == held and not seen & converted and fit <= converted
 
 
 def test_the_recovery_learns_from_the_dense_network(trained, data, tmp_path):

@@ -118,12 +118,13 @@ def test_grids_of_new_operators_have_whole_vectors_and_save(method, settings):
             value = getattr(one.group.method, name)
             inner = value * one.sites[0].spec.in_channels if name == "ratio" else value
             assert inner % align == 0
-    shares = [
-        one.macs() / one.sites[0].macs()
-        for one in candidates_of(model, SIZE, methods=["low_rank"], align=4).lean
-        if one.sites[0].name == "layer3.0.conv2"
-    ]
-    assert [round(share, 2) for share in sorted(shares)] == pytest.approx([0.25, 0.35, 0.5, 0.65], abs=0.06)
+    for factors in ("pointwise", "spatial"):
+        shares = [
+            one.macs() / one.sites[0].macs()
+            for one in candidates_of(model, SIZE, methods=["low_rank"], align=4).lean
+            if one.sites[0].name == "layer3.0.conv2" and one.group.method.factors == factors
+        ]
+        assert [round(share, 2) for share in sorted(shares)] == pytest.approx([0.25, 0.35, 0.5, 0.65], abs=0.06)
 
 
 def test_what_saves_next_to_nothing_does_not_help():
