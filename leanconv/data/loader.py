@@ -221,7 +221,7 @@ def make_loader(
         extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
             then prepared one by one, and `workers` makes this faster.
         image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
-            already. None keeps their size; images of varying size need a value.
+            already. None keeps their size; images of varying size need a value. See `eval_transform`.
         train: shuffle and augment.
         seed: of the order and the augmentation.
         workers: processes that decode and transform; unused if whole batches in memory are transformed.
@@ -258,10 +258,9 @@ def make_loader(
         if train and augment != "none":
             change = partial(random_crop_flip, flip=flips(augment), crop=crop, share=(rank, world_size))
             return MemoryLoader(images, sampling, finish, raw, change, mirrors)
-        view = eval_transform(size, resize=False, ten_crop=ten_crop)
+        view = eval_transform(size, ten_crop)
         return MemoryLoader(images, sampling, finish, raw, partial(_view, view=view))
-    resize = size != own
-    transform = train_transform(augment, size, resize, crop, extra) if train else eval_transform(size, resize, ten_crop)
+    transform = train_transform(augment, size, crop, extra) if train else eval_transform(size, ten_crop)
     return ItemLoader(images, sampling, finish, raw, transform, workers, mirrors)
 
 

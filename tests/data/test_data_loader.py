@@ -183,6 +183,22 @@ def test_files_of_varying_size(files: FileImages, train: bool) -> None:
         torch.testing.assert_close(shown[8], normalised(expected))
 
 
+@pytest.mark.parametrize("settings", [{"train": False}, {"train": False, "ten_crop": True}, {"train": True}])
+def test_an_image_of_the_asked_size_is_the_same_in_any_part(files: FileImages, settings: dict[str, Any]) -> None:
+    """In the first part, other images have other sizes, and all are decoded one by one; in the second, none has."""
+    of_files, labels = run(loader(files, image_size=8, augment="none", **settings))
+    rows = torch.arange(len(files))[[files[row][0].shape[1:] == (8, 8) for row in range(len(files))]]
+    alone = TensorImages(torch.stack([files[row][0] for row in rows.tolist()]), rows)
+    expected, order = run(loader(alone, augment="none", **settings))
+    assert len(rows) == 6 and of_files.shape[0] == 9
+    if settings["train"]:  # the two orders differ
+        pixels = {image.numpy().tobytes() for image in of_files}
+        assert all(image.numpy().tobytes() in pixels for image in expected)
+    else:
+        torch.testing.assert_close(of_files[order], expected, rtol=0, atol=0)
+        assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("kind", ["memory", "resized"])
 def test_ten_crops(kind: str) -> None:
     images = sample(3)
