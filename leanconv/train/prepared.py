@@ -14,7 +14,7 @@ from leanconv.core.notes import get_task, task_of
 from leanconv.core.task import Task
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.train.config import TrainConfig
-from leanconv.train.evaluation import evaluate, outputs_for
+from leanconv.train.evaluation import evaluate, in_outputs, outputs_for
 from leanconv.train.scoring import Scores, logits_of
 
 
@@ -83,10 +83,14 @@ def check_trains(model: nn.Module, input_size: tuple[int, int, int]) -> None:
 
 
 def labelled_batches(data: ImageData, task: Task, count: int, seed: int = 0, batch_size: int = 64) -> Loader:
-    """Batches of `count` random training images with their labels, prepared as `task` states; all if there are fewer."""
+    """Batches of `count` random training images, or of all if there are fewer, prepared as `task` states.
+
+    The labels are numbers of the network's outputs, whatever order the classes of the data have.
+    """
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count].sort().values
     settings: dict[str, Any] = {"mean": task.mean, "std": task.std, "image_size": task.image_size}
-    return make_loader(data.train.subset(rows), batch_size=batch_size, train=False, **settings)
+    images = in_outputs(data.train.subset(rows), task.classes)
+    return make_loader(images, batch_size=batch_size, train=False, **settings)
 
 
 def scores_of(
