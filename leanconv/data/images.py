@@ -89,12 +89,18 @@ class TensorImages(LabelledImages):
         images: uint8 (N, C, H, W); labels: integers (N,).
 
     Raises:
-        DataError: the images or the labels have another shape or dtype.
+        DataError: the images or the labels have another shape or dtype; channels come first.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise DataError(f"images are {images.dtype} {tuple(images.shape)}: give uint8 (N, C, H, W)")
+        _, channels, height, width = images.shape
+        if width in (1, 3, 4) and channels > 4 and height != width:
+            raise DataError(
+                f"images are {tuple(images.shape)}, which looks like (N, H, W, C) and would be {channels} channels of "
+                f"{height}x{width} pixels: give (N, C, H, W), images.permute(0, 3, 1, 2)"
+            )
         self.images, self.labels = images, _checked(labels, len(images))
 
     @property
