@@ -21,7 +21,7 @@ import leanconv as lc
 from leanconv.core.errors import SettingError
 from leanconv.core.notes import set_task
 from leanconv.core.task import Task
-from leanconv.data import ImageData
+from leanconv.data import ImageData, make_loader
 from leanconv.models.resnet import resnet
 from leanconv.train import TrainConfig, fit
 from leanconv.train.checkpoint import read_checkpoint
@@ -117,6 +117,22 @@ def test_one_step_by_hand(accumulate: int, data: ImageData, tmp_path: Path) -> N
     checkpoint = read_checkpoint(tmp_path / "last.ckpt")
     assert {name.removeprefix("model.") for name in checkpoint["state_dict"]} == set(model.state_dict())
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["teacher_digest"] == digest
+
+
+def test_dist_compares_the_images_of_one_part(data: ImageData, tmp_path: Path) -> None:
+    """docs/training.md names this among what `accumulate` changes; `kl` is the same for the whole batch (above)."""
+    config = SMALL.replace(epochs=1, batch_size=162, augment="none", validation=0, distill="dist", accumulate=27)
+    model, teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), teacher_net()
+    images = (data.train.images / 255 - 0.3) / 0.2  # type: ignore[attr-defined]
+    order = make_loader(data.train, mean=[0.3], std=[0.2], batch_size=162, train=True, seed=config.seed).sampling.order(
+        0
+    )
+    with torch.no_grad():
+        pairs = [(model(part), copy.deepcopy(teacher).eval()(part)) for part in images[order].tensor_split(27)]
+    found = fit(model, data, config, tmp_path, progress=False, teacher=teacher).history[0]["distill_loss"]
+    whole = dist_loss(*map(torch.cat, zip(*pairs, strict=True)), 4.0)
+    assert found == pytest.approx(np.mean([float(dist_loss(*pair, 4.0)) for pair in pairs]), rel=1e-4)
+    assert abs(found - float(whole)) > 1e-3
 
 
 CONFIGS = {
