@@ -31,12 +31,13 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     """Images as uint8 tensors (C, H, W), with the class index of each image in `labels` (int64, (N,)).
 
     `classes` holds the class names, or () if they are not known. `named` says whether the data set itself gave these names.
-    `ImageData` sets both for its parts.
+    `ImageData` sets both for its parts. Images that are `prepared` are floats as the network takes them.
     """
 
     labels: Tensor
     classes: tuple[str, ...] = ()
     named: bool = False
+    prepared: bool = False
 
     def of_classes(self, classes: tuple[str, ...], named: bool) -> Self:
         """These images with the given class names; a copy if they already have other names."""

@@ -216,7 +216,7 @@ def make_loader(
         images: what to load.
         mean, std: one value per channel, in [0, 1]; the loader yields (image / 255 - mean) / std.
         batch_size: images in a batch.
-        augment: one of `AUGMENTS`; it only acts if `train` is true.
+        augment: one of `AUGMENTS`; it only acts if `train` is true. Images that a data set prepares itself are not augmented.
         crop: the padding of random crops and the kind of flip.
         extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
             then prepared one by one, and `workers` makes this faster.
@@ -244,6 +244,8 @@ def make_loader(
         raise SettingError(f"workers={workers} must not be negative; 0 works in this process")
     if ten_crop and train:
         raise SettingError("ten_crop=True is an evaluation; use it with train=False")
+    if images.prepared:  # floats as the network takes them: a crop would pad them with 0, which is no black here
+        augment, extra = "none", ()
     own = images.image_size
     size = _size(image_size, own)
     sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
