@@ -140,7 +140,7 @@ def opened(
         held_out, kept, held = HeldOut.of(test_split, map(str, range(len(labels))), labels)
         sides = [(rows.take(side), labels[side]) for side in (kept, held)]
     else:
-        other_rows, other_labels, other_names = _part(place, test, parts[test])
+        other_rows, other_labels, other_names = _part(place, test, parts[test], int(labels.max()) + 1)
         if other_names != names:
             raise DataError(f"{place}: the class names of {test} differ from those of train; make them equal")
         sides = [(rows, labels), (other_rows, other_labels)]
@@ -153,8 +153,14 @@ def opened(
     return ImageData.of(name, classes, *found, named=bool(names), problems=problems, held_out=held_out)
 
 
-def _part(place: str, part: str, dataset: Dataset) -> tuple[ArrowRows, Tensor, tuple[str, ...]]:
-    """The images of a split, its labels (N,), and its class names or ()."""
+def _part(
+    place: str, part: str, dataset: Dataset, classes: int | None = None
+) -> tuple[ArrowRows, Tensor, tuple[str, ...]]:
+    """The images of a split, its labels (N,), and its class names or ().
+
+    Without names, the labels of the train part count its `classes`; each has an image there, so there are at most as many as
+    rows.
+    """
     from datasets import ClassLabel, Image, Value
 
     kinds = dataset.features
@@ -177,10 +183,11 @@ def _part(place: str, part: str, dataset: Dataset) -> tuple[ArrowRows, Tensor, t
     numbers = torch.from_numpy(column.to_numpy().astype(np.int64))
     kind = kinds[labels[0]]
     names = class_names(kind.names, place) if isinstance(kind, ClassLabel) and kind.names else ()
-    wrong = (numbers < 0) | (numbers >= (len(names) or len(numbers)))
+    count = len(names) or classes
+    wrong = (numbers < 0) | (numbers >= (count or len(numbers)))
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        rule = f"0..{len(names) - 1} ({len(names)} classes)" if names else "0, 1, 2, ..."
+        rule = f"0..{count - 1} ({count} classes)" if count else "0, 1, 2, ..."
         raise DataError(f"{place} {part} row {row}: label {int(numbers[row])} is not in {rule}; fix the label")
     return ArrowRows(f"{place} {part}", dataset, images[0]), numbers, names
 

@@ -31,12 +31,13 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
     """Images as uint8 tensors (C, H, W), with the class index of each image in `labels` (int64, (N,)).
 
     `classes` holds the class names, or () if they are not known. `named` says whether the data set itself gave these names.
-    `ImageData` sets both for its parts.
+    `ImageData` sets both for its parts. Images that are `prepared` are floats as the network takes them.
     """
 
     labels: Tensor
     classes: tuple[str, ...] = ()
     named: bool = False
+    prepared: bool = False
 
     def of_classes(self, classes: tuple[str, ...], named: bool) -> Self:
         """These images with the given class names; a copy if they already have other names."""
@@ -89,12 +90,18 @@ class TensorImages(LabelledImages):
         images: uint8 (N, C, H, W); labels: integers (N,).
 
     Raises:
-        DataError: the images or the labels have another shape or dtype.
+        DataError: the images or the labels have another shape or dtype; channels come first.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise DataError(f"images are {images.dtype} {tuple(images.shape)}: give uint8 (N, C, H, W)")
+        _, channels, height, width = images.shape
+        if width in (1, 3, 4) and channels > 4 and height != width:
+            raise DataError(
+                f"images are {tuple(images.shape)}, which looks like (N, H, W, C) and would be {channels} channels of "
+                f"{height}x{width} pixels: give (N, C, H, W), images.permute(0, 3, 1, 2)"
+            )
         self.images, self.labels = images, _checked(labels, len(images))
 
     @property

@@ -215,12 +215,12 @@ def make_loader(
         images: what to load.
         mean, std: one value per channel, in [0, 1]; the loader yields (image / 255 - mean) / std.
         batch_size: images in a batch.
-        augment: one of `AUGMENTS`; it only acts if `train` is true.
+        augment: one of `AUGMENTS`; it only acts if `train` is true. Images that a data set prepares itself are not augmented.
         crop: the padding of random crops and the kind of flip.
         extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
             then prepared one by one, and `workers` makes this faster.
         image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
-            already. None keeps their size; images of varying size need a value.
+            already. None keeps their size; images of varying size need a value. See `eval_transform`.
         train: shuffle and augment.
         seed: of the order and the augmentation.
         workers: processes that decode and transform; unused if whole batches in memory are transformed.
@@ -243,6 +243,8 @@ def make_loader(
         raise SettingError(f"workers={workers} must not be negative; 0 works in this process")
     if ten_crop and train:
         raise SettingError("ten_crop=True is an evaluation; use it with train=False")
+    if images.prepared:  # floats as the network takes them: a crop would pad them with 0, which is no black here
+        augment, extra = "none", ()
     own = images.image_size
     size = _size(image_size, own)
     sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
@@ -257,10 +259,9 @@ def make_loader(
         if train and augment != "none":
             change = partial(random_crop_flip, flip=flips(augment), crop=crop, share=(rank, world_size))
             return MemoryLoader(images, sampling, finish, raw, change, mirrors)
-        view = eval_transform(size, resize=False, ten_crop=ten_crop)
+        view = eval_transform(size, ten_crop)
         return MemoryLoader(images, sampling, finish, raw, partial(_view, view=view))
-    resize = size != own
-    transform = train_transform(augment, size, resize, crop, extra) if train else eval_transform(size, resize, ten_crop)
+    transform = train_transform(augment, size, crop, extra) if train else eval_transform(size, ten_crop)
     return ItemLoader(images, sampling, finish, raw, transform, workers, mirrors)
 
 

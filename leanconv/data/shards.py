@@ -6,6 +6,7 @@ import copy
 import os
 import re
 import tarfile
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvWarning, SettingError
+from leanconv.core.shown import first_names
 from leanconv.data.encoded import MAX_PIXELS
 from leanconv.data.folder import SPLIT, TEST_PARTS, TRAIN_PARTS, NoTestPart
 from leanconv.data.gather import gather
@@ -199,6 +201,13 @@ def read_shards(files: Sequence[str], problems: Problems) -> tuple[ShardRows, tu
     if not any(len(index) for _, index in good):
         problems.settle()
         raise DataError(f"{files[0]}: no image in it; {LABELS}")
+    unread = sorted({str(end) for _, index in good for end in index.unread})
+    if unread:
+        warnings.warn(
+            f"{files[0]}: further images in these shards are not read, with the ends {first_names(unread)}; of each NAME, one "
+            "image is read: NAME.jpg, or else the first one",
+            LeanconvWarning, stacklevel=4,
+        )  # fmt: skip
     rows = ShardRows(*zip(*good, strict=True))
     texts = sorted({str(text) for _, index in good for text in index.labels})
     places = {text: place for place, text in enumerate(texts)}

@@ -24,10 +24,11 @@ from leanconv.core.errors import DataError
 from leanconv.data.encoded import SUFFIXES
 from leanconv.data.text import open_regular
 
-VERSION = 1  # of the files in the cache
+VERSION = 2  # of the files in the cache
 LARGEST = 2**63  # bytes of a shard
 LABEL = ".cls"
 LONGEST_LABEL = 4096
+UNREAD = 10  # how many ends of unread images an index holds
 WAY_OUT = "fetch or write it again"
 BLOCK = 512
 PLAIN, PAX = (
@@ -45,6 +46,7 @@ class TarIndex:
         offsets, sizes: the place and the size of its content.
         codes: the index of its label in `labels`, or -1.
         labels: the different labels, as the file writes them.
+        unread: the ends of images beside the one that is read of each name, such as ".depth.png"; the first ten.
         damage: what is wrong behind the last readable member; "" for a complete file.
     """
 
@@ -53,6 +55,7 @@ class TarIndex:
     sizes: np.ndarray
     codes: np.ndarray
     labels: np.ndarray
+    unread: np.ndarray
     damage: np.ndarray
 
     def __len__(self) -> int:
@@ -90,6 +93,9 @@ def cache_folder() -> Path:
 def read_index(file: BinaryIO, name: str) -> TarIndex:
     """The index of an open tar file.
 
+    Of several images with the same name, the first one is read; but NAME.jpg before NAME.depth.png, because all that follows
+    the first dot says what a file is.
+
     Args:
         file: the file.
         name: what an error calls the file.
@@ -97,9 +103,10 @@ def read_index(file: BinaryIO, name: str) -> TarIndex:
     Raises:
         DataError: the file begins with no member.
     """
-    images: list[tuple[int, int, int, str]] = []
+    images: list[tuple[int, int, int, str, str]] = []
     labels: dict[str, str] = {}
-    seen: set[str] = set()
+    places: dict[str, int] = {}  # in `images`, of each name
+    unread: set[str] = set()
     damage = ""
     try:
         for member, header, offset, size in members(file):
@@ -107,20 +114,27 @@ def read_index(file: BinaryIO, name: str) -> TarIndex:
             if suffix == LABEL and size <= LONGEST_LABEL:
                 file.seek(offset)
                 labels[key] = plain_label(file.read(size).decode("utf-8", "replace"))
-            elif suffix.endswith(SUFFIXES) and key not in seen:
-                seen.add(key)
-                images.append((header, offset, size, key))
+            elif suffix.endswith(SUFFIXES):
+                place, image = places.setdefault(key, len(images)), (header, offset, size, key, suffix)
+                if place == len(images):
+                    images.append(image)
+                elif suffix in SUFFIXES and images[place][-1] not in SUFFIXES:
+                    unread.add(images[place][-1])
+                    images[place] = image
+                else:
+                    unread.add(suffix)
     except tarfile.TarError as error:
         if not images and not labels:
             raise DataError(f"{name}: not a readable tar file ({error}); {WAY_OUT}") from error
         damage = str(error)
-    texts = sorted({labels[key] for *_, key in images if key in labels})
+    keys = [image[3] for image in images]
+    texts = sorted({labels[key] for key in keys if key in labels})
     codes = {text: code for code, text in enumerate(texts)}
-    places = np.array([image[:3] for image in images], dtype=np.int64).reshape(-1, 3)
+    found = np.array([image[:3] for image in images], dtype=np.int64).reshape(-1, 3)
     return TarIndex(
-        places[:, 0].copy(), places[:, 1].copy(), places[:, 2].copy(),
-        np.array([codes.get(labels.get(key, ""), -1) for *_, key in images], dtype=np.int32),
-        np.array(texts, dtype=np.str_), np.array(damage),
+        found[:, 0].copy(), found[:, 1].copy(), found[:, 2].copy(),
+        np.array([codes.get(labels.get(key, ""), -1) for key in keys], dtype=np.int32),
+        np.array(texts, dtype=np.str_), np.array(sorted(unread)[:UNREAD], dtype=np.str_), np.array(damage),
     )  # fmt: skip
 
 

@@ -58,15 +58,14 @@ def flips(augment: str) -> bool:
 
 
 def train_transform(
-    augment: str, size: tuple[int, int], resize: bool, crop: Crop = PAPERS, extra: Sequence[Transform] = ()
+    augment: str, size: tuple[int, int], crop: Crop = PAPERS, extra: Sequence[Transform] = ()
 ) -> Transform:
     """The training transform of one image: uint8 (C, H, W) -> uint8 (C, *size). It uses torch's global generator.
 
     Args:
         augment: "none"; "crop": a random crop after zero padding; "crop_flip": the crop and horizontal flip of the CIFAR
             papers; "random_resized_crop": the crop of ImageNet training, with a horizontal flip.
-        size: (height, width) of the result.
-        resize: images may have another size. Then `eval_transform` comes first, except for "random_resized_crop".
+        size: (height, width) of the result. `eval_transform` comes first, except for "random_resized_crop".
         crop: the padding; and the flip, which is left out here if it alternates, because it depends on the epoch.
         extra: transforms that come last.
     """
@@ -74,7 +73,7 @@ def train_transform(
 
     steps: list[Transform] = [v2.RandomResizedCrop(size)]
     if augment != "random_resized_crop":
-        steps = [eval_transform(size, resize)]
+        steps = [eval_transform(size)]
     if augment in ("crop", "crop_flip"):
         high, wide = crop.padding(size)
         steps.append(v2.RandomCrop(size, padding=[wide, high], padding_mode=crop.torch_mode()))
@@ -138,28 +137,26 @@ def mixes_of(mixup: float, cutmix: float, classes: int) -> list[Callable[..., tu
     return mixes + ([v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else [])
 
 
-def eval_transform(size: tuple[int, int], resize: bool, ten_crop: bool = False) -> Transform:
+def eval_transform(size: tuple[int, int], ten_crop: bool = False) -> Transform:
     """The evaluation transform: uint8 (..., C, H, W) -> uint8 (..., C, *size), or (..., 10, C, *size) for ten crops.
+
+    An image of this size does not change, whatever sizes the other images of its part have. Of another image, the shorter
+    side becomes size * 256 / 224, and the centre is cropped.
 
     Args:
         size: (height, width) of the result.
-        resize: the shorter side becomes size * 256 / 224, and the centre is cropped. Without `resize` the image does not
-            change.
-        ten_crop: take ten crops. Without `resize` they come from the zero-padded image.
+        ten_crop: take ten crops; of an image of this size, after zero padding.
     """
     from torchvision.transforms import v2
 
     high, wide = crop_padding(size)
-    steps: list[Transform] = []
-    if resize:
-        steps.append(v2.Resize(round(min(size) * 256 / 224)))
-    elif ten_crop:
-        steps.append(v2.Pad([wide, high]))
-    if ten_crop:
-        steps += [v2.TenCrop(size), partial(torch.stack, dim=-4)]
-    elif resize:
-        steps.append(v2.CenterCrop(size))
-    return v2.Compose(steps) if steps else _unchanged
+    enlarged = v2.Resize(round(min(size) * 256 / 224))
+    if not ten_crop:
+        return partial(_fitted, size=size, same=_unchanged, other=v2.Compose([enlarged, v2.CenterCrop(size)]))
+    crops = [v2.TenCrop(size), partial(torch.stack, dim=-4)]
+    return partial(
+        _fitted, size=size, same=v2.Compose([v2.Pad([wide, high]), *crops]), other=v2.Compose([enlarged, *crops])
+    )
 
 
 def random_crop_flip(
@@ -234,6 +231,11 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], chann
     scale, shift = scale.to(images.device), shift.to(images.device)
     layout = torch.channels_last if channels_last and images.ndim == 4 else torch.contiguous_format
     return images.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
+
+
+def _fitted(images: Tensor, size: tuple[int, int], same: Transform, other: Transform) -> Tensor:
+    """`same` of images of this size, `other` of all others."""
+    return (same if tuple(images.shape[-2:]) == size else other)(images)
 
 
 def _unchanged(images: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def image_tensor(path: Path, task: Task, max_pixels: int = MAX_PIXELS) -> Tensor
     pixels = decode(Files([str(path)], max_pixels), 0, max_pixels)
     if task.channels == 1:
         pixels = functional.rgb_to_grayscale(pixels)
-    pixels = eval_transform(task.image_size, resize=tuple(pixels.shape[1:]) != task.image_size)(pixels)
+    pixels = eval_transform(task.image_size)(pixels)
     return normalise(pixels[None], task.mean, task.std, channels_last=False)
 
 

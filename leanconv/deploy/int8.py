@@ -27,6 +27,7 @@ from leanconv.deploy.opened import Called
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, time_interleaved
 from leanconv.timing.runtimes import quiet
+from leanconv.train.evaluation import in_outputs
 from leanconv.train.prepared import scores_of, side_of, some_batches
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -220,6 +221,8 @@ def calibration(data: ImageData, task: Task, count: int, seed: int = 0) -> Itera
 def held_for_check(data: ImageData, task: Task, count: int, calibrate: int, seed: int = 0) -> list[Labelled]:
     """`count` labelled images of the train part in batches of 64, beside the first `calibrate` of the draw of `calibration`.
 
+    The labels are numbers of the network's outputs, whatever order the classes of the data have.
+
     Raises:
         SettingError: the train part has no other images.
     """
@@ -230,7 +233,7 @@ def held_for_check(data: ImageData, task: Task, count: int, calibrate: int, seed
             "--max-drop (max_drop) needs other ones, so take fewer"
         )
     loader = make_loader(
-        data.train.subset(rows),
+        in_outputs(data.train.subset(rows), task.classes),
         mean=task.mean,
         std=task.std,
         batch_size=64,

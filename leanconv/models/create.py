@@ -19,6 +19,7 @@ from leanconv.models import bases, fast_vgg, peers, shard_resnet, shard_vgg, spc
 from leanconv.models.entry import ModelEntry
 from leanconv.models.layers import at_least_one
 from leanconv.models.resnet import resnet
+from leanconv.models.task import note_published
 from leanconv.models.vgg import VGG16
 
 HE = "He et al. 2016"
@@ -85,7 +86,8 @@ def create_model(
 ) -> nn.Module:
     """Build a network by name.
 
-    The network remembers its name and settings (`leanconv.core.notes.get_base`), so that leanconv can build it again.
+    The network remembers its name and settings (`leanconv.core.notes.get_base`), so that leanconv can build it again. With
+    published weights, it also notes the mean, std and image size of their training (`leanconv.get_task`).
 
     >>> model = create_model("resnet20", num_classes=100)
     >>> sum(parameter.numel() for parameter in model.parameters())
@@ -169,6 +171,8 @@ def _timm(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]) -> nn
         raise _unknown(name, [f"timm/{known}" for known in timm.list_models()])
     model = _build(name, pretrained, partial(timm.create_model, short, pretrained=pretrained, **kwargs))
     set_base(model, name, kwargs)
+    if pretrained:
+        note_published(model, "timm")
     return model
 
 
@@ -196,6 +200,8 @@ def _torchvision(name: str, short: str, pretrained: bool, kwargs: dict[str, Any]
         key: getattr(model, key) for key in ("transform_input", "aux_logits", "image_size") if hasattr(model, key)
     }
     set_base(model, name, derived | kwargs)
+    if pretrained:
+        note_published(model, "torchvision")
     return model
 
 

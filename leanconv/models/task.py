@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from torch import nn
@@ -37,6 +38,19 @@ def note_task(model: nn.Module, **settings: Any) -> Task:
     task = task_from(model, TaskSettings(**settings))
     set_task(model, task)
     return task
+
+
+def note_published(model: nn.Module, library: str) -> None:
+    """Note on a network with published weights how the images of their training were prepared; its classes stay unknown.
+
+    Nothing is noted where the library does not say it, or where the network takes other channels than those images have.
+
+    Args:
+        model: the network.
+        library: "timm" or "torchvision".
+    """
+    with contextlib.suppress(SettingError):
+        note_task(model, like=library)
 
 
 def task_from(model: nn.Module, given: TaskSettings) -> Task:

@@ -15,6 +15,7 @@ from leanconv.core.shown import plain
 
 Row = dict[str, Any]
 NONE = "–"
+UNITS = {"G": 1e9, "M": 1e6, "k": 1e3, "min": 60.0, "h": 3600.0}  # by which cells are sorted
 
 
 @dataclass(frozen=True)
@@ -245,11 +246,11 @@ def left_columns(heads: Sequence[str], left: int | Collection[str]) -> set[int]:
 def leading_number(text: str) -> float | str | None:
     """The value by which a cell is sorted: the number at its start, times its unit; else the text; None for a dash.
 
-    >>> leading_number("40.81 M"), leading_number("dense"), leading_number("–")
-    (40810000.0, 'dense', None)
+    >>> leading_number("40.81 M"), leading_number("2.5 min"), leading_number("dense"), leading_number("–")
+    (40810000.0, 150.0, 'dense', None)
     """
     match = re.match(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?", text)
     if match is None or match[0] in ("", "."):
         return None if text == NONE else text
-    unit = re.match(r"\s*([GMk])(B|\b)", text[match.end() :])
-    return float(match[0].replace(",", "")) * {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit[1] if unit else "", 1.0)
+    unit = re.match(r"\s*(min|h|[GMk])(B|\b)", text[match.end() :])
+    return float(match[0].replace(",", "")) * (UNITS[unit[1]] if unit else 1.0)

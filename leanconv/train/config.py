@@ -40,7 +40,8 @@ class RunConfig(Config):
         lr_rules, weight_decay_rules, decoupled: see `leanconv.train.optimizers.parameter_groups`.
         freeze: see `leanconv.train.freeze.frozen`.
         accumulate: the number of parts of the batch that a step computes one after the other; it adds their gradients. The
-            step needs the memory of one part. It is the same step, except that a norm computes its statistics in each part.
+            step needs the memory of one part. It is the same step, except that a norm computes its statistics in each part,
+            dropout draws for each part, and ``distill="dist"`` compares the images of each part.
         grad_checkpointing: keep only the inputs of blocks, and compute each block again in the backward pass; see
             `leanconv.train.recompute`. The weights are the same as without it.
         clip: all gradients of a step are multiplied by min(1, clip / norm), with the norm over all of them together.

@@ -24,7 +24,7 @@ from leanconv.train.checkpoint import sha256_of
 from leanconv.train.config import DISTILL, TrainConfig
 from leanconv.train.matching import Seen, Shape, outputs_of, same_outputs, traced
 from leanconv.train.optimizers import check_float32
-from leanconv.train.prepared import image_size_of
+from leanconv.train.prepared import image_size_of, warn_if_unknown
 
 TEMPERATURES = {"kl": 4.0, "kl_standardised": 2.0, "dist": 4.0}  # of the papers' experiments with small images
 
@@ -117,8 +117,8 @@ class Distillation:
     """The loss of a network against a teacher.
 
     The teacher is a frozen copy in eval mode. It is not part of the network that trains: no state dict and no checkpoint holds
-    it. If it was trained with images normalised in another way, it gets them in this way, and its outputs are put in the order
-    of the data's classes.
+    it. If its task (`leanconv.get_task`) says that its images were normalised in another way, it gets them in this way, and its
+    outputs are put in the order of the data's classes.
 
     Args:
         teacher: a trained network; it is not changed.
@@ -255,6 +255,7 @@ def _order(teacher: nn.Module, data: ImageData) -> list[int] | None:
 def _renormalisation(teacher: nn.Module, data: ImageData) -> tuple[Tensor, Tensor] | None:
     """(scale, shift) that turns images with the data's mean and std into those that the teacher was trained with."""
     task = get_task(teacher)
+    warn_if_unknown(teacher, data)
     if task is None or data.prepared or (tuple(task.mean), tuple(task.std)) == (tuple(data.mean), tuple(data.std)):
         return None
     mean, std, its_mean, its_std = (

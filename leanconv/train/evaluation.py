@@ -98,6 +98,20 @@ def outputs_for(known: Sequence[str], images: LabelledImages) -> tuple[int, Tens
     return len(known) or len(images.classes), None
 
 
+def in_outputs(images: LabelledImages, known: Sequence[str]) -> LabelledImages:
+    """`images` with the network's output of each class as its label, as `outputs_for` says.
+
+    Args:
+        images: the labelled images.
+        known: names of the network's classes; () if they are not known.
+
+    Raises:
+        SettingError: the names of the classes differ.
+    """
+    _, where = outputs_for(known, images)
+    return images if where is None else images.relabelled(where[images.labels])
+
+
 def _known(model: nn.Module) -> tuple[str, ...]:
     task = get_task(model)
     return () if task is None else task.classes

@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.meta import dry_run
-from leanconv.core.notes import get_task, task_of
+from leanconv.core.notes import get_base, get_task, set_task, task_of
 from leanconv.core.task import Task
+from leanconv.core.wrappers import unwrapped
 from leanconv.data import ImageData, LabelledImages, Loader, make_loader
 from leanconv.train.config import TrainConfig
-from leanconv.train.evaluation import evaluate, outputs_for
+from leanconv.train.evaluation import evaluate, in_outputs, outputs_for
 from leanconv.train.scoring import Scores, logits_of
 
 
 def task_on(model: nn.Module, data: ImageData) -> Task:
-    """The task of `model`; for networks saved without a task, the preparation of training on `data`.
+    """The task that is noted on `model`; for networks without one, the preparation of training on `data`.
 
     Images that a user's own data set prepares are not changed.
 
     Args:
         model: the network.
         data: the data set.
+
+    Raises:
+        SettingError: the images vary in size, and the network does not say its input size.
     """
     noted = get_task(model)
-    if data.image_size is not None and (noted is None or data.prepared):
-        return Task(data.mean, data.std, data.image_size, data.names if noted is None else noted.classes)
-    return task_of(model)
+    if noted is not None and not data.prepared:
+        return noted
+    warn_if_unknown(model, data)
+    size = task_of(model).image_size if data.image_size is None else data.image_size
+    return Task(data.mean, data.std, size, data.names if noted is None else noted.classes)
+
+
+def warn_if_unknown(model: nn.Module, data: ImageData) -> None:
+    """Warn of a network of timm that may hold published weights, where the images are normalised as `data` says."""
+    config = getattr(unwrapped(model), "pretrained_cfg", None) or {}
+    published = config.get("hf_hub_id") or config.get("url")
+    if published and not data.prepared and get_task(model) is None and get_base(model) is None:
+        warnings.warn(
+            f"the network does not say how its images were normalised in training, so it gets the mean and std of {data.name}; "
+            'if it has the weights that timm publishes, say so: lc.note_task(model, like="timm")',
+            LeanconvWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+def note_training(model: nn.Module, data: ImageData, config: TrainConfig) -> None:
+    """Let the task that is noted on `model` say how its images were prepared in a training on `data`."""
+    task = get_task(model)
+    if task is not None and not data.prepared:
+        set_task(model, replace(task, mean=data.mean, std=data.std, image_size=image_size_of(data, config)))
 
 
 def image_size_of(data: ImageData, config: TrainConfig) -> tuple[int, int]:
@@ -83,10 +110,14 @@ def check_trains(model: nn.Module, input_size: tuple[int, int, int]) -> None:
 
 
 def labelled_batches(data: ImageData, task: Task, count: int, seed: int = 0, batch_size: int = 64) -> Loader:
-    """Batches of `count` random training images with their labels, prepared as `task` states; all if there are fewer."""
+    """Batches of `count` random training images, or of all if there are fewer, prepared as `task` states.
+
+    The labels are numbers of the network's outputs, whatever order the classes of the data have.
+    """
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count].sort().values
     settings: dict[str, Any] = {"mean": task.mean, "std": task.std, "image_size": task.image_size}
-    return make_loader(data.train.subset(rows), batch_size=batch_size, train=False, **settings)
+    images = in_outputs(data.train.subset(rows), task.classes)
+    return make_loader(images, batch_size=batch_size, train=False, **settings)
 
 
 def scores_of(

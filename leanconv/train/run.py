@@ -24,7 +24,7 @@ from leanconv.train.config import RunConfig, TrainConfig
 from leanconv.train.folder import TEACHER, RunFolder
 from leanconv.train.loggers import check_loggers
 from leanconv.train.optimizers import check_parameters
-from leanconv.train.prepared import image_size_of
+from leanconv.train.prepared import image_size_of, note_training
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -91,8 +91,8 @@ def fit(
     """Train `model` in place on the train part of `data`; the test part is never read.
 
     Afterwards `model` holds the weights of the last epoch, or of the best epoch for select="best"; they are averaged if `ema`
-    is set. Random states and torch's switches are restored. The same seed gives the same weights on the same machine; on a
-    GPU up to the order of its sums.
+    is set. If a task is noted on it, this task then says how its images were prepared here. Random states and torch's switches
+    are restored. The same seed gives the same weights on the same machine; on a GPU up to the order of its sums.
 
     Args:
         model: the network; it is changed.
@@ -154,6 +154,7 @@ def fit(
             from leanconv.train.best import load_best
 
             load_best(model, folder, history)
+        note_training(model, data, config)
         return concluded(folder, checkpoint, history, config.select)
 
 

@@ -59,6 +59,20 @@ def test_one_split_and_classes_without_names(tmp_path: Path, build: SimpleNamesp
         open_data(folder, test_split=0.5)
 
 
+def test_a_test_part_may_have_fewer_rows_than_classes(tmp_path: Path, build: SimpleNamespace) -> None:
+    def opened(train: list[int], test: list[int]) -> Any:
+        found = (split(build, range(len(labels)), names=None, label=labels) for labels in (train, test))
+        folder = tmp_path / "-".join(map(str, train + test))
+        return open_data(saved(folder, **dict(zip(("train", "test"), found, strict=True))))
+
+    data = opened([0, 1, 2, 3, 4, 5], [5, 4])
+    assert data.test.labels.tolist() == [5, 4] and len(data.classes) == 6
+    with pytest.raises(DataError, match=r"test row 1: label 6 is not in 0\.\.5 \(6 classes\); fix the label"):
+        opened([0, 1, 2, 3, 4, 5], [5, 6, 0, 0, 0, 0, 0, 0])
+    with pytest.raises(DataError, match=r"train row 0: label 9 is not in 0, 1, 2, \.\.\.; fix the label"):
+        opened([9, 1], [0])
+
+
 def test_images_stay_on_the_disk_and_workers_read_them(
     tmp_path: Path, build: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

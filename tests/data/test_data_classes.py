@@ -17,8 +17,9 @@ from leanconv.core.notes import set_task
 from leanconv.core.task import Task
 from leanconv.data import ImageData, TensorImages, open_data
 from leanconv.data.classes import check_labels, class_indices, class_names, closest_name
+from leanconv.deploy.int8 import held_for_check
 from leanconv.train import TrainConfig, evaluate, fit
-from leanconv.train.prepared import scores_of, task_on
+from leanconv.train.prepared import labelled_batches, scores_of, task_on
 
 ANIMALS = ("ant", "cat", "dog")
 
@@ -55,6 +56,16 @@ def test_labels_count_by_name_in_any_order_and_of_some_classes(classes: tuple[st
     assert evaluate(model, data.test, mean=(0.0,), std=(1.0,)).top1_pct == 100
     assert scores_of(model, data, task_on(model, data)).top1_pct == 100
     assert evaluate(model, data.test.subset(torch.tensor([0])), mean=(0.0,), std=(1.0,)).top1_pct == 100
+
+
+@pytest.mark.parametrize("classes", [ANIMALS, ("dog", "ant", "cat"), ("dog", "cat")])
+def test_labels_of_batches_are_outputs_of_the_network(classes: tuple[str, ...]) -> None:
+    """For the gradients of `prune`, and for the accuracy that `quantize` keeps."""
+    data, model = shown(classes, IS), Brightness(ANIMALS)
+    task = task_on(model, data)
+    for batches in (labelled_batches(data, task, 6), held_for_check(data, task, 3, 1)):
+        for images, labels in batches:
+            assert torch.equal(model(images).argmax(1), labels)
 
 
 def test_other_classes_are_refused_with_both_lists() -> None:

@@ -239,6 +239,14 @@ def test_parts_that_do_not_fit(train: TensorImages, test: TensorImages, stats: t
     [
         (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64), r"give uint8 \(N, C, H, W\)"),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), r"give uint8 \(N, C, H, W\)"),
+        *(
+            (
+                torch.zeros(2, 32, 24, channels, dtype=torch.uint8),
+                torch.tensor([0, 1]),
+                rf"\(2, 32, 24, {channels}\), .* 32 channels of 24x{channels} pixels: .*images\.permute\(0, 3, 1, 2\)",
+            )
+            for channels in (1, 3, 4)
+        ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"each of 2 images"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), r"give one integer for each"),
     ],
@@ -246,3 +254,8 @@ def test_parts_that_do_not_fit(train: TensorImages, test: TensorImages, stats: t
 def test_tensors_that_are_no_images(images: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         TensorImages(images, labels)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 4, 4), (2, 3, 32, 4), (2, 1, 32, 3), (2, 4, 8, 1), (2, 12, 8, 8)])
+def test_small_images_and_many_channels_are_read(shape: tuple[int, ...]) -> None:
+    assert TensorImages(torch.zeros(shape, dtype=torch.uint8), torch.tensor([0, 1])).image_size == shape[2:]

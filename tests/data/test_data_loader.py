@@ -13,8 +13,10 @@ from torchvision.transforms.v2 import functional as F
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data import AUGMENTS, FileImages, Loader, TensorImages, make_loader, open_data
+from leanconv.data.own import as_images
 from leanconv.data.seeds import generator
-from leanconv.data.transforms import Crop, crop_flip, crop_padding, random_crop_flip
+from leanconv.data.transforms import Crop, crop_flip, crop_padding, extra_transforms, random_crop_flip
+from tests.experiment.conftest import Listed
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -183,6 +185,22 @@ def test_files_of_varying_size(files: FileImages, train: bool) -> None:
         torch.testing.assert_close(shown[8], normalised(expected))
 
 
+@pytest.mark.parametrize("settings", [{"train": False}, {"train": False, "ten_crop": True}, {"train": True}])
+def test_an_image_of_the_asked_size_is_the_same_in_any_part(files: FileImages, settings: dict[str, Any]) -> None:
+    """In the first part, other images have other sizes, and all are decoded one by one; in the second, none has."""
+    of_files, labels = run(loader(files, image_size=8, augment="none", **settings))
+    rows = torch.arange(len(files))[[files[row][0].shape[1:] == (8, 8) for row in range(len(files))]]
+    alone = TensorImages(torch.stack([files[row][0] for row in rows.tolist()]), rows)
+    expected, order = run(loader(alone, augment="none", **settings))
+    assert len(rows) == 6 and of_files.shape[0] == 9
+    if settings["train"]:  # the two orders differ
+        pixels = {image.numpy().tobytes() for image in of_files}
+        assert all(image.numpy().tobytes() in pixels for image in expected)
+    else:
+        torch.testing.assert_close(of_files[order], expected, rtol=0, atol=0)
+        assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("kind", ["memory", "resized"])
 def test_ten_crops(kind: str) -> None:
     images = sample(3)
@@ -191,6 +209,19 @@ def test_ten_crops(kind: str) -> None:
     size = 32 if kind == "memory" else 21
     assert shown.shape == (3, 10, 3, size, size)
     torch.testing.assert_close(shown, normalised(torch.stack(F.ten_crop(frame, [size, size]), dim=1)))
+
+
+@pytest.mark.parametrize("augment", ["crop", "crop_flip", "random_resized_crop"])
+def test_prepared_floats_are_not_augmented(augment: str) -> None:
+    """`fit` of `leanconv.train` and `recover` hand the settings on as they are; `lc.fit` switches augmentation off."""
+    data = as_images((Listed(60), Listed(15)))
+    extra = extra_transforms("none", 2, 9, 1.0, [0.0])
+    batches = make_loader(
+        data.train, mean=data.mean, std=data.std, batch_size=60, train=True, augment=augment, extra=extra,
+        crop=Crop(flip="alternating"),
+    )  # fmt: skip
+    images, _ = next(iter(batches))
+    assert torch.equal(images, torch.stack([data.train[row][0] for row in batches.sampling.order(0).tolist()]))
 
 
 @pytest.mark.parametrize("augment", ["crop_flip", "random_resized_crop"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from leanconv.core.errors import DataError, SettingError
+from leanconv.core.errors import DataError, LeanconvWarning, SettingError
 from leanconv.data import FileImages, TensorImages, make_loader, open_data
 from leanconv.data import gather as gathering
 from leanconv.data.shards import expanded
@@ -178,6 +178,25 @@ def test_labels_that_do_not_go_together(shards: Path, build: SimpleNamespace) ->
         open_data(f"{shards}/train-{{00..02.tar")
     with pytest.raises(DataError, match="no such file; give the shards"):
         open_data(f"{shards}/none-*.tar")
+
+
+def test_of_several_images_of_a_name_the_plain_one_is_read(build: SimpleNamespace, tmp_path: Path) -> None:
+    """webdataset's keys are all that follows the first dot: "depth.png" and "png" are two things."""
+
+    def members(ends: Sequence[str], label: int) -> list[tuple[str, bytes]]:
+        images = [(f"{label}{end}", build.encode(build.pixels(10 * label + i))) for i, end in enumerate(ends)]
+        return [(f"{label}.cls", str(label).encode()), *images]
+
+    second = members([".png", ".depth.png"], 1)
+    for part, first in (("train", [".depth.png", ".PNG", ".seg.png"]), ("test", [".left.png", ".right.png"])):
+        write(tmp_path / "depth" / f"{part}.tar", members(first, 0) + second)
+    with pytest.warns(LeanconvWarning) as said:
+        data = open_data(tmp_path / "depth")
+    assert torch.equal(data.train.images, pixels_of(build, [1, 10])) and data.train.labels.tolist() == [0, 1]
+    assert torch.equal(data.test.images, pixels_of(build, [0, 10]))  # two that are not plain: the first one
+    texts = [str(warning.message) for warning in said]
+    assert "train.tar: further images in these shards are not read, with the ends '.depth.png', '.seg.png';" in texts[0]
+    assert "test.tar" in texts[1] and "'.depth.png', '.right.png'" in texts[1]
 
 
 def test_the_index_is_kept_until_the_shard_changes(shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

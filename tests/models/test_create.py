@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
 from leanconv.core.errors import FileError, SettingError
-from leanconv.core.notes import get_base, input_size_of, set_base
+from leanconv.core.notes import IMAGENET_MEAN, IMAGENET_STD, get_base, get_task, input_size_of, set_base
+from leanconv.core.task import Task
 from leanconv.models import create_model, list_models
 from leanconv.models.create import parse_target
 
@@ -105,6 +107,24 @@ def test_errors_are_one_line_with_a_way_out(name: str, settings: dict[str, Any],
         create_model(name, **settings)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_published_weights_say_how_their_images_were_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No download: the builders give new weights in place of the published ones."""
+    of_timm, of_torchvision = timm.create_model, torchvision.models.get_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: of_timm(name, **more))
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights, **more: of_torchvision(name, **more))
+    half = (0.5, 0.5, 0.5)
+    assert get_task(create_model("timm/test_resnet", pretrained=True)) == Task(half, half, (160, 160))
+    assert get_task(create_model("timm/test_resnet", pretrained=True, num_classes=4)) == Task(half, half, (160, 160))
+    found = get_task(create_model("torchvision/mobilenet_v2", pretrained=True))
+    assert found == Task(IMAGENET_MEAN, IMAGENET_STD, (224, 224))
+    for unknown in (
+        create_model("timm/test_resnet"),
+        create_model("timm/test_resnet", pretrained=True, in_chans=1),
+        create_model("torchvision/mobilenet_v2"),
+    ):
+        assert get_task(unknown) is None
 
 
 def test_torchvision_pretrained_gets_a_new_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,13 @@ def test_duration(value: float | None, text: str) -> None:
     assert tables.duration(value) == text
 
 
+def test_times_are_sorted_by_their_length() -> None:
+    seconds = [0.5, 8.3, 119.0, 120.0, 2604.0, 7199.0, 7200.0, 36000.0]
+    found = [tables.leading_number(tables.duration(value)) for value in seconds]
+    assert found == pytest.approx(seconds, rel=0.01)
+    assert [tables.leading_number(text) for text in ("3 hits", "2 minutes", "5 m", "1.2 kB")] == [3, 2, 5, 1200]
+
+
 def test_spread_needs_two_seeds() -> None:
     assert tables.accuracy_cell(DENSE) == "91.20 ± 0.40"
     assert tables.accuracy_cell(row("dense", (91.0,))) == "91.00"

@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import leanconv as lc
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.notes import set_task
 from leanconv.core.task import Task
-from leanconv.data import ImageData
+from leanconv.data import ImageData, TensorImages, make_loader
+from leanconv.experiment.teacher import Teacher
 from leanconv.models.resnet import resnet
 from leanconv.train import TrainConfig, fit
 from leanconv.train.checkpoint import read_checkpoint
@@ -119,6 +121,22 @@ def test_one_step_by_hand(accumulate: int, data: ImageData, tmp_path: Path) -> N
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["teacher_digest"] == digest
 
 
+def test_dist_compares_the_images_of_one_part(data: ImageData, tmp_path: Path) -> None:
+    """docs/training.md names this among what `accumulate` changes; `kl` is the same for the whole batch (above)."""
+    config = SMALL.replace(epochs=1, batch_size=162, augment="none", validation=0, distill="dist", accumulate=27)
+    model, teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), teacher_net()
+    images = (data.train.images / 255 - 0.3) / 0.2  # type: ignore[attr-defined]
+    order = make_loader(data.train, mean=[0.3], std=[0.2], batch_size=162, train=True, seed=config.seed).sampling.order(
+        0
+    )
+    with torch.no_grad():
+        pairs = [(model(part), copy.deepcopy(teacher).eval()(part)) for part in images[order].tensor_split(27)]
+    found = fit(model, data, config, tmp_path, progress=False, teacher=teacher).history[0]["distill_loss"]
+    whole = dist_loss(*map(torch.cat, zip(*pairs, strict=True)), 4.0)
+    assert found == pytest.approx(np.mean([float(dist_loss(*pair, 4.0)) for pair in pairs]), rel=1e-4)
+    assert abs(found - float(whole)) > 1e-3
+
+
 CONFIGS = {
     "kl": {"accumulate": 2, "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema": 0.5},
     "kl_standardised": {"lookahead": 3, "precision": "bf16"},
@@ -194,6 +212,20 @@ def test_the_teacher_gets_its_own_normalisation_and_gives_the_classes_in_order(d
     pixels = torch.rand(5, 1, 8, 8)
     expected = copy.deepcopy(teacher).eval()((pixels - 0.6) / 0.5)[:, [1, 2, 0]]
     torch.testing.assert_close(distillation.teach((pixels - 0.3) / 0.2), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_published_teacher_gets_the_normalisation_of_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name, as `--teacher` takes it; without a download, the weights are new."""
+    build = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: build(name, **more))
+    part = TensorImages(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), torch.arange(3))
+    data = ImageData("photos", ("a", "b", "c"), part, part, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    teacher = Teacher.open("timm/test_resnet(num_classes=3)").network.eval()
+    pixels, (mean, std) = torch.rand(2, 3, 32, 32), (torch.tensor(v).view(3, 1, 1) for v in (data.mean, data.std))
+    found = Distillation(teacher, copy.deepcopy(teacher), data, SMALL).teach((pixels - mean) / std)
+    torch.testing.assert_close(found, teacher((pixels - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
+    with pytest.warns(LeanconvWarning, match="does not say how its images were normalised"):
+        assert Distillation(build("test_resnet", num_classes=3), teacher, data, SMALL).affine is None
 
 
 @pytest.mark.parametrize(
