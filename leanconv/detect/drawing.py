@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def predict(
         out: folder of the drawn photos, as PNG: the truth first, then each detector.
 
     Raises:
-        SettingError: the detectors have different classes, or there is no such file.
+        SettingError: the detectors have different classes, or a picture in `out` would replace a photo.
+        DataError: there is no such file.
     """
     first = next(iter(detectors.values()))
     classes = tuple(describe_detector(first)["classes"])
@@ -75,8 +76,9 @@ def predict(
         raise SettingError(f"{', '.join(detectors)} have different classes; compare detectors of the same data")
     own = None if data is None else for_detector(first, data)
     labelled = {} if own is None else {photo.path.resolve(): photo for photo in (*own.train, *own.val)}
-    taken: set[Path] = set()
-    for path in files_of(images):
+    paths = files_of(images)
+    files = [None] * len(paths) if out is None else _files(out.expanduser(), paths, labelled)
+    for path, file in zip(paths, files, strict=True):
         photo = labelled.get(path.resolve())
         try:
             # as its annotations mean it, which may be as it is stored
@@ -86,9 +88,7 @@ def predict(
             continue
         panels = _panels(image, detectors, photo, score)
         found = {name: _values(panels[name], classes, photo is not None) for name in detectors}
-        drawn = None
-        if out is not None:
-            drawn = save_figure(pictures.draw(image, panels, classes), _free(out, path.stem, taken))
+        drawn = None if file is None else save_figure(pictures.draw(image, panels, classes), file)
         yield Found(path, found, photo is not None, drawn)
 
 
@@ -112,12 +112,21 @@ def _values(drawn: Sequence[pictures.Drawn], classes: Sequence[str], labelled: b
     ]
 
 
-def _free(folder: Path, stem: str, taken: set[Path]) -> Path:
-    """A file for the picture of this name, numbered where another folder or kind has one of the same name."""
+def _files(folder: Path, photos: Sequence[Path], labelled: Collection[Path]) -> list[Path]:
+    """A file for the picture of each photo, numbered where another folder or kind has a photo of the same name.
+
+    Raises:
+        SettingError: a file is one of the photos, which its picture would replace.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file, number = folder / f"{stem}.png", 1
-    while file in taken:
-        number += 1
-        file = folder / f"{stem}-{number}.png"
-    taken.add(file)
-    return file
+    originals = {photo.resolve() for photo in photos}
+    found: dict[Path, None] = {}
+    for photo in photos:
+        file, number = folder / f"{photo.stem}.png", 1
+        while file in found:
+            number += 1
+            file = folder / f"{photo.stem}-{number}.png"
+        if (there := file.resolve()) in originals or there in labelled:
+            raise SettingError(f"the picture {file} would replace a photo; give another folder with --out (out=)")
+        found[file] = None
+    return list(found)
