@@ -19,7 +19,8 @@ SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
-LATER = (CLASS_NAMES, FINGERPRINT)  # what the identity of an older run lacks
+START = "start"  # a digest of the weights from which a network in memory starts
+LATER = (CLASS_NAMES, FINGERPRINT, START)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
@@ -37,7 +38,8 @@ def once(
 
     Args:
         folder: the run's folder.
-        identity: the settings that decide the run's result; a folder with another identity is refused.
+        identity: the settings that decide the run's result; a folder with another identity is refused. An unfinished run
+            goes on from its checkpoint, so its `START` is not compared, and stays as it was.
         work: does the run and returns its summary.
         resume: continue an unfinished run.
         scores: the key of a finished run's summary that its last evaluation adds.
@@ -54,14 +56,16 @@ def once(
     with _alone(folder, waiting):
         if leads():
             remove_leftovers(folder, FILES)
-            _check_folder(folder, identity)
+            _check_folder(folder, identity, () if finished(folder, scores) else (START,))
         summary = finished(folder, scores)
         if summary is not None:
             return summary
         if leads():
-            if (folder / RUN_FILE).exists() and not resume:
+            begun = read_json(folder / RUN_FILE) if (folder / RUN_FILE).exists() else identity
+            if begun is not identity and not resume:
                 raise SettingError(f"{folder} holds this run, unfinished; add --resume (resume=True) to continue it")
-            write_json(folder / RUN_FILE, identity)
+            kept = {name: value for name, value in begun.items() if name == START}
+            write_json(folder / RUN_FILE, {name: identity[name] for name in identity if name != START} | kept)
         try:
             return work()
         except (SettingError, DataError):
@@ -78,10 +82,10 @@ def _forget(folder: Path) -> None:
             path.unlink()
 
 
-def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
+def _check_folder(folder: Path, identity: dict[str, Any], ignore: tuple[str, ...] = ()) -> None:
     """Raise SettingError if `folder` holds another run, or other files."""
     if (folder / RUN_FILE).exists():
-        differs = difference(read_json(folder / RUN_FILE), identity)
+        differs = difference(read_json(folder / RUN_FILE), identity, ignore)
         if differs:
             raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out (out=)")
     elif folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
@@ -109,6 +113,8 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
                 return inner
         elif there != here and name == FINGERPRINT:
             return "the data set of this name had other images there"
+        elif there != here and name == START:
+            return "its network started from other weights"
         elif there != here:
             return f"{prefix}{name} is {there!r} there and {here!r} here"
     return None
