@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 FINGERPRINT = "images_digest"  # its name in a run's identity; older runs have none
+OBJECTS = "objects_digest"  # that of all labelled objects of photos; older runs have none
 LOOKED_AT = 16  # images of each part
 
 

@@ -12,7 +12,7 @@ from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import DataError, FileError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
-from leanconv.data.fingerprint import FINGERPRINT
+from leanconv.data.fingerprint import FINGERPRINT, OBJECTS
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
@@ -20,7 +20,7 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
 START = "start"  # a digest of the weights from which a network in memory starts
-LATER = (CLASS_NAMES, FINGERPRINT, START)  # what the identity of an older run lacks
+LATER = (CLASS_NAMES, FINGERPRINT, OBJECTS, START)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
@@ -113,6 +113,8 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
                 return inner
         elif there != here and name == FINGERPRINT:
             return "the data set of this name had other images there"
+        elif there != here and name == OBJECTS:
+            return "the photos of this name had other objects there"
         elif there != here and name == START:
             return "its network started from other weights"
         elif there != here:
