@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.analyse.analysis import Analysis
-from leanconv.analyse.images import Images, check_channels, images_for
+from leanconv.analyse.images import Images, images_for
 from leanconv.analyse.kinds import KINDS
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
@@ -45,6 +45,7 @@ def look(
         what: a name in `leanconv.analyse.KINDS`, which describes each analysis.
         models: a network, or several networks by name. The analyses "gradients" and "tradeoff" take folders.
         images: a data set, of which the test part is used; a folder of photos; or a tensor (N, C, H, W) as the networks take it.
+            Each network gets the same images, at its size and normalised as it was trained.
         layers: the names of layers; () lets the analysis choose some.
         classes: for "cam", one class for all images or one for each; () takes the likeliest.
         count: the number of images.
@@ -71,7 +72,7 @@ def look(
     given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed, "average": average}
     if "images" in kind.takes:
         given["images"] = shown = _images(what, networks, images, count, seed)
-        subjects = {label: _in_dtype(model, shown.tensor.dtype) for label, model in networks.items()}
+        subjects = {label: _in_dtype(model, shown[label].tensor.dtype) for label, model in networks.items()}
     if "data" in kind.takes:
         if not isinstance(images, ImageData):
             raise SettingError(f"{what} needs labelled images: give --data, without --photos (images: a data set)")
@@ -105,16 +106,12 @@ def _folders(folders: Subjects) -> Mapping[str, Path]:
 def _images(
     what: str, networks: Mapping[str, nn.Module], source: ImageData | Tensor | str | os.PathLike[str] | None, count: int,
     seed: int,
-) -> Images:  # fmt: skip
+) -> dict[str, Images]:  # fmt: skip
+    """The same images for each network, as it takes them."""
     if source is None:
         raise SettingError(f"{what} looks at images: give --data, or --photos with a folder of them (images)")
-    if isinstance(source, ImageData):
-        for model in networks.values():
-            check_channels(model, source)
-    first = next(iter(networks.values()))
-    return images_for(
-        first, source if isinstance(source, ImageData | Tensor) else Path(source).expanduser(), count, seed
-    )
+    given = source if isinstance(source, ImageData | Tensor) else Path(source).expanduser()
+    return {label: images_for(model, given, count, seed) for label, model in networks.items()}
 
 
 def labels_of(targets: Sequence[str]) -> list[str]:

@@ -203,12 +203,12 @@ def _styles() -> list[str]:
 
 
 def similarities(
-    models: Mapping[str, nn.Module], images: Tensor, layers: Sequence[str], seed: int, average: Average
+    models: Mapping[str, nn.Module], images: Mapping[str, Tensor], layers: Sequence[str], seed: int, average: Average
 ) -> dict[str, list[FilterSimilarity]]:
     """The similarities in some layers of each network: those named, or four blocks spread over the depth."""
     return {
         label: [
-            filter_similarity(model, images, name, seed=seed, average=average)
+            filter_similarity(model, images[label], name, seed=seed, average=average)
             for name in chosen(model, layers, 4, blocks=True)
         ]
         for label, model in models.items()
