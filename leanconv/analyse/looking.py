@@ -117,6 +117,8 @@ def _images(
 def labels_of(targets: Sequence[str]) -> list[str]:
     """Short distinct labels of networks and folders: for folders, the parts of their paths that differ.
 
+    If two of them were equal, or one the name of another network, the labels are the targets as they are.
+
     Raises:
         SettingError: a network is given twice.
 
@@ -131,4 +133,6 @@ def labels_of(targets: Sequence[str]) -> list[str]:
     shortest = min(map(len, parts))
     front = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), 0)
     back = next((i for i in range(shortest) if len({p[-1 - i] for p in parts}) > 1), 0)
-    return ["/".join(p[front : len(p) - back] or p) for p in parts]
+    short = ["/".join(p[front : len(p) - back] or p) for p in parts]
+    clear = len({*short}) == len(short) and all(s == t or s not in targets for s, t in zip(short, targets, strict=True))
+    return short if clear else list(targets)

@@ -62,6 +62,24 @@ def test_several_networks_by_what_differs(folder: Path, capsys: pytest.CaptureFi
     assert labels_of(["resnet8", "timm/resnet18"]) == ["resnet8", "timm/resnet18"]
 
 
+@pytest.mark.parametrize(
+    ("targets", "labels"),
+    [
+        (["a/b", "c/b"], ["a", "c"]),
+        (["x/a/b", "x/c/b"], ["a", "c"]),
+        (["a/b", "a/b/b"], ["a/b", "a/b/b"]),  # and not a, a/b
+        (["a/b", "a/a/b/b"], ["a/b", "a/a/b/b"]),  # and not a/b, a/b
+    ],
+)
+def test_labels_are_distinct_and_no_other_networks_name(
+    targets: list[str], labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for target in targets:
+        (tmp_path / target).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert labels_of(targets) == labels
+
+
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"no image")
