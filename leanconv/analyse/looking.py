@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.analyse.analysis import Analysis
+from leanconv.analyse.declare import Kind
 from leanconv.analyse.images import Images, images_for
 from leanconv.analyse.kinds import KINDS
 from leanconv.core.copying import copied
@@ -20,6 +21,9 @@ from leanconv.core.meta import own_dtype
 from leanconv.data import ImageData
 
 FOLDERS = ("folders", "one folder")
+FLAGS: dict[str, tuple[str, Any]] = {  # their flags, and their values where they are not given
+    "layers": ("--layer", ()), "classes": ("--class", ()), "average": ("--average", "patterns"),
+}  # fmt: skip
 Subjects = nn.Module | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any]
 
 
@@ -54,7 +58,8 @@ def look(
         command: the command line that the page shows.
 
     Raises:
-        SettingError: the analysis is unknown, or it needs images, one network or folders that were not given.
+        SettingError: the analysis is unknown, it needs images, one network or folders that were not given, or it does not take
+            `layers`, `classes` or `average`.
 
     >>> import leanconv as lc
     >>> found = look("spectrum", lc.create_model("resnet8"), layers=["layer1.0.conv1"])
@@ -70,6 +75,7 @@ def look(
         noun = kind.of.removeprefix("one ")
         raise SettingError(f"{what} shows one {noun}, and {len(subjects)} are given; run it for each")
     given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed, "average": average}
+    _check_taken(kind, given)
     if "images" in kind.takes:
         given["images"] = shown = _images(what, networks, images, count, seed)
         subjects = {label: _in_dtype(model, shown[label].tensor.dtype) for label, model in networks.items()}
@@ -80,6 +86,14 @@ def look(
     found = kind.function(subjects, **{name: value for name, value in given.items() if name in kind.takes})
     settings = {"images": count, "seed": seed} | ({"average": average} if "average" in kind.takes else {})
     return replace(found, what=what, names=list(subjects), settings=settings, command=command)
+
+
+def _check_taken(kind: Kind, given: Mapping[str, Any]) -> None:
+    """Raise SettingError for an argument that has no effect on this analysis."""
+    for name, (flag, unset) in FLAGS.items():
+        if given[name] != unset and name not in kind.takes:
+            takers = ", ".join(other.name for other in KINDS.values() if name in other.takes)
+            raise SettingError(f"{flag} ({name}) has no effect on {kind.name}; leave it out, it is for {takers}")
 
 
 def _networks(models: Subjects) -> Mapping[str, nn.Module]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from leanconv.analyse.declare import analysis
+from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,8 @@ def cam(
     from leanconv.analyse.analysis import Analysis
     from leanconv.analyse.cam import grad_cam, plot_cams
 
+    if len(layers) > 1:
+        raise SettingError(f"cam shows one layer, and {len(layers)} are given (--layer, layers); run it for each")
     layer = layers[0] if layers else None
 
     def of(label: str) -> GradCam:
