@@ -20,6 +20,8 @@ from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.detector import describe_detector
 from leanconv.detect.feed import read_file, read_image
 
+TRUTH = "truth"  # the title of what is labelled, beside the detectors
+
 
 @dataclass(frozen=True)
 class Found:
@@ -67,13 +69,18 @@ def predict(
         out: folder of the drawn photos, as PNG: the truth first, then each detector.
 
     Raises:
-        SettingError: the detectors have different classes, or a picture in `out` would replace a photo.
+        SettingError: the detectors have different classes, one is named "truth" beside the truth of `data`, or a picture in
+            `out` would replace a photo.
         DataError: there is no such file.
     """
     first = next(iter(detectors.values()))
     classes = tuple(describe_detector(first)["classes"])
     if any(tuple(describe_detector(other)["classes"]) != classes for other in detectors.values()):
         raise SettingError(f"{', '.join(detectors)} have different classes; compare detectors of the same data")
+    if data is not None and TRUTH in detectors:
+        raise SettingError(
+            f"a detector is named {TRUTH}, as the ground truth beside it; rename it, a folder as ./{TRUTH}"
+        )
     own = None if data is None else for_detector(first, data)
     labelled = {} if own is None else {photo.path.resolve(): photo for photo in (*own.train, *own.val)}
     paths = files_of(images)
@@ -96,7 +103,7 @@ def _panels(
     image: Tensor, detectors: Mapping[str, nn.Module], photo: Photo | None, score: float
 ) -> dict[str, list[pictures.Drawn]]:
     """What is drawn side by side: the truth where it is known, then what each detector found."""
-    panels = {} if photo is None else {"truth": pictures.truth_of(photo)}
+    panels = {} if photo is None else {TRUTH: pictures.truth_of(photo)}
     for name, detector in detectors.items():
         with torch.inference_mode():
             found = pictures.drawn_of(detector([image.to(next(detector.parameters()).device)])[0], score)

@@ -40,7 +40,7 @@ OWNERS = {  # what `build` cannot set, and what does
     **{name: f"--{name.replace('_', '-')} (config=)" for name in DetectConfig.settings()},
 }
 Photos = DetectionData | str | os.PathLike[str]
-Detectors = Sequence[str] | Mapping[str, nn.Module]
+Detectors = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, nn.Module]
 
 
 def fit(
@@ -125,7 +125,7 @@ def evaluate(
     Occlusion ratio of a photo: the share of its instances' area that another instance covers too.
 
     Args:
-        detectors: folders that a run was saved in, or detectors by name.
+        detectors: folders that a run was saved in, or one of them, or detectors by name.
         data: photos with labelled objects, or their folder.
         by: occlusion by masks or by boxes, or "none"; None takes masks where the data has some that can overlap. Masks of
             visible pixels, such as COCO's, hide occlusion; a warning says so. Boxes do not depend on what is visible.
@@ -144,7 +144,8 @@ def evaluate(
     occlusion: Literal["masks", "boxes"] | None = None if kind == "none" else kind
     check_request(photos.part(part), occlusion, tuple(edges))
     named: Mapping[str, str | nn.Module]
-    named = detectors if isinstance(detectors, Mapping) else {str(folder): str(folder) for folder in detectors}
+    folders = [detectors] if isinstance(detectors, str | os.PathLike) else detectors
+    named = folders if isinstance(folders, Mapping) else {str(folder): str(folder) for folder in folders}
     rows = []
     with threads_set(threads), shared_by(together) as shared:
         for name, given in named.items():

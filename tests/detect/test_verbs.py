@@ -56,6 +56,13 @@ def test_fit_evaluate_and_predict(photos: lc.detect.DetectionData, tmp_path: Pat
     result = lc.detect.evaluate({"mine": detector}, photos, by="boxes", edges=(0.0, 0.2), threads=1)
     assert result.rows[0]["label"] == "mine" and len(result.tables()) == 2
     assert result.to_json()["settings"]["occlusion"] == "boxes"
+    for folders in (tmp_path / "run", str(tmp_path / "run"), [tmp_path / "run"]):
+        again = lc.detect.evaluate(folders, photos, by="boxes", edges=(0.0, 0.2), threads=1)
+        assert [row["val"] for row in again.rows] == [result.rows[0]["val"]], (
+            "one folder, and not the letters of its name"
+        )
+    with pytest.raises(SettingError, match=r"a detector is named truth, .* rename it, a folder as \./truth"):
+        next(lc.detect.predict({"truth": detector}, [photos.val[0].path], data=photos))
     paths = [photos.val[0].path, tmp_path / "run" / "report.html"]
     found = list(lc.detect.predict({"mine": detector}, paths, data=photos, score=0.0, out=tmp_path / "drawn"))
     assert found[0].labelled and found[0].drawn is not None and found[0].drawn.exists()
