@@ -49,7 +49,7 @@ def look(
         what: a name in `leanconv.analyse.KINDS`, which describes each analysis.
         models: a network, or several networks by name. The analyses "gradients" and "tradeoff" take folders.
         images: a data set, of which the test part is used; a folder of photos; or a tensor (N, C, H, W) as the networks take it.
-            Each network gets the same images, at its size and normalised as it was trained.
+            Each network gets the same images, at its own size and with its own normalisation.
         layers: the names of layers; () lets the analysis choose some.
         classes: for "cam", one class for all images or one for each; () takes the likeliest.
         count: the number of images.

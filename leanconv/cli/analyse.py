@@ -27,11 +27,7 @@ def analyse(
         list[str], typer.Argument(metavar="TARGET...", help="Networks by name, or folders; several are compared.")
     ],
     what: Annotated[
-        What,
-        typer.Option(
-            "--what",
-            help="; ".join(f"{kind.name}: {kind.says}" for kind in KINDS.values()) + ".",
-        ),
+        What, typer.Option("--what", help="; ".join(f"{kind.name}: {kind.says}" for kind in KINDS.values()) + ".")
     ] = "filters",
     layer: Annotated[
         list[str] | None,

@@ -39,7 +39,7 @@ def once(
     Args:
         folder: the run's folder.
         identity: the settings that decide the run's result; a folder with another identity is refused. An unfinished run
-            goes on from its checkpoint, so its `START` is not compared, and stays as it was.
+            continues from its checkpoint, so its `START` is not compared and not replaced.
         work: does the run and returns its summary.
         resume: continue an unfinished run.
         scores: the key of a finished run's summary that its last evaluation adds.

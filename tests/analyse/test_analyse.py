@@ -138,14 +138,6 @@ def test_patterns_of_each_image_are_its_own(at_once, monkeypatch):
         analyse.filter_similarity(net, images, "conv2", average="means")
 
 
-def test_a_histogram_names_the_layer_of_each_network():
-    def of(*layers: str) -> list[analyse.FilterSimilarity]:
-        return [analyse.FilterSimilarity(layer, (0, 1), np.eye(2), 1) for layer in layers]
-
-    drawn = analyse.plot_histograms({"a": of("conv1", "last"), "b": of("conv1", "end"), "c": of("conv1")})
-    assert [axes.get_title() for axes in drawn.axes] == ["conv1", "a: last\nb: end"]
-
-
 def test_grad_cam_is_its_definition():
     net = TwoLayers("function").train()
     images = torch.randn(3, 2, 10, 10)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -63,6 +64,14 @@ def test_each_network_gets_its_own_images_and_names(tmp_path: Path) -> None:
     assert both.to_json()["networks"] == {**alone[0].to_json()["networks"], **alone[1].to_json()["networks"]}
     drawn = [axes.get_images()[0].get_array().shape for axes in both.figure.axes]
     assert drawn == [(32, 32)] * 4 + [(64, 64)] * 2, "the images, and each network's own below its heat"
+
+
+def test_a_histogram_names_the_layer_of_each_network() -> None:
+    def of(*layers: str) -> list[lc.analyse.FilterSimilarity]:
+        return [lc.analyse.FilterSimilarity(layer, (0, 1), np.eye(2), 1) for layer in layers]
+
+    drawn = lc.analyse.plot_histograms({"a": of("conv1", "last"), "b": of("conv1", "end"), "c": of("conv1")})
+    assert [axes.get_title() for axes in drawn.axes] == ["conv1", "a: last\nb: end"]
 
 
 def test_grad_cam_takes_scores_of_classes(model: torch.nn.Module) -> None:
