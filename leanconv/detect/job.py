@@ -28,8 +28,7 @@ from leanconv.detect.files import save_detector
 from leanconv.detect.scoring import check_request, evaluate_detector
 from leanconv.detect.train import check_fits, fit_detector
 from leanconv.files.target import Network, built, network_digest, network_name, open_target
-from leanconv.train.distill import weights_digest
-from leanconv.train.once import CLASS_NAMES, START, SUMMARY_FILE, once, read_json
+from leanconv.train.once import CLASS_NAMES, SUMMARY_FILE, once, read_json
 from leanconv.train.optimizers import check_parameters
 from leanconv.train.run import check_execution
 
@@ -128,12 +127,7 @@ class DetectJob:
             "pretrained": self.pretrained,
             "build": {key: list(v) if isinstance(v, tuple) else v for key, v in self.build.items()},
             "train": self.config.identity(),
-            **self._start(),
         }
-
-    def _start(self) -> dict[str, str]:
-        """A digest of the weights of a backbone in memory; {} for others, which start from a name, a folder or the seed."""
-        return {START: weights_digest(self.backbone)} if isinstance(self.backbone, nn.Module) else {}
 
     def create(self) -> nn.Module:
         """The detector to train, from this job's seed."""

@@ -69,7 +69,7 @@ def fit(
         detector, backbone, method, where, exclude, init, pretrained: as for `leanconv.detect.build`.
         data: photos with labelled objects, or their folder.
         out: the run's folder: settings, losses of each epoch, a checkpoint, the detector, the result and a page. A finished
-            run of the same settings, and from the same weights of a backbone in memory, is read back.
+            run of the same settings there is read back.
         config: settings, or the name of a recipe of `leanconv.detect.recipes`.
         build: what else `leanconv.detect.create_detector` takes; `config` has the sizes of the photos.
         resume: continue the unfinished run in `out`.

@@ -19,8 +19,7 @@ SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
-START = "start"  # a digest of the weights from which a network in memory starts
-LATER = (CLASS_NAMES, FINGERPRINT, OBJECTS, START)  # what the identity of an older run lacks
+LATER = (CLASS_NAMES, FINGERPRINT, OBJECTS)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
@@ -38,8 +37,7 @@ def once(
 
     Args:
         folder: the run's folder.
-        identity: the settings that decide the run's result; a folder with another identity is refused. An unfinished run
-            continues from its checkpoint, so its `START` is not compared and not replaced.
+        identity: the settings that decide the run's result; a folder with another identity is refused.
         work: does the run and returns its summary.
         resume: continue an unfinished run.
         scores: the key of a finished run's summary that its last evaluation adds.
@@ -56,16 +54,14 @@ def once(
     with _alone(folder, waiting):
         if leads():
             remove_leftovers(folder, FILES)
-            _check_folder(folder, identity, () if finished(folder, scores) else (START,))
+            _check_folder(folder, identity)
         summary = finished(folder, scores)
         if summary is not None:
             return summary
         if leads():
-            begun = read_json(folder / RUN_FILE) if (folder / RUN_FILE).exists() else identity
-            if begun is not identity and not resume:
+            if (folder / RUN_FILE).exists() and not resume:
                 raise SettingError(f"{folder} holds this run, unfinished; add --resume (resume=True) to continue it")
-            kept = {name: value for name, value in begun.items() if name == START}
-            write_json(folder / RUN_FILE, {name: identity[name] for name in identity if name != START} | kept)
+            write_json(folder / RUN_FILE, identity)
         try:
             return work()
         except (SettingError, DataError):
@@ -82,10 +78,10 @@ def _forget(folder: Path) -> None:
             path.unlink()
 
 
-def _check_folder(folder: Path, identity: dict[str, Any], ignore: tuple[str, ...] = ()) -> None:
+def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Raise SettingError if `folder` holds another run, or other files."""
     if (folder / RUN_FILE).exists():
-        differs = difference(read_json(folder / RUN_FILE), identity, ignore)
+        differs = difference(read_json(folder / RUN_FILE), identity)
         if differs:
             raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out (out=)")
     elif folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
@@ -115,8 +111,6 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
             return "the data set of this name had other images there"
         elif there != here and name == OBJECTS:
             return "the photos of this name had other objects there"
-        elif there != here and name == START:
-            return "its network started from other weights"
         elif there != here:
             return f"{prefix}{name} is {there!r} there and {here!r} here"
     return None

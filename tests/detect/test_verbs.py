@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -67,29 +65,6 @@ def test_fit_evaluate_and_predict(photos: lc.detect.DetectionData, tmp_path: Pat
     found = list(lc.detect.predict({"mine": detector}, paths, data=photos, score=0.0, out=tmp_path / "drawn"))
     assert found[0].labelled and found[0].drawn is not None and found[0].drawn.exists()
     assert "error" in found[1].to_json()
-
-
-def test_a_finished_run_is_read_back_for_the_same_weights(photos: lc.detect.DetectionData, tmp_path: Path) -> None:
-    config = lc.detect.DetectConfig(
-        epochs=1, batch_size=4, warmup_epochs=0, min_size=(40,), max_size=64, lr=0.001, threads=1
-    )
-
-    def fit(backbone: torch.nn.Module, resume: bool = False) -> Any:
-        return lc.detect.fit(
-            "retinanet", backbone, photos, tmp_path / "run", config, build=SMALL, progress=False, resume=resume
-        )
-
-    first, other = lc.create_model("timm/resnet10t"), lc.create_model("timm/resnet10t")
-    found, file = fit(first).summary, tmp_path / "run" / "run.json"
-    assert fit(first).summary == found
-    with pytest.raises(SettingError, match="holds another run: its network started from other weights; choose another"):
-        fit(other)
-    noted = json.loads(file.read_text())
-    (tmp_path / "run" / "summary.json").unlink()
-    assert fit(other, resume=True).summary["status"] == "finished", "an unfinished run goes on from its checkpoint"
-    assert json.loads(file.read_text()) == noted, "and is still the run that started from the first weights"
-    file.write_text(json.dumps({name: value for name, value in noted.items() if name != "start"}))
-    assert fit(other).summary["status"] == "finished", "an older run has no such note"
 
 
 def test_a_picture_replaces_no_photo(photos: lc.detect.DetectionData, tmp_path: Path) -> None:
