@@ -108,20 +108,24 @@ def grad_cam(
 
 
 def plot_cams(
-    images: np.ndarray, networks: Mapping[str, GradCam], titles: Mapping[str, Sequence[str]] | None = None
+    images: np.ndarray | Mapping[str, np.ndarray],
+    networks: Mapping[str, GradCam],
+    titles: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """Draw the images in the first row, and a row of heat maps for each network.
 
     Args:
-        images: (N, H, W, 3) or (N, H, W), in [0, 1].
+        images: (N, H, W, 3) or (N, H, W), in [0, 1]; or those of each network, where they have other sizes.
         titles: for each network, a title for each image, such as the predicted class.
     """
-    figure, grid = panels(1 + len(networks), len(images), 1.6, 1.75)
-    for image, axes in zip(images, grid[0], strict=True):
+    own = images if isinstance(images, Mapping) else dict.fromkeys(networks, images)
+    first = next(iter(own.values()))
+    figure, grid = panels(1 + len(networks), len(first), 1.6, 1.75)
+    for image, axes in zip(first, grid[0], strict=True):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1)
     for (label, cam), row in zip(networks.items(), grid[1:], strict=True):
         said = (titles or {}).get(label, [f"class {index}" for index in cam.classes])
-        for image, heat, title, axes in zip(images, cam.heat, said, row, strict=True):
+        for image, heat, title, axes in zip(own[label], cam.heat, said, row, strict=True):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             axes.imshow(heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1)
             axes.set_title(title, fontsize=8)

@@ -24,7 +24,7 @@ class Kind:
         says: a short description, for the list of all analyses.
         of: the kind of its subjects. Networks are passed as a mapping of names to modules, folders as names to paths.
         function: takes the subjects, and those of `images`, `data`, `layers`, `classes`, `seed` and `average` that are its
-            parameters.
+            parameters; `images` are those of each network, by its name.
     """
 
     name: str

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.analyse.analysis import Analysis
-from leanconv.analyse.images import Images, check_channels, images_for
+from leanconv.analyse.declare import Kind
+from leanconv.analyse.images import Images, images_for
 from leanconv.analyse.kinds import KINDS
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
@@ -20,6 +21,9 @@ from leanconv.core.meta import own_dtype
 from leanconv.data import ImageData
 
 FOLDERS = ("folders", "one folder")
+FLAGS: dict[str, tuple[str, Any]] = {  # their flags, and their values where they are not given
+    "layers": ("--layer", ()), "classes": ("--class", ()), "average": ("--average", "patterns"),
+}  # fmt: skip
 Subjects = nn.Module | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any]
 
 
@@ -45,6 +49,7 @@ def look(
         what: a name in `leanconv.analyse.KINDS`, which describes each analysis.
         models: a network, or several networks by name. The analyses "gradients" and "tradeoff" take folders.
         images: a data set, of which the test part is used; a folder of photos; or a tensor (N, C, H, W) as the networks take it.
+            Each network gets the same images, at its own size and with its own normalisation.
         layers: the names of layers; () lets the analysis choose some.
         classes: for "cam", one class for all images or one for each; () takes the likeliest.
         count: the number of images.
@@ -53,7 +58,8 @@ def look(
         command: the command line that the page shows.
 
     Raises:
-        SettingError: the analysis is unknown, or it needs images, one network or folders that were not given.
+        SettingError: the analysis is unknown, it needs images, one network or folders that were not given, or it does not take
+            `layers`, `classes` or `average`.
 
     >>> import leanconv as lc
     >>> found = look("spectrum", lc.create_model("resnet8"), layers=["layer1.0.conv1"])
@@ -69,9 +75,10 @@ def look(
         noun = kind.of.removeprefix("one ")
         raise SettingError(f"{what} shows one {noun}, and {len(subjects)} are given; run it for each")
     given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed, "average": average}
+    _check_taken(kind, given)
     if "images" in kind.takes:
         given["images"] = shown = _images(what, networks, images, count, seed)
-        subjects = {label: _in_dtype(model, shown.tensor.dtype) for label, model in networks.items()}
+        subjects = {label: _in_dtype(model, shown[label].tensor.dtype) for label, model in networks.items()}
     if "data" in kind.takes:
         if not isinstance(images, ImageData):
             raise SettingError(f"{what} needs labelled images: give --data, without --photos (images: a data set)")
@@ -79,6 +86,14 @@ def look(
     found = kind.function(subjects, **{name: value for name, value in given.items() if name in kind.takes})
     settings = {"images": count, "seed": seed} | ({"average": average} if "average" in kind.takes else {})
     return replace(found, what=what, names=list(subjects), settings=settings, command=command)
+
+
+def _check_taken(kind: Kind, given: Mapping[str, Any]) -> None:
+    """Raise SettingError for an argument that has no effect on this analysis."""
+    for name, (flag, unset) in FLAGS.items():
+        if given[name] != unset and name not in kind.takes:
+            takers = ", ".join(other.name for other in KINDS.values() if name in other.takes)
+            raise SettingError(f"{flag} ({name}) has no effect on {kind.name}; leave it out, it is for {takers}")
 
 
 def _networks(models: Subjects) -> Mapping[str, nn.Module]:
@@ -105,20 +120,18 @@ def _folders(folders: Subjects) -> Mapping[str, Path]:
 def _images(
     what: str, networks: Mapping[str, nn.Module], source: ImageData | Tensor | str | os.PathLike[str] | None, count: int,
     seed: int,
-) -> Images:  # fmt: skip
+) -> dict[str, Images]:  # fmt: skip
+    """The same images for each network, as it takes them."""
     if source is None:
         raise SettingError(f"{what} looks at images: give --data, or --photos with a folder of them (images)")
-    if isinstance(source, ImageData):
-        for model in networks.values():
-            check_channels(model, source)
-    first = next(iter(networks.values()))
-    return images_for(
-        first, source if isinstance(source, ImageData | Tensor) else Path(source).expanduser(), count, seed
-    )
+    given = source if isinstance(source, ImageData | Tensor) else Path(source).expanduser()
+    return {label: images_for(model, given, count, seed) for label, model in networks.items()}
 
 
 def labels_of(targets: Sequence[str]) -> list[str]:
     """Short distinct labels of networks and folders: for folders, the parts of their paths that differ.
+
+    If two of them were equal, or one the name of another network, the labels are the targets as they are.
 
     Raises:
         SettingError: a network is given twice.
@@ -134,4 +147,6 @@ def labels_of(targets: Sequence[str]) -> list[str]:
     shortest = min(map(len, parts))
     front = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), 0)
     back = next((i for i in range(shortest) if len({p[-1 - i] for p in parts}) > 1), 0)
-    return ["/".join(p[front : len(p) - back] or p) for p in parts]
+    short = ["/".join(p[front : len(p) - back] or p) for p in parts]
+    clear = len({*short}) == len(short) and all(s == t or s not in targets for s, t in zip(short, targets, strict=True))
+    return short if clear else list(targets)

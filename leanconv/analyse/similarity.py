@@ -184,15 +184,22 @@ def weight_similarity(model: nn.Module, layer: str) -> FilterSimilarity:
 
 
 def plot_histograms(networks: Mapping[str, Sequence[FilterSimilarity]]) -> Figure:
-    """Draw a histogram of the pairs for each layer, with the networks overlaid; layers are matched by their order."""
+    """Draw a histogram of the pairs for each layer, with the networks overlaid.
+
+    Layers are matched by their order; the title names the layer of each network where they differ.
+    """
     columns = max(len(found) for found in networks.values())
     figure, grid = panels(1, columns, 3.0, 2.6)
     for (label, found), style in zip(networks.items(), _styles(), strict=False):
         for similarity, axes in zip(found, grid[0], strict=False):
             edges, density = similarity.histogram()
             axes.stairs(density, edges, label=label, linewidth=1.5, linestyle=style)
-            axes.set_title(similarity.layer, fontsize=9)
             axes.set_xlabel("cosine similarity")
+    for place, axes in enumerate(grid[0]):
+        layers = {label: found[place].layer for label, found in networks.items() if place < len(found)}
+        one = len({*layers.values()}) == 1
+        said = list(layers.values())[:1] if one else [f"{label}: {layer}" for label, layer in layers.items()]
+        axes.set_title("\n".join(said), fontsize=9 if one else 7)
     grid[0][0].set_ylabel("density")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
@@ -203,12 +210,12 @@ def _styles() -> list[str]:
 
 
 def similarities(
-    models: Mapping[str, nn.Module], images: Tensor, layers: Sequence[str], seed: int, average: Average
+    models: Mapping[str, nn.Module], images: Mapping[str, Tensor], layers: Sequence[str], seed: int, average: Average
 ) -> dict[str, list[FilterSimilarity]]:
     """The similarities in some layers of each network: those named, or four blocks spread over the depth."""
     return {
         label: [
-            filter_similarity(model, images, name, seed=seed, average=average)
+            filter_similarity(model, images[label], name, seed=seed, average=average)
             for name in chosen(model, layers, 4, blocks=True)
         ]
         for label, model in models.items()

@@ -27,11 +27,7 @@ def analyse(
         list[str], typer.Argument(metavar="TARGET...", help="Networks by name, or folders; several are compared.")
     ],
     what: Annotated[
-        What,
-        typer.Option(
-            "--what",
-            help="; ".join(f"{kind.name}: {kind.says}" for kind in KINDS.values()) + ".",
-        ),
+        What, typer.Option("--what", help="; ".join(f"{kind.name}: {kind.says}" for kind in KINDS.values()) + ".")
     ] = "filters",
     layer: Annotated[
         list[str] | None,
@@ -73,7 +69,7 @@ def analyse(
     source: ImageData | Path | None = photos
     if data is not None and photos is None:
         source = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=targets)
-    subjects: Any = targets if KINDS[what].of in FOLDERS else _networks(targets, pretrained, source)
+    subjects: Any = targets if KINDS[what].of in FOLDERS else _networks(targets, pretrained, source, seed)
     found = look(
         what, subjects, source, layers=layer or (), classes=classes or (), count=images, seed=seed, average=average,
         command=command_line(),
@@ -83,15 +79,18 @@ def analyse(
     present(found, report, as_json)
 
 
-def _networks(targets: list[str], pretrained: bool, source: ImageData | Path | None) -> dict[str, nn.Module]:
-    """The networks by label; those by name are built for the classes and channels of the data."""
+def _networks(targets: list[str], pretrained: bool, source: ImageData | Path | None, seed: int) -> dict[str, nn.Module]:
+    """The networks by label; those by name are built for the classes and channels of the data, each from the seed."""
+    import torch
+
     from leanconv.analyse.looking import labels_of
     from leanconv.files.target import is_saved, open_target
 
     settings: dict[str, Any] = {}
     if source is not None and not isinstance(source, Path):
         settings = {"num_classes": len(source.classes), "in_chans": source.channels}
-    return {
-        label: open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()
-        for label, target in zip(labels_of(targets), targets, strict=True)
-    }
+    networks = {}
+    for label, target in zip(labels_of(targets), targets, strict=True):
+        torch.manual_seed(seed)
+        networks[label] = open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()
+    return networks

@@ -11,6 +11,7 @@ from torch import Tensor
 
 FINGERPRINT = "images_digest"  # its name in a run's identity; older runs have none
 NORMALISATION = "normalisation"  # mean and std there, which a user may set; older runs have none
+OBJECTS = "objects_digest"  # that of all labelled objects of photos; older runs have none
 LOOKED_AT = 16  # images of each part
 
 

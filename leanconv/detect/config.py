@@ -13,7 +13,7 @@ class DetectConfig(RunConfig):
     """`RunConfig` with defaults for detectors, and the settings of their photos.
 
     The defaults are the usual "2x" schedule: a warm-up, 24 epochs, 16 photos in a step, a learning rate of 0.02 that falls to a
-    tenth after 16 and after 22 epochs.
+    tenth after 16 and after 22 epochs. The learning rate does not follow `batch_size`.
 
     >>> config = DetectConfig(epochs=12)
     >>> config.batch_size, config.min_size
@@ -35,7 +35,9 @@ class DetectConfig(RunConfig):
     epochs: int = 24
     batch_size: int = setting("Photos a step, over all processes together.", default=16, least=1)
     lr: float = setting(
-        "Highest learning rate; the default is for 16 photos a step, and goes down with them.", default=0.02, above=0
+        "Highest learning rate; the default is for 16 photos a step: with fewer, give one as much lower, 0.005 with 4.",
+        default=0.02,
+        above=0,
     )
     nesterov: bool = False
     weight_decay: float = 1e-4

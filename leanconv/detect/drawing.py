@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from leanconv.detect.classes import for_detector
 from leanconv.detect.data import DetectionData, Photo
 from leanconv.detect.detector import describe_detector
 from leanconv.detect.feed import read_file, read_image
+
+TRUTH = "truth"  # the title of what is labelled, beside the detectors
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,23 @@ def predict(
         out: folder of the drawn photos, as PNG: the truth first, then each detector.
 
     Raises:
-        SettingError: the detectors have different classes, or there is no such file.
+        SettingError: the detectors have different classes, one is named "truth" beside the truth of `data`, or a picture in
+            `out` would replace a photo.
+        DataError: there is no such file.
     """
     first = next(iter(detectors.values()))
     classes = tuple(describe_detector(first)["classes"])
     if any(tuple(describe_detector(other)["classes"]) != classes for other in detectors.values()):
         raise SettingError(f"{', '.join(detectors)} have different classes; compare detectors of the same data")
+    if data is not None and TRUTH in detectors:
+        raise SettingError(
+            f"a detector is named {TRUTH}, as the ground truth beside it; rename it, a folder as ./{TRUTH}"
+        )
     own = None if data is None else for_detector(first, data)
     labelled = {} if own is None else {photo.path.resolve(): photo for photo in (*own.train, *own.val)}
-    taken: set[Path] = set()
-    for path in files_of(images):
+    paths = files_of(images)
+    files = [None] * len(paths) if out is None else _files(out.expanduser(), paths, labelled)
+    for path, file in zip(paths, files, strict=True):
         photo = labelled.get(path.resolve())
         try:
             # as its annotations mean it, which may be as it is stored
@@ -86,9 +95,7 @@ def predict(
             continue
         panels = _panels(image, detectors, photo, score)
         found = {name: _values(panels[name], classes, photo is not None) for name in detectors}
-        drawn = None
-        if out is not None:
-            drawn = save_figure(pictures.draw(image, panels, classes), _free(out, path.stem, taken))
+        drawn = None if file is None else save_figure(pictures.draw(image, panels, classes), file)
         yield Found(path, found, photo is not None, drawn)
 
 
@@ -96,7 +103,7 @@ def _panels(
     image: Tensor, detectors: Mapping[str, nn.Module], photo: Photo | None, score: float
 ) -> dict[str, list[pictures.Drawn]]:
     """What is drawn side by side: the truth where it is known, then what each detector found."""
-    panels = {} if photo is None else {"truth": pictures.truth_of(photo)}
+    panels = {} if photo is None else {TRUTH: pictures.truth_of(photo)}
     for name, detector in detectors.items():
         with torch.inference_mode():
             found = pictures.drawn_of(detector([image.to(next(detector.parameters()).device)])[0], score)
@@ -112,12 +119,21 @@ def _values(drawn: Sequence[pictures.Drawn], classes: Sequence[str], labelled: b
     ]
 
 
-def _free(folder: Path, stem: str, taken: set[Path]) -> Path:
-    """A file for the picture of this name, numbered where another folder or kind has one of the same name."""
+def _files(folder: Path, photos: Sequence[Path], labelled: Collection[Path]) -> list[Path]:
+    """A file for the picture of each photo, numbered where another folder or kind has a photo of the same name.
+
+    Raises:
+        SettingError: a file is one of the photos, which its picture would replace.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file, number = folder / f"{stem}.png", 1
-    while file in taken:
-        number += 1
-        file = folder / f"{stem}-{number}.png"
-    taken.add(file)
-    return file
+    originals = {photo.resolve() for photo in photos}
+    found: dict[Path, None] = {}
+    for photo in photos:
+        file, number = folder / f"{photo.stem}.png", 1
+        while file in found:
+            number += 1
+            file = folder / f"{photo.stem}-{number}.png"
+        if (there := file.resolve()) in originals or there in labelled:
+            raise SettingError(f"the picture {file} would replace a photo; give another folder with --out (out=)")
+        found[file] = None
+    return list(found)

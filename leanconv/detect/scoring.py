@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -144,7 +145,8 @@ def evaluate_detector(
         shared: the processes that share the photos; each photo is counted once, and all get the same result.
 
     Raises:
-        SettingError: pycocotools is missing, `edges` do not rise, or the photos have a class that the detector does not know.
+        SettingError: pycocotools is missing, `edges` do not rise, an object has no mask to measure `by`, or the photos have a
+            class that the detector does not know.
         DataError: the photos have no object at all.
         LeanconvWarning: by masks, more than half of the photos have a ratio below 0.1, and fewer photos have it by boxes.
     """
@@ -174,7 +176,13 @@ def check_request(photos: Sequence[Photo], by: OcclusionBy | None = None, edges:
         raise DataError(f"none of the {len(photos)} photos has an object; there is nothing to evaluate")
     if by not in (None, "masks", "boxes"):
         raise SettingError(f"by={by!r} must be masks, boxes or None")
-    if list(edges) != sorted(set(edges)) or not edges or edges[0] < 0 or edges[-1] > 1:
+    without = sum(one.segmentation is None for photo in photos for one in photo.objects)
+    if by == "masks" and without:
+        raise SettingError(
+            f"by='masks' needs a mask of each object, and {without:,} have none; take --occlusion boxes (by='boxes')"
+        )
+    rise = all(low < high for low, high in pairwise(edges))  # false beside a NaN
+    if not edges or not rise or not edges[0] >= 0 or not edges[-1] <= 1:
         raise SettingError(f"edges={tuple(edges)} must rise, from 0 or more to at most 1")
 
 

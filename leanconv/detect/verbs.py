@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from leanconv.conversion.plan import globs_only
+from leanconv.core.errors import SettingError
 from leanconv.core.machine import device_of, provenance
 from leanconv.core.method import Method
 from leanconv.core.processes import leads, own_device
@@ -30,8 +31,16 @@ from leanconv.train.together import together as shared_by
 if TYPE_CHECKING:
     from leanconv.conversion.apply import Init
 
+OWNERS = {  # what `build` cannot set, and what does
+    "name": "DETECTOR (detector=)",
+    "classes": "--data (data=)",
+    "num_classes": "--data (data=)",
+    "pretrained_backbone": "--pretrained (pretrained=)",
+    **{name: f"--{name} ({name}=)" for name in ("backbone", "method", "where", "exclude", "init", "pretrained")},
+    **{name: f"--{name.replace('_', '-')} (config=)" for name in DetectConfig.settings()},
+}
 Photos = DetectionData | str | os.PathLike[str]
-Detectors = Sequence[str] | Mapping[str, nn.Module]
+Detectors = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, nn.Module]
 
 
 def fit(
@@ -62,7 +71,7 @@ def fit(
         out: the run's folder: settings, losses of each epoch, a checkpoint, the detector, the result and a page. A finished
             run of the same settings there is read back.
         config: settings, or the name of a recipe of `leanconv.detect.recipes`.
-        build: what else `leanconv.detect.create_detector` takes.
+        build: what else `leanconv.detect.create_detector` takes; `config` has the sizes of the photos.
         resume: continue the unfinished run in `out`.
         progress: show the epochs on standard error; tell: called with other lines about what is done.
         device, devices: where to train, and in how many processes.
@@ -78,6 +87,7 @@ def fit(
     """
     photos = data if isinstance(data, DetectionData) else open_detection(Path(data))
     chosen = config if isinstance(config, DetectConfig) else recipe_of(config)
+    _check_build(build or {})
     globs = (globs_only(where), globs_only(exclude, "exclude"))
     job = DetectJob(detector, backbone, method, photos, chosen, *globs, init, pretrained, dict(build or {}))
     folder = Path(out).expanduser()
@@ -87,6 +97,13 @@ def fit(
     found = DetectRun(summary, job.identity(), folder, photos.name, command)
     found.report(folder / "report.html")
     return found
+
+
+def _check_build(build: Mapping[str, Any]) -> None:
+    """Raise SettingError for a setting that another argument of `fit` has, and that would have no effect."""
+    for name, value in build.items():
+        if name in OWNERS:
+            raise SettingError(f"{name}={value!r} is not for --set (build=); give {OWNERS[name]}")
 
 
 def evaluate(
@@ -108,7 +125,7 @@ def evaluate(
     Occlusion ratio of a photo: the share of its instances' area that another instance covers too.
 
     Args:
-        detectors: folders that a run was saved in, or detectors by name.
+        detectors: folders that a run was saved in, or one of them, or detectors by name.
         data: photos with labelled objects, or their folder.
         by: occlusion by masks or by boxes, or "none"; None takes masks where the data has some that can overlap. Masks of
             visible pixels, such as COCO's, hide occlusion; a warning says so. Boxes do not depend on what is visible.
@@ -127,7 +144,8 @@ def evaluate(
     occlusion: Literal["masks", "boxes"] | None = None if kind == "none" else kind
     check_request(photos.part(part), occlusion, tuple(edges))
     named: Mapping[str, str | nn.Module]
-    named = detectors if isinstance(detectors, Mapping) else {str(folder): str(folder) for folder in detectors}
+    folders = [detectors] if isinstance(detectors, str | os.PathLike) else detectors
+    named = folders if isinstance(folders, Mapping) else {str(folder): str(folder) for folder in folders}
     rows = []
     with threads_set(threads), shared_by(together) as shared:
         for name, given in named.items():

@@ -106,7 +106,7 @@ def reproduce(
         the figures; None in all processes of a training but the first.
 
     Raises:
-        SettingError: an unknown paper, table or row, or data that are not there.
+        SettingError: an unknown paper, table or row, data that are not there, or a setting of the training without `train`.
 
     >>> print(reproduce("spconv", "4").sentences()[0])
     10 printed figures. Counted on our networks: 6 equal, 4 truncated.
@@ -121,6 +121,12 @@ def reproduce(
         return train_printed(
             train, printed, asked, data, data_root, download, None if backbone is None else Path(backbone)
         )
-    if scale != 1.0 or data is not None:
-        raise SettingError("--scale and --data are for --train ROW (train=ROW); without it nothing is trained")
+    trains = {
+        "--scale": scale != 1.0, "--data": data is not None, "--data-root": data_root is not None, "--download": download,
+        "--backbone": backbone is not None, "--seed and --seeds": tuple(seeds) != (0,), "--precision": precision is not None,
+        "--threads": threads is not None,
+    }  # fmt: skip
+    if any(trains.values()):
+        names = ", ".join(flag for flag, given in trains.items() if given)
+        raise SettingError(f"for --train ROW (train=ROW) alone: {names}; without it nothing is trained")
     return Counted(catalogue.rows(paper, table), paper, command)

@@ -33,14 +33,17 @@ def train_printed(
     download: bool,
     backbone: Path | None,
 ) -> Trained | None:
-    """Train the networks of these rows, which are of one data set, and put them beside what is printed.
+    """Train the networks of these rows, which are of one data set and one recipe, and put them beside what is printed.
 
     Raises:
-        SettingError: rows of several data sets, or data that leanconv does not fetch.
+        SettingError: rows of several data sets or recipes, or data that leanconv does not fetch.
     """
     sets = list(dict.fromkeys(row.dataset for row in printed))
     if len(sets) > 1:
         raise SettingError(f"{pattern!r} names rows on {' and '.join(sets)}; choose with PAPER and --table")
+    recipes = sorted({str(row.recipe) for row in printed})
+    if len(recipes) > 1:
+        raise SettingError(f"{pattern!r} names rows of the recipes {' and '.join(recipes)}; name rows of one")
     if printed[0].detector is not None:
         if isinstance(data, ImageData):
             raise SettingError("a detector is trained on a folder of photos; give its path")

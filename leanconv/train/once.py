@@ -15,7 +15,7 @@ from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import DataError, FileError, LeanconvError, SettingError
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
-from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION
+from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION, OBJECTS
 from leanconv.data.seeds import fixed_seed
 from leanconv.files.target import Network, built, network_digest
 
@@ -25,7 +25,7 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
 BUILT = "built"  # the layers that a function built; None for a network by name or in memory
-LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, BUILT)  # what the identity of an older run lacks
+LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, OBJECTS, BUILT)  # what the identity of an older run lacks
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
@@ -115,6 +115,8 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
                 return inner
         elif there != here and name == FINGERPRINT:
             return "the data set of this name had other images there"
+        elif there != here and name == OBJECTS:
+            return "the photos of this name had other objects there"
         elif there != here and not (prefix.endswith(f"{NORMALISATION}.") and _alike(there, here)):
             return f"{prefix}{name} is {there!r} there and {here!r} here"
     return None

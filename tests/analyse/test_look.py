@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import leanconv as lc
 from leanconv.analyse import converted
@@ -41,6 +43,35 @@ def test_networks_in_any_precision(what: str, dtype: torch.dtype, model: torch.n
     exact = copy.deepcopy(other).float()
     assert lc.analyse.look(what, {"a": other}, images).rows == lc.analyse.look(what, {"a": exact}, images).rows
     assert next(other.parameters()).dtype == dtype
+
+
+def test_each_network_gets_its_own_images_and_names(tmp_path: Path) -> None:
+    """Two networks of one function: the second takes half the values, twice the size, and has its classes turned."""
+    for place in range(2):
+        Image.effect_noise((80, 80), 90).save(tmp_path / f"{place}.png")
+    first = lc.create_model("resnet8", num_classes=2, in_chans=1).eval()
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for tensor in (second.fc.weight, second.fc.bias):
+            tensor.copy_(tensor.flip(0))
+    lc.set_task(first, lc.Task((0.5,), (0.25,), (32, 32), ("cat", "dog")))
+    lc.set_task(second, lc.Task((0.5,), (0.25,), (32, 32), ("dog", "cat")))
+    rows = lc.analyse.look("cam", {"a": first, "b": second}, tmp_path).rows
+    assert rows[0]["Classes"] == rows[1]["Classes"]
+    lc.set_task(second, lc.Task((0.0,), (1.0,), (64, 64), ("dog", "cat")))
+    alone = [lc.analyse.look("cam", {label: one}, tmp_path) for label, one in (("a", first), ("b", second))]
+    both = lc.analyse.look("cam", {"a": first, "b": second}, tmp_path)
+    assert both.to_json()["networks"] == {**alone[0].to_json()["networks"], **alone[1].to_json()["networks"]}
+    drawn = [axes.get_images()[0].get_array().shape for axes in both.figure.axes]
+    assert drawn == [(32, 32)] * 4 + [(64, 64)] * 2, "the images, and each network's own below its heat"
+
+
+def test_a_histogram_names_the_layer_of_each_network() -> None:
+    def of(*layers: str) -> list[lc.analyse.FilterSimilarity]:
+        return [lc.analyse.FilterSimilarity(layer, (0, 1), np.eye(2), 1) for layer in layers]
+
+    drawn = lc.analyse.plot_histograms({"a": of("conv1", "last"), "b": of("conv1", "end"), "c": of("conv1")})
+    assert [axes.get_title() for axes in drawn.axes] == ["conv1", "a: last\nb: end"]
 
 
 def test_grad_cam_takes_scores_of_classes(model: torch.nn.Module) -> None:

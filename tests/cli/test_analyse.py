@@ -62,6 +62,33 @@ def test_several_networks_by_what_differs(folder: Path, capsys: pytest.CaptureFi
     assert labels_of(["resnet8", "timm/resnet18"]) == ["resnet8", "timm/resnet18"]
 
 
+@pytest.mark.parametrize(
+    ("targets", "labels"),
+    [
+        (["a/b", "c/b"], ["a", "c"]),
+        (["x/a/b", "x/c/b"], ["a", "c"]),
+        (["a/b", "a/b/b"], ["a/b", "a/b/b"]),  # and not a, a/b
+        (["a/b", "a/a/b/b"], ["a/b", "a/a/b/b"]),  # and not a/b, a/b
+    ],
+)
+def test_labels_are_distinct_and_no_other_networks_name(
+    targets: list[str], labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for target in targets:
+        (tmp_path / target).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert labels_of(targets) == labels
+
+
+def test_a_network_by_name_is_built_from_the_seed(capsys: pytest.CaptureFixture[str]):
+    def built(*more: object) -> dict[str, object]:
+        assert run("analyse", *more, "--what", "weights", "--layer", "conv1", "--json") == 0
+        return json.loads(capsys.readouterr().out)["networks"]
+
+    first, again, other = built("resnet8"), built("resnet20", "resnet8"), built("resnet8", "--seed", 1)
+    assert first["resnet8"] == again["resnet8"] != other["resnet8"]
+
+
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"no image")
@@ -78,6 +105,22 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         ([folder / "dense", folder / "dense", "--what", "weights"], "given twice"),
         ([folder / "dense", "--what", "cam", "--data", "digits", "--class", "99"], "must be one of 0 to 9"),
         (["resnet8", folder / "dense", "--what", "spectrum"], "shows one network, and 2 are given"),
+        (
+            [folder / "dense", "--what", "cam", "--layer", "conv1", "--layer", "layer1.0", "--data", "digits"],
+            "cam shows one layer, and 2",
+        ),
+        (
+            [folder / "basis", "--what", "bases", "--layer", "x"],
+            "--layer (layers) has no effect on bases; leave it out, it",
+        ),
+        (
+            [folder / "dense", "--what", "weights", "--class", "3"],
+            "has no effect on weights; leave it out, it is for cam",
+        ),
+        (
+            [folder / "dense", "--what", "weights", "--average", "cosines"],
+            "no effect on weights; leave it out, it is for f",
+        ),
     ]
     for arguments, message in cases:
         assert run("analyse", *arguments) == 2, message

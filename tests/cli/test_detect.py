@@ -71,6 +71,13 @@ def test_mistakes_are_one_line(call: Callable, photos: Path, tmp_path: Path):
     refused("detector='yolo' must be one of", arguments=("train", "yolo", "--data", photos, *out, *SMALL))
     refused("--recipe 'x'", "tbc_coco_2x", arguments=("train", "retinanet", "--data", photos, *out, "--recipe", "x"))
     refused("--set 'a'", arguments=("train", "retinanet", "--data", photos, *out, "--set", "a"))
+    for assigned, flag in {
+        "min_size=64": "--min-size", "seed=1": "--seed", "name='x'": "DETECTOR", "classes=('a',)": "--data",
+        "num_classes=7": "--data", "method=1": "--method", "pretrained_backbone=True": "--pretrained",
+        "pyramid_channels=8": "--pyramid-channels", "frozen=('conv1',)": "--frozen-modules",
+    }.items():  # fmt: skip
+        asked = ("train", "retinanet", "--data", photos, *out, *SMALL[:-2], "--set", assigned)
+        refused(assigned.partition("=")[0], f"; give {flag}", arguments=asked)
     refused("a is not a setting of retinanet", arguments=("train", "retinanet", "--data", photos, *out, "--set", "a=1"))
     refused(
         "--min-size 'big' must be numbers",

@@ -81,7 +81,16 @@ def test_a_detector_is_trained_and_stands_beside_the_printed_figures(
     ("words", "said"),
     [
         (("spconv", "--table", "99"), "unknown table '99'; there are '1', '2', '3', '4'"),
-        (("spconv", "--scale", "0.5"), "--scale and --data are for --train ROW"),
+        (("spconv", "--scale", "0.5"), "for --train ROW (train=ROW) alone: --scale; without it nothing is trained"),
+        (
+            ("spconv", "--seeds", "3", "--precision", "bf16", "--backbone", "none", "--threads", "1", "--download"),
+            "alone: --download, --backbone, --seed and --seeds, --precision, --threads; without",
+        ),
+        (("spconv", "--seed", "1", "--data-root", "none"), "alone: --data-root, --seed and --seeds; without"),
+        (
+            ("spconv", "--table", "1", "--train", "*"),
+            "rows of the recipes cifar_paper_resnet and cifar_spconv_vgg; name",
+        ),
         (("spconv", "--train", "ResNet-9000"), "no printed accuracy is called 'ResNet-9000'"),
         (("spconv", "--train", "ResNet-50 ratio 1/2"), "is trained on imagenet, which leanconv does not fetch"),
         (("spconv", "--train", "P21", "--scale", "0"), "scale=0.0 must be a number above 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 
 from leanconv.data import open_data
-from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION
+from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION, OBJECTS
 from leanconv.data.own import as_images
-from leanconv.detect.data import open_detection
+from leanconv.detect.data import Photo, open_detection
+from leanconv.detect.data.masks import as_coco_mask, encode
 from leanconv.train.once import difference
 from tests.detect.sample import change, write_coco
 from tests.experiment.conftest import Listed
@@ -75,12 +77,14 @@ def test_random_transforms_change_nothing_and_draw_nothing() -> None:
 
 
 def test_a_run_of_other_images_is_refused_and_an_older_run_is_not() -> None:
-    now = {"data": {"name": "photos", FINGERPRINT: "a"}}
-    assert (
-        difference({"data": {"name": "photos", FINGERPRINT: "b"}}, now)
-        == "the data set of this name had other images there"
-    )
-    assert difference({"data": {"name": "photos"}}, now) is None
+    now = {"data": {"name": "photos", FINGERPRINT: "a", OBJECTS: "c"}}
+    for name, said in (
+        (FINGERPRINT, "data set of this name had other images"),
+        (OBJECTS, "photos of this name had other objects"),
+    ):
+        assert difference({"data": now["data"] | {name: "b"}}, now) == f"the {said} there"
+        older = {key: value for key, value in now["data"].items() if key != name}
+        assert difference({"data": older}, now) is None
 
 
 def test_a_run_of_another_normalisation_is_refused_and_an_older_run_is_not() -> None:
@@ -99,3 +103,27 @@ def test_photos_with_other_objects_or_pixels(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(folders[2] / "train" / "000.png")
     found = [open_detection(folder).fingerprint for folder in folders]
     assert len({*found}) == 3 and found[0] == found[3]
+
+
+def test_photos_with_other_masks_areas_or_borders_between_them(tmp_path: Path) -> None:
+    data = open_detection(write_coco(tmp_path / "set"))
+    first, second, third, *more = data.train
+    one, *others = third.instances
+
+    def digest(*photos: Photo) -> str:
+        return replace(data, train=(*photos, *more)).objects_digest
+
+    def with_mask(mask: Any) -> str:
+        return digest(first, second, replace(third, instances=(replace(one, segmentation=mask), *others)))
+
+    same = with_mask(as_coco_mask([[float(value) for value in polygon] for polygon in one.segmentation], 48, 64))
+    assert same == data.objects_digest == open_detection(write_coco(tmp_path / "copy")).objects_digest
+    other = [
+        with_mask(as_coco_mask([[1, 1, 9, 1, 9, 9]], 48, 64)),
+        with_mask(as_coco_mask([[1, 1, 9, 1, 9, 9]] * 2, 48, 64)),
+        with_mask(encode(one.mask(48, 64))),
+        with_mask(None),
+        digest(first, second, replace(third, instances=(replace(one, area=one.area + 1), *others))),
+        digest(first, replace(second, instances=(*second.instances, one)), replace(third, instances=tuple(others))),
+    ]
+    assert len({same, *other}) == 7 and data.facts()[OBJECTS] == same

@@ -143,6 +143,8 @@ def test_files_and_sizes_that_are_missing(tmp_path: Path):
 def test_crowds_are_kept_apart(tmp_path: Path):
     root = write_coco(tmp_path / "d")
     change(root, "train", annotations=[BOX | {"id": 900, "iscrowd": 1}])
+    change(root, "train", annotations=[BOX | {"id": 901, "image_id": 1, "ignore": 1}])
+    assert not open_detection(root).train[1].instances[-1].crowd, "COCO's ignore has no effect"
     photo = open_detection(root).train[0]
     assert [instance.crowd for instance in photo.instances] == [False, True] and len(photo.objects) == 1
     assert len(target_of(photo, masks=False)["boxes"]) == 1 and occlusion(photo) == 0

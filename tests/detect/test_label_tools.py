@@ -54,6 +54,16 @@ def test_voc_of_other_tools(tmp_path: Path, kind: str) -> None:
     assert one.box == (5, 5, 25, 25) and data.classes[one.label - 1] == "cat"
 
 
+def test_voc_takes_the_photo_of_the_annotations_name(tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "d", lines="0\n1\n2\n")
+    for name, said, photos in (("1", "0.jpg", ("1.png",)), ("2", "2.png", ("2.jpg", "2.png"))):
+        (root / "Annotations" / f"{name}.xml").write_text(XML.format(name=said, width=60, height=40, difficult=""))
+        for photo in photos:
+            Image.new("L", (WIDTH, HEIGHT)).save(root / "JPEGImages" / photo)
+    data = open_detection(root, "refuse")
+    assert [photo.path.name for photo in data.train] == ["0.jpg", "1.png", "2.png"]
+
+
 def test_voc_outside_its_folder_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.xml").write_text(XML.format(name="0.jpg", width=60, height=40, difficult=""))
     data = open_detection(write_voc(tmp_path / "d", lines="0\n../../secret\n"))

@@ -114,6 +114,18 @@ def test_one_file_is_not_two_photos_of_other_folders(tmp_path: Path) -> None:
         open_detection(root)
 
 
+def test_one_file_is_not_two_photos(tmp_path: Path) -> None:
+    """A file listed under two ids, each with a part of its objects."""
+    root = write(tmp_path / "d", lambda made: made["images"][1].update(file_name="0.png"))
+    data = open_detection(root)
+    assert levels(data) == [2] and data.problems.counts == {"image file that several images name": 2}
+    with pytest.raises(DataError, match=r"2 x image file that several images name: .*image 1: 0\.png, .*image 2: 0"):
+        open_detection(root, "refuse")
+    # the image that has the file's whole name keeps it
+    data = open_detection(write(root, lambda made: made["images"][1].update(file_name="C:\\cam\\0.png")))
+    assert levels(data) == [0, 2] and [photo.id for photo in data.train] == [1, 3]
+
+
 @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", "utf-16", "utf-32"])
 def test_json_with_a_byte_order_mark(tmp_path: Path, mark: Any) -> None:
     raw = (lambda b: mark + b) if isinstance(mark, bytes) else (lambda b: b.decode().encode(mark))

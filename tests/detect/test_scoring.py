@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,11 @@ def photo(number: int, *boxes: tuple[float, ...], crowd: tuple[bool, ...] = (), 
         for box, c in zip(boxes, crowds, strict=True)
     ]
     return Photo(number, Path("none"), 100, 100, tuple(instances))
+
+
+def with_masks(one: Photo) -> Photo:
+    """The photo with its filled boxes as masks."""
+    return replace(one, instances=tuple(replace(i, segmentation=encode(i.mask(100, 100))) for i in one.instances))
 
 
 def found(*lines: tuple[int, tuple[float, ...], float], label: int = 1) -> Detections:
@@ -77,9 +85,10 @@ def test_masks_of_visible_pixels_are_warned_of():
     with pytest.warns(
         LeanconvWarning, match=r"2 of 3 photos have an occlusion ratio below 0.1 by masks, and 0 by boxes"
     ):
-        score(Detections(), [*hidden, photo(3, (10, 10, 50, 50), (10, 10, 50, 50))], by="masks")
+        score(Detections(), [*hidden, with_masks(photo(3, (10, 10, 50, 50), (10, 10, 50, 50)))], by="masks")
     score(Detections(), hidden, by="boxes")  # warnings are errors here
-    score(Detections(), [photo(1, (10, 10, 50, 50)), photo(2, (10, 10, 50, 50))], by="masks")  # nothing overlaps at all
+    alone = [with_masks(photo(number, (10, 10, 50, 50))) for number in (1, 2)]
+    score(Detections(), alone, by="masks")  # nothing overlaps at all
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...], crowd: bool) -> float:
@@ -164,15 +173,27 @@ def test_under_occlusion_it_is_the_brute_force_one():
 
 
 def test_nothing_found_and_nothing_to_find():
-    photos = [photo(1, (10, 10, 50, 50))]
+    photos = [with_masks(photo(1, (10, 10, 50, 50)))]
     nothing = score(Detections(), photos, by="masks").metrics["bbox"]
     assert nothing["AP"] == 0 and nothing["AR"] == 0
     with pytest.raises(DataError, match="nothing to evaluate"):
         score(Detections(), [photo(1)])
-    with pytest.raises(SettingError, match=r"edges=\(0.5, 0.1\) must rise"):
-        score(Detections(), photos, by="masks", edges=(0.5, 0.1))
+    for edges in ((0.5, 0.1), (0.1, 0.1), (0.0, math.nan), (math.nan,), (-0.1,), (0.5, 1.1), ()):
+        with pytest.raises(SettingError, match=rf"edges={re.escape(str(edges))} must rise"):
+            score(Detections(), photos, by="masks", edges=edges)
     many = found(*((1, (k % 20, 0, 50 + k % 30, 50), k / 300) for k in range(300)))
     assert score(many, photos).metrics["bbox"]["AR"] > 0
+
+
+def test_occlusion_by_masks_needs_a_mask_of_each_object():
+    """A crowd region has no part in it."""
+    full = with_masks(photo(1, (10, 10, 50, 50)))
+    crowd = replace(photo(2, (5, 5, 9, 9)).instances[0], crowd=True)
+    score(Detections(), [replace(full, instances=(*full.instances, crowd))], by="masks")
+    with pytest.raises(
+        SettingError, match=r"by='masks' needs a mask of each object, and 2 have none; take --occlusion boxes"
+    ):
+        score(Detections(), [full, photo(2, (10, 10, 50, 50), (20, 20, 80, 90))], by="masks")
 
 
 def test_a_mask_is_where_its_probability_is_over_a_half():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import leanconv as lc
-from leanconv.core.errors import LeanconvWarning
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.detect.job import DetectJob, check_part, part_to_score
 from tests.detect.sample import write_coco
 
@@ -53,10 +54,33 @@ def test_fit_evaluate_and_predict(photos: lc.detect.DetectionData, tmp_path: Pat
     result = lc.detect.evaluate({"mine": detector}, photos, by="boxes", edges=(0.0, 0.2), threads=1)
     assert result.rows[0]["label"] == "mine" and len(result.tables()) == 2
     assert result.to_json()["settings"]["occlusion"] == "boxes"
+    for folders in (tmp_path / "run", str(tmp_path / "run"), [tmp_path / "run"]):
+        again = lc.detect.evaluate(folders, photos, by="boxes", edges=(0.0, 0.2), threads=1)
+        assert [row["val"] for row in again.rows] == [result.rows[0]["val"]], (
+            "one folder, and not the letters of its name"
+        )
+    with pytest.raises(SettingError, match=r"a detector is named truth, .* rename it, a folder as \./truth"):
+        next(lc.detect.predict({"truth": detector}, [photos.val[0].path], data=photos))
     paths = [photos.val[0].path, tmp_path / "run" / "report.html"]
     found = list(lc.detect.predict({"mine": detector}, paths, data=photos, score=0.0, out=tmp_path / "drawn"))
     assert found[0].labelled and found[0].drawn is not None and found[0].drawn.exists()
     assert "error" in found[1].to_json()
+
+
+def test_a_picture_replaces_no_photo(photos: lc.detect.DetectionData, tmp_path: Path) -> None:
+    detector = lc.detect.build("retinanet", "timm/resnet10t", classes=photos.classes, **SMALL, min_size=48, max_size=64)
+    own, labelled = (Path(shutil.copy(photos.val[0].path, tmp_path / f"{name}.png")) for name in ("own", "labelled"))
+    data = replace(photos, val=(replace(photos.val[0], path=labelled),))
+    (tmp_path / "other").mkdir()
+    # whose picture would have the name of the labelled one
+    other = Path(shutil.copy(own, tmp_path / "other" / "labelled.jpg"))
+    before = own.read_bytes()
+    for images in ([tmp_path / "own.png"], [other]):
+        with pytest.raises(
+            SettingError, match=r"the picture .*\.png would replace a photo; give another folder with --out"
+        ):
+            list(lc.detect.predict({"mine": detector.eval()}, images, data=data, out=tmp_path))
+    assert own.read_bytes() == labelled.read_bytes() == before
 
 
 @pytest.mark.parametrize("crowds", [False, True])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @analysis("the similarity of filters by the pixels that excite them, as histograms")
 def filters(
     models: Mapping[str, nn.Module],
-    images: Images,
+    images: Mapping[str, Images],
     layers: tuple[str, ...] = (),
     seed: int = 0,
     average: Average = "patterns",
@@ -26,5 +26,5 @@ def filters(
     """Histograms of the cosines between the filters' guided gradients."""
     from leanconv.analyse.similarity import analysis_of, plot_histograms, similarities
 
-    found = similarities(models, images.tensor, layers, seed, average)
+    found = similarities(models, {label: one.tensor for label, one in images.items()}, layers, seed, average)
     return analysis_of(found, plot_histograms(found))

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 @analysis("near-duplicates among the maps that a layer reads", of="one network")
-def maps(models: Mapping[str, nn.Module], images: Images, layers: tuple[str, ...] = ()) -> Analysis:
+def maps(models: Mapping[str, nn.Module], images: Mapping[str, Images], layers: tuple[str, ...] = ()) -> Analysis:
     """The maps of the layer with the most near-duplicates, and the counts of each layer."""
     from leanconv.analyse.analysis import Analysis
     from leanconv.analyse.duplicates import MAPS, maps_row, redundancies, redundancy
 
     ((label, model),) = models.items()
-    found = [redundancy(model, images.tensor, name) for name in layers] or redundancies(model, images.tensor)
+    seen = images[label].tensor
+    found = [redundancy(model, seen, name) for name in layers] or redundancies(model, seen)
     shown = found[0] if layers else max(found, key=lambda one: one.share)
     return Analysis({label: [one.to_json() for one in found]}, shown.plot(), MAPS, [maps_row(one) for one in found])

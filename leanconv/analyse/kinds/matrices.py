@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @analysis("the similarity of filters by the pixels that excite them, for each pair")
 def matrices(
     models: Mapping[str, nn.Module],
-    images: Images,
+    images: Mapping[str, Images],
     layers: tuple[str, ...] = (),
     seed: int = 0,
     average: Average = "patterns",
@@ -27,7 +27,7 @@ def matrices(
     from leanconv.analyse.figure import panels
     from leanconv.analyse.similarity import analysis_of, similarities
 
-    found = similarities(models, images.tensor, layers, seed, average)
+    found = similarities(models, {label: one.tensor for label, one in images.items()}, layers, seed, average)
     figure, grid = panels(len(found), max(map(len, found.values())), 3.0, 2.7)
     for (label, layers_found), row in zip(found.items(), grid, strict=True):
         for similarity, axes in zip(layers_found, row, strict=False):

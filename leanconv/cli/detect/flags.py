@@ -25,6 +25,11 @@ UNUSED = ("patience", "pct_start", "div_factor", "final_div_factor", "validation
 
 with_detect_flags = partial(with_flags, DetectConfig, leave_out=UNUSED)
 
+OWN_FLAGS = {  # settings of `create_detector` that have a flag
+    "layers": "--layers", "frozen": "--frozen-modules", "frozen_norms": "--frozen-norms", "norm_head": "--norm-head",
+    "pyramid_channels": "--pyramid-channels", "anchor_sizes": "--anchor-sizes",
+}  # fmt: skip
+
 Photos = Annotated[
     Path,
     typer.Option(
@@ -93,6 +98,8 @@ def assigned(texts: list[str]) -> dict[str, Any]:
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
+        if name in OWN_FLAGS:
+            raise SettingError(f"--set {text!r}: this setting has its own flag; give {OWN_FLAGS[name]}")
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -108,6 +108,8 @@ def photos_of(
 ) -> tuple[tuple[Photo, ...], bool]:
     """The photos by rising id, and whether all objects have masks.
 
+    ``iscrowd`` makes an object a crowd. ``ignore`` has no effect: COCOeval sets it from ``iscrowd``.
+
     Args:
         coco: one part.
         categories: of the data set, see `categories_of`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ def find_images(
     """The image files that annotations name, each with the size that the annotations refer to.
 
     If the annotations state a size, the image must have this size, either as stored or rotated upright (EXIF). If they state no
-    size, the upright size is used. The result for an image is None, with a note in `problems`, if the file does not exist or has
-    another size. With `problems` set to skip, a file that cannot be read is kept if its size is stated; reading it later
-    reports it.
+    size, the upright size is used. The result for an image is None, with a note in `problems`, if the file does not exist, has
+    another size, or is another image's too. With `problems` set to skip, a file that cannot be read is kept if its size is
+    stated; reading it later reports it.
 
     Args:
         wanted: for each image: the file name, the stated height and width (None, "" or 0 if not stated), and the name of the
@@ -97,10 +98,8 @@ def find_images(
         max_pixels: an image with more pixels is left out.
     """
     places = [finder(name) for name, *_ in wanted]
-    moved: dict[Path, int] = {}
-    for path, exact in places:
-        if path is not None and not exact:
-            moved[path] = moved.get(path, 0) + 1
+    meant = Counter(path for path, _ in places)
+    named = Counter(path for path, exact in places if exact)
 
     def look(place: int) -> tuple[str, str] | Found:
         name, height, width, where = wanted[place]
@@ -109,8 +108,10 @@ def find_images(
         if path is None:
             more = " (and no height and width)" if nothing else ""
             return f"image file that is not there{more}", " ".join(name.split())[:200]
-        if not exact and moved[path] > 1:  # several images have this file name, and it is not known which one this is
+        if not exact and meant[path] > 1:  # several images have this file name, and it is not known which one this is
             return "image file that several images mean by its name alone", f"{where}: {path.name}"
+        if named[path] > 1:  # each image has a part of the annotations, or all twice
+            return "image file that several images name", f"{where}: {path.name}"
         said = None
         if not nothing:
             numbers = whole_number(height), whole_number(width)

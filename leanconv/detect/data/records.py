@@ -14,7 +14,7 @@ import numpy as np
 from leanconv.core.errors import DataError, SettingError
 from leanconv.data.classes import class_names
 from leanconv.data.encoded import Files, stored
-from leanconv.data.fingerprint import FINGERPRINT, digest, spread
+from leanconv.data.fingerprint import FINGERPRINT, OBJECTS, digest, spread
 from leanconv.data.problems import Problems
 from leanconv.detect.data.masks import as_coco_mask, pycocotools_mask, run_lengths
 
@@ -130,7 +130,7 @@ class DetectionData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all objects and of 16 photos of each part, by which a run recognises its data."""
+        """A hash of the boxes and labels, and of 16 photos of each part, by which a run recognises its data."""
         pieces: list[bytes] = []
         for photos in (self.train, self.val):
             objects = [(*found.box, found.label, found.crowd) for photo in photos for found in photo.instances]
@@ -138,10 +138,15 @@ class DetectionData:
             pieces += [np.array(objects, dtype=np.float64).tobytes(), *stored(Files(looked_at), range(len(looked_at)))]
         return digest(pieces)
 
+    @cached_property
+    def objects_digest(self) -> str:
+        """A hash of all objects, photo by photo: boxes, labels, areas, crowds and masks."""
+        return digest(piece for photos in (self.train, self.val) for photo in photos for piece in _pieces(photo))
+
     def facts(self) -> dict[str, Any]:
         """What a run notes of its data, as JSON values: two runs with other facts are other runs."""
         sizes = {"classes": len(self.classes), "train": len(self.train)}
-        return {"name": self.name, **sizes, FINGERPRINT: self.fingerprint}
+        return {"name": self.name, **sizes, FINGERPRINT: self.fingerprint, OBJECTS: self.objects_digest}
 
     def part(self, name: Part) -> tuple[Photo, ...]:
         """The photos of "train" or "val".
@@ -156,6 +161,27 @@ class DetectionData:
         if not photos:
             raise DataError(f"{self.name}: its {name} part has no photo that can be used; add some")
         return photos
+
+
+def _pieces(photo: Photo) -> Iterator[bytes]:
+    """What the objects of a photo are recognised by: a table of them, then their masks."""
+    outlines = [_outlines(found.segmentation) for found in photo.instances]
+    table = [
+        (*found.box, found.label, found.crowd, found.area, len(own))
+        for found, own in zip(photo.instances, outlines, strict=True)
+    ]
+    yield np.array(table, dtype=np.float64).tobytes()
+    for own in outlines:
+        yield from own
+
+
+def _outlines(segmentation: Any) -> list[bytes]:
+    """The polygons of a mask, or its run-length code; none without a mask."""
+    if segmentation is None:
+        return []
+    if isinstance(segmentation, dict):
+        return [str(segmentation["counts"]).encode()]
+    return [np.asarray(polygon, dtype=np.float64).tobytes() for polygon in segmentation]
 
 
 def checked(

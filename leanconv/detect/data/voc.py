@@ -114,9 +114,7 @@ def read_voc(
         except DataError as error:
             problems.add("xml file that cannot be read", str(error).rsplit("; ", 1)[0])
             continue
-        said = (tree.findtext("filename") or "").strip()
-        # if the path in the annotation is from another machine, take the image with the annotation's name
-        image = said if said and finder(said)[1] else _beside(finder, name) or said or f"{name}.jpg"
+        image = _image_of(finder, name, (tree.findtext("filename") or "").strip())
         trees.append((number, name, tree))
         wanted.append((image, tree.findtext("size/height"), tree.findtext("size/width"), file.name))
     photos = []
@@ -176,10 +174,19 @@ def _name(node: ElementTree.Element) -> str:
     return (node.findtext("name") or "").strip()
 
 
-def _beside(finder: Finder, name: str) -> str | None:
-    """The image with the name of its annotation, with any image suffix."""
-    names = (f"{name}{suffix}" for suffix in SUFFIXES)
-    return next((image for image in names if finder(image)[1]), None)
+def _image_of(finder: Finder, name: str, said: str) -> str:
+    """The image with the name of its annotation; the one that the annotation says only where there is no such image.
+
+    What it says may be the path of another machine, or the name of another photo, if the annotation was copied.
+
+    Args:
+        finder: finds the images.
+        name: of the annotation.
+        said: its <filename>; "" if it has none.
+    """
+    own = [f"{name}{suffix}" for suffix in SUFFIXES]
+    names = [said, *own] if Path(said).stem == name else own
+    return next((image for image in names if image and finder(image)[1]), said or f"{name}.jpg")
 
 
 def _side(text: str | None) -> str | None:
