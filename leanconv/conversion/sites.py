@@ -31,7 +31,8 @@ class Run:
     """The result of one forward pass.
 
     Args:
-        sizes: (height, width) of each layer's output, once for each call; the layers are in the order of their first calls.
+        sizes: (height, width) of each layer's output maps of one image, over all calls; the layers are in the order of their
+            first calls.
         read: the layers whose weight the network also uses outside of the layer.
         last: the name of the last called module that has parameters itself.
     """
@@ -254,7 +255,7 @@ def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
         for name, layer in layers.items():
 
             def record(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                sizes.setdefault(name, []).append(_size(module, output, len(images)))
+                sizes.setdefault(name, []).extend(_sizes(module, output, len(images)))
 
             layer.register_forward_hook(record)
         for name, module in twin.named_modules():
@@ -267,8 +268,9 @@ def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
     return dry_run(model, input_size, run)
 
 
-def _size(layer: nn.Module, output: Tensor, images: int) -> Pair:
-    """(height, width) of the output; for a linear layer (1, positions) of one image."""
+def _sizes(layer: nn.Module, output: Tensor, images: int) -> list[Pair]:
+    """(height, width) of each output map of one image, where frames may be in the batch; for a linear layer (1, positions)."""
     if isinstance(layer, nn.Linear):
-        return 1, max(1, output.numel() // (layer.out_features * images))
-    return output.shape[-2], output.shape[-1]
+        return [(1, max(1, output.numel() // (layer.out_features * images)))]
+    maps = output.shape[0] // images if output.dim() == 4 else 1
+    return [(output.shape[-2], output.shape[-1])] * max(1, maps)
