@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
 from leanconv.inference.parts import Twins, assemble, rewrite_parts
-from leanconv.inference.rewrite import Part
+from leanconv.inference.rewrite import Part, mismatch
 from leanconv.timing import runtimes
 from leanconv.timing.latency import Progress, threads_set, time_interleaved
 from leanconv.timing.modules import ROUNDS, SECONDS, WARM_UP, fastest
@@ -63,7 +64,8 @@ def optimize(
         runtime: the runtime that will run the network, one of `leanconv.timing.runtimes.RUNTIMES`; it measures the forms.
             "compile" needs some seconds for every form of every layer.
         threads: CPU threads for the measurement; None for torch's setting.
-        channels_last: keep feature maps channels_last, which is faster nearly everywhere, if the network runs in it.
+        channels_last: keep feature maps channels_last, which is faster nearly everywhere, if the network runs in it and gives
+            the same output.
         cache: the file that remembers times; None for no file.
         progress: called with (done, all) before each layer that is measured.
 
@@ -83,14 +85,7 @@ def optimize(
         raise SettingError(f"example has shape {tuple(example.shape)} and no image; give at least one, (N, C, H, W)")
     model = unscripted(model, "optimize")
     refuse_lazy(model)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    try:
-        twins = _twins(model, with_layout(example, layout), layout)
-    except SettingError:
-        if not channels_last:
-            raise
-        layout = torch.contiguous_format
-        twins = _twins(model, with_layout(example, layout), layout)
+    twins, layout = _in_layout(model, example, channels_last)
     example = with_layout(example, layout)
     parts, left = rewrite_parts(twins, layout, measured)
     whole = [part.name for part in parts] == [""]
@@ -113,8 +108,26 @@ def optimize(
     return fast
 
 
+def _in_layout(model: nn.Module, example: Tensor, channels_last: bool) -> tuple[Twins, torch.memory_format]:
+    """The network in channels_last if it then gives its own output, and otherwise in the ordinary layout; and the layout."""
+    if channels_last:
+        with contextlib.suppress(SettingError):
+            output, truth = _own_outputs(model, example)
+            twins = _twins(model, example, torch.channels_last)
+            if same_kind(twins.output, output) and mismatch(twins.output, output, truth, twins.base) is None:
+                return twins, torch.channels_last
+    return _twins(model, example, torch.contiguous_format), torch.contiguous_format
+
+
+def _own_outputs(model: nn.Module, example: Tensor) -> tuple[object, object | None]:
+    """The outputs of the network as it is, in the dtype of inference and in float64."""
+    twins = _twins(model, example, torch.preserve_format)
+    return twins.output, twins.truth
+
+
 def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Twins:
-    """The network in the dtype of inference and in float64, each ready to run on `example`."""
+    """The network in the dtype of inference and in float64, each ready to run on `example`, with both in `layout`."""
+    example = with_layout(example, layout)
     base = to_layout(copied(model).eval(), layout)
     call = Call((example,))
     own = {tensor.dtype for tensor in (*base.parameters(), *base.buffers()) if tensor.is_floating_point()}

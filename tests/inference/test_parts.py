@@ -198,6 +198,24 @@ class Volume(nn.Module):
         return self.volume(self.block(x)[:, None]).flatten(1, 2) * self.anchors.mean()
 
 
+class Strides(nn.Module):
+    """Takes every second pixel by the strides of a contiguous map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = block(4, 8), block(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, c, h, w = x.shape
+        return self.last(torch.as_strided(x, (n, c, h // 2, w // 2), (c * h * w, h * w, 2 * w, 2)))
+
+
+def test_code_that_depends_on_the_memory_layout_keeps_its_outputs() -> None:
+    model, x = Strides().eval(), torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(quick(model, x)(x), model(x))
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_tensors_of_five_dimensions(channels_last: bool) -> None:
     model = Volume().eval()
