@@ -20,7 +20,7 @@ from leanconv.core.wrappers import unscripted
 from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
-from leanconv.inference.parts import Twins, assemble, rewrite_parts
+from leanconv.inference.parts import Twins, assemble, rewrite_parts, with_other
 from leanconv.inference.rewrite import Part, mismatch
 from leanconv.timing import runtimes
 from leanconv.timing.latency import Progress, threads_set, time_interleaved
@@ -46,10 +46,11 @@ def optimize(
     merged into one grouped convolution if this is faster. Each lean layer runs in the form that took the least time on
     `example`'s device, in its dtype and at the shapes that occur, if the whole network is then faster.
 
-    Every new layer is compared with the old layer, in float64 and in the dtype of inference, and so is the network. A
-    normalisation layer whose scale does not fit into the weights of that dtype is kept. A module that cannot be traced, or
-    that gives other outputs after rewriting, is kept unchanged. In a network with control flow, the largest modules without
-    control flow are rewritten (`leanconv.inference.optimize.not_rewritten` names the modules that were not, with reasons).
+    Every new layer is compared with the old layer, in float64 and in the dtype of inference, and so is the network. Each
+    rewritten module is also compared at another batch and image size, if the network takes one. A normalisation layer whose
+    scale does not fit into the weights of that dtype is kept. A module that cannot be traced, or that gives other outputs
+    after rewriting, is kept unchanged. In a network with control flow, the largest modules without control flow are rewritten
+    (`leanconv.inference.optimize.not_rewritten` names the modules that were not, with reasons).
 
     The result is an ordinary module, and an ``fx.GraphModule`` if the whole network can be traced: it can be compiled and
     exported, and its state dict can be saved. Its weights are expanded where the faster form needs it, so it may be larger
@@ -87,6 +88,7 @@ def optimize(
     refuse_lazy(model)
     twins, layout = _in_layout(model, example, channels_last)
     example = with_layout(example, layout)
+    twins = with_other(twins, example)
     parts, left = rewrite_parts(twins, layout, measured)
     whole = [part.name for part in parts] == [""]
     fast, parts, put_back = assemble(twins.base if whole or not measured else copied(twins.base), parts, twins)

@@ -198,6 +198,31 @@ class Volume(nn.Module):
         return self.volume(self.block(x)[:, None]).flatten(1, 2) * self.anchors.mean()
 
 
+class Asks(nn.Module):
+    """Asks whether it gets a tensor, which a tracer's value is not, and then for its batch or its size."""
+
+    def __init__(self, batch: bool) -> None:
+        super().__init__()
+        self.first, self.batch = block(), batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_tensor(x) and self.batch and len(x) > 1:
+            x = x - x.mean(0, keepdim=True)
+        if torch.is_tensor(x) and not self.batch and x.shape[-1] % 4:
+            x = nn.functional.pad(x, (0, -x.shape[-1] % 4))
+        return self.first(x)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.filterwarnings("ignore:.*at another batch and image size")
+def test_code_for_another_batch_or_size_is_not_lost(batch: bool) -> None:
+    model = nn.Sequential(block(), Asks(batch)).eval()
+    fast = quick(model, torch.randn(1, 4, 8, 8))
+    x = torch.randn(2, 4, 8, 7)
+    torch.testing.assert_close(fast(x), model(x))
+    assert norms(fast) == 0 and [part.name for part in not_rewritten(fast)] == ["", "1"]
+
+
 class Strides(nn.Module):
     """Takes every second pixel by the strides of a contiguous map."""
 
