@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -221,6 +223,32 @@ def test_code_for_another_batch_or_size_is_not_lost(batch: bool) -> None:
     x = torch.randn(2, 4, 8, 7)
     torch.testing.assert_close(fast(x), model(x))
     assert norms(fast) == 0 and [part.name for part in not_rewritten(fast)] == ["", "1"]
+
+
+class Logits(dict):
+    """A dict with attributes, as many networks return."""
+
+    @property
+    def logits(self) -> Tensor:
+        return self["logits"]
+
+
+class Named(nn.Module):
+    def __init__(self, kind: type[dict]) -> None:
+        super().__init__()
+        self.first, self.kind = block(), kind
+
+    def forward(self, x: Tensor) -> dict:
+        return self.kind(logits=self.first(x).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*dict in place of Logits")
+def test_the_class_of_the_output_stays() -> None:
+    model, x = Named(Logits).eval(), torch.randn(2, 4, 8, 8)
+    fast = quick(model, x)
+    torch.testing.assert_close(fast(x).logits, model(x).logits)
+    assert norms(fast) == 0 and [part.name for part in not_rewritten(fast)] == [""]
+    assert not not_rewritten(quick(Named(OrderedDict).eval(), x))  # a dict is as good
 
 
 class Strides(nn.Module):
