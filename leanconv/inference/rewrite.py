@@ -184,11 +184,14 @@ def rewrite(
         every: whether to try every form of a layer, or only until one is accepted.
 
     Raises:
-        SettingError: the module cannot be traced.
+        SettingError: the module cannot be traced, or keeps a module inside in training mode.
         Differs: the rewritten module gives other outputs.
     """
     if has_hooks(module):
         raise SettingError("it has hooks")
+    training = next((name for name, inside in module.named_modules() if inside.training), None)
+    if training is not None:  # its own train() does so, which a graph would not have
+        raise SettingError(f"it keeps {training or 'itself'!r} in training mode")
     reference = call.on(module)
     truth = None if exact_call is None else exact_call.on(exact)
     module, exact = rooted(module), rooted(exact)

@@ -251,6 +251,29 @@ def test_the_class_of_the_output_stays() -> None:
     assert not not_rewritten(quick(Named(OrderedDict).eval(), x))  # a dict is as good
 
 
+class Adapts(nn.Module):
+    """Keeps a norm in training mode, which adapts to each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = block(), block()
+
+    def train(self, mode: bool = True) -> Adapts:
+        super().train(mode)
+        self.first[1].train()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+def test_a_norm_that_the_network_keeps_in_training_mode_stays_so() -> None:
+    model, x = Adapts().eval(), 3 * torch.randn(2, 4, 8, 8) + 1
+    fast = quick(model, x).eval()
+    torch.testing.assert_close(fast(x), model(x))
+    assert norms(fast) == 1 and "keeps 'first.1' in training mode" in not_rewritten(fast)[0].reason
+
+
 class Strides(nn.Module):
     """Takes every second pixel by the strides of a contiguous map."""
 
