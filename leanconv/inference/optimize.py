@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
+from leanconv.core.linear import LeanLinear
 from leanconv.core.notes import get_task
+from leanconv.core.operator import ConvOp
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
+from leanconv.core.sharing import adopt
 from leanconv.core.wrappers import unscripted
 from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
@@ -103,6 +106,7 @@ def optimize(
                 tuned, right, _ = assemble(twins.base, parts, twins, picked)
                 if right == parts and _is_faster(tuned, fast, example, runtime, threads):
                     fast, names = tuned, picked
+    adopt(fast, [module for module in fast.modules() if isinstance(module, ConvOp | LeanLinear)])
     fast = fast.requires_grad_(False).eval()
     choices = tuple(Choice(name, form, times.get(name, {})) for name, form in names.items())
     done = Optimized(choices, (*left, *put_back))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.sharing import parameters_in_use
 from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from tests.ops.contract import unsettle_
 
@@ -272,6 +273,19 @@ def test_a_norm_that_the_network_keeps_in_training_mode_stays_so() -> None:
     fast = quick(model, x).eval()
     torch.testing.assert_close(fast(x), model(x))
     assert norms(fast) == 1 and "keeps 'first.1' in training mode" in not_rewritten(fast)[0].reason
+
+
+def test_a_shared_weight_whose_owner_is_expanded_gets_another() -> None:
+    dense = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+    lean, x = lc.convert(dense, lc.DepthShared()).eval(), torch.randn(1, 8, 8, 8)
+    for index in (2, 3):
+        lean[index].register_forward_hook(lambda *_: None)
+    fast = quick(lean, x)
+    held = {id(parameter) for parameter in fast.parameters()}
+    assert {id(weight) for weight in parameters_in_use([*fast.modules()])} == held
+    torch.testing.assert_close(fast(x), lean(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fast.double()(x.double()), lean.double()(x.double()), rtol=1e-4, atol=1e-4)
+    assert [name for name in fast.state_dict() if "bank" in name] == ["2.bank.weight", "2.bank.bias"]
 
 
 class Strides(nn.Module):
