@@ -104,8 +104,9 @@ def convert(
         where, exclude, settings: arguments of `leanconv.plan`, if `plan` is a method or rules.
 
     Raises:
-        SettingError: the plan was made for another model, a layer has changed and cannot be replaced, the model cannot be
-            copied, or the model is already lean; `data` without ``init="fit"``, or `sequential` without `data`.
+        SettingError: the plan was made for another model, a layer has changed and cannot be replaced, or has an attribute of
+            the network's author whose name the lean layer uses, the model cannot be copied, or is already lean; `data`
+            without ``init="fit"``, or `sequential` without `data`.
         DataError: `data` has no batch, the network does not take one, or the inputs of a layer are not finite.
 
     Warns:
@@ -145,7 +146,7 @@ def convert(
     for done, (group, target) in enumerate(in_turn, 1):
         convs = [_layer_at(lean, site) for site in group.sites]
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init, target), strict=True)):
-            carry(conv, module)
+            carry(group.sites[index].name, conv, module)
             set_record(module, replace(get_record(module), member=Member(group, index)))
             new[id(conv)] = module
         if (
