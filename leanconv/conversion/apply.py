@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from leanconv.conversion.faults import Layer, carry, fault, mixed, spec_of
+from leanconv.conversion.faults import Layer, carry, mixed, spec_of
 from leanconv.conversion.moments import Progress
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
+from leanconv.conversion.sites import Reasons
 from leanconv.conversion.targets import Target, in_order, targets
 from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import LeanconvWarning, SettingError
@@ -135,8 +136,9 @@ def convert(
         warnings.warn(said, LeanconvWarning, stacklevel=2)
     if init == "fit":
         refuse_meta(model, "load the dense weights for init='fit', or take init='fresh'")
-    for group in plan.groups:  # on the original, because a copy has no gradient hooks
-        _check_group(model, group)
+    against = Reasons(model)  # on the original, because a copy has no gradient hooks
+    for group in plan.groups:
+        _check_group(model, group, against)
     lean = copied(model)
     source = model if teacher is None else unwrapped(teacher)
     in_turn = targets(source, plan.groups, data)
@@ -169,11 +171,11 @@ def _check_init(init: Init, data: Iterable[Any] | None, outputs: bool) -> None:
         raise SettingError("sequential=True and teacher fit to outputs; give images, data=batches")
 
 
-def _check_group(model: nn.Module, group: Group) -> None:
+def _check_group(model: nn.Module, group: Group, against: Reasons) -> None:
     """Raise SettingError if a layer of the group cannot be replaced, or if they cannot share a weight."""
     convs = [(site.name, _layer_at(model, site)) for site in group.sites]
     for name, conv in convs:
-        reason = fault(conv)
+        reason = against.of(name, conv)
         if reason is not None:
             raise SettingError(f"the plan converts {name!r}, but {reason}")
     difference = mixed(convs)

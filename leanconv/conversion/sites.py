@@ -87,7 +87,7 @@ def find_sites(
     if not layers:
         raise SettingError(_nothing(model, kept))
     run = _try_run(model, list(layers), input_size, asked)
-    reasons = _Reasons(model, run, subclasses)
+    reasons = Reasons(model, run, subclasses)
     areas = _areas(layers, run)
     sites: list[Site] = []
     for name, layer in layers.items():
@@ -153,14 +153,15 @@ def _areas(layers: Mapping[str, Layer], run: Run | None) -> dict[Kind, list[int]
     return {kind: sorted(areas, reverse=True) for kind, areas in found.items()}
 
 
-class _Reasons:
+class Reasons:
     """The reasons why a layer must stay dense with any method.
 
     Args:
         run: the result of a forward pass; None without a forward pass.
+        subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too; None for all.
     """
 
-    def __init__(self, model: nn.Module, run: Run | None, subclasses: tuple[type, ...]) -> None:
+    def __init__(self, model: nn.Module, run: Run | None = None, subclasses: tuple[type, ...] | None = None) -> None:
         self.run = run
         self.subclasses = subclasses
         self.shared = holders(model)
@@ -175,7 +176,7 @@ class _Reasons:
         if reason is not None:
             return reason
         base = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-        if type(layer) is not base and type(layer) not in self.subclasses:
+        if self.subclasses is not None and type(layer) is not base and type(layer) not in self.subclasses:
             return f"{type(layer).__name__} is a subclass of {base.__name__}; opt in with subclasses="
         if any(name.startswith(prefix) for prefix in self.compiled):
             return "it runs inside torch.compile; convert first, and compile afterwards"

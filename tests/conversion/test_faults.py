@@ -142,6 +142,13 @@ def test_an_attribute_whose_name_the_lean_layer_uses_is_refused(method, name):
         lc.convert(model, method)
 
 
+def test_a_layer_that_was_tied_after_the_plan_is_refused():
+    plan, model = lc.plan(two(lambda conv: None), lc.TiedBlock(), "0"), two(lambda conv: None)
+    model[1].weight = model[0].weight
+    with pytest.raises(SettingError, match=r"the plan converts '0', but it shares a parameter with '1'"):
+        lc.convert(model, plan)
+
+
 def test_one_weight_cannot_have_two_dtypes():
     model = two(lambda conv: conv.half())
     with pytest.raises(SettingError, match="'0' is float16 on cpu and '1' is float32 on cpu"):
