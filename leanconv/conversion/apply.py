@@ -148,8 +148,8 @@ def convert(
     for done, (group, target) in enumerate(in_turn, 1):
         convs = [_layer_at(lean, site) for site in group.sites]
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init, target), strict=True)):
-            carry(group.sites[index].name, conv, module)
-            set_record(module, replace(get_record(module), member=Member(group, index)))
+            carried = carry(group.sites[index].name, conv, module)
+            set_record(module, replace(get_record(module), member=Member(group, index), carried=carried))
             new[id(conv)] = module
         if (
             sequential

@@ -93,12 +93,13 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def carry(name: str, conv: Layer, module: nn.Module) -> None:
-    """Copy to `module` the attributes that the network's author has set on `conv`, whose name is `name`.
+def carry(name: str, conv: Layer, module: nn.Module) -> tuple[str, ...]:
+    """Copy to `module` the attributes that the network's author has set on `conv`, whose name is `name`; return their names.
 
     Raises:
         SettingError: an attribute has the name of one that `module` computes with.
     """
+    carried = []
     held = {*vars(module), *module._parameters, *module._buffers, *module._modules}
     for key, value in conv.__dict__.items():
         if key in PLAIN or (key == ATTRIBUTE and key in held):
@@ -109,6 +110,9 @@ def carry(name: str, conv: Layer, module: nn.Module) -> None:
                 f"keep this layer dense with exclude={name!r}"
             )
         module.__dict__[key] = value
+        if key != ATTRIBUTE:
+            carried.append(key)
+    return tuple(carried)
 
 
 def mixed(convs: list[tuple[str, Layer]]) -> str | None:
