@@ -15,6 +15,7 @@ from leanconv.conversion.faults import Layer, carry, mixed, spec_of
 from leanconv.conversion.moments import Progress
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
+from leanconv.conversion.questions import warn_of_other_code
 from leanconv.conversion.sites import Reasons
 from leanconv.conversion.targets import Target, in_order, targets
 from leanconv.core.copying import copied, refuse_meta
@@ -111,7 +112,8 @@ def convert(
         DataError: `data` has no batch, the network does not take one, or the inputs of a layer are not finite.
 
     Warns:
-        LeanconvWarning: the plan converts nothing, or a method keeps its fit to the weights although there is `data`.
+        LeanconvWarning: the plan converts nothing, a method keeps its fit to the weights although there is `data`, or the
+            network's forward asks for the class of a layer, and does something else with lean layers.
 
     >>> import leanconv as lc
     >>> lean = convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4))
@@ -158,6 +160,9 @@ def convert(
         if data is not None and progress is not None:
             progress(done, len(plan.groups))
     lean = swap(lean, new)
+    if plan.input_size is not None:
+        names = [site.name for group in plan.groups for site in group.sites]
+        warn_of_other_code(model, lean, names, plan.input_size)
     set_plan(lean, plan)
     return lean
 
