@@ -126,7 +126,7 @@ def baseline(
     layout = layout_of(model)
     example = with_layout(torch.randn(batch, *input_size), layout)
     calls: dict[str, runtimes.Call] = {}
-    owners: dict[str, Sequence[Site]] = {}
+    owners: list[tuple[str, Sequence[Site]]] = []
     with threads_set(threads):
         network = to_layout(copied(model), layout).eval()
         try:
@@ -138,13 +138,14 @@ def baseline(
                 f"the dense network does not run in {runtime} ({first_line(error)}); choose another runtime"
             ) from error
         for number, sites in enumerate(shapes):
-            for place, x in enumerate(inputs_of(sites[0], batch, torch.device("cpu"), torch.float32, True)):
-                name = f"{number} {place}"
-                owners[name] = sites
-                calls[name] = prepared(dense_layer(sites[0]), torch.randn_like(x), runtime, count)
+            for x in inputs_of(sites[0], batch, torch.device("cpu"), torch.float32, True):
+                name = f"{number} {tuple(x.shape)}"
+                owners.append((name, sites))
+                if name not in calls:
+                    calls[name] = prepared(dense_layer(sites[0]), torch.randn_like(x), runtime, count)
         times = {entry.name: entry.median_ms for entry in time_interleaved(calls, min_rounds=ROUNDS, seconds=SECONDS)}
     layers: dict[str, float] = {}
-    for name, sites in owners.items():
+    for name, sites in owners:
         for site in sites:
             layers[site.name] = layers.get(site.name, 0.0) + times[name]
     scale = min(1.0, times[NETWORK] / sum(layers.values()))

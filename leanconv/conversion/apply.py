@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.conversion.calibrate import has_norms, reestimate_norms_
-from leanconv.conversion.faults import Layer, carry, fault, mixed, spec_of
+from leanconv.conversion.faults import Layer, carry, mixed, spec_of
 from leanconv.conversion.moments import Progress, again
 from leanconv.conversion.plan import Plan, Rule, Where
 from leanconv.conversion.plan import plan as make_plan
+from leanconv.conversion.questions import warn_of_other_code
+from leanconv.conversion.sites import Reasons
 from leanconv.conversion.targets import Target, in_order, targets
 from leanconv.core.copying import copied, refuse_meta
 from leanconv.core.errors import LeanconvWarning, SettingError
@@ -106,12 +108,14 @@ def convert(
         where, exclude, settings: arguments of `leanconv.plan`, if `plan` is a method or rules.
 
     Raises:
-        SettingError: the plan was made for another model, a layer has changed and cannot be replaced, the model cannot be
-            copied, or the model is already lean; `data` without ``init="fit"``, or `sequential` without `data`.
+        SettingError: the plan was made for another model, a layer has changed and cannot be replaced, or has an attribute of
+            the network's author whose name the lean layer uses, the model cannot be copied, or is already lean; `data`
+            without ``init="fit"``, or `sequential` without `data`.
         DataError: `data` has no batch, the network does not take one, or the inputs of a layer are not finite.
 
     Warns:
-        LeanconvWarning: the plan converts nothing, or a method keeps its fit to the weights although there is `data`.
+        LeanconvWarning: the plan converts nothing, a method keeps its fit to the weights although there is `data`, or the
+            network's forward asks for the class of a layer, and does something else with lean layers.
 
     >>> import leanconv as lc
     >>> lean = convert(nn.Conv2d(16, 32, 3), lc.TiedBlock(blocks=4))
@@ -136,8 +140,9 @@ def convert(
         warnings.warn(said, LeanconvWarning, stacklevel=2)
     if init == "fit":
         refuse_meta(model, "load the dense weights for init='fit', or take init='fresh'")
-    for group in plan.groups:  # on the original, because a copy has no gradient hooks
-        _check_group(model, group)
+    against = Reasons(model)  # on the original, because a copy has no gradient hooks
+    for group in plan.groups:
+        _check_group(model, group, against)
     lean = copied(model)
     source = model if teacher is None else unwrapped(teacher)
     in_turn = targets(source, plan.groups, data)
@@ -148,8 +153,8 @@ def convert(
     for done, (group, target) in enumerate(in_turn, 1):
         convs = [_layer_at(lean, site) for site in group.sites]
         for index, (conv, module) in enumerate(zip(convs, build(group, convs, init, target), strict=True)):
-            carry(conv, module)
-            set_record(module, replace(get_record(module), member=Member(group, index)))
+            carried = carry(group.sites[index].name, conv, module)
+            set_record(module, replace(get_record(module), member=Member(group, index), carried=carried))
             new[id(conv)] = module
         if (
             sequential
@@ -158,6 +163,9 @@ def convert(
         if data is not None and progress is not None:
             progress(done, len(plan.groups))
     lean = swap(lean, new)
+    if plan.input_size is not None:
+        names = [site.name for group in plan.groups for site in group.sites]
+        warn_of_other_code(model, lean, names, plan.input_size)
     set_plan(lean, plan)
     if sequential and data is not None and has_norms(lean):
         reestimate_norms_(lean, data)
@@ -187,11 +195,11 @@ def _check_init(init: Init, data: Iterable[Any] | None, outputs: bool) -> None:
         raise SettingError("sequential=True and teacher fit to outputs; give images, data=batches")
 
 
-def _check_group(model: nn.Module, group: Group) -> None:
+def _check_group(model: nn.Module, group: Group, against: Reasons) -> None:
     """Raise SettingError if a layer of the group cannot be replaced, or if they cannot share a weight."""
     convs = [(site.name, _layer_at(model, site)) for site in group.sites]
     for name, conv in convs:
-        reason = fault(conv)
+        reason = against.of(name, conv)
         if reason is not None:
             raise SettingError(f"the plan converts {name!r}, but {reason}")
     difference = mixed(convs)

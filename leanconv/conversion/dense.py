@@ -23,8 +23,9 @@ def to_dense(lean: nn.Module) -> nn.Module:
     """A copy of `lean` in which each operator is replaced by the ``nn.Conv2d`` or ``nn.Linear`` that equals it in eval mode.
 
     Operators that equal no dense layer, because they have a gate or an activation inside, stay, and the plan of the copy
-    still names them. A norm inside an operator is folded with its running statistics, so training of the copy differs from
-    training of the lean network.
+    still names them. The dense layers keep the memory layout, what is trainable, and the attributes that the network's author
+    has set. A norm inside an operator is folded with its running statistics, so training of the copy differs from training of
+    the lean network.
 
     Raises:
         SettingError: a dense weight holds NaN or infinity, a lean layer has hooks, or the model cannot be copied.
@@ -46,6 +47,9 @@ def to_dense(lean: nn.Module) -> nn.Module:
             new[id(module)] = module.to_linear()
         elif isinstance(module, LinearOp) and id(module) not in inside:
             new[id(module)] = module.to_conv()
+        if id(module) in new:
+            own = vars(module)
+            vars(new[id(module)]).update({name: own[name] for name in get_record(module).carried if name in own})
     replaced = {names[key] for key in new}
     dense = swap(dense, new)
     for name, module in dense.named_modules():

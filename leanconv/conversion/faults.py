@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from leanconv.core.errors import SettingError
+from leanconv.core.record import ATTRIBUTE
 from leanconv.core.spec import ConvSpec
 
 Layer = nn.Conv2d | nn.Linear
@@ -92,11 +93,26 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def carry(conv: Layer, module: nn.Module) -> None:
-    """Copy to `module` the attributes that the network's author has set on `conv`."""
+def carry(name: str, conv: Layer, module: nn.Module) -> tuple[str, ...]:
+    """Copy to `module` the attributes that the network's author has set on `conv`, whose name is `name`; return their names.
+
+    Raises:
+        SettingError: an attribute has the name of one that `module` computes with.
+    """
+    carried = []
+    held = {*vars(module), *module._parameters, *module._buffers, *module._modules}
     for key, value in conv.__dict__.items():
-        if key not in PLAIN and not hasattr(module, key):
-            module.__dict__[key] = value
+        if key in PLAIN or (key == ATTRIBUTE and key in held):
+            continue
+        if key in held or getattr(type(module), key, None) is not getattr(nn.Module, key, None):
+            raise SettingError(
+                f"{name!r} has an attribute {key!r}, and {type(module).__name__} has one of its own; rename the attribute, or "
+                f"keep this layer dense with exclude={name!r}"
+            )
+        module.__dict__[key] = value
+        if key != ATTRIBUTE:
+            carried.append(key)
+    return tuple(carried)
 
 
 def mixed(convs: list[tuple[str, Layer]]) -> str | None:

@@ -54,7 +54,7 @@ def holders(model: nn.Module) -> dict[int, dict[str, str]]:
             if kind.__module__.partition(".")[0] not in ("torch", "builtins"):
                 for key, value in vars(kind).items():
                     if isinstance(value, Tensor | dict | list | tuple):
-                        for tensor in _Walk(registered, hook=False).tensors(value):
+                        for tensor in _Walk(registered, hook=False).tensors(value, through="object"):
                             _note(found, tensor, id(kind), f"{kind.__name__}.{key}")
     shared: dict[int, dict[str, str]] = {}
     for places in found.values():
@@ -104,10 +104,11 @@ class _Walk:
 
         Args:
             depth: the number of levels that may still follow.
-            through: what is between the attribute and `value`: "" for containers only, "object" or "function".
+            through: what is between the attribute and `value`: "" for containers in which a conversion replaces modules,
+                "object" for others, such as a named tuple or the keys of a dict, or "function".
         """
         if isinstance(value, weakref.ReferenceType):
-            value = value()
+            value, through = value(), through or "object"
         if isinstance(value, Tensor):
             yield value
             return
@@ -117,15 +118,18 @@ class _Walk:
             return
         if depth == 0 or id(value) in self.seen or len(self.seen) > MOST or isinstance(value, SILENT):
             return
-        if id(value) in self.registered:  # a conversion replaces modules only in containers
+        if id(value) in self.registered:  # a conversion replaces modules only where `through` is empty
             if through:
                 yield from value.parameters(recurse=through == "function" and not self.hook)
             return
         self.seen.add(id(value))
         if isinstance(value, types.FunctionType):
             through = "function"
-        elif not isinstance(value, list | tuple | dict) and not through:
+        elif type(value) not in (list, tuple) and not isinstance(value, dict) and not through:
             through = "object"
+        if isinstance(value, dict):
+            for key in value:
+                yield from self.tensors(key, depth - 1, through or "object")
         for part in _parts(value):
             yield from self.tensors(part, depth - 1, through)
 
@@ -134,7 +138,7 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, nn.Module):
         return [tensor for module in value.modules() for tensor in (*module.parameters(False), *module.buffers(False))]
     if isinstance(value, dict):
-        return [*value.keys(), *value.values()]
+        return value.values()
     if isinstance(value, list | tuple | set | frozenset | deque):
         return value
     if isinstance(value, types.FunctionType):

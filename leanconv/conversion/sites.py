@@ -31,7 +31,8 @@ class Run:
     """The result of one forward pass.
 
     Args:
-        sizes: (height, width) of each layer's output, once for each call; the layers are in the order of their first calls.
+        sizes: (height, width) of each layer's output maps of one image, over all calls; the layers are in the order of their
+            first calls.
         read: the layers whose weight the network also uses outside of the layer.
         last: the name of the last called module that has parameters itself.
     """
@@ -86,7 +87,7 @@ def find_sites(
     if not layers:
         raise SettingError(_nothing(model, kept))
     run = _try_run(model, list(layers), input_size, asked)
-    reasons = _Reasons(model, run, subclasses)
+    reasons = Reasons(model, run, subclasses)
     areas = _areas(layers, run)
     sites: list[Site] = []
     for name, layer in layers.items():
@@ -152,14 +153,15 @@ def _areas(layers: Mapping[str, Layer], run: Run | None) -> dict[Kind, list[int]
     return {kind: sorted(areas, reverse=True) for kind, areas in found.items()}
 
 
-class _Reasons:
+class Reasons:
     """The reasons why a layer must stay dense with any method.
 
     Args:
         run: the result of a forward pass; None without a forward pass.
+        subclasses: subclasses of ``nn.Conv2d`` and ``nn.Linear`` that may be replaced too; None for all.
     """
 
-    def __init__(self, model: nn.Module, run: Run | None, subclasses: tuple[type, ...]) -> None:
+    def __init__(self, model: nn.Module, run: Run | None = None, subclasses: tuple[type, ...] | None = None) -> None:
         self.run = run
         self.subclasses = subclasses
         self.shared = holders(model)
@@ -174,7 +176,7 @@ class _Reasons:
         if reason is not None:
             return reason
         base = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-        if type(layer) is not base and type(layer) not in self.subclasses:
+        if self.subclasses is not None and type(layer) is not base and type(layer) not in self.subclasses:
             return f"{type(layer).__name__} is a subclass of {base.__name__}; opt in with subclasses="
         if any(name.startswith(prefix) for prefix in self.compiled):
             return "it runs inside torch.compile; convert first, and compile afterwards"
@@ -254,7 +256,7 @@ def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
         for name, layer in layers.items():
 
             def record(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                sizes.setdefault(name, []).append(_size(module, output, len(images)))
+                sizes.setdefault(name, []).extend(_sizes(module, output, len(images)))
 
             layer.register_forward_hook(record)
         for name, module in twin.named_modules():
@@ -267,8 +269,9 @@ def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
     return dry_run(model, input_size, run)
 
 
-def _size(layer: nn.Module, output: Tensor, images: int) -> Pair:
-    """(height, width) of the output; for a linear layer (1, positions) of one image."""
+def _sizes(layer: nn.Module, output: Tensor, images: int) -> list[Pair]:
+    """(height, width) of each output map of one image, where frames may be in the batch; for a linear layer (1, positions)."""
     if isinstance(layer, nn.Linear):
-        return 1, max(1, output.numel() // (layer.out_features * images))
-    return output.shape[-2], output.shape[-1]
+        return [(1, max(1, output.numel() // (layer.out_features * images)))]
+    maps = output.shape[0] // images if output.dim() == 4 else 1
+    return [(output.shape[-2], output.shape[-1])] * max(1, maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,13 @@ REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 class _CopyingTensors(TorchFunctionMode):
-    """A mode in which deepcopy calls `how` to copy every tensor that is not a parameter."""
+    """A mode in which deepcopy calls `how` to copy every tensor that is not a parameter.
 
-    def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
+    With None, tensors that share memory still do so in the copy. deepcopy refuses a tensor that was computed from a parameter,
+    which weight_norm, pruning and stored feature maps leave on a module; it is copied by its value.
+    """
+
+    def __init__(self, how: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.how = how
 
@@ -28,26 +33,23 @@ class _CopyingTensors(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         tensor, memo = args
         if id(tensor) not in memo:
-            memo[id(tensor)] = self.how(tensor)
+            if self.how is not None:
+                memo[id(tensor)] = self.how(tensor)
+            elif tensor.grad_fn is not None:
+                memo[id(tensor)] = tensor.detach().clone()
+            else:
+                return func(tensor, memo)
         return memo[id(tensor)]
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A copy of a tensor that is not a parameter.
-
-    deepcopy refuses a tensor that was computed from a parameter. weight_norm, pruning and stored feature maps leave such
-    tensors on a module.
-    """
-    return tensor.detach().clone() if tensor.grad_fn is not None else copy.deepcopy(tensor)
 
 
 def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
     """A deep copy of `model`, with the gradient hooks of its parameters.
 
-    A tensor that was computed from a parameter is copied by its value; the forward pass computes it anew.
+    A tensor that was computed from a parameter is copied by its value; the forward pass computes it anew. Tensors that share
+    memory still do so, parameters included, which deepcopy would separate.
 
     Args:
-        how: copies each tensor; None makes plain copies. With `how`, gradient hooks are left out.
+        how: copies each tensor; None makes plain copies. With `how`, gradient hooks and shared memory are left out.
 
     Raises:
         SettingError: an attribute of the model cannot be copied.
@@ -60,7 +62,10 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
                     if parameter is not None and id(parameter) not in memo:
                         memo[id(parameter)] = nn.Parameter(how(parameter), requires_grad=parameter.requires_grad)
     try:
-        with _CopyingTensors(how or _own):
+        with _CopyingTensors(how):
+            for parameter in _overlapping(model) if how is None else ():
+                data = copy.deepcopy(parameter.detach(), memo)
+                memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
             twin: nn.Module = copy.deepcopy(model, memo)
     except LeanconvError:
         raise
@@ -72,6 +77,16 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
     if how is None:
         _keep_gradient_hooks(model, twin)
     return twin
+
+
+def _overlapping(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters whose memory another tensor of `model` also uses, as after ``b.weight.data = a.weight.data``."""
+    users: dict[int, dict[int, Tensor]] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):  # sparse, lazy and the like
+            users.setdefault(tensor.untyped_storage()._cdata, {})[id(tensor)] = tensor
+    several = (tensor for found in users.values() if len(found) > 1 for tensor in found.values())
+    return [tensor for tensor in several if type(tensor) is nn.Parameter]
 
 
 def _keep_gradient_hooks(model: nn.Module, twin: nn.Module) -> None:
@@ -94,7 +109,7 @@ def _culprit(model: nn.Module) -> str:
             if key in REGISTRIES:
                 continue
             try:
-                with _CopyingTensors(_own):
+                with _CopyingTensors():
                     copy.deepcopy(value, dict(whole))
             except Exception:
                 return f"its attribute {f'{name}.{key}' if name else key!r} is a {type(value).__name__}"

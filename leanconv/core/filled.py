@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
-from leanconv.core.sharing import parameters_in_use
+from leanconv.core.layout import is_channels_last, to_channels_last
+from leanconv.core.sharing import borrowed, parameters_in_use
 
 Plain = TypeVar("Plain", nn.Conv2d, nn.Linear)
 
 
 @torch.no_grad()
 def filled(plain: Plain, lean: nn.Module, weight: Tensor, bias: Tensor | None) -> Plain:
-    """`plain` with this weight and bias, in the mode of `lean`; trainable if a parameter of `lean` is.
+    """`plain` with this weight and bias, in the mode and memory layout of `lean`.
+
+    The weight is trainable if a parameter of `lean` other than a bias is, and the bias if a bias of `lean` is.
 
     Raises:
         SettingError: the weight or the bias holds NaN or infinity.
@@ -30,5 +33,13 @@ def filled(plain: Plain, lean: nn.Module, weight: Tensor, bias: Tensor | None) -
     if bias is not None:
         assert plain.bias is not None
         plain.bias.copy_(bias)
-    plain.requires_grad_(any(parameter.requires_grad for parameter in parameters_in_use([lean])))
+    trained: dict[bool, list[bool]] = {False: [], True: []}
+    for module in (lean, *(bank for part in lean.modules() for bank in borrowed(part))):
+        for name, parameter in module.named_parameters():
+            trained[name.rpartition(".")[2] == "bias"].append(parameter.requires_grad)
+    plain.weight.requires_grad_(any(trained[False]))
+    if plain.bias is not None:
+        plain.bias.requires_grad_(any(trained[True] or trained[False]))
+    if any(is_channels_last(held) and not held.is_contiguous() for held in parameters_in_use([lean])):
+        to_channels_last(plain)
     return plain.train(lean.training)

@@ -34,8 +34,11 @@ def to_layout(module: Module, layout: torch.memory_format) -> Module:
 
 
 def with_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    """`tensor` in `layout` if it has four dimensions, otherwise `tensor` itself; a lazy tensor is unchanged."""
-    if torch.nn.parameter.is_lazy(tensor) or tensor.dim() != 4:
+    """`tensor` in `layout` if it has four dimensions, otherwise `tensor` itself; a lazy tensor is unchanged.
+
+    ``torch.preserve_format`` leaves every tensor as it is.
+    """
+    if torch.nn.parameter.is_lazy(tensor) or tensor.dim() != 4 or layout == torch.preserve_format:
         return tensor
     if layout == torch.contiguous_format and tensor.stride() != torch.empty(tensor.shape, device="meta").stride():
         # maps of one channel are in both layouts, and convolutions look at their strides

@@ -30,8 +30,9 @@ class Site:
         spec: the spec of the layer; for a linear layer, the spec of the 1x1 convolution that equals it at each position.
         stage: the ordinal of the layer's output size among the output sizes of all layers of its kind in the model. The
             largest size comes first. None when unknown.
-        sizes: (height, width) of the output, once for each call in a forward pass. For a linear layer (1, positions), where
-            positions is the product of the leading dimensions for one image. Empty when unknown.
+        sizes: (height, width) of the output, once for each call in a forward pass, and once for each frame of an image that a
+            network folds into the batch. For a linear layer (1, positions), where positions is the product of the leading
+            dimensions for one image. Empty when unknown.
         kind: ``"conv"`` or ``"linear"``.
 
     >>> site = Site("conv1", ConvSpec(16, 32, 3, padding=1), sizes=((8, 8),))

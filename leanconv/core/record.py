@@ -105,6 +105,7 @@ class Record:
         channels: the channel plans by which a network became narrower or shallower, in their order, on its root module.
         plan: the plan of a converted network, on its root module. It names the layers of the narrower network.
         member: the place of a converted layer in its plan.
+        carried: names of the attributes that a converted layer has from the layer that it replaced.
         sparse: names of the state dict entries that are saved without their zeros.
         optimized: the choices of `leanconv.optimize`, on the network that it returned.
         detector: the arguments of `leanconv.detect.create_detector`, without the network of the backbone.
@@ -115,6 +116,7 @@ class Record:
     channels: tuple[ChannelPlanData, ...] = ()
     plan: PlanData | None = None
     member: Member | None = None
+    carried: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
     optimized: Optimized | None = None
     detector: Mapping[str, Any] | None = None

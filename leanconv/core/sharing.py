@@ -23,6 +23,17 @@ def lend(bank: nn.Module, users: Sequence[nn.Module], name: str = "bank") -> Non
     users[0].add_module(name, bank)
 
 
+def adopt(model: nn.Module, users: Sequence[nn.Module]) -> None:
+    """Register each borrowed module of `users` that `model` does not hold on the first user, because its owner is gone."""
+    held = {id(module) for module in model.modules()}
+    for user in users:
+        for name, bank in [*user.__dict__.items()]:
+            if isinstance(bank, nn.Module) and id(bank) not in held:
+                del user.__dict__[name]
+                user.add_module(name, bank)
+                held.update(id(part) for part in bank.modules())
+
+
 def borrowed(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that `module` uses without registering them."""
     for value in module.__dict__.values():

@@ -112,6 +112,11 @@ class WeightView:
             self._refuse(name)
         return getattr(self.dense(), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("_op", "_like"):
+            self._refuse(f"setting {name}")
+        super().__setattr__(name, value)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self._refuse("an assignment")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class Difference:
     Args:
         error: the largest difference between finite values; infinite if there is a `reason`.
         largest: the largest finite value of the output that it is compared with.
-        reason: another structure, shape or kind; other whole numbers or booleans; NaN or infinity in another place.
+        reason: another structure, shape or kind, or another class of a container; other whole numbers or booleans; NaN or
+            infinity in another place.
 
     >>> difference(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])).error
     0.5
@@ -51,13 +53,8 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
     >>> list(leaves({"boxes": [1, 2]}))
     [("['boxes'][0]", 1), ("['boxes'][1]", 2)]
     """
-    if isinstance(value, Mapping):
-        inside: list[tuple[str, object]] = [(f"[{key!r}]", item) for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        inside = [(f"[{index}]", item) for index, item in enumerate(value)]
-    elif is_dataclass(value) and not isinstance(value, type):
-        inside = [(f".{field.name}", getattr(value, field.name)) for field in fields(value)]
-    else:
+    inside = _inside(value)
+    if inside is None:
         yield "", value
         return
     for where, item in inside:
@@ -65,11 +62,34 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
             yield where + more, leaf
 
 
+def _inside(value: object) -> list[tuple[str, object]] | None:
+    """The items of a container, each with its place; None for what is no container."""
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", item) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(f".{field.name}", getattr(value, field.name)) for field in fields(value)]
+    return None
+
+
+def _containers(value: object) -> list[type]:
+    """The classes of all containers in `value`; an OrderedDict is a dict."""
+    inside = _inside(value)
+    if inside is None:
+        return []
+    own = dict if type(value) is OrderedDict else type(value)
+    return [own, *(kind for _, item in inside for kind in _containers(item))]
+
+
 def difference(found: object, expected: object) -> Difference:
     """The difference between `found` and `expected`: floating-point values numerically, all others exactly."""
     mine, theirs = list(leaves(found)), list(leaves(expected))
     if [where for where, _ in mine] != [where for where, _ in theirs]:
         return _other(f"{_shape_of(found)} in place of {_shape_of(expected)}")
+    kinds = [_containers(value) for value in (found, expected)]
+    if kinds[0] != kinds[1]:
+        return _other(" in place of ".join(", ".join(kind.__name__ for kind in own) for own in kinds))
     worst = Difference()
     for (where, one), (_, other) in zip(mine, theirs, strict=True):
         here = _between(one, other)

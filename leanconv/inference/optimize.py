@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,17 @@ from torch import Tensor, nn
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
+from leanconv.core.linear import LeanLinear
 from leanconv.core.notes import get_task
+from leanconv.core.operator import ConvOp
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
+from leanconv.core.sharing import adopt
 from leanconv.core.wrappers import unscripted
 from leanconv.inference.autotune import times_of
 from leanconv.inference.compare import difference, refuse_unsteady, same_kind
 from leanconv.inference.graph import Call
-from leanconv.inference.parts import Twins, assemble, rewrite_parts
-from leanconv.inference.rewrite import Part
+from leanconv.inference.parts import Twins, assemble, rewrite_parts, with_other
+from leanconv.inference.rewrite import Part, mismatch
 from leanconv.timing import runtimes
 from leanconv.timing.latency import Progress, threads_set, time_interleaved
 from leanconv.timing.modules import ROUNDS, SECONDS, WARM_UP, fastest
@@ -45,10 +49,11 @@ def optimize(
     merged into one grouped convolution if this is faster. Each lean layer runs in the form that took the least time on
     `example`'s device, in its dtype and at the shapes that occur, if the whole network is then faster.
 
-    Every new layer is compared with the old layer, in float64 and in the dtype of inference, and so is the network. A
-    normalisation layer whose scale does not fit into the weights of that dtype is kept. A module that cannot be traced, or
-    that gives other outputs after rewriting, is kept unchanged. In a network with control flow, the largest modules without
-    control flow are rewritten (`leanconv.inference.optimize.not_rewritten` names the modules that were not, with reasons).
+    Every new layer is compared with the old layer, in float64 and in the dtype of inference, and so is the network. Each
+    rewritten module is also compared at another batch and image size, if the network takes one. A normalisation layer whose
+    scale does not fit into the weights of that dtype is kept. A module that cannot be traced, or that gives other outputs
+    after rewriting, is kept unchanged. In a network with control flow, the largest modules without control flow are rewritten
+    (`leanconv.inference.optimize.not_rewritten` names the modules that were not, with reasons).
 
     The result is an ordinary module, and an ``fx.GraphModule`` if the whole network can be traced: it can be compiled and
     exported, and its state dict can be saved. Its weights are expanded where the faster form needs it, so it may be larger
@@ -63,7 +68,8 @@ def optimize(
         runtime: the runtime that will run the network, one of `leanconv.timing.runtimes.RUNTIMES`; it measures the forms.
             "compile" needs some seconds for every form of every layer.
         threads: CPU threads for the measurement; None for torch's setting.
-        channels_last: keep feature maps channels_last, which is faster nearly everywhere, if the network runs in it.
+        channels_last: keep feature maps channels_last, which is faster nearly everywhere, if the network runs in it and gives
+            the same output.
         cache: the file that remembers times; None for no file.
         progress: called with (done, all) before each layer that is measured.
 
@@ -83,15 +89,9 @@ def optimize(
         raise SettingError(f"example has shape {tuple(example.shape)} and no image; give at least one, (N, C, H, W)")
     model = unscripted(model, "optimize")
     refuse_lazy(model)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    try:
-        twins = _twins(model, with_layout(example, layout), layout)
-    except SettingError:
-        if not channels_last:
-            raise
-        layout = torch.contiguous_format
-        twins = _twins(model, with_layout(example, layout), layout)
+    twins, layout = _in_layout(model, example, channels_last)
     example = with_layout(example, layout)
+    twins = with_other(twins, example)
     parts, left = rewrite_parts(twins, layout, measured)
     whole = [part.name for part in parts] == [""]
     fast, parts, put_back = assemble(twins.base if whole or not measured else copied(twins.base), parts, twins)
@@ -106,6 +106,7 @@ def optimize(
                 tuned, right, _ = assemble(twins.base, parts, twins, picked)
                 if right == parts and _is_faster(tuned, fast, example, runtime, threads):
                     fast, names = tuned, picked
+    adopt(fast, [module for module in fast.modules() if isinstance(module, ConvOp | LeanLinear)])
     fast = fast.requires_grad_(False).eval()
     choices = tuple(Choice(name, form, times.get(name, {})) for name, form in names.items())
     done = Optimized(choices, (*left, *put_back))
@@ -113,8 +114,26 @@ def optimize(
     return fast
 
 
+def _in_layout(model: nn.Module, example: Tensor, channels_last: bool) -> tuple[Twins, torch.memory_format]:
+    """The network in channels_last if it then gives its own output, and otherwise in the ordinary layout; and the layout."""
+    if channels_last:
+        with contextlib.suppress(SettingError):
+            output, truth = _own_outputs(model, example)
+            twins = _twins(model, example, torch.channels_last)
+            if same_kind(twins.output, output) and mismatch(twins.output, output, truth, twins.base) is None:
+                return twins, torch.channels_last
+    return _twins(model, example, torch.contiguous_format), torch.contiguous_format
+
+
+def _own_outputs(model: nn.Module, example: Tensor) -> tuple[object, object | None]:
+    """The outputs of the network as it is, in the dtype of inference and in float64."""
+    twins = _twins(model, example, torch.preserve_format)
+    return twins.output, twins.truth
+
+
 def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Twins:
-    """The network in the dtype of inference and in float64, each ready to run on `example`."""
+    """The network in the dtype of inference and in float64, each ready to run on `example`, with both in `layout`."""
+    example = with_layout(example, layout)
     base = to_layout(copied(model).eval(), layout)
     call = Call((example,))
     own = {tensor.dtype for tensor in (*base.parameters(), *base.buffers()) if tensor.is_floating_point()}

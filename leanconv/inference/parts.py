@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leanconv.core.errors import LeanconvWarning, SettingError, first_line
+from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.operator import ConvOp
 from leanconv.core.record import NotRewritten
 from leanconv.inference.graph import LAYERS, Call
 from leanconv.inference.rewrite import Differs, Part, mismatch, rewrite
+
+LARGER = ((33, 17), (32, 32), (0, 0))  # pixels added to height and width: no multiple of strides, one, and none
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Twins:
         call, exact_call: the arguments for each; `exact_call` is None if the network does not run in float64.
         output: the output of `base`.
         truth: the output of `exact`; None if the network does not run in float64.
+        other: a call with another batch and image size, of `exact`, or of `base` without `exact_call`; None if it takes none.
     """
 
     base: nn.Module
@@ -34,6 +39,29 @@ class Twins:
     exact_call: Call | None
     output: object
     truth: object | None
+    other: Call | None = None
+
+
+def with_other(twins: Twins, example: Tensor) -> Twins:
+    """`twins` with a call of another batch and image size, because the network's code may take another way there.
+
+    Args:
+        twins: the network.
+        example: the images of the first call.
+    """
+    if example.dim() != 4 or not example.is_floating_point():
+        return twins
+    network = twins.base if twins.exact_call is None else twins.exact
+    batch, channels, height, width = example.shape
+    random = torch.Generator().manual_seed(0)
+    for more in LARGER:
+        shape = (2 if batch == 1 else 1, channels, height + more[0], width + more[1])
+        images = torch.randn(shape, generator=random).to(example if twins.exact_call is None else example.double())
+        call = Call((with_layout(images, layout_of(network)),))
+        with suppress(Exception):  # the network's own code may raise anything
+            call.on(network)
+            return replace(twins, other=call)
+    return twins
 
 
 @torch.no_grad()
@@ -51,6 +79,8 @@ def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tup
     while pending:
         calls = _calls(twins.base, pending, twins.call)
         exact_calls = {} if twins.exact_call is None else _calls(twins.exact, pending, twins.exact_call)
+        tried = twins.base if twins.exact_call is None else twins.exact
+        others = {} if twins.other is None else _calls(tried, pending, twins.other)
         following: list[str] = []
         for name in pending:
             module, call = twins.base.get_submodule(name), calls.get(name)
@@ -58,7 +88,7 @@ def rewrite_parts(twins: Twins, layout: torch.memory_format, every: bool) -> tup
                 if call is None:
                     raise SettingError("it is not called, or not in one way")
                 exact = twins.exact.get_submodule(name)
-                parts.append(rewrite(name, module, exact, call, exact_calls.get(name), layout, every))
+                parts.append(rewrite(name, module, exact, call, exact_calls.get(name), others.get(name), layout, every))
             except Exception as error:  # after any error, the unchanged module is still right
                 left.append(NotRewritten(name, first_line(error)))
                 if not isinstance(error, SettingError):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from leanconv.core.affine import Affine, conv_of, folded, has_hooks
-from leanconv.core.errors import LeanconvError, SettingError
+from leanconv.core.errors import LeanconvError, SettingError, first_line
 from leanconv.core.layout import to_layout
 from leanconv.core.operator import ConvOp, Forms, LinearOp
 from leanconv.core.sharing import borrowed
@@ -170,8 +170,8 @@ def _attribute(source: nn.Module, target: str, graph: fx.GraphModule) -> Any:
 
 
 def rewrite(
-    name: str, module: nn.Module, exact: nn.Module, call: Call, exact_call: Call | None, layout: torch.memory_format,
-    every: bool,
+    name: str, module: nn.Module, exact: nn.Module, call: Call, exact_call: Call | None, other: Call | None,
+    layout: torch.memory_format, every: bool,
 ) -> Part:  # fmt: skip
     """`module` as a `Part` that gives the same outputs for `call`.
 
@@ -179,15 +179,19 @@ def rewrite(
         name: its name in the network.
         module, exact: the module in the dtype of inference, and in float64.
         call, exact_call: the arguments for each; None if the network does not run in float64.
+        other: arguments of another batch and image size, for `exact`, or for `module` without `exact_call`; None without.
         layout: the memory format of feature maps.
         every: whether to try every form of a layer, or only until one is accepted.
 
     Raises:
-        SettingError: the module cannot be traced.
+        SettingError: the module cannot be traced, or keeps a module inside in training mode.
         Differs: the rewritten module gives other outputs.
     """
     if has_hooks(module):
         raise SettingError("it has hooks")
+    training = next((name for name, inside in module.named_modules() if inside.training), None)
+    if training is not None:  # its own train() does so, which a graph would not have
+        raise SettingError(f"it keeps {training or 'itself'!r} in training mode")
     reference = call.on(module)
     truth = None if exact_call is None else exact_call.on(exact)
     module, exact = rooted(module), rooted(exact)
@@ -195,6 +199,8 @@ def rewrite(
     for merge in (True, False):
         part = _part(name, module, exact, call, layout, every, merge)
         reason = _part_mismatch(part, call, reference, exact_call, truth)
+        if reason is None and other is not None:
+            reason = _other_mismatch(part, other, exact if exact_call is not None else None)
         if reason is None:
             return part
         reasons.append(reason)
@@ -208,6 +214,19 @@ def _part_mismatch(part: Part, call: Call, reference: object, exact_call: Call |
         if not far.within(EXACT):
             return str(far)
     return mismatch(call.on(part.built()), reference, None if exact_call is None else truth, part.module)
+
+
+def _other_mismatch(part: Part, other: Call, exact: nn.Module | None) -> str | None:
+    """How the part differs at another batch and image size, in float64 if there is an `exact` module; None if it does not."""
+    try:
+        if exact is None:
+            reason = mismatch(other.on(part.built()), other.on(part.module), None, part.module)
+        else:
+            far = difference(other.on(part.exactly()), other.on(exact))
+            reason = None if far.within(EXACT) else str(far)
+    except Exception as error:  # the graph may hold sizes of the first call
+        reason = first_line(error)
+    return None if reason is None else f"at another batch and image size: {reason}"
 
 
 def mismatch(found: object, reference: object, truth: object | None, network: nn.Module) -> str | None:

@@ -27,6 +27,11 @@ from leanconv.search.reconstruction import repaired
 PRODUCTS = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul", "__matmul__",
 }  # fmt: skip
+# In training mode with two images at least, because statistics of a batch need several values
+_RUNS: dict[str, Callable[[nn.Module, Tensor], object]] = {
+    "": lambda twin, images: twin(images),
+    "in training mode, ": lambda twin, images: twin.train()(torch.cat([images, images])),
+}
 STEPS = 30  # halvings of the share of channels that stay
 Allocation = Literal["uniform", "scores"]
 
@@ -64,7 +69,8 @@ def prune(
         seed: for ``criterion="random"``.
 
     Raises:
-        SettingError: the budget cannot be met, a glob matches no set, or an argument is out of range.
+        SettingError: the budget cannot be met, a glob matches no set, an argument is out of range, or the network does not
+            run with fewer channels, in eval mode or in training mode.
 
     >>> import leanconv as lc
     >>> dense = lc.create_model("resnet20")
@@ -92,15 +98,31 @@ def prune(
 
 
 def _check_runs(model: nn.Module, plan: ChannelPlan, input_size: InputSize | None) -> None:
-    """Raise SettingError if the network does not run with the channels that remain, because its code says their number."""
+    """Raise SettingError if the network does not run with the channels that remain, in eval mode or in training mode.
+
+    Its code may say their number, and layers that run only in training mode are not narrowed with the others.
+    """
+    pruned, size = apply_channels_(on_meta(model), plan), sized(model, input_size)
+    for mode, run in _RUNS.items():
+        try:
+            dry_run(pruned, size, run)
+        except SettingError as error:
+            if mode and not _runs(model, size, run):
+                continue
+            names = ", ".join(repr(item.set.name) for item in plan.selections[:3])
+            why = "layers that run only then need all channels" if mode else "its code says a number of channels"
+            raise SettingError(
+                f"{mode}the network does not run with fewer channels ({first_line(error.__cause__ or error)}); {why}: keep these "
+                f"whole by ratios={{glob: 1.0}}, or change the code; fewer remain in {names}, ..."
+            ) from error
+
+
+def _runs(model: nn.Module, size: InputSize, run: Callable[[nn.Module, Tensor], object]) -> bool:
     try:
-        dry_run(apply_channels_(on_meta(model), plan), sized(model, input_size), lambda twin, images: twin(images))
-    except SettingError as error:
-        names = ", ".join(repr(item.set.name) for item in plan.selections[:3])
-        raise SettingError(
-            f"the network does not run with fewer channels ({first_line(error.__cause__ or error)}); its code says a number of "
-            f"channels: keep these whole by ratios={{glob: 1.0}}, or change the code; fewer remain in {names}, ..."
-        ) from error
+        dry_run(model, size, run)
+    except SettingError:
+        return False
+    return True
 
 
 def prune_counted(

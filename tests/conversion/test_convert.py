@@ -228,6 +228,21 @@ def test_to_dense_in_training_mode_folds_running_statistics_and_keeps_the_flag()
 
 
 @pytest.mark.parametrize(
+    "method", [lc.TiedBlock(blocks=2), lc.DepthShared(), lc.LowRank(rank=1)], ids=lambda m: m.label()
+)
+def test_to_dense_keeps_frozen_biases_the_layout_and_attributes(method):
+    model = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in range(2))).to(memory_format=torch.channels_last)
+    for index, conv in enumerate(model):
+        conv.from_layer = index
+        conv.bias.requires_grad_(False)
+    dense = lc.to_dense(lc.convert(model, method))
+    for index, conv in enumerate(dense):
+        assert type(conv) is nn.Conv2d and conv.from_layer == index
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last) and not conv.weight.is_contiguous()
+        assert (conv.weight.requires_grad, conv.bias.requires_grad) == (True, False)
+
+
+@pytest.mark.parametrize(
     ("act", "message"),
     [
         (lambda m, p: lc.convert(lc.create_model("vgg16"), p), "which VGG16 does not have"),

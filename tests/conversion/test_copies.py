@@ -16,6 +16,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import leanconv as lc
+from leanconv.core.copying import copied
 from leanconv.core.errors import LeanconvError, SettingError, TieError
 
 METHODS = [lc.TiedBlock(), lc.DepthShared(), lc.SharedBasis(shared=2), lc.Split()]
@@ -191,3 +192,21 @@ def test_a_quantised_network_is_not_saved(tmp_path):
     model = torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear})
     with pytest.raises(LeanconvError, match="as a quantised layer does"):
         lc.save(model, tmp_path)
+
+
+def test_tensors_that_share_memory_do_so_in_the_copy():
+    class Tied(Net):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.two.weight.data = self.one.weight.data
+            self.register_buffer("whole", torch.zeros(8))
+            self.register_buffer("start", self.whole[:4])
+
+    model = Tied()
+    for made in (lc.convert(model, lc.TiedBlock()), copied(model)):
+        made.whole.fill_(1)
+        assert made.start.tolist() == [1] * 4 and model.start.tolist() == [0] * 4
+        assert made.one.weight.data_ptr() == made.two.weight.data_ptr() != model.one.weight.data_ptr()
+        assert made.one.weight is not made.two.weight and torch.equal(made.one.weight, model.one.weight)
+        assert isinstance(made.two.weight, nn.Parameter)

@@ -128,8 +128,25 @@ def test_hooks_of_parents_and_gradient_hooks_of_other_layers_are_kept():
 
 
 def test_attributes_that_the_author_put_on_a_convolution_go_with_it():
-    model = two(lambda conv: setattr(conv, "from_layer", -1))
-    assert lc.convert(model, lc.TiedBlock())[0].from_layer == -1
+    model = two(lambda conv: vars(conv).update(from_layer=-1, type="Conv"))
+    lean = lc.convert(model, lc.TiedBlock())[0]
+    assert (lean.from_layer, lean.type) == (-1, "Conv")  # type is also a method of nn.Module
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [(lc.TiedBlock(), "blocks"), (lc.DepthShared(), "bank"), (lc.LowRank(rank=1), "links")]
+)
+def test_an_attribute_whose_name_the_lean_layer_uses_is_refused(method, name):
+    model = two(lambda conv: setattr(conv, name, 99))
+    with pytest.raises(SettingError, match=rf"'0' has an attribute '{name}', .* with exclude='0'"):
+        lc.convert(model, method)
+
+
+def test_a_layer_that_was_tied_after_the_plan_is_refused():
+    plan, model = lc.plan(two(lambda conv: None), lc.TiedBlock(), "0"), two(lambda conv: None)
+    model[1].weight = model[0].weight
+    with pytest.raises(SettingError, match=r"the plan converts '0', but it shares a parameter with '1'"):
+        lc.convert(model, plan)
 
 
 def test_one_weight_cannot_have_two_dtypes():

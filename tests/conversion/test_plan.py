@@ -221,6 +221,23 @@ def test_a_convolution_called_twice_counts_twice():
     assert sum(plan.groups[0].macs()) == lc.count(lean, (4, 8, 8)).macs == 4 * 4 * 9 // 2 * 20
 
 
+def test_frames_in_the_batch_count_each():
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 8, 3, padding=1)
+
+        def forward(self, x):
+            n, _, h, w = x.shape
+            return self.conv(x.reshape(n * 4, 4, h, w)).reshape(n, 4, 8, h, w).mean(1)
+
+    plan = lc.plan(Frames(), lc.TiedBlock(blocks=2), input_size=(16, 8, 6))
+    (site,) = plan.sites()
+    assert site.sizes == ((8, 6),) * 4 and site.stage == 0
+    assert site.macs() == lc.count(Frames(), (16, 8, 6)).macs
+    assert sum(plan.groups[0].macs()) == lc.count(lc.convert(Frames(), plan), (16, 8, 6)).macs
+
+
 def test_works_on_the_meta_device():
     with torch.device("meta"):
         model = lc.create_model("timm/resnet50")

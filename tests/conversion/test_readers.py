@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque, namedtuple
 
 import pytest
 import torch
@@ -37,6 +37,13 @@ def _other(weight):
     return conv
 
 
+class Chain(list):
+    pass
+
+
+Pair = namedtuple("Pair", "layer number")
+
+
 class Slot:
     __slots__ = ("weight",)
 
@@ -65,6 +72,10 @@ HOLDERS = {
     "array": (lambda m: setattr(m, "held", m.one.weight.detach().numpy()[1:]), "held"),
     "queue": (lambda m: setattr(m, "held", deque([m.one.weight])), "held"),
     "key": (lambda m: setattr(m, "held", {m.one.weight: 0}), "held"),
+    "named tuple": (lambda m: setattr(m, "held", Pair(m.one, 0)), "held"),
+    "own kind of list": (lambda m: setattr(m, "held", Chain([m.one])), "held"),
+    "layer as a key": (lambda m: setattr(m, "held", {m.one: 2.0}), "held"),
+    "weak layer": (lambda m: setattr(m, "held", weakref.ref(m.one)), "held"),
     "slot": (lambda m: setattr(m, "held", Slot(m.one.weight)), "held"),
     "same memory": (_same_storage, "two"),
 }
@@ -82,6 +93,7 @@ def test_an_optimizer_a_flat_buffer_a_hook_and_a_list_of_layers_read_nothing():
         conv.weight = nn.Parameter(flat[144 * index : 144 * (index + 1)].view(4, 4, 3, 3))
     model.optimizer = torch.optim.SGD(model.parameters())
     model.layers = [model.one, model.two]
+    model.named = OrderedDict(a=(model.one,), b={"c": model.two})
     model.register_forward_hook(lambda *_: model.training)
     model.compile(backend="eager")
     assert kept(model, input_size=(4, 6, 6)) == {}

@@ -30,6 +30,7 @@ FULL = Record(
     channels=(lc.ChannelPlan(removed=("layer1.0",)),),
     plan=lc.Plan((GROUP,), ()),
     member=Member(GROUP, 0),
+    carried=("from_layer",),
     sparse=("0.weight",),
     optimized=Optimized((Choice("0", "loop", {"loop": 1.5}),), (NotRewritten("1", "it has control flow"),)),
     detector={"name": "retinanet", "settings": {"min_size": 64}},

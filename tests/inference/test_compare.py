@@ -14,6 +14,10 @@ from leanconv.inference.compare import difference, rounds_alike, same_kind
 NAN, INF = float("nan"), float("inf")
 
 
+class Named(dict):
+    pass
+
+
 @dataclass
 class Answer:
     logits: Tensor
@@ -46,6 +50,8 @@ def test_the_same_is_the_same(value: object) -> None:
         (tensor([1.0]), tensor([[1.0]]), r"shape \(1,\) in place of \(1, 1\)"),
         ((tensor([1.0]),), [tensor([1.0]), None], "tuple of 1 in place of list of 2"),
         ({"a": tensor([1.0])}, {"b": tensor([1.0])}, "in place of"),
+        ({"a": [tensor([1.0])]}, Named(a=[tensor([1.0])]), "dict, list in place of Named, list"),
+        ([[]], [], "list, list in place of list"),
         ((tensor([1.0]), "a"), (tensor([1.0]), "b"), r"output\[1\]: 'a' in place of 'b'"),
         (Answer(tensor([1]), "a"), Answer(tensor([2]), "a"), r"output.logits: 1 of 1"),
         ((tensor([1.0]), None), (tensor([1.0]), tensor([1.0])), "None in place of"),

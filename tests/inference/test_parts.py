@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import leanconv as lc
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.sharing import parameters_in_use
 from leanconv.inference.optimize import forms_chosen, not_rewritten, optimize
 from tests.ops.contract import unsettle_
 
@@ -196,6 +199,111 @@ class Volume(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.volume(self.block(x)[:, None]).flatten(1, 2) * self.anchors.mean()
+
+
+class Asks(nn.Module):
+    """Asks whether it gets a tensor, which a tracer's value is not, and then for its batch or its size."""
+
+    def __init__(self, batch: bool) -> None:
+        super().__init__()
+        self.first, self.batch = block(), batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_tensor(x) and self.batch and len(x) > 1:
+            x = x - x.mean(0, keepdim=True)
+        if torch.is_tensor(x) and not self.batch and x.shape[-1] % 4:
+            x = nn.functional.pad(x, (0, -x.shape[-1] % 4))
+        return self.first(x)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.filterwarnings("ignore:.*at another batch and image size")
+def test_code_for_another_batch_or_size_is_not_lost(batch: bool) -> None:
+    model = nn.Sequential(block(), Asks(batch)).eval()
+    fast = quick(model, torch.randn(1, 4, 8, 8))
+    x = torch.randn(2, 4, 8, 7)
+    torch.testing.assert_close(fast(x), model(x))
+    assert norms(fast) == 0 and [part.name for part in not_rewritten(fast)] == ["", "1"]
+
+
+class Logits(dict):
+    """A dict with attributes, as many networks return."""
+
+    @property
+    def logits(self) -> Tensor:
+        return self["logits"]
+
+
+class Named(nn.Module):
+    def __init__(self, kind: type[dict]) -> None:
+        super().__init__()
+        self.first, self.kind = block(), kind
+
+    def forward(self, x: Tensor) -> dict:
+        return self.kind(logits=self.first(x).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*dict in place of Logits")
+def test_the_class_of_the_output_stays() -> None:
+    model, x = Named(Logits).eval(), torch.randn(2, 4, 8, 8)
+    fast = quick(model, x)
+    torch.testing.assert_close(fast(x).logits, model(x).logits)
+    assert norms(fast) == 0 and [part.name for part in not_rewritten(fast)] == [""]
+    assert not not_rewritten(quick(Named(OrderedDict).eval(), x))  # a dict is as good
+
+
+class Adapts(nn.Module):
+    """Keeps a norm in training mode, which adapts to each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = block(), block()
+
+    def train(self, mode: bool = True) -> Adapts:
+        super().train(mode)
+        self.first[1].train()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+def test_a_norm_that_the_network_keeps_in_training_mode_stays_so() -> None:
+    model, x = Adapts().eval(), 3 * torch.randn(2, 4, 8, 8) + 1
+    fast = quick(model, x).eval()
+    torch.testing.assert_close(fast(x), model(x))
+    assert norms(fast) == 1 and "keeps 'first.1' in training mode" in not_rewritten(fast)[0].reason
+
+
+def test_a_shared_weight_whose_owner_is_expanded_gets_another() -> None:
+    dense = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+    lean, x = lc.convert(dense, lc.DepthShared()).eval(), torch.randn(1, 8, 8, 8)
+    for index in (2, 3):
+        lean[index].register_forward_hook(lambda *_: None)
+    fast = quick(lean, x)
+    held = {id(parameter) for parameter in fast.parameters()}
+    assert {id(weight) for weight in parameters_in_use([*fast.modules()])} == held
+    torch.testing.assert_close(fast(x), lean(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fast.double()(x.double()), lean.double()(x.double()), rtol=1e-4, atol=1e-4)
+    assert [name for name in fast.state_dict() if "bank" in name] == ["2.bank.weight", "2.bank.bias"]
+
+
+class Strides(nn.Module):
+    """Takes every second pixel by the strides of a contiguous map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = block(4, 8), block(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, c, h, w = x.shape
+        return self.last(torch.as_strided(x, (n, c, h // 2, w // 2), (c * h * w, h * w, 2 * w, 2)))
+
+
+def test_code_that_depends_on_the_memory_layout_keeps_its_outputs() -> None:
+    model, x = Strides().eval(), torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(quick(model, x)(x), model(x))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -257,6 +257,31 @@ def test_a_network_that_says_its_number_of_channels_is_not_pruned_into_one_that_
         lc.prune(Says(written=False), 0.5, align=1, input_size=SIZE)
 
 
+class Auxiliary(nn.Module):
+    """A network with a second head that runs only in training mode; with `labels`, that mode takes more than images."""
+
+    def __init__(self, labels: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.aux = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+        self.labels = labels
+
+    def forward(self, x, labels=None):
+        y = self.first(x)
+        if not self.training:
+            return self.last(y)
+        if self.labels and labels is None:
+            raise ValueError("training needs labels")
+        return self.last(y), self.aux(y)
+
+
+def test_a_network_that_does_not_train_with_fewer_channels_is_refused():
+    with pytest.raises(
+        SettingError, match=r"in training mode, the network does not run .* need all channels: keep these"
+    ):
+        lc.prune(Auxiliary(labels=False), 0.5, align=1, input_size=SIZE)
+    assert lc.prune(Auxiliary(labels=True), 0.5, align=1, input_size=SIZE).first.out_channels == 4
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_what_cannot_be_scored_or_seen_is_refused():
     data = [(image(2).float(), torch.zeros(2, dtype=torch.long))]
