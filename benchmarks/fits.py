@@ -2,17 +2,19 @@
 
 RUN is a trained network. Each method is fitted to the weights, to the outputs on training images, and to the outputs in the
 order of the layers; with the norms of the dense network, and with norms that are estimated again. Then the norms are folded
-into the convolutions, for a network without norms, and the outputs are repaired.
+into the convolutions, for a network without norms, and the outputs are repaired. With --methods, only the fits of these are
+measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,13 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--images", type=int, default=512, help="training images for the fits and the norms")
     parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--methods", nargs="+", help="these in place of all")
+    parser.add_argument("--exclude", default="conv1", help="layers that stay dense")
+    parser.add_argument("--note", default="")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     data, model = open_data(given.data), lc.load(given.run).eval()
+    methods = tuple(given.methods or METHODS)
     task = task_on(model, data)
     batches = list(some_batches(data.train, data, task, given.images, batch_size=256))
     test = data.test.subset(torch.arange(min(given.test_images, len(data.test))))
@@ -72,22 +78,28 @@ def main() -> None:
         "test_images": len(test),
     }
     rows: list[dict[str, Any]] = []
-    for found in (*fits(model, data, batches, top1), *norms(model, batches, top1), *folded(model, batches, top1)):
+    more = () if given.methods else (norms(model, batches, top1), folded(model, batches, top1))
+    for found in itertools.chain(fits(model, data, batches, methods, given.exclude, top1), *more):
         rows.append(named | found)
         print(json.dumps(rows[-1]), flush=True)
-    command = shlex.join(["python", "benchmarks/fits.py", "RUN", "--data", data.name, "--images", str(given.images)])
-    settings = {"data": data.name, "images": given.images, "test_images": len(test)}
-    write_json(
-        given.out, {**provenance(command), "kind": "fits", "settings": settings, "n": 1, "seeds": [0], "rows": rows}
+    chosen = ["--methods", *methods, "--exclude", given.exclude] if given.methods else []
+    command = shlex.join(
+        ["python", "benchmarks/fits.py", "RUN", "--data", data.name, "--images", str(given.images), *chosen]
     )
+    settings = {"data": data.name, "images": given.images, "test_images": len(test)}
+    found = {**provenance(command), "kind": "fits", "settings": settings, "n": 1, "seeds": [0], "rows": rows}
+    write_json(given.out, found | ({"notes": given.note} if given.note else {}))
 
 
-def fits(model: nn.Module, data: ImageData, batches: list[Tensor], top1: Callable[[nn.Module], float]) -> Any:
+def fits(
+    model: nn.Module, data: ImageData, batches: list[Tensor], methods: Sequence[str], exclude: str,
+    top1: Callable[[nn.Module], float],
+) -> Any:  # fmt: skip
     """A row for each method and fit, with the norms of the dense network and with norms that are estimated again."""
     size = (data.channels, *batches[0].shape[2:])
     dense = lc.count(model, size)
-    for text in METHODS:
-        plan = lc.plan(model, parse_method(text), exclude="conv1", input_size=size)
+    for text in methods:
+        plan = lc.plan(model, parse_method(text), exclude=exclude, input_size=size)
         for fit, settings in FITS.items():
             began = time.perf_counter()
             lean = converted(model, plan, batches, settings)
