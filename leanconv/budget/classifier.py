@@ -184,7 +184,8 @@ def recipe_of(
 ) -> tuple[TrainConfig, TrainConfig | None]:
     """The settings that split the train part, and the settings of the recovery; None for no recovery.
 
-    The recovery takes the settings of the network's own run, if it is the folder of a run, for fewer epochs.
+    The recovery takes the settings of the network's own run, if it is the folder of a run, for fewer epochs. With any settings,
+    the validation part is the one of that run: the network was trained on all other images.
 
     Args:
         model: the target.
@@ -192,12 +193,10 @@ def recipe_of(
         config: settings, the name of a recipe or a file; None takes those of the run, or else those that suit the data.
         settings: how many epochs, the validation part and the seed.
     """
-    own = own_run(model) if config is None else None
-    base = settings_for(own or config, data, {})
-    if not base.validation:
-        base = base.replace(validation=settings.validation)
-    if own is None:  # a network's own run has fixed which images are its validation part
-        base = base.replace(seed=settings.seed)
+    own = own_run(model)
+    base = settings_for(own if config is None else config, data, {})
+    split = base.replace(seed=settings.seed) if own is None else settings_for(own, data, {})
+    base = base.replace(seed=split.seed, validation=split.validation or settings.validation)
     recovery = recovery_of(base, settings.recovery_epochs)
     return base, recovery and recovery.replace(select="last")
 
@@ -228,9 +227,10 @@ def prepared(
         splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
     total = splits.epochs + (recovery.epochs if recovery else 0)
     scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts
-    reason = "those of the dense network's run and of the recovery"
-    if own_run(target) is None:
-        reason = "those of the recipe and of the recovery, because the dense network's own are unknown"
+    own = own_run(target) is not None
+    settings = "the dense network's run" if own and recipe is None else "the recipe"
+    reason = f"those of {settings} and of the recovery"
+    reason += "" if own else ", because the dense network's own are unknown"
     train, validation = data.split(splits.validation, splits.seed)
     return ClassifierSetup(
         name=title_of(target), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,
