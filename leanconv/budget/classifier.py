@@ -36,6 +36,7 @@ from leanconv.files.target import Network, built, is_saved, network_name
 from leanconv.files.weights import open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
+from leanconv.train.once import SCRATCH, SIZE, SPLIT
 from leanconv.train.prepared import check_fits, check_trains, scores_of, side_of, some_batches, task_on
 
 
@@ -132,6 +133,10 @@ class ClassifierSetup(Setup):
         facts = describe(self.data)
         recipe = None if self.recipe is None else self.recipe.to_json()
         found = super().identity() | {"data": facts | {"classes": len(facts["classes"])}, "recipe": recipe}
+        found |= {SPLIT: {"validation": self.scratch.validation, "seed": self.scratch.seed}}
+        found |= {SIZE: [*self.task.image_size]}
+        if (NARROWER, None) in self.controls.items():
+            found |= {SCRATCH: self.scratch.identity()}
         told = [[*self.as_trained.mean], [*self.as_trained.std]]
         return found | ({} if told == [[*self.data.mean], [*self.data.std]] else {"normalised": told})
 
