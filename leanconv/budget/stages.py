@@ -148,7 +148,7 @@ class Stages:
     @cached_property
     def problem(self) -> Problem:
         """The choice of candidates."""
-        return Problem(self.space, self.costs, self.scores)
+        return Problem(self.space, self.costs, self.scores, lambda note: self.notes.append(f"{self.name}: {note}"))
 
     @property
     def measures(self) -> tuple[str, ...]:
