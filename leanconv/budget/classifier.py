@@ -37,7 +37,7 @@ from leanconv.files.weights import open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
 from leanconv.train.once import SCRATCH, SIZE, SPLIT
-from leanconv.train.prepared import check_fits, check_trains, scores_of, side_of, some_batches, task_on
+from leanconv.train.prepared import check_fits, check_trains, scores_of, size_for, some_batches, task_on
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,20 @@ def recipe_of(
     return base, recovery and recovery.replace(select="last")
 
 
+def _side(size: tuple[int, int]) -> int:
+    """The side of a square.
+
+    Raises:
+        SettingError: it is none, to which training cannot resize.
+    """
+    if size[0] != size[1]:
+        raise SettingError(
+            f"the network takes images of {size[0]}x{size[1]} pixels, and training resizes to squares only; give images of this "
+            "size, or recovery_epochs=0 for no training"
+        )
+    return size[0]
+
+
 def prepared(
     teacher: nn.Module, data: ImageData, budget: Budget, config: LeanConfig, recipe: TrainConfig | str | Path | None,
     *, target: Network, methods: Sequence[str | Method], controls: dict[str, Control | None], **more: Any,
@@ -227,8 +241,10 @@ def prepared(
     if distilled:
         check_trains(teacher, (data.channels, *task.image_size))
     to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
-    side = None if data.prepared else side_of(data, task)
-    if side is not None and splits.image_size is None:  # the network takes another size than that of the data
+    size = None if data.prepared else size_for(data, task)
+    if size is not None and splits.image_size is None and not untrained:
+        # the network takes another size than that of the data
+        side = _side(size)
         splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
     total = splits.epochs + (recovery.epochs if recovery else 0)
     scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts

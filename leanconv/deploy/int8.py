@@ -27,7 +27,7 @@ from leanconv.deploy.opened import Called
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, time_interleaved
 from leanconv.timing.runtimes import quiet
-from leanconv.train.prepared import scores_of, side_of, some_batches
+from leanconv.train.prepared import scores_of, size_for, some_batches
 
 Runtime = Literal["onnxruntime", "openvino"]
 FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -234,7 +234,7 @@ def held_for_check(data: ImageData, task: Task, count: int, calibrate: int, seed
         mean=task.mean,
         std=task.std,
         batch_size=64,
-        image_size=side_of(data, task),
+        image_size=size_for(data, task),
         train=False,
     )
     return list(loader)

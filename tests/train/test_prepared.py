@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from leanconv.core.notes import set_task
 from leanconv.core.task import Task
-from leanconv.data import ImageData, TensorImages
-from leanconv.train.prepared import scores_of, task_on
+from leanconv.data import ImageData, TensorImages, open_data
+from leanconv.deploy.images import image_tensor
+from leanconv.train.prepared import labelled_batches, scores_of, some_batches, task_on
 
 
 class Bright(nn.Module):
@@ -36,3 +40,23 @@ def test_images_of_another_data_set_are_normalised_as_in_training(bright: ImageD
     assert scores_of(model, bright, task_on(model, bright)).top1_pct == 100
     untold = Bright()  # nothing is noted on it: the data set's own statistics are the only ones there are
     assert scores_of(untold, bright, task_on(untold, bright)).top1_pct == 60
+
+
+def test_images_of_a_task_that_is_no_square_are_those_of_predict(tmp_path: Path) -> None:
+    files = []
+    for part in ("train", "test"):
+        for number, name in enumerate(("dark", "bright")):
+            (tmp_path / part / name).mkdir(parents=True)
+            files.append(tmp_path / part / name / "0.png")
+            pixels = torch.randint(0, 255, (64 + 9 * number, 160, 3), dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(files[-1])
+    model, data, task = Bright(), open_data(tmp_path), Task((0.5,) * 3, (0.25,) * 3, (32, 64), ("bright", "dark"))
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    scores_of(model, data, task)
+    expected = [image_tensor(file, task) for file in files]
+    torch.testing.assert_close(
+        seen[0], torch.cat(expected[:1:-1]), rtol=0, atol=1e-6
+    )  # classes in order of their names
+    for found in (next(some_batches(data.train, data, task, 2)), next(iter(labelled_batches(data, task, 2)))[0]):
+        assert found.shape == (2, 3, 32, 64)
