@@ -36,7 +36,8 @@ from leanconv.files.target import Network, built, is_saved, network_name
 from leanconv.files.weights import open_with_weights
 from leanconv.models.task import task_from
 from leanconv.train.config import TrainConfig
-from leanconv.train.prepared import check_fits, check_trains, scores_of, side_of, some_batches, task_on
+from leanconv.train.once import SCRATCH, SIZE, SPLIT
+from leanconv.train.prepared import check_fits, check_trains, scores_of, size_for, some_batches, task_on
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ class ClassifierSetup(Setup):
         facts = describe(self.data)
         recipe = None if self.recipe is None else self.recipe.to_json()
         found = super().identity() | {"data": facts | {"classes": len(facts["classes"])}, "recipe": recipe}
+        found |= {SPLIT: {"validation": self.scratch.validation, "seed": self.scratch.seed}}
+        found |= {SIZE: [*self.task.image_size]}
+        if (NARROWER, None) in self.controls.items():
+            found |= {SCRATCH: self.scratch.identity()}
         told = [[*self.as_trained.mean], [*self.as_trained.std]]
         return found | ({} if told == [[*self.data.mean], [*self.data.std]] else {"normalised": told})
 
@@ -184,7 +189,8 @@ def recipe_of(
 ) -> tuple[TrainConfig, TrainConfig | None]:
     """The settings that split the train part, and the settings of the recovery; None for no recovery.
 
-    The recovery takes the settings of the network's own run, if it is the folder of a run, for fewer epochs.
+    The recovery takes the settings of the network's own run, if it is the folder of a run, for fewer epochs. With any settings,
+    the validation part is the one of that run: the network was trained on all other images.
 
     Args:
         model: the target.
@@ -192,14 +198,26 @@ def recipe_of(
         config: settings, the name of a recipe or a file; None takes those of the run, or else those that suit the data.
         settings: how many epochs, the validation part and the seed.
     """
-    own = own_run(model) if config is None else None
-    base = settings_for(own or config, data, {})
-    if not base.validation:
-        base = base.replace(validation=settings.validation)
-    if own is None:  # a network's own run has fixed which images are its validation part
-        base = base.replace(seed=settings.seed)
+    own = own_run(model)
+    base = settings_for(own if config is None else config, data, {})
+    split = base.replace(seed=settings.seed) if own is None else settings_for(own, data, {})
+    base = base.replace(seed=split.seed, validation=split.validation or settings.validation)
     recovery = recovery_of(base, settings.recovery_epochs)
     return base, recovery and recovery.replace(select="last")
+
+
+def _side(size: tuple[int, int]) -> int:
+    """The side of a square.
+
+    Raises:
+        SettingError: it is none, to which training cannot resize.
+    """
+    if size[0] != size[1]:
+        raise SettingError(
+            f"the network takes images of {size[0]}x{size[1]} pixels, and training resizes to squares only; give images of this "
+            "size, or recovery_epochs=0 for no training"
+        )
+    return size[0]
 
 
 def prepared(
@@ -223,14 +241,17 @@ def prepared(
     if distilled:
         check_trains(teacher, (data.channels, *task.image_size))
     to_layout(teacher, best_layout(teacher, (data.channels, *task.image_size)))
-    side = None if data.prepared else side_of(data, task)
-    if side is not None and splits.image_size is None:  # the network takes another size than that of the data
+    size = None if data.prepared else size_for(data, task)
+    if size is not None and splits.image_size is None and not untrained:
+        # the network takes another size than that of the data
+        side = _side(size)
         splits, recovery = splits.replace(image_size=side), recovery and recovery.replace(image_size=side)
     total = splits.epochs + (recovery.epochs if recovery else 0)
     scratch = splits.scaled(1).replace(epochs=total, record_gradients=False)  # milestones become parts
-    reason = "those of the dense network's run and of the recovery"
-    if own_run(target) is None:
-        reason = "those of the recipe and of the recovery, because the dense network's own are unknown"
+    own = own_run(target) is not None
+    settings = "the dense network's run" if own and recipe is None else "the recipe"
+    reason = f"those of {settings} and of the recovery"
+    reason += "" if own else ", because the dense network's own are unknown"
     train, validation = data.split(splits.validation, splits.seed)
     return ClassifierSetup(
         name=title_of(target), teacher=teacher, start=teacher, data=data, train=train, validation=validation, task=task,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from leanconv.core.config import LARGEST_SEED, Config, setting
 
-EXECUTION = ("threads", "train_threads", "on")  # may change when a search is resumed
+EXECUTION = ("threads", "train_threads", "on")  # may change when a search is resumed; threads, if time decides nothing
 
 
 class LeanConfig(Config):

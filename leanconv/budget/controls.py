@@ -12,7 +12,7 @@ from leanconv.budget.scores import divergence
 from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem
 from leanconv.budget.space import Candidate, Space
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import RunError, SettingError
 
 UNIFORM, RANDOM = "uniform", "random"
 LEVELS = 4  # places in the list of a method's candidates for a layer
@@ -23,11 +23,14 @@ def random_choice(space: Space, costs: Costs, most: Mapping[str, float], seed: i
     """The choice that the solver makes within the limits if the scores are random numbers.
 
     Raises:
-        SettingError: no choice meets the limits.
+        SettingError: no choice meets the limits, or the solver finds none in its time.
     """
     draw = torch.rand(len(space.lean), generator=torch.Generator().manual_seed(seed)).tolist()
     scores = {candidate.key: value for candidate, value in zip(space.lean, draw, strict=True)}
-    return Problem(space, costs, scores).solve(most).chosen
+    try:
+        return Problem(space, costs, scores).solve(most).chosen
+    except RunError as error:  # of a control alone, which is left out
+        raise SettingError(str(error)) from error
 
 
 def uniform_choice(setup: Setup, costs: Costs, most: Mapping[str, float]) -> tuple[Candidate, ...]:

@@ -101,6 +101,8 @@ class Flow:
         choice, lean = self.within_drop(every, most) if setup.budget.max_drop is not None else self.lean(every, most)
         networks = {"lean": lean} | self.controls(most, choice.solution.predicted)
         rows = self.verify(networks, costs)
+        if "time" in most and not choice.late:
+            self.check_time(rows, most["time"] / costs.dense["time"])
         check = setup.config.check
         prediction = self.dense.stored("prediction.json", self.predict) if check else None
         exported = self.export(lean)
@@ -123,7 +125,10 @@ class Flow:
         return found
 
     def lean(self, every: Sequence[Stages], most: Mapping[str, float]) -> tuple[Choice, Made]:
-        """The lean network: of the choices within the limits, the one with the least divergence after its conversion."""
+        """The lean network: of the choices within the limits, the one with the least divergence after its conversion.
+
+        If no choice meets the budget of time as measured, it is the one that comes nearest.
+        """
         found = within(every, lambda stages: stages.choice(most))
         if len(found) == 1:
             return found[0], self._make("lean", found[0])
@@ -134,10 +139,11 @@ class Flow:
                 "predicted": one.solution.predicted,
                 "divergence": one.divergence,
                 "converted": value,
+                "late_ms": one.late,
             }
             for one, value in zip(found, real, strict=True)
         ]
-        best = found[real.index(min(real))]
+        best, _ = min(zip(found, real, strict=True), key=lambda pair: (pair[0].late, pair[1]))
         return best, self._make("lean", best)
 
     def within_drop(self, every: Sequence[Stages], most: Mapping[str, float]) -> tuple[Choice, Made]:
@@ -147,8 +153,9 @@ class Flow:
         """
         drop, measure = self.setup.budget.max_drop, self.dense.measure
         assert drop is not None
-        paths = within(every, lambda stages: stages.path(stages.corrected(most)))
-        points = [one for path in paths for one in path if one.changes]
+        paths = within(every, lambda stages: stages.path(most))
+        least = min(one.late for path in paths for one in path)
+        points = [one for path in paths for one in path if one.changes and one.late == least]
         path = best_points(points, lambda one: one.solution.predicted[measure], lambda one: one.divergence)
         base = self.quality()["quality"]
         low, high, best = 0, len(path) - 1, None
@@ -204,7 +211,7 @@ class Flow:
                     share = self._share(name, costs, {**most, **drop})
                     found[name] = make_ordinary(self.setup, name, share, folder, self.say, self.progress)
                     continue
-                chosen = self._choice(name, costs, {**self.dense.corrected(most), **drop})
+                chosen = self._choice(name, costs, {**self.dense.corrected(most)[0], **drop})
             except SettingError as error:
                 self.notes.append(f"{name}: {error}")
                 continue
@@ -257,6 +264,15 @@ class Flow:
             return {"rows": found}
 
         return list(self.dense.stored("verified.json", rows)["rows"])
+
+    def check_time(self, rows: Sequence[Mapping[str, Any]], part: float) -> None:
+        """Note it if the lean network, which met the budget when it was chosen, takes more than this part of dense's time."""
+        taken = next(row["ratio"] for row in rows if row["network"] == "lean")
+        if taken > part:
+            self.notes.append(
+                f"in the last measurement, the lean network takes {taken:.4g} of dense's time, and the budget is {part:.4g}; "
+                "when it was chosen, it met the budget"
+            )
 
     def predict(self) -> dict[str, Any]:
         """Compare predictions with real networks, made from the dense network."""

@@ -156,9 +156,14 @@ class LeanResult(Result):
         if chance := self._chance():
             found.append(chance)
         if starts := self.summary.get("starts"):  # an earlier version had one start
-            said = ", ".join(f"{one['from']} {one['converted']:.3g}" for one in starts)
+            late = [one.get("late_ms", 0.0) > 0 for one in starts]  # an earlier version did not store it
+            said = ", ".join(
+                f"{one['from']} {one['converted']:.3g}" + " (too slow)" * slow
+                for one, slow in zip(starts, late, strict=True)
+            )
+            taken = "nearest to the budget" if all(late) else "least in time" if any(late) else "least"
             found.append(
-                f"Divergence after the conversion, by the network that the search started from: {said}; the least was taken."
+                f"Divergence after the conversion, by the network that the search started from: {said}; the {taken} was taken."
             )
         for name in self.controls:
             if rows[name]["quality"] > lean["quality"]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,25 @@ class Repaired(nn.Module):
 
     A normalisation layer behind a lean layer has the same effect after its statistics are estimated again. A network without
     normalisation layers is treated in the same way.
+
+    Args:
+        module: the lean layer.
+        wanted: of the dense layer's output in each call of a forward pass, in order.
+        channel: the dimension of the channels.
     """
 
-    def __init__(self, module: nn.Module, wanted: Spread, channel: int) -> None:
+    def __init__(self, module: nn.Module, wanted: Sequence[Spread], channel: int) -> None:
         super().__init__()
-        self.module, self.wanted, self.channel = module, wanted, channel
+        self.module, self.channel = module, channel
+        self.wanted = cycle(wanted)
 
     def forward(self, input: Tensor) -> Tensor:
         y: Tensor = self.module(input)
-        found = Spread.of(y, self.channel)
+        found, wanted = Spread.of(y, self.channel), next(self.wanted)
         shape = [1] * y.dim()
         shape[self.channel] = -1
-        scale = self.wanted.std / found.std
-        return y * scale.view(shape) + (self.wanted.mean - found.mean * scale).view(shape)
+        scale = wanted.std / found.std
+        return y * scale.view(shape) + (wanted.mean - found.mean * scale).view(shape)
 
 
 def divergence(output: Any, reference: Any) -> float:
@@ -93,6 +100,11 @@ def relative_error(output: Tensor, reference: Tensor) -> float:
     """||output - reference||^2 / ||reference - its mean||^2."""
     spread = (reference - reference.mean()).square().sum()
     return float((output - reference).square().sum() / spread.clamp(min=EPS))
+
+
+def _error(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The mean of the relative errors of a layer in its calls: pairs of an input and the dense output."""
+    return sum(relative_error(layer(given), dense) for given, dense in calls) / len(calls)
 
 
 class Lines:
@@ -153,21 +165,21 @@ def fit_all(
     for number, site in enumerate(space.sites, 1):
         own = [one for one in space.lean if one.sites[0] == site and one.group is not None]
         if any(one.key not in lines.records for one in own) or not _file(folder, site.name).exists():
-            walk.go(site.name)
+            walk.go(site.name, len(site.sizes))
             channel = 1 if site.kind == "conv" else -1
-            wanted = Spread.of(walk.dense, channel)
+            wanted = [Spread.of(dense, channel) for _, dense in walk.calls]
             layer = model.get_submodule(site.name)
-            stats = measured(layer, {site.name: layer}, [walk.given])
+            stats = measured(layer, {site.name: layer}, [given for given, _ in walk.calls])
             if shared := {site.name for one in own for site in one.sites if len(one.sites) > 1}:
                 stats |= collect(model, sorted(shared), images.split(BATCH))
             modules = {one.key: fitted(one, model, [stats[site.name] for site in one.sites]) for one in own}
             errors = {
-                one.key: relative_error(Repaired(modules[one.key][0], wanted, channel)(walk.given), walk.dense)
+                one.key: _error(Repaired(modules[one.key][0], wanted, channel), walk.calls)
                 for one in own
                 if len(one.sites) == 1
             }
             left = undominated(own, costs, measures, errors)
-            tensors = {"mean": wanted.mean, "std": wanted.std}
+            tensors = {name: torch.stack([getattr(one, name) for one in wanted]) for name in ("mean", "std")}
             for one in own:
                 if one.key in left:
                     state = nn.ModuleList(modules[one.key]).state_dict()
@@ -313,7 +325,9 @@ def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict
     found: dict[str, nn.Module] = {}
     for site, module in zip(candidate.sites, built, strict=True):
         with safe_open(_file(folder, site.name), "pt") as file:
-            wanted = Spread(file.get_tensor("mean"), file.get_tensor("std"))
+            # each has a row for each call; an earlier version had the first call only, without a row
+            means, stds = (torch.atleast_2d(file.get_tensor(name)) for name in ("mean", "std"))
+        wanted = [Spread(mean, std) for mean, std in zip(means, stds, strict=True)]
         found[site.name] = Repaired(module, wanted, 1 if site.kind == "conv" else -1).eval()
     return found
 

@@ -29,6 +29,7 @@ from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
 from leanconv.files.target import network_digest
 from leanconv.train.config import RunConfig
+from leanconv.train.once import THREADS
 
 MACS = 128e9  # of a forward pass on all calibration images, if their number is not given
 IMAGES = (16, 256)  # the least and the most calibration images, if their number is not given
@@ -268,21 +269,26 @@ class Setup(ABC):
         """The search as JSON values: two searches with equal identities are the same search."""
         config = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
         given = {name: function for name, function in self.functions.items() if function is not None}
-        return {
-            "target": self.name,
-            "network": network_digest(self.dense),
-            "weights": weights_digest(self.dense),
-            "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
-            "config": config,
-            "methods": [method if isinstance(method, str) else label_of(method) for method in self.methods],
-            "where": [place if isinstance(place, str) else function_text(place) for place in self.where],
-            "exclude": [place if isinstance(place, str) else function_text(place) for place in self.exclude],
-            "include": self.include,
-            "controls": [
-                name if control is None else f"{name}: {function_text(control)}"
-                for name, control in self.controls.items()
-            ],
-        } | {name: function_text(function) for name, function in given.items()}
+        timed = {THREADS: self.config.threads} if self.timed else {}
+        return (
+            {
+                "target": self.name,
+                "network": network_digest(self.dense),
+                "weights": weights_digest(self.dense),
+                "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
+                "config": config,
+                "methods": [method if isinstance(method, str) else label_of(method) for method in self.methods],
+                "where": [place if isinstance(place, str) else function_text(place) for place in self.where],
+                "exclude": [place if isinstance(place, str) else function_text(place) for place in self.exclude],
+                "include": self.include,
+                "controls": [
+                    name if control is None else f"{name}: {function_text(control)}"
+                    for name, control in self.controls.items()
+                ],
+            }
+            | {name: function_text(function) for name, function in given.items()}
+            | timed
+        )
 
 
 def _number(value: object) -> float:

@@ -1,9 +1,9 @@
-"""Choose one candidate for each layer, exactly: the least sum of scores within all limits."""
+"""Choose one candidate for each layer: the least sum of scores within all limits, exactly if the solver has the time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,13 @@ import numpy as np
 from leanconv.budget.costs import Costs
 from leanconv.budget.limits import shown
 from leanconv.budget.space import Candidate, Space
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import RunError, SettingError
 
 PERMITTED = 1e-9  # part of a limit that rounding may exceed
 LARGEST = 1e4  # to which the largest score is scaled for the solver
 SECONDS = 60.0  # for one solution
+STOPPED = 1  # scipy's status at the limit of time
+FEWER = "fewer candidates are solved faster: name methods or layers (where), or give a larger align"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Problem:
         space: the candidates.
         costs: their costs.
         scores: the score of each lean candidate by its key; a candidate without a score is not chosen. Dense layers have 0.
+        tell: called with a note if the solver stops before it knows that its choice is the best.
     """
 
-    def __init__(self, space: Space, costs: Costs, scores: Mapping[str, float]) -> None:
-        self.space, self.costs = space, costs
+    def __init__(
+        self, space: Space, costs: Costs, scores: Mapping[str, float], tell: Callable[[str], None] = lambda note: None
+    ) -> None:
+        self.space, self.costs, self.tell = space, costs, tell
         self.candidates = [one for one in space.candidates if not one.changes or one.key in scores]
         self.scores = np.array([scores[one.key] if one.changes else 0.0 for one in self.candidates])
         names = [site.name for site in space.sites]
@@ -64,6 +69,7 @@ class Problem:
 
         Raises:
             SettingError: no choice meets all limits; the error names the nearest limits that can be met.
+            RunError: the solver found none in `SECONDS`.
         """
         self._check(most)
         found = self._milp(self.scores, most)
@@ -164,8 +170,12 @@ class Problem:
             bounds=Bounds(np.zeros(n + 2), np.append(largest, [np.inf, np.inf])), integrality=np.append(np.ones(n), [0, 0]),
             options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
         )  # fmt: skip
+        if found.x is None and found.status == STOPPED:
+            raise RunError(f"the solver found no choice of {n} candidates in {SECONDS:g} s; {FEWER}")
         if found.x is None:
             return None
+        if found.status == STOPPED:
+            self.tell(f"the solver stopped after {SECONDS:g} s, so a choice may not be the best of all; {FEWER}")
         taken = found.x[:n] > 0.5
         chosen = tuple(one for one, is_taken in zip(self.candidates, taken, strict=True) if is_taken)
         return Solution(chosen, float(self.scores[taken].sum()), self.costs.total(self.space, chosen))

@@ -36,10 +36,12 @@ class Choice:
     Args:
         stages: the stages from that network.
         solution: the candidates.
+        late: milliseconds by which every measured network of `stages` exceeds the budget of time; 0 if one meets it.
     """
 
     stages: Stages
     solution: Solution
+    late: float
 
     @property
     def divergence(self) -> float:
@@ -147,7 +149,7 @@ class Stages:
     @cached_property
     def problem(self) -> Problem:
         """The choice of candidates."""
-        return Problem(self.space, self.costs, self.scores)
+        return Problem(self.space, self.costs, self.scores, lambda note: self.notes.append(f"{self.name}: {note}"))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -162,8 +164,11 @@ class Stages:
         return self.setup.config.minimise if drop or not limits else limits[0].measure
 
     def path(self, most: Mapping[str, float] = {}) -> list[Choice]:
-        """The choices on the frontier, within limits."""
-        return [Choice(self, one) for one in self.problem.frontier(self.measure, self.setup.config.points, most)]
+        """The choices on the frontier, within limits; that on time holds for the measured time."""
+        limits, late = self.corrected(most)
+        return [
+            Choice(self, one, late) for one in self.problem.frontier(self.measure, self.setup.config.points, limits)
+        ]
 
     @cached_property
     def whole_path(self) -> list[Choice]:
@@ -184,10 +189,13 @@ class Stages:
         self.say(Stage("solve", f"{self.name}: {len(found)} choices on the frontier of {self.measure}"))
         return list(found)
 
-    def corrected(self, most: Mapping[str, float]) -> dict[str, float]:
-        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time."""
+    def corrected(self, most: Mapping[str, float]) -> tuple[dict[str, float], float]:
+        """`most`, with the limit on the predicted time at which the network meets the budget by its measured time.
+
+        If none does, the limit is that of the nearest network. The second value is the excess of its time in milliseconds.
+        """
         if "time" not in most:
-            return dict(most)
+            return dict(most), 0.0
 
         def measured(chosen: Sequence[Candidate]) -> float:
             ms = measured_ms(self.setup, self.costs, self.setup.network(chosen, fit=False).eval())
@@ -198,9 +206,10 @@ class Stages:
         nearest = min(one["measured"] for one in found["tried"])
         if nearest > most["time"]:
             self.notes.append(
-                f"no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes {nearest:.3g} ms"
+                f"{self.name}: no choice takes {most['time']:.3g} ms as measured; the nearest that was tried takes "
+                f"{nearest:.3g} ms"
             )
-        return {**most, "time": found["limit"]}
+        return {**most, "time": found["limit"]}, max(0.0, nearest - most["time"])
 
     def choice(self, most: Mapping[str, float]) -> Choice:
         """The best choice within the limits; that on time holds for the measured time.
@@ -208,7 +217,8 @@ class Stages:
         Raises:
             SettingError: no choice meets the limits.
         """
-        found = Choice(self, self.problem.solve(self.corrected(most)))
+        limits, late = self.corrected(most)
+        found = Choice(self, self.problem.solve(limits), late)
         self.say(Stage("solve", f"{self.name}: {_said(found, self.costs)}"))
         return found
 

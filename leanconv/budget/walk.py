@@ -40,8 +40,7 @@ class Walk:
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self.model, self.images = model, images
-        self.given: Tensor = images
-        self.dense: Any = None
+        self.calls: list[tuple[Tensor, Tensor]] = []
         self._steps = steps_of(model, images)
 
     @property
@@ -49,17 +48,28 @@ class Walk:
         """Whether the network is a graph, so that a candidate costs only the rest of the forward pass."""
         return self._steps is not None
 
+    @property
+    def given(self) -> Tensor:
+        """The input of the first call of the present layer."""
+        return self.calls[0][0]
+
+    @property
+    def dense(self) -> Tensor:
+        """The output of the first call of the present layer."""
+        return self.calls[0][1]
+
     @torch.no_grad()
-    def go(self, name: str) -> None:
-        """Go forward to the first call of a layer; `given` is then its input and `dense` its output.
+    def go(self, name: str, calls: int = 1) -> None:
+        """Go forward to the first call of a layer; `calls` then holds the inputs and outputs of its first calls.
 
         Args:
             name: a layer that is called later than the present one.
+            calls: how many to note; several cost the rest of the forward pass.
         """
         seen: list[tuple[Tensor, Tensor]] = []
 
         def note(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
-            if not seen:
+            if len(seen) < calls:
                 seen.append((input_of(args, named).clone(), output.clone()))
 
         if self._steps is not None:
@@ -68,11 +78,13 @@ class Walk:
         try:
             if self._steps is None:
                 self.model(self.images)
-            else:
+            elif calls == 1:
                 self._steps.once()
+            else:
+                self._steps.rest()
         finally:
             hook.remove()
-        self.given, self.dense = seen[0]
+        self.calls = seen
 
     @torch.no_grad()
     def output(self, new: Mapping[str, nn.Module] = {}) -> Any:

@@ -38,7 +38,7 @@ def describe_machine() -> dict[str, Any]:
         "gpu": _gpu(),
         "os": _system(),
         "python": platform.python_version(),
-        "versions": {"leanconv": __version__} | {name: _version(name) for name in PACKAGES},
+        "versions": {"leanconv": __version__} | {name: version_of(name) for name in PACKAGES},
         "git": _git(Path(__file__).parents[1]),
     }
 
@@ -153,7 +153,12 @@ def _gpu() -> dict[str, Any] | None:
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package, by its name in the index of packages; None if there is none.
+
+    >>> version_of("no-such-package") is None
+    True
+    """
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -219,8 +219,8 @@ def make_loader(
         crop: the padding of random crops and the kind of flip.
         extra: further transforms of one image, after `augment`, if `train` is true; see `extra_transforms`. Images in memory are
             then prepared one by one, and `workers` makes this faster.
-        image_size: side of the square that images are resized to, in pixels, or (height, width) if they have this size
-            already. None keeps their size; images of varying size need a value. See `eval_transform`.
+        image_size: side of the square that images are resized to, in pixels, or (height, width); for training, these must be
+            equal if images are resized. None keeps their size; images of varying size need a value. See `eval_transform`.
         train: shuffle and augment.
         seed: of the order and the augmentation.
         workers: processes that decode and transform; unused if whole batches in memory are transformed.
@@ -246,7 +246,7 @@ def make_loader(
     if images.prepared:  # floats as the network takes them: a crop would pad them with 0, which is no black here
         augment, extra = "none", ()
     own = images.image_size
-    size = _size(image_size, own)
+    size = _size(image_size, own, train)
     sampling = Sampling(len(images), batch_size, train, seed, drop_last, rank, world_size)
     if augment in ("crop", "crop_flip") and crop.pad_mode == "reflect" and max(crop.padding(size)) >= min(size):
         raise SettingError(
@@ -269,12 +269,12 @@ def _view(images: Tensor, _: torch.Generator, view: Transform) -> Tensor:
     return view(images)
 
 
-def _size(asked: int | tuple[int, int] | None, own: tuple[int, int] | None) -> tuple[int, int]:
+def _size(asked: int | tuple[int, int] | None, own: tuple[int, int] | None, train: bool) -> tuple[int, int]:
     if asked is None and own is None:
         raise SettingError("image_size=None needs images of one size, and these vary in size; give a size, such as 224")
     size = own if asked is None else (asked, asked) if isinstance(asked, int) else (asked[0], asked[1])
     assert size is not None
-    if min(size) < 1 or (size != own and size[0] != size[1]):
-        rule = "must be positive, and square where images are resized"
+    if min(size) < 1 or (train and size != own and size[0] != size[1]):
+        rule = "must be positive, and square where images are resized for training"
         raise SettingError(f"image_size={asked} {rule}; {max(*size, 1)} would do")
     return size

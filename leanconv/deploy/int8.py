@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
+from leanconv.core.notes import get_task
 from leanconv.core.settings import check_choice, check_path
 from leanconv.core.task import Task
 from leanconv.data import ImageData, make_loader
@@ -24,11 +25,12 @@ from leanconv.deploy.export import Exported, Form, export
 from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx, run_openvino
 from leanconv.deploy.int8_openvino import Labelled, quantize_openvino
 from leanconv.deploy.opened import Called
+from leanconv.deploy.ranges import Shown
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, time_interleaved
 from leanconv.timing.runtimes import quiet
 from leanconv.train.evaluation import in_outputs
-from leanconv.train.prepared import scores_of, side_of, some_batches
+from leanconv.train.prepared import scores_of, size_for, some_batches
 
 Runtime = Literal["onnxruntime", "openvino"]
 FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -83,6 +85,7 @@ def quantize(
 
     Raises:
         SettingError: a package is missing, there are no images, or the exporter does not support the network.
+        DataError: an image holds NaN or infinity, or all images are alike.
         CheckError: the float32 file differs from PyTorch, or OpenVINO's int8 outputs depend on whether sizes are open.
     """
     check_choice("runtime", runtime, get_args(Runtime))
@@ -93,12 +96,11 @@ def quantize(
     kind = FORMATS[FORMAT_OF[runtime]]
     suffix, path = kind.files[0], check_path("path", path)
     path = path if path.suffix == suffix else path.with_name(path.name + suffix)
-    batches = iter(images)
+    shown = Shown(images, get_task(model))
+    batches = iter(shown)
     first = next(batches, None)
     if first is None:
         raise SettingError("images is empty; give a few batches of training images, from which the ranges are measured")
-    if first.ndim != 4:
-        raise SettingError(f"images come as {tuple(first.shape)}; give batches (N, C, H, W), such as [images]")
     exported = export(
         model,
         path.with_suffix(f".float32{suffix}"),
@@ -109,13 +111,13 @@ def quantize(
     target = path.with_suffix(f".int8{suffix}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / target.name
-        shown = itertools.chain([first], batches)
-        quantize_file(exported.path, made, shown, runtime, check, max_drop)
+        quantize_file(exported.path, made, itertools.chain([first], batches), runtime, check, max_drop)
         loaded = kind.loaded(made)
         size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
         for suffix in reversed(kind.files):
             make_ordinary(made.with_suffix(suffix))
             os.replace(made.with_suffix(suffix), target.with_suffix(suffix))
+    shown.warn()
     return Quantized(target, exported, size, loaded, runtime)
 
 
@@ -237,7 +239,7 @@ def held_for_check(data: ImageData, task: Task, count: int, calibrate: int, seed
         mean=task.mean,
         std=task.std,
         batch_size=64,
-        image_size=side_of(data, task),
+        image_size=size_for(data, task),
         train=False,
     )
     return list(loader)

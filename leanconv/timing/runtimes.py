@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
+from leanconv.core.machine import version_of
+from leanconv.core.version import __version__
 
 Call = Callable[[], Tensor]
 
@@ -181,6 +182,18 @@ PACKAGES = {
 PRECISIONS = {"onnxruntime": {torch.float32: "f32"}, "openvino": {torch.float32: "f32", torch.bfloat16: "bf16"}}
 
 
+@functools.cache
+def software(runtime: str) -> str:
+    """The packages that decide how fast a module is in `runtime`, with their versions, in one line.
+
+    >>> software("eager").startswith("leanconv ")
+    True
+    """
+    names = PACKAGES[runtime][0].split(" and ") if runtime in PACKAGES else []
+    found = {"leanconv": __version__, "torch": torch.__version__} | {name: versions()[name] for name in names}
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
 def versions() -> dict[str, str | None]:
     """Versions of the runtimes' packages; None for a package that is not installed.
 
@@ -188,4 +201,4 @@ def versions() -> dict[str, str | None]:
     ['onnx', 'onnxruntime', 'onnxscript', 'openvino']
     """
     names = ("onnx", "onnxscript", "onnxruntime", "openvino")
-    return {name: importlib.metadata.version(name) if importlib.util.find_spec(name) else None for name in names}
+    return {name: version_of(name) for name in names}

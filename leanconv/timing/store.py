@@ -10,14 +10,17 @@ from torch import Tensor
 
 from leanconv.core.atomic import write_json
 from leanconv.core.layout import is_channels_last
-from leanconv.core.machine import describe_machine
+from leanconv.core.machine import describe_cpu
 from leanconv.core.reading import parse_json
+from leanconv.timing.runtimes import software
 
 VERSION = 1  # of the file; a file of another version is read as empty
 
 
 class TimeStore:
-    """Measured times by (runtime, device, threads, dtype, layout, shape, layer), in a file that several processes may read.
+    """Measured times in a file that several processes may read.
+
+    They are by (runtime, device, versions, threads, dtype, layout, shape, layer), see `key_of`.
 
     Args:
         path: the file; None keeps the times in memory only.
@@ -59,10 +62,9 @@ def key_of(name: str, example: Tensor, runtime: str, threads: int) -> str:
     """
     layout = "channels_last" if is_channels_last(example) else "contiguous"
     shape = "x".join(map(str, example.shape))
-    return " | ".join([runtime, _device(example.device), str(threads), str(example.dtype), layout, shape, name])
+    place = f"{_device(example.device)}, {software(runtime)}"
+    return " | ".join([runtime, place, str(threads), str(example.dtype), layout, shape, name])
 
 
 def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{describe_machine()['cpu']}, torch {torch.__version__}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else describe_cpu()

@@ -31,7 +31,7 @@ def evaluate(
     ten_crop: bool = False,
     precision: str = "fp32",
     channels_last: bool = True,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     workers: int = 0,
     classes: Sequence[str] | None = None,
     shared: Together = ALONE,
@@ -58,7 +58,7 @@ def evaluate(
     """
     names = _known(model) if classes is None else tuple(classes)
     outputs, where = outputs_for(names, images)
-    size = images.image_size if image_size is None else (image_size, image_size)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size or images.image_size
     if channels_last and size is not None:
         channels_last = best_layout(model, (images.channels, *size)) == torch.channels_last
     loader = make_loader(

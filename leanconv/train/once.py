@@ -25,7 +25,9 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
 BUILT = "built"  # the layers that a function built; None for a network by name or in memory
-LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, OBJECTS, BUILT)  # what the identity of an older run lacks
+SPLIT, SIZE, SCRATCH, THREADS = "split", "network_size", "scratch", "timed_threads"  # of a search for a lean network
+# What the identity of an older run or search lacks
+LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, OBJECTS, BUILT, SPLIT, SIZE, SCRATCH, THREADS)
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 

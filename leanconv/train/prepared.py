@@ -136,7 +136,7 @@ def scores_of(
         settings: settings of `evaluate`.
     """
     return evaluate(
-        model, data.test if part is None else part, mean=task.mean, std=task.std, image_size=side_of(data, task),
+        model, data.test if part is None else part, mean=task.mean, std=task.std, image_size=size_for(data, task),
         classes=task.classes, **settings,
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def some_batches(
     """
     rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:count]
     loader = make_loader(
-        part.subset(rows), mean=task.mean, std=task.std, batch_size=batch_size or len(rows), image_size=side_of(data, task),
+        part.subset(rows), mean=task.mean, std=task.std, batch_size=batch_size or len(rows), image_size=size_for(data, task),
         train=False,
     )  # fmt: skip
     return (images for images, _ in loader)
@@ -173,6 +173,6 @@ def training_batches(model: nn.Module, data: ImageData, count: int, *, seed: int
     return list(some_batches(data.train, data, task, count, seed=seed, batch_size=128))
 
 
-def side_of(data: ImageData, task: Task) -> int | None:
+def size_for(data: ImageData, task: Task) -> tuple[int, int] | None:
     """The image size for `make_loader`; None if the images already have the network's size."""
-    return None if data.image_size == task.image_size else min(task.image_size)
+    return None if data.image_size == task.image_size else task.image_size

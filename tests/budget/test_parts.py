@@ -15,7 +15,10 @@ from leanconv.budget import ordinary, parts
 from leanconv.budget.costs import formula_costs
 from leanconv.budget.scores import fit_all, stored_modules
 from leanconv.budget.space import candidates_of
+from leanconv.core.copying import copied
 from leanconv.core.errors import DataError, SettingError
+from leanconv.core.notes import set_task
+from leanconv.core.task import Task
 from leanconv.report import markdown_of, results
 from leanconv.train import recover
 from leanconv.train.config import TrainConfig
@@ -160,6 +163,16 @@ def test_the_recovery_has_the_image_size_of_the_network(tmp_path):
     found = lc.lean(dense, "digits", "params=0.5", tmp_path, **{**QUICK, "methods": ["low_rank"], "recovery_epochs": 1})
     assert found.rows[1]["params"] <= 0.5 * found.rows[0]["params"]
     assert "image_size: 16" in (tmp_path / "networks" / "lean" / "recovery" / "config.yaml").read_text()
+
+
+def test_a_network_of_oblong_images_is_not_trained_on_squares(trained, data):
+    model = copied(trained)
+    set_task(model, Task((0.5,), (0.25,), (8, 16), ("0", "1", "2")))
+    for more in ({"recovery_epochs": 1}, {"controls": "narrower"}):
+        with pytest.raises(SettingError, match="takes images of 8x16 pixels, and training resizes to squares only"):
+            lc.lean(model, data, "macs=0.6", **{**QUICK, **more})
+    rows = lc.lean(model, data, "macs=0.6", **QUICK).rows
+    assert rows[0]["macs"] == lc.count(trained, (1, 8, 16)).macs and rows[1]["macs"] <= 0.6 * rows[0]["macs"]
 
 
 @pytest.mark.parametrize(("train_threads", "written"), [(1, 1), (None, "null")])

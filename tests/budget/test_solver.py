@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from typing import Any
 
 import pytest
+import scipy.optimize
 
 import leanconv as lc
+from leanconv.budget.controls import random_choice
 from leanconv.budget.costs import Cost, Costs
 from leanconv.budget.limits import Budget
 from leanconv.budget.solver import Problem, reasons
 from leanconv.budget.space import Candidate, Space
-from leanconv.core.errors import SettingError
+from leanconv.core.errors import RunError, SettingError
+from tests.budget.conftest import QUICK
 
 
 def problem(seed: int, layers: int = 4) -> Problem:
@@ -136,3 +140,43 @@ def test_each_layer_has_a_reason():
     why = reasons(found.space, found.costs, scores, solution.chosen)
     assert {*why} == {site.name for site in found.space.sites}
     assert any("to the divergence" in text for text in why.values())
+
+
+def stop(patch: pytest.MonkeyPatch, found_one: bool) -> None:
+    """Let the solver end at its limit of time, with or without a choice."""
+    exact = scipy.optimize.milp
+
+    def stopped(*args: Any, **settings: Any) -> Any:
+        result = exact(*args, **settings)
+        result.status, result.x = 1, result.x if found_one else None
+        return result
+
+    patch.setattr(scipy.optimize, "milp", stopped)
+
+
+@pytest.mark.parametrize("found_one", [True, False])
+def test_a_solver_that_is_stopped_says_so(found_one, monkeypatch):
+    notes: list[str] = []
+    found = problem(1)
+    told = Problem(found.space, found.costs, dict.fromkeys((one.key for one in found.space.lean), 0.5), notes.append)
+    most = {"params": 0.7 * found.costs.network["params"]}
+    chosen = told.solve(most).chosen
+    assert not notes
+    stop(monkeypatch, found_one)
+    if found_one:
+        assert told.solve(most).chosen == chosen
+        assert len(notes) == 1 and "the solver stopped after 60 s, so a choice may not be the best of all" in notes[0]
+    else:
+        for solve in (told.solve, told.nearest):
+            with pytest.raises(
+                RunError, match=r"the solver found no choice of \d+ candidates in 60 s; fewer candidates"
+            ):
+                solve(most)
+        with pytest.raises(SettingError, match="the solver found no choice"):  # which leaves this control out
+            random_choice(found.space, found.costs, most, 0)
+
+
+def test_the_result_notes_a_solver_that_was_stopped(trained, data, monkeypatch):
+    stop(monkeypatch, True)
+    (note,) = lc.lean(trained, data, "macs=0.6", **QUICK).summary["notes"]
+    assert note.startswith("dense: the solver stopped after 60 s")

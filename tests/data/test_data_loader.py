@@ -287,7 +287,10 @@ def test_a_broken_file_is_one_line_even_from_a_worker(files: FileImages, workers
         ({"std": (0.0, 1.0, 1.0)}, r"std above 0"),
         ({"ten_crop": True}, r"ten_crop=True is an evaluation; use it with train=False"),
         ({"image_size": 0}, r"image_size=0 must be positive"),
-        ({"image_size": (16, 24)}, r"image_size=\(16, 24\) must be .* square where images are resized; 24 would do"),
+        (
+            {"image_size": (16, 24)},
+            r"image_size=\(16, 24\) must be .* square where images are resized for training; 24 would do",
+        ),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 import leanconv as lc
 from leanconv.cli import main
-from leanconv.core.errors import CheckError, FileError, LeanconvWarning, SettingError
+from leanconv.core.errors import CheckError, FileError, LeanconvError, LeanconvWarning, SettingError
 from leanconv.data import open_data
 from leanconv.deploy.formats import FORMATS, _compiled, run_onnx
 from leanconv.deploy.int8 import calibration, held_for_check, quantize
@@ -217,3 +217,29 @@ def test_a_quantised_onnx_file_keeps_its_task(tmp_path: Path):
     damaged.write_bytes(b"no graph")
     with pytest.raises(FileError, match="cannot be opened"):
         open_exported(damaged)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=openvino)])
+def test_images_without_a_range_are_refused(runtime: Any, tmp_path: Path):
+    good = torch.randn(16, 1, 8, 8)
+    bad = good.clone()
+    bad[3, 0, 0, 0] = float("nan")
+    for images, said in (
+        ([good, bad], "a calibration image holds NaN or infinity"),
+        ([torch.zeros(8, 1, 8, 8)] * 2, "all calibration images are alike, with one value in each channel"),
+        ([good, good[0]], r"images come as \(1, 8, 8\)"),
+    ):
+        with pytest.raises(LeanconvError, match=said):
+            quantize(network(), tmp_path / "net", images, runtime=runtime)
+    assert not [*tmp_path.glob("*int8*")]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=openvino)])
+def test_images_that_are_not_normalised_are_told(runtime: Any, tmp_path: Path):
+    with pytest.warns(
+        LeanconvWarning, match=r"of the calibration images' values are far outside .* normalise the images"
+    ):
+        quantize(network(), tmp_path / "net", [torch.randint(0, 256, (16, 1, 8, 8)).float()], runtime=runtime)
+    model = network()
+    lc.set_task(model, None)  # nothing is known of its images
+    quantize(model, tmp_path / "net", [torch.randint(0, 256, (16, 1, 8, 8)).float()], runtime=runtime)

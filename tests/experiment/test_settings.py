@@ -33,6 +33,19 @@ def test_its_recipe_counts_and_its_settings_replace_it(tmp_path: Path) -> None:
     assert recipe_of("resnet20", data, file, LeanConfig())[0].lr == 0.125
 
 
+def test_the_validation_part_of_a_run_stays_its_own_with_other_settings(tmp_path: Path) -> None:
+    data, other = open_data("digits"), TrainConfig(epochs=7, validation=0.3, seed=1)
+    for run, expected in (("seed: 5\nvalidation: 0.2", (5, 0.2)), ("seed: 5\nvalidation: 0.0", (5, 0.4))):
+        (tmp_path / "config.yaml").write_text(run)
+        for config in (None, other, "quick_digits"):
+            split, recovery = recipe_of(str(tmp_path), data, config, LeanConfig(seed=3, validation=0.4))
+            assert recovery is not None
+            assert (split.seed, split.validation) == (recovery.seed, recovery.validation) == expected
+            assert (split.epochs == 7) == (config is other)
+    split, _ = recipe_of("resnet20", data, other, LeanConfig(seed=3, validation=0.4))
+    assert (split.seed, split.validation) == (3, 0.3), "a network without a run"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

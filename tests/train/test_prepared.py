@@ -5,16 +5,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from leanconv.core.errors import LeanconvWarning
 from leanconv.core.notes import get_task, set_task
 from leanconv.core.task import Task
-from leanconv.data import ImageData, TensorImages
+from leanconv.data import ImageData, TensorImages, open_data
+from leanconv.deploy.images import image_tensor
 from leanconv.models import create_model
 from leanconv.models.task import note_task
 from leanconv.train import TrainConfig, fit
-from leanconv.train.prepared import scores_of, task_on
+from leanconv.train.prepared import labelled_batches, scores_of, some_batches, task_on
 
 
 class Bright(nn.Module):
@@ -72,3 +74,23 @@ def test_a_training_notes_how_it_prepared_the_images(bright: ImageData, tmp_path
     for name, model in (("noted", noted), ("untold", untold)):
         fit(model, bright, config, tmp_path / name, progress=False)
     assert get_task(noted) == Task((0.86,), (0.02,), (8, 8), ("dark", "bright")) and get_task(untold) is None
+
+
+def test_images_of_a_task_that_is_no_square_are_those_of_predict(tmp_path: Path) -> None:
+    files = []
+    for part in ("train", "test"):
+        for number, name in enumerate(("dark", "bright")):
+            (tmp_path / part / name).mkdir(parents=True)
+            files.append(tmp_path / part / name / "0.png")
+            pixels = torch.randint(0, 255, (64 + 9 * number, 160, 3), dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(files[-1])
+    model, data, task = Bright(), open_data(tmp_path), Task((0.5,) * 3, (0.25,) * 3, (32, 64), ("bright", "dark"))
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    scores_of(model, data, task)
+    expected = [image_tensor(file, task) for file in files]
+    torch.testing.assert_close(
+        seen[0], torch.cat(expected[:1:-1]), rtol=0, atol=1e-6
+    )  # classes in order of their names
+    for found in (next(some_batches(data.train, data, task, 2)), next(iter(labelled_batches(data, task, 2)))[0]):
+        assert found.shape == (2, 3, 32, 64)
