@@ -269,26 +269,24 @@ class Setup(ABC):
         """The search as JSON values: two searches with equal identities are the same search."""
         config = {name: value for name, value in self.config.to_json().items() if name not in EXECUTION}
         given = {name: function for name, function in self.functions.items() if function is not None}
-        timed = {THREADS: self.config.threads} if self.timed else {}
-        return (
-            {
-                "target": self.name,
-                "network": network_digest(self.dense),
-                "weights": weights_digest(self.dense),
-                "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
-                "config": config,
-                "methods": [method if isinstance(method, str) else label_of(method) for method in self.methods],
-                "where": [place if isinstance(place, str) else function_text(place) for place in self.where],
-                "exclude": [place if isinstance(place, str) else function_text(place) for place in self.exclude],
-                "include": self.include,
-                "controls": [
-                    name if control is None else f"{name}: {function_text(control)}"
-                    for name, control in self.controls.items()
-                ],
-            }
-            | {name: function_text(function) for name, function in given.items()}
-            | timed
-        )
+        more: dict[str, Any] = {name: function_text(function) for name, function in given.items()}
+        if self.timed:
+            more[THREADS] = self.config.threads
+        return {
+            "target": self.name,
+            "network": network_digest(self.dense),
+            "weights": weights_digest(self.dense),
+            "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
+            "config": config,
+            "methods": [method if isinstance(method, str) else label_of(method) for method in self.methods],
+            "where": [place if isinstance(place, str) else function_text(place) for place in self.where],
+            "exclude": [place if isinstance(place, str) else function_text(place) for place in self.exclude],
+            "include": self.include,
+            "controls": [
+                name if control is None else f"{name}: {function_text(control)}"
+                for name, control in self.controls.items()
+            ],
+        } | more
 
 
 def _number(value: object) -> float:
