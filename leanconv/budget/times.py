@@ -55,8 +55,9 @@ def measured_costs(
     The candidates of one layer shape are timed interleaved with the dense layer, each in its default form for inference, with a
     folded normalisation layer. This is done once for each shape, and the cache holds the times of earlier searches. The time of a
     candidate is the dense layer's time times the measured ratio, and the time of the dense layer comes from `baseline`. So no
-    time depends on the load of the machine at another time. Layers with many MACs are measured first. What is not measured
-    when `seconds` are over has no time, and so has a candidate that the runtime cannot run.
+    time depends on the load of the machine at another time. Layers with many MACs are measured first, and each shape has an equal
+    part of the time that is left, in which at least its first candidates are measured. What is not measured when `seconds` are
+    over has no time, and so has a candidate that the runtime cannot run.
 
     Args:
         costs: the other costs.
@@ -81,11 +82,12 @@ def measured_costs(
     ratios: dict[str, dict[str, float]] = {one.key: {} for one in space.lean}
     with threads_set(threads):
         for number, sites in enumerate(order, 1):
-            if time.monotonic() > begin + seconds:
+            now, end = time.monotonic(), begin + seconds
+            if now > end:
                 break
-            own = _of_shape(space, sites)
+            own, until = _of_shape(space, sites), now + (end - now) / (len(order) - number + 1)
             found = [
-                _timed(sites[0], own, x, runtime, threads or torch.get_num_threads(), store)
+                _timed(sites[0], own, x, runtime, threads or torch.get_num_threads(), store, until)
                 for x in inputs_of(sites[0], batch, torch.device("cpu"), torch.float32, True)
             ]
             for site in sites:
@@ -198,20 +200,26 @@ def _default_form(one: Candidate, index: int, site: Site) -> nn.Module:
 
 
 def _timed(
-    site: Site, builds: Mapping[str, Callable[[], nn.Module]], x: Tensor, runtime: str, threads: int, store: TimeStore
-) -> tuple[float, dict[str, float]]:
-    """Milliseconds of the dense layer, and the ratio of each lean layer to it; from the store, if they were measured before."""
+    site: Site, builds: Mapping[str, Callable[[], nn.Module]], x: Tensor, runtime: str, threads: int, store: TimeStore,
+    until: float,
+) -> tuple[float, dict[str, float]]:  # fmt: skip
+    """Milliseconds of the dense layer, and the ratio of each lean layer to it; from the store, if they were measured before.
+
+    Behind the first `TOGETHER` layers, none is measured after the time `until`.
+    """
 
     def key(text: str) -> str:
         return key_of(f"search {site.kind} {site.spec} {site.spec.kwargs()} {text}", x, runtime, threads)
 
     missing = [text for text in builds if key(text) not in store.times]
     for start in range(0, len(missing), TOGETHER):
+        if start and time.monotonic() > until:
+            break
         part = {text: builds[text] for text in missing[start : start + TOGETHER]}
         found = measure({DENSE: lambda: dense_layer(site), **part}, x, runtime, threads)
         for text in part:
             store.times[key(text)] = {name: found[name] for name in (DENSE, text) if name in found}
-    known = {text: store.times[key(text)] for text in builds}
+    known = {text: store.times[key(text)] for text in builds if key(text) in store.times}
     base = [times[DENSE] for times in known.values()]
     if not base:
         store.times.setdefault(key(DENSE), measure({DENSE: lambda: dense_layer(site)}, x, runtime, threads))
