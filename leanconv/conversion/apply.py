@@ -163,9 +163,8 @@ def convert(
         if data is not None and progress is not None:
             progress(done, len(plan.groups))
     lean = swap(lean, new)
-    if plan.input_size is not None:
-        names = [site.name for group in plan.groups for site in group.sites]
-        warn_of_other_code(model, lean, names, plan.input_size)
+    names = [site.name for group in plan.groups for site in group.sites]
+    warn_of_other_code(model, lean, names, plan.input_size)
     set_plan(lean, plan)
     if sequential and data is not None and has_norms(lean):
         reestimate_norms_(lean, data)

@@ -17,7 +17,7 @@ from leanconv.core.meta import InputSize, dry_run
 ASKING = {"isinstance", "issubclass", "type", "__class__"}
 
 
-def warn_of_other_code(model: nn.Module, lean: nn.Module, names: Iterable[str], input_size: InputSize) -> None:
+def warn_of_other_code(model: nn.Module, lean: nn.Module, names: Iterable[str], input_size: InputSize | None) -> None:
     """Warn if `lean` calls other functions outside of its lean layers than `model` does.
 
     Both run without computing, if a forward method of `model` asks for a class; other networks cost nothing.
@@ -25,13 +25,13 @@ def warn_of_other_code(model: nn.Module, lean: nn.Module, names: Iterable[str], 
     Args:
         model, lean: the dense network and the converted copy.
         names: the names of the converted layers.
-        input_size: (channels, height, width).
+        input_size: (channels, height, width); None if it is not known, and nothing is compared.
 
     Warns:
         LeanconvWarning: as above.
     """
-    asks = next(_asking(model), None)
-    if asks is None:
+    asks = None if input_size is None else next(_asking(model), None)
+    if asks is None or input_size is None:
         return
     try:
         before, after = (_functions(network, [*names], input_size) for network in (model, lean))
