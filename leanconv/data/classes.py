@@ -48,7 +48,7 @@ def class_indices(
     Raises:
         SettingError: the network does not know a name; the error shows both lists.
     """
-    known, found = ([unicodedata.normalize("NFC", name) for name in names] for names in (known, found))
+    known, found = composed(known), composed(found)
     where = {name: place for place, name in enumerate(known)}
     if len(where) < len(known):
         raise SettingError(
@@ -66,6 +66,11 @@ def class_indices(
         f"{owner} and {source} have different classes: {says}{hint}. The network's: {first_names(known, SHOWN)}; the data's: "
         f"{first_names(found, SHOWN)}. Name the classes alike, or take the data it was trained on"
     )
+
+
+def composed(names: Sequence[str]) -> list[str]:
+    """`names` in the encoding of accents in which they are compared."""
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def check_labels(names: Sequence[str], known: Sequence[str], source: str) -> None:

@@ -32,12 +32,14 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
 
     `classes` holds the class names, or () if they are not known. `named` says whether the data set itself gave these names.
     `ImageData` sets both for its parts. Images that are `prepared` are floats as the network takes them.
+    `draws` says whether items may draw random numbers of Python and numpy.
     """
 
     labels: Tensor
     classes: tuple[str, ...] = ()
     named: bool = False
     prepared: bool = False
+    draws: bool = False
 
     def of_classes(self, classes: tuple[str, ...], named: bool) -> Self:
         """These images with the given class names; a copy if they already have other names."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.shown import kind
-from leanconv.data.classes import closest_name
+from leanconv.data.classes import closest_name, composed
 from leanconv.data.encoded import as_rgb
 from leanconv.data.fingerprint import spread
 from leanconv.data.from_run import check_as_in_runs, open_as_in_run
@@ -41,6 +41,8 @@ class DatasetImages(LabelledImages):
     Raises:
         DataError: an item is no (image, label).
     """
+
+    draws = True
 
     def __init__(self, dataset: Dataset[Any], labels: Tensor, rows: Tensor | None = None) -> None:
         self.dataset = dataset
@@ -303,7 +305,8 @@ def _in_the_order_of(classes: tuple[str, ...], test: LabelledImages, own: tuple[
     Raises:
         DataError: the train part does not have a class, or a label has no name.
     """
-    strangers = [name for name in own if name not in classes]
+    known, found = composed(classes), composed(own)
+    strangers = [name for name in found if name not in known]
     if strangers:
         close = closest_name(strangers[0], classes)
         hint = f" (is it {close!r}?)" if close else ""
@@ -314,7 +317,7 @@ def _in_the_order_of(classes: tuple[str, ...], test: LabelledImages, own: tuple[
         raise DataError(
             f"the test part has label {int(test.labels.max())} and {len(own)} classes; fix its labels or classes"
         )
-    return test.relabelled(torch.tensor([classes.index(name) for name in own])[test.labels])
+    return test.relabelled(torch.tensor([known.index(name) for name in found])[test.labels])
 
 
 def _digest(*parts: LabelledImages) -> str:

@@ -25,13 +25,20 @@ def generator(*key: int) -> torch.Generator:
 
 
 @contextlib.contextmanager
+def torch_seed(seed: int) -> Iterator[None]:
+    """In the block, the random numbers of torch (CPU) are those of `seed`; afterwards all is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
 def fixed_seed(seed: int = 0) -> Iterator[None]:
     """In the block, the random numbers of Python, numpy and torch (CPU) are those of `seed`; afterwards all is as before."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with torch_seed(seed):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:

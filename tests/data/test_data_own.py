@@ -46,6 +46,8 @@ def test_the_test_part_gets_the_order_of_the_classes_of_the_train_part() -> None
     data = as_images((train, as_listed(["ant", "cat"], [1, 1, 0])))
     assert data.test.labels.tolist() == [2, 2, 0] and data.test[1][1] == 2 and data.classes == ("ant", "bee", "cat")
     assert as_images((train, Subset(as_listed(["cat", "bee"], [0, 1]), [1, 0]))).test.labels.tolist() == [1, 2]
+    decomposed, whole = as_listed(["bee", "e\u0301"], [0, 1]), as_listed(["\u00e9", "bee"], [0, 1])
+    assert as_images((whole, decomposed)).test.labels.tolist() == [1, 0]
     digits = open_data("digits")
     turned = as_images((digits.train, digits.for_classes(digits.classes[::-1]).test))
     assert torch.equal(turned.test.labels, digits.test.labels)
