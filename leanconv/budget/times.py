@@ -73,6 +73,7 @@ def measured_costs(
     """
     runtimes.check(runtime)
     begin = time.monotonic()
+    end = begin + seconds
     store = TimeStore(default_store() if cache == "default" else cache)
     shapes: dict[tuple[object, ...], list[Site]] = {}
     for site in space.sites:
@@ -82,7 +83,7 @@ def measured_costs(
     ratios: dict[str, dict[str, float]] = {one.key: {} for one in space.lean}
     with threads_set(threads):
         for number, sites in enumerate(order, 1):
-            now, end = time.monotonic(), begin + seconds
+            now = time.monotonic()
             if now > end:
                 break
             own, until = _of_shape(space, sites), now + (end - now) / (len(order) - number + 1)

@@ -69,8 +69,7 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     """
     refuse_lazy(model)
     kept = {norm for norm in _inside_operators(model) if norm.affine and not _trained(norm)}
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    sums = {norm: InputSums() for norm in norms}
+    sums = {norm: InputSums() for norm in _norms(model)}
     with normalising_by_batch(model, kept):
         _measure(model, sums, batches)
     for norm, found in sums.items():
@@ -88,7 +87,12 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
 
 def has_norms(model: nn.Module) -> bool:
     """Whether `reestimate_norms_` has norms to estimate."""
-    return any(isinstance(part, _BatchNorm) and part.track_running_stats for part in model.modules())
+    return bool(_norms(model))
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms with running statistics."""
+    return [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
 
 
 @contextmanager
@@ -101,7 +105,7 @@ def normalising_by_batch(model: nn.Module, kept: Container[nn.Module] = ()) -> I
         model: the network.
         kept: norms that normalise with their running statistics.
     """
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    norms = _norms(model)
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     with evaluating(model):
         for norm in norms:

@@ -30,8 +30,10 @@ def warn_of_other_code(model: nn.Module, lean: nn.Module, names: Iterable[str], 
     Warns:
         LeanconvWarning: as above.
     """
-    asks = None if input_size is None else next(_asking(model), None)
-    if asks is None or input_size is None:
+    if input_size is None:
+        return
+    asks = next(_asking(model), None)
+    if asks is None:
         return
     try:
         before, after = (_functions(network, [*names], input_size) for network in (model, lean))
