@@ -1,9 +1,10 @@
 """Train what the papers claim, at a small scale: ``python benchmarks/papers.py SET --data cifar10 --runs DIR -o FILE``.
 
-The sets: "bases" (the penalty and the initial weights of the filter bases), "shardnet" (accuracy against compression),
+The sets: "bases" (the penalty and the initial weights of the filter bases), "components" (several numbers s and u of shared and
+unique components, as in Fig. 4 of the filter bases), "shardnet" (accuracy against compression, as in ShardNet's Figs. 2 and 3),
 "tied" (ResNet-20, dense and tied, whose filters `benchmarks/similarity.py` compares), "vgg" (a VGG-like network for the same),
-and "pruning" (a trained ResNet-20, trained further as it is and after structured pruning; "tied" trains it before). Finished
-runs in DIR are read back. With ``--data digits`` the sets train on the embedded digits, in a minute or two on a quiet core.
+and "pruning" (a trained ResNet-20, trained further as it is and after structured pruning; "tied" trains it before). The
+networks without residual blocks take the strong recipe `cifar_speed`. Finished runs in DIR are read back. With ``--data digits`` the sets train on the embedded digits, in a minute or two on a quiet core.
 Rows of a set are trained for equally many epochs, which are few: they show an order, not a final accuracy.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import leanconv as lc
 from leanconv.core.atomic import write_json
 
+COMPONENTS = ((16, 1), (32, 1), (64, 1), (16, 8), (32, 8), (16, 16), (0, 32))
 SETS: dict[str, tuple[list[str], list[str] | None, str]] = {  # networks, methods, recipe
     "bases": (
         [
@@ -36,7 +38,12 @@ SETS: dict[str, tuple[list[str], list[str] | None, str]] = {  # networks, method
             for name in ("shard_vgg16_e", "shard_vgg16", "shard_vgg16_s")
         ],
         None,
-        "cifar_fast",
+        "cifar_speed",
+    ),
+    "components": (
+        ["fast_vgg(width=0.5)"],
+        ["dense", *(f"shared_basis(shared={s},unique={u},growth=1)" for s, u in COMPONENTS)],
+        "cifar_speed",
     ),
     "tied": (["resnet20"], ["dense", "tied_block(blocks=2)"], "cifar_fast"),
     "vgg": (["fast_vgg(width=0.5)"], ["dense"], "cifar_speed"),

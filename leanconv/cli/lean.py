@@ -73,7 +73,7 @@ def lean(
     task = given_task({name: settings.pop(name, None) for name in TaskSettings.settings()})
     common: dict[str, Any] = {
         "methods": methods or (), "where": where or (), "exclude": exclude or (), "include": include, "resume": resume,
-        "controls": [] if controls == "none" else controls.split(","), "command": command_line(portable=True),
+        "controls": [] if controls in ("", "none") else controls.split(","), "command": command_line(portable=True),
         **given_flags(LeanConfig, settings),
     }  # fmt: skip
     try:
