@@ -60,7 +60,7 @@ types: $(STAMP) ## types, by mypy; pyproject.toml lists the packages
 	$(BIN)/mypy
 
 tests: $(STAMP) ## tests only, without the slow and the GPU ones
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix $(SOURCES)

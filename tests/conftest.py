@@ -13,6 +13,7 @@ os.environ |= {  # before torch and matplotlib are imported, and for the process
 }
 os.environ.pop("FORCE_COLOR", None)
 
+import gc
 import random
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,18 @@ import pytest
 import torch
 
 LOCAL = ("127.", "::1", "localhost")
+LONG = ("test_walk.py", "test_shown.py", "test_contributing.py", "test_notebooks.py", "test_outside.py", "test_kill.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with the longest tests come first: at the end of a run one of them would keep one worker waiting."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected lives to the end, so the garbage collector need not look at it in each test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +60,8 @@ def _methods_of_this_test() -> Iterator[None]:
     registered.update(before)
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
     """A connection that leaves the machine fails; those between processes of this machine do not."""
     connect = socket.socket.connect
 
@@ -57,4 +70,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(f"tests have no network: {address}")
         connect(self, address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_here)
+        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import LeanconvError, SettingError, first_line
@@ -107,7 +108,8 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
         for device, batch, hooks in attempts:
             try:
                 twin = on_meta(model) if device.type == "meta" else _twin(model, _on(device), hooks)
-                return run(twin, example_input(twin, input_size, batch, str(device)))
+                with _Quick() if device.type == "meta" else nullcontext():
+                    return run(twin, example_input(twin, input_size, batch, str(device)))
             except LeanconvError:
                 raise
             except Exception as error:
@@ -145,6 +147,26 @@ def _as_it_was(device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+class _Quick(TorchDispatchMode):
+    """A mode with short ways for what torch does on the meta device in many steps of Python, without another result.
+
+    A batch norm with running statistics only gives the shapes of its outputs; the sizes of its statistics were compared with
+    the channels before. An initialisation has no values to draw.
+    """
+
+    supports_higher_order_operators = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS and args[0].is_meta:
+            return args[0]
+        if func is torch.ops.aten.native_batch_norm.default and not kwargs and args[0].is_meta and not args[5]:
+            return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
+        return func(*args, **kwargs or {})
+
+
+_DRAWS = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default, torch.ops.aten.erfinv_.default}
+
+
 class _LargeOnMeta(TorchFunctionMode):
     """A mode in which new tensors are on the meta device, except small tensors, with which a builder may compute."""
 
@@ -166,7 +188,7 @@ def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         Exception: the error of `build`, if both attempts fail.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Quick():
             return build()
     except Exception as error:
         if (

@@ -7,9 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import torch
-
 from leanconv.core.count import count
+from leanconv.core.meta import built_on_meta
 from leanconv.core.notes import input_size_of
 from leanconv.models.create import create_model, list_models
 
@@ -33,8 +32,7 @@ def counts_of(name: str) -> dict[str, Any]:
     >>> counts_of("resnet20") == known_counts()["resnet20"]
     True
     """
-    with torch.device("meta"):
-        model = create_model(name)
+    model = built_on_meta(lambda: create_model(name))
     counted, size = count(model), input_size_of(model)
     return {"params": counted.params, "macs": counted.macs, "input_size": None if size is None else list(size)}
 

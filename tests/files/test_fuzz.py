@@ -66,7 +66,7 @@ def saved(kind: str) -> bytes:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         if kind == "detector":
-            save_detector(create_detector("retinanet", "timm/resnet10t", 2, pyramid_channels=8), folder)
+            save_detector(create_detector("retinanet", "timm/test_resnet", 2, pyramid_channels=8), folder)
         else:
             model = lc.create_model("resnet8", width=4) if kind == "named" else own()
             method = lc.SharedBasis(2) if kind == "named" else lc.TiedBlock(2)

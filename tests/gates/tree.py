@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -33,8 +34,9 @@ ORDER = (
 )
 
 
-def files(pattern: str = "*") -> list[Path]:
-    """The files that are tracked, or would be after `git add`; without git, all outside hidden and made folders."""
+@functools.cache
+def _listed() -> tuple[Path, ...]:
+    """What `files` chooses from, listed once in a process."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0:
@@ -43,7 +45,12 @@ def files(pattern: str = "*") -> list[Path]:
         made = ("runs", "data", "build", "dist")
         tops = [p for p in ROOT.iterdir() if p.name == ".ci" or (not p.name.startswith(".") and p.name not in made)]
         found = [p for top in tops for p in (top.rglob("*") if top.is_dir() else [top]) if "__pycache__" not in p.parts]
-    return sorted(path for path in found if path.is_file() and path.match(pattern))
+    return tuple(sorted(path for path in found if path.is_file()))
+
+
+def files(pattern: str = "*") -> list[Path]:
+    """The files that are tracked, or would be after `git add`; without git, all outside hidden and made folders."""
+    return [path for path in _listed() if path.match(pattern)]
 
 
 def sources(pattern: str = "*.py") -> list[Path]:

@@ -38,8 +38,9 @@ def test_every_parameter_gets_a_gradient(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_the_known_counts_are_true(entry):
-    assert known_counts()[entry.name] == counts_of(entry.name), "run `python -m tests.gates.update`"
-    assert counts_of(entry.name)["input_size"] == list(entry.input_size)
+    found = counts_of(entry.name)
+    assert known_counts()[entry.name] == found, "run `python -m tests.gates.update`"
+    assert found["input_size"] == list(entry.input_size)
 
 
 def test_names_are_apart_and_say_where_they_come_from():
