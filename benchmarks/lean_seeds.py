@@ -24,6 +24,9 @@ ACCURACIES = {"test_top1_pct": "test_top1_lost", "quality": "validation_lost"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="of the dense networks; files of earlier versions lack them"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     searches = [json.loads(file.read_text()) for file in given.files]
@@ -33,11 +36,14 @@ def main() -> None:
         for key in SAME:
             if search["settings"][key] != first[key]:
                 parser.error(f"{name} has another {key} than {names[0]}; gather searches that differ in the seed alone")
-    head = provenance(shlex.join(["python", "benchmarks/lean_seeds.py", *names, "-o", str(given.out)]))
+    told = ["--seeds", *map(str, given.seeds)] if given.seeds else []
+    head = provenance(shlex.join(["python", "benchmarks/lean_seeds.py", *names, *told, "-o", str(given.out)]))
     settings = {key: first[key] for key in SAME} | {
         "files": names, "machines": [search["machine"]["cpu"] for search in searches], "config": first["config"],
     }  # fmt: skip
-    seeds = [search["settings"]["config"]["seed"] for search in searches]
+    seeds = given.seeds or [
+        search["settings"].get("split", search["settings"]["config"])["seed"] for search in searches
+    ]
     rows = gathered([search["rows"] for search in searches])
     write_json(
         given.out, head | {"kind": "lean_seeds", "settings": settings, "n": len(seeds), "seeds": seeds, "rows": rows}

@@ -4,8 +4,9 @@ The sets: "bases" (the penalty and the initial weights of the filter bases), "co
 unique components, as in Fig. 4 of the filter bases), "shardnet" (accuracy against compression, as in ShardNet's Figs. 2 and 3),
 "tied" (ResNet-20, dense and tied, whose filters `benchmarks/similarity.py` compares), "vgg" (a VGG-like network for the same),
 and "pruning" (a trained ResNet-20, trained further as it is and after structured pruning; "tied" trains it before). The
-networks without residual blocks take the strong recipe `cifar_speed`. Finished runs in DIR are read back. With ``--data digits`` the sets train on the embedded digits, in a minute or two on a quiet core.
-Rows of a set are trained for equally many epochs, which are few: they show an order, not a final accuracy.
+networks without residual blocks take the strong recipe `cifar_speed`. Finished runs in DIR are read back. With ``--data digits``
+the sets train on the embedded digits, in a minute or two on a quiet core. Rows of a set are trained for equally many epochs,
+which are few: they show an order, not a final accuracy.
 """
 
 from __future__ import annotations
@@ -67,9 +68,7 @@ def main() -> None:
         models = str(given.runs / "tied" / "dense" / "seed0")
     settings: dict[str, Any] = {"epochs": given.epochs, "validation": 0.0, "threads": 1}
     if given.data == "digits":
-        recipe = "digits_speed" if given.set == "vgg" else "quick_digits"
-        if given.set == "shardnet":  # five halvings need 32 pixels
-            settings["image_size"] = 32
+        recipe = "digits_speed" if recipe == "cifar_speed" else "quick_digits"
     elif given.set == "pruning":
         settings["lr"] = 0.1
     found = lc.compare(
