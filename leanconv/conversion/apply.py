@@ -24,6 +24,7 @@ from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.linear import LeanLinear, pointwise
+from leanconv.core.meta import refuse_inference
 from leanconv.core.method import Group, Method, Site
 from leanconv.core.operator import ConvOp
 from leanconv.core.pointwise import wrapped
@@ -123,6 +124,7 @@ def convert(
     torch.Size([8, 4, 3, 3])
     """
     _check_init(init, data, sequential or teacher is not None)
+    refuse_inference("convert")
     model = unwrapped(model)
     if plan_of(model) is not None:
         raise SettingError(
