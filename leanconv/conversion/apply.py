@@ -124,7 +124,6 @@ def convert(
     torch.Size([8, 4, 3, 3])
     """
     _check_init(init, data, sequential or teacher is not None)
-    refuse_inference("convert")
     model = unwrapped(model)
     if plan_of(model) is not None:
         raise SettingError(
@@ -188,6 +187,7 @@ def fitted(
 
 
 def _check_init(init: Init, data: Iterable[Any] | None, outputs: bool) -> None:
+    refuse_inference("convert")
     if init not in ("fresh", "fit"):
         raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
     if data is not None and init != "fit":

@@ -58,6 +58,7 @@ class _Rebinding:
 
     def __init__(self, copies: Mapping[int, Any], detached: bool = False) -> None:
         self.copies, self.detached = dict(copies), detached
+        self._seen: set[int] = set()
         self._kept: list[Any] = []  # so that an id is not given to another object
         self.where: str | None = (
             None  # the attribute, for messages; None for hooks, which often hold loggers and the like
@@ -78,7 +79,8 @@ class _Rebinding:
         if type(value) is tuple:
             items = tuple(self.value(item, depth - 1) for item in value)
             return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-        if isinstance(value, dict | list):
+        if isinstance(value, dict | list) and id(value) not in self._seen:
+            self._seen.add(id(value))
             for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
                 new = self.value(item, depth - 1)
                 if new is not item:

@@ -114,8 +114,12 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
     attempts = [(*way, False) for way in ways]
     failures: dict[tuple[torch.device, int, bool], Exception] = {}
     with _as_it_was(own):
-        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
-            matter = _hooks_matter(model, input_size)
+        found = [
+            hook for m in model.modules() for held in (m._forward_hooks, m._forward_pre_hooks) for hook in held.values()
+        ]
+        if found:
+            users = any(not type(hook).__module__.startswith("torch.nn.utils") for hook in found)  # no computed weights
+            matter = users and _hooks_matter(model, input_size)
             attempts = [(*way, True) for way in ways] * matter + attempts + [(own, 1, True)] * (not matter)
         for device, batch, hooks in attempts:
             try:
@@ -171,7 +175,9 @@ def _is_ours(error: Exception) -> bool:
         for path, _ in frames
     ]
     modes = [index for index, (_, name) in enumerate(frames) if ours[index] and name.startswith("__torch_")]
-    return ours[-1] or bool(modes and any(ours[modes[-1] + 1 :]))
+    if modes:
+        return any(ours[modes[-1] + 1 :])  # behind the call of the operation itself
+    return ours[-1]
 
 
 def refuse_inference(call: str) -> None:
