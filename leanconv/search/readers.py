@@ -116,7 +116,8 @@ def error_of_any(layer: _ConvNd, x: Tensor, out: Tensor) -> tuple[Tensor, float]
 def _output_padding(layer: _ConvNd, x: Tensor, out: Tensor) -> Sequence[int]:
     """The output padding of one call, which may have been given another output size."""
     found = []
-    for dim, (stride, padding, dilation) in enumerate(zip(layer.stride, layer.padding, layer.dilation, strict=True)):
-        least = (x.shape[2 + dim] - 1) * stride - 2 * int(padding) + dilation * (layer.kernel_size[dim] - 1) + 1
+    padding: Any = layer.padding  # no text, for a transposed convolution
+    for dim, (stride, dilation) in enumerate(zip(layer.stride, layer.dilation, strict=True)):
+        least = (x.shape[2 + dim] - 1) * stride - 2 * padding[dim] + dilation * (layer.kernel_size[dim] - 1) + 1
         found.append(out.shape[2 + dim] - least)
     return found
