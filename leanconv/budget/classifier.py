@@ -68,6 +68,11 @@ class ClassifierSetup(Setup):
         return (self.task.channels, *self.task.image_size)
 
     @property
+    def classes(self) -> int:
+        """The number of classes of the data."""
+        return len(self.data.classes)
+
+    @property
     def as_trained(self) -> ImageData:
         """The images, normalised as in the dense network's training."""
         return self.data if self.data.prepared else replace(self.data, mean=self.task.mean, std=self.task.std)

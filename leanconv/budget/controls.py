@@ -85,5 +85,8 @@ def real_divergence(setup: Setup, chosen: tuple[Candidate, ...]) -> float:
 @torch.no_grad()
 def from_teacher(setup: Setup, network: nn.Module) -> float:
     """The divergence of a network in eval mode from the dense network on images beside those of the fit."""
-    found = [divergence(network(batch), setup.teacher(batch)) * len(batch) for batch in setup.in_batches(setup.held)]
+    found = [
+        divergence(network(batch), setup.teacher(batch), setup.classes) * len(batch)
+        for batch in setup.in_batches(setup.held)
+    ]
     return sum(found) / len(setup.held)

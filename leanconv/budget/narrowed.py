@@ -21,6 +21,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.layout import layout_of, to_layout
 from leanconv.files.save import MODEL_FILE
 from leanconv.search.pruning import Work, plan_of_widths, removable_graph, widths_by_scores
+from leanconv.search.readers import measurable
 from leanconv.search.reconstruction import reconstruction_scores, repaired
 
 LEAST = 0.25  # the share of a budget that limits only the loss of accuracy
@@ -59,7 +60,7 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
     """
     if (folder / MODEL_FILE).exists():
         return to_layout(setup.part(setup.load(folder)).eval(), layout_of(setup.teacher))
-    graph = removable_graph(setup.teacher, setup.input_size)
+    graph = measurable(setup.teacher, removable_graph(setup.teacher, setup.input_size))
     sets = [found for found in graph.sets if found.whole is None]
     if not sets:
         raise SettingError("no channel of this network can be removed")

@@ -76,17 +76,23 @@ class Repaired(nn.Module):
         return y * scale.view(shape) + (wanted.mean - found.mean * scale).view(shape)
 
 
-def divergence(output: Any, reference: Any) -> float:
+def divergence(output: Any, reference: Any, classes: int = 0) -> float:
     """How far a network's output is from the dense network's output.
 
     For a classifier, one tensor (N, classes), it is the mean Kullback-Leibler divergence of the softmax in nats. For any other
     output it is the sum of squared differences over the sum of squared deviations of the reference from its mean, averaged
     over the floating-point tensors.
 
-    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
-    0.0
+    Args:
+        output, reference: what the two networks give out for the same images.
+        classes: the number of classes, at least 2, if the network is a classifier; 0 for other networks. A tensor of another
+            width holds no class scores.
+
+    >>> boxes = torch.tensor([[0.0, 2.0]])
+    >>> divergence(boxes + 1, boxes), divergence(boxes + 1, boxes, classes=2)
+    (1.0, 0.0)
     """
-    if isinstance(reference, Tensor) and reference.dim() == 2:
+    if isinstance(reference, Tensor) and reference.dim() == 2 and reference.shape[1] == classes > 1:
         log_p, log_q = (F.log_softmax(value.double(), 1) for value in (reference, output))
         return float((log_p.exp() * (log_p - log_q)).sum(1).mean())
     found = []
@@ -227,6 +233,7 @@ def score_all(
     on: Where | None = None,
     *,
     fits: Tensor | None = None,
+    classes: int = 0,
 ) -> dict[str, float]:
     """The divergence of each candidate from the dense network's output, if this candidate alone is swapped in.
 
@@ -242,6 +249,7 @@ def score_all(
         progress: called with (done, all, candidate) after each candidate.
         on: where the scores are computed, as independent jobs that see `folder`; None computes them here.
         fits: images for the fits behind a removed block; None takes `images`.
+        classes: of a classifier, as in `divergence`.
 
     Returns:
         the scores by key.
@@ -252,9 +260,10 @@ def score_all(
     lines = Lines(folder / "scores.jsonl")
     left = space.only(one.key for one in space.lean if one.key not in lines.records)
     fits = images if fits is None else fits
-    found = (
-        scored(model, left, images, folder, fits) if on is None else _elsewhere(model, left, images, folder, fits, on)
-    )
+    if on is None:
+        found = scored(model, left, images, folder, fits, classes)
+    else:
+        found = _elsewhere(model, left, images, folder, fits, classes, on)
     for done, (key, value) in enumerate(found, 1 + len(space.lean) - len(left.lean)):
         lines.add(key, divergence=value)
         progress(done, len(space.lean), key)
@@ -262,7 +271,9 @@ def score_all(
 
 
 @torch.no_grad()
-def scored(model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor) -> Iterator[tuple[str, float]]:
+def scored(
+    model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor, classes: int
+) -> Iterator[tuple[str, float]]:
     """(key, score) of each candidate, as soon as it is computed; arguments as for `score_all`."""
     walk = Walk(model, images)
     reference: Any = None
@@ -274,12 +285,12 @@ def scored(model: nn.Module, space: Space, images: Tensor, folder: Path, fits: T
             walk.go(site.name)
         for one in own:
             if one.block is None:
-                yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference)
+                yield one.key, divergence(walk.output(stored_modules(one, model, folder)), reference, classes)
                 continue
             if estimated is None:
                 estimated = _by_batch(model, images)
             lean = without(model, [one.block], fits.split(BATCH), REPAIR)
-            yield one.key, divergence(_by_batch(lean, images), estimated)
+            yield one.key, divergence(_by_batch(lean, images), estimated, classes)
 
 
 def _by_batch(model: nn.Module, images: Tensor) -> Any:
@@ -289,7 +300,7 @@ def _by_batch(model: nn.Module, images: Tensor) -> Any:
 
 
 def _elsewhere(
-    model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor, on: Where
+    model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor, classes: int, on: Where
 ) -> Iterator[tuple[str, float]]:
     """The same in at most `JOBS` jobs, each for candidates whose first layers follow each other."""
     firsts = [site for site in space.sites if any(one.sites[0] == site for one in space.lean)]
@@ -298,7 +309,7 @@ def _elsewhere(
     for start in range(0, len(firsts), size):
         sites = firsts[start : start + size]
         part = space.only(one.key for one in space.lean if one.sites[0] in sites)
-        jobs[sites[0].name] = partial(_scores, model, part, images, folder.resolve(), fits)
+        jobs[sites[0].name] = partial(_scores, model, part, images, folder.resolve(), fits, classes)
     failed: Exception | None = None
     for _, found in on.run(jobs, folder / JOB_FOLDER) if jobs else ():
         if isinstance(found, Exception):
@@ -309,8 +320,10 @@ def _elsewhere(
         raise failed
 
 
-def _scores(model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor) -> dict[str, float]:
-    return dict(scored(model, space, images, folder, fits))
+def _scores(
+    model: nn.Module, space: Space, images: Tensor, folder: Path, fits: Tensor, classes: int
+) -> dict[str, float]:
+    return dict(scored(model, space, images, folder, fits, classes))
 
 
 def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict[str, nn.Module]:

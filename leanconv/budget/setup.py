@@ -106,6 +106,11 @@ class Setup(ABC):
         """(channels, height, width) of an image as `teacher` takes it."""
 
     @property
+    def classes(self) -> int:
+        """The number of classes whose scores `teacher` gives out; 0 if it gives out anything else."""
+        return 0
+
+    @property
     def dense(self) -> nn.Module:
         """The whole dense network."""
         return self.teacher

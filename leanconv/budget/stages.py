@@ -143,7 +143,7 @@ class Stages:
         return score_all(
             self.setup.start, self.space, self.setup.held, self.folder,
             lambda done, total, text: self.say(Stage("score", text, done, total)), where_of(self.setup.config.on),
-            fits=self.setup.images,
+            fits=self.setup.images, classes=self.setup.classes,
         )  # fmt: skip
 
     @cached_property

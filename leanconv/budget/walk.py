@@ -15,8 +15,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from leanconv.conversion.apply import swap
+from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.modes import input_of
+from leanconv.inference.compare import ROUNDING, difference, leaves
 from leanconv.inference.graph import Call, rooted, trace
 
 
@@ -109,26 +111,39 @@ def replaced(model: nn.Module, new: Mapping[str, nn.Module]) -> Iterator[None]:
 
 
 def steps_of(model: nn.Module, images: Tensor) -> Steps | None:
-    """The steps of a network at their start; None if the network cannot be traced."""
+    """The steps of a network at their start; None if the network cannot be traced, or if they give another output."""
     if rooted(model) is not model:
         return None
-    try:
-        return Steps(trace(model, Call((images,))), model, images)
+    try:  # tracing runs the network's code, which may store what it traces with in the network
+        steps = Steps(trace(copied(model), Call((images,))), model, images)
     except SettingError:
         return None
+    return steps if _alike(steps, model, images) else None
+
+
+@torch.no_grad()
+def _alike(steps: Steps, model: nn.Module, images: Tensor) -> bool:
+    """Whether the steps give what the network gives, whose code may ask for what a trace does not know."""
+    try:
+        found = steps.rest()
+    except Exception:  # the network's own code, in an order or with values that it does not have otherwise
+        return False
+    expected = model(images.clone())
+    dtype = next((leaf.dtype for _, leaf in leaves(expected) if isinstance(leaf, Tensor)), torch.float32)
+    return difference(found, expected).within(ROUNDING.get(dtype, ROUNDING[torch.float32]))
 
 
 class Steps:
     """The steps of a graph: the values that are alive at one step, and the way from there to the output.
 
     Args:
-        graph: the trace of `model`.
+        graph: the trace of `model`, or of a copy.
         model: the network, whose present modules are called.
         images: the input.
     """
 
     def __init__(self, graph: fx.GraphModule, model: nn.Module, images: Tensor) -> None:
-        self.model = model
+        self.model, self.graph = model, graph
         self.nodes = list(graph.graph.nodes)
         last = {source: node for node in self.nodes for source in node.all_input_nodes}
         self.dead: dict[fx.Node, list[fx.Node]] = {}
@@ -177,7 +192,10 @@ class Steps:
         if node.op == "placeholder":
             return self.images.clone()
         if node.op == "get_attr":
-            return _attribute(self.model, str(node.target))
+            try:
+                return _attribute(self.model, str(node.target))
+            except AttributeError:  # a constant of the trace
+                return _attribute(self.graph, str(node.target))
         args = fx.node.map_arg(node.args, lambda source: values[source])
         kwargs = fx.node.map_arg(node.kwargs, lambda source: values[source])
         if node.op == "call_module":

@@ -24,6 +24,7 @@ from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.finite import check_finite
 from leanconv.core.layout import is_channels_last, to_channels_last
 from leanconv.core.linear import LeanLinear, pointwise
+from leanconv.core.meta import refuse_inference
 from leanconv.core.method import Group, Method, Site
 from leanconv.core.operator import ConvOp
 from leanconv.core.pointwise import wrapped
@@ -186,6 +187,7 @@ def fitted(
 
 
 def _check_init(init: Init, data: Iterable[Any] | None, outputs: bool) -> None:
+    refuse_inference("convert")
     if init not in ("fresh", "fit"):
         raise SettingError(f"init={init!r} must be 'fresh' or 'fit'")
     if data is not None and init != "fit":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,14 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanconv.conversion.moments import call, inputs_of
 from leanconv.core.copying import refuse_lazy
-from leanconv.core.errors import DataError
+from leanconv.core.errors import DataError, LeanconvWarning
 from leanconv.core.modes import evaluating, input_of
 from leanconv.core.operator import ConvOp
 
 
 @torch.no_grad()
 def calibrate_(lean: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Set the statistics of every BatchNorm2d inside leanconv's operators to the statistics of `batches`, in place.
+    """Set the statistics of every batch norm inside leanconv's operators to the statistics of `batches`, in place.
 
     The norms compute the same in eval mode as before: with mean m and variance v of its input, a norm y = a x + b gets
     running_mean m, running_var v, weight a sqrt(v + eps) and bias b + a m. So a network that was converted with
@@ -59,6 +60,9 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     Returns:
         `model` itself.
 
+    Warns:
+        LeanconvWarning: another kind of norm has running statistics, or a scripted one; it keeps them.
+
     Raises:
         DataError: there is no batch, the network does not take one, a norm gets a single value for each channel, or the
             statistics are not finite.
@@ -68,6 +72,7 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     tensor([2.])
     """
     refuse_lazy(model)
+    _warn_of_others(model)
     kept = {norm for norm in _inside_operators(model) if norm.affine and not _trained(norm)}
     sums = {norm: InputSums() for norm in _norms(model)}
     with normalising_by_batch(model, kept):
@@ -83,6 +88,24 @@ def reestimate_norms_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(var)
     return model
+
+
+def _warn_of_others(model: nn.Module) -> None:
+    """Warn of norms with running statistics that are none of torch's batch norms, and that are not frozen."""
+    others = [
+        f"{name!r} ({getattr(part, 'original_name', type(part).__name__)})"
+        for name, part in model.named_modules()
+        if not isinstance(part, _BatchNorm)
+        and isinstance(getattr(part, "running_mean", None), Tensor)
+        and "frozen" not in type(part).__name__.lower()
+    ]
+    if others:
+        warnings.warn(
+            f"the statistics of {', '.join(others[:3])}{', ...' if len(others) > 3 else ''} stay as they are: only torch's batch "
+            "norms are estimated again; train the network, or set running_mean and running_var yourself",
+            LeanconvWarning,
+            stacklevel=3,
+        )
 
 
 def has_norms(model: nn.Module) -> bool:
@@ -121,14 +144,14 @@ def normalising_by_batch(model: nn.Module, kept: Container[nn.Module] = ()) -> I
                 norm.num_batches_tracked = tracked
 
 
-def _inside_operators(model: nn.Module) -> Sequence[nn.BatchNorm2d]:
+def _inside_operators(model: nn.Module) -> Sequence[_BatchNorm]:
     """The batch norms with running statistics inside leanconv's operators, each once."""
     operators = (module for module in model.modules() if isinstance(module, ConvOp))
-    found = [part for module in operators for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    found = [part for module in operators for part in module.modules() if isinstance(part, _BatchNorm)]
     return [norm for norm in dict.fromkeys(found) if norm.track_running_stats]
 
 
-def _trained(norm: nn.BatchNorm2d) -> bool:
+def _trained(norm: _BatchNorm) -> bool:
     """Whether the norm has seen a batch in training mode."""
     return norm.num_batches_tracked is None or bool(norm.num_batches_tracked)
 
@@ -175,7 +198,7 @@ def _measure(model: nn.Module, sums: dict[Any, InputSums], batches: Iterable[Any
         raise DataError("the inputs of a norm hold NaN or infinity; give images that the network can compute with")
 
 
-def _keep_function(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+def _keep_function(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
     """Give `norm` these statistics, and the weight and bias with which it computes the same in eval mode as before."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leanconv.conversion.apply import swap
 from leanconv.conversion.channels import ChannelSet, ranges, unranged
+from leanconv.core.copying import memory_of
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.reading import levels, one_line
 from leanconv.core.record import get_record, set_record
@@ -132,14 +134,13 @@ def apply_channels_(model: nn.Module, plan: ChannelPlan) -> nn.Module:
 
 
 def _remove_(model: nn.Module, name: str) -> None:
-    parent, _, child = name.rpartition(".")
     try:
         block = model.get_submodule(name)
     except AttributeError:
         block = None
-    if not child or block is None:
+    if not name or block is None:
         raise SettingError(f"the plan removes {name!r}, which {type(model).__name__} does not have; plan this model")
-    setattr(model.get_submodule(parent), child, nn.Identity().train(block.training))
+    swap(model, {id(block): nn.Identity().train(block.training)})
 
 
 @torch.no_grad()
@@ -157,15 +158,53 @@ def _select_(model: nn.Module, kept: Sequence[Selection]) -> None:
     dims: dict[str, dict[int, Tensor]] = {}
     for (name, dim), index in indices(kept).items():
         dims.setdefault(name, {})[dim] = index
+    tied = _tied(tensors, dims)
     for name, picked in dims.items():
-        tensor = tensors[name]
-        if id(tensor) not in done:
-            done.add(id(tensor))
-            tensor.data = _picked(tensor.data, picked, _groups(model, name))
-            tensor.grad = None
+        if id(tensors[name]) not in done:
+            data = _picked(tensors[name].data, picked, _groups(model, name))
+            for tensor in tied[name]:
+                done.add(id(tensor))
+                tensor.data = data
+                tensor.grad = None
     for layer in model.modules():  # two layers may hold one tensor
         if not done.isdisjoint(map(id, (*layer._parameters.values(), *layer._buffers.values()))):
             _resize_(layer)
+
+
+def _tied(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, list[Tensor]]:
+    """For each of some names, the tensors that are the same part of one memory.
+
+    Raises:
+        SettingError: one of them overlaps in memory with another tensor that is another part of it.
+    """
+    same: dict[object, list[Tensor]] = {}
+    beside: dict[object, list[str]] = {}  # by storage
+    for name, tensor in tensors.items():
+        held = memory_of(tensor)
+        same.setdefault(held, []).append(tensor)
+        beside.setdefault(held[0] if isinstance(held, tuple) else held, []).append(name)
+    found = {}
+    for name in names:
+        held = memory_of(tensors[name])
+        found[name] = same[held]
+        for other in beside[held[0]] if isinstance(held, tuple) else ():
+            if memory_of(tensors[other]) != held and _overlap(tensors[name], tensors[other]):
+                raise SettingError(
+                    f"{name!r} and {other!r} are different views of one memory, so no channel of {name!r} can be removed or "
+                    "moved; give each its own weights"
+                )
+    return found
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether the parts of one storage overlap, from their first to their last element."""
+    ends = []
+    for tensor in (a, b):
+        start = tensor.storage_offset() * tensor.element_size()
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        last = sum((size - 1) * step for size, step in steps) * tensor.element_size()
+        ends.append((start, start + last + tensor.element_size()))
+    return bool(a.numel() and b.numel() and ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1])
 
 
 def indices(kept: Sequence[Selection]) -> dict[tuple[str, int], Tensor]:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from leanconv.conversion.following import Following
+from leanconv.conversion.training import differs_in_training, training, twice
+from leanconv.core.affine import has_hooks
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import InputSize, dry_run
 from leanconv.core.notes import image_size, input_size_of
@@ -134,10 +137,10 @@ class ChannelGraph:
 def channel_graph(model: nn.Module, input_size: InputSize | None = None) -> ChannelGraph:
     """The sets of channels of `model` that can change their order, or be removed, together.
 
-    The model runs once, on the meta device if it can. A channel belongs to one set with everything that meets it: the
-    filters that make it, norms and biases, depthwise filters, other terms of a residual sum, gates, and the weights that
-    read it, also behind a concatenation, a channel shuffle or flattening. What is not followed is fixed, with its reason:
-    attention, computed weights, the classes.
+    The model runs on the meta device if it can, in eval mode, and also in training mode if it computes otherwise then. A
+    channel belongs to one set with everything that meets it: the filters that make it, norms and biases, depthwise filters,
+    other terms of a residual sum, gates, and the weights that read it, also behind a concatenation, a channel shuffle or
+    flattening. What is not followed is fixed, with its reason: attention, computed weights, the classes.
 
     Args:
         input_size: (channels, height, width); default: the input size of the model, if the model states it.
@@ -173,17 +176,28 @@ def sized(model: nn.Module, input_size: InputSize | None) -> InputSize:
 
 def follow(model: nn.Module, size: InputSize) -> tuple[ChannelGraph, dict[tuple[str, int], np.ndarray]]:
     """The graph, and for each followed dimension of a tensor the number of the channel at each position."""
+    hooked = [name for name, module in model.named_modules() if has_hooks(module)]
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
 
     def run(twin: nn.Module, images: Tensor) -> Following:
+        others = differs_in_training(twin, images)
         following = Following(twin)
-        following.start(images)
-        with following:
-            out = twin(images)
-        following.end(out)
+        _followed(following, twin, images)
+        if others:  # a head that runs only then reads channels too
+            _followed(following, training(twin), twice(images))
+        following.fix_layers(hooked, "it has forward hooks")
+        following.fix_layers(scripted, "it is scripted")
         return following
 
     following = dry_run(unscripted(model, "change"), size, run)
     return _graph(following, [name for name, _ in model.named_modules()], size)
+
+
+def _followed(following: Following, twin: nn.Module, images: Tensor) -> None:
+    following.start(images)
+    with following:
+        out = twin(images)
+    following.end(out)
 
 
 def _graph(

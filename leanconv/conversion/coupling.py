@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from leanconv.conversion.labels import FIXED, Source, along, core_of, cut, everywhere, mapped, tensors_in, varying_dims
+from leanconv.conversion.labels import FIXED, Source, along, core_of, cut, everywhere, mapped, outputs_in, varying_dims
+from leanconv.core.copying import memory_of
+from leanconv.core.errors import SettingError
+from leanconv.core.shown import kind
 
 INPUT = "it takes in what must stay in its order"
 Entry = Tensor | Source
@@ -37,14 +42,23 @@ class Couplings(TorchDispatchMode):
         self.producers: set[tuple[str, int]] = set()
         self.consumers: set[tuple[str, int]] = set()
         self._entries: dict[int, tuple[Tensor, Entry]] = {}
+        self._model = model
         self._owners = {
-            id(m._parameters["weight"]): m for m in model.modules() if m._parameters.get("weight") is not None
+            id(m.weight): m
+            for m in model.modules()
+            if not isinstance(m, torch.jit.ScriptModule) and m._parameters.get("weight") is not None
         }
         self._shapes: dict[str, tuple[int, ...]] = {}
+        first: dict[object, Source] = {}  # tensors that are tied by their memory have one entry
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            held = memory_of(tensor)
+            if held in first:
+                self._entries[id(tensor)] = tensor, first[held]
+                continue
             self._shapes[name] = tuple(tensor.shape)
             index = tuple(along(torch.arange(n), d, tensor.shape) for d, n in enumerate(tensor.shape))
-            self._entries[id(tensor)] = tensor, Source(name, index)
+            first[held] = Source(name, index)
+            self._entries[id(tensor)] = tensor, first[held]
 
     def start(self, images: Tensor) -> None:
         """Label the input of the network, whose channels keep their order."""
@@ -52,8 +66,21 @@ class Couplings(TorchDispatchMode):
 
     def end(self, out: Any) -> None:
         """Fix what the network gives out."""
-        for leaf in tensors_in(out):
+        found = outputs_in(out)
+        if not found:
+            raise SettingError(
+                f"the network gives out {kind(out)}, in which no tensor is found, so its channels cannot be followed; return a "
+                "tensor, or a list, a dict or a dataclass of tensors"
+            )
+        for leaf in found:
             self.fix(self._get(leaf), "the network gives it out")
+
+    def fix_layers(self, names: Iterable[str], reason: str) -> None:
+        """Fix the channels of all parameters and buffers of some modules of the network."""
+        for name in names:
+            module = self._model.get_submodule(name)
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                self.fix(self._get(tensor), reason)
 
     def labels(self, name: str, dim: int, size: int) -> Tensor:
         """The labels of one dimension of a tensor."""
@@ -105,6 +132,30 @@ class Couplings(TorchDispatchMode):
                 return self._source_labels(entry, varying[0])
             self.fix(entry, "it is joined with other tensors")
         return everywhere(FIXED, tensor)
+
+    def _picked(self, x: Tensor, dim: int, out: Tensor) -> Entry:
+        """Elements at positions that a tensor holds, which is not read here."""
+        entry = self._get(x)
+        if isinstance(entry, Tensor) and dim % x.dim() not in varying_dims(entry):
+            return entry.narrow(dim, 0, 1).expand(out.shape)
+        self.fix(entry, "index_select is not followed")
+        return everywhere(FIXED, out)
+
+    def _new(self, x: Tensor, out: Tensor) -> Entry | None:
+        """A tensor of the sizes of `x`, or of one element in place of positions, which is filled with what is alike."""
+        entry = self._get(x)
+        if not isinstance(entry, Tensor) or out.dim() != x.dim():
+            return None
+        for dim, size in enumerate(out.shape):
+            if size != entry.shape[dim] and (size != 1 or dim in varying_dims(entry)):
+                return None
+            entry = entry.narrow(dim, 0, size)
+        return entry
+
+    def _note_written(self, args: Any) -> None:
+        """Note channels that are written into a tensor that the code made, and whose number of channels it says."""
+        entries = [self._get(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        self.written += [core_of(entry).unique().numpy() for entry in entries if isinstance(entry, Tensor)]
 
     def _set(self, tensor: Tensor, entry: Entry) -> None:
         self._entries[id(tensor)] = tensor, entry  # the tensor too, so that its id is not given to another

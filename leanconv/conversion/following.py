@@ -26,6 +26,7 @@ from leanconv.conversion.labels import (
     ELEMENTWISE,
     FIXED,
     MOVES,
+    NEW,
     POOLS,
     REDUCTIONS,
     RULES,
@@ -62,7 +63,10 @@ class Following(Couplings):
                     self.touched.append(core_of(entry).unique().numpy())
                     if name in WRITTEN:
                         self.written.append(self.touched[-1])
-            self._follow(name, func, args, kwargs, operands, out)
+            try:
+                self._follow(name, func, args, kwargs, operands, out)
+            except Exception:  # no rule foresees it
+                self._unknown(name, operands, out)
         return out
 
     def _follow(self, name: str, func: Any, args: Any, kwargs: Any, operands: list[Tensor], out: Any) -> None:
@@ -74,8 +78,10 @@ class Following(Couplings):
             self._label(out, self._norm(args[0], operands[1:], 1))
         elif name in COPIES:
             self._label(out, self._get(args[0]))
+        elif name in NEW:
+            self._label(out, self._new(args[0], out))
         elif name in MOVES:
-            self._move(name, func, args, kwargs, out)
+            self._move(name, func, args, dict(kwargs), out)
         elif name in POOLS:
             self._label(out, self._pool(name, args[0], out))
         elif name in REDUCTIONS:
@@ -94,6 +100,10 @@ class Following(Couplings):
 
     def _move(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Move the labels by the call that moved the elements."""
+        if name == "index_select":
+            self._label(out, self._picked(args[0], args[1], out))
+            return
+        self._note_written(args if kwargs.pop("out", None) is not None else ())
         entries = [self._get(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if len(entries) == 1 and isinstance(entries[0], Source):
             moved = [moved_by(name, func, args, kwargs, iter([index])) for index in entries[0].index]

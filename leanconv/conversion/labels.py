@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 FIXED, SAME = 0, -1  # labels of an element that must stay where it is, and of a constant that is the same at each index
@@ -19,7 +21,11 @@ MOVES = {
 }  # fmt: skip
 # What only holds while sizes written in the code stay true: a narrower network is followed again to see whether they do
 WRITTEN = MOVES - {"cat", "permute", "transpose", "t", "unsqueeze", "squeeze", "flip"} | {"constant_pad_nd"}
-COPIES = {"clone", "contiguous", "alias", "detach", "_to_copy", "lift_fresh", "dropout", "_softmax", "_log_softmax"}
+COPIES = {
+    "clone", "contiguous", "alias", "detach", "_to_copy", "lift_fresh", "dropout", "native_dropout", "_softmax", "_log_softmax",
+    "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "bernoulli",
+}  # fmt: skip
+NEW = {"new_empty", "new_zeros", "new_ones", "new_full"}  # they read no values, and may have the sizes of their operand
 POOLS = {
     "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "avg_pool1d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
     "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d",
@@ -62,6 +68,24 @@ def moved_by(name: str, func: Any, args: Any, kwargs: Any, labels: Iterator[Tens
 
 def tensors_in(out: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def outputs_in(out: Any, depth: int = 8) -> list[Tensor]:
+    """The tensors in what a network gives out: also those in objects, such as dataclasses."""
+    if isinstance(out, Tensor):
+        return [out]
+    if depth == 0 or isinstance(out, nn.Module | type | types.FunctionType | types.ModuleType):
+        return []
+    if isinstance(out, Mapping):
+        parts = list(out.values())
+    elif isinstance(out, list | tuple | set | frozenset | deque):
+        parts = list(out)
+    else:
+        slots = [getattr(kind, "__slots__", ()) for kind in type(out).__mro__]
+        names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
+        parts = [*getattr(out, "__dict__", {}).values(), *(getattr(out, name, None) for name in names)]
+    found = [tensor for part in parts for tensor in outputs_in(part, depth - 1)]
+    return list({id(tensor): tensor for tensor in (*found, *tensors_in(out))}.values())
 
 
 def everywhere(label: int, like: Tensor) -> Tensor:

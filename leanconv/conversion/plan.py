@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 import leanconv.ops  # noqa: F401  leanconv's own methods register
+from leanconv.conversion.channels import natural
 from leanconv.conversion.faults import mixed
 from leanconv.conversion.globs import Names
 from leanconv.conversion.sites import Found, find_sites
@@ -138,12 +139,16 @@ def _bounded(value: Any) -> None:
 def _site_to_json(site: Site | OtherLayer) -> dict[str, Any]:
     if isinstance(site, OtherLayer):
         return {"name": site.name, "other": site.spec, "params": site.weights}
-    return {
-        "name": site.name,
-        "stage": site.stage,
-        "sizes": [list(size) for size in site.sizes],
-        "conv": json.loads(json.dumps(site.spec.kwargs())),
-    } | ({} if site.kind == "conv" else {"kind": site.kind})
+    return (
+        {
+            "name": site.name,
+            "stage": site.stage,
+            "sizes": [list(size) for size in site.sizes],
+            "conv": json.loads(json.dumps(site.spec.kwargs())),
+        }
+        | ({} if site.kind == "conv" else {"kind": site.kind})
+        | ({"maps": list(site.maps)} if site.maps else {})
+    )
 
 
 def _site_from_json(value: Any) -> Site:
@@ -154,7 +159,10 @@ def _site_from_json(value: Any) -> Site:
     kind = value.get("kind", "conv")  # files without linear layers do not have this key
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r} is no kind of layer")
-    return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes), kind)
+    maps = tuple(natural(count) for count in value.get("maps", ()))
+    if maps and sum(maps) != len(sizes):
+        raise ValueError(f"its calls have {sum(maps)} maps, and it has {len(sizes)} sizes")
+    return Site(str(value["name"]), ConvSpec(**value["conv"]), stage, tuple(sizes), kind, maps)
 
 
 def _kept_from_json(value: Any) -> Site | OtherLayer:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from leanconv.conversion.faults import Layer, fault, spec_of
 from leanconv.conversion.globs import Names
 from leanconv.conversion.readers import Reads, holders
+from leanconv.conversion.training import training, twice
 from leanconv.core.copying import refuse_lazy
 from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
@@ -35,11 +39,13 @@ class Run:
             first calls.
         read: the layers whose weight the network also uses outside of the layer.
         last: the name of the last called module that has parameters itself.
+        maps: how many maps of one image each call of a layer has, such as frames in the batch.
     """
 
     sizes: dict[str, list[Pair]]
     read: set[str]
     last: str | None
+    maps: dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,9 @@ def find_sites(
         for glob, number in stages.items():
             if names.matches(name, glob):
                 stage = number
-        site, reason = Site(name, spec, stage, tuple(calls), kind), reasons.of(name, layer)
+        maps = run.maps.get(name, []) if run else []
+        several = tuple(maps) if any(count > 1 for count in maps) else ()
+        site, reason = Site(name, spec, stage, tuple(calls), kind, several), reasons.of(name, layer)
         if reason is None:
             sites.append(site)
         else:
@@ -238,33 +246,41 @@ def _try_run(model: nn.Module, names: list[str], input_size: InputSize | None, a
     if input_size is None:
         return None
     try:
-        return _run(model, names, input_size)
+        return run_of(model, names, input_size)
     except SettingError:
         if asked:
             raise
         return None
 
 
-def _run(model: nn.Module, names: list[str], input_size: InputSize) -> Run:
-    """The result of a forward pass on one image, for the layers `names`."""
+def run_of(model: nn.Module, names: Sequence[str], input_size: InputSize) -> Run:
+    """The result of a forward pass on one image, for the layers `names`; `read` also has what training mode reads."""
 
     def run(twin: nn.Module, images: Tensor) -> Run:
         sizes: dict[str, list[Pair]] = {}
+        maps: dict[str, list[int]] = {}
         called: list[str] = []
+        handles: list[RemovableHandle] = []
         layers = {name: twin.get_submodule(name) for name in names}
         reads = Reads(layers, {name: model.get_submodule(name) for name in names})
         for name, layer in layers.items():
 
             def record(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                sizes.setdefault(name, []).extend(_sizes(module, output, len(images)))
+                found = _sizes(module, output, len(images))
+                sizes.setdefault(name, []).extend(found)
+                maps.setdefault(name, []).append(len(found))
 
-            layer.register_forward_hook(record)
+            handles.append(layer.register_forward_hook(record))
         for name, module in twin.named_modules():
-            if _has_parameters(module):
-                module.register_forward_pre_hook(lambda module, args, name=name: called.append(name))
+            if not isinstance(module, torch.jit.ScriptModule) and _has_parameters(module):
+                handles.append(module.register_forward_pre_hook(lambda module, args, name=name: called.append(name)))
         with reads:
             twin(images)
-        return Run(sizes, reads.found, called[-1] if called else None)
+        for handle in handles:
+            handle.remove()
+        with reads, suppress(Exception):  # a network need not run so, and it may raise anything
+            training(twin)(twice(images))
+        return Run(sizes, reads.found, called[-1] if called else None, maps)
 
     return dry_run(model, input_size, run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +131,10 @@ def _generator(seed: int) -> torch.Generator:
 def paired(
     model: nn.Module, lean: nn.Module, names: Sequence[str], data: Iterable[Any], seed: int
 ) -> dict[str, Paired]:
-    """The moments of the inputs of some layers in `lean` together with their outputs in `model`, at the same positions."""
+    """The moments of the inputs of some layers in `lean` together with their outputs in `model`, at the same positions.
+
+    Both networks draw the same random numbers, where they draw any.
+    """
     found = {name: Paired() for name in names}
     wanted: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -142,10 +146,20 @@ def paired(
 
     for batch in [data] if isinstance(data, Tensor) else data:
         for network, seen in ((model, note), (lean, add)):
-            with watching(_layers(network, names), seen, POSITIONS, _generator(seed)):
+            with watching(_layers(network, names), seen, POSITIONS, _generator(seed)), _drawing(network, seed):
                 run(network, [batch])
         seed += 1
     return found
+
+
+@contextmanager
+def _drawing(network: nn.Module, seed: int) -> Iterator[None]:
+    """Within the block, torch draws from this seed, so that dropout in eval mode drops the same in both networks."""
+    parameter = next(network.parameters(), None)
+    devices = [parameter.device] if parameter is not None and parameter.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _by_first_call(model: nn.Module, groups: Sequence[Group], data: Iterable[Any]) -> list[Group]:

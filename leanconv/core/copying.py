@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from leanconv.core.closures import REGISTRIES, rebind_
 from leanconv.core.errors import LeanconvError, SettingError, first_line
 from leanconv.core.wrappers import unwrapped
-
-REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 class _CopyingTensors(TorchFunctionMode):
@@ -46,27 +45,34 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
     """A deep copy of `model`, with the gradient hooks of its parameters.
 
     A tensor that was computed from a parameter is copied by its value; the forward pass computes it anew. Tensors that share
-    memory still do so, parameters included, which deepcopy would separate.
+    memory still do so, parameters included, which deepcopy would separate. A function in an attribute that captured modules of
+    `model` uses those of the copy.
 
     Args:
-        how: copies each tensor; None makes plain copies. With `how`, gradient hooks and shared memory are left out.
+        how: copies each tensor; None makes plain copies. With `how`, gradient hooks are left out, and only parameters that are
+            the same part of one memory still share it.
 
     Raises:
-        SettingError: an attribute of the model cannot be copied.
+        SettingError: an attribute of the model cannot be copied, or holds a function that would use `model` itself.
     """
     memo: dict[int, Any] = {}
     if how is not None:
+        data: dict[object, Tensor] = {}
         with torch.no_grad():
             for module in model.modules():
                 for parameter in module._parameters.values():
                     if parameter is not None and id(parameter) not in memo:
-                        memo[id(parameter)] = nn.Parameter(how(parameter), requires_grad=parameter.requires_grad)
+                        held = memory_of(parameter)
+                        if held not in data:
+                            data[held] = how(parameter)
+                        memo[id(parameter)] = nn.Parameter(data[held], requires_grad=parameter.requires_grad)
     try:
         with _CopyingTensors(how):
             for parameter in _overlapping(model) if how is None else ():
-                data = copy.deepcopy(parameter.detach(), memo)
-                memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+                values = copy.deepcopy(parameter.detach(), memo)
+                memo[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
             twin: nn.Module = copy.deepcopy(model, memo)
+        rebind_(model, twin, memo)
     except LeanconvError:
         raise
     except Exception as error:
@@ -77,6 +83,20 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
     if how is None:
         _keep_gradient_hooks(model, twin)
     return twin
+
+
+def memory_of(tensor: Tensor) -> object:
+    """What two tensors have in common that are tied by their memory: storage, offset, shape and strides.
+
+    >>> a = torch.zeros(2, 3)
+    >>> memory_of(a) == memory_of(a.view(2, 3)), memory_of(a) == memory_of(a.T)
+    (True, False)
+    """
+    try:
+        storage = tensor.untyped_storage()._cdata
+    except (RuntimeError, NotImplementedError, ValueError):  # sparse, lazy and the like
+        return id(tensor)
+    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _overlapping(model: nn.Module) -> list[nn.Parameter]:

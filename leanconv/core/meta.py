@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from leanconv.core.closures import detach_
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import LeanconvError, SettingError, first_line
 from leanconv.core.wrappers import unwrapped
@@ -36,15 +40,19 @@ def on_meta(model: nn.Module) -> nn.Module:
     >>> on_meta(nn.Conv2d(3, 8, 3)).weight.device
     device(type='meta')
     """
-    return _twin(model, _to_meta)
-
-
-def _twin(model: nn.Module, how: Callable[[Tensor], Tensor], hooks: bool = False) -> nn.Module:
     refuse_lazy(model)
-    twin = copied(model, how)
-    for module in twin.modules() if not hooks else ():  # a user's hook may count its calls, or need real values
+    return copied(model, _to_meta).eval()
+
+
+def _twin(model: nn.Module, device: torch.device, hooks: bool) -> nn.Module:
+    refuse_lazy(model)
+    twin = copied(model, _to_meta if device.type == "meta" else _on(device))
+    for module in twin.modules():  # a user's hook may count its calls, or need real values
         for own in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            own.clear()
+            if hooks:
+                detach_(own)
+            else:
+                own.clear()
     return twin.eval()
 
 
@@ -84,8 +92,9 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
     and the copy is deleted after the run. A network that refuses a single image gets two images, so `run` divides by
     ``len(images)`` if it counts. The model, its flags and all random number generators are unchanged afterwards.
 
-    Hooks are left out, because they may count their calls. Only a network that runs in none of these ways is tried with its
-    hooks, which may bring its inputs into shape.
+    Hooks are left out, because they may count their calls, unless the outputs or the operations are others with them. A network
+    that runs in none of these ways is also tried with its hooks, which may bring its inputs into shape. What a hook adds to a
+    list, a dict or a set that it captured, it adds to a copy.
 
     Args:
         input_size: (channels, height, width).
@@ -100,25 +109,88 @@ def dry_run(model: nn.Module, input_size: InputSize, run: Callable[[nn.Module, T
     model = unwrapped(model)
     parameter = next(model.parameters(), None)
     own = torch.device("cpu") if parameter is None or parameter.is_meta else parameter.device
-    attempts = [(torch.device("meta"), 1, False), (torch.device("cpu"), 1, False)]
-    attempts += [(own, 1, False)] * (own.type != "cpu") + [(own, 2, False)]
-    attempts += [(own, 1, True)] * any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    ways = [(torch.device("meta"), 1), (torch.device("cpu"), 1)]
+    ways += [(own, 1)] * (own.type != "cpu") + [(own, 2)]
+    attempts = [(*way, False) for way in ways]
     failures: dict[tuple[torch.device, int, bool], Exception] = {}
     with _as_it_was(own):
+        found = [
+            hook for m in model.modules() for held in (m._forward_hooks, m._forward_pre_hooks) for hook in held.values()
+        ]
+        if found:
+            users = any(not type(hook).__module__.startswith("torch.nn.utils") for hook in found)  # no computed weights
+            matter = users and _hooks_matter(model, input_size)
+            attempts = [(*way, True) for way in ways] * matter + attempts + [(own, 1, True)] * (not matter)
         for device, batch, hooks in attempts:
             try:
-                twin = on_meta(model) if device.type == "meta" else _twin(model, _on(device), hooks)
+                twin = _twin(model, device, hooks)
                 with _Quick() if device.type == "meta" else nullcontext():
                     return run(twin, example_input(twin, input_size, batch, str(device)))
             except LeanconvError:
                 raise
             except Exception as error:
+                if _is_ours(error):
+                    raise
                 failures[device, batch, hooks] = error.with_traceback(None)  # the traceback would keep the copy alive
     failure = failures[own, 1, False]
     raise SettingError(
         f"{type(model).__name__} does not run on an input of {tuple(input_size)} ({first_line(failure)}); "
         f"{_way_out(failure)}"
     ) from failure
+
+
+class _Operations(TorchDispatchMode):
+    """The names of all operations, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _hooks_matter(model: nn.Module, input_size: InputSize) -> bool:
+    """Whether the shapes of the outputs, or the operations, are others with the network's forward hooks."""
+    for device in (torch.device("meta"), torch.device("cpu")):
+        seen = []
+        with suppress(Exception):  # it is no attempt, so its errors say nothing
+            for hooks in (False, True):
+                twin = _twin(model, device, hooks)
+                with _Operations() as operations:
+                    out = twin(example_input(twin, input_size, device=str(device)))
+                shapes = [tuple(leaf.shape) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+                seen.append((shapes, operations.names))
+        if len(seen) == 2:
+            return seen[0] != seen[1]
+    return False
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether code of leanconv failed that looks at a network, and not the network."""
+    here = Path(__file__).parent.parent
+    frames = [(Path(frame.filename), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [
+        path.is_relative_to(here) and path.relative_to(here).parts[0] in ("conversion", "search", "budget")
+        for path, _ in frames
+    ]
+    modes = [index for index, (_, name) in enumerate(frames) if ours[index] and name.startswith("__torch_")]
+    if modes:
+        return any(ours[modes[-1] + 1 :])  # behind the call of the operation itself
+    return ours[-1]
+
+
+def refuse_inference(call: str) -> None:
+    """Raise an error within ``torch.inference_mode``, whose tensors cannot be trained.
+
+    Raises:
+        SettingError: the mode is on.
+    """
+    if torch.is_inference_mode_enabled():
+        raise SettingError(
+            f"what {call} makes within torch.inference_mode cannot be trained; call it outside of the block, or take no_grad"
+        )
 
 
 def _way_out(error: Exception) -> str:
@@ -135,6 +207,7 @@ def _as_it_was(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.inference_mode(False))  # its tensors could not be trained, and modes do not see them
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:  # nothing is compiled unless it is imported, and the import takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -34,6 +34,7 @@ class Site:
             network folds into the batch. For a linear layer (1, positions), where positions is the product of the leading
             dimensions for one image. Empty when unknown.
         kind: ``"conv"`` or ``"linear"``.
+        maps: how many of `sizes` belong to each call; () where each call has one.
 
     >>> site = Site("conv1", ConvSpec(16, 32, 3, padding=1), sizes=((8, 8),))
     >>> site.layer, site.params(), site.macs()
@@ -45,6 +46,7 @@ class Site:
     stage: int | None = None
     sizes: tuple[Pair, ...] = ()
     kind: Kind = "conv"
+    maps: tuple[int, ...] = ()
 
     @property
     def layer(self) -> str:
@@ -142,8 +144,12 @@ class Group:
 
     def macs(self) -> list[int]:
         """Multiply-adds of the lean modules for one image, one number for each site, by the method's formula."""
-        specs = self.specs
-        return [sum(self.method.macs(specs, i, size) for size in site.sizes) for i, site in enumerate(self.sites)]
+        specs, found = self.specs, []
+        for index, site in enumerate(self.sites):
+            every = sum(self.method.macs(specs, index, size) for size in site.sizes)
+            again = sum(count - 1 for count in site.maps)  # maps of a call that computes its weight once
+            found.append(every - again * self.method.macs(specs, index, (0, 0)) if again else every)
+        return found
 
 
 @dataclass(frozen=True)

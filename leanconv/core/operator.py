@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_tracing as _is_tracing  # type: ignore[attr-defined]
 
-from leanconv.core.errors import RunError, TieError
+from leanconv.core.errors import RunError, SettingError, TieError
 from leanconv.core.filled import filled
 from leanconv.core.sharing import borrowed, refuse_sharded
 from leanconv.core.spec import ConvSpec, Pair
@@ -21,6 +21,17 @@ from leanconv.core.traits import SharedComponents
 if TYPE_CHECKING:
     from leanconv.core.affine import Affine
 
+FIXED = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+    "spec",
+)
 Forms = dict[str, Callable[[], nn.Module]]  # name -> a function that builds a module for inference
 
 
@@ -99,6 +110,14 @@ class ConvOp(nn.Module):
         self.dilation = spec.dilation
         self.groups = spec.groups
         self.padding_mode = spec.padding_mode
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIXED and name in self.__dict__ and value != self.__dict__[name]:
+            raise SettingError(
+                f"{name}={value!r} cannot be set on a {type(self).__name__}, which was built for {self.__dict__[name]!r}; change "
+                "the dense layer before convert"
+            )
+        super().__setattr__(name, value)
 
     @property
     def _reversed_padding_repeated_twice(self) -> tuple[int, int, int, int]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, channel_plans
 from leanconv.conversion.channels import channels_met, sized
 from leanconv.conversion.following import Following
+from leanconv.conversion.labels import COPIES
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError
@@ -35,7 +37,8 @@ def narrower(
 
     The control for pruning: same shapes, other weights. A network that `create_model` built is built again, so it has its own
     initialisation, and its first channels stay; the weights of a layer are scaled as its number of inputs fell, so that their
-    variance is that of the narrower layer. Other networks initialise each layer by its ``reset_parameters``.
+    variance is that of the narrower layer. Other networks, and one of which a part was replaced, initialise each layer by its
+    ``reset_parameters``. Layers that were frozen are trained again, because their weights are new.
 
     Args:
         macs, align, ratios, input_size: as in `leanconv.prune`.
@@ -50,16 +53,15 @@ def narrower(
     """
     model = unwrapped(model)
     plan = plan_channels(model, macs, "first", align=align, ratios=ratios, input_size=input_size)
-    base = get_base(model)
-    thin = copied(model)
-    if base is None:
+    thin, fresh = copied(model), _again(model)
+    if fresh is None:
         apply_channels_(thin, plan)
         _reset_(thin)
         return thin
-    fresh = create_model(base["name"], **base["kwargs"])
-    for made in channel_plans(model):
-        apply_channels_(fresh, made)
     thin.load_state_dict(fresh.state_dict())
+    trained = {name: parameter.requires_grad for name, parameter in fresh.named_parameters()}
+    for name, parameter in thin.named_parameters():  # frozen layers would keep their new weights
+        parameter.requires_grad_(trained.get(name, parameter.requires_grad))
     before = {name: _inputs(parameter) for name, parameter in thin.named_parameters()}
     apply_channels_(thin, plan)
     with torch.no_grad():
@@ -67,6 +69,18 @@ def narrower(
             parameter.mul_((before[name] / _inputs(parameter)) ** 0.5)
         _revive_(thin)
     return thin
+
+
+def _again(model: nn.Module) -> nn.Module | None:
+    """The network that `create_model` built, with new weights; None for others, and where parts of it were replaced."""
+    base = get_base(model)
+    if base is None:
+        return None
+    fresh = create_model(base["name"], **base["kwargs"])
+    for made in channel_plans(model):
+        apply_channels_(fresh, made)
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (fresh, model)]
+    return fresh if shapes[0] == shapes[1] else None
 
 
 def _revive_(model: nn.Module) -> None:
@@ -91,6 +105,8 @@ def _reset_(model: nn.Module) -> None:
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
+            for parameter in module.parameters(recurse=False):  # a frozen layer would keep its new weights
+                parameter.requires_grad_()
         elif any(parameter is not None for parameter in module._parameters.values()):
             raise SettingError(
                 f"{name!r} is a {type(module).__name__} with weights and no reset_parameters(), so it cannot be initialised "
@@ -111,20 +127,44 @@ class Block:
     stage: tuple[int, ...]
 
 
+VIEWS = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "permute",
+    "transpose",
+    "t",
+    "unsqueeze",
+    "squeeze",
+    "movedim",
+}
+SAME_VALUES = (COPIES - {"dropout", "_softmax", "_log_softmax"}) | VIEWS
+
+
 class _Sums(Following):
-    """Also notes which modules add two activations themselves."""
+    """Also notes which modules add something to their own input."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.running: list[str] = []
+        self.running: list[tuple[str, int]] = []  # the module, and the id of its input
         self.adding: set[str] = set()
         self.ends: dict[str, list[tuple[Tensor, Tensor, tuple[int, ...], int]]] = {}
+        self._origins: dict[int, tuple[Tensor, int]] = {}  # the id of the tensor whose values a tensor has
         for name, module in model.named_modules():
-            module.register_forward_pre_hook(lambda module, args, name=name: self.running.append(name))
+            module.register_forward_pre_hook(
+                lambda module, args, named, name=name: self._begun(name, (*args, *named.values())), with_kwargs=True
+            )
             module.register_forward_hook(
                 lambda module, args, named, out, name=name: self._ended(name, (*args, *named.values()), out),
                 with_kwargs=True,
             )
+
+    def _begun(self, name: str, args: tuple[Any, ...]) -> None:
+        self.running.append((name, self._origin(args[0]) if args and isinstance(args[0], Tensor) else 0))
+
+    def _origin(self, tensor: Tensor) -> int:
+        return self._origins[id(tensor)][1] if id(tensor) in self._origins else id(tensor)
 
     def _ended(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         self.running.pop()
@@ -136,15 +176,23 @@ class _Sums(Following):
 
     def _follow(self, name: str, func: Any, args: Any, kwargs: Any, operands: list[Tensor], out: Any) -> None:
         if name == "add" and sum(isinstance(self._get(tensor), Tensor) for tensor in operands) > 1 and self.running:
-            self.adding.add(self.running[-1])
+            module, taken = self.running[-1]
+            if taken in map(self._origin, operands) and kwargs.get("alpha", 1) == 1:
+                self.adding.add(module)
+        if func._schema.is_mutable:
+            for tensor in operands[:1]:  # it has other values now
+                self._origins[id(tensor)] = tensor, -1 - len(self._origins)
+        elif name in SAME_VALUES and isinstance(out, Tensor) and operands:
+            self._origins[id(out)] = out, self._origin(operands[0])
         super()._follow(name, func, args, kwargs, operands, out)
 
 
 def residual_blocks(model: nn.Module, input_size: InputSize | None = None) -> list[Block]:
     """The residual blocks without which `model` still runs, in the order of the network.
 
-    A module is one if it adds tensors itself, has one input of the shape of its output, is called once, and its output
-    channels are its input channels, because the input is a term of the sum.
+    A module is one if it adds something to its input itself, has one input of the shape of its output, is called once, and its
+    output channels are its input channels, because the input is a term of the sum. A block that code still calls after its
+    removal, by a reference that a conversion does not reach, is left out.
 
     >>> import leanconv as lc
     >>> [block.name for block in residual_blocks(lc.create_model("resnet20"))][:3]
@@ -169,7 +217,31 @@ def residual_blocks(model: nn.Module, input_size: InputSize | None = None) -> li
         if name and len(calls) == 1 and numbers[0] == numbers[1] and numbers[0] != [0]:
             found.append(Block(name, (numbers[0][0], *shape)))
     inner = {block.name for block in found}
-    return [block for block in found if not any(name.startswith(f"{block.name}.") for name in inner)]
+    found = [block for block in found if not any(name.startswith(f"{block.name}.") for name in inner)]
+    gone = _gone(model, [block.name for block in found], size)
+    return [block for block in found if block.name in gone]
+
+
+def _gone(model: nn.Module, names: list[str], size: InputSize) -> set[str]:
+    """The blocks that do not run any more after their removal, where the network runs without them."""
+    if not names:
+        return set()
+
+    def run(twin: nn.Module, images: Tensor) -> set[str]:
+        blocks = {network.get_submodule(name): name for network in (model, twin) for name in names}
+        apply_channels_(twin, ChannelPlan(removed=tuple(names)))
+        called: set[str] = set()
+        handle = register_module_forward_pre_hook(lambda module, _: called.add(blocks.get(module, "")))
+        try:
+            twin(images)
+        finally:
+            handle.remove()
+        return set(names) - called
+
+    try:
+        return dry_run(model, size, run)
+    except SettingError:
+        return set().union(*(_gone(model, [name], size) for name in names)) if len(names) > 1 else set()
 
 
 def shallower(model: nn.Module, macs: float, *, input_size: InputSize | None = None) -> nn.Module:

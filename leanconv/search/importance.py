@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, unfold
 
 from leanconv.conversion.channels import ChannelSet
-from leanconv.conversion.moments import call, inputs_of
+from leanconv.conversion.moments import call
 from leanconv.core.copying import refuse_meta
 from leanconv.core.errors import DataError, SettingError, first_line
-from leanconv.core.modes import input_of
 from leanconv.core.settings import check_choice
 from leanconv.core.shown import kind
+from leanconv.search.readers import error_of_any, errors_without, input_dim, reader_of
 from leanconv.search.reconstruction import reconstruction_scores
 
 Criterion = Literal["magnitude", "random", "first", "taylor", "activation", "reconstruction"]
@@ -73,7 +73,7 @@ def channel_scores(
     assert data is not None
     if criterion == "reconstruction":
         return reconstruction_scores(model, sets, data)
-    return _taylor(model, tensors, sets, data) if criterion == "taylor" else _activation(model, tensors, sets, data)
+    return _taylor(model, tensors, sets, data) if criterion == "taylor" else _activation(model, sets, data)
 
 
 def _sum(model: nn.Module, values: dict[str, Tensor], found: ChannelSet, names: Sequence[str]) -> Tensor:
@@ -107,8 +107,9 @@ def _taylor(
             for parameter in parameters:
                 parameter.requires_grad_()
             for images, labels in _labelled(data):
-                loss = _loss(_classes(call(model, images)), labels)
-                gradients = torch.autograd.grad(loss, parameters)
+                with _called(model, names) as called:
+                    loss = _loss(_classes(call(model, images)), labels)
+                gradients = _gradients(loss, dict(zip(names, parameters, strict=True)), called)
                 products = {n: p.detach() * g for n, p, g in zip(names, parameters, gradients, strict=True)}
                 for found in sets:
                     total[found.name] += _sum(model, products, found, found.makes).square()
@@ -116,6 +117,37 @@ def _taylor(
             for parameter, flag in zip(parameters, flags, strict=True):
                 parameter.requires_grad_(flag)
     return total
+
+
+@contextmanager
+def _called(model: nn.Module, names: Sequence[str]) -> Iterator[set[str]]:
+    """The weights among `names` whose modules are called within the block; one that no module owns by itself counts too."""
+    called = {name for name in names if "." not in name}
+    handles = [
+        model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        for name in names
+        if "." in name
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradients(loss: Tensor, parameters: dict[str, nn.Parameter], called: set[str]) -> list[Tensor]:
+    """The gradients of the loss; zeros for a weight that this forward pass does not use."""
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    without = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None and name in called]
+    if without:
+        raise SettingError(
+            f"criterion='taylor': the loss has no gradient for {without[0]!r}, which the network uses, perhaps under no_grad; "
+            "use 'activation' or 'reconstruction', which need no gradients"
+        )
+    pairs = zip(parameters.values(), found, strict=True)
+    return [torch.zeros_like(parameter) if gradient is None else gradient for parameter, gradient in pairs]
 
 
 def _labelled(data: Batches) -> Iterator[tuple[Any, Tensor]]:
@@ -148,47 +180,24 @@ def _classes(out: object) -> Tensor:
     return out
 
 
-@torch.no_grad()
-def _activation(
-    model: nn.Module, tensors: dict[str, nn.Parameter], sets: Sequence[ChannelSet], data: Batches
-) -> dict[str, Tensor]:
-    reads = {name: name.rpartition(".")[0] for found in sets for name in found.reads}
-    errors: dict[str, Tensor] = {}
-    energy: dict[str, float] = {}
-    hooks = []
-
-    def hook(name: str) -> Callable[..., None]:
-        def note(layer: Any, args: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor) -> None:
-            found, whole = _error_by_channel(layer, input_of(args, named), out)
-            errors[name] = errors.get(name, torch.zeros(())) + found
-            energy[name] = energy.get(name, 0.0) + whole
-
-        return note
-
-    with _in_eval(model):
-        for tensor, layer_name in reads.items():
-            layer = model.get_submodule(layer_name)
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                hooks.append(layer.register_forward_hook(hook(tensor), with_kwargs=True))
-        try:
-            for images in inputs_of(data):
-                call(model, images)
-        finally:
-            for handle in hooks:
-                handle.remove()
+def _activation(model: nn.Module, sets: Sequence[ChannelSet], data: Batches) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for found in sets for name in found.reads)
+    errors = errors_without(model, names, data, _error_by_channel)
+    layers = {name: reader_of(model, name) for name in errors}
     scores = {}
     for found in sets:
         total = torch.zeros(found.size, dtype=torch.float64)
         for place in found.places:
-            if place.tensor in errors and place.tensor in found.reads and place.dim == 1:
-                each = errors[place.tensor] / max(energy[place.tensor], 1e-30)
-                total += each[list(place.index)].reshape(found.size, -1).sum(1)
+            if place.tensor in errors and place.tensor in found.reads and place.dim == input_dim(layers[place.tensor]):
+                total += errors[place.tensor][list(place.index)].reshape(found.size, -1).sum(1)
         scores[found.name] = total
     return scores
 
 
-def _error_by_channel(layer: nn.Conv2d | nn.Linear, x: Tensor, out: Tensor) -> tuple[Tensor, float]:
+def _error_by_channel(layer: Any, x: Tensor, out: Tensor) -> tuple[Tensor, float]:
     """For each input channel c, the sum of |W_c u_c|^2 over images and positions; and that of the whole output."""
+    if not isinstance(layer, nn.Linear) and (not isinstance(layer, nn.Conv2d) or x.dim() == 3):
+        return error_of_any(layer, x, out)
     weight, bias = layer.weight.double(), layer.bias
     if isinstance(layer, nn.Linear):
         energy = x.reshape(-1, x.shape[-1]).double().square().sum(0)

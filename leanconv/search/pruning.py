@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from leanconv.conversion.apply import plan_of
 from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_channels_
 from leanconv.conversion.channels import ChannelGraph, ChannelSet, follow, sized
 from leanconv.conversion.moments import again
@@ -18,20 +18,20 @@ from leanconv.conversion.narrowing import removable
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError, first_line
-from leanconv.core.meta import InputSize, dry_run, on_meta
+from leanconv.core.meta import InputSize, dry_run, on_meta, refuse_inference
 from leanconv.core.settings import check_choice, check_int
 from leanconv.core.wrappers import unwrapped
 from leanconv.search.importance import NEEDS_DATA, Batches, Criterion, channel_scores
+from leanconv.search.readers import MEASURED, measurable
 from leanconv.search.reconstruction import repaired
+from leanconv.search.work import Work as Work
 
-PRODUCTS = {
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul", "__matmul__",
-}  # fmt: skip
 # In training mode with two images at least, because statistics of a batch need several values
 _RUNS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "": lambda twin, images: twin(images),
     "in training mode, ": lambda twin, images: twin.train()(torch.cat([images, images])),
 }
+ROUNDED = 1.001  # the MACs of each layer are rounded
 STEPS = 30  # halvings of the share of channels that stay
 Allocation = Literal["uniform", "scores"]
 
@@ -78,6 +78,7 @@ def prune(
     >>> round(lc.count(half).macs / lc.count(dense).macs, 2)
     0.48
     """
+    refuse_inference("prune")
     data = None if data is None else again(data)
     plan = plan_channels(
         model,
@@ -91,6 +92,14 @@ def prune(
         seed=seed,
     )
     _check_runs(unwrapped(model), plan, input_size)
+    if macs is not None:
+        size = sized(unwrapped(model), input_size)
+        left = count_macs(apply_channels_(on_meta(unwrapped(model)), plan), size) / count_macs(model, size)
+        if left > macs * ROUNDED:
+            raise SettingError(
+                f"the narrower network has {left:.3f} of the MACs, and macs={macs}: products of this network are not seen as "
+                "those of layers; give ratios={glob: share} in place of macs="
+            )
     if criterion == "reconstruction":
         assert data is not None
         return repaired(unwrapped(model), plan, data, sequential=True)
@@ -156,12 +165,20 @@ def plan_channels(
     """The channel plan of `prune`, which `leanconv.apply_channels_` applies; the arguments are those of `prune`."""
     model = unwrapped(model)
     check_int("align", align)
+    if plan_of(model) is not None:
+        raise SettingError(
+            "the model is lean already, and its operators have no channels to remove; prune the dense network, then convert"
+        )
+    if ratios is not None and not isinstance(ratios, Mapping):
+        raise SettingError(f"ratios={ratios!r} must be a dict {{glob: share of the channels that stays}}")
     for name, share in {"macs": macs, **(ratios or {})}.items():
         if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
             raise SettingError(f"{name}={share!r} must be a share of more than 0 and at most 1, such as 0.5")
     if macs is None and not ratios:
         raise SettingError("give macs=, the share of the MACs that may remain, or ratios={glob: share of the channels}")
     graph = removable_graph(model, input_size)
+    if criterion in MEASURED:
+        graph = measurable(model, graph)
     sets = [found for found in graph.sets if found.whole is None]
     named = _named(graph, sets, ratios or {})
     free = [found for found in sets if found.name not in named]
@@ -209,7 +226,7 @@ def width_of(found: ChannelSet, share: float, align: int) -> int:
     32
     """
     step = math.lcm(align, len(found.cell_sizes()))
-    if step >= found.size:
+    if step >= found.size or share == 1:
         return found.size
     return min(found.size, max(step, round(share * found.size / step) * step))
 
@@ -224,82 +241,6 @@ def best(found: ChannelSet, width: int, scores: Tensor) -> tuple[int, ...]:
         order = scores[members].argsort(descending=True, stable=True)[:each]
         kept += members[order].tolist()
     return tuple(sorted(kept))
-
-
-class Work:
-    """The MACs of a network as its sets get narrower, from one forward pass.
-
-    A convolution or a matrix product has one multiply-add for each element of its weight at each position, so the positions of
-    its output tell what the removed weights save. Calls of torch's functions count as layers do.
-
-    >>> from leanconv.conversion.channels import channel_graph
-    >>> two = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    >>> work = Work(two, channel_graph(two, (3, 10, 10)))
-    >>> work.dense, work.macs({"0": 4})
-    (15872, 7936)
-    """
-
-    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
-        self.graph = graph
-        self.dense = count_macs(model, graph.input_size)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        names = {place.tensor for found in graph.sets for place in found.places}
-
-        def run(twin: nn.Module, images: Tensor) -> dict[str, int]:
-            weights = {name: weight for name, weight in twin.named_parameters() if name in names}
-            with _Products(weights) as products:
-                twin(images)
-            self.shapes = {name: tuple(weights[name].shape) for name in products.positions}
-            return {name: seen // len(images) for name, seen in products.positions.items()}
-
-        self.positions = dry_run(model, graph.input_size, run)
-
-    def macs(self, widths: Mapping[str, int]) -> int:
-        """The MACs with these numbers of channels in the named sets."""
-        return self.dense - self._removed(widths, self.positions)
-
-    def weights(self, widths: Mapping[str, int]) -> int:
-        """The weights of convolutions and linear layers with these numbers of channels in the named sets."""
-        return sum(map(math.prod, self.shapes.values())) - self._removed(widths, dict.fromkeys(self.positions, 1))
-
-    def _removed(self, widths: Mapping[str, int], times: Mapping[str, int]) -> int:
-        """The weights that are removed, each counted as often as `times` says for its layer."""
-        left: dict[tuple[str, int], float] = {}
-        for found in self.graph.sets:
-            gone = found.size - widths.get(found.name, found.size)
-            for place in found.places if gone else ():
-                axis = place.tensor, place.dim
-                lost = gone * (len(place.index) // found.size) / place.size
-                left[axis] = left.get(axis, 1.0) - lost
-        removed = 0
-        for name, shape in self.shapes.items():
-            share = left.get((name, 0), 1.0) * left.get((name, 1), 1.0)
-            removed += round(math.prod(shape) * (1 - share)) * times[name]
-        return removed
-
-
-class _Products(TorchFunctionMode):
-    """Notes at how many positions convolutions and matrix products use each of some weights.
-
-    Args:
-        weights: by name.
-    """
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.positions: dict[str, int] = {}
-        self._names = {id(weight): name for name, weight in weights.items()}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        called = getattr(func, "__name__", "")
-        weight = (kwargs or {}).get("weight", args[1] if len(args) > 1 else None)
-        if called in PRODUCTS and id(weight) in self._names:
-            seen = args[0] if "transpose" in called else out
-            name = self._names[id(weight)]
-            channels = seen.shape[1 if called.startswith("conv") else -1]
-            self.positions[name] = self.positions.get(name, 0) + seen.numel() // channels
-        return out
 
 
 def _named(graph: ChannelGraph, sets: Sequence[ChannelSet], ratios: Mapping[str, float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from leanconv.core.copying import copied
 from leanconv.core.linear import pointwise
 from leanconv.core.moments import Moments, solved
 from leanconv.core.spec import ConvSpec
+from leanconv.search.readers import error_of_any, errors_without, input_dim, reader_of
 
 ROUNDS = 32  # in which the channels of a set are removed; the weights are fitted again after each
 
@@ -33,7 +34,7 @@ def reconstruction_scores(model: nn.Module, sets: Sequence[ChannelSet], batches:
     The error of a set is the sum over the layers that read it, each in units of the energy E||W u||² of its output. In each of 32
     rounds the channels with the least errors are removed together, and each gets an equal part of the added error as its
     score, at least the score of the round before. So scores of different sets compare, and their sum is the error of a removal.
-    A layer with groups is not fitted again: its error is tr(W_c M_cc W_cᵀ).
+    A layer with groups, or one that is no nn.Conv2d, is not fitted again: its error is tr(W_c M_cc W_cᵀ).
 
     Args:
         model: the network.
@@ -48,6 +49,9 @@ def reconstruction_scores(model: nn.Module, sets: Sequence[ChannelSet], batches:
     batches = again(batches)
     found: dict[str, Tensor] = {}
     read_by = {one.name: _readers(model, one) for one in sets}
+    beside = {one.name: _others(model, one) for one in sets}
+    names = dict.fromkeys(f"{name}.weight" for others in beside.values() for name in others)
+    errors = errors_without(model, names, batches, error_of_any)
 
     def size(one: ChannelSet) -> int:
         return sum(bytes_of(model.get_submodule(name)) for name in read_by[one.name])
@@ -59,6 +63,9 @@ def reconstruction_scores(model: nn.Module, sets: Sequence[ChannelSet], batches:
             readers = [
                 _Reader.of(model.get_submodule(name), seen[name], positions[name]) for name in positions if name in seen
             ]
+            for name, places in beside[one.name].items():
+                if f"{name}.weight" in errors:
+                    readers.append(_Reader.unfitted(errors[f"{name}.weight"][places].sum(1)))
             found[one.name] = _scores(one.size, readers)
     return found
 
@@ -69,6 +76,16 @@ def _readers(model: nn.Module, found: ChannelSet) -> dict[str, Tensor]:
     for place in found.places:
         reads = place.dim == 1 and place.tensor in found.reads
         if reads and isinstance(model.get_submodule(place.layer), nn.Conv2d | nn.Linear):
+            layers[place.layer] = torch.tensor(place.index).reshape(found.size, -1)
+    return layers
+
+
+def _others(model: nn.Module, found: ChannelSet) -> dict[str, Tensor]:
+    """The convolutions that read a set and are no nn.Conv2d, with the input positions of each channel."""
+    layers = {}
+    for place in found.places:
+        layer = reader_of(model, place.tensor) if place.tensor in found.reads else None
+        if layer is not None and not isinstance(layer, nn.Conv2d | nn.Linear) and place.dim == input_dim(layer):
             layers[place.layer] = torch.tensor(place.index).reshape(found.size, -1)
     return layers
 
@@ -100,6 +117,12 @@ class _Reader:
             plain = _without_fit(layer, moments)[positions].sum(1)
             return cls(weight, weight, own, energy, plain)
         return cls(weight, torch.linalg.inv(moments.metric(layer.bias is not None)[0]), own, energy)
+
+    @classmethod
+    def unfitted(cls, errors: Tensor) -> _Reader:
+        """A layer whose channels have these errors, in units of the energy of its output."""
+        nothing = torch.zeros(0)
+        return cls(nothing, nothing, nothing, 1.0, errors)
 
     def errors(self, channels: Tensor) -> Tensor:
         """The error that the removal of one channel adds, for each of `channels`."""

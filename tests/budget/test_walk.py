@@ -68,3 +68,21 @@ def test_inner_bytes_are_the_maps_between_two_layers():
     pair = nn.Sequential(nn.Conv2d(8, 4, 1, bias=False), nn.Conv2d(4, 8, 1, bias=False))
     assert inner_bytes(pair, torch.zeros(1, 8, 4, 4)) == 4 * 16 * 4
     assert inner_bytes(pair.to("meta"), torch.zeros(1, 8, 4, 4, device="meta")) == 4 * 16 * 4
+
+
+class Branches(Small):
+    """Code that a trace decides otherwise than a run, and that stores what it sees."""
+
+    def forward(self, x):
+        self.seen = getattr(self, "seen", 0) + x.shape[0]
+        height = x.shape[-2]
+        if isinstance(height, int) and height > 4:
+            x = 3 * x
+        return super().forward(x)
+
+
+def test_a_trace_that_computes_something_else_is_not_walked():
+    model, images = Branches().eval(), torch.randn(3, 1, 8, 8)
+    walk = Walk(model, images)
+    assert not walk.traced and torch.equal(walk.output(), model(images))
+    assert type(model.seen) is int

@@ -258,12 +258,15 @@ def test_a_network_that_says_its_number_of_channels_is_not_pruned_into_one_that_
 
 
 class Auxiliary(nn.Module):
-    """A network with a second head that runs only in training mode; with `labels`, that mode takes more than images."""
+    """A network with a second head that runs only in training mode; with `labels`, that mode takes more than images.
 
-    def __init__(self, labels: bool) -> None:
+    With `says`, its code says the number of channels in that mode.
+    """
+
+    def __init__(self, labels: bool, says: bool = False) -> None:
         super().__init__()
         self.first, self.last, self.aux = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
-        self.labels = labels
+        self.labels, self.says = labels, says
 
     def forward(self, x, labels=None):
         y = self.first(x)
@@ -271,6 +274,8 @@ class Auxiliary(nn.Module):
             return self.last(y)
         if self.labels and labels is None:
             raise ValueError("training needs labels")
+        if self.says and y.shape[1] != 8:
+            raise ValueError("takes 8 channels")
         return self.last(y), self.aux(y)
 
 
@@ -278,7 +283,9 @@ def test_a_network_that_does_not_train_with_fewer_channels_is_refused():
     with pytest.raises(
         SettingError, match=r"in training mode, the network does not run .* need all channels: keep these"
     ):
-        lc.prune(Auxiliary(labels=False), 0.5, align=1, input_size=SIZE)
+        lc.prune(Auxiliary(labels=False, says=True), 0.5, align=1, input_size=SIZE)
+    thin = lc.prune(Auxiliary(labels=False), 0.5, align=1, input_size=SIZE)
+    assert thin.aux.in_channels == 4 and thin.train()(image(2).float())[1].shape[1] == 2
     assert lc.prune(Auxiliary(labels=True), 0.5, align=1, input_size=SIZE).first.out_channels == 4
 
 
