@@ -131,7 +131,10 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict):
         return sorted([repr(key), _plain(part, depth + 1)] for key, part in value.items() if isinstance(key, str | int))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__qualname__, _plain(vars(value), depth + 1)]
+        if _of_library(type(value)):  # such as what leanconv notes on a network in its training
+            return None
+        held = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        return [type(value).__qualname__, _plain(held, depth + 1)]
     if isinstance(value, MethodType):
         value = value.__func__  # and not the object, which the digest may be about
     if isinstance(value, FunctionType | BuiltinFunctionType | type) and _of_library(value):
