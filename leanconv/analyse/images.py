@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
 from leanconv.core.notes import task_of
+from leanconv.core.settings import check_int
 from leanconv.core.task import Task
 from leanconv.data import ImageData
 from leanconv.deploy.images import image_tensors
@@ -43,16 +44,33 @@ def images_for(model: nn.Module, source: ImageData | Tensor | Path | str, count:
         seed: the seed of the draw.
 
     Raises:
-        SettingError: the network and the data set differ in the number of channels.
+        SettingError: the network and the data set differ in the number of channels; or the tensor holds no images as networks
+            take them.
     """
+    check_int("count", count)
     if isinstance(source, Tensor):
-        return Images(source, task_of(model))
+        check_images(source)
+        channels, height, width = source.shape[1:]
+        return Images(source, task_of(model, (channels, height, width)))
     if isinstance(source, str | Path):
         task = task_of(model)
         return Images(torch.cat(image_tensors(Path(source).expanduser(), task, count)), task)
     check_channels(model, source)
     task = task_on(model, source)
     return Images(next(some_batches(source.test, source, task, count, seed=seed)), task)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise SettingError unless `images` is a batch (N, C, H, W) of at least one image, in floating-point numbers."""
+    shape = tuple(images.shape)
+    if images.ndim != 4:
+        way_out = "; images[None] makes a batch of one image" if images.ndim == 3 else ""
+        raise SettingError(f"images is a tensor {shape} and must be (N, C, H, W){way_out}")
+    if not images.numel():
+        raise SettingError(f"images is a tensor {shape} and holds no image; give at least one")
+    if not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise SettingError(f"images is a tensor of {kind}; give what the networks take: (images / 255 - mean) / std")
 
 
 def check_channels(model: nn.Module, data: ImageData) -> None:

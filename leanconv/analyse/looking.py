@@ -18,8 +18,10 @@ from leanconv.analyse.kinds import KINDS
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.meta import own_dtype
+from leanconv.core.settings import check_int
 from leanconv.data import ImageData
 
+HALF = (torch.float16, torch.bfloat16)
 FOLDERS = ("folders", "one folder")
 FLAGS: dict[str, tuple[str, Any]] = {  # their flags, and their values where they are not given
     "layers": ("--layer", ()), "classes": ("--class", ()), "average": ("--average", "patterns"),
@@ -58,8 +60,8 @@ def look(
         command: the command line that the page shows.
 
     Raises:
-        SettingError: the analysis is unknown, it needs images, one network or folders that were not given, or it does not take
-            `layers`, `classes` or `average`.
+        SettingError: the analysis is unknown, it needs images, one network or folders that were not given, it does not take
+            `layers`, `classes` or `average`, a class is no number, or the images are no (N, C, H, W) in floating point.
 
     >>> import leanconv as lc
     >>> found = look("spectrum", lc.create_model("resnet8"), layers=["layer1.0.conv1"])
@@ -70,10 +72,13 @@ def look(
         raise SettingError(f"--what {what} (what) must be one of {', '.join(KINDS)}")
     kind = KINDS[what]
     networks = {} if kind.of in FOLDERS else _networks(models)
-    subjects: Mapping[str, Any] = _folders(models) if kind.of in FOLDERS else networks
+    readable = {label: _readable(model) for label, model in networks.items()}
+    subjects: Mapping[str, Any] = _folders(models) if kind.of in FOLDERS else readable
     if kind.of.startswith("one") and len(subjects) > 1:
         noun = kind.of.removeprefix("one ")
         raise SettingError(f"{what} shows one {noun}, and {len(subjects)} are given; run it for each")
+    for number in classes:
+        check_int("--class (classes)", number, least=0)
     given: dict[str, Any] = {"layers": tuple(layers), "classes": tuple(classes), "seed": seed, "average": average}
     _check_taken(kind, given)
     if "images" in kind.takes:
@@ -106,6 +111,11 @@ def _networks(models: Subjects) -> Mapping[str, nn.Module]:
 def _in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """`model`, or a copy in `dtype` if its weights have another: NumPy and the figures have no bfloat16."""
     return model if own_dtype(model, dtype) == dtype else copied(model).to(dtype)
+
+
+def _readable(model: nn.Module) -> nn.Module:
+    """`model`, or a copy in float32 if it has numbers that NumPy and the figures do not have or round."""
+    return copied(model).float() if any(value.dtype in HALF for value in model.state_dict().values()) else model
 
 
 def _folders(folders: Subjects) -> Mapping[str, Path]:

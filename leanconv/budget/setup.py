@@ -27,9 +27,9 @@ from leanconv.core.functions import function_text
 from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
-from leanconv.files.target import network_digest
+from leanconv.files.target import code_digest, network_digest
 from leanconv.train.config import RunConfig
-from leanconv.train.once import THREADS
+from leanconv.train.once import CODE, THREADS
 
 MACS = 128e9  # of a forward pass on all calibration images, if their number is not given
 IMAGES = (16, 256)  # the least and the most calibration images, if their number is not given
@@ -280,6 +280,7 @@ class Setup(ABC):
         return {
             "target": self.name,
             "network": network_digest(self.dense),
+            CODE: code_digest(self.dense),
             "weights": weights_digest(self.dense),
             "budget": asdict(self.budget) | {"limits": [asdict(limit) for limit in self.budget.limits]},
             "config": config,

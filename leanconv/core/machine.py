@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from leanconv.core.settings import check_choice
 from leanconv.core.version import __version__
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
@@ -92,9 +93,13 @@ def precision_of(asked: str, device: str = "auto") -> str:
     "auto" is "bf16" on a GPU that computes in bfloat16, and on a CPU with instructions for it. Without them, torch emulates
     bfloat16: a training step of `fast_vgg` took 14 times as long as in float32 on a CPU with AVX2.
 
+    Raises:
+        SettingError: `asked` is none of these.
+
     >>> precision_of("fp32")
     'fp32'
     """
+    check_choice("precision", asked, ("auto", "fp32", "bf16"))
     if asked != "auto":
         return asked
     if device_of(device) == "cuda":

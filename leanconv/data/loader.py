@@ -33,7 +33,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Epochs(ABC):
-    """Batches in the order of a `Sampling`. Each iteration is the next epoch; `set_epoch(e)` chooses epoch e."""
+    """Batches in the order of a `Sampling`. Each iteration is the next epoch; `set_epoch(e)` chooses epoch e.
+
+    Without shuffling, each iteration is the same epoch: what a data set draws for its images does not depend on how often they
+    were read before, so that a resumed run measures what it would have measured.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -48,7 +52,7 @@ class Epochs(ABC):
 
     def __iter__(self) -> Iterator[Any]:
         epoch, first = self.epoch, self.first
-        self.epoch, self.first = epoch + 1, 0
+        self.epoch, self.first = epoch + self.sampling.shuffle, 0
         return self.batches_from(epoch, first) if first else self.batches(epoch)
 
     @abstractmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import os
 import re
 import tarfile
@@ -10,11 +12,13 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from leanconv.core.atomic import remove_leftovers, replacing
 from leanconv.core.errors import DataError, LeanconvWarning, SettingError
 from leanconv.core.shown import first_names
 from leanconv.data.encoded import MAX_PIXELS
@@ -230,15 +234,37 @@ def _indexed(path: str) -> tuple[str, TarIndex | DataError]:
 
 
 def _fetched(address: str) -> str:
-    """The file in the user's cache that holds the shard at `address`; it is downloaded if it is not there."""
-    import fsspec
+    """The file in the user's cache that holds the shard at `address`; it is downloaded if it is not there.
 
-    folder = str(cache_folder() / "files")
+    One process at a time downloads an address. The file gets its name when it is complete, so that no process reads a part.
+    """
+    from filelock import FileLock
+    from fsspec.core import url_to_fs
+
     try:
-        return str(fsspec.open_local(f"filecache::{address}", mode="rb", filecache={"cache_storage": folder}))
+        system, path = url_to_fs(address)
+        kind = address.partition("://")[0].replace("::", "-")
+        kept = cache_folder() / "fetched" / kind / hashlib.sha256(path.encode()).hexdigest()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(kept.with_name(f".{kept.name}.lock")):
+            if not kept.exists():
+                remove_leftovers(kept.parent, [kept.name])
+                _download(system, path, kept)
+        return str(kept)
     except Exception as error:  # each kind of address has its own errors
         cause = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{address}: cannot be fetched ({cause[:200]}); check the address and the network") from error
+
+
+def _download(system: Any, path: str, kept: Path) -> None:
+    """Download a file; it is refused if it is shorter or longer than the address says."""
+    with replacing(kept) as temporary:
+        system.get_file(path, str(temporary))
+        size, here = None, temporary.stat().st_size
+        with contextlib.suppress(Exception):  # an address need not say its size
+            size = system.size(path)
+        if size is not None and here != size:
+            raise EOFError(f"{here:,} of {size:,} bytes arrived")
 
 
 def _renumbered(index: TarIndex, places: dict[str, int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from leanconv.core.atomic import replacing
-from leanconv.core.errors import DataError
+from leanconv.core.errors import DataError, SettingError
 from leanconv.data.encoded import SUFFIXES
 from leanconv.data.text import open_regular
 
@@ -77,10 +77,11 @@ def index_of(path: str | os.PathLike[str], cache: Path | None = None) -> TarInde
         facts = os.fstat(file.fileno())
         key = f"{VERSION} {os.path.abspath(path)} {facts.st_size} {facts.st_mtime_ns}"
         kept = (cache_folder() if cache is None else cache) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-        with contextlib.suppress(OSError, ValueError, KeyError), np.load(kept, allow_pickle=False) as found:
+        # a damaged file raises what zipfile, zlib or numpy meet first; the index is then read from the shard
+        with contextlib.suppress(Exception), open(kept, "rb") as held, np.load(held, allow_pickle=False) as found:
             return TarIndex(**{field.name: found[field.name] for field in fields(TarIndex)})
         index = read_index(file, str(path))
-        with contextlib.suppress(OSError), replacing(kept) as temporary, open(temporary, "wb") as output:
+        with contextlib.suppress(OSError, SettingError), replacing(kept) as temporary, open(temporary, "wb") as output:
             np.savez(output, **vars(index))
         return index
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor
 from leanconv.core.errors import SettingError
 from leanconv.data.seeds import generator
 
+LONG = 16  # an image that is longer than this many crops is cut to its middle first, to fit into memory
 AUGMENTS = ("none", "crop", "crop_flip", "random_resized_crop")
 Transform = Callable[[Tensor], Tensor]
 
@@ -140,8 +142,9 @@ def mixes_of(mixup: float, cutmix: float, classes: int) -> list[Callable[..., tu
 def eval_transform(size: tuple[int, int], ten_crop: bool = False) -> Transform:
     """The evaluation transform: uint8 (..., C, H, W) -> uint8 (..., C, *size), or (..., 10, C, *size) for ten crops.
 
-    An image of this size does not change, whatever sizes the other images of its part have. Of another image, the shorter
-    side becomes size * 256 / 224, and the centre is cropped.
+    An image of this size does not change, whatever sizes the other images of its part have. Another image is scaled until one
+    side is 256 / 224 of this size and the other side no less, and the centre is cropped. For a square, the shorter side is
+    the first.
 
     Args:
         size: (height, width) of the result.
@@ -150,7 +153,7 @@ def eval_transform(size: tuple[int, int], ten_crop: bool = False) -> Transform:
     from torchvision.transforms import v2
 
     high, wide = crop_padding(size)
-    enlarged = v2.Resize(round(min(size) * 256 / 224))
+    enlarged = partial(_enlarged, size=size, centre=not ten_crop)
     if not ten_crop:
         return partial(_fitted, size=size, same=_unchanged, other=v2.Compose([enlarged, v2.CenterCrop(size)]))
     crops = [v2.TenCrop(size), partial(torch.stack, dim=-4)]
@@ -236,6 +239,42 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], chann
 def _fitted(images: Tensor, size: tuple[int, int], same: Transform, other: Transform) -> Tensor:
     """`same` of images of this size, `other` of all others."""
     return (same if tuple(images.shape[-2:]) == size else other)(images)
+
+
+def scaled_size(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The size to which an image is scaled before it is cropped: one side is 256 / 224 of `size`, and the other no less.
+
+    Args:
+        own: (height, width) of the image.
+        size: (height, width) of the crop.
+
+    >>> scaled_size((100, 200), (224, 224)), scaled_size((100, 100), (64, 128))
+    ((256, 512), (146, 146))
+    """
+    (height, width), (high, wide) = own, size
+    if high * width >= wide * height:  # the height decides, as it does for a square and a landscape photo
+        high = round(high * 256 / 224)
+        return high, high * width // height
+    wide = round(wide * 256 / 224)
+    return wide * height // width, wide
+
+
+def _enlarged(images: Tensor, size: tuple[int, int], centre: bool) -> Tensor:
+    """The images scaled to `scaled_size`. With `centre`, the ends of very long images are left out: the crop has none of them."""
+    from torchvision.transforms.v2 import functional
+
+    if centre:
+        height, width = images.shape[-2:]
+        images = _middle(_middle(images, -1, height * size[1] / size[0]), -2, width * size[0] / size[1])
+    return functional.resize(images, list(scaled_size((images.shape[-2], images.shape[-1]), size)), antialias=True)
+
+
+def _middle(images: Tensor, side: int, enough: float) -> Tensor:
+    """The middle of images whose side is more than `LONG` times as long as the crop can show."""
+    own = images.shape[side]
+    kept = math.ceil(LONG * enough)
+    kept += (own - kept) % 2  # the middle stays where it is
+    return images if kept >= own else images.narrow(side, (own - kept) // 2, kept)
 
 
 def _unchanged(images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from leanconv.core.errors import DataError
@@ -12,6 +13,8 @@ from leanconv.core.task import Task
 from leanconv.data.encoded import MAX_PIXELS, SUFFIXES, Files, decode
 from leanconv.data.scan import images_below
 from leanconv.data.transforms import eval_transform, normalise
+
+LUMA = (19595, 38470, 7471)  # the weights of red, green and blue in PIL's grey (ITU-R 601-2), of 65536
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
@@ -41,7 +44,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 def image_tensor(path: Path, task: Task, max_pixels: int = MAX_PIXELS) -> Tensor:
     """One image, prepared as the test images of the network: (1, C, H, W).
 
-    An image of another size is scaled until its shorter side is 256 / 224 of the network's, and cropped at the centre.
+    An image of another size is scaled and cropped at the centre, see `leanconv.data.transforms.eval_transform`.
 
     Args:
         path: the image file.
@@ -51,15 +54,26 @@ def image_tensor(path: Path, task: Task, max_pixels: int = MAX_PIXELS) -> Tensor
     Raises:
         DataError: the file cannot be read, or the network takes neither grey nor RGB images.
     """
-    from torchvision.transforms.v2 import functional
-
     if task.channels not in (1, 3):
         raise DataError(f"the network takes {task.channels} channels; image files have 1 (grey) or 3 (RGB)")
     pixels = decode(Files([str(path)], max_pixels), 0, max_pixels)
     if task.channels == 1:
-        pixels = functional.rgb_to_grayscale(pixels)
+        pixels = grey(pixels)
     pixels = eval_transform(task.image_size)(pixels)
     return normalise(pixels[None], task.mean, task.std, channels_last=False)
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """RGB as grey, rounded as PIL rounds it: grey pixels keep their values, which torchvision lowers by one.
+
+    Shape:
+        pixels: uint8 (3, H, W) -> (1, H, W).
+
+    >>> grey(torch.full((3, 1, 1), 200, dtype=torch.uint8)).item()
+    200
+    """
+    weighted = pixels.int() * torch.tensor(LUMA)[:, None, None]
+    return ((weighted.sum(0, keepdim=True, dtype=torch.int32) + 2**15) >> 16).to(torch.uint8)
 
 
 def image_tensors(folder: Path, task: Task, most: int = 16) -> list[Tensor]:

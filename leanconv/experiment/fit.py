@@ -16,6 +16,7 @@ from leanconv.conversion.plan import globs_only
 from leanconv.core.errors import RunError, SettingError
 from leanconv.core.method import Method
 from leanconv.core.notes import get_task
+from leanconv.core.settings import check_choice
 from leanconv.core.task_settings import TaskSettings
 from leanconv.data.own import DataLike, as_images
 from leanconv.experiment.controls import CONTROLS, Control
@@ -136,7 +137,7 @@ def evaluate(
     test_split: float | None = None,
     batch_size: int = 500,
     ten_crop: bool = False,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
     workers: int = 0,
     together: bool = False,
 ) -> Scores:
@@ -151,13 +152,13 @@ def evaluate(
         image_size: resize images to this number of pixels a side; by default as in training.
         batch_size: images in each step.
         ten_crop: average the probabilities over ten crops of each image.
-        precision: "bf16" computes in bfloat16.
+        precision: "bf16" computes in bfloat16; "auto" does so where the machine is fast at it.
         workers: processes that decode images.
         together: the processes that torchrun or srun started share the images, and all get the scores of all images; each of
             them must make this call.
 
     Raises:
-        SettingError: `model` is no network, does not fit the images or has other classes.
+        SettingError: `model` is no network, does not fit the images or has other classes; or `part` or `precision` is unknown.
         DataError: the images cannot be used.
         FileError: the folder has no saved network.
         RunError: the loss is NaN.
@@ -171,6 +172,8 @@ def evaluate(
             f"evaluate takes a torch.nn.Module or the folder of a saved network, not {type(model).__name__}; if {model!r} "
             "builds a network, call it first"
         )
+    check_choice("part", part, ("test", "train"))
+    check_choice("precision", precision, ("auto", "fp32", "bf16"))
     images = as_images(data, test_split=test_split, networks=(model,))
     network = model if isinstance(model, nn.Module) else open_target(str(model))
     if image_size is None and images.image_size is None and get_task(network) is None:

@@ -20,7 +20,7 @@ from leanconv.report.result import Result
 from leanconv.report.tables import Row
 from leanconv.report.text_table import TextTable
 from leanconv.timing.latency import measure_latency
-from leanconv.train.once import BUILT, CLASS_NAMES, SUMMARY_FILE
+from leanconv.train.once import BUILT, CLASS_NAMES, CODE, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from leanconv.report.page import Details, Page
@@ -135,7 +135,7 @@ def _summary(jobs: Sequence[Job], rows: list[Row], latency: Mapping[str, Any] | 
     """The results as ``results/schema.json`` wants them."""
     job = jobs[0]
     identity = job.identity()
-    shared = {name: value for name, value in identity.items() if name not in ("method", "seed", "network", BUILT)}
+    shared = {name: value for name, value in identity.items() if name not in ("method", "seed", "network", BUILT, CODE)}
     shared["data"] = {name: value for name, value in identity["data"].items() if name != CLASS_NAMES}
     shared["target"] = ", ".join(dict.fromkeys(job.target for job in jobs))
     measured = {} if latency is None else {"latency": {"dtype": "float32", **latency}}

@@ -17,10 +17,10 @@ from leanconv.experiment.ready import Ready, check_options, prepare
 from leanconv.experiment.rows import MethodRuns
 from leanconv.experiment.run import Run, run
 from leanconv.experiment.where import Where
-from leanconv.train.once import BUILT, RUN_FILE, difference, failure, finished, history, read_json
+from leanconv.train.once import BUILT, CODE, RUN_FILE, difference, failure, finished, history, read_json
 
 FOLDER_OF_SEED = re.compile(r"seed\d+")
-NETWORK = ("target", "network", BUILT)  # the keys that say which network a run trained
+NETWORK = ("target", "network", BUILT, CODE)  # the keys that say which network a run trained
 SEED = ("seed",)  # the key that may differ between the runs of one row
 OF_METHODS = (*SEED, "method")  # the keys that may differ between the rows of one comparison
 OF_NETWORKS = (*OF_METHODS, *NETWORK)  # the keys that may differ if several networks are compared

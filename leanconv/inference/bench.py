@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from leanconv.core.errors import LeanconvError, SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
-from leanconv.core.notes import input_size_of
-from leanconv.core.settings import check_choice, check_int, several
+from leanconv.core.notes import image_size, input_size_of
+from leanconv.core.settings import check_choice, check_int, check_weight, several
 from leanconv.core.wrappers import unwrapped
 from leanconv.inference.race import race
 from leanconv.report import latency_tables
@@ -28,10 +28,12 @@ from leanconv.report.result import Result
 from leanconv.report.tables import Row
 from leanconv.report.text_table import TextTable
 from leanconv.timing import runtimes as known
+from leanconv.timing.latency import device_to_time
 from leanconv.timing.race import Entry
 from leanconv.timing.summary import names_of
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UNKNOWN: dict[str, Any] = {"params": None, "macs": None, "weight_bytes": None}
 Network = nn.Module | Callable[[], nn.Module]  # a network, or the function that builds it
 Say = Callable[[str], None]
 
@@ -110,15 +112,25 @@ def bench(
             or a setting is not one of those above.
     """
     check_choice("precision", precision, tuple(PRECISIONS))
-    batches = (batch,) if isinstance(batch, int) else tuple(batch)
+    batches = several(batch)
+    if not batches:
+        raise SettingError(f"batch={batch!r} holds no number of images; give one or several, such as 1 or (1, 16)")
     for number in batches:
         check_int("batch", number)
+    if threads is not None:
+        check_int("threads", threads)
+    check_weight("seconds", seconds)
+    size = None if input_size is None else image_size(input_size)
     names = _runtimes(runtimes)
     for name in names:  # before networks are built, which may take minutes
         known.check(name)
-    _check_device(device)
-    built, unbuilt = _built(_named(models), methods, where, several(exclude))
-    size = input_size or _size_of(built)
+    device_to_time(device)
+    named, tried = _named(models), _checked(methods)
+    built, unbuilt = _built(named, tried, where, several(exclude))
+    lost = any(
+        _label(name, method) in unbuilt for name in [*named][:1] for method in tried[:1]
+    )  # what others compare with
+    size = size or _size_of(built)
     dtype = PRECISIONS[precision]
     rows: list[Row] = []
     for number in batches:
@@ -126,9 +138,11 @@ def bench(
         example = torch.randn(number, *size, generator=generator).to(device=device, dtype=dtype)
         timed = race(built, example, names=names, threads=threads, seconds=seconds, say=progress)
         counts = {name: _counts(name, model, size, dtype, progress) for name, model in built.items()}
-        rows += [{"batch": number, **counts[entry.network], **entry.to_json()} for entry in timed]
-        missing = [Entry(name, "", "", {}, None, failed=reason) for name, reason in unbuilt.items()]
-        rows += [{"batch": number, "params": None, "macs": None, "weight_bytes": None, **e.to_json()} for e in missing]
+        measured = [
+            counts[entry.network] | replace(entry, compared=entry.compared and not lost).to_json() for entry in timed
+        ]
+        missing = [UNKNOWN | Entry(name, "", "", {}, None, failed=reason).to_json() for name, reason in unbuilt.items()]
+        rows += [{"batch": number, **row} for row in (missing + measured if lost else measured + missing)]
     settings = {
         "input_size": list(size),
         "precision": precision,
@@ -141,9 +155,13 @@ def bench(
     return BenchResult({**head, "kind": "latency", "settings": settings, "n": rounds, "seeds": [0], "rows": rows})
 
 
-def _check_device(device: str) -> None:
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise SettingError(f"device={device!r}: torch finds no GPU here; take cpu")
+def _checked(methods: Any) -> tuple[Method | None, ...]:
+    for method in several(methods):
+        if method is not None and not isinstance(method, Method):
+            raise SettingError(
+                f"methods holds {method!r}, which is no method; give objects, such as lc.Split(), or None for no method"
+            )
+    return several(methods)
 
 
 def _runtimes(asked: str | Sequence[str]) -> Sequence[str]:
@@ -172,17 +190,31 @@ def _built(
     for name, network in models.items():
         model = network if isinstance(network, nn.Module) else None
         for method in methods:
-            label = name if method is None else f"{name} {method.label()}"
+            label = _label(name, method)
             if label in networks or label in unbuilt:
                 raise SettingError(f"{label} is given twice; leave one out")
             try:
-                model = network() if model is None else model
+                model = _called(name, network) if model is None else model
                 networks[label] = model if method is None else _lean(name, model, method, where, exclude)
             except LeanconvError as error:
                 first, unbuilt[label] = first or error, str(error)
     if not networks and first is not None:
         raise first
     return networks, unbuilt
+
+
+def _label(name: str, method: Method | None) -> str:
+    return name if method is None else f"{name} {method.label()}"
+
+
+def _called(name: str, network: Any) -> nn.Module:
+    """The network that a function builds."""
+    made = network() if callable(network) else network
+    if not isinstance(made, nn.Module):
+        raise SettingError(
+            f"{name} is {made!r:.80}; give a torch.nn.Module or a function that builds one: lc.create_model(...)"
+        )
+    return made
 
 
 def _lean(name: str, model: nn.Module, method: Method, where: Where, exclude: tuple[str, ...]) -> nn.Module:

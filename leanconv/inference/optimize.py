@@ -18,6 +18,7 @@ from leanconv.core.linear import LeanLinear
 from leanconv.core.notes import get_task
 from leanconv.core.operator import ConvOp
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
+from leanconv.core.settings import check_choice, check_int
 from leanconv.core.sharing import adopt
 from leanconv.core.wrappers import unscripted
 from leanconv.inference.autotune import times_of
@@ -75,7 +76,7 @@ def optimize(
 
     Raises:
         SettingError: the network does not run on the example, gives another output at each call, or is scripted; the example
-            holds no image.
+            holds no image; the runtime is unknown, or `threads` is no whole number of at least 1.
 
     >>> fast = optimize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.zeros(1, 3, 8, 8), measured=False)
     >>> [type(layer).__name__ for layer in fast.children()]
@@ -85,6 +86,9 @@ def optimize(
         raise SettingError(
             f"example is {type(example).__name__}, not a tensor; optimize takes networks of one input, (N, C, H, W)"
         )
+    check_choice("runtime", runtime, tuple(runtimes.RUNTIMES))
+    if threads is not None:
+        check_int("threads", threads)
     if not example.numel():
         raise SettingError(f"example has shape {tuple(example.shape)} and no image; give at least one, (N, C, H, W)")
     model = unscripted(model, "optimize")

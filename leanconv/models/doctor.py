@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
+from torch import nn
 
 from leanconv.conversion.apply import convert
 from leanconv.conversion.check import check
@@ -124,9 +125,13 @@ def _environment() -> list[str]:
 
 def _self_check() -> list[str]:
     """Convert a small network with every method; counts must agree with the formulas and a forward pass must work."""
+    with torch.random.fork_rng(devices=[]):  # the user's random numbers stay as they are
+        torch.default_generator.manual_seed(0)
+        return _checked_methods(create_model("resnet20").eval())
+
+
+def _checked_methods(model: nn.Module) -> list[str]:
     problems = []
-    torch.manual_seed(0)
-    model = create_model("resnet20").eval()
     x = torch.randn(2, 3, 32, 32)
     for method in METHODS:
         try:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from leanconv.report.tables import Row, integer, macs, markdown_text, quartiles, ratio
+from leanconv.report.tables import NONE, Row, integer, macs, markdown_text, quartiles, ratio
 from leanconv.report.text_table import TextTable
+from leanconv.timing.busy import BUSY
+from leanconv.timing.latency import apart
 
 HEADS = ("Batch", "Network", "Runtime", "Form", "Parameters", "MACs", "MACs, ratio", "ms", "ms, ratio")
 LEFT = 4
 LATENCY_IN = "latency_ms in "  # followed by the runtime: one measure for each
 NOTE = (
     "ms: milliseconds a call, median and quartiles over interleaved rounds. Ratios compare with the first network of the same "
-    "batch; ratios of time compare with the fastest entry of that network. MACs are for one image; 1 MAC = one multiply-add."
+    "batch; ratios of time compare with the fastest entry of that network, and are left out if it failed. MACs are for one "
+    "image; 1 MAC = one multiply-add."
 )
 
 GROUP_HEADS = ("Groups", "Filters", "Form", "MACs", "ms", "to one group")
@@ -38,10 +41,21 @@ def texts(rows: Sequence[Row]) -> list[list[str]]:
             integer(row["params"]),
             macs(row["macs"]),
             ratio(row["macs"] / first[row["batch"]] if row["macs"] and first[row["batch"]] else None),
-            *(["failed", row["failed"]] if row["failed"] else [quartiles(row, "latency_ms"), quartiles(row, "ratio")]),
+            *(["failed", row["failed"]] if row["failed"] else _times(row, rows)),
         ]
         for row in rows
     ]
+
+
+def _times(row: Row, rows: Sequence[Row]) -> list[str]:
+    """The time, and its ratio to the first network of the same batch if that one was timed."""
+    return [quartiles(row, "latency_ms"), quartiles(row, "ratio") if _reference(rows, row["batch"]) else NONE]
+
+
+def _reference(rows: Sequence[Row], batch: int) -> Row | None:
+    """The fastest row of the first network of a batch; None if that network failed."""
+    own = [row for row in rows if row["batch"] == batch]
+    return next((row for row in best(own) if row["network"] == own[0]["network"]), None)
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -50,18 +64,44 @@ def best(rows: Sequence[Row]) -> list[Row]:
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """What the measurement found: the fastest entry of each network beside that of the first network of the same batch."""
+    """What the measurement found: the fastest entry of each network beside that of the first network of the same batch.
+
+    As in a comparison, one is faster or slower if the 95 % interval of the median ratio lies on one side of 1.
+    """
     found = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
-        reference = next(row["network"] for row in rows if row["batch"] == batch)
-        first, *others = [row for row in best(rows) if row["batch"] == batch] or [{"network": None}]
-        for row in others if first["network"] == reference else ():
-            verdict = "faster than" if row["ratio_q75"] < 1 else "slower than" if row["ratio_q25"] > 1 else "as fast as"
-            found.append(
-                f"Batch {batch}: {row['network']} is {verdict} {reference}: {quartiles(row, 'ratio')} of its time, each in its "
-                f"fastest form ({row['runtime']}, {row['form']}; {first['runtime']}, {first['form']})."
-            )
+        first = _reference(rows, batch)
+        if first is None:
+            continue
+        for row in best(rows):
+            if row["batch"] == batch and row is not first:
+                found.append(
+                    f"Batch {batch}: {row['network']} {_compared(row, first['network'])}, each in its fastest form "
+                    f"({row['runtime']}, {row['form']}; {first['runtime']}, {first['form']})."
+                )
     return found
+
+
+def _compared(row: Row, reference: str) -> str:
+    """Whether a row is faster or slower than `reference`, with the ratio of their times; or why this is not known."""
+    low, high, what = row.get("ratio_low"), row.get("ratio_high"), "95 % interval"
+    if "ratio_low" not in row:  # an older file, without intervals
+        low, high, what = row["ratio_q25"], row["ratio_q75"], "quartiles"
+    if low is None or high is None:
+        return f"takes {row['ratio']:.2f} of the time of {reference} in {row['rounds']} rounds, too few to tell"
+    spread, verdict, busy = (
+        f"{row['ratio']:.2f} of its time ({what} {low:.2f}-{high:.2f})",
+        apart(low, high),
+        row.get("busy"),
+    )
+    if verdict is None:
+        return f"is not clearly faster or slower than {reference}: {spread}"
+    if busy is not None and busy > BUSY:
+        others = f"other programs used {busy:.0%} of the CPUs"
+        return (
+            f"may be {verdict} than {reference}: {spread}, but {others} during the measurement, so this is not reliable"
+        )
+    return f"is {verdict} than {reference}: {spread}"
 
 
 def across_runtimes(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import settled, to_layout, with_layout
-from leanconv.core.notes import input_size_of
+from leanconv.core.meta import own_dtype
+from leanconv.core.notes import image_size, input_size_of
 from leanconv.core.paired import median_interval
+from leanconv.core.settings import check_int, check_weight
 from leanconv.timing.busy import Watch, warn_if_busy
 
 # Shorter calls are repeated until a sample lasts this long, because a timer's and a scheduler's noise is some microseconds
@@ -86,7 +88,7 @@ def measure_latency(
     *,
     batch: int = 1,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     channels_last: bool = False,
     compile: bool = False,
     threads: int | None = None,
@@ -101,7 +103,7 @@ def measure_latency(
         input_size: (channels, height, width); default: the input size of the first model.
         batch: images in a call; the latency is that of the whole batch.
         device: "cpu" or "cuda".
-        dtype: of the input and the copies.
+        dtype: of the input and the copies; None times each network in its own.
         channels_last: use this memory format for the input and the copies, if the network runs in it.
         compile: compile the copies first, with inductor.
         threads: CPU threads during the measurement; None leaves torch's setting.
@@ -117,25 +119,26 @@ def measure_latency(
     >>> [found.name for found in measure_latency({"conv": layer}, (3, 8, 8), min_rounds=1, seconds=0.01)]
     ['conv']
     """
-    device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise SettingError(f"device={str(device)!r} cannot be timed; use 'cpu' or 'cuda'")
+    device = device_to_time(device)
     first = next(iter(models.values()), None)
-    size = input_size or (input_size_of(first) if isinstance(first, nn.Module) else None)
+    asked = None if input_size is None else image_size(input_size)
+    size = asked or (input_size_of(first) if isinstance(first, nn.Module) else None)
     if size is None:
         raise SettingError(
             "input_size=None and the first network does not note its own; give (channels, height, width)"
         )
-    if batch < 1:
-        raise SettingError(f"batch={batch} must be at least 1")
+    check_int("batch", batch)
+    check_weight("seconds", seconds)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, *size, generator=generator).to(device, dtype)
+    drawn = torch.randn(batch, *size, generator=generator)
 
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
+        own = dtype or (own_dtype(model, torch.float32) if isinstance(model, nn.Module) else torch.float32)
+        x = drawn.to(device, own)
         images = with_layout(x, layout)
         if isinstance(model, nn.Module):
-            model = to_layout(copied(model).eval().to(device=device, dtype=dtype), layout)
+            model = to_layout(copied(model).eval().to(device=device, dtype=own), layout)
             if channels_last:
                 images = settled(model, x)
             if compile:
@@ -153,6 +156,27 @@ def measure_latency(
         found = time_interleaved(calls, device=device, min_rounds=min_rounds, seconds=seconds)
     if found:
         warn_if_busy(found[0].busy)
+    return found
+
+
+def device_to_time(device: str | torch.device) -> torch.device:
+    """A device on which networks can be timed here.
+
+    Raises:
+        SettingError: there is no such device here, or it is no CPU and no CUDA device.
+
+    >>> device_to_time("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise SettingError(f"device={str(device)!r} cannot be timed; use 'cpu' or 'cuda'")
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and (found.index or 0) >= here:
+        raise SettingError(f"device={str(device)!r}: torch finds {here or 'no'} GPU here; take cpu")
     return found
 
 
@@ -248,15 +272,15 @@ def threads_set(threads: int | None) -> Iterator[None]:
     """Set torch's number of CPU threads within a block; None leaves the number.
 
     Raises:
-        SettingError: `threads` is less than 1.
+        SettingError: `threads` is no whole number of at least 1.
 
     >>> with threads_set(1):
     ...     torch.get_num_threads()
     1
     """
     before = torch.get_num_threads()
-    if threads is not None and threads < 1:
-        raise SettingError(f"threads={threads} must be at least 1")
+    if threads is not None:
+        check_int("threads", threads)
     torch.set_num_threads(threads or before)
     try:
         yield

@@ -56,9 +56,10 @@ class Entry:
         runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
         form: "as it is", or another key of the `forms` that `race` got.
         forms: how many lean layers run in which form.
-        latency: with the ratio to the fastest entry of the first network that runs; None if the entry failed.
+        latency: with the ratio to the fastest entry of the first network; None if the entry failed.
         best: whether the entry is the fastest of its network.
         failed: why the entry was not timed: the network failed, the runtime failed, or they do not fit together.
+        compared: False if the first network failed: the ratios then compare with nothing, and `to_json` leaves them out.
     """
 
     network: str
@@ -68,12 +69,15 @@ class Entry:
     latency: Latency | None
     best: bool = False
     failed: str | None = None
+    compared: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain values, with the values of `latency` beside the others; they are None if it was not measured."""
         found = asdict(self)
         latency = found.pop("latency") or dict.fromkeys(field.name for field in fields(Latency))
         latency.pop("name")
+        if not found.pop("compared"):
+            latency |= dict.fromkeys(name for name in latency if name.startswith("ratio"))
         return found | {
             {"median_ms": "latency_ms", "q25_ms": "latency_ms_q25", "q75_ms": "latency_ms_q75"}.get(key, key): value
             for key, value in latency.items()
@@ -95,7 +99,7 @@ def race(
     A combination that fails becomes an entry with the reason; the others are timed.
 
     Args:
-        networks: name -> network. Copies are timed. The others are compared with the first network that runs.
+        networks: name -> network. Copies are timed. The others are compared with the first; if that one fails, with none.
         example: an input, (N, C, H, W), on the device to run on.
         names: runtimes, of `leanconv.timing.runtimes.RUNTIMES`.
         forms: name -> the function that brings a network into that form.
@@ -104,7 +108,7 @@ def race(
         say: called with a line for each step of the preparation.
 
     Raises:
-        SettingError: there is no network, a runtime is unknown or not installed, or `names` is a text.
+        SettingError: there is no network, a runtime is unknown or not installed, `names` is a text, or a number is none.
 
     >>> found = race({"conv": nn.Conv2d(3, 3, 3)}, torch.zeros(1, 3, 8, 8), seconds=0.01)
     >>> found[0].form, found[0].best
@@ -115,7 +119,8 @@ def race(
     settings.check_names("names", names)
     for name in names:
         runtimes.check(name)
-    threads = threads or torch.get_num_threads()
+    settings.check_weight("seconds", seconds)
+    threads = torch.get_num_threads() if threads is None else threads
     line = _Line(example, threads, say)
     with threads_set(threads):
         for network, model in networks.items():
@@ -207,6 +212,7 @@ def _guarded(call: runtimes.Call, key: Key) -> Callable[[], object]:
 
 
 def _entries(line: _Line, timed: Mapping[Key, Latency]) -> list[Entry]:
+    compared = next(iter(line.order))[0] in {key[0] for key in timed}
     best: dict[str, float] = {}
     for key, latency in timed.items():
         best[key[0]] = min(best.get(key[0], latency.median_ms), latency.median_ms)
@@ -217,6 +223,7 @@ def _entries(line: _Line, timed: Mapping[Key, Latency]) -> list[Entry]:
             timed.get(key),
             key in timed and timed[key].median_ms == best[key[0]],
             line.failed.get(key),
+            compared,
         )
         for key in line.order
         if key in timed or key in line.failed

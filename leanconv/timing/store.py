@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from leanconv.core.atomic import write_json
+from leanconv.core.errors import LeanconvWarning, SettingError, first_line
 from leanconv.core.layout import is_channels_last
 from leanconv.core.machine import describe_cpu
 from leanconv.core.reading import parse_json
@@ -31,19 +33,36 @@ class TimeStore:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.times: dict[str, dict[str, float]] = {}
-        if path is not None and path.exists():
-            try:
-                found = parse_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found = {}
-            if isinstance(found, dict) and found.get("version") == VERSION and isinstance(found.get("times_ms"), dict):
-                self.times = found["times_ms"]
+        self.times = {} if path is None else _read(path)
 
     def write(self) -> None:
-        """Write the times to the file."""
-        if self.path is not None:
-            write_json(self.path, {"version": VERSION, "times_ms": self.times})
+        """Write the times to the file, beside those that other processes wrote since it was read.
+
+        Where it cannot be written, a warning says so: the measurement itself was made.
+        """
+        if self.path is None:
+            return
+        from filelock import FileLock
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+                kept = _read(self.path)
+                both = {key: kept.get(key, {}) | self.times.get(key, {}) for key in {**kept, **self.times}}
+                write_json(self.path, {"version": VERSION, "times_ms": both})
+        except (OSError, NotImplementedError, SettingError) as error:  # the second: a system without locks
+            said = f"measured times are not kept, because {self.path} cannot be written ({first_line(error)})"
+            warnings.warn(f"{said}; name another file with cache=, or None", LeanconvWarning, stacklevel=3)
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """The times in a file; none where there is no file of this version."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    times = found.get("times_ms") if isinstance(found, dict) and found.get("version") == VERSION else None
+    return {key: value for key, value in times.items() if isinstance(value, dict)} if isinstance(times, dict) else {}
 
 
 def default_store() -> Path:

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from leanconv.conversion.apply import plan_of
 from leanconv.core.count import Count, count
 from leanconv.core.errors import SettingError
-from leanconv.core.meta import InputSize
+from leanconv.core.meta import InputSize, own_dtype
 from leanconv.core.notes import image_size, input_size_of
 from leanconv.timing.latency import Latency, measure_latency
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One network of a summary: its name, its counts, and its latency (None if it was not measured)."""
+    """One network of a summary: its name, its counts, its latency (None if it was not measured) and the dtype of its weights."""
 
     name: str
     count: Count
     latency: Latency | None
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Summary:
     def to_json(self) -> list[dict[str, Any]]:
         """A dict for each row: the counts, and the latency if it was measured."""
         return [
-            {"name": row.name, **asdict(row.count), **({} if row.latency is None else asdict(row.latency))}
+            {
+                "name": row.name,
+                "dtype": row.dtype,
+                **asdict(row.count),
+                **({} if row.latency is None else asdict(row.latency)),
+            }
             for row in self.rows
         ]
 
@@ -60,6 +67,8 @@ class Summary:
             cells = [line[0].ljust(widths[0])]
             cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
             lines.append("  ".join(cells))
+        if self.rows[0].latency and {row.dtype for row in self.rows} != {"float32"}:
+            lines.append("times: " + ", ".join(f"{row.name} in {row.dtype}" for row in self.rows))
         for row in self.rows:
             if row.count.uncounted:
                 lines.append(f"MACs of {row.name} leave out {', '.join(row.count.uncounted)}")
@@ -71,7 +80,8 @@ def summary(
 ) -> Summary:
     """Count `models` and measure their latency, interleaved; print the result to see a table.
 
-    1 MAC is one multiply-add, for one image. Latency is the median over rounds, with quartiles.
+    1 MAC is one multiply-add, for one image. Latency is the median over rounds, with quartiles. Each network is timed in the
+    dtype of its weights, which the table names where it is not float32.
 
     Args:
         input_size: (channels, height, width); default: the input size of the first model.
@@ -95,9 +105,11 @@ def summary(
     names = names_of(models)
     times: list[Latency | None] = [None] * len(models)
     if latency:
-        times = [*measure_latency(dict(zip(names, models, strict=True)), size, batch=batch, seconds=seconds)]
+        named = dict(zip(names, models, strict=True))
+        times = [*measure_latency(named, size, batch=batch, seconds=seconds, dtype=None)]
     rows = tuple(
-        SummaryRow(name, count(model, size), time) for name, model, time in zip(names, models, times, strict=True)
+        SummaryRow(name, count(model, size), time, str(own_dtype(model, torch.float32)).removeprefix("torch."))
+        for name, model, time in zip(names, models, times, strict=True)
     )
     return Summary(rows, size, batch)
 

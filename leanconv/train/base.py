@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -43,7 +44,9 @@ class RunModule(pl.LightningModule):
         self.model, self.config = model, config
         self.history: list[Record] = []
         self.record: Record = {}  # of the current epoch, from its last step on
+        self.ending = False  # a callback asked in this epoch to end the run
         self.ended = False  # a callback ended the run before the last epoch
+        self.at_end: Callable[[], None] | None = None  # is called before the weights of a run that was ended are kept
         self.step_lr = 0.0  # the schedule's learning rate in the last step; a group may have a multiple of it
         self.train_seconds = 0.0  # of the current epoch, without validation
         # Plain attributes, because averaging the weights also averages the buffers

@@ -135,19 +135,21 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.ended = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.ended |= trainer.should_stop
+        assert isinstance(module, RunModule)
+        module.ending |= trainer.should_stop
         trainer.should_stop = False
         if self.recorder.stop and batch_idx + 1 < trainer.num_training_batches:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, RunModule)
-        module.ended = trainer.should_stop = trainer.should_stop or self.ended
+        module.ended = trainer.should_stop = trainer.should_stop or module.ending
+        if module.ended and module.at_end is not None and not module.config.keeps_best:
+            module.at_end()
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:

@@ -132,6 +132,8 @@ class RunConfig(Config):
     def scaled(self, factor: float) -> Self:
         """The same recipe for `factor` times its epochs; milestones, warm-up and patience are scaled too.
 
+        A milestone at the end, or behind it, stays there.
+
         Raises:
             SettingError: the factor is not in (0, 1].
         """
@@ -141,7 +143,7 @@ class RunConfig(Config):
         part = epochs / self.epochs
         return self.replace(
             epochs=epochs,
-            milestones=tuple(m if m < 1 else m / self.epochs for m in self.milestones),
+            milestones=tuple(m if m < 1 else m / self.epochs if m < self.epochs else m * part for m in self.milestones),
             warmup_epochs=self.warmup_epochs * part,
             patience=round(self.patience * part),
         )

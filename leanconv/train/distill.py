@@ -19,7 +19,7 @@ from leanconv.core.notes import get_task
 from leanconv.core.shown import first_names
 from leanconv.data import ImageData
 from leanconv.data.classes import SHOWN, class_indices
-from leanconv.files.target import network_digest
+from leanconv.files.target import code_digest, has_own_code, network_digest
 from leanconv.train.checkpoint import sha256_of
 from leanconv.train.config import DISTILL, TrainConfig
 from leanconv.train.matching import Seen, Shape, outputs_of, same_outputs, traced
@@ -222,12 +222,13 @@ def watching(distillation: Distillation | None, student: nn.Module) -> AbstractC
 
 
 def weights_digest(network: nn.Module) -> str:
-    """A short hash of a network's layers and of all values in its state dict.
+    """A short hash of a network's layers and of all values in its state dict; and of its code, if that is of no library.
 
     >>> weights_digest(nn.ReLU()) == weights_digest(nn.ReLU())
     True
     """
-    return sha256_of([network_digest(network), dict(network.state_dict())])[:16]
+    own = [code_digest(network)] if has_own_code(network) else []
+    return sha256_of([network_digest(network), *own, dict(network.state_dict())])[:16]
 
 
 def _call(model: nn.Module, images: Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +20,10 @@ class Lookahead(pl.Callback):
 
     Early in a run d is near 0, so that training is free; late it averages. After the last step the weights are the slow
     average. Floating-point buffers (statistics of norms) are averaged too.
+
+    Where a callback ends the run early, the last step of that epoch is the last. If it ends the run only after that step
+    (EarlyStopping), the weights become the slow average after the epoch was validated; with select="best", they stay as they
+    were validated.
 
     Args:
         every: k, the steps between two updates.
@@ -38,15 +43,20 @@ class Lookahead(pl.Callback):
         }:
             raise FileError("last.ckpt holds slow weights of another network; choose another folder")
         self.slow = {name: self.slow.get(name, value).detach().to(value).clone() for name, value in own.items()}
+        module.at_end = partial(self._step, module, decay=1.0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(module, RunModule)
         step, total = trainer.global_step, module.total_steps
-        if step % self.every and step != total:
-            return
-        decay = 1.0 if step == total else DECAY**self.every * (step / total) ** 3
+        last = batch_idx + 1 == trainer.num_training_batches and (module.ending or trainer.should_stop)
+        if step == total or last:
+            self._step(module, decay=1.0)
+        elif step % self.every == 0:
+            self._step(module, decay=DECAY**self.every * (step / total) ** 3)
+
+    def _step(self, module: RunModule, decay: float) -> None:
         own = _floating(module.model)
         slow = list(self.slow.values())
         torch._foreach_lerp_(slow, list(own.values()), 1 - decay)

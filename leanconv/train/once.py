@@ -17,7 +17,7 @@ from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
 from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION, OBJECTS
 from leanconv.data.seeds import fixed_seed
-from leanconv.files.target import Network, built, network_digest
+from leanconv.files.target import Network, built, code_digest, network_digest
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
@@ -25,9 +25,10 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CLASS_NAMES = "class_names"  # in a run's identity since classes are compared by name
 BUILT = "built"  # the layers that a function built; None for a network by name or in memory
+CODE = "network_code"  # what the layers of a network do not say of it
 SPLIT, SIZE, SCRATCH, THREADS = "split", "network_size", "scratch", "timed_threads"  # of a search for a lean network
 # What the identity of an older run or search lacks
-LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, OBJECTS, BUILT, SPLIT, SIZE, SCRATCH, THREADS)
+LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, OBJECTS, BUILT, CODE, SPLIT, SIZE, SCRATCH, THREADS)
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
@@ -117,6 +118,8 @@ def difference(found: Any, wanted: Any, ignore: tuple[str, ...] = (), prefix: st
                 return inner
         elif there != here and name == FINGERPRINT:
             return "the data set of this name had other images there"
+        elif there != here and name == CODE:
+            return "the network of these layers had other settings or other code there"
         elif there != here and name == OBJECTS:
             return "the photos of this name had other objects there"
         elif there != here and not (prefix.endswith(f"{NORMALISATION}.") and _alike(there, here)):
@@ -133,7 +136,7 @@ def _alike(there: Any, here: Any) -> bool:
 
 
 def layers_of(network: Network) -> dict[str, Any]:
-    """What an identity says of a network's layers: a digest, for a network in memory and for what a function builds.
+    """What an identity says of a network: digests of its layers and code, in memory and of what a function builds.
 
     The function is called for this; random states stay as they are.
 
@@ -143,9 +146,10 @@ def layers_of(network: Network) -> dict[str, Any]:
     if isinstance(network, str):
         return {BUILT: None}
     if isinstance(network, nn.Module):
-        return {"network": network_digest(network), BUILT: None}
+        return {"network": network_digest(network), CODE: code_digest(network), BUILT: None}
     with fixed_seed():
-        return {BUILT: network_digest(built(network))}
+        made = built(network)
+    return {BUILT: network_digest(made), CODE: code_digest(made)}
 
 
 def finished(folder: Path, scores: str = "test") -> dict[str, Any] | None:

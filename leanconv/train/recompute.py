@@ -47,13 +47,17 @@ def recomputed(model: nn.Module, wanted: bool = True) -> Iterator[list[str]]:
         raise SettingError(
             f"grad_checkpointing=True: {type(model).__name__} has no blocks of several layers; leave it out, and use accumulate"
         )
+    before = {name: vars(module).get("forward") for name, module in found.items()}  # a block may have one of its own
     for module in found.values():
         module.forward = partial(_checkpointed, module, module.forward)
     try:
         yield list(found)
     finally:
-        for module in found.values():
-            module.__dict__.pop("forward", None)
+        for name, module in found.items():
+            vars(module).pop("forward", None)
+            own = before[name]
+            if own is not None:
+                module.forward = own
 
 
 def blocks_of(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

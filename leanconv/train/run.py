@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,13 +60,12 @@ class FitResult:
     def of(cls, history: list[dict[str, Any]], select: str) -> FitResult:
         """The result of a run with this history, whose weights are those of the "last" or the "best" epoch."""
         seconds = sum(record["seconds"] for record in history)
-        speeds = sorted(record["images_per_s"] for record in history)
         best = max(history, key=lambda record: record["val_top1_pct"]) if "val_top1_pct" in history[-1] else None
         kept = best if select == "best" else history[-1]
         return cls(
             epochs=len(history),
             train_seconds=seconds,
-            images_per_s=speeds[len(speeds) // 2],
+            images_per_s=median(record["images_per_s"] for record in history),
             val_top1_pct=kept["val_top1_pct"] if best and kept else None,
             best_epoch=best["epoch"] if best else None,
             history=history,

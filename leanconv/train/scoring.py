@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +67,8 @@ def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     if images.ndim == 4:
         return logits_of(model(images))
     crops = images.shape[1]
-    each = logits_of(model(images.flatten(0, 1))).float().softmax(dim=1)
-    probabilities = each.reshape(-1, crops, each.shape[1])
-    return probabilities.mean(dim=1).log()
+    each = logits_of(model(images.flatten(0, 1))).float().log_softmax(dim=1)
+    return each.reshape(-1, crops, each.shape[1]).logsumexp(dim=1) - math.log(crops)
 
 
 def logits_of(output: object, classes: int | None = None) -> Tensor:

@@ -96,6 +96,39 @@ def test_mistakes(model: torch.nn.Module, arguments: tuple[str, dict[str, object
         lc.analyse.look(what, models, **settings)
 
 
+@pytest.mark.parametrize(
+    ("images", "settings", "says"),
+    [
+        (torch.zeros(1, 8, 8), {}, r"images is a tensor \(1, 8, 8\) and must be \(N, C, H, W\); images\[None\]"),
+        (torch.zeros(0, 1, 8, 8), {}, "holds no image"),
+        (
+            torch.zeros(1, 1, 8, 8, dtype=torch.uint8),
+            {},
+            r"a tensor of uint8; give what the networks take: \(images / 255",
+        ),
+        (torch.zeros(1, 1, 8, 8), {"classes": ("cat",)}, r"\(classes\)='cat' must be a whole number of at least 0"),
+        (torch.zeros(1, 1, 8, 8), {"count": 0}, "count=0 must be a whole number of at least 1"),
+    ],
+)
+def test_images_and_classes_that_are_none(
+    model: torch.nn.Module, images: torch.Tensor, settings: dict[str, object], says: str
+) -> None:
+    with pytest.raises(SettingError, match=says):
+        lc.analyse.look("cam", model, images, **settings)
+
+
+def test_a_tensor_says_its_size_for_a_network_that_does_not() -> None:
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3))
+    assert lc.analyse.look("filters", own, torch.randn(2, 3, 16, 16)).rows
+
+
+def test_networks_in_half_precision_without_images() -> None:
+    network = lc.create_model("shard_vgg16(width=8)").eval()
+    for what in ("blending", "weights"):
+        found = lc.analyse.look(what, copy.deepcopy(network).bfloat16())
+        assert found.rows == lc.analyse.look(what, copy.deepcopy(network).bfloat16().float()).rows
+
+
 def test_every_analysis_says_what_it_shows_and_none_loads_torch() -> None:
     assert len(KINDS) == 11 and all(kind.says for kind in KINDS.values())
     code = "import sys, leanconv.analyse.kinds; sys.exit('torch' in sys.modules)"

@@ -129,7 +129,9 @@ def test_models_searches_everywhere(call: Callable) -> None:
 
 
 def test_doctor_finds_a_broken_method(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_rng_state()
     healthy = call("doctor", "--json")
+    assert torch.equal(torch.get_rng_state(), before), "the user's random numbers stay as they are"
     assert json.loads(healthy.out)["problems"] == [], healthy.out
     assert healthy.code == 0
     monkeypatch.setattr(lc.TiedBlock, "params", lambda self, specs: 1)

@@ -15,7 +15,7 @@ from leanconv.core.errors import DataError, SettingError
 from leanconv.data import AUGMENTS, FileImages, Loader, TensorImages, make_loader, open_data
 from leanconv.data.own import as_images
 from leanconv.data.seeds import generator
-from leanconv.data.transforms import Crop, crop_flip, crop_padding, extra_transforms, random_crop_flip
+from leanconv.data.transforms import Crop, crop_flip, crop_padding, eval_transform, extra_transforms, random_crop_flip
 from tests.experiment.conftest import Listed
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -309,3 +309,29 @@ def test_images_of_other_shapes_keep_their_own() -> None:
     assert run(loader(sample(4, (8, 12)), augment="crop_flip"))[0].shape == (4, 3, 8, 12)
     grey = loader(sample(4, (8, 8), channels=1), mean=(0.5,), std=(0.5,), augment="crop")
     assert run(grey)[0].shape == (4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("own", [(100, 100), (40, 90), (200, 30), (9, 300)])
+@pytest.mark.parametrize("size", [(64, 128), (128, 64), (32, 32)])
+def test_an_image_covers_the_whole_crop(own: tuple[int, int], size: tuple[int, int]) -> None:
+    white = torch.full((3, *own), 255, dtype=torch.uint8)
+    for view, shape in ((eval_transform(size), (3, *size)), (eval_transform(size, ten_crop=True), (10, 3, *size))):
+        assert view(white).shape == shape and bool((view(white) == 255).all())
+    image = torch.randint(256, (3, *own), dtype=torch.uint8)
+    if size == (32, 32) and max(own) <= 16 * min(
+        own
+    ):  # a square is cropped as torchvision's Resize and CenterCrop do it
+        assert torch.equal(
+            eval_transform(size)(image), F.center_crop(F.resize(image, [round(32 * 256 / 224)]), [32, 32])
+        )
+
+
+def test_only_the_middle_of_a_long_image_is_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = torch.arange(1501, dtype=torch.uint8).expand(3, 1, 1501)
+    whole = F.center_crop(F.resize(line, [37]), [32, 32])
+    made: list[tuple[int, ...]] = []
+    resize = F.resize
+    monkeypatch.setattr(
+        F, "resize", lambda *args, **named: made.append(resize(*args, **named).shape) or resize(*args, **named)
+    )
+    assert torch.equal(eval_transform((32, 32))(line), whole) and made[0][-1] < 1000

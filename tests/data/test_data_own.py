@@ -126,6 +126,8 @@ def test_draws_of_a_data_set_repeat_with_the_seed(draw: Callable[[], float]) -> 
         return next(iter(loader))[0]
 
     assert torch.equal(epoch(3), epoch(3)) and not torch.equal(epoch(3), epoch(4))
+    again = make_loader(data.test, mean=data.mean, std=data.std, batch_size=15, train=False)
+    assert torch.equal(next(iter(again))[0], next(iter(again))[0]), "a resumed run validates as it would have done"
 
 
 def test_other_images_have_another_digest() -> None:

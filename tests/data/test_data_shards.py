@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import io
 import tarfile
+import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from leanconv.core.errors import DataError, LeanconvWarning, SettingError
 from leanconv.data import FileImages, TensorImages, make_loader, open_data
 from leanconv.data import gather as gathering
-from leanconv.data.shards import expanded
+from leanconv.data.shards import _fetched, expanded
 from leanconv.data.tar_index import index_of
 
 
@@ -223,11 +225,51 @@ def test_shards_at_an_address_are_fetched_once(shards: Path, cache: Path) -> Non
     pattern = "memory://pets/{train-{00..02},val-0}.tar"
     data = open_data(pattern)
     assert data.train.labels.tolist() == [0, 1, 0, 1, 0] and data.name == "pets"
-    assert len(list((cache / "leanconv" / "shards" / "files").glob("*"))) >= 4
+    kept = [path for path in (cache / "leanconv" / "shards" / "fetched").rglob("*") if len(path.name) == 64]
+    assert len(kept) == 4
     assert expanded(pattern)[-1] == "memory://pets/val-0.tar"
     memory.rm("/pets", recursive=True)
     with pytest.raises(DataError, match=r"memory://pets/more-0\.tar: cannot be fetched"):
         open_data("memory://pets/more-{0..0}.tar", test_split=0.5)
+
+
+def test_two_processes_that_fetch_one_address_wait_for_each_other(
+    shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads stand for the processes: the locks are those of files."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/pets/train-00.tar", (shards / "train-00.tar").read_bytes())
+    whole, fetched = (shards / "train-00.tar").read_bytes(), []
+
+    def slowly(self: Any, source: str, target: str, **options: Any) -> None:
+        fetched.append(source)
+        Path(target).write_bytes(whole[:100])
+        time.sleep(0.1)
+        Path(target).write_bytes(whole)
+
+    monkeypatch.setattr(type(memory), "get_file", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: Path(_fetched("memory://pets/train-00.tar")).read_bytes(), range(4)))
+    assert fetched == ["/pets/train-00.tar"] and found == [whole] * 4
+    memory.pipe("/pets/train-01.tar", b"longer" + whole)
+    with pytest.raises(DataError, match=r"train-01\.tar: cannot be fetched \(.* of .* bytes arrived"):
+        _fetched("memory://pets/train-01.tar")
+    memory.rm("/pets", recursive=True)
+
+
+def test_a_damaged_index_is_read_again(shards: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "indices"
+    first = index_of(shards / "train-00.tar", cached)
+    (kept,) = cached.iterdir()
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"hello"):
+        kept.write_bytes(damaged)
+        assert index_of(shards / "train-00.tar", cached).offsets.tolist() == first.offsets.tolist()
+        assert kept.read_bytes() == whole
+    (tmp_path / "file").touch()  # a cache that cannot be a folder
+    assert len(index_of(shards / "train-00.tar", tmp_path / "file")) == 2
 
 
 def test_an_epoch_continues_within_it_without_reading_its_beginning(

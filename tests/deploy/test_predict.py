@@ -190,3 +190,12 @@ def test_served_in_an_environment_of_its_own(network: nn.Module, photos: Path, t
     (wanted,) = predict(network, [photos / "a.png"], TASK, top=1)
     assert answer is not None and answer["label"] == wanted.labels[0]
     assert answer["confidence"] == pytest.approx(wanted.confidences[0], abs=1e-4)
+
+
+def test_grey_is_rounded_as_pil_rounds_it(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    colours = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for name, pixels in (("grey.png", np.arange(256, dtype=np.uint8).reshape(16, 16)), ("colour.png", colours)):
+        Image.fromarray(pixels).save(tmp_path / name)
+        seen = image_tensor(tmp_path / name, lc.Task((0.0,), (1 / 255,), (16, 16)))[0, 0].round()
+        assert np.array_equal(seen.numpy(), np.array(Image.open(tmp_path / name).convert("L")))

@@ -20,7 +20,10 @@ from leanconv.core.notes import get_task
 from leanconv.data import open_data
 from leanconv.experiment import EpochEnded
 from leanconv.experiment.settings import read_config
+from leanconv.files.target import code_digest
 from leanconv.train import TrainConfig
+from leanconv.train.distill import weights_digest
+from leanconv.train.scoring import autocast
 
 from .conftest import QUICK, Listed, Net, striped
 
@@ -229,6 +232,21 @@ def test_evaluate_refuses_a_class() -> None:
         lc.evaluate(Net, "digits")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"part": "val"}, "part='val' must be 'test' or 'train'"),
+        ({"precision": "bfloat16"}, "precision='bfloat16' must be 'auto', 'fp32' or 'bf16'"),
+    ],
+)
+def test_evaluate_refuses_other_parts_and_precisions(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        lc.evaluate("nowhere", "digits", **settings)
+    if "precision" in settings:
+        with pytest.raises(SettingError, match=says):
+            autocast(torch.device("cpu"), settings["precision"])
+
+
 def test_evaluate_takes_a_folder_a_part_and_crops(tmp_path: Path) -> None:
     result = lc.fit("resnet8(width=4)", "digits", out=tmp_path / "run", epochs=1, threads=1, progress=False)
     assert lc.evaluate(tmp_path / "run", "digits", precision="bf16").n == 355
@@ -298,3 +316,37 @@ def test_weights_of_another_precision(net: Net, pair: tuple[Listed, Listed], dty
         lc.fit(net, pair, teacher=copy.deepcopy(net).to(dtype), **QUICK)
     with pytest.raises(SettingError, match=message):
         lc.lean(copy.deepcopy(net).to(dtype), pair, "macs=0.6", progress=False, cache=None)
+
+
+class Activated(Net):
+    """Its layers do not say what it computes with them."""
+
+    def __init__(self, act: str = "relu") -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return getattr(torch, self.act)(super().forward(images))
+
+
+class Doubled(Activated):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(images)
+
+
+def test_another_network_of_the_same_layers_is_not_read_back(pair: tuple[Listed, Listed], tmp_path: Path) -> None:
+    first = lc.fit(Activated(), pair, out=tmp_path / "run", **QUICK)
+    assert lc.fit(Activated(), pair, out=tmp_path / "run", **QUICK).to_json() == first.to_json()
+    for other in (Activated("tanh"), lambda: Activated("tanh")):
+        with pytest.raises(SettingError, match="holds another run"):
+            lc.fit(other, pair, out=tmp_path / "run", **QUICK)
+    digests = {code_digest(network) for network in (Activated(), Activated("tanh"), Doubled())}
+    assert len(digests) == 3 and code_digest(Activated()) in digests
+    torch.manual_seed(0)
+    teachers = Activated(), Activated("tanh")
+    teachers[1].load_state_dict(teachers[0].state_dict())
+    assert weights_digest(teachers[0]) != weights_digest(teachers[1])
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())
+    del noted["network_code"]  # an older run is read as before
+    (tmp_path / "run" / "run.json").write_text(json.dumps(noted))
+    assert lc.fit(Activated(), pair, out=tmp_path / "run", **QUICK).to_json() == first.to_json()

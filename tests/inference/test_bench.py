@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,8 @@ def test_a_network_that_cannot_be_built_is_a_row() -> None:
     assert {row["network"]: row["failed"] for row in result.rows if row["failed"]} == {"broken": "no such weights"}
     with pytest.raises(SettingError, match="no such weights"):
         lc.bench({"broken": broken}, **FAST)
+    reversed_ = lc.bench({"broken": broken, "net": own}, **FAST).rows
+    assert reversed_[0]["network"] == "broken" and {row["ratio"] for row in reversed_} == {None}
 
 
 def test_modules_without_names_are_named_by_what_they_are() -> None:
@@ -71,11 +74,21 @@ def test_one_runtime_needs_no_tuple() -> None:
         ({"runtimes": ("tpu",)}, "runtime='tpu' must be one of"),
         ({"runtimes": "tpu"}, "runtime='tpu' must be one of"),
         ({"input_size": None}, "choose one with --input-size"),
+        ({"batch": 2.5}, "batch=2.5 must be a whole number"),
+        ({"batch": ()}, r"batch=\(\) holds no number of images; give one"),
+        ({"threads": 0}, "threads=0 must be a whole number of at least 1"),
+        ({"threads": 1.5}, "threads=1.5 must be a whole number of at least 1"),
+        ({"seconds": "1"}, "seconds='1' must be a number of at least 0"),
+        ({"input_size": 8}, r"input_size=8 must be \(channels, height, width\)"),
+        ({"device": "gpu"}, "device='gpu' cannot be timed; use 'cpu' or 'cuda'"),
+        ({"device": "mps"}, "device='mps' cannot be timed"),
+        ({"methods": "split"}, "methods holds 'split', which is no method; give objects"),
+        ({"models": {"a": "resnet8"}}, "a is 'resnet8'; give a torch.nn.Module or a function that builds one"),
     ],
 )
 def test_mistakes_say_the_way_out(settings: dict[str, object], says: str) -> None:
     with pytest.raises(SettingError, match=says):
-        lc.bench(own(), **(FAST | settings))
+        lc.bench(**({"models": own()} | FAST | settings))
 
 
 @pytest.mark.parametrize("settings", [{"runtimes": ("tpu",)}, {"precision": "fp8"}, {"batch": 0}, {"device": "cuda"}])
@@ -88,6 +101,12 @@ def test_a_mistake_is_refused_before_a_network_is_built(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingError):
         lc.bench({"never": never}, **(FAST | settings))
+
+
+@pytest.mark.parametrize("settings", [{"runtime": "tensorrt", "measured": False}, {"threads": 0}, {"threads": 1.5}])
+def test_optimize_refuses_what_it_cannot_measure_with(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=f"{next(iter(settings))}=.* must be"):
+        lc.optimize(own(), torch.zeros(1, 3, 16, 16), **settings)
 
 
 def test_the_forms_of_a_race_go_by_name() -> None:

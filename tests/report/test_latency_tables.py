@@ -51,10 +51,29 @@ def test_the_best_are_bold() -> None:
 
 def test_sentences_compare_the_fastest_entries() -> None:
     (found,) = latency_tables.sentences(ROWS)
-    assert found.startswith("Batch 1: lean is faster than dense: 0.75 (0.74-0.76) of its time")
+    assert found.startswith("Batch 1: lean is faster than dense: 0.75 of its time (quartiles 0.74-0.76)")
     slower = [row("dense", 2.0, True), row("lean", 2.1, True), row("same", 2.01, True)]
     assert [sentence.split(": ")[1] for sentence in latency_tables.sentences(slower)] == [
         "lean is slower than dense",
-        "same is as fast as dense",
+        "same is not clearly faster or slower than dense",
     ]
-    assert latency_tables.sentences([row("dense", 0, False, "no such operation"), row("lean", 1.5, True)]) == []
+
+
+@pytest.mark.parametrize(
+    ("measured", "says"),
+    [
+        ({"ratio_low": 0.70, "ratio_high": 0.72}, "is faster than dense: 0.75 of its time (95 % interval 0.70-0.72)"),
+        ({"ratio_low": 0.7, "ratio_high": 1.02}, "is not clearly faster or slower than dense: 0.75 of its time"),
+        ({"ratio_low": None, "ratio_high": None}, "takes 0.75 of the time of dense in 5 rounds, too few to tell"),
+        ({"ratio_low": 0.7, "ratio_high": 0.8, "busy": 0.6}, "may be faster than dense: 0.75"),
+    ],
+)
+def test_the_interval_decides_and_not_the_quartiles(measured: dict, says: str) -> None:
+    (found,) = latency_tables.sentences([row("dense", 2.0, True), row("lean", 1.5, True) | {"rounds": 5} | measured])
+    assert found.startswith(f"Batch 1: lean {says}")
+
+
+def test_there_are_no_ratios_of_time_to_a_network_that_failed() -> None:
+    rows = [row("dense", 0, False, "no such operation"), row("lean", 1.5, True)]
+    assert latency_tables.sentences(rows) == []
+    assert latency_tables.texts(rows)[1][-2:] == ["1.50 (1.40-1.60)", "–"]

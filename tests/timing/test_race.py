@@ -71,6 +71,7 @@ def test_a_network_that_fails_is_a_row(error: Exception) -> None:
     assert any(entry.latency and entry.latency.ratio == 1 for entry in rows.values()), (
         "ratios are to the first that runs"
     )
+    assert {entry.to_json()["ratio"] for entry in rows.values()} == {None}, "and said of none: the first network failed"
 
 
 def test_a_network_that_fails_later_is_a_row() -> None:

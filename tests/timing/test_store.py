@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from leanconv.core.errors import LeanconvWarning
 from leanconv.timing import runtimes, store
-from leanconv.timing.store import key_of
+from leanconv.timing.store import TimeStore, key_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,19 @@ def test_the_key_holds_leanconvs_version_and_the_cpus_instructions(monkeypatch):
     key = key_of("layer", x, "eager", 1)
     runtimes.software.cache_clear()
     assert key.startswith(f"eager | CPU amx_int8, leanconv 9.8.7, torch {torch.__version__} | 1 | ")
+
+
+def test_two_processes_keep_each_others_times(tmp_path):
+    first, second = TimeStore(tmp_path / "times.json"), TimeStore(tmp_path / "times.json")
+    first.times |= {"a": {"x": 1.0}, "b": {"x": 1.0}}
+    first.write()
+    second.times["b"] = {"y": 2.0}
+    second.write()
+    assert TimeStore(tmp_path / "times.json").times == {"a": {"x": 1.0}, "b": {"x": 1.0, "y": 2.0}}
+
+
+def test_times_that_cannot_be_kept_are_no_error(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "times.json", tmp_path):
+        with pytest.warns(LeanconvWarning, match="measured times are not kept"):
+            TimeStore(path).write()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 import leanconv as lc
@@ -36,6 +37,19 @@ def test_counts_only_need_no_input_size():
     row = lc.summary(nn.Conv2d(3, 4, 1), latency=False).rows[0]
     assert row.count.macs is None
     assert "?" in str(lc.summary(nn.Conv2d(3, 4, 1), latency=False))
+
+
+def test_each_network_is_timed_in_its_own_dtype(pair):
+    seen = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, x):
+            seen.append((x.dtype, self.weight.dtype))
+            return super().forward(x)
+
+    text = str(lc.summary(Watched(3, 4, 1), Watched(3, 4, 1).bfloat16(), input_size=(3, 8, 8), seconds=0.01))
+    assert {(torch.float32,) * 2, (torch.bfloat16,) * 2} <= set(seen) and len(set(seen)) == 2
+    assert text.splitlines()[-1] == "times: Watched #1 in float32, Watched #2 in bfloat16"
 
 
 def test_bad_use_is_one_clear_error():

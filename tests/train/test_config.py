@@ -103,6 +103,8 @@ def test_a_scaled_recipe_keeps_its_shape() -> None:
     assert RECIPES["cifar_shardnet"]().scaled(0.1).patience == 1
     assert RECIPES["cifar_filter_bases"]().scaled(0.1).milestones == (0.5, 0.75)
     assert full.scaled(0.001).epochs == 1
+    behind = TrainConfig(epochs=10, schedule="step", milestones=(5, 10, 15)).scaled(0.5)
+    assert behind.milestone_epochs() == (2.5, 5, 7.5), "the rate falls where it fell in the long run"
     for bad in (0, -1, 1.5, True, "half"):
         with pytest.raises(SettingError, match="must be a number above 0 and at most 1"):
             full.scaled(bad)

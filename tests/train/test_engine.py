@@ -118,6 +118,22 @@ def test_a_callback_that_stops_within_an_epoch_is_heard_at_its_end(data: ImageDa
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end"])
+def test_a_run_that_is_ended_keeps_the_slow_average(hook: str, data: ImageData, tmp_path: Path) -> None:
+    class Ends(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+            trainer.should_stop |= hook == "on_train_batch_end"
+
+        def on_train_epoch_end(self, trainer: Any, *rest: Any) -> None:
+            trainer.should_stop |= hook == "on_train_epoch_end"
+
+    model = Net()
+    result = fit(model, data, SMALL.replace(lookahead=3, epochs=5), tmp_path, progress=False, callbacks=[Ends()])
+    (slow,) = [held["slow"] for held in read_checkpoint(tmp_path / "last.ckpt")["callbacks"].values() if "slow" in held]
+    assert result.epochs == 1
+    assert_same(slow, {name: value for name, value in state(model).items() if name in slow})
+
+
 @pytest.mark.parametrize("select", ["last", "best"])
 def test_model_checkpoints_of_a_user(select: str, data: ImageData, tmp_path: Path) -> None:
     plain, model = Net(), Net()

@@ -55,6 +55,10 @@ def test_ten_crops_average_probabilities() -> None:
     model = Net().eval()
     scores = evaluate(model, stripes(), mean=MEAN, std=STD, ten_crop=True, batch_size=50)
     assert scores.n == 162
+    sure = 1000 * torch.eye(8)[:1].expand(
+        1, 10, 1, 8, 8
+    )  # the probability of the other classes is below the least float
+    assert log_probabilities(Corner(), sure).tolist() == [[0.0] + [-1000.0] * 6]
 
 
 def test_bf16_is_close() -> None:

@@ -18,6 +18,7 @@ from leanconv.data import ImageData, TensorImages, make_loader
 from leanconv.data.transforms import normalise
 from leanconv.train import TrainConfig, evaluate, fit
 from leanconv.train.feed import Feed
+from leanconv.train.run import FitResult
 from tests.train.conftest import SMALL, Net, assert_same, state
 
 
@@ -330,6 +331,11 @@ def test_one_class_is_nothing_to_learn(data: ImageData, tmp_path: Path) -> None:
 
 def test_fewer_images_than_a_batch(data: ImageData, tmp_path: Path) -> None:
     assert fit(Net(), data, SMALL.replace(batch_size=1000), tmp_path, progress=False).epochs == 3
+
+
+def test_the_speed_is_the_median() -> None:
+    history = [{"epoch": epoch, "seconds": 1.0, "images_per_s": speed} for epoch, speed in ((1, 10.0), (2, 30.0))]
+    assert FitResult.of(history, "last").images_per_s == 20
 
 
 def test_lookahead_returns_to_the_slow_average(data: ImageData, tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ def test_weights_and_records_are_the_same(method: Any, more: dict[str, Any], dat
     assert not any("forward" in vars(module) for module in again.modules()), "the network is as it was"
 
 
+def test_a_block_keeps_a_forward_of_its_own() -> None:
+    network, x = residual().eval(), torch.ones(1, 1, 8, 8)
+    network[1][0].forward = lambda x: 2 * nn.Sequential.forward(network[1][0], x)
+    before = network(x)
+    with recomputed(network):
+        assert torch.equal(network(x), before)
+    assert torch.equal(network(x), before)
+
+
 def test_a_run_may_change_it_when_it_resumes(data: ImageData, tmp_path: Path) -> None:
     whole = residual(nn.Identity())
     fit(whole, data, SMALL, tmp_path / "whole", progress=False)
