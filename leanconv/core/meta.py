@@ -16,6 +16,7 @@ from torch.utils._device import _device_constructors
 
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.modes import in_eval
 from leanconv.core.wrappers import unwrapped
 
 InputSize = tuple[int, int, int]
@@ -44,7 +45,7 @@ def _twin(model: nn.Module, how: Callable[[Tensor], Tensor], hooks: bool = False
     for module in twin.modules() if not hooks else ():  # a user's hook may count its calls, or need real values
         for own in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
             own.clear()
-    return twin.eval()
+    return in_eval(twin)
 
 
 def _to_meta(tensor: Tensor) -> Tensor:

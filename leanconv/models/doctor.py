@@ -16,6 +16,7 @@ from leanconv.conversion.check import check
 from leanconv.conversion.plan import plan
 from leanconv.core.count import count
 from leanconv.core.machine import describe_machine
+from leanconv.core.modes import in_eval
 from leanconv.models.create import create_model
 from leanconv.ops import METHODS
 
@@ -126,12 +127,12 @@ def _self_check() -> list[str]:
     """Convert a small network with every method; counts must agree with the formulas and a forward pass must work."""
     problems = []
     torch.manual_seed(0)
-    model = create_model("resnet20").eval()
+    model = in_eval(create_model("resnet20"))
     x = torch.randn(2, 3, 32, 32)
     for method in METHODS:
         try:
             made = plan(model, method(), exclude="conv1")
-            lean = convert(model, made, "fit").eval()
+            lean = in_eval(convert(model, made, "fit"))
             check(lean)
             expected = count(model).params - made.params_dense() + made.params()
             with torch.no_grad():

@@ -19,6 +19,7 @@ from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.meta import InputSize, dry_run, on_meta
+from leanconv.core.modes import in_training
 from leanconv.core.settings import check_choice, check_int
 from leanconv.core.wrappers import unwrapped
 from leanconv.search.importance import NEEDS_DATA, Batches, Criterion, channel_scores
@@ -30,7 +31,7 @@ PRODUCTS = {
 # In training mode with two images at least, because statistics of a batch need several values
 _RUNS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "": lambda twin, images: twin(images),
-    "in training mode, ": lambda twin, images: twin.train()(torch.cat([images, images])),
+    "in training mode, ": lambda twin, images: in_training(twin)(torch.cat([images, images])),
 }
 STEPS = 30  # halvings of the share of channels that stay
 Allocation = Literal["uniform", "scores"]
