@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import settled, to_layout, with_layout
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import input_size_of
 from leanconv.core.paired import median_interval
 from leanconv.timing.busy import Watch, warn_if_busy
@@ -135,7 +136,7 @@ def measure_latency(
     def call_of(name: str, model: nn.Module | Callable[[Tensor], object]) -> Callable[[], object]:
         images = with_layout(x, layout)
         if isinstance(model, nn.Module):
-            model = to_layout(copied(model).eval().to(device=device, dtype=dtype), layout)
+            model = to_layout(in_eval(copied(model)).to(device=device, dtype=dtype), layout)
             if channels_last:
                 images = settled(model, x)
             if compile:
