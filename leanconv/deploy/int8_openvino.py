@@ -130,6 +130,12 @@ def _nncf() -> Iterator[Any]:
         import openvino
         from openvino import _ov_api
 
+        logger = logging.getLogger("nncf")
+        levels = [(one, one.level) for one in (logger, *logger.handlers)]
         nncf.set_log_level(logging.ERROR)
-        with patch.object(openvino, "Core", openvino_core), patch.object(_ov_api, "Core", openvino_core):
-            yield nncf
+        try:
+            with patch.object(openvino, "Core", openvino_core), patch.object(_ov_api, "Core", openvino_core):
+                yield nncf
+        finally:
+            for one, level in levels:
+                one.setLevel(level)
