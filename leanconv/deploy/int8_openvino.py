@@ -131,7 +131,8 @@ def _nncf() -> Iterator[Any]:
         from openvino import _ov_api
 
         logger = logging.getLogger("nncf")
-        levels = [(one, one.level) for one in (logger, *logger.handlers)]
+        parts: list[logging.Logger | logging.Handler] = [logger, *logger.handlers]
+        levels = [(one, one.level) for one in parts]
         nncf.set_log_level(logging.ERROR)
         try:
             with patch.object(openvino, "Core", openvino_core), patch.object(_ov_api, "Core", openvino_core):

@@ -37,8 +37,8 @@ def _line(name: str, module: nn.Module) -> str:
 def other_layer(model: nn.Module, codes: str) -> str | None:
     """The first module of `model` that differs from those of `codes`, in words; None if all are the same.
 
-    >>> other_layer(nn.Sequential(nn.GELU()), layer_codes(nn.Sequential(nn.ReLU())))
-    "'0' is GELU()"
+    >>> other_layer(nn.Sequential(nn.Tanh()), layer_codes(nn.Sequential(nn.ReLU())))
+    "'0' is Tanh()"
     """
     found, wanted = layer_codes(model).split(), codes.split()
     for (name, module), own, other in zip(model.named_modules(), found, wanted, strict=False):

@@ -23,7 +23,7 @@ def times_of(
         runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
         threads: CPU threads.
         store: earlier times; new times are added.
-        normed: whether the forms hold a normalisation layer that stands behind the layer, which is part of the key too.
+        normed: whether the forms hold a normalisation layer that follows the layer, which is part of the key too.
     """
     return remembered(f"{type(layer).__name__} {signature(layer, normed)}", forms, example, runtime, threads, store)
 
