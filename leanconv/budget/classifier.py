@@ -21,6 +21,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.layout import best_layout, to_layout
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import get_task, set_task
 from leanconv.core.task import Task
 from leanconv.core.task_settings import TaskSettings
@@ -114,7 +115,7 @@ class ClassifierSetup(Setup):
         return {name: {"test_top1_pct": self._test(network)} for name, network in networks.items()}
 
     def _test(self, network: nn.Module) -> float | None:
-        return scores_of(network.eval(), self.data, self.task).top1_pct if self.metric is None else None
+        return scores_of(in_eval(network), self.data, self.task).top1_pct if self.metric is None else None
 
     def save(self, network: nn.Module, folder: Path) -> None:
         save(network, folder)
@@ -172,7 +173,7 @@ def teacher_of(
         raise SettingError(f"{network_name(model)} is lean already; give the trained dense network")
     if isinstance(found, nn.Conv2d | nn.Linear):
         raise SettingError("the network is a single layer; wrap it: nn.Sequential(layer)")
-    return found.eval()
+    return in_eval(found)
 
 
 def own_run(model: Network) -> Path | None:

@@ -13,6 +13,7 @@ from leanconv.budget.setup import Setup
 from leanconv.budget.solver import Problem
 from leanconv.budget.space import Candidate, Space
 from leanconv.core.errors import RunError, SettingError
+from leanconv.core.modes import in_eval
 
 UNIFORM, RANDOM = "uniform", "random"
 LEVELS = 4  # places in the list of a method's candidates for a layer
@@ -79,7 +80,7 @@ def everywhere(space: Space, costs: Costs, method: str, level: int) -> tuple[Can
 @torch.no_grad()
 def real_divergence(setup: Setup, chosen: tuple[Candidate, ...]) -> float:
     """The divergence of a converted network, with new statistics, from the dense network on images beside those of the fit."""
-    return from_teacher(setup, setup.network(chosen).eval())
+    return from_teacher(setup, in_eval(setup.network(chosen)))
 
 
 @torch.no_grad()

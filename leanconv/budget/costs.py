@@ -16,6 +16,7 @@ from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_
 from leanconv.core.count import Count, count, unique
 from leanconv.core.meta import built_on_meta, on_meta
 from leanconv.core.method import DENSE, Group
+from leanconv.core.modes import in_eval
 
 NOISE = 0.02  # part of a layer's time that two measurements of it may differ by
 NEGLIGIBLE = 0.05  # part of an average layer's cost; what saves less only costs accuracy, for example in a stem
@@ -202,7 +203,7 @@ def _built(group: Group, size: int, batch: int) -> tuple[float, list[float]]:
         size: bytes of a floating-point number.
         batch: images in a call.
     """
-    modules = built_on_meta(lambda: nn.ModuleList(group.build())).eval()
+    modules = in_eval(built_on_meta(lambda: nn.ModuleList(group.build())))
     tensors = unique([*modules.parameters(), *modules.buffers()])
     weights = sum(
         tensor.numel() * (size if tensor.is_floating_point() else tensor.element_size()) for tensor in tensors

@@ -19,6 +19,7 @@ from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import SettingError
 from leanconv.core.layout import layout_of, to_layout
+from leanconv.core.modes import in_eval
 from leanconv.files.save import MODEL_FILE
 from leanconv.search.pruning import Work, plan_of_widths, removable_graph, widths_by_scores
 from leanconv.search.readers import measurable
@@ -59,7 +60,7 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
         SettingError: no channel can be removed.
     """
     if (folder / MODEL_FILE).exists():
-        return to_layout(setup.part(setup.load(folder)).eval(), layout_of(setup.teacher))
+        return to_layout(in_eval(setup.part(setup.load(folder))), layout_of(setup.teacher))
     graph = measurable(setup.teacher, removable_graph(setup.teacher, setup.input_size))
     sets = [found for found in graph.sets if found.whole is None]
     if not sets:
@@ -77,6 +78,6 @@ def narrowed(setup: Setup, share: float, folder: Path) -> nn.Module:
     network = repaired(setup.teacher, plan, setup.batches, sequential=sequential)
     if not sequential:  # a sequential fit meets the old outputs, and so the old statistics
         reestimate_norms_(network, setup.batches)
-    network = to_layout(network.eval(), layout_of(setup.teacher))
+    network = to_layout(in_eval(network), layout_of(setup.teacher))
     setup.save(setup.whole(network), folder)
     return network

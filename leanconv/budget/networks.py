@@ -17,6 +17,7 @@ from leanconv.budget.space import Candidate
 from leanconv.conversion.calibrate import reestimate_norms_
 from leanconv.core.atomic import write_json
 from leanconv.core.copying import copied
+from leanconv.core.modes import in_eval
 from leanconv.core.wrappers import unwrapped
 from leanconv.files.save import MODEL_FILE
 from leanconv.train.once import read_json
@@ -131,7 +132,7 @@ def _recovered(
     say(Stage("convert", f"{name}: {before.value:.2f} before training"))
     epochs = setup.train_(student, folder / "recovery", scratch=scratch, progress=progress)
     student.zero_grad(set_to_none=True)
-    student = student.cpu().eval()
+    student = in_eval(student.cpu())
     if epochs:
         after = setup.scored(student)
     say(Stage("recover", f"{name}: {after.value:.2f} after {epochs} epochs"))

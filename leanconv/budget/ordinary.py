@@ -13,6 +13,7 @@ from leanconv.budget.prediction import measured_ms
 from leanconv.budget.setup import Setup
 from leanconv.core.count import count
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import in_eval
 from leanconv.search.controls import narrower
 from leanconv.search.importance import Criterion
 from leanconv.search.pruning import prune
@@ -81,10 +82,10 @@ def _meets(setup: Setup, network: nn.Module, costs: Costs, most: Mapping[str, fl
     whole = count(network, setup.input_size)
     values = {"params": float(whole.params), "macs": float(whole.macs or 0), "bytes": float(whole.bytes)}
     if "memory" in most:
-        held = alive(network.eval(), setup.example, [])
+        held = alive(in_eval(network), setup.example, [])
         if held is None:
             raise SettingError("the memory of the network is unknown, because it cannot be traced")
         values["memory"] = values["bytes"] + held.peak
     if any(value > most[measure] for measure, value in values.items() if measure in most):
         return False
-    return "time" not in most or measured_ms(setup, costs, network.eval()) <= most["time"]
+    return "time" not in most or measured_ms(setup, costs, in_eval(network)) <= most["time"]

@@ -17,6 +17,7 @@ from leanconv.conversion.targets import Target
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import LeanconvWarning
+from leanconv.core.modes import in_eval
 from leanconv.core.moments import Moments
 from leanconv.data import ImageData
 from leanconv.search.reconstruction import repaired
@@ -64,7 +65,7 @@ def fitted(candidate: Candidate, model: nn.Module, stats: Sequence[Moments]) -> 
     assert candidate.group is not None
     convs: list[Any] = [model.get_submodule(site.name) for site in candidate.sites]
     target = None if candidate.group.method.ignores_inputs() else Target(convs, stats)
-    return [module.eval().requires_grad_(False) for module in apply.build(candidate.group, convs, "fit", target)]
+    return [in_eval(module).requires_grad_(False) for module in apply.build(candidate.group, convs, "fit", target)]
 
 
 def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, removed: Sequence[str] = ()) -> nn.Module:

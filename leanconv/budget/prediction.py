@@ -19,6 +19,7 @@ from leanconv.budget.solver import Problem
 from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import network_ms
 from leanconv.core.errors import LeanconvWarning, SettingError
+from leanconv.core.modes import in_eval
 
 SECONDS = 2.5  # for the time of one network
 TIMED = 5  # networks of which the time is measured
@@ -57,7 +58,7 @@ def sampled(
             total = sum(scores[one.key] for one in chosen if one.changes)
             time = [costs.total(space, chosen)["time"]] if setup.timed and number < TIMED else []
             if time:
-                time.append(measured_ms(setup, costs, setup.network(chosen, fit=False).eval()))
+                time.append(measured_ms(setup, costs, in_eval(setup.network(chosen, fit=False))))
             lines.add(str(number), pair=[total, real_divergence(setup, chosen)], time=time)
         total, real = lines.records[str(number)]["pair"]
         progress(number + 1, count, f"summed scores {total:.3g}, real divergence {real:.3g}")

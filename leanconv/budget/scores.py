@@ -24,6 +24,7 @@ from leanconv.conversion.apply import build
 from leanconv.conversion.calibrate import normalising_by_batch
 from leanconv.conversion.moments import collect, measured
 from leanconv.core.atomic import replacing
+from leanconv.core.modes import in_eval
 from leanconv.experiment.where import Where
 from leanconv.inference.compare import leaves
 
@@ -341,7 +342,7 @@ def stored_modules(candidate: Candidate, model: nn.Module, folder: Path) -> dict
             # each has a row for each call; an earlier version had the first call only, without a row
             means, stds = (torch.atleast_2d(file.get_tensor(name)) for name in ("mean", "std"))
         wanted = [Spread(mean, std) for mean, std in zip(means, stds, strict=True)]
-        found[site.name] = Repaired(module, wanted, 1 if site.kind == "conv" else -1).eval()
+        found[site.name] = in_eval(Repaired(module, wanted, 1 if site.kind == "conv" else -1))
     return found
 
 

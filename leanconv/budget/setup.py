@@ -27,6 +27,7 @@ from leanconv.core.functions import function_text
 from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.files.target import code_digest, network_digest
 from leanconv.train.config import RunConfig
 from leanconv.train.once import CODE, THREADS
@@ -262,7 +263,7 @@ class Setup(ABC):
     @torch.no_grad()
     def scored(self, network: nn.Module) -> Scored:
         """The quality of a network for choices: by the user's metric, or else the usual one."""
-        network = network.eval()
+        network = in_eval(network)
         return self.usual(network) if self.metric is None else Scored(_number(self.metric(network)))
 
     @property

@@ -23,6 +23,7 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.budget.times import measured_costs
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import in_eval
 from leanconv.experiment.where import where_of
 from leanconv.train.once import read_json
 
@@ -198,7 +199,7 @@ class Stages:
             return dict(most), 0.0
 
         def measured(chosen: Sequence[Candidate]) -> float:
-            ms = measured_ms(self.setup, self.costs, self.setup.network(chosen, fit=False).eval())
+            ms = measured_ms(self.setup, self.costs, in_eval(self.setup.network(chosen, fit=False)))
             self.say(Stage("solve", f"a choice takes {ms:.3g} ms as measured, of {most['time']:.3g} ms"))
             return ms
 

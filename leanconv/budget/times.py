@@ -20,6 +20,7 @@ from leanconv.core.layout import layout_of, to_layout, with_layout
 from leanconv.core.linear import LeanLinear
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Site
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import ConvOp
 from leanconv.inference.optimize import optimize
 from leanconv.search.faster import DENSE, dense_layer, lean_forms
@@ -131,7 +132,7 @@ def baseline(
     calls: dict[str, runtimes.Call] = {}
     owners: list[tuple[str, Sequence[Site]]] = []
     with threads_set(threads):
-        network = to_layout(copied(model), layout).eval()
+        network = in_eval(to_layout(copied(model), layout))
         try:
             folded = _folded(network, example, runtime, count).module
             calls[NETWORK] = runtimes.prepare(runtime, network if folded is None else folded, example, count)
@@ -195,7 +196,7 @@ def _signature(one: Candidate, site: Site) -> str | None:
 
 def _default_form(one: Candidate, index: int, site: Site) -> nn.Module:
     assert one.group is not None
-    module = one.group.build()[index].eval()
+    module = in_eval(one.group.build()[index])
     assert isinstance(module, ConvOp | LeanLinear)
     return next(iter(lean_forms(site, module).values()))()
 

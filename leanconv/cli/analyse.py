@@ -84,6 +84,7 @@ def _networks(targets: list[str], pretrained: bool, source: ImageData | Path | N
     import torch
 
     from leanconv.analyse.looking import labels_of
+    from leanconv.core.modes import in_eval
     from leanconv.files.target import is_saved, open_target
 
     settings: dict[str, Any] = {}
@@ -92,5 +93,6 @@ def _networks(targets: list[str], pretrained: bool, source: ImageData | Path | N
     networks = {}
     for label, target in zip(labels_of(targets), targets, strict=True):
         torch.manual_seed(seed)
-        networks[label] = open_target(target, pretrained=pretrained, **({} if is_saved(target) else settings)).eval()
+        given = {} if is_saved(target) else settings
+        networks[label] = in_eval(open_target(target, pretrained=pretrained, **given))
     return networks

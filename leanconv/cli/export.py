@@ -54,12 +54,13 @@ def export(
     import torch
 
     from leanconv.core.errors import SettingError
+    from leanconv.core.modes import in_eval
     from leanconv.core.notes import get_task, input_size_of, set_task, task_of
     from leanconv.deploy.export import export as write
     from leanconv.deploy.images import image_tensors
 
     torch.manual_seed(seed)
-    model = opened(target, weights, state, settings, pretrained=pretrained).eval()
+    model = in_eval(opened(target, weights, state, settings, pretrained=pretrained))
     shape = input_size(size) or input_size_of(model)
     if shape is None:
         raise SettingError(f"{target} does not say its input size; give it with --input-size 3,224,224")

@@ -13,6 +13,7 @@ from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
 from leanconv.core.method import Skipped
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import LinearOp
 from leanconv.core.record import get_record
 from leanconv.core.wrappers import unwrapped
@@ -36,7 +37,7 @@ def to_dense(lean: nn.Module) -> nn.Module:
     """
     lean = unwrapped(lean)
     training = {name: module.training for name, module in lean.named_modules()}
-    dense = copied(lean).eval()
+    dense = in_eval(copied(lean))
     names = {id(module): name for name, module in dense.named_modules()}
     inside = {id(part) for m in dense.modules() if isinstance(m, LeanLinear) for part in m.modules() if part is not m}
     new: dict[int, nn.Module] = {}

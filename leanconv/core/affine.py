@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.modes import in_eval
 from leanconv.core.spec import ConvSpec
 
 
@@ -89,7 +90,7 @@ def conv_of(spec: ConvSpec, weight: Tensor, bias: Tensor | None, groups: int | N
     conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     if bias is not None:
         conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return conv.eval()
+    return in_eval(conv)
 
 
 class ChannelAffine(nn.Module):

@@ -15,6 +15,7 @@ from leanconv.core.copying import refuse_lazy
 from leanconv.core.counted_ops import adds_none, macs_of
 from leanconv.core.meta import InputSize, dry_run
 from leanconv.core.notes import image_size, input_size_of
+from leanconv.core.storage import memory_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class Count:
 
 
 def unique(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """`tensors` with each object once."""
-    return list({id(tensor): tensor for tensor in tensors}.values())
+    """`tensors` with each once; two objects that are the same numbers in memory are one."""
+    return list({memory_of(tensor): tensor for tensor in tensors}.values())
 
 
 class _Counter(TorchDispatchMode):

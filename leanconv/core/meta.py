@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from leanconv.core.closures import detach_
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.modes import in_eval
 from leanconv.core.wrappers import unwrapped
 
 InputSize = tuple[int, int, int]
@@ -41,7 +42,7 @@ def on_meta(model: nn.Module) -> nn.Module:
     device(type='meta')
     """
     refuse_lazy(model)
-    return copied(model, _to_meta).eval()
+    return in_eval(copied(model, _to_meta))
 
 
 def _twin(model: nn.Module, device: torch.device, hooks: bool) -> nn.Module:
@@ -53,7 +54,7 @@ def _twin(model: nn.Module, device: torch.device, hooks: bool) -> nn.Module:
                 detach_(own)
             else:
                 own.clear()
-    return twin.eval()
+    return in_eval(twin)
 
 
 def _to_meta(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from leanconv.core.copying import copied
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import ConvOp
 
 
@@ -14,7 +15,7 @@ def compact(model: nn.Module) -> nn.Module:
     >>> compact(nn.Conv2d(3, 3, 3)).training
     False
     """
-    model = copied(model).eval()
+    model = in_eval(copied(model))
     for module in model.modules():
         if isinstance(module, ConvOp):
             module.compact_()

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,19 +17,20 @@ from torch import Tensor, nn
 
 from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
-from leanconv.core.copying import copied, refuse_lazy
-from leanconv.core.errors import CheckError, LeanconvError, LeanconvWarning, SettingError, first_line
+from leanconv.core.copying import copied, refuse_lazy, refuse_meta
+from leanconv.core.errors import LeanconvError, LeanconvWarning, SettingError, first_line
+from leanconv.core.modes import in_eval, random_kept
 from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice, check_path
+from leanconv.core.storage import tie_
 from leanconv.core.wrappers import unwrapped
+from leanconv.deploy.answers import Answers
 from leanconv.deploy.compact import compact
-from leanconv.deploy.formats import FORMATS, Runner, Sides, unique_bytes
-from leanconv.inference.compare import LEAST, TIMES, difference, refuse_unsteady
+from leanconv.deploy.formats import FORMATS, unique_bytes
+from leanconv.deploy.sizes import Guard
+from leanconv.deploy.target import check_target
 from leanconv.inference.optimize import optimize
 
-LARGER = ((3, 32, 32), (2, 33, 17))  # images, and pixels added to height and width: a multiple of all strides, and not
-MOST_PIXELS = 2**22  # of an image that is tried beyond a limit in the network's code
-TOLERANCE = 1e-4  # part of the largest output; float32 sums in another order differ by about 1e-6 of it
 NO_TASK = (
     "the file holds no task, so a server does not know its classes and how images are prepared; give --classes and --like, "
     "or --mean and --std (lc.note_task(model, classes=..., like=...))"
@@ -52,8 +53,9 @@ class Exported:
         max_error: the largest difference from PyTorch's output; None if it was not verified.
         compared: the number of inputs on which the file was compared.
         any_size: whether the file runs correctly on image sizes other than the example's. It may not for a network whose last
-            feature maps are one pixel, or whose code asks for a size. A file that would run there with wrong outputs is
-            written for the example's size only. None if it was not verified.
+            feature maps are one pixel, or whose code asks for a size. A file that would run with wrong outputs on a larger, a
+            smaller, a landscape or a portrait image, or beyond a size for which the code asks, is written for the example's
+            size only. None if it was not verified.
     """
 
     path: Path
@@ -112,33 +114,51 @@ def export(
     """
     path, to = _destination(check_path("path", path), to)
     check_choice("form", form, get_args(Form))
-    kind = FORMATS[to]
     if not isinstance(model, nn.Module):
         raise SettingError(
             f"export takes a network, not {type(model).__name__}; load a folder with leanconv.load first"
         )
     refuse_lazy(model)
-    model = copied(unwrapped(model)).eval().cpu().float()
-    held = unique_bytes([*model.parameters(), *model.buffers()])
-    example = _batch(torch.randn(2, *_size(model)) if example is None else example)
-    answers = _Answers(model, example, images)
-    shaped = _shaped(model, example, to, form)
-    set_task(shaped, get_task(model))
+    refuse_meta(model, "load its weights first")
+    images = _images(images)
     if get_task(model) is None and to != "state-dict":
         warnings.warn(NO_TASK, LeanconvWarning, stacklevel=2)
+    with random_kept():
+        return _exported(unwrapped(model), path, to, form, example, images, verify)
+
+
+def _exported(
+    model: nn.Module, path: Path, to: str, form: Form, example: Tensor | None, images: Sequence[Tensor], verify: bool
+) -> Exported:
+    kind, task = FORMATS[to], get_task(model)
+    model = in_eval(copied(model))
+    tie_(model)
+    model = model.cpu().float()
+    held = unique_bytes([*model.parameters(), *model.buffers()])
+    given = _checked(torch.randn(2, *_size(model)) if example is None else example)
+    batch = torch.cat([given, given]) if len(given) < 2 else given  # the exporter would fix the batch size to one
+    answers = Answers(model, batch, images)
+    shaped = _shaped(model, given if example is not None else given[:1], to, form)
+    set_task(shaped, task)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         made = Path(folder) / path.name
         with _refused(model, to):
-            sides = kind.write(shaped, example, made, form == "compact", True)
-            error, any_size = _verified(made, shaped, example, to, form, answers, sides) if verify else (None, None)
+            guard = kind.write(shaped, batch, made, form == "compact", True)
+            error, any_size = _verified(made, shaped, batch, to, form, answers, guard) if verify else (None, None)
             loaded = kind.loaded(made)
-        size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
-        for suffix in reversed(kind.files):  # the file that users open comes last
-            make_ordinary(made.with_suffix(suffix))
-            os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
+        size = move(made, path, kind.files)
     compared = len(answers.inputs) if verify else 0
     return Exported(path, to, form, held, size, loaded, error, compared, any_size)
+
+
+def move(made: Path, path: Path, suffixes: Sequence[str]) -> int:
+    """Move the files of an export to `path`, that which users open last; returns their size in bytes."""
+    size = sum(made.with_suffix(suffix).stat().st_size for suffix in suffixes)
+    for suffix in reversed(suffixes):
+        make_ordinary(made.with_suffix(suffix))
+        os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
+    return size
 
 
 @contextlib.contextmanager
@@ -159,7 +179,7 @@ def _refused(model: nn.Module, to: str) -> Iterator[None]:
 def _destination(path: Path, to: str | None) -> tuple[Path, str]:
     """The file to write, with the suffix of its format, and the format, if its packages are installed."""
     to = to or {files.files[0]: name for name, files in FORMATS.items()}.get(path.suffix)
-    if to not in FORMATS:
+    if not isinstance(to, str) or to not in FORMATS:
         raise SettingError(
             f"to={to!r} must be one of {', '.join(FORMATS)}; or end the path in .onnx, .pt2, .xml or .safetensors"
         )
@@ -167,72 +187,37 @@ def _destination(path: Path, to: str | None) -> tuple[Path, str]:
     if missing:
         raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")
     suffix = FORMATS[to].files[0]
-    return path if path.suffix == suffix else path.with_name(path.name + suffix), to
+    path = path if path.suffix == suffix else path.with_name(path.name + suffix)
+    check_target(path, FORMATS[to].files)
+    return path, to
 
 
-def _batch(example: Tensor) -> Tensor:
-    """`example` as a batch of at least two images: the exporter would fix the batch size to one."""
+def _images(images: Any) -> list[Tensor]:
+    """`images` as a list, after a check that they are batches."""
+    if isinstance(images, Iterable) and not isinstance(images, str | Tensor):
+        images = list(images)
+        if all(isinstance(image, Tensor) and image.ndim == 4 and len(image) for image in images):
+            return images
+        images = next(image for image in images if not (isinstance(image, Tensor) and image.ndim == 4 and len(image)))
+    shown = f"a tensor {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+    raise SettingError(
+        f"images is or holds {shown} and must be a list of batches (N, C, H, W); leanconv.deploy.images.image_tensors reads "
+        "a folder"
+    )
+
+
+def _checked(example: Any) -> Tensor:
+    """`example` on the CPU in float32, after a check that it is a batch."""
     if not isinstance(example, Tensor) or example.is_meta:
         raise SettingError(f"example is {type(example).__name__} without values; give images as a tensor (N, C, H, W)")
     example = example.detach().cpu().float()
     if example.ndim != 4 or not len(example):
         raise SettingError(f"example has shape {tuple(example.shape)}; give images as (N, C, H, W)")
-    return torch.cat([example, example]) if len(example) < 2 else example
-
-
-class _Answers:
-    """PyTorch's outputs on the images of the comparison.
-
-    Args:
-        model: the network.
-        example: the example input.
-        images: further inputs, besides the example and a batch of one.
-
-    Raises:
-        SettingError: the network gives another output at each call.
-    """
-
-    def __init__(self, model: nn.Module, example: Tensor, images: Sequence[Tensor]) -> None:
-        self.inputs = [
-            example,
-            torch.randn(1, *example.shape[1:]),
-            *(image.detach().cpu().float() for image in images),
-        ]
-        self.expected = [_expected(model, x) for x in self.inputs]
-        refuse_unsteady(model, difference(_expected(model, example), self.expected[0]), self.expected[0])
-        self.model = model
-        self.bounds = _Bounds(model)
-
-    def any_size(self, run: Runner, sides: Sides) -> bool:
-        """Whether a file gives the right outputs on larger images; if so, these images are compared too.
-
-        Args:
-            run: the file.
-            sides: the largest sides at which the network's code takes the way that the file holds; images beyond are tried.
-        """
-        channels, *own = self.inputs[0].shape[1:]
-        shapes = [(batch, own[0] + height, own[1] + width) for batch, height, width in LARGER]
-        if any(sides):
-            height, width = ((largest or side) + 33 for largest, side in zip(sides, own, strict=True))
-            if height * width > MOST_PIXELS:
-                return False
-            shapes.append((1, height, width))
-        pairs = []
-        for shape in shapes:
-            x = torch.randn(shape[0], channels, *shape[1:])
-            with contextlib.suppress(SettingError):  # PyTorch takes no such images
-                pairs.append((x, _expected(self.model, x)))
-        for x, expected in pairs:
-            found = _output(run, x)
-            if found is None or not self.bounds.holds(found, x, expected):
-                return False
-        self.inputs += [x for x, _ in pairs]
-        self.expected += [expected for _, expected in pairs]
-        return bool(pairs)
+    return example
 
 
 def _verified(
-    made: Path, shaped: nn.Module, example: Tensor, to: str, form: str, answers: _Answers, sides: Sides
+    made: Path, shaped: nn.Module, example: Tensor, to: str, form: str, answers: Answers, guard: Guard
 ) -> tuple[float, bool]:
     """The largest difference between the file and PyTorch, and whether the file runs at any size.
 
@@ -240,13 +225,12 @@ def _verified(
     """
     kind = FORMATS[to]
     run = kind.run(made, shaped)
-    any_size = answers.any_size(run, sides)
+    any_size = answers.any_size(run, guard)
     if not any_size and to != "state-dict":
         _fit_to(shaped, example)
         kind.write(shaped, example, made, form == "compact", False)
         run = kind.run(made, shaped)
-    pairs = zip(answers.inputs, answers.expected, strict=True)
-    return max(_difference(run, x, y, to, answers.bounds) for x, y in pairs), any_size
+    return answers.error(run, to), any_size
 
 
 def _shaped(model: nn.Module, example: Tensor, to: str, form: str) -> nn.Module:
@@ -271,63 +255,3 @@ def _size(model: nn.Module) -> tuple[int, int, int]:
     if size is None:
         raise SettingError("this network does not note its input size; pass example=torch.randn(2, C, H, W)")
     return size
-
-
-@torch.no_grad()
-def _expected(model: nn.Module, x: Tensor) -> Tensor:
-    try:
-        y = model(x.clone())
-    except Exception as error:  # the network's own code may raise anything
-        raise SettingError(f"the network does not run on images of {tuple(x.shape)} ({first_line(error)})") from error
-    if not isinstance(y, Tensor):
-        raise SettingError(f"the network returns {type(y).__name__}; only one tensor can be compared")
-    return y
-
-
-def _output(run: Runner, x: Tensor) -> Tensor | None:
-    """The output; None if the network or the file does not support this size. The runtime may raise anything."""
-    try:
-        with torch.no_grad():
-            return run(x.clone())
-    except Exception:
-        return None
-
-
-class _Bounds:
-    """How much a file may differ from PyTorch: a small part of the largest output, or a multiple of PyTorch's own rounding."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.exact = copied(model).double()
-
-    def holds(self, found: Tensor, x: Tensor, expected: Tensor) -> bool:
-        far = difference(found, expected)
-        return far.reason is None and far.error <= self.bound(x, expected)
-
-    def bound(self, x: Tensor, expected: Tensor) -> float:
-        largest = difference(expected, expected).largest
-        try:
-            rounding = difference(expected, _expected(self.exact, x.double()))
-        except SettingError:  # the network has a cast or a plain tensor in its forward
-            return TOLERANCE * max(1.0, largest)
-        own = rounding.error if rounding.reason is None else 0.0
-        return max(TOLERANCE * max(largest, LEAST), TIMES * own)
-
-
-def _difference(run: Any, x: Tensor, expected: Tensor, to: str, bounds: _Bounds) -> float:
-    try:
-        with torch.no_grad():
-            found = run(x.clone())
-    except Exception as error:
-        raise CheckError(
-            f"the {to} file does not run on {tuple(x.shape)} ({first_line(error)}); nothing was written"
-        ) from error
-    far = difference(found, expected)
-    if far.reason is not None:
-        raise CheckError(f"the {to} file gives another output on {tuple(x.shape)}: {far.reason}; nothing was written")
-    bound = bounds.bound(x, expected)
-    if not far.error <= bound:
-        raise CheckError(
-            f"the {to} file differs from PyTorch by {far.error:.3g} on {tuple(x.shape)}, more than {bound:.3g}; "
-            "nothing was written"
-        )
-    return far.error

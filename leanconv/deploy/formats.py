@@ -14,9 +14,11 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from leanconv.core.copying import copied
+from leanconv.core.count import unique
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.notes import get_task
 from leanconv.core.record import get_record
+from leanconv.deploy.sizes import Guard, guard_of, no_guard
 from leanconv.timing.runtimes import onnx_options, openvino_core, quiet, without_telemetry
 
 Runner = Callable[[Tensor], Tensor]
@@ -24,7 +26,6 @@ Runner = Callable[[Tensor], Tensor]
 KEEPS_SHARING = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "ConstantFolding")
 OPTIONS = ".session.json"
 UNLIMITED = 2**40
-Sides = tuple[int | None, int | None]
 TASK = (
     "task"  # key in a file's own metadata: classes, mean, std and image size as JSON, for programs that serve the file
 )
@@ -39,8 +40,8 @@ class Format:
     Args:
         files: suffixes of the written files; the first is the file to open.
         packages: packages that the format needs.
-        write: (model, example, path, compact, any_size) -> `largest_sides`; the task of the model (`leanconv.set_task`) is
-            written to the file's own metadata.
+        write: (model, example, path, compact, any_size) -> the guard of its graph (`leanconv.deploy.sizes`); the task of the
+            model (`leanconv.set_task`) is written to the file's own metadata.
         run: (path, model) -> a call. It reads the options beside the file. The model is for formats without a graph.
         loaded: path -> bytes of the weights after loading; None if the runtime does not show them.
         read_task: path -> the task in the file's own metadata, as text; None without one. None for formats without a graph.
@@ -48,7 +49,7 @@ class Format:
 
     files: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Path, bool, bool], Sides]
+    write: Callable[[nn.Module, Tensor, Path, bool, bool], Guard]
     run: Callable[[Path, nn.Module], Runner]
     loaded: Callable[[Path], int | None]
     read_task: Callable[[Path], str | None] | None = None
@@ -74,7 +75,7 @@ def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torc
             )
     except Exception as error:  # the exporter raises anything
         raise SettingError(f"{name} cannot be exported ({first_line(error)}); torch.export must support it") from error
-    images = _largest(program)[0]
+    images = _most_images(program)
     if images is not None:
         raise SettingError(
             f"{name} computes over {images} images in another way, and a file holds one way; make it independent of the "
@@ -83,20 +84,12 @@ def program_of(model: nn.Module, example: Tensor, any_size: bool = True) -> torc
     return program
 
 
-def largest_sides(program: torch.export.ExportedProgram) -> Sides:
-    """The largest height and width at which the network's code takes the way that the program holds; None without a limit."""
-    _, _, height, width = _largest(program)
-    return height, width
-
-
-def _largest(program: torch.export.ExportedProgram) -> list[int | None]:
-    """The largest value of each size of the input at which the network's code takes the same way; None without a limit."""
+def _most_images(program: torch.export.ExportedProgram) -> int | None:
+    """The largest number of images at which the network's code takes the same way; None without a limit."""
     (name,) = program.graph_signature.user_inputs
-    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
-    ranges = [
-        program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None for size in shape
-    ]
-    return [None if found is None or found.upper > UNLIMITED else int(found.upper) for found in ranges]
+    size = next(node.meta["val"].shape[0] for node in program.graph.nodes if node.name == name)
+    found = program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+    return None if found is None or found.upper > UNLIMITED else int(found.upper)
 
 
 def task_text(model: nn.Module) -> dict[str, str]:
@@ -113,7 +106,7 @@ def task_text(model: nn.Module) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in (found | ({FORMS: forms} if forms else {})).items()}
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Guard:
     program = program_of(model, example, any_size)
     with quiet(), torch.no_grad():
         made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not compact)
@@ -127,7 +120,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, compact: bool, an
     path.with_suffix(OPTIONS).write_text(
         json.dumps({"disabled_optimizers": list(KEEPS_SHARING if compact else ())}) + "\n"
     )
-    return largest_sides(program)
+    return guard_of(program)
 
 
 def _session(path: Path, optimized: Path | None = None, threads: int | None = None) -> Any:
@@ -179,10 +172,10 @@ def _loaded_onnx(path: Path) -> int:
     return sum(sizes) + sum(constants)
 
 
-def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
+def _write_pt2(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Guard:
     program = program_of(model, example, any_size)
     torch.export.save(program, path, extra_files=task_text(model))
-    return largest_sides(program)
+    return guard_of(program)
 
 
 def _run_pt2(path: Path, model: nn.Module) -> Runner:
@@ -202,7 +195,7 @@ def _loaded_pt2(path: Path) -> int:
     return unique_bytes([tensor for tensor in tensors if isinstance(tensor, Tensor)])
 
 
-def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
+def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Guard:
     without_telemetry()
     import openvino
 
@@ -214,7 +207,7 @@ def _write_openvino(model: nn.Module, example: Tensor, path: Path, compact: bool
         for name, text in task_text(model).items():
             converted.set_rt_info(text, ["leanconv", name])
         openvino.save_model(converted, path, compress_to_fp16=False)
-    return largest_sides(program)
+    return guard_of(program)
 
 
 def _compiled(path: Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Any:
@@ -259,9 +252,9 @@ def _loaded_openvino(path: Path) -> int:
     return sum(sizes)
 
 
-def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Sides:
+def _write_weights(model: nn.Module, example: Tensor, path: Path, compact: bool, any_size: bool) -> Guard:
     save_model(model, str(path), metadata=task_text(model))
-    return None, None
+    return no_guard
 
 
 def _run_weights(path: Path, model: nn.Module) -> Runner:
@@ -279,13 +272,13 @@ def _loaded_weights(path: Path) -> int:
 
 
 def unique_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of these tensors; a tensor that occurs twice counts once.
+    """Bytes of these tensors; one that occurs twice, or that is the same numbers in memory as another, counts once.
 
     >>> tensor = torch.zeros(2)
     >>> unique_bytes([tensor, tensor])
     8
     """
-    return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique(tensors))
 
 
 FORMATS: dict[str, Format] = {

@@ -6,7 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,18 +14,19 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.atomic import make_ordinary
 from leanconv.core.errors import SettingError
 from leanconv.core.logs import only_errors
+from leanconv.core.modes import random_kept
 from leanconv.core.notes import get_task
 from leanconv.core.settings import check_choice, check_path
 from leanconv.core.task import Task
 from leanconv.data import ImageData, make_loader
-from leanconv.deploy.export import Exported, Form, export
+from leanconv.deploy.export import Exported, Form, export, move
 from leanconv.deploy.formats import FORMATS, OPTIONS, Runner, run_onnx, run_openvino
 from leanconv.deploy.int8_openvino import Labelled, quantize_openvino
 from leanconv.deploy.opened import Called
 from leanconv.deploy.ranges import Shown
+from leanconv.deploy.target import check_target
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, time_interleaved
 from leanconv.timing.runtimes import quiet
@@ -74,7 +75,8 @@ def quantize(
     Args:
         model: the network.
         path: the file; the suffix is optional.
-        images: batches in the network's input format, (N, C, H, W); a few hundred training images, never test images.
+        images: batches in the network's input format, (N, C, H, W), or pairs of such a batch and its labels; a few hundred
+            training images, never test images.
         runtime: "onnxruntime" or "openvino".
         form: as for `leanconv.export`. "fast" folds normalisation layers and expands shared weights. With "compact", a weight
             that layers share is quantised once, and the file holds it once. For OpenVINO, a compact network with tied blocks
@@ -84,7 +86,8 @@ def quantize(
             Layers that lose more stay in float32.
 
     Raises:
-        SettingError: a package is missing, there are no images, or the exporter does not support the network.
+        SettingError: a package is missing, there are no images, the exporter does not support the network, or a file there is no
+            export.
         DataError: an image holds NaN or infinity, or all images are alike.
         CheckError: the float32 file differs from PyTorch, or OpenVINO's int8 outputs depend on whether sizes are open.
     """
@@ -96,29 +99,28 @@ def quantize(
     kind = FORMATS[FORMAT_OF[runtime]]
     suffix, path = kind.files[0], check_path("path", path)
     path = path if path.suffix == suffix else path.with_name(path.name + suffix)
+    target, float32 = path.with_suffix(f".int8{suffix}"), path.with_suffix(f".float32{suffix}")
+    for file in (target, float32):
+        check_target(file, kind.files)
     shown = Shown(images, get_task(model))
-    batches = iter(shown)
-    first = next(batches, None)
-    if first is None:
-        raise SettingError("images is empty; give a few batches of training images, from which the ranges are measured")
-    exported = export(
-        model,
-        path.with_suffix(f".float32{suffix}"),
-        to=FORMAT_OF[runtime],
-        form=form,
-        example=first[:2] if example is None else example,
-    )
-    target = path.with_suffix(f".int8{suffix}")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
-        made = Path(folder) / target.name
-        quantize_file(exported.path, made, itertools.chain([first], batches), runtime, check, max_drop)
-        loaded = kind.loaded(made)
-        size = sum(made.with_suffix(suffix).stat().st_size for suffix in kind.files)
-        for suffix in reversed(kind.files):
-            make_ordinary(made.with_suffix(suffix))
-            os.replace(made.with_suffix(suffix), target.with_suffix(suffix))
+    with random_kept():
+        batches = iter(shown)
+        first = next(batches, None)
+        if first is None:
+            raise SettingError(
+                "images is empty; give a few batches of training images, from which the ranges are measured"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+            before, made = Path(folder) / float32.name, Path(folder) / target.name
+            example = first[:2] if example is None else example
+            exported = export(model, before, to=FORMAT_OF[runtime], form=form, example=example)
+            quantize_file(before, made, itertools.chain([first], batches), runtime, check, max_drop)
+            loaded = kind.loaded(made)
+            move(before, float32, kind.files)  # both files are of one call, or neither
+            size = move(made, target, kind.files)
     shown.warn()
-    return Quantized(target, exported, size, loaded, runtime)
+    return Quantized(target, replace(exported, path=float32), size, loaded, runtime)
 
 
 def quantize_file(

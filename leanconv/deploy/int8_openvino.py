@@ -130,6 +130,13 @@ def _nncf() -> Iterator[Any]:
         import openvino
         from openvino import _ov_api
 
+        logger = logging.getLogger("nncf")
+        parts: list[logging.Logger | logging.Handler] = [logger, *logger.handlers]
+        levels = [(one, one.level) for one in parts]
         nncf.set_log_level(logging.ERROR)
-        with patch.object(openvino, "Core", openvino_core), patch.object(_ov_api, "Core", openvino_core):
-            yield nncf
+        try:
+            with patch.object(openvino, "Core", openvino_core), patch.object(_ov_api, "Core", openvino_core):
+                yield nncf
+        finally:
+            for one, level in levels:
+                one.setLevel(level)

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from leanconv.core.errors import FileError, SettingError, first_line
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import set_task
 from leanconv.core.task import Task
 from leanconv.deploy.formats import FORMATS, Runner
@@ -59,7 +60,7 @@ def open_exported(path: str | Path) -> nn.Module:
         raise FileError(f"{path}: cannot be opened ({first_line(error)}); export it again") from error
     if text is not None:
         set_task(model, _task(text, path))
-    return model.eval()
+    return in_eval(model)
 
 
 def _task(text: str, path: Path) -> Task:

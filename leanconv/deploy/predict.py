@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leanconv.core.errors import DataError, SettingError
 from leanconv.core.meta import own_dtype
+from leanconv.core.modes import evaluating
 from leanconv.core.settings import check_choice, check_int
 from leanconv.core.task import Task
 from leanconv.data.encoded import MAX_PIXELS
@@ -105,11 +106,16 @@ def runner(model: nn.Module, task: Task, backend: Backend) -> Runner:
         SettingError, CheckError: as for `leanconv.export`.
     """
     check_choice("backend", backend, get_args(Backend))
-    model = model.eval()
     if backend == "pytorch":
-        return lambda x: model(x.to(own_dtype(model, x.dtype)))
+        return lambda x: _evaluated(model, x)
     kind = FORMATS[FORMAT_OF[backend]]
     example = torch.randn(2, task.channels, *task.image_size)
     with tempfile.TemporaryDirectory() as folder:
         made = export(model, Path(folder) / "net", to=FORMAT_OF[backend], form="fast", example=example)
         return kind.run(made.path, model)
+
+
+def _evaluated(model: nn.Module, x: Tensor) -> Any:
+    """The output of `model` in eval mode, which it is in for this call only."""
+    with evaluating(model):
+        return model(x.to(own_dtype(model, x.dtype)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
+from leanconv.core.modes import in_eval
 from leanconv.train.distill import weights_digest
 
 
@@ -50,7 +51,7 @@ class MapsDistillation:
         self.digest = weights_digest(teacher)
         self.pyramid = pyramid
         backbone = copied(teacher.get_submodule("backbone"))
-        self.network: Any = backbone.eval().requires_grad_(False)
+        self.network: Any = in_eval(backbone).requires_grad_(False)
         self.photos: Tensor | None = None
         self.seen: dict[str, Tensor] = {}
         _check_shapes(student, teacher)

@@ -17,6 +17,7 @@ from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.errors import FileError, LeanconvError, SettingError
 from leanconv.core.meta import built_on_meta, on_meta
+from leanconv.core.modes import in_eval
 from leanconv.core.reading import reading
 from leanconv.detect.detector import describe_detector, described_detector
 from leanconv.detect.maps import convert_pyramid_
@@ -84,7 +85,7 @@ def load_detector(directory: str | os.PathLike[str], network: nn.Module | None =
         check(backbone)
         check(detector.get_submodule("backbone.fpn"))
     warn_of_bad_values(tensors, path.name)
-    return detector.eval()
+    return in_eval(detector)
 
 
 def holds_detector(target: str) -> bool:

@@ -13,7 +13,7 @@ from leanconv.conversion.plan import Plan
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.linear import LeanLinear
-from leanconv.core.modes import evaluating
+from leanconv.core.modes import evaluating, in_eval
 from leanconv.core.operator import ConvOp
 from leanconv.core.record import get_record, set_record
 from leanconv.core.state import versioned
@@ -84,7 +84,7 @@ def maps_of(detector: nn.Module, pyramid: bool = False) -> fx.GraphModule:
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = str(node.target).removeprefix("body.")
-    maps = fx.GraphModule(root, graph, "FeatureMaps").eval()
+    maps = in_eval(fx.GraphModule(root, graph, "FeatureMaps"))
     set_record(maps, replace(get_record(maps), channels=channel_plans(backbone.network)))
     return maps
 
@@ -117,7 +117,7 @@ def with_maps(detector: nn.Module, maps: nn.Module) -> nn.Module:
     for module in _backbone(made).modules():
         if isinstance(module, ConvOp | LeanLinear):
             module.requires_grad_(True)
-    return made.eval()
+    return in_eval(made)
 
 
 def convert_pyramid_(detector: nn.Module, plan: Plan) -> None:

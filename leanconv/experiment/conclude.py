@@ -9,6 +9,7 @@ from typing import Any
 
 from leanconv.core.atomic import write_json
 from leanconv.core.errors import RunError
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import set_task
 from leanconv.core.task import Task
 from leanconv.experiment.ready import Ready
@@ -37,7 +38,7 @@ def conclude(ready: Ready, folder: Path, fitted: FitResult) -> dict[str, Any]:
 
 
 def _tested(ready: Ready, folder: Path, fitted: FitResult) -> dict[str, Any]:
-    network, config, data = ready.network.cpu().eval(), ready.config, ready.data
+    network, config, data = in_eval(ready.network.cpu()), ready.config, ready.data
     network.zero_grad(set_to_none=True)
     if not data.prepared:
         set_task(network, Task(data.mean, data.std, ready.image_size, data.names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from leanconv.conversion.channel_plan import ChannelPlan, apply_channels_, chann
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import Plan
 from leanconv.core.copying import copied, refuse_meta
-from leanconv.core.errors import FileError, LeanconvError
+from leanconv.core.errors import FileError, LeanconvError, LeanconvWarning
 from leanconv.core.meta import built_on_meta, on_meta
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import set_task
 from leanconv.core.reading import one_line, parse_json, reading
 from leanconv.core.settings import check_path
 from leanconv.core.shown import first_names
 from leanconv.core.state import versioned
+from leanconv.core.storage import Converted
 from leanconv.core.task import Task
 from leanconv.core.wrappers import unwrapped
 from leanconv.files.bounds import bounded_settings, no_more_modules_than
+from leanconv.files.layers import other_layer
 from leanconv.files.origin import hidden_settings
 from leanconv.files.save import CHECKSUM_KEY, FORMAT, METADATA_KEY, MODEL_FILE, crc32_of
 from leanconv.files.sparse import set_sparse, unpack
@@ -59,9 +63,12 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """The network that `save` wrote, in eval mode, on the CPU.
 
+    A warning names the first layer that has another class or other settings than in the network that was saved.
+
     Args:
         directory: the folder, or the safetensors file itself.
-        model: the dense network, if it is not built by name: ``load(dir, model=MyNet())``.
+        model: the dense network, if it is not built by name: ``load(dir, model=MyNet())``. A copy of it is filled; the network
+            itself stays as it is.
 
     Raises:
         FileError: the file is missing, damaged, changed, not leanconv's or of a newer version, or its tensors do not fit the
@@ -85,14 +92,23 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> n
             check_tensors(network_of(info, None, path, len(tensors), built_on_meta), tensors, path)
         elif info.get("plan") is not None or info["channels"]:
             check_tensors(network_of(info, on_meta(model), path, len(tensors)), tensors, path)
-        lean = network_of(info, model, path, len(tensors))
+        lean = network_of(info, None if model is None else copied(unwrapped(model)), path, len(tensors))
         check_tensors(lean, tensors, path)
         fill_weights(lean, tensors)
         check(lean)
         set_sparse(lean, tuple(info.get("sparse", {})))
         set_task(lean, None if info.get("task") is None else Task.from_json(info["task"]))
+        layers = info.get("layers")  # older files have none
+        changed = other_layer(lean, layers) if isinstance(layers, str) else None
+    if changed is not None:
+        warnings.warn(
+            f"{path.name} was saved from a network with other layers: here {changed}. The tensors fit, but the network may "
+            "compute something else; hand in the one that was saved, or install the versions of its packages",
+            LeanconvWarning,
+            stacklevel=2,
+        )
     warn_of_bad_values(tensors, path.name)
-    return lean.eval()
+    return in_eval(lean)
 
 
 def _file(directory: str | os.PathLike[str]) -> Path:
@@ -127,8 +143,9 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         SettingError: `model` is on the meta device.
     """
     refuse_meta(model, "build the network on the CPU, then load")
+    converted = Converted()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        tensor.data = tensor.data.to(tensors[name].dtype)  # saved in half or double precision, or in a mixture
+        tensor.data = converted.to(tensor, tensors[name].dtype)  # saved in half or double precision, or in a mixture
     model.load_state_dict(versioned(model, tensors), strict=True)
 
 

@@ -27,8 +27,10 @@ from leanconv.core.notes import get_base, get_task
 from leanconv.core.record import get_record
 from leanconv.core.registry import check_loadable
 from leanconv.core.settings import check_path
+from leanconv.core.storage import memory_of
 from leanconv.core.version import __version__
 from leanconv.core.wrappers import unwrapped
+from leanconv.files.layers import changed_layer, layer_codes
 from leanconv.files.origin import hidden_settings
 from leanconv.files.sparse import get_sparse, pack
 from leanconv.files.values import bad_values
@@ -53,6 +55,7 @@ def description(model: nn.Module) -> dict[str, Any]:
         "version": FORMAT,
         "leanconv": __version__,
         "base": get_base(model),
+        "layers": layer_codes(model),
         "channels": [made.to_json() for made in channel_plans(model)],
         "plan": None if plan is None else plan.to_json(),
         "forms": hidden_settings(model),
@@ -62,19 +65,20 @@ def description(model: nn.Module) -> dict[str, Any]:
 
 
 def ties(model: nn.Module) -> dict[str, str]:
-    """{name: the first name} for every state dict entry that is the same tensor as an earlier entry.
+    """{name: the first name} for every state dict entry that is the same tensor in memory as an earlier entry.
 
     >>> layer = nn.Linear(2, 2)
     >>> ties(nn.Sequential(layer, layer))
     {'1.weight': '0.weight', '1.bias': '0.bias'}
     """
-    first: dict[int, str] = {}
+    first: dict[Any, str] = {}
     tied: dict[str, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in first:
-            tied[name] = first[id(tensor)]
+        key = memory_of(tensor) if isinstance(tensor, Tensor) else id(tensor)
+        if key in first:
+            tied[name] = first[key]
         else:
-            first[id(tensor)] = name
+            first[key] = name
     return tied
 
 
@@ -83,7 +87,8 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
 
     Every tensor is stored once. A tensor that `leanconv.analyse.prune_blending` pruned is stored without its zeros. `load`
     needs only the safetensors file, because the plan is also in its metadata. The file is renamed into place when it is
-    complete, so an interrupted save leaves the old file.
+    complete, so an interrupted save leaves the old file. The file holds no code: of a network that was built by name, it names
+    the builder, unless layers were changed afterwards. A warning then says that `load` needs the network.
 
     Args:
         directory: the folder; it is created if it does not exist.
@@ -109,7 +114,17 @@ def save(lean: nn.Module, directory: str | os.PathLike[str], *, allow_nonfinite:
     refuse_unsaveable(lean)
     check(lean)
     refuse_bad_values(lean, allow_nonfinite)
-    return write(lean, description(lean), directory)
+    info = description(lean)
+    changed = changed_layer(lean)
+    if changed is not None:
+        info["base"] = None
+        warnings.warn(
+            f"this {get_base(lean)['name']} was changed after it was built: {changed}. The file does not hold its "  # type: ignore[index]
+            "code, so build and change the network again, and hand it in: leanconv.load(directory, model=network)",
+            LeanconvWarning,
+            stacklevel=2,
+        )
+    return write(lean, info, directory)
 
 
 def refuse_unsaveable(model: nn.Module) -> None:

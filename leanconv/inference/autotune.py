@@ -12,7 +12,7 @@ from leanconv.timing.store import TimeStore
 
 
 def times_of(
-    layer: nn.Module, forms: Forms, example: Tensor, runtime: str, threads: int, store: TimeStore
+    layer: nn.Module, forms: Forms, example: Tensor, runtime: str, threads: int, store: TimeStore, normed: bool = False
 ) -> dict[str, float]:
     """Milliseconds for one call of each of `forms`, from `store` if they were measured before.
 
@@ -23,18 +23,28 @@ def times_of(
         runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
         threads: CPU threads.
         store: earlier times; new times are added.
+        normed: whether the forms hold a normalisation layer that follows the layer, which is part of the key too.
     """
-    return remembered(f"{type(layer).__name__} {signature(layer)}", forms, example, runtime, threads, store)
+    return remembered(f"{type(layer).__name__} {signature(layer, normed)}", forms, example, runtime, threads, store)
 
 
-def signature(layer: nn.Module) -> str:
+def signature(layer: nn.Module, normed: bool = False) -> str:
     """The layer's type and settings as text, without its place in the network; equal texts mean equal times.
 
-    >>> signature(nn.ReLU(inplace=True))
-    'inplace=True'
+    Args:
+        layer: the layer.
+        normed: whether a normalisation layer behind it belongs to it. Branches have their own.
+
+    >>> signature(nn.ReLU(inplace=True)), signature(nn.ReLU(inplace=True), normed=True)
+    ('inplace=True', 'inplace=True, normed')
     """
     if isinstance(layer, Branches):
-        return " + ".join(signature(conv) for conv in layer.convs)
+        pairs = zip(layer.convs, layer.norms, strict=True)
+        return " + ".join(signature(conv, len(norms) > 0) for conv, norms in pairs)  # type: ignore[arg-type]
+    return _settings(layer) + (", normed" if normed else "")
+
+
+def _settings(layer: nn.Module) -> str:
     if isinstance(layer, ConvOp):
         return str(layer.signature())
     return str(Signature(type(layer), ConvSpec.of(layer))) if isinstance(layer, nn.Conv2d) else layer.extra_repr()

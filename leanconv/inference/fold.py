@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from leanconv.core.affine import foldable, has_hooks
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import ConvOp
 from leanconv.inference.graph import given, module_of, uses_of
 
@@ -84,4 +85,4 @@ def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         setattr(made, name, getattr(norm, name))
     made.affine = norm.weight is not None
-    return made.eval()
+    return in_eval(made)

@@ -14,6 +14,7 @@ from leanconv.core.errors import SettingError
 from leanconv.core.machine import provenance
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import ConvOp
 from leanconv.core.settings import check_choice
 from leanconv.core.spec import ConvSpec
@@ -156,7 +157,7 @@ def _forms(kind: type[Method], spec: ConvSpec, count: int, out_hw: tuple[int, in
         )
     (operator,) = method.build([spec])
     assert isinstance(operator, ConvOp)
-    return {form: copied(make()) for form, make in operator.eval().inference_forms(None).items()}
+    return {form: copied(make()) for form, make in in_eval(operator).inference_forms(None).items()}
 
 
 def _row(count: int, form: str, filters: int, work: int, time: Latency) -> Row:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from leanconv.core.affine import Affine, conv_of, folded
 from leanconv.core.block_diagonal import PaddedGroups, diagonal, not_whole
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import Forms, LinearOp
 from leanconv.core.spec import ConvSpec, divisors
 from leanconv.inference.fold import is_plain_conv
@@ -147,7 +148,7 @@ def merge_branches(graph: fx.GraphModule, norms: dict[str, list[nn.BatchNorm2d]]
         names = tuple(str(conv.target) for conv in found.convs)
         name = names[0].replace(".", "_") + "_branches"
         convs: Any = [graph.get_submodule(conv) for conv in names]
-        graph.add_submodule(name, Branches(convs, [norms.get(conv, []) for conv in names]).eval())
+        graph.add_submodule(name, in_eval(Branches(convs, [norms.get(conv, []) for conv in names])))
         made[name] = names
         ends = found.relus or found.convs
         with graph.graph.inserting_before(found.convs[0]):

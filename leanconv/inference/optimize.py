@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from leanconv.core.copying import copied, refuse_lazy
+from leanconv.core.copying import copied, refuse_lazy, refuse_meta
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.linear import LeanLinear
+from leanconv.core.modes import in_eval, random_kept
 from leanconv.core.notes import get_task
 from leanconv.core.operator import ConvOp
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record
@@ -32,6 +32,7 @@ from leanconv.timing.modules import ROUNDS, SECONDS, WARM_UP, fastest
 from leanconv.timing.store import TimeStore, default_store
 
 
+@random_kept()
 @torch.no_grad()
 def optimize(
     model: nn.Module,
@@ -41,7 +42,7 @@ def optimize(
     runtime: str = "eager",
     threads: int | None = None,
     channels_last: bool = True,
-    cache: Path | Literal["default"] | None = "default",
+    cache: str | Path | None = "default",
     progress: Progress | None = None,
 ) -> nn.Module:
     """A copy of `model` for inference: the same function, in the form that is fastest on this device.
@@ -71,12 +72,13 @@ def optimize(
         threads: CPU threads for the measurement; None for torch's setting.
         channels_last: keep feature maps channels_last, which is faster nearly everywhere, if the network runs in it and gives
             the same output.
-        cache: the file that remembers times; None for no file.
+        cache: the file that remembers times; "default" for one in the user's cache, None for no file.
         progress: called with (done, all) before each layer that is measured.
 
     Raises:
-        SettingError: the network does not run on the example, gives another output at each call, or is scripted; the example
-            holds no image; the runtime is unknown, or `threads` is no whole number of at least 1.
+        SettingError: the network does not run on the example, gives another output at each call, holds no values, or is
+            scripted; the example holds no image; the runtime is unknown, `threads` is no whole number of at least 1, or `cache`
+            is a folder.
 
     >>> fast = optimize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.zeros(1, 3, 8, 8), measured=False)
     >>> [type(layer).__name__ for layer in fast.children()]
@@ -93,6 +95,8 @@ def optimize(
         raise SettingError(f"example has shape {tuple(example.shape)} and no image; give at least one, (N, C, H, W)")
     model = unscripted(model, "optimize")
     refuse_lazy(model)
+    refuse_meta(model)
+    store = TimeStore(default_store() if cache == "default" else cache) if measured else None
     twins, layout = _in_layout(model, example, channels_last)
     example = with_layout(example, layout)
     twins = with_other(twins, example)
@@ -101,17 +105,17 @@ def optimize(
     fast, parts, put_back = assemble(twins.base if whole or not measured else copied(twins.base), parts, twins)
     names = {part.name_of(layer): layer.form for part in parts for layer in part.layers if layer.lean}
     times: dict[str, dict[str, float]] = {}
-    if measured:
+    if store is not None:
         threads = threads or torch.get_num_threads()
         with threads_set(threads):
-            times = _measured(parts, example.device, runtime, threads, cache, progress)
+            times = _measured(parts, example.device, runtime, threads, store, progress)
             picked = names | {name: fastest(found) for name, found in times.items()}
             if picked != names:
                 tuned, right, _ = assemble(twins.base, parts, twins, picked)
                 if right == parts and _is_faster(tuned, fast, example, runtime, threads):
                     fast, names = tuned, picked
     adopt(fast, [module for module in fast.modules() if isinstance(module, ConvOp | LeanLinear)])
-    fast = fast.requires_grad_(False).eval()
+    fast = in_eval(fast.requires_grad_(False))
     choices = tuple(Choice(name, form, times.get(name, {})) for name, form in names.items())
     done = Optimized(choices, (*left, *put_back))
     set_record(fast, replace(get_record(fast), task=get_task(model), optimized=done))
@@ -138,12 +142,12 @@ def _own_outputs(model: nn.Module, example: Tensor) -> tuple[object, object | No
 def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Twins:
     """The network in the dtype of inference and in float64, each ready to run on `example`, with both in `layout`."""
     example = with_layout(example, layout)
-    base = to_layout(copied(model).eval(), layout)
+    base = to_layout(in_eval(copied(model)), layout)
     call = Call((example,))
     own = {tensor.dtype for tensor in (*base.parameters(), *base.buffers()) if tensor.is_floating_point()}
     output: object = None
     if example.is_floating_point() and len(own) == 1 and own != {example.dtype}:
-        converted = to_layout(copied(model).eval(), layout).to(example.dtype)
+        converted = to_layout(in_eval(copied(model)), layout).to(example.dtype)
         try:
             output, base = call.on(converted), converted
         except Exception:  # its code needs its own dtype
@@ -156,7 +160,7 @@ def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Tw
                 f"the network does not run on an example of {tuple(example.shape)}: {first_line(error)}"
             ) from error
     refuse_unsteady(base, difference(call.on(base), output), output)
-    exact = to_layout(copied(model).eval().double(), layout)
+    exact = to_layout(in_eval(copied(model)).double(), layout)
     exact_call = Call((example.double() if example.is_floating_point() else example,))
     try:
         truth = exact_call.on(exact)
@@ -168,11 +172,9 @@ def _twins(model: nn.Module, example: Tensor, layout: torch.memory_format) -> Tw
 
 
 def _measured(
-    parts: Sequence[Part], device: torch.device, runtime: str, threads: int, cache: Path | Literal["default"] | None,
-    progress: Progress | None,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+    parts: Sequence[Part], device: torch.device, runtime: str, threads: int, store: TimeStore, progress: Progress | None
+) -> dict[str, dict[str, float]]:
     """Milliseconds of every accepted form, for each layer that has several forms."""
-    store = TimeStore(default_store() if cache == "default" else cache)
     layers = [(part, layer) for part in parts for layer in part.layers if layer.lean]
     found = {}
     for index, (part, layer) in enumerate(layers):
@@ -181,7 +183,9 @@ def _measured(
         forms = {form: build for form, build in layer.forms.items() if form not in layer.refused}
         if len(forms) > 1 and layer.given is not None:
             given = torch.empty_like(layer.given, device=device)
-            found[part.name_of(layer)] = times_of(layer.module, forms, given, runtime, threads, store)
+            found[part.name_of(layer)] = times_of(
+                layer.module, forms, given, runtime, threads, store, bool(layer.norms)
+            )
     store.write()
     return found
 

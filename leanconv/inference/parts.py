@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leanconv.conversion.apply import swap
 from leanconv.core.errors import LeanconvWarning, SettingError, first_line
 from leanconv.core.layout import layout_of, with_layout
 from leanconv.core.operator import ConvOp
@@ -18,7 +19,8 @@ from leanconv.core.record import NotRewritten
 from leanconv.inference.graph import LAYERS, Call
 from leanconv.inference.rewrite import Differs, Part, mismatch, rewrite
 
-LARGER = ((33, 17), (32, 32), (0, 0))  # pixels added to height and width: no multiple of strides, one, and none
+# pixels added to height and width: no multiple of strides, one, one side only, and none
+LARGER = ((33, 17), (32, 32), (33, 0), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,34 @@ def with_other(twins: Twins, example: Tensor) -> Twins:
         twins: the network.
         example: the images of the first call.
     """
-    if example.dim() != 4 or not example.is_floating_point():
-        return twins
     network = twins.base if twins.exact_call is None else twins.exact
-    batch, channels, height, width = example.shape
-    random = torch.Generator().manual_seed(0)
-    for more in LARGER:
-        shape = (2 if batch == 1 else 1, channels, height + more[0], width + more[1])
-        images = torch.randn(shape, generator=random).to(example if twins.exact_call is None else example.double())
-        call = Call((with_layout(images, layout_of(network)),))
+    for shape in _other_shapes(example.shape):
         with suppress(Exception):  # the network's own code may raise anything
+            call = Call((with_layout(_like(example, shape, twins.exact_call is not None), layout_of(network)),))
             call.on(network)
             return replace(twins, other=call)
     return twins
+
+
+def _other_shapes(shape: Sequence[int]) -> Iterator[list[int]]:
+    """Shapes that differ in all of batch, height and width, then in some of them; of other inputs in the last sizes."""
+    if not shape:
+        return
+    batch = [2 if size == 1 else 1 for size in shape[:1]] + [*shape[1:]]
+    for start in ([*shape], batch) if len(shape) == 3 else (batch, [*shape]):  # three may be one image without a batch
+        for more in LARGER if len(shape) > 2 else LARGER[-1:]:
+            made = [*start[:-2], *(side + extra for side, extra in zip(start[-2:], more[-len(shape) :], strict=True))]
+            if made != [*shape]:
+                yield made
+
+
+def _like(example: Tensor, shape: Sequence[int], exact: bool) -> Tensor:
+    """Random values of this shape in the dtype of `example`; whole numbers lie between its smallest and its largest."""
+    random = torch.Generator().manual_seed(0)
+    if example.is_floating_point():
+        return torch.randn(shape, generator=random).to(example.double() if exact else example)
+    low, high = (0, 1) if example.dtype == torch.bool else (int(example.min()), int(example.max()))
+    return torch.randint(low, high + 1, shape, generator=random).to(example)
 
 
 @torch.no_grad()
@@ -153,20 +170,19 @@ def assemble(
         reason = _reason(made[""], twins)
         return (made[""], parts, []) if reason is None else (network, [], [NotRewritten("", reason)])
     before = {part.name: network.get_submodule(part.name) for part in parts}
-    for name, module in made.items():
-        network.set_submodule(name, module)
+    # by id, because the network's own code may call a module from a plain list, where its name does not lead
+    swap(network, {id(before[name]): module for name, module in made.items()})
     if not parts or _reason(network, twins) is None:
         return network, parts, []
-    for name, module in before.items():
-        network.set_submodule(name, module)
+    swap(network, {id(made[name]): module for name, module in before.items()})
     kept, left = [], []
     for part in parts:  # add the parts one by one, to find the wrong parts
-        network.set_submodule(part.name, made[part.name])
+        swap(network, {id(before[part.name]): made[part.name]})
         reason = _reason(network, twins)
         if reason is None:
             kept.append(part)
         else:
-            network.set_submodule(part.name, before[part.name])
+            swap(network, {id(made[part.name]): before[part.name]})
             left.append(NotRewritten(part.name, reason))
             _say(part.name, Differs(reason))
     return network, kept, left

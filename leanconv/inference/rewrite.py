@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from leanconv.core.affine import Affine, conv_of, folded, has_hooks
 from leanconv.core.errors import LeanconvError, SettingError, first_line
 from leanconv.core.layout import to_layout
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import ConvOp, Forms, LinearOp
 from leanconv.core.sharing import borrowed
 from leanconv.core.spec import ConvSpec
@@ -74,12 +75,12 @@ class Layer:
     def built(self, form: str, layout: torch.memory_format) -> nn.Module:
         """The layer in this form, in the dtype of inference."""
         if form == KEPT:
-            return self.reference().eval()
+            return in_eval(self.reference())
         return to_layout(self.exactly(form).to(self.dtype), layout)
 
     def exactly(self, form: str) -> nn.Module:
         """The layer in this form, in float64."""
-        return self.exact if form == KEPT else copy.deepcopy(self.forms[form]()).eval()
+        return self.exact if form == KEPT else in_eval(copy.deepcopy(self.forms[form]()))
 
     def holds(self, form: str, x: Tensor, layout: torch.memory_format) -> bool:
         """Whether this form computes what the layer computes on `x`: equal in float64, and as precise in the layer's dtype."""
@@ -273,7 +274,7 @@ def _layer(
     if isinstance(module, Branches):
         names = merged[target]
         convs: Any = [exact.get_submodule(name) for name in names]
-        wide = Branches(convs, [_norms(exact, taken.behind.get(name, ())) for name in names]).eval()
+        wide = in_eval(Branches(convs, [_norms(exact, taken.behind.get(name, ())) for name in names]))
         return Layer(target, module, [], wide.forms(), wide, lean=True)
     if has_hooks(module) or not (isinstance(module, ConvOp) or (is_plain_conv(module) and target in norms)):
         return None

@@ -17,6 +17,7 @@ from leanconv.conversion.check import check
 from leanconv.conversion.plan import plan
 from leanconv.core.count import count
 from leanconv.core.machine import describe_machine
+from leanconv.core.modes import in_eval
 from leanconv.models.create import create_model
 from leanconv.ops import METHODS
 
@@ -127,7 +128,7 @@ def _self_check() -> list[str]:
     """Convert a small network with every method; counts must agree with the formulas and a forward pass must work."""
     with torch.random.fork_rng(devices=[]):  # the user's random numbers stay as they are
         torch.default_generator.manual_seed(0)
-        return _checked_methods(create_model("resnet20").eval())
+        return _checked_methods(in_eval(create_model("resnet20")))
 
 
 def _checked_methods(model: nn.Module) -> list[str]:
@@ -136,7 +137,7 @@ def _checked_methods(model: nn.Module) -> list[str]:
     for method in METHODS:
         try:
             made = plan(model, method(), exclude="conv1")
-            lean = convert(model, made, "fit").eval()
+            lean = in_eval(convert(model, made, "fit"))
             check(lean)
             expected = count(model).params - made.params_dense() + made.params()
             with torch.no_grad():

@@ -19,6 +19,7 @@ from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.meta import InputSize, dry_run, on_meta, refuse_inference
+from leanconv.core.modes import in_training
 from leanconv.core.settings import check_choice, check_int
 from leanconv.core.wrappers import unwrapped
 from leanconv.search.importance import NEEDS_DATA, Batches, Criterion, channel_scores
@@ -29,7 +30,7 @@ from leanconv.search.work import Work as Work
 # In training mode with two images at least, because statistics of a batch need several values
 _RUNS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "": lambda twin, images: twin(images),
-    "in training mode, ": lambda twin, images: twin.train()(torch.cat([images, images])),
+    "in training mode, ": lambda twin, images: in_training(twin)(torch.cat([images, images])),
 }
 ROUNDED = 1.001  # the MACs of each layer are rounded
 STEPS = 30  # halvings of the share of channels that stay

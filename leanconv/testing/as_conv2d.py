@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from leanconv.conversion.apply import convert
 from leanconv.core.errors import LeanconvError
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.core.spec import ConvSpec
 from leanconv.testing.networks import close, image, lean_network, network, plan_for, require, still_norms
 from leanconv.testing.rules import EVERY, ONCE, SOME, rule
@@ -110,7 +111,7 @@ class Casts(nn.Module):
 @rule(ONCE)
 def serves_a_network_that_reads_dtype_and_device(method: Method, spec: ConvSpec) -> None:
     """The output is the same when such a network runs eagerly, traced, compiled and exported."""
-    model = Casts(spec).double().eval()
+    model = in_eval(Casts(spec).double())
     lean = convert(model, plan_for(model, method, spec))
     x = image(spec, dtype=torch.float32)
     convs: Any = lean.convs

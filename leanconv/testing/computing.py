@@ -15,6 +15,7 @@ from leanconv.core.affine import Affine
 from leanconv.core.count import count, count_macs
 from leanconv.core.errors import LeanconvWarning, first_line
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import ConvOp
 from leanconv.core.spec import ConvSpec
 from leanconv.deploy.compact import compact
@@ -103,7 +104,7 @@ def shares_only_among_layers_that_can(method: Method, spec: ConvSpec) -> None:
         other for other in dict.fromkeys(replace(spec, **change) for change in changes) if method.reject(other) is None
     ]
     torch.manual_seed(0)
-    model = Mixed(specs).double().eval()
+    model = in_eval(Mixed(specs).double())
     x = image(replace(spec, in_channels=max(other.in_channels for other in specs)), (9, 7))
     made = plan_for(model, method, replace(spec, in_channels=x.shape[1]), (9, 7))
     try:
@@ -141,7 +142,7 @@ def equals_the_dense_convolution_it_names(method: Method, spec: ConvSpec) -> Non
 @rule(EVERY)
 def forms_are_equal(method: Method, spec: ConvSpec) -> None:
     """Each inference form gives the operator's output, with and without a following normalisation layer."""
-    op, norm = (module.double().eval() for module in (method.build([spec])[0], nn.BatchNorm2d(spec.out_channels)))
+    op, norm = (in_eval(module.double()) for module in (method.build([spec])[0], nn.BatchNorm2d(spec.out_channels)))
     assert isinstance(op, ConvOp) and isinstance(norm, nn.BatchNorm2d)
     unsettle_(op)
     unsettle_(norm)

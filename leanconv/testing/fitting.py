@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from leanconv.conversion.apply import convert
 from leanconv.conversion.dense import to_dense
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.core.spec import ConvSpec
 from leanconv.testing.networks import close, image, is_linear, lean_network, network, plan_for, require
 from leanconv.testing.rules import EVERY, rule
@@ -137,7 +138,7 @@ def degenerate_limit_is_conv2d(method: Method, spec: ConvSpec) -> None:
         reason is None, f"degenerate() gives {limit.label()}, which rejects what {method.label()} accepts: {reason}"
     )
     conv = network(spec).convs[0]
-    modules = [module.double().eval() for module in limit.build([spec])]
+    modules = [in_eval(module.double()) for module in limit.build([spec])]
     with torch.no_grad():
         limit.fit_(modules, [conv])
     x = image(spec)

@@ -13,6 +13,7 @@ from leanconv.conversion.apply import convert
 from leanconv.conversion.plan import Plan, plan
 from leanconv.core.errors import first_line
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import LinearOp
 from leanconv.core.spec import ConvSpec
 from leanconv.testing.specs import LAYERS
@@ -43,7 +44,7 @@ class Mixed(nn.Module):
 def network(spec: ConvSpec, dtype: torch.dtype = torch.float64) -> Any:
     """Three dense convolutions of this spec, in eval mode, with the same weights each time."""
     torch.manual_seed(0)
-    return Parallel(spec).to(dtype).eval()
+    return in_eval(Parallel(spec).to(dtype))
 
 
 def plan_for(model: nn.Module, method: Method, spec: ConvSpec, size: tuple[int, int] = (8, 8)) -> Plan:

@@ -21,6 +21,7 @@ from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import settled, to_layout, with_layout
 from leanconv.core.meta import own_dtype
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import image_size, input_size_of
 from leanconv.core.paired import median_interval
 from leanconv.core.settings import check_int, check_weight
@@ -138,7 +139,7 @@ def measure_latency(
         x = drawn.to(device, own)
         images = with_layout(x, layout)
         if isinstance(model, nn.Module):
-            model = to_layout(copied(model).eval().to(device=device, dtype=own), layout)
+            model = to_layout(in_eval(copied(model)).to(device=device, dtype=own), layout)
             if channels_last:
                 images = settled(model, x)
             if compile:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.layout import is_channels_last, to_channels_last
+from leanconv.core.modes import in_eval, random_kept
 from leanconv.timing import runtimes
 from leanconv.timing.latency import time_interleaved
 from leanconv.timing.store import TimeStore, key_of
@@ -36,6 +37,7 @@ def remembered(
     return {build: value for build, value in store.times[key].items() if build in builds}
 
 
+@random_kept()
 def measure(builds: Builds, example: Tensor, runtime: str, threads: int) -> dict[str, float]:
     """Milliseconds for one call of each module on random values of `example`'s shape, interleaved.
 
@@ -73,7 +75,7 @@ def prepared(module: nn.Module, x: Tensor, runtime: str, threads: int) -> runtim
         runtime: one of `leanconv.timing.runtimes.RUNTIMES`.
         threads: CPU threads.
     """
-    module = copy.deepcopy(module).eval()
+    module = in_eval(copy.deepcopy(module))
     if runtime in runtimes.PACKAGES:
         module = _between(module, x)
     module = module.to(dtype=x.dtype)
@@ -82,13 +84,14 @@ def prepared(module: nn.Module, x: Tensor, runtime: str, threads: int) -> runtim
     return runtimes.prepare(runtime, module, x, threads)
 
 
+@random_kept()
 def _between(module: nn.Module, x: Tensor) -> nn.Module:
     """`module` between two cheap convolutions. A runtime with its own memory layout then has this layout around the layer,
     as in a network."""
     with torch.no_grad():
         out = module.double()(x[:1].double()).shape[1]
     before, after = (nn.Conv2d(c, c, 1, groups=c, bias=False, device=x.device) for c in (x.shape[1], out))
-    return nn.Sequential(before, module, after).eval()
+    return in_eval(nn.Sequential(before, module, after))
 
 
 def fastest(times: Mapping[str, float]) -> str:

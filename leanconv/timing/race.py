@@ -13,6 +13,7 @@ from leanconv.core import settings
 from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError, first_line
 from leanconv.core.layout import settled
+from leanconv.core.modes import in_eval
 from leanconv.timing import runtimes
 from leanconv.timing.busy import warn_if_busy
 from leanconv.timing.latency import Latency, threads_set, time_interleaved
@@ -168,7 +169,7 @@ class _Line:
     def _own(self, network: str, model: nn.Module) -> tuple[nn.Module, Tensor]:
         """A copy of `model`, which all runtimes and forms share, and the example in its layout."""
         if network not in self.copies:
-            own = copied(model).eval().to(device=self.example.device, dtype=self.example.dtype)
+            own = in_eval(copied(model)).to(device=self.example.device, dtype=self.example.dtype)
             example = settled(own, self.example)
             self.copies = {network: (own, example)}
         return self.copies[network]

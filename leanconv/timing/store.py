@@ -14,9 +14,10 @@ from leanconv.core.errors import LeanconvWarning, SettingError, first_line
 from leanconv.core.layout import is_channels_last
 from leanconv.core.machine import describe_cpu
 from leanconv.core.reading import parse_json
+from leanconv.core.settings import check_path
 from leanconv.timing.runtimes import software
 
-VERSION = 1  # of the file; a file of another version is read as empty
+VERSION = 2  # 1 had no norms behind the layers; a file of another version is read as empty
 
 
 class TimeStore:
@@ -27,11 +28,17 @@ class TimeStore:
     Args:
         path: the file; None keeps the times in memory only.
 
+    Raises:
+        SettingError: `path` is no path, or a folder.
+
     >>> TimeStore(None).times
     {}
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: str | Path | None) -> None:
+        path = None if path is None else check_path("cache", path)
+        if path is not None and path.is_dir():
+            raise SettingError(f"cache={str(path)!r} is a folder; give a file, such as {str(path / 'forms.json')!r}")
         self.path = path
         self.times = {} if path is None else _read(path)
 

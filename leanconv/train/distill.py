@@ -15,6 +15,7 @@ from leanconv.core.copying import copied
 from leanconv.core.errors import SettingError
 from leanconv.core.layout import to_channels_last
 from leanconv.core.meta import dry_run
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import get_task
 from leanconv.core.shown import first_names
 from leanconv.data import ImageData
@@ -135,7 +136,7 @@ class Distillation:
         check_float32(teacher)
         self.config = config
         self.digest = weights_digest(teacher)
-        self.network = copied(teacher).eval().requires_grad_(False)
+        self.network = in_eval(copied(teacher)).requires_grad_(False)
         if config.channels_last:
             to_channels_last(self.network)
         self.order = _order(teacher, data)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.core.meta import dry_run
+from leanconv.core.modes import in_training
 from leanconv.core.notes import get_base, get_task, set_task, task_of
 from leanconv.core.task import Task
 from leanconv.core.wrappers import unwrapped
@@ -104,7 +105,7 @@ def check_trains(model: nn.Module, input_size: tuple[int, int, int]) -> None:
         input_size: (channels, height, width).
     """
     try:
-        dry_run(model, input_size, lambda twin, images: logits_of(twin.train()(images)))
+        dry_run(model, input_size, lambda twin, images: logits_of(in_training(twin)(images)))
     except SettingError as error:
         raise SettingError(f"in training mode, {error}") from error
 

@@ -59,7 +59,7 @@ def test_it_computes_the_same(method: str, form: str, to: str, tmp_path: Path):
     model = lean(method)
     image = torch.rand(1, 3, 32, 32)
     found = lc.export(model, tmp_path / "net", to=to, form=form, images=[image])
-    assert found.compared == 5 and found.any_size and found.max_error is not None and found.max_error < 1e-4
+    assert found.compared >= 9 and found.any_size and found.max_error is not None and found.max_error < 1e-4
     assert found.unique_bytes == 4 * sum(p.numel() for p in model.parameters()) + sum(
         b.numel() * b.element_size() for b in model.buffers()
     )

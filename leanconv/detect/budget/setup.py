@@ -24,6 +24,7 @@ from leanconv.core.layout import to_channels_last
 from leanconv.core.machine import device_of
 from leanconv.core.meta import InputSize
 from leanconv.core.method import Method
+from leanconv.core.modes import in_eval
 from leanconv.detect.budget.photos import calibration_photos, input_size_of, usual_size
 from leanconv.detect.budget.recovery import DetectorRecovery, recover
 from leanconv.detect.classes import for_detector
@@ -186,7 +187,7 @@ def detector_of(target: Network) -> nn.Module:
     if any(plan_of(found.get_submodule(name)) is not None for name in ("backbone.network", "backbone.fpn")):
         raise SettingError(f"{network_name(target)} is lean already; give the trained dense detector")
     clear_head_(found)
-    return found.eval()
+    return in_eval(found)
 
 
 def recipe_for(target: Network, detector: nn.Module, config: DetectConfig | str | Path | None) -> DetectConfig:

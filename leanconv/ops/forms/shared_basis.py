@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from leanconv.core.affine import Affine, conv_of, foldable, folded
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import Forms
 from leanconv.ops.forms.kernels import MOST_COMPONENTS, BasisKernel, takes
 from leanconv.ops.forms.protocols import Factors
@@ -42,4 +43,4 @@ def _factors(op: Factors, affine: Affine | None, extra: int) -> nn.Module:
     second.weight = nn.Parameter(coefficients.detach().clone(), requires_grad=False)
     if bias is not None:
         second.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return nn.Sequential(conv_of(op.spec, components, shift), second.eval())
+    return nn.Sequential(conv_of(op.spec, components, shift), in_eval(second))

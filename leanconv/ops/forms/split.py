@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.affine import Affine, ChannelAffine, conv_of, foldable, folded
+from leanconv.core.modes import in_eval
 from leanconv.core.operator import Forms
 from leanconv.core.spec import ConvSpec
 from leanconv.ops.forms.kernels import usable
@@ -115,4 +116,4 @@ def _pointwise(conv: nn.Conv2d, affine: Affine, bias: bool = True) -> nn.Conv2d:
     if bias:
         assert shift is not None
         new.bias = nn.Parameter(shift.detach().clone(), requires_grad=False)
-    return new.eval()
+    return in_eval(new)
