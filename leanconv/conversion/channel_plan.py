@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from leanconv.conversion.apply import swap
 from leanconv.conversion.channels import ChannelSet, ranges, unranged
-from leanconv.core.copying import memory_of
 from leanconv.core.errors import FileError, SettingError
 from leanconv.core.reading import levels, one_line
 from leanconv.core.record import get_record, set_record
+from leanconv.core.storage import Memory, memory_of
 from leanconv.core.wrappers import unwrapped
 
 DEEPEST, MOST = 12, 5_000_000  # levels and values in the file of a channel plan
@@ -177,17 +177,17 @@ def _tied(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, list
     Raises:
         SettingError: one of them overlaps in memory with another tensor that is another part of it.
     """
-    same: dict[object, list[Tensor]] = {}
-    beside: dict[object, list[str]] = {}  # by storage
+    same: dict[Memory, list[Tensor]] = {}
+    beside: dict[int, list[str]] = {}  # by storage
     for name, tensor in tensors.items():
         held = memory_of(tensor)
         same.setdefault(held, []).append(tensor)
-        beside.setdefault(held[0] if isinstance(held, tuple) else held, []).append(name)
+        beside.setdefault(held.storage, []).append(name)
     found = {}
     for name in names:
         held = memory_of(tensors[name])
         found[name] = same[held]
-        for other in beside[held[0]] if isinstance(held, tuple) else ():
+        for other in beside[held.storage]:
             if memory_of(tensors[other]) != held and _overlap(tensors[name], tensors[other]):
                 raise SettingError(
                     f"{name!r} and {other!r} are different views of one memory, so no channel of {name!r} can be removed or "

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leanconv.conversion.labels import FIXED, Source, along, core_of, cut, everywhere, mapped, outputs_in, varying_dims
-from leanconv.core.copying import memory_of
 from leanconv.core.errors import SettingError
 from leanconv.core.shown import kind
+from leanconv.core.storage import Memory, memory_of
 
 INPUT = "it takes in what must stay in its order"
 Entry = Tensor | Source
@@ -49,7 +49,7 @@ class Couplings(TorchDispatchMode):
             if not isinstance(m, torch.jit.ScriptModule) and m._parameters.get("weight") is not None
         }
         self._shapes: dict[str, tuple[int, ...]] = {}
-        first: dict[object, Source] = {}  # tensors that are tied by their memory have one entry
+        first: dict[Memory, Source] = {}  # tensors that are tied by their memory have one entry
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             held = memory_of(tensor)
             if held in first:

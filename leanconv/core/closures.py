@@ -60,9 +60,7 @@ class _Rebinding:
         self.copies, self.detached = dict(copies), detached
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # so that an id is not given to another object
-        self.where: str | None = (
-            None  # the attribute, for messages; None for hooks, which often hold loggers and the like
-        )
+        self.where: str | None = None  # the attribute, for messages; hooks have none, as they often hold loggers
         self._cells: dict[int, types.CellType] = {}
         self._functions: dict[int, types.FunctionType] = {}
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from leanconv.core.closures import REGISTRIES, rebind_
 from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.storage import Memory, memory_of
 from leanconv.core.wrappers import unwrapped
 
 
@@ -57,7 +58,7 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
     """
     memo: dict[int, Any] = {}
     if how is not None:
-        data: dict[object, Tensor] = {}
+        data: dict[Memory, Tensor] = {}
         with torch.no_grad():
             for module in model.modules():
                 for parameter in module._parameters.values():
@@ -83,20 +84,6 @@ def copied(model: nn.Module, how: Callable[[Tensor], Tensor] | None = None) -> n
     if how is None:
         _keep_gradient_hooks(model, twin)
     return twin
-
-
-def memory_of(tensor: Tensor) -> object:
-    """What two tensors have in common that are tied by their memory: storage, offset, shape and strides.
-
-    >>> a = torch.zeros(2, 3)
-    >>> memory_of(a) == memory_of(a.view(2, 3)), memory_of(a) == memory_of(a.T)
-    (True, False)
-    """
-    try:
-        storage = tensor.untyped_storage()._cdata
-    except (RuntimeError, NotImplementedError, ValueError):  # sparse, lazy and the like
-        return id(tensor)
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _overlapping(model: nn.Module) -> list[nn.Parameter]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-def memory_of(tensor: Tensor) -> tuple[Any, ...]:
+class Memory(NamedTuple):
+    """A place in memory; `storage` names the whole that views have in common."""
+
+    device: torch.device
+    dtype: torch.dtype
+    storage: int
+    offset: int | torch.SymInt
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def memory_of(tensor: Tensor) -> Memory:
     """The place of a tensor in memory: equal for two tensors that are the same numbers, in the same order.
 
     A tensor without memory of its own, such as a sparse one, is equal to itself only.
@@ -17,12 +28,13 @@ def memory_of(tensor: Tensor) -> tuple[Any, ...]:
     >>> memory_of(a) == memory_of(a.view(4)), memory_of(a) == memory_of(a.view(2, 2)), memory_of(a) == memory_of(a.clone())
     (True, False, False)
     """
+    shape = tuple(tensor.shape)
     try:
         held = tensor.untyped_storage()
-        place = held.data_ptr() or held._cdata  # nothing is at address 0, such as on the meta device
-        return tensor.device, tensor.dtype, place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+        storage = held.data_ptr() or held._cdata  # nothing is at address 0, such as on the meta device
+        return Memory(tensor.device, tensor.dtype, storage, tensor.storage_offset(), shape, tensor.stride())
     except (RuntimeError, NotImplementedError, ValueError):  # sparse, lazy and the like
-        return (id(tensor),)
+        return Memory(tensor.device, tensor.dtype, -id(tensor), 0, shape, ())
 
 
 def tie_(model: nn.Module) -> None:
@@ -30,7 +42,7 @@ def tie_(model: nn.Module) -> None:
 
     Copies and conversions keep a parameter that has two names, and separate two parameters that share memory.
     """
-    first: dict[tuple[Any, ...], nn.Parameter] = {}
+    first: dict[Memory, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if type(parameter) is nn.Parameter:

@@ -10,9 +10,8 @@ import torch
 
 from leanconv.core.errors import first_line
 
-Guard = Callable[
-    [Sequence[int]], str | None
-]  # the shape of a batch -> what the graph asks of it and it is not; or None
+# From the shape of a batch to what the graph asks of it and it is not; None if it is all that
+Guard = Callable[[Sequence[int]], str | None]
 Pair = tuple[int, int]
 SIDES = (1, *sorted(2**power + more for power in range(1, 18) for more in (0, 1)))
 LARGEST = 2**24  # pixels of an image for which it is asked whether the graph covers it

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from leanconv.core.atomic import replacing
 from leanconv.core.errors import FileError
 from leanconv.core.state import versioned
+from leanconv.core.storage import memory_of
 from leanconv.train.checkpoint import ends_epoch, sha256_of, weights_of, written
 from leanconv.train.folder import RunFolder
 from leanconv.train.resume import check_weights
@@ -86,9 +87,8 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 def _with_shared(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A tensor for every name of the model's state; a name that shares its memory with a stored name gets this tensor."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    written = {_memory(state[name]): value for name, value in tensors.items() if name in state}
-    return {**{name: written[_memory(value)] for name, value in state.items() if _memory(value) in written}, **tensors}
-
-
-def _memory(value: Tensor) -> tuple[Any, ...]:
-    return value.device, value.data_ptr(), value.shape, value.stride(), *(() if value.numel() else (id(value),))
+    written = {memory_of(state[name]): value for name, value in tensors.items() if name in state}
+    return {
+        **{name: written[memory_of(value)] for name, value in state.items() if memory_of(value) in written},
+        **tensors,
+    }
