@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from leanconv.budget.space import Candidate
@@ -81,7 +82,9 @@ def converted(model: nn.Module, plan: Plan, batches: Sequence[Tensor] | None, re
         removed: the residual blocks that are removed first, see `without`.
     """
     base = without(model, removed, batches or ()) if removed else model
-    with warnings.catch_warnings():  # a method that ignores inputs is fitted to the weights, as for its score
+    # A method that ignores inputs is fitted to the weights, as for its score. A search without training may run within
+    # torch.inference_mode; its networks can be trained later all the same.
+    with warnings.catch_warnings(), torch.inference_mode(False):
         warnings.simplefilter("ignore", LeanconvWarning)
         if batches is None:
             return apply.convert(base, plan)

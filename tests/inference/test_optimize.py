@@ -199,7 +199,7 @@ def test_errors_name_the_way_out():
         quick(settled("resnet8"), torch.randn(1, 4, 8, 8))
     with pytest.raises(SettingError, match="did not come from optimize"):
         forms_chosen(settled("resnet8"))
-    with pytest.raises(SettingError, match="runtime='tpu' must be one of eager"):
+    with pytest.raises(SettingError, match="runtime='tpu' must be 'eager', 'compile'"):
         optimize(settled("spconv_resnet20"), torch.randn(1, 3, 8, 8), runtime="tpu", cache=None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leanconv.core.errors import LeanconvWarning
+from leanconv.core.errors import LeanconvWarning, SettingError
 from leanconv.timing import runtimes, store
 from leanconv.timing.store import TimeStore, key_of
 
@@ -50,6 +50,7 @@ def test_two_processes_keep_each_others_times(tmp_path):
 
 def test_times_that_cannot_be_kept_are_no_error(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "times.json", tmp_path):
-        with pytest.warns(LeanconvWarning, match="measured times are not kept"):
-            TimeStore(path).write()
+    with pytest.warns(LeanconvWarning, match="measured times are not kept"):
+        TimeStore(tmp_path / "file" / "times.json").write()
+    with pytest.raises(SettingError, match=r"is a folder; give a file, such as '.*forms\.json'"):
+        TimeStore(tmp_path)
