@@ -142,6 +142,8 @@ def bench(
 
 
 def _check_device(device: str) -> None:
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise SettingError(f"device={device!r} must be cpu or cuda")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SettingError(f"device={device!r}: torch finds no GPU here; take cpu")
 

@@ -50,6 +50,8 @@ def test_a_search_prints_json_and_leaves_a_network(call, saved, tmp_path, monkey
         (("--budget", "tmie=0.5"), ("unknown measure 'tmie'", "did you mean 'time'")),
         (("--budget", "macs=0.5", "--controls", "best"), ("controls='best' must be uniform, random",)),
         (("--budget", "macs=0.5", "--methods", "tied_blok"), ("tied_blok",)),
+        (("--budget", "macs=0.5", "--methods", "tied_block,tied_blok"), ("unknown", "'tied_blok'")),
+        (("--budget", "macs=0.5", "--minimise", "params"), ("without --max-drop does not use --minimise",)),
     ],
     ids=str,
 )  # fmt: skip
