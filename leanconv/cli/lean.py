@@ -24,10 +24,9 @@ from leanconv.cli.options import (
     Weights,
     Where,
 )
-from leanconv.cli.output import command_line, present, say
+from leanconv.cli.output import command_line, earlier_run, present, say
 from leanconv.cli.task_flags import check_trained, given_task, with_task_flags
 from leanconv.cli.train_flags import given_flags, with_flags
-from leanconv.core.errors import SettingError
 from leanconv.core.task_settings import TaskSettings
 
 
@@ -88,11 +87,12 @@ def lean(
         from leanconv.budget.search import lean as search
         from leanconv.cli.images import open_images
 
-        if pyramid:
-            raise SettingError(f"--pyramid is for detectors, and {target} holds none; leave it out")
+        flags.refuse_for_classifier(target, pyramid)
+        ended = earlier_run(out, resume, "rows")
         check_trained(target, "--weights, --pretrained or ", weights, pretrained)
         images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(target,))
         found = search(target, images, budget, out, recipe, task=TaskSettings(**task), **opening, **common)
+        ended()
         present(found, None, as_json)
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the search in {out}")

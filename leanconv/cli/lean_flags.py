@@ -65,3 +65,9 @@ def refuse_for_detector(target: str, given: Mapping[str, Any]) -> None:
     if unused is not None:
         flag = f"--{unused.replace('_', '-')}"
         raise SettingError(f"{target} holds a detector, and {flag} is for classifiers; leave it out")
+
+
+def refuse_for_classifier(target: str, pyramid: bool) -> None:
+    """Raise SettingError if a flag that is for detectors was given with a classifier."""
+    if pyramid:
+        raise SettingError(f"--pyramid is for detectors, and {target} holds none; leave it out")

@@ -135,7 +135,7 @@ def test_half_a_line_is_written_again(tmp_path):
 
 def test_another_search_in_the_folder_is_refused(whole, trained, data):
     _, folder = whole
-    with pytest.raises(SettingError, match="holds another run: budget"):
+    with pytest.raises(SettingError, match=r"holds a search for macs=0.6; you ask for macs=0.7; choose"):
         lc.lean(trained, data, "macs=0.7", folder, **options(recovery_epochs=1))
     with pytest.raises(SettingError, match="holds another run: weights"):
         lc.lean(Small(), data, "macs=0.6", folder, **options(recovery_epochs=1))
