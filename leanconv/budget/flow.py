@@ -12,18 +12,20 @@ import torch
 from leanconv.budget.controls import RANDOM, UNIFORM, random_choice, uniform_choice
 from leanconv.budget.costs import Costs
 from leanconv.budget.events import Say, Stage
+from leanconv.budget.limits import shown
 from leanconv.budget.narrowed import shares
 from leanconv.budget.networks import Made, make, make_by, make_ordinary
 from leanconv.budget.ordinary import NARROWER, ORDINARY, largest_share
 from leanconv.budget.prediction import sampled
 from leanconv.budget.setup import Setup
-from leanconv.budget.solver import reasons
+from leanconv.budget.solver import check_known, reasons
 from leanconv.budget.space import Candidate
 from leanconv.budget.stages import DENSE, Choice, Stages, narrower_stages
 from leanconv.budget.times import network_ms
 from leanconv.core.count import count
 from leanconv.core.errors import CheckError, SettingError
 
+MARGIN = 0.1  # how much less than its share of the least costs a network with fewer channels may cost
 FINAL_SECONDS = 10.0  # for the times of all networks together
 FILE_OF = {"onnxruntime": "onnx", "openvino": "openvino"}  # runtimes that read a file
 
@@ -95,9 +97,9 @@ class Flow:
         if self.setup.metric is not None:
             self.quality()  # a metric that does not work fails before the search
         costs, setup = self.dense.costs, self.setup
+        most = self.limits(costs)
         every = [self.dense, *self.narrower(costs)]
         frontier = best_points([point for stages in every for point in stages.frontier()])
-        most = setup.budget.most(costs.network) if setup.budget.limits else {}
         choice, lean = self.within_drop(every, most) if setup.budget.max_drop is not None else self.lean(every, most)
         networks = {"lean": lean} | self.controls(most, choice.solution.predicted)
         rows = self.verify(networks, costs)
@@ -109,6 +111,22 @@ class Flow:
         notes = [*self.notes, *dict.fromkeys(note for stages in every for note in stages.notes)]
         layers = layer_rows(choice, self.dense)
         return Found(networks, rows, layers, self.starts, frontier, self.achieved, notes, prediction, exported)
+
+    def limits(self, costs: Costs) -> dict[str, float]:
+        """The largest value of each limited measure; a limit that the dense network meets is noted.
+
+        Raises:
+            SettingError: the dense network's value is unknown, or no choice meets the limits, as far as this is known before
+                any fit.
+        """
+        budget, narrowed = self.setup.budget, self.setup.config.narrowed
+        check_known(costs, [limit.measure for limit in budget.limits])
+        most = budget.most(costs.network)
+        for limit in budget.limits:
+            if (dense := costs.network[limit.measure]) <= most[limit.measure]:
+                self.notes.append(f"the dense network meets {limit}: it has {shown(limit.measure, dense)}.")
+        self.dense.check_least(most, MARGIN * min(shares(budget, costs.network, narrowed)) if narrowed else 1.0)
+        return most
 
     def narrower(self, costs: Costs) -> list[Stages]:
         """The stages from networks with fewer channels; what cannot be done is noted."""
@@ -172,8 +190,12 @@ class Flow:
             else:
                 high = middle - 1
         if best is None:
+            unit = "percentage points" if self.setup.metric is None else "by your metric"
             nearest = f"the nearest loses {min(losses):.2f}" if losses else "there is no lean choice within the limits"
-            raise CheckError(f"no network loses at most {drop:g}; {nearest}; raise max_drop, or recovery_epochs")
+            raise CheckError(
+                f"no network loses at most {drop:g} {unit} on the validation part; {nearest}; raise --max-drop (max_drop=) or "
+                "--recovery-epochs (recovery_epochs=)"
+            )
         best[1].name = "lean"
         return best
 

@@ -21,6 +21,7 @@ MEASURES = tuple(SUFFIXES)
 EXAMPLES = {"time": "12ms", "macs": "60M", "params": "250k", "bytes": "1MB", "memory": "20MB"}
 DROP = "max_drop"
 EXAMPLE = "time=0.5, or for several limits time=0.5,params=0.25"
+MEANT = 1e3  # a count below this without a unit lacks its unit: no network is so small
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?|[+-]?\.\d+)\s*([A-Za-z]*)", re.IGNORECASE)
 
 
@@ -150,6 +151,11 @@ def _limit(measure: str, given: Any) -> Limit:
         raise SettingError(rule)
     if not suffix and number <= 1:
         return Limit(measure, number, relative=True)
+    if not suffix and suffix in suffixes and number < MEANT:
+        raise SettingError(
+            f"budget: {measure}={given} is neither a part (at most 1) nor has it a unit; "
+            f"write {measure}=0.5 or {measure}={example}"
+        )
     if suffix not in suffixes:
         raise SettingError(f"{rule}; its units are {', '.join(filter(None, suffixes))}")
     return Limit(measure, number * suffixes[suffix], relative=False)

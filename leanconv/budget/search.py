@@ -16,12 +16,13 @@ from leanconv.budget.classifier import prepared, teacher_of
 from leanconv.budget.config import EXECUTION, LeanConfig
 from leanconv.budget.controls import RANDOM, UNIFORM
 from leanconv.budget.flow import Flow, Found
-from leanconv.budget.limits import Budget
+from leanconv.budget.limits import Budget, Limit
 from leanconv.budget.networks import has_network
 from leanconv.budget.ordinary import ORDINARY
 from leanconv.budget.parts import Metric, Recovery, distil
 from leanconv.budget.result import LeanResult
 from leanconv.budget.setup import Control, Setup
+from leanconv.budget.solver import UnmetError
 from leanconv.budget.times import Cache
 from leanconv.conversion.plan import Include, Where
 from leanconv.core.atomic import write_json
@@ -36,11 +37,16 @@ from leanconv.experiment.where import where_of
 from leanconv.files.target import Network, as_text
 from leanconv.train.caller import undisturbed
 from leanconv.train.config import TrainConfig
-from leanconv.train.once import SUMMARY_FILE, finished, once
+from leanconv.train.once import SUMMARY_FILE, UNMET_FILE, finished, once
 from leanconv.train.optimizers import check_float32, check_trainable
 
 LEAN = "lean"
 FOLDER = re.compile(r"[A-Za-z0-9][\w .+-]*")  # a name of a control
+# What a search has in its folder until it knows whether its budget can be met
+LEAVES = (
+    "costs.json", "start.json", "frontier.json", "time.json", "choice.json", "dense.json", "fits.jsonl", "scores.jsonl",
+    "channels.safetensors", "fits", "networks", "narrowed-*", ".jobs",
+)  # fmt: skip
 SCORES = "rows"  # what a finished search has in its summary
 AnyResult = TypeVar("AnyResult", bound=LeanResult)
 
@@ -219,16 +225,31 @@ def _search(
     def work() -> dict[str, Any]:
         with undisturbed("cpu", alone=False):
             torch.manual_seed(setup.config.seed)
-            found.append(Flow(setup, folder, say, progress is True).run())
+            try:
+                found.append(Flow(setup, folder, say, progress is True).run())
+            except UnmetError as error:
+                write_json(folder / UNMET_FILE, {"error": str(error)})
+                raise
         return _summary(setup, identity, found[0], command)
 
-    summary = once(folder, identity, work, resume=resume, scores=SCORES, waiting=lambda: say(Waiting(folder)))
+    summary = once(
+        folder, identity, work, resume=resume, scores=SCORES, waiting=lambda: say(Waiting(folder)), asked=_asked, leaves=LEAVES
+    )  # fmt: skip
+    (folder / UNMET_FILE).unlink(missing_ok=True)
     lean, controls = _networks(setup, folder, summary, found[0] if found else None)
     result = kind(summary, lean, controls, folder)
     if found:
         write_json(folder / SUMMARY_FILE, summary)
         result.report(folder / "report.html")
     return result
+
+
+def _asked(identity: Mapping[str, Any]) -> str:
+    """The budget of a search as text; "" for what is no search."""
+    given = identity.get("budget")
+    if not isinstance(given, dict):
+        return ""
+    return str(Budget(tuple(Limit(**one) for one in given["limits"]), given["max_drop"]))
 
 
 def _networks(

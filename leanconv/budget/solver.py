@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from leanconv.budget.space import Candidate, Space
 from leanconv.core.errors import RunError, SettingError
 
 PERMITTED = 1e-9  # part of a limit that rounding may exceed
+LEAST = 1e-5  # of the largest stretched limit; the solver takes far smaller coefficients for 0
 LARGEST = 1e4  # to which the largest score is scaled for the solver
 SECONDS = 60.0  # for one solution
 STOPPED = 1  # scipy's status at the limit of time
@@ -33,6 +34,10 @@ class Solution:
     chosen: tuple[Candidate, ...]
     score: float
     predicted: dict[str, float]
+
+
+class UnmetError(SettingError):
+    """A budget that no choice meets."""
 
 
 class Problem:
@@ -68,28 +73,33 @@ class Problem:
             most: the largest value of each limited measure, in its unit.
 
         Raises:
-            SettingError: no choice meets all limits; the error names the nearest limits that can be met.
+            UnmetError: no choice meets all limits; the error names the nearest limits that can be met.
             RunError: the solver found none in `SECONDS`.
         """
-        self._check(most)
+        check_known(self.costs, most)
         found = self._milp(self.scores, most)
         if found is None:
-            nearest = self.nearest(most)
-            said = ",".join(f"{name}={shown(name, value)}" for name, value in nearest.items())
-            ceil = {name: math.ceil(value / self.costs.dense[name] * 1000) / 1000 for name, value in nearest.items()}
-            parts = ",".join(f"{name}={part:g}" for name, part in ceil.items())  # rounded up, so that it can be met
-            asked = ",".join(f"{name}={shown(name, value)}" for name, value in most.items())
-            late = self.costs.unmeasured if "time" in most else 0
-            more = f"; {late} candidates were not timed, so more measure_minutes may help" if late else ""
-            raise SettingError(
-                f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said}){more}"
-            )
+            raise self.unmet(most, self.nearest(most))
         return found
+
+    def unmet(self, most: Mapping[str, float], nearest: Mapping[str, float]) -> UnmetError:
+        """The error for limits that no choice meets; it names the values `nearest` that can be met."""
+        said = ",".join(f"{name}={shown(name, value)}" for name, value in nearest.items())
+        ceil = {name: math.ceil(value / self.costs.dense[name] * 1000) / 1000 for name, value in nearest.items()}
+        parts = ",".join(f"{name}={part:g}" for name, part in ceil.items())  # rounded up, so that it can be met
+        asked = ",".join(f"{name}={shown(name, value)}" for name, value in most.items())
+        late = self.costs.unmeasured if "time" in most else 0
+        more = f"; {late} candidates were not timed, so more measure_minutes may help" if late else ""
+        return UnmetError(
+            f"no choice of candidates meets {asked}; the nearest that can be met is {parts} ({said}){more}"
+        )
 
     def nearest(self, most: Mapping[str, float]) -> dict[str, float]:
         """The values that the measures in `most` have if all limits are multiplied by the smallest factor that can be met."""
         found = self._milp(np.zeros(len(self.candidates)), {}, most)
-        assert found is not None
+        if found is None:
+            dense = ",".join(f"{name}={shown(name, self.costs.dense[name])}" for name in most)
+            raise UnmetError(f"no choice of candidates can be found for this budget; the dense network has {dense}")
         return {name: found.predicted[name] for name in most}
 
     def frontier(self, measure: str, points: int, within: Mapping[str, float] = {}) -> list[Solution]:
@@ -103,7 +113,7 @@ class Problem:
         Raises:
             SettingError: no choice meets `within`.
         """
-        self._check({measure: 0.0})
+        check_known(self.costs, [measure])
         dense = self.solve({**within, measure: self.costs.network[measure]}).predicted[measure]
         least = self.least(measure, within)
         found: dict[tuple[str, ...], Solution] = {}
@@ -124,14 +134,6 @@ class Problem:
         assert found is not None
         return found.predicted[measure] * (1 + 1e-6)
 
-    def _check(self, most: Mapping[str, float]) -> None:
-        for measure in most:
-            if measure not in self.costs.network:
-                way = "the network cannot be traced" if measure == "memory" else "it was not measured"
-                raise SettingError(
-                    f"budget: {measure} of this network is unknown, because {way}; limit another measure"
-                )
-
     def _milp(
         self, scores: np.ndarray, most: Mapping[str, float], stretched: Mapping[str, float] = {}
     ) -> Solution | None:
@@ -149,11 +151,14 @@ class Problem:
         n = len(self.candidates)
         rows = [np.append(row, [0.0, 0.0]) for row in self.cover]
         low, high = [1.0] * len(rows), [1.0] * len(rows)
+        largest_limit = max((limit / self.costs.network[name] for name, limit in stretched.items()), default=1.0)
         for limits, stretch in ((most, False), (stretched, True)):
             for measure, limit in limits.items():
                 row, constant = self._row(measure)
                 scale = self.costs.network[measure]
                 allowed = limit / scale * (1 + PERMITTED)
+                if stretch:  # only the ratios of these limits matter
+                    allowed = max(allowed / largest_limit, LEAST)
                 # x part + constant <= allowed, or x part + constant - factor * allowed <= 0
                 rows.append(np.append(row / scale, -allowed if stretch else 0.0))
                 low.append(-np.inf)
@@ -200,6 +205,14 @@ class Problem:
     def _untimed(self) -> np.ndarray:
         """Which candidates have no time."""
         return np.array([self.costs.by_key[one.key].time is None for one in self.candidates])
+
+
+def check_known(costs: Costs, measures: Iterable[str]) -> None:
+    """Raise SettingError if the network's value of a measure is unknown."""
+    for measure in measures:
+        if measure not in costs.network:
+            way = "the network cannot be traced" if measure == "memory" else "it was not measured"
+            raise SettingError(f"budget: {measure} of this network is unknown, because {way}; limit another measure")
 
 
 def reasons(space: Space, costs: Costs, scores: Mapping[str, float], chosen: Sequence[Candidate]) -> dict[str, str]:

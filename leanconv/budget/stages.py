@@ -28,6 +28,7 @@ from leanconv.experiment.where import where_of
 from leanconv.train.once import read_json
 
 DENSE = "dense"
+COUNTED = ("params", "macs", "bytes")  # measures that are known without a fit or a measurement
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,26 @@ class Stages:
             return costs
         ms = measured_ms(setup, self._dense, setup.start) if setup.timed else 0.0
         return costs.of_narrower(self._dense.network, ms)
+
+    def check_least(self, most: Mapping[str, float], share: float) -> None:
+        """Raise an error before any fit if no choice of all candidates meets the limits on `COUNTED` measures.
+
+        Args:
+            most: the limits.
+            share: the part of the costs of these choices that choices from other networks may have.
+
+        Raises:
+            UnmetError: no choice meets the limits.
+        """
+        counted = {name: limit for name, limit in most.items() if name in COUNTED}
+        if not counted:
+            return
+        every = not self.setup.timed  # else a candidate without a time is never chosen
+        space = self.setup.space.only(key for key, cost in self.costs.by_key.items() if every or cost.time is not None)
+        problem = Problem(space, self.costs, dict.fromkeys((one.key for one in space.lean), 0.0))
+        nearest = problem.nearest(counted)
+        if share * max(nearest[name] / limit for name, limit in counted.items()) > 1 + 1e-6:
+            raise problem.unmet(counted, nearest)
 
     @cached_property
     def space(self) -> Space:

@@ -72,7 +72,7 @@ app = typer.Typer(
 )
 for verb, (function, example) in VERBS.items():
     app.command(verb, epilog=f"Example: leanconv {example}")(function)
-app.add_typer(detect, name="detect", help="Detectors on dense and lean backbones: train, eval, predict.")
+app.add_typer(detect, name="detect", help="Detectors on dense and lean backbones: shapes, train, eval, predict.")
 
 
 def _version(asked: bool) -> None:
@@ -113,9 +113,29 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if debug:
             raise
+        if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+            _fail(f"{error.filename} cannot be a folder: a file has this name; choose another place")
+            sys.exit(2)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _fail(f"{what}; check the path, its permissions and the space left")
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _of_memory(error):
+            raise
+        _fail(
+            "the images and the network do not fit into memory; give a smaller --image-size or --batch-size, where there is one"
+        )
+        sys.exit(2)
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether Python or torch had too little memory, on the CPU or on a GPU."""
+    lacking = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(one in str(error) for one in lacking)
+    )
 
 
 def _open_streams() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from leanconv.cli.options import Data, DataRoot, Download, Json, MaxPixels, OnBad, State, TestSplit, Trained, Weights
 from leanconv.cli.output import say, show, show_json
-from leanconv.cli.task_flags import opened, with_task_flags
+from leanconv.cli.task_flags import check_trained, opened, with_task_flags
 
 
 @partial(with_task_flags, leave_out=("image_size",))
@@ -49,9 +49,12 @@ def evaluate(
     from leanconv.deploy.opened import is_exported, open_exported
     from leanconv.experiment.fit import evaluate
 
+    exported = is_exported(folder)
+    if not exported:
+        check_trained(folder, "--weights or ", weights)
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(folder,))
     told = any(value is not None for value in settings.values())
-    if is_exported(folder):
+    if exported:
         model = open_exported(folder)
     else:
         model = opened(folder, weights, state, settings | {"image_size": image_size if told else None})

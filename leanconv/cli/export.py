@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from leanconv.cli.options import Json, Pretrained, Seed, Size, State, Target, Weights, input_size
+from leanconv.cli.options import Json, Pretrained, Seed, Size, State, Target, Weights, formats_of, input_size
 from leanconv.cli.output import show, show_json
 from leanconv.cli.task_flags import opened, with_task_flags
 
@@ -59,6 +59,7 @@ def export(
     from leanconv.deploy.export import export as write
     from leanconv.deploy.images import image_tensors
 
+    kinds = formats_of(to)
     torch.manual_seed(seed)
     model = in_eval(opened(target, weights, state, settings, pretrained=pretrained))
     shape = input_size(size) or input_size_of(model)
@@ -71,8 +72,7 @@ def export(
     name = Path(target).expanduser().resolve().name if Path(target).expanduser().is_dir() else target.split("(")[0]
     stem = name.replace("/", "_")
     found = [
-        write(model, out / stem, to=kind.strip(), form=form, example=torch.randn(2, *shape), images=seen)
-        for kind in to.split(",")
+        write(model, out / stem, to=kind, form=form, example=torch.randn(2, *shape), images=seen) for kind in kinds
     ]
     if as_json:
         show_json({"target": target, "form": form, "files": [exported.to_json() for exported in found]})

@@ -13,6 +13,7 @@ from leanconv.cli.options import (
     FasterOnly,
     Include,
     Json,
+    Latency,
     Method,
     Pretrained,
     Report,
@@ -21,8 +22,9 @@ from leanconv.cli.options import (
     Vectors,
     Where,
     input_size,
+    refuse,
 )
-from leanconv.cli.output import command_line, measuring, present
+from leanconv.cli.output import command_line, measuring, present, say
 from leanconv.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -37,14 +39,9 @@ def inspect(
     include: Include = None,
     align: Vectors = None,
     size: Size = None,
-    latency: Annotated[
-        bool,
-        typer.Option(
-            "--latency", help="Measure each layer dense and lean on this machine, and predict the time of the network."
-        ),
-    ] = False,
+    latency: Latency = False,
     faster_only: FasterOnly = False,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in each measured call.")] = 1,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images in each measured call. [1]")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: torch's.")] = None,
     runtime: Annotated[
         str | None,
@@ -80,15 +77,20 @@ def inspect(
         raise SettingError(
             f"--ratios needs the feature maps of a trained network: take a folder, or {target} with --pretrained"
         )
+    refuse("inspect without --latency", {"--batch": batch, "--threads": threads}, not (latency or faster_only))
     real = latency or ratios is not None
     model = open_target(target, pretrained=pretrained and ratios is not None) if real else open_without_weights(target)
     seen = None if ratios is None else _images(model, target, ratios, data_root)
     found = look_at(
         model, asked, where=where or "*", exclude=exclude or (), include=include or (), align=align,
-        input_size=input_size(size), latency=latency, faster_only=faster_only, batch=batch, threads=threads,
+        input_size=input_size(size), latency=latency, faster_only=faster_only, batch=batch or 1, threads=threads,
         runtime=runtime, images=seen, name=target, progress=measuring, command=command_line(),
     )  # fmt: skip
     present(found, report, as_json)
+    if method == "dense" and not is_saved(target):
+        say(
+            'leanconv: add --method, such as --method "tied_block(blocks=2)", to see each layer; `leanconv --help` has examples'
+        )
 
 
 def _images(model: nn.Module, target: str, data: str, data_root: Path | None) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from leanconv.budget.config import LeanConfig
-from leanconv.budget.limits import Budget
 from leanconv.cli import lean_flags as flags
 from leanconv.cli.options import (
     Data,
@@ -25,10 +24,9 @@ from leanconv.cli.options import (
     Weights,
     Where,
 )
-from leanconv.cli.output import command_line, present, say
-from leanconv.cli.task_flags import given_task, with_task_flags
+from leanconv.cli.output import command_line, earlier_run, present, say
+from leanconv.cli.task_flags import check_trained, given_task, with_task_flags
 from leanconv.cli.train_flags import given_flags, with_flags
-from leanconv.core.errors import SettingError
 from leanconv.core.task_settings import TaskSettings
 
 
@@ -68,13 +66,13 @@ def lean(
     """
     from leanconv.detect.files import holds_detector
 
-    budget = Budget.of(",".join([*(budgets or []), *([] if max_drop is None else [f"max_drop={max_drop}"])]))
+    budget = flags.budget_of(budgets, max_drop, settings["minimise"])
     opening: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "state": state}
     task = given_task({name: settings.pop(name, None) for name in TaskSettings.settings()})
     common: dict[str, Any] = {
-        "methods": methods or (), "where": where or (), "exclude": exclude or (), "include": include, "resume": resume,
-        "controls": [] if controls in ("", "none") else controls.split(","), "command": command_line(portable=True),
-        **given_flags(LeanConfig, settings),
+        "methods": flags.methods_of(methods), "where": where or (), "exclude": exclude or (), "include": include,
+        "resume": resume, "controls": [] if controls in ("", "none") else controls.split(","),
+        "command": command_line(portable=True), **given_flags(LeanConfig, settings),
     }  # fmt: skip
     try:
         if holds_detector(target):
@@ -89,10 +87,12 @@ def lean(
         from leanconv.budget.search import lean as search
         from leanconv.cli.images import open_images
 
-        if pyramid:
-            raise SettingError(f"--pyramid is for detectors, and {target} holds none; leave it out")
+        flags.refuse_for_classifier(target, pyramid)
+        ended = earlier_run(out, resume, "rows")
+        check_trained(target, "--weights, --pretrained or ", weights, pretrained)
         images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(target,))
         found = search(target, images, budget, out, recipe, task=TaskSettings(**task), **opening, **common)
+        ended()
         present(found, None, as_json)
     except KeyboardInterrupt:
         say(f"interrupted; add --resume to continue the search in {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -46,7 +47,7 @@ Criterion = Annotated[
     str,
     typer.Option(
         "--criterion",
-        help="Which channels to remove first: least magnitude, taylor, activation or reconstruction; or random.",
+        help="Channels to remove: of least magnitude, taylor, activation or reconstruction; at random; or all but the first.",
     ),
 ]
 Allocate = Annotated[
@@ -163,6 +164,12 @@ On = Annotated[
         help="Make each run a job of a cluster: ray, \"ray(gpus=1)\" or \"slurm(partition='gpu')\". Default: here.",
     ),
 ]  # fmt: skip
+Latency = Annotated[
+    bool,
+    typer.Option(
+        "--latency", help="Measure each layer dense and lean on this machine, and predict the time of the network."
+    ),
+]
 FasterOnly = Annotated[
     bool, typer.Option("--faster-only", help="Keep groups dense that are slower lean on this machine.")
 ]
@@ -194,6 +201,24 @@ def input_size(text: str | None) -> InputSize | None:
     if min(channels, height, width) < 1:
         raise SettingError(f"--input-size {text!r} must be three numbers of at least 1: 3,224,224")
     return channels, height, width
+
+
+def formats_of(text: str) -> list[str]:
+    """The formats of --to.
+
+    Raises:
+        SettingError: a format is unknown, or its packages are missing; nothing is written then.
+    """
+    from leanconv.deploy.formats import FORMATS
+
+    kinds = [kind.strip() for kind in text.split(",")]
+    for kind in kinds:
+        if kind not in FORMATS:
+            raise SettingError(f"--to {kind!r} must be one of {', '.join(FORMATS)}")
+        missing = [name for name in FORMATS[kind].packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise SettingError(f"{kind} needs {', '.join(missing)}; pip install 'leanconv[{kind}]'")
+    return kinds
 
 
 def new_network(out: Path) -> None:

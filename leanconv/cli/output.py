@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,24 @@ def present(result: Result, report: Path | None, as_json: bool) -> None:
         show_json(result.to_json())
     else:
         show(*result.tables(), *result.sentences())
+
+
+def earlier_run(out: Path, resume: bool, key: str = "test") -> Callable[[], None]:
+    """Say that --resume finds no run in `out`. What is returned says at the end that the run was finished before.
+
+    Args:
+        out: the folder of the run.
+        resume: --resume was given.
+        key: what a finished run has in its summary.
+
+    >>> earlier_run(Path("missing"), False)()
+    """
+    from leanconv.train.once import RUN_FILE, finished
+
+    if resume and not (out / RUN_FILE).exists():
+        say(f"leanconv: --resume: {out} holds no run, so this one starts anew")
+    earlier = finished(out, key) is not None
+    return lambda: say(f"leanconv: {out} was finished earlier; nothing was trained") if earlier else None
 
 
 def measuring(done: int, total: int) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from leanconv.cli.options import Json, MaxPixels, Target
 from leanconv.cli.output import show, show_json
+from leanconv.cli.task_flags import check_trained
 
 
 def predict(
@@ -50,6 +51,8 @@ def predict(
     exported = is_exported(target)
     if exported and backend != "pytorch":
         raise SettingError(f"--backend {backend}: the file {target} has its own runtime; leave --backend out")
+    if not exported:
+        check_trained(target, "")
     model = open_exported(target) if exported else open_target(target)
     task = task_of(model)
     if labels is not None:

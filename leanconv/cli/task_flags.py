@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanconv.cli.train_flags import given_flags, with_flags
+from leanconv.core.errors import SettingError
 from leanconv.core.task_settings import TaskSettings, class_names
 
 if TYPE_CHECKING:
@@ -21,6 +22,24 @@ def given_task(settings: dict[str, Any]) -> dict[str, Any]:
     names = own.pop("classes", None)
     found = given_flags(TaskSettings, own)
     return found if names is None else {"classes": class_names(names), **found}
+
+
+def check_trained(target: str, flags: str, *given: object) -> None:
+    """Raise SettingError if the weights of `target` are random: a network by name, without a source of weights.
+
+    Args:
+        target: the network.
+        flags: the flags that give weights, for the message.
+        given: their values.
+
+    >>> check_trained("resnet8", "--weights or ", Path("my.pth"))
+    """
+    from leanconv.files.target import is_saved, open_without_weights
+
+    if is_saved(target) or any(given):
+        return
+    open_without_weights(target)  # a wrong name has an error of its own
+    raise SettingError(f"{target} has random weights; give {flags}the folder of a trained network")
 
 
 def opened(

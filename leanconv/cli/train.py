@@ -28,7 +28,7 @@ from leanconv.cli.options import (
     Weights,
     Where,
 )
-from leanconv.cli.output import command_line, say, show, show_json, write_page
+from leanconv.cli.output import command_line, earlier_run, say, show, show_json, write_page
 from leanconv.cli.task_flags import given_task, with_task_flags
 from leanconv.cli.train_flags import Device, Devices, Loggers, Recipe, settings_of, with_train_flags
 from leanconv.core.processes import leads
@@ -78,6 +78,7 @@ def train(
 
     task = given_task({name: settings.pop(name, None) for name in ("classes", "mean", "std", "like")})
     images = open_images(data, data_root, download, on_bad, max_pixels, test_split, networks=(target, teacher))
+    ended = earlier_run(out, resume)
     try:
         run = fit(
             target, images, recipe, out, method=method, where=where or (),
@@ -91,6 +92,7 @@ def train(
         raise
     if not leads():
         return
+    ended()
     write_page(run.page(command_line()), out / "report.html")
     if as_json:
         show_json(run.to_json())

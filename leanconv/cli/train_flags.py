@@ -29,7 +29,7 @@ Recipe = Annotated[
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
-    typer.Option("--device", help="The device of the training; auto takes a GPU if there is one."),
+    typer.Option("--device", help="The device of the computation; auto takes a GPU if there is one."),
 ]
 Devices = Annotated[
     int | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -233,9 +234,13 @@ def _replace_last_linear_(model: nn.Module, name: str, num_classes: int) -> None
 
 
 def _unknown(name: str, known: list[str], first: list[str] | None = None) -> SettingError:
+    if os.path.isfile(name):
+        return SettingError(f"{name} is a file; give its folder")
     elsewhere = "/" in name and not name.startswith(("timm/", "torchvision/"))
     close = first or ([] if elsewhere else difflib.get_close_matches(name, known, n=4))
     hint = f"did you mean {', '.join(close)}?" if close else "try timm/<name> or torchvision/<name>."
+    if elsewhere:
+        return SettingError(f"no folder {name}, and no network of this name; `leanconv models` lists the networks")
     return SettingError(f"unknown network {name!r}; {hint} `leanconv models` lists them")
 
 

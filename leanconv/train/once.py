@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ SPLIT, SIZE, SCRATCH, THREADS = "split", "network_size", "scratch", "timed_threa
 # What the identity of an older run or search lacks
 LATER = (CLASS_NAMES, FINGERPRINT, NORMALISATION, OBJECTS, BUILT, CODE, SPLIT, SIZE, SCRATCH, THREADS)
 FILES = (RUN_FILE, SUMMARY_FILE, "model.safetensors", "plan.json", "report.html")  # the files that a run writes here
+UNMET_FILE = "unmet.json"  # a search whose budget cannot be met leaves it: another search may take the folder
 FIRST_FILES = (RUN_FILE, "config.yaml", "env.json")  # what it writes before its first step
 
 
@@ -41,6 +43,8 @@ def once(
     resume: bool,
     scores: str,
     waiting: Callable[[], None] = lambda: None,
+    asked: Callable[[dict[str, Any]], str] = lambda identity: "",
+    leaves: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The summary of the run in `folder`: from its file if it is finished, otherwise from `work`, which runs alone there.
 
@@ -51,6 +55,9 @@ def once(
         resume: continue an unfinished run.
         scores: the key of a finished run's summary that its last evaluation adds.
         waiting: called if another process works in the folder.
+        asked: the budget of a search by its identity, for the error about another search; "" for others.
+        leaves: patterns of files and folders of an unfinished run. They are removed for another run, if the first one ended
+            because its budget cannot be met.
 
     Raises:
         SettingError: the folder holds another run, or an unfinished run and `resume` is not set; or `work` refuses its
@@ -63,12 +70,13 @@ def once(
     with _alone(folder, waiting):
         if leads():
             remove_leftovers(folder, FILES)
-            _check_folder(folder, identity)
+            _free(folder, identity, leaves)
+            _check_folder(folder, identity, asked)
         summary = finished(folder, scores)
         if summary is not None:
             return summary
         if leads():
-            if (folder / RUN_FILE).exists() and not resume:
+            if (folder / RUN_FILE).exists() and not resume and not (folder / UNMET_FILE).exists():
                 raise SettingError(f"{folder} holds this run, unfinished; add --resume (resume=True) to continue it")
             write_json(folder / RUN_FILE, identity)
         try:
@@ -87,10 +95,25 @@ def _forget(folder: Path) -> None:
             path.unlink()
 
 
-def _check_folder(folder: Path, identity: dict[str, Any]) -> None:
+def _free(folder: Path, identity: dict[str, Any], leaves: tuple[str, ...]) -> None:
+    """Remove what a search left whose budget cannot be met, if `identity` is another one."""
+    known = (folder / UNMET_FILE).exists() and (folder / RUN_FILE).exists()
+    if not known or not difference(read_json(folder / RUN_FILE), identity):
+        return
+    for path in [path for pattern in (*FIRST_FILES, UNMET_FILE, *leaves) for path in folder.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _check_folder(folder: Path, identity: dict[str, Any], asked: Callable[[dict[str, Any]], str]) -> None:
     """Raise SettingError if `folder` holds another run, or other files."""
     if (folder / RUN_FILE).exists():
-        differs = difference(read_json(folder / RUN_FILE), identity)
+        found = read_json(folder / RUN_FILE)
+        differs = difference(found, identity)
+        there, here = asked(found), asked(identity)
+        if differs and there and here and there != here:
+            raise SettingError(
+                f"{folder} holds a search for {there}; you ask for {here}; choose another folder with --out (out=)"
+            )
         if differs:
             raise SettingError(f"{folder} holds another run: {differs}; choose another folder with --out (out=)")
     elif folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):

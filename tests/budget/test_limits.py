@@ -45,6 +45,8 @@ def test_a_mapping_says_the_same_as_a_text():
         ("time=0", "a part of the dense network above 0 and at most 1, or a value such as 12ms"),
         ("time=-0.5", "above 0"),
         ("time=12", "a value such as 12ms; its units are ms, us, s"),
+        ("macs=2", r"macs=2 is neither a part \(at most 1\) nor has it a unit; write macs=0.5 or macs=60M"),
+        ({"params": 1.5}, "params=1.5 is neither a part"),
         ("macs=60MB", "a value such as 60M; its units are k, M, G"),
         ("params=lots", "params='lots' must be a part"),
         ({"macs": True}, "macs=True must be a part"),

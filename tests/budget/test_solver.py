@@ -102,6 +102,14 @@ def test_an_error_names_the_nearest_budget_that_can_be_met():
         found.least("macs", {"params": 1.0})
 
 
+@pytest.mark.parametrize("most", [{"macs": 2e-9}, {"time": 1e-12}, {"macs": 1e-12, "params": 100.0}], ids=str)
+def test_a_budget_that_is_far_too_small_names_the_nearest(most):
+    with pytest.raises(
+        SettingError, match=r"no choice of candidates meets .*; the nearest that can be met is \w+=0\.\d+"
+    ):
+        problem(0).solve(most)
+
+
 def test_a_frontier_falls_from_dense_to_the_leanest_choice():
     found = problem(1)
     points = found.frontier("macs", 5)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+import leanconv as lc
 from leanconv.cli import app
 from leanconv.cli.app import VERBS
 from leanconv.cli.detect.flags import UNUSED
@@ -125,6 +126,15 @@ def test_the_size_of_the_images_decides_on_the_recipe(size: Any, given: dict[str
         (("train", "resnet8", "--out", "x", "-m", "tied_block(blocks=5)"), ("converts none",)),
         (("train", "resnet21", "--out", "x"), ("unknown network",)),
         (("eval", "nowhere"), ("nowhere",)),
+        (("eval", "resnet8"), ("resnet8 has random weights; give --weights or the folder",)),
+        (("predict", "resnet8", "photos"), ("resnet8 has random weights; give the folder",)),
+        (("lean", "resnet8", "--budget", "macs=0.5", "-o", "x"), ("give --weights, --pretrained or the folder",)),
+        (("inspect", "runs/nix"), ("no folder runs/nix, and no network of this name",)),
+        (("inspect", __file__), ("is a file; give its folder",)),
+        (("inspect", "resnet8", "--batch", "4"), ("without --latency does not use --batch",)),
+        (("bench", "resnet8", "--device", "tpu"), ("device='tpu' cannot be timed; use 'cpu' or 'cuda'",)),
+        (("export", "resnet8", "--to", "state-dict,foo", "-o", "x"), ("--to 'foo' must be one of",)),
+        (("train", "resnet8", "-o", __file__), ("cannot be a folder: a file has this name",)),
         (("compare", "resnet8", "--methods", "dense,dense"), ("given twice",)),
         (("compare", "resnet8", "--methods", "dense", "--data", "cifar10", "--data-root", "no"), ("--download",)),
     ],
@@ -139,6 +149,12 @@ def test_bad_input_is_one_line_and_2(
     assert answer.out == ""
     assert one_line(answer, *words), answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_one_line_with_the_flags(call: Callable, tmp_path: Path) -> None:
+    lc.save(lc.create_model("resnet8", num_classes=10, in_chans=1), tmp_path)
+    answer = call("eval", tmp_path, "--image-size", 9999999)
+    assert answer.code == 2 and one_line(answer, "memory", "--image-size", "--batch-size")
 
 
 def test_usage_errors_are_2(call: Callable) -> None:

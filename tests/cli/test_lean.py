@@ -41,6 +41,10 @@ def test_a_search_prints_json_and_leaves_a_network(call, saved, tmp_path, monkey
     assert lc.count(lc.load(tmp_path / "lean")).params == lean["params"]
     summary = json.loads((tmp_path / "lean" / "summary.json").read_text())
     assert summary["settings"]["target"] == "dense"  # no folder of this machine
+    again = call("lean", saved, "--budget", "macs=0.6,params=0.8", *flags, "--threads", 1, "-o", tmp_path / "lean")
+    assert again.code == 0 and "was finished earlier; nothing was trained" in again.err
+    anew = call("lean", saved, "--budget", "macs=1e-9", *flags, "-o", tmp_path / "other", "--resume")
+    assert anew.code == 2 and "holds no run, so this one starts anew" in anew.err
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,8 @@ def test_a_search_prints_json_and_leaves_a_network(call, saved, tmp_path, monkey
         (("--budget", "tmie=0.5"), ("unknown measure 'tmie'", "did you mean 'time'")),
         (("--budget", "macs=0.5", "--controls", "best"), ("controls='best' must be uniform, random",)),
         (("--budget", "macs=0.5", "--methods", "tied_blok"), ("tied_blok",)),
+        (("--budget", "macs=0.5", "--methods", "tied_block,tied_blok"), ("unknown", "'tied_blok'")),
+        (("--budget", "macs=0.5", "--minimise", "params"), ("without --max-drop does not use --minimise",)),
     ],
     ids=str,
 )  # fmt: skip
