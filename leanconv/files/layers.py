@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 
 from torch import nn
 
 from leanconv.conversion.apply import convert, plan_of
-from leanconv.conversion.plan import Plan
+from leanconv.conversion.channel_plan import channel_plans
 from leanconv.core.errors import LeanconvError
+from leanconv.core.notes import get_base
 from leanconv.models.create import rebuild_base
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of objects, which differ in each process
@@ -53,12 +55,26 @@ def changed_layer(model: nn.Module) -> str | None:
 
     None if all are the same, or if the network has no name.
     """
+    if get_base(model) is None:
+        return None
     try:
-        built, plan = rebuild_base(model), plan_of(model)
-        if built is not None and isinstance(plan, Plan) and plan.groups and plan_of(built) != plan:
-            built = convert(built, plan)
+        return other_layer(model, _codes_of_built(model))
     except LeanconvError as error:
         return f"it cannot be built again ({error})"
     except Exception:  # of other libraries; `load` says why
         return None
-    return None if built is None else other_layer(model, layer_codes(built))
+
+
+_BUILT: dict[str, str] = {}  # a run saves its network after each epoch, and builds it once for all of them
+
+
+def _codes_of_built(model: nn.Module) -> str:
+    plan = plan_of(model)
+    key = json.dumps([get_base(model), [one.to_json() for one in channel_plans(model)], plan and plan.to_json()])
+    if key not in _BUILT:
+        built = rebuild_base(model)
+        assert built is not None
+        if plan is not None and plan.groups and plan_of(built) != plan:
+            built = convert(built, plan)
+        _BUILT[key] = layer_codes(built)
+    return _BUILT[key]
