@@ -183,7 +183,7 @@ MUTANTS: list[Mutant] = [
     *area(
         "fit", "train/scoring.py", "tests/train/test_evaluation.py",
         ("logits.topk(min(5, logits.shape[1]), dim=1)", "logits.topk(min(4, logits.shape[1]), dim=1)"),
-        ("return probabilities.mean(dim=1).log()", "return probabilities.log().mean(dim=1)"),
+        (".logsumexp(dim=1) - math.log(crops)", ".mean(dim=1)"),
     ),
     *area(
         "fit", "train/caller.py", "tests/train/test_caller.py",
