@@ -136,6 +136,8 @@ class Stages:
             return
         every = not self.setup.timed  # else a candidate without a time is never chosen
         space = self.setup.space.only(key for key, cost in self.costs.by_key.items() if every or cost.time is not None)
+        if not any(self.costs.helps(one, self.measures) for one in space.lean):
+            return  # `space` says so
         problem = Problem(space, self.costs, dict.fromkeys((one.key for one in space.lean), 0.0))
         nearest = problem.nearest(counted)
         if share * max(nearest[name] / limit for name, limit in counted.items()) > 1 + 1e-6:

@@ -66,7 +66,7 @@ def lean(
     """
     from leanconv.detect.files import holds_detector
 
-    budget = flags.budget_of(budgets, max_drop, settings["minimise"])
+    budget = flags.budget_of(budgets, max_drop, settings.get("minimise"))
     opening: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "state": state}
     task = given_task({name: settings.pop(name, None) for name in TaskSettings.settings()})
     common: dict[str, Any] = {
