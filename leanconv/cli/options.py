@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -209,15 +208,13 @@ def formats_of(text: str) -> list[str]:
     Raises:
         SettingError: a format is unknown, or its packages are missing; nothing is written then.
     """
-    from leanconv.deploy.formats import FORMATS
+    from leanconv.deploy.formats import FORMATS, check_installed
 
     kinds = [kind.strip() for kind in text.split(",")]
     for kind in kinds:
         if kind not in FORMATS:
             raise SettingError(f"--to {kind!r} must be one of {', '.join(FORMATS)}")
-        missing = [name for name in FORMATS[kind].packages if importlib.util.find_spec(name) is None]
-        if missing:
-            raise SettingError(f"{kind} needs {', '.join(missing)}; pip install 'leanconv[{kind}]'")
+        check_installed(kind)
     return kinds
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from leanconv.conversion.moments import (
     watching,
 )
 from leanconv.core.errors import LeanconvWarning
+from leanconv.core.generators import torch_seed
 from leanconv.core.linear import pointwise
 from leanconv.core.method import Group
 from leanconv.core.moments import by_group, solved
@@ -146,20 +147,17 @@ def paired(
 
     for batch in [data] if isinstance(data, Tensor) else data:
         for network, seen in ((model, note), (lean, add)):
-            with watching(_layers(network, names), seen, POSITIONS, _generator(seed)), _drawing(network, seed):
+            layers = _layers(network, names)
+            # dropout that is active in eval mode drops the same in both networks
+            with watching(layers, seen, POSITIONS, _generator(seed)), torch_seed(seed, _gpus(network)):
                 run(network, [batch])
         seed += 1
     return found
 
 
-@contextmanager
-def _drawing(network: nn.Module, seed: int) -> Iterator[None]:
-    """Within the block, torch draws from this seed, so that dropout in eval mode drops the same in both networks."""
-    parameter = next(network.parameters(), None)
-    devices = [parameter.device] if parameter is not None and parameter.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
+def _gpus(network: nn.Module) -> list[torch.device]:
+    """The GPU on which a network computes, if it is on one."""
+    return [parameter.device for parameter in islice(network.parameters(), 1) if parameter.device.type == "cuda"]
 
 
 def _by_first_call(model: nn.Module, groups: Sequence[Group], data: Iterable[Any]) -> list[Group]:

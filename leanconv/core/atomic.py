@@ -14,6 +14,15 @@ from typing import Any
 from leanconv.core.errors import SettingError
 
 
+def check_place(path: Path) -> None:
+    """Raise SettingError if `path` is a folder, or a file stands where one of its folders would be."""
+    parent = next((folder for folder in path.parents if folder.exists()), path)
+    if not parent.is_dir():
+        raise SettingError(f"{parent} cannot be a folder: a file has this name; choose another place")
+    if path.is_dir():
+        raise SettingError(f"{path} is a folder; choose another place for the file")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file is renamed to `path` on success, and removed on an error.
@@ -22,12 +31,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         SettingError: the folder of `path` is a file, or `path` is a folder.
     """
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise SettingError(f"{target.parent} cannot be a folder: a file has this name; choose another place") from error
-    if target.is_dir():
-        raise SettingError(f"{target} is a folder; choose another place for the file")
+    check_place(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     temporary = Path(name)
     try:

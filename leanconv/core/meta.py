@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -21,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from leanconv.core.closures import detach_
 from leanconv.core.copying import copied, refuse_lazy
 from leanconv.core.errors import LeanconvError, SettingError, first_line
+from leanconv.core.generators import random_kept
 from leanconv.core.modes import in_eval
 from leanconv.core.wrappers import unwrapped
 
@@ -203,11 +202,10 @@ def _way_out(error: Exception) -> str:
 @contextmanager
 def _as_it_was(device: torch.device) -> Iterator[None]:
     """A block without gradients, compiling and fused attention kernels; afterwards all generators are restored."""
-    python, numpy = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(random_kept(devices))
         stack.enter_context(torch.inference_mode(False))  # its tensors could not be trained, and modes do not see them
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:  # nothing is compiled unless it is imported, and the import takes seconds
@@ -217,8 +215,6 @@ def _as_it_was(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 class _Quick(TorchDispatchMode):

@@ -1,14 +1,11 @@
-"""Training and evaluation mode, random numbers, and what hooks get."""
+"""Training and evaluation mode, and what hooks get."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -28,27 +25,6 @@ def in_training(module: Module) -> Module:
     """`module`, put into training mode, as `in_eval`."""
     module.train()
     return module
-
-
-@contextmanager
-def random_kept() -> Iterator[None]:
-    """A block that may draw random numbers; afterwards the generators of torch, numpy and Python are as before it.
-
-    >>> import torch
-    >>> before = torch.get_rng_state()
-    >>> with random_kept():
-    ...     _ = torch.randn(2)
-    >>> torch.equal(torch.get_rng_state(), before)
-    True
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.core.generators import fixed_seed, torch_seed
 from leanconv.data.images import LabelledImages, TensorImages
 from leanconv.data.sampling import Sampling
-from leanconv.data.seeds import fixed_seed, generator, mix, torch_seed
+from leanconv.data.seeds import generator, mix
 from leanconv.data.transforms import (
     AUGMENTS,
     PAPERS,

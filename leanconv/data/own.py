@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leanconv.core.errors import DataError, SettingError
+from leanconv.core.generators import fixed_seed
 from leanconv.core.shown import kind
 from leanconv.data.classes import closest_name, composed
 from leanconv.data.encoded import as_rgb
 from leanconv.data.fingerprint import spread
 from leanconv.data.from_run import check_as_in_runs, open_as_in_run
 from leanconv.data.images import SAMPLE, ImageData, LabelledImages, TensorImages, check_parts
-from leanconv.data.seeds import fixed_seed
 from leanconv.data.split import HeldOut
 
 Part = LabelledImages | Dataset[Any] | tuple[Tensor, Tensor]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
@@ -22,25 +18,3 @@ def mix(*key: int) -> int:
 def generator(*key: int) -> torch.Generator:
     """A CPU generator with the seed ``mix(*key)``."""
     return torch.Generator().manual_seed(mix(*key))
-
-
-@contextlib.contextmanager
-def torch_seed(seed: int) -> Iterator[None]:
-    """In the block, the random numbers of torch (CPU) are those of `seed`; afterwards all is as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def fixed_seed(seed: int = 0) -> Iterator[None]:
-    """In the block, the random numbers of Python, numpy and torch (CPU) are those of `seed`; afterwards all is as before."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch_seed(seed):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

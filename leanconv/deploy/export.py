@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import tempfile
 import warnings
@@ -19,14 +18,15 @@ from leanconv.conversion.dense import to_dense
 from leanconv.core.atomic import make_ordinary
 from leanconv.core.copying import copied, refuse_lazy, refuse_meta
 from leanconv.core.errors import LeanconvError, LeanconvWarning, SettingError, first_line
-from leanconv.core.modes import in_eval, random_kept
+from leanconv.core.generators import random_kept
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import get_task, input_size_of, set_task
 from leanconv.core.settings import check_choice, check_path
 from leanconv.core.storage import tie_
 from leanconv.core.wrappers import unwrapped
 from leanconv.deploy.answers import Answers
 from leanconv.deploy.compact import compact
-from leanconv.deploy.formats import FORMATS, unique_bytes
+from leanconv.deploy.formats import FORMATS, check_installed, unique_bytes
 from leanconv.deploy.sizes import Guard
 from leanconv.deploy.target import check_target
 from leanconv.inference.optimize import optimize
@@ -183,9 +183,7 @@ def _destination(path: Path, to: str | None) -> tuple[Path, str]:
         raise SettingError(
             f"to={to!r} must be one of {', '.join(FORMATS)}; or end the path in .onnx, .pt2, .xml or .safetensors"
         )
-    missing = [name for name in FORMATS[to].packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")
+    check_installed(to)
     suffix = FORMATS[to].files[0]
     path = path if path.suffix == suffix else path.with_name(path.name + suffix)
     check_target(path, FORMATS[to].files)

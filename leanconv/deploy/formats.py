@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -291,3 +292,10 @@ FORMATS: dict[str, Format] = {
     ),
     "state-dict": Format((".safetensors",), (), _write_weights, _run_weights, _loaded_weights),
 }
+
+
+def check_installed(to: str) -> None:
+    """Raise SettingError if a package that a format needs is not installed."""
+    missing = [name for name in FORMATS[to].packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingError(f"{to} needs {', '.join(missing)}; pip install 'leanconv[{to}]'")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from leanconv.core.errors import SettingError
+from leanconv.core.generators import random_kept
 from leanconv.core.logs import only_errors
-from leanconv.core.modes import random_kept
 from leanconv.core.notes import get_task
 from leanconv.core.settings import check_choice, check_path
 from leanconv.core.task import Task

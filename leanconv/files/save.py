@@ -187,7 +187,7 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
         SettingError: the folder has a ``model.safetensors`` that leanconv did not write.
     """
     directory = check_path("directory", directory)
-    if (directory / MODEL_FILE).exists() and METADATA_KEY not in _metadata(directory / MODEL_FILE):
+    if (directory / MODEL_FILE).exists() and not written_here(directory / MODEL_FILE):
         raise SettingError(f"leanconv did not write {directory / MODEL_FILE} and keeps it; choose another folder")
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in info["ties"]}
     tensors, info["sparse"] = pack(tensors, tuple(name for name in get_sparse(model) if name in tensors))
@@ -199,12 +199,13 @@ def write(model: nn.Module, info: dict[str, Any], directory: str | os.PathLike[s
     return directory
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def written_here(path: Path) -> bool:
+    """Whether a file holds a network that leanconv wrote."""
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
+            return METADATA_KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
-        return {}
+        return False
 
 
 def crc32_of(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from leanconv.core.copying import copied, refuse_lazy, refuse_meta
 from leanconv.core.errors import SettingError, first_line
+from leanconv.core.generators import random_kept
 from leanconv.core.layout import to_layout, with_layout
 from leanconv.core.linear import LeanLinear
-from leanconv.core.modes import in_eval, random_kept
+from leanconv.core.modes import in_eval
 from leanconv.core.notes import get_task
 from leanconv.core.operator import ConvOp
 from leanconv.core.record import Choice, NotRewritten, Optimized, get_record, set_record

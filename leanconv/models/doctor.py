@@ -16,6 +16,7 @@ from leanconv.conversion.apply import convert
 from leanconv.conversion.check import check
 from leanconv.conversion.plan import plan
 from leanconv.core.count import count
+from leanconv.core.generators import torch_seed
 from leanconv.core.machine import describe_machine
 from leanconv.core.modes import in_eval
 from leanconv.models.create import create_model
@@ -126,8 +127,7 @@ def _environment() -> list[str]:
 
 def _self_check() -> list[str]:
     """Convert a small network with every method; counts must agree with the formulas and a forward pass must work."""
-    with torch.random.fork_rng(devices=[]):  # the user's random numbers stay as they are
-        torch.default_generator.manual_seed(0)
+    with torch_seed(0):
         return _checked_methods(in_eval(create_model("resnet20")))
 
 

@@ -15,6 +15,7 @@ from leanconv.conversion.channel_plan import ChannelPlan, Selection, apply_chann
 from leanconv.conversion.channels import ChannelGraph, ChannelSet, follow, sized
 from leanconv.conversion.moments import again
 from leanconv.conversion.narrowing import removable
+from leanconv.conversion.training import twice
 from leanconv.core.copying import copied
 from leanconv.core.count import count_macs
 from leanconv.core.errors import SettingError, first_line
@@ -27,10 +28,9 @@ from leanconv.search.readers import MEASURED, measurable
 from leanconv.search.reconstruction import repaired
 from leanconv.search.work import Work as Work
 
-# In training mode with two images at least, because statistics of a batch need several values
 _RUNS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "": lambda twin, images: twin(images),
-    "in training mode, ": lambda twin, images: in_training(twin)(torch.cat([images, images])),
+    "in training mode, ": lambda twin, images: in_training(twin)(twice(images)),
 }
 ROUNDED = 1.001  # the MACs of each layer are rounded
 STEPS = 30  # halvings of the share of channels that stay

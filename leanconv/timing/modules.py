@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from leanconv.core.generators import random_kept
 from leanconv.core.layout import is_channels_last, to_channels_last
-from leanconv.core.modes import in_eval, random_kept
+from leanconv.core.modes import in_eval
 from leanconv.timing import runtimes
 from leanconv.timing.latency import time_interleaved
 from leanconv.timing.store import TimeStore, key_of

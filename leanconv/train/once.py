@@ -14,10 +14,10 @@ from torch import nn
 
 from leanconv.core.atomic import remove_leftovers, write_json
 from leanconv.core.errors import DataError, FileError, LeanconvError, SettingError
+from leanconv.core.generators import fixed_seed
 from leanconv.core.processes import leads
 from leanconv.core.reading import one_line, parse_json
 from leanconv.data.fingerprint import FINGERPRINT, NORMALISATION, OBJECTS
-from leanconv.data.seeds import fixed_seed
 from leanconv.files.target import Network, built, code_digest, network_digest
 
 RUN_FILE = "run.json"
