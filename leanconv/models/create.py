@@ -239,9 +239,8 @@ def _unknown(name: str, known: list[str], first: list[str] | None = None) -> Set
     elsewhere = "/" in name and not name.startswith(("timm/", "torchvision/"))
     close = first or ([] if elsewhere else difflib.get_close_matches(name, known, n=4))
     hint = f"did you mean {', '.join(close)}?" if close else "try timm/<name> or torchvision/<name>."
-    if elsewhere:
-        return SettingError(f"no folder {name}, and no network of this name; `leanconv models` lists the networks")
-    return SettingError(f"unknown network {name!r}; {hint} `leanconv models` lists them")
+    what = f"no folder {name}, and no network of this name" if elsewhere else f"unknown network {name!r}"
+    return SettingError(f"{what}; {hint} `leanconv models` lists them")
 
 
 def _one_line(error: BaseException) -> str:
